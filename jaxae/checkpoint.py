@@ -1,0 +1,98 @@
+"""Checkpoints: the only file that names Orbax.
+
+Orbax writes atomically but keeps no checksum of the array data, so a SHA-256 of every leaf is stored beside it and
+compared when it is read: a damaged checkpoint is named and the newest whole one is used.
+"""
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+Items = dict[str, Any]  # name -> tree of arrays
+
+
+class Checkpoints:
+    """The checkpoints of one run. A context manager: leaving it waits for the last save."""
+
+    def __init__(self, directory: Path, read_only: bool = False) -> None:
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        self._read_only = read_only
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=2, cleanup_tmp_directories=not read_only, create=not read_only, read_only=read_only
+        )
+        self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def save(self, step: int, items: Items, meta: dict[str, Any]) -> None:
+        """Save in the background. meta: JSON values. A step that is already saved is left as it is."""
+        if step == self._manager.latest_step():
+            return
+        host = jax.device_get(items)
+        meta = {"meta": meta, "sha256": digests(host)}
+        arrays = {name: ocp.args.StandardSave(tree) for name, tree in host.items()}
+        self._manager.save(
+            step, args=ocp.args.Composite(meta=ocp.args.JsonSave({**meta, "seal": _seal(meta)}), **arrays)
+        )
+
+    def restore(self, abstract: Items) -> tuple[Items, dict[str, Any]] | None:
+        """The newest whole checkpoint as (items, meta), or None where there is none.
+
+        abstract: the items as trees of jax.ShapeDtypeStruct. Damaged checkpoints are reported, and deleted unless
+        this is read-only, since Orbax saves nothing older than the newest that it sees.
+        """
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                return self._restore(step, abstract)
+            except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
+                reason = str(error).partition("\n")[0][:200] or type(error).__name__
+                logging.getLogger("jaxae").warning("checkpoint %d is damaged and is not used (%s)", step, reason)
+                if not self._read_only:
+                    self._manager.delete(step)
+        return None
+
+    def _restore(self, step: int, abstract: Items) -> tuple[Items, dict[str, Any]]:
+        meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        seal = meta.pop("seal")
+        if seal != _seal(meta):
+            raise ValueError("meta does not match its SHA-256")
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        arrays = {
+            name: ocp.args.StandardRestore(
+                jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), tree)
+            )
+            for name, tree in abstract.items()
+        }
+        restored = self._manager.restore(step, args=ocp.args.Composite(**arrays))
+        items = jax.device_get({name: restored[name] for name in abstract})
+        expected = {path: value for path, value in meta["sha256"].items() if path.split("/")[0] in abstract}
+        if wrong := [path for path, value in digests(items).items() if expected.get(path) != value]:
+            raise ValueError(f"{wrong[0]} does not match its SHA-256")
+        return items, meta["meta"]
+
+
+def digests(items: Items) -> dict[str, str]:
+    """SHA-256 of every leaf with its dtype and shape, by path."""
+
+    def digest(leaf: Any) -> str:
+        array = np.ascontiguousarray(leaf)
+        return hashlib.sha256(f"{array.dtype}{array.shape}".encode() + array.tobytes()).hexdigest()
+
+    leaves = jax.tree_util.tree_leaves_with_path(items)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): digest(leaf) for path, leaf in leaves}
+
+
+def _seal(meta: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(meta, sort_keys=True, allow_nan=False).encode()).hexdigest()

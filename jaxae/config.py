@@ -1,0 +1,107 @@
+"""The fields that every experiment has, and how they come from the command line and from `config.json`."""
+
+import contextlib
+import dataclasses
+import io
+import math
+import re
+from collections.abc import Sequence
+from typing import Any, Literal, TypeVar
+
+from jaxae.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Fields of every experiment. An experiment adds its own: `class Config(run.Config): latent: int = 2`."""
+
+    data: str = "digits"
+    """digits (embedded), mnist or another TFDS image set, or the path of your own .npy, .npz, IDX file or folder."""
+    data_dir: str = ""
+    """Folder of prepared TFDS sets (default: that of TFDS)."""
+    manual_dir: str = ""
+    """Folder of archives already downloaded, used instead of a download."""
+    epochs: int = 50
+    """Passes over the training data."""
+    batch_size: int = 100
+    """Examples a step, over all devices."""
+    lr: float = 1e-3
+    """Learning rate."""
+    seed: int = 0
+    """Everything random follows from it."""
+    seeds: int = 1
+    """Train this many seeds (seed, seed + 1, ...) in one program."""
+    workdir: str = ""
+    """Run directory (default: runs/EXPERIMENT-DATA). One that holds this run already continues it."""
+    parallel: Literal["auto", "pmap", "jit"] = "auto"
+    """Several devices: pmap (auto), or jit with shardings."""
+    precision: Literal["float32", "mixed"] = "float32"
+    """mixed: bfloat16 operands, float32 accumulation."""
+    checkpoint_every: int = 1
+    """Epochs between checkpoints."""
+    overwrite: bool = False
+    """Start again in a workdir that holds a run."""
+
+    def __post_init__(self) -> None:
+        """InputError for a number that no run can have."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            least = 0 if field.name == "seed" or isinstance(field.default, float) else 1
+            for number in value if isinstance(value, tuple) else (value,):
+                if type(number) in (int, float) and not (math.isfinite(number) and number >= least):
+                    raise InputError(f"{flag(field.name)} {number}: must be at least {least}")
+        if self.seed + self.seeds > 2**31:
+            raise InputError(f"--seed {self.seed}: must be below {2**31 - self.seeds}")
+
+
+# These say where and how a run is done, not what it computes: a run may be continued with others.
+PLACE = ("data_dir", "manual_dir", "workdir", "parallel", "checkpoint_every", "overwrite")
+
+C = TypeVar("C", bound=Config)
+
+
+def flag(field: str) -> str:
+    """`batch_size` -> `--batch-size`."""
+    return "--" + field.replace("_", "-")
+
+
+def parse(kind: type[C], description: str, argv: Sequence[str] | None = None) -> C:
+    """The command line as a config. InputError, in one line, for one that is not right; `--help` exits."""
+    import tyro
+
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            return tyro.cli(kind, description=description, args=argv, config=(tyro.conf.FlagCreatePairsOff,))
+    except SystemExit as stop:
+        if stop.code != 2:
+            raise
+    # tyro draws a box of sections between rules; its first ones say what is wrong, the rest is help.
+    text = re.sub(r"[╭╮╰╯│]", " ", re.sub(r"╭.*╮", " ", box.getvalue()))
+    sections = [" ".join(section.split()) for section in re.split(r"─{3,}", text)]
+    said = [section for section in sections if section and not section.startswith(("Argument help", "For full help"))]
+    raise InputError("; ".join(said).replace(f"Error parsing {kind.__name__}: ", "") + " (see --help)")
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """The fields that decide the result and differ, as text: `epochs: 50 there, 10 here`."""
+    names = [name for name in {**old, **new} if name not in PLACE and old.get(name) != new.get(name)]
+    return "; ".join(f"{flag(name)} {old.get(name)} there, {new.get(name)} here" for name in names)
+
+
+def to_json(config: Config) -> dict[str, Any]:
+    """The fields as JSON values (tuples become lists)."""
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(config).items()}
+
+
+def from_json(kind: type[C], fields: dict[str, Any]) -> C:
+    """The config that `to_json` wrote. InputError for unknown or missing fields, or values of another type."""
+    known = {field.name: field for field in dataclasses.fields(kind)}
+    if odd := set(known) ^ set(fields):
+        raise InputError(f"config.json: unknown or missing fields {sorted(odd)}; it was written by another version")
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
+    for name, value in values.items():
+        default = known[name].default
+        if type(value) is not type(default) and not (isinstance(default, float) and isinstance(value, int)):
+            raise InputError(f"config.json: {name} is {value!r}, not a {type(default).__name__}")
+    return kind(**values)

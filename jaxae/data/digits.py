@@ -1,0 +1,22 @@
+"""The embedded data: 1,797 handwritten digits that scikit-learn brings along (Alpaydin & Kaynak 1998)."""
+
+import numpy as np
+
+from jaxae.data import Dataset, hold_out
+from jaxae.data.cache import cached
+
+
+def load() -> Dataset:
+    """8x8 images of 17 grey levels, resized to 28x28 (bicubic); every fifth of a class is for the test."""
+    return cached("digits 28x28 bicubic, every fifth for the test", _decode)
+
+
+def _decode() -> Dataset:
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    small = (digits.images * (255 / 16)).round().astype(np.uint8)
+    large = [np.asarray(Image.fromarray(image).resize((28, 28), Image.Resampling.BICUBIC)) for image in small]
+    names = tuple(str(digit) for digit in range(10))
+    return hold_out(np.stack(large)[..., None], digits.target.astype(np.int32), names, every=5)

@@ -1,0 +1,141 @@
+"""The user's own data: `.npy`, `.npz`, IDX files, a folder of images."""
+
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from jaxae.data import Dataset, Split, hold_out, idx
+from jaxae.data.cache import cached
+from jaxae.errors import InputError
+
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
+MNIST = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+
+def looks_like_path(name: str) -> bool:
+    """Whether a name that does not exist was meant as a path."""
+    return name.startswith((".", "/", "~")) or Path(name).suffix in (".npy", ".npz", ".gz", ".idx", *IMAGES)
+
+
+def load(path: Path) -> Dataset:
+    """Images of one shape, grey or colour, uint8 or float in [0, 1] (kept as 256 levels).
+
+    `.npy`: the images. `.npz`: `x`, and classes `y` if it has them. IDX: a file of images, with its file of labels if
+    it lies beside it, or a folder with the four files of MNIST. A folder of images: one folder per class, or none.
+    Every tenth image of a class is for the test, except in the four files, which have their own.
+    InputError for everything else.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: there is no such file or folder")
+    if path.is_dir():
+        four = [found for name in MNIST for found in (path / name, path / f"{name}.gz") if found.exists()]
+        return _mnist(four) if len(four) == len(MNIST) else _folder(path)
+    if path.suffix == ".npy":
+        return _split(_numpy(path), None, path)
+    if path.suffix == ".npz":
+        arrays = _npz(path)
+        return _split(arrays["x"], arrays.get("y"), path)
+    labels = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
+    has_labels = labels != path and labels.exists()
+    return _split(idx.read(path, 3), idx.read(labels, 1) if has_labels else None, path)
+
+
+def _mnist(four: list[Path]) -> Dataset:
+    train_x, train_y, test_x, test_y = (idx.read(path, 3 if "images" in path.name else 1) for path in four)
+    train, test = _checked(train_x, train_y, four[0]), _checked(test_x, test_y, four[2])
+    if train.x.shape[1:] != test.x.shape[1:]:
+        raise InputError(f"{four[2]}: images of {test.x.shape[1:]}, but {train.x.shape[1:]} in {four[0].name}")
+    return Dataset(train, test, _names(np.concatenate([train.y, test.y])))
+
+
+def _numpy(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise _unreadable(path, error) from None
+
+
+def _npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if "x" not in file:
+                raise InputError(
+                    f"{path}: has {', '.join(file) or 'nothing'}, but no x: np.savez(path, x=images, y=classes)"
+                )
+            return {name: file[name] for name in ("x", "y") if name in file}
+    except InputError:
+        raise
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    if "allow_pickle" in str(error) or "pickle" in str(error):
+        return InputError(f"{path}: holds pickled objects, which are never loaded: save plain numeric arrays")
+    return InputError(f"{path}: cannot be read ({error}): is it truncated or damaged?")
+
+
+def _split(x: np.ndarray, y: np.ndarray | None, path: Path) -> Dataset:
+    return hold_out(*_checked(x, y, path), _names(y))
+
+
+def _names(y: np.ndarray | None) -> tuple[str, ...]:
+    return () if y is None else tuple(str(label) for label in range(int(y.max()) + 1))
+
+
+def _checked(x: np.ndarray, y: np.ndarray | None, path: Path) -> Split:
+    if x.ndim not in (3, 4) or (x.ndim == 4 and x.shape[3] not in (1, 3, 4)):
+        raise InputError(f"{path}: shape {x.shape}, not [N, H, W] or [N, H, W, C] with C = 1, 3 or 4")
+    if x.size == 0:
+        raise InputError(f"{path}: has no images: shape {x.shape}")
+    if np.issubdtype(x.dtype, np.floating):
+        if not np.isfinite(x).all():
+            raise InputError(f"{path}: has NaN or infinite pixels: pixels must be in [0, 1]")
+        if x.min() < 0 or x.max() > 1:
+            raise InputError(f"{path}: pixels from {x.min():g} to {x.max():g}: floats must be in [0, 1]; divide first")
+        x = np.round(x * 255).astype(np.uint8)
+    elif x.dtype != np.uint8:
+        raise InputError(f"{path}: pixels are {x.dtype}: save uint8, or float in [0, 1]")
+    if y is None:
+        y = np.full(len(x), -1)
+    elif y.shape != x.shape[:1] or not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
+        raise InputError(f"{path}: y is {y.dtype} {y.shape}, not {len(x)} classes counted from 0")
+    return Split(x if x.ndim == 4 else x[..., None], y.astype(np.int32))
+
+
+def _folder(path: Path) -> Dataset:
+    classes = tuple(sorted(child.name for child in path.iterdir() if child.is_dir() and any(_images(child))))
+    loose = sorted(_images(path))
+    if loose and classes:
+        raise InputError(f"{path}: has images beside folders of images: put each image into the folder of its class")
+    found = [(image, -1) for image in loose]
+    found += [(image, label) for label, name in enumerate(classes) for image in sorted(_images(path / name))]
+    if not found:
+        raise InputError(f"{path}: has no images ({', '.join(IMAGES)})")
+    stats = [(str(image.resolve()), image.stat().st_size, image.stat().st_mtime_ns) for image, _ in found]
+    return cached(f"folder {stats} {classes}", lambda: _decode(found, classes))
+
+
+def _images(folder: Path) -> Iterable[Path]:
+    return (file for file in folder.iterdir() if file.suffix.lower() in IMAGES)
+
+
+def _decode(found: list[tuple[Path, int]], classes: tuple[str, ...]) -> Dataset:
+    from PIL import Image
+
+    arrays: list[np.ndarray] = []
+    colour = False
+    for path, _ in found:
+        try:
+            with Image.open(path) as image:
+                colour = colour or image.mode not in ("L", "1", "I;16", "LA")
+                arrays.append(np.asarray(image.convert("RGB")))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise InputError(f"{path}: cannot be read ({error}): is it truncated or damaged?") from None
+        if arrays[-1].shape != arrays[0].shape:
+            (h, w), (first_h, first_w) = arrays[-1].shape[:2], arrays[0].shape[:2]
+            raise InputError(f"{path}: {w}x{h} pixels, but {found[0][0].name} has {first_w}x{first_h}: resize them")
+    x = np.stack(arrays)
+    return hold_out(x if colour else x[..., :1], np.array([label for _, label in found], np.int32), classes)

@@ -1,0 +1,9 @@
+"""The two ways in which a run refuses to go on; `run.main` turns them into exit codes."""
+
+
+class InputError(ValueError):
+    """Bad input: one line that says what is wrong and how to mend it. Exit code 2."""
+
+
+class Diverged(ArithmeticError):
+    """A number became NaN or infinite; the line names the step and the term. Exit code 3."""

@@ -1,0 +1,130 @@
+"""What a run says while it trains: a progress bar, `metrics.jsonl`, TensorBoard."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+Record = dict[str, Any]  # one line of metrics.jsonl
+
+
+def record(epoch: int, step: int, split: str, metrics: dict[str, np.ndarray]) -> Record:
+    """A line of `metrics.jsonl`. Several seeds give a list each, with `NAME_mean` and `NAME_std` (n - 1)."""
+    line: Record = {"epoch": epoch, "step": step, "split": split}
+    for name, value in sorted(metrics.items()):
+        if value.ndim:
+            line[name] = [short(v) for v in value]
+            line[f"{name}_mean"] = short(np.mean(value, dtype=np.float64))
+            line[f"{name}_std"] = short(np.std(value, ddof=1, dtype=np.float64))
+        else:
+            line[name] = short(value)
+    return line
+
+
+def short(value: Any) -> float:
+    """The float with the fewest digits that is the same float32."""
+    return float(str(np.float32(value)))
+
+
+def scalar(line: Record, name: str) -> float:
+    """A metric of a line as one number: its mean over seeds."""
+    return float(line[f"{name}_mean" if f"{name}_mean" in line else name])
+
+
+def names(line: Record) -> list[str]:
+    """The metrics of a line."""
+    return [n for n in line if n not in ("epoch", "step", "split") and not n.endswith(("_mean", "_std"))]
+
+
+def append(path: Path, line: Record) -> None:
+    """Add a line to `metrics.jsonl`."""
+    with path.open("a") as file:
+        file.write(json.dumps(line, allow_nan=False) + "\n")
+
+
+def truncate(path: Path, size: int) -> None:
+    """Cut `metrics.jsonl` back to what it was at a checkpoint."""
+    path.touch()
+    if path.stat().st_size < size:
+        raise OSError(f"{path} is shorter than at the checkpoint: it was changed by hand")
+    os.truncate(path, size)
+
+
+def read(path: Path) -> list[Record]:
+    """All lines of `metrics.jsonl`."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+class Progress:
+    """A bar with epoch, loss, images per second and time left; a line per epoch where there is no terminal."""
+
+    def __init__(self, epochs: int, steps: int, step: int, images: int) -> None:
+        from tqdm import tqdm
+
+        self._epochs, self._steps, self._first, self._images = epochs, steps, step, images
+        self._start = time.monotonic()
+        layout = "{desc} {percentage:3.0f}%|{bar}| {postfix}, {elapsed}, {remaining} left"
+        self._bar = tqdm(
+            total=steps, initial=step, bar_format=layout, disable=not sys.stderr.isatty(), dynamic_ncols=True
+        )
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._bar.close()
+
+    def update(self, epoch: int, step: int, loss: float) -> None:
+        """After some steps."""
+        self._bar.set_description_str(f"epoch {epoch}/{self._epochs}")
+        self._bar.set_postfix_str(f"loss {loss:.4g}, {self._rate(step):,.0f} images/s", refresh=False)
+        self._bar.update(step - self._bar.n)
+
+    def epoch(self, train: Record, test: Record) -> None:
+        """After an epoch."""
+        if not self._bar.disable:
+            return
+        step = train["step"]
+        left = (time.monotonic() - self._start) / max(step - self._first, 1) * (self._steps - step)
+        print(
+            f"epoch {train['epoch']}/{self._epochs}  train loss {scalar(train, 'loss'):.4f}  "
+            f"test loss {scalar(test, 'loss'):.4f}  {self._rate(step):,.0f} images/s  {left:.0f} s left",
+            flush=True,
+        )
+
+    def _rate(self, step: int) -> float:
+        return (step - self._first) * self._images / max(time.monotonic() - self._start, 1e-9)
+
+
+class TensorBoard:
+    """Event files: a scalar per metric and split at every epoch, and pictures."""
+
+    def __init__(self, directory: Path, step: int) -> None:
+        from tensorboardX import SummaryWriter
+
+        self._writer = SummaryWriter(str(directory), purge_step=step + 1 if step else None)
+
+    def __enter__(self) -> "TensorBoard":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._writer.close()
+
+    def scalars(self, line: Record) -> None:
+        """The metrics of a line."""
+        for name in names(line):
+            self._writer.add_scalar(f"{name}/{line['split']}", scalar(line, name), line["step"])
+        self._writer.flush()
+
+    def picture(self, path: Path, step: int) -> None:
+        """A PNG file as an image."""
+        from PIL import Image
+
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        self._writer.add_image(path.stem, pixels, step, dataformats="HWC")

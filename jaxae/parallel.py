@@ -1,0 +1,88 @@
+"""Devices: the only file that names pmap, shardings and meshes."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxae.batch import AXIS
+from jaxae.epoch import Share
+from jaxae.errors import InputError
+
+
+class Plan(NamedTuple):
+    """How a run uses its devices."""
+
+    mode: str  # "one" device; "pmap" or "jit" split the batch; "seeds" gives each device its share of the seeds
+    mesh: Mesh
+    seeds: int
+
+    @property
+    def devices(self) -> int:
+        """Number of devices."""
+        return self.mesh.size
+
+
+def plan(parallel: str, batch_size: int, seeds: int, devices: Sequence[jax.Device] | None = None) -> Plan:
+    """`--parallel auto|pmap|jit` on these devices (all there are).
+
+    Seeds that divide evenly over the devices need no communication, so they are spread first. Otherwise the batch is,
+    by pmap unless jit is asked for. InputError for a batch size that does not divide.
+    """
+    devices = jax.devices() if devices is None else devices
+    n = len(devices)
+    mesh = Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
+    if n == 1 and parallel != "pmap":
+        return Plan("one", mesh, seeds)
+    if n > 1 and seeds % n == 0:
+        return Plan("seeds", mesh, seeds)
+    if batch_size % n:
+        below, above = batch_size // n * n, -(-batch_size // n) * n
+        near = f"{below} or {above}" if below else f"{above}"
+        raise InputError(f"--batch-size {batch_size} does not divide over {n} devices: use {near}")
+    return Plan("jit" if parallel == "jit" else "pmap", mesh, seeds)
+
+
+def compile(make: Callable[[Share], Callable[..., Any]], plan: Plan, seeded: Sequence[bool]) -> Callable[..., Any]:
+    """Compile `make(share)` for the plan.
+
+    seeded: for each argument, whether it has a leading axis of seeds when there are several (every result has one).
+    """
+
+    def over_seeds(share: Share) -> Callable[..., Any]:
+        function = make(share)
+        return jax.vmap(function, in_axes=tuple(0 if s else None for s in seeded)) if plan.seeds > 1 else function
+
+    if plan.mode == "pmap":
+
+        def on_device(device: jax.Array, *args: Any) -> Any:
+            def share(x: jax.Array) -> jax.Array:
+                size = x.shape[0] // plan.devices
+                return jax.lax.dynamic_slice_in_dim(x, device * size, size)
+
+            return over_seeds(share)(*args)
+
+        axes = (0, *[None] * len(seeded))
+        devices = list(plan.mesh.devices)
+        mapped = jax.pmap(on_device, axis_name=AXIS, in_axes=axes, out_axes=None, devices=devices)  # type: ignore[arg-type]
+        numbers = jnp.arange(plan.devices)
+        return lambda *args: mapped(numbers, *args)
+    if plan.mode == "jit":
+        split = NamedSharding(plan.mesh, PartitionSpec(AXIS))
+        return jax.jit(over_seeds(lambda x: jax.lax.with_sharding_constraint(x, split)))
+    if plan.mode == "seeds":
+        specs = tuple(PartitionSpec(AXIS) if s else PartitionSpec() for s in seeded)
+        function = over_seeds(lambda x: x)
+        return jax.jit(
+            jax.shard_map(function, mesh=plan.mesh, in_specs=specs, out_specs=PartitionSpec(AXIS), check_vma=False)
+        )
+    return jax.jit(over_seeds(lambda x: x))
+
+
+def place(tree: Any, plan: Plan, seeded: bool) -> Any:
+    """Put arrays where compiled functions of this plan want them: copied to every device, or split by seeds."""
+    spec = PartitionSpec(AXIS) if seeded and plan.mode == "seeds" else PartitionSpec()
+    return jax.device_put(tree, NamedSharding(plan.mesh, spec))

@@ -1,0 +1,45 @@
+"""Log-likelihoods and divergences in nats: one number per example, summed over its dimensions."""
+
+from math import log, pi
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+
+class Normal(NamedTuple):
+    """A diagonal normal distribution, one per example."""
+
+    mean: Float[Array, "B *D"]
+    log_scale: Float[Array, "B *D"]  # logarithm of the standard deviation
+
+
+def per_example(values: Float[Array, "B *D"]) -> Float[Array, " B"]:
+    """Sum over all axes but the first.
+
+    As a product with ones, because XLA on CPU does not vectorize what it fuses into a reduction: a VAE's step on
+    MNIST went from 3.3 ms to 1.7.
+    """
+    rows = values.reshape(values.shape[0], -1)
+    return jnp.dot(rows, jnp.ones(rows.shape[1]), precision="highest")
+
+
+def bernoulli(logits: Float[Array, "B *D"], x: Float[Array, "B *D"]) -> Float[Array, " B"]:
+    """log p(x) = sum_d x log s(l) + (1 - x) log(1 - s(l)), s the logistic function.
+
+    Kingma & Welling 2014, appendix C.1. For x between 0 and 1 this is minus the cross-entropy: the usual
+    objective on grey pixels, but not a normalized likelihood.
+    """
+    return -per_example(optax.sigmoid_binary_cross_entropy(logits, x))
+
+
+def normal(p: Normal, x: Float[Array, "B *D"]) -> Float[Array, " B"]:
+    """log N(x; mean, scale^2) (Kingma & Welling 2014, appendix C.2)."""
+    z = (x - p.mean) * jnp.exp(-p.log_scale)
+    return per_example(-0.5 * (z**2 + log(2 * pi)) - p.log_scale)
+
+
+def kl_normal(q: Normal) -> Float[Array, " B"]:
+    """KL(q || N(0, I)) = sum (mean^2 + scale^2 - 1) / 2 - log scale (Kingma & Welling 2014, appendix B)."""
+    return per_example(0.5 * (q.mean**2 + jnp.exp(2 * q.log_scale) - 1) - q.log_scale)

@@ -1,0 +1,232 @@
+"""A run: from the command line to a directory full of results, and back to a model.
+
+An experiment script is a docstring, a `Config`, a `build(config, shape)`, and `main(Config, build)`.
+"""
+
+import importlib
+import importlib.metadata
+import json
+import logging
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType, ModuleType
+from typing import Any
+
+import jax
+
+from jaxae import config as configs
+from jaxae import data, figures, log, loop, parallel, report
+from jaxae.checkpoint import Checkpoints
+from jaxae.config import Config as Config
+from jaxae.errors import Diverged, InputError
+from jaxae.experiment import Experiment as Experiment
+from jaxae.experiment import Model
+from jaxae.types import State
+
+Build = Callable[[Any, tuple[int, ...]], Experiment]  # (config, shape of an example) -> experiment
+OURS = ("config.json", "metrics.jsonl", "result.json", "report.html", "checkpoints", "tensorboard", "figures")
+
+
+def main(kind: type[Config], build: Build, argv: Sequence[str] | None = None) -> None:
+    """Run an experiment from the command line, and exit.
+
+    0: done. 2: bad input. 3: diverged. 128 + signal: stopped by SIGINT or SIGTERM, its last step saved.
+    """
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("jaxae").setLevel(logging.INFO)
+    module = sys.modules[build.__module__]
+    name = module.__spec__.name if module.__spec__ else Path(module.__file__ or "experiment").stem
+    with _signals() as received:
+        try:
+            config = configs.parse(kind, module.__doc__ or "", argv)
+            print(summary(train(config, build, name, lambda: bool(received))))
+            code = 0
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            code = 2
+        except Diverged as error:
+            print(f"diverged: {error}", file=sys.stderr)
+            code = 3
+        except loop.Interrupted:
+            print("stopped, and saved: the same command goes on from here", file=sys.stderr)
+            code = 128 + received[0]
+    sys.exit(code)
+
+
+def train(config: Config, build: Build, name: str, stop: Callable[[], bool] = lambda: False) -> Path:
+    """Train, or go on training, and write everything that a run directory holds; the directory.
+
+    name: the module of the experiment. Raises InputError, errors.Diverged and loop.Interrupted.
+    """
+    workdir = Path(config.workdir or f"runs/{name.split('.')[-1]}-{Path(config.data).stem}")
+    dataset = data.load(config.data, config.data_dir, config.manual_dir)
+    if len(dataset.train.x) < config.batch_size:
+        raise InputError(f"--batch-size {config.batch_size}: there are only {len(dataset.train.x)} training examples")
+    plan = parallel.plan(config.parallel, config.batch_size, config.seeds)
+    experiment = build(config, dataset.shape)
+    prepare(workdir, config, describe(config, name, dataset))
+    if (workdir / "result.json").exists():
+        return workdir
+    outcome = loop.fit(experiment, config, dataset, plan, workdir, stop)
+    lines = log.read(workdir / "metrics.jsonl")
+    model = Model(experiment, *_pick(outcome.state, config, 0), dataset.shape)
+    title = f"{name.split('.')[-1]} on {Path(config.data).name}"
+    paths = figures.draw(workdir / "figures", model, dataset, lines, title)
+    with log.TensorBoard(workdir / "tensorboard", lines[-1]["step"]) as board:
+        for path in paths:
+            board.picture(path, lines[-1]["step"])
+    result = results(experiment, lines[-1], outcome)
+    report.write(workdir, title, result, paths)
+    write_json(workdir / "result.json", result)
+    return workdir
+
+
+def load(path: str | Path, module: ModuleType | None = None, seed: int = 0) -> Model:
+    """The model of a run directory, from its config.json and newest whole checkpoint.
+
+    module: the experiment's module; needed only for one outside the package `experiments`.
+    seed: which one of a run with several, counted from 0.
+    InputError for a directory that holds no run, or no whole checkpoint.
+    """
+    path = Path(path)
+    try:
+        saved = json.loads((path / "config.json").read_text())
+        name, fields, shape = saved["experiment"], saved["config"], tuple(saved["data"]["shape"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: holds no run (config.json: {error!r})") from None
+    if module is None:
+        if not re.fullmatch(r"experiments(\.\w+)+", str(name)):
+            raise InputError(f"{path}: was trained by {name}: jaxae.load(run, module) with that module")
+        module = importlib.import_module(name)
+    config = configs.from_json(module.Config, fields)
+    if not 0 <= seed < config.seeds:
+        raise InputError(f"{path}: has {config.seeds} seed(s), counted from 0: there is no seed {seed}")
+    experiment = module.build(config, shape)
+    state = loop.abstract(experiment, config, shape)["state"]
+    restored = None
+    if (path / "checkpoints").is_dir():
+        with Checkpoints(path / "checkpoints", read_only=True) as checkpoints:
+            restored = checkpoints.restore({"state": state})
+    if restored is None:
+        raise InputError(f"{path}: has no whole checkpoint: repeat the command that made it")
+    return Model(experiment, *_pick(restored[0]["state"], config, seed), shape)
+
+
+def prepare(workdir: Path, config: Config, description: dict[str, Any]) -> None:
+    """Make the run directory, or see that the run in it is this one. InputError if it cannot be used."""
+    file = workdir / "config.json"
+    try:
+        if config.overwrite:
+            for path in (workdir / name for name in OURS):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        if file.exists():
+            _same_run(workdir, json.loads(file.read_text()), description)
+        elif workdir.is_dir() and any(workdir.iterdir()):
+            raise InputError(f"--workdir {workdir}: is not empty and holds no run: give another")
+        workdir.mkdir(parents=True, exist_ok=True)
+        if not file.exists():
+            write_json(file, description)
+    except OSError as error:
+        raise InputError(f"--workdir {workdir}: cannot be written ({error.strerror}): give another") from None
+    except json.JSONDecodeError:
+        raise InputError(f"{file}: is damaged: give another --workdir, or --overwrite to start again") from None
+
+
+def _same_run(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    differ = configs.differences(old["config"], new["config"])
+    if old["experiment"] != new["experiment"]:
+        differ = f"{old['experiment']} there, {new['experiment']} here"
+    elif not differ and old["data"]["fingerprint"] != new["data"]["fingerprint"]:
+        differ = "the data itself has changed"
+    if differ:
+        raise InputError(
+            f"--workdir {workdir} holds another run: {differ}; give another --workdir, or --overwrite to start again"
+        )
+
+
+def describe(config: Config, name: str, dataset: data.Dataset) -> dict[str, Any]:
+    """What `config.json` holds: all that is needed to do the run again."""
+    packages = ("jaxae", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    devices = jax.devices()
+    return {
+        "experiment": name,
+        "config": configs.to_json(config),
+        "versions": {"python": sys.version.split()[0], **{p: importlib.metadata.version(p) for p in packages}},
+        "device": {"kind": devices[0].device_kind, "platform": devices[0].platform, "count": len(devices)},
+        "git": _commit(),
+        "data": {
+            "fingerprint": dataset.fingerprint(),
+            "shape": list(dataset.shape),
+            "train": len(dataset.train.x),
+            "test": len(dataset.test.x),
+            "classes": list(dataset.classes),
+        },
+    }
+
+
+def results(experiment: Experiment, test: log.Record, outcome: loop.Outcome) -> dict[str, Any]:
+    """What `result.json` holds."""
+    expected = dict(experiment.expected)
+    peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
+    return {
+        "metrics": {key: value for key, value in test.items() if key != "split"},
+        "expected": expected,
+        "reached": all(log.scalar(test, key) <= value for key, value in expected.items()) if expected else None,
+        "wall_seconds": round(outcome.wall_seconds, 3),
+        "images_per_second": round(outcome.images_per_second, 1),
+        "peak_memory_bytes": max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, *peaks),
+    }
+
+
+def summary(workdir: Path) -> str:
+    """What a finished run says last."""
+    result = json.loads((workdir / "result.json").read_text())
+    metrics = ", ".join(f"{name} {log.scalar(result['metrics'], name):.4f}" for name in log.names(result["metrics"]))
+    reached = {True: "expected figure reached", False: "expected figure NOT reached", None: "no expected figure"}
+    return (
+        f"done: test {metrics} ({reached[result['reached']]})\n"
+        f"{result['wall_seconds']:.1f} s, {result['images_per_second']:,.0f} images/s\n"
+        f"pictures: {workdir / 'figures'}\nreport:   {workdir / 'report.html'}"
+    )
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that the file is old or new, never half."""
+    partial = path.with_name(path.name + ".tmp")
+    partial.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+    partial.replace(path)
+
+
+def _pick(state: State, config: Config, seed: int) -> tuple[Any, Any]:
+    params, extra = state.params, state.extra
+    return jax.tree.map(lambda leaf: leaf[seed], (params, extra)) if config.seeds > 1 else (params, extra)
+
+
+def _commit() -> str | None:
+    here = Path(__file__).parent
+    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
+    return None if found.returncode else found.stdout.strip()
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM instead of dying; a second one ends the process at once."""
+    received: list[int] = []
+
+    def handle(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

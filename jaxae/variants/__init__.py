@@ -1,0 +1,1 @@
+"""One short file per idea: its model and its pure loss."""

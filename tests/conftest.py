@@ -1,0 +1,46 @@
+"""Strict: an implicit broadcast raises, warnings are errors, 64-bit is off."""
+
+import os
+from pathlib import Path
+
+os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxae.types import Batch
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_enable_x64", False)
+
+MNIST = Path(os.environ.get("JAXAE_DATA", Path(__file__).parents[2] / "shared" / "data")) / "mnist"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """No test reads or writes the user's cache."""
+    monkeypatch.setenv("JAXAE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def mnist():
+    """Folder of the four original MNIST files."""
+    if not MNIST.is_dir():
+        pytest.skip(f"no MNIST in {MNIST}: set JAXAE_DATA to the folder that holds mnist/")
+    return MNIST
+
+
+def batch(x, weight=None, mask=None):
+    """A whole batch of these examples, numbered from 0."""
+    n = len(x)
+    weight = jnp.ones(n) if weight is None else jnp.asarray(weight, jnp.float32)
+    return Batch(jnp.asarray(x), jnp.full(n, -1), jnp.arange(n), weight, mask)
+
+
+def equal(a, b):
+    """Whether two trees are the same, bit for bit."""
+    a, b = (jax.tree.map(np.asarray, tree) for tree in (a, b))
+    same = jax.tree.map(lambda u, v: u.dtype == v.dtype and u.shape == v.shape and u.tobytes() == v.tobytes(), a, b)
+    return jax.tree.structure(a) == jax.tree.structure(b) and all(jax.tree.leaves(same))
