@@ -9,7 +9,7 @@ from jaxae import nets, ops
 
 def test_mlp_against_numpy():
     net = nets.MLP((7, 5), (2, 3), axes=2)
-    x = np.random.default_rng(0).normal(size=(4, 3, 2)).astype(np.float32)
+    x = jax.random.normal(jax.random.key(1), (4, 3, 2))
     params = net.init(jax.random.key(0), x)
     h = x.reshape(4, 6)
     layers = [params["params"][f"Dense_{i}"] for i in range(3)]

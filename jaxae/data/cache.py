@@ -26,7 +26,7 @@ def cached(key: str, make: Callable[[], Dataset]) -> Dataset:
     """
     path = folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             return Dataset(
                 Split(file["train_x"], file["train_y"]),
                 Split(file["test_x"], file["test_y"]),

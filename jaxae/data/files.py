@@ -59,7 +59,7 @@ def _numpy(path: Path) -> np.ndarray:
 
 def _npz(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             if "x" not in file:
                 raise InputError(
                     f"{path}: has {', '.join(file) or 'nothing'}, but no x: np.savez(path, x=images, y=classes)"

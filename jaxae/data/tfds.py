@@ -159,4 +159,4 @@ def _unknown(name: str, known: list[str]) -> InputError:
 
 
 def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(":")
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300].rstrip(":")

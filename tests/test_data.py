@@ -1,0 +1,368 @@
+import gzip
+import io
+import json
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import MNIST
+from jaxae import data
+from jaxae.data import cache, files, idx, tfds
+from jaxae.errors import InputError
+
+rng = np.random.default_rng(0)
+GREY = rng.integers(0, 256, (30, 5, 4), dtype=np.uint8)
+COLOUR = rng.integers(0, 256, (30, 5, 4, 3), dtype=np.uint8)
+
+
+def idx_bytes(array):
+    header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+    return header + array.astype(np.uint8).tobytes()
+
+
+def everything(dataset):
+    """All images, whichever split they are in, in a fixed order."""
+    x = np.concatenate([dataset.train.x, dataset.test.x])
+    return x[np.lexsort(x.reshape(len(x), -1).T)]
+
+
+def same_images(dataset, x):
+    x = x if x.ndim == 4 else x[..., None]
+    np.testing.assert_array_equal(everything(dataset), x[np.lexsort(x.reshape(len(x), -1).T)])
+
+
+def write_folder(folder, images):
+    folder.mkdir(parents=True)
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{i:03}.png")
+
+
+def test_digits():
+    from sklearn.datasets import load_digits
+
+    d = data.load("digits")
+    assert d.shape == (28, 28, 1)
+    assert d.train.x.dtype == d.test.x.dtype == np.uint8
+    assert len(d.train.x) + len(d.test.x) == 1797
+    counts = [np.bincount(part.y, minlength=10) for part in (d.train, d.test)]
+    np.testing.assert_array_equal(counts[1], sum(counts) // 5)  # stratified: every fifth of each class
+    original = load_digits().images[0] * 255 / 16  # the first digit is a training example
+    shrunk = np.asarray(Image.fromarray(d.train.x[0, ..., 0]).resize((8, 8), Image.Resampling.BOX), np.float64)
+    assert np.corrcoef(original.ravel(), shrunk.ravel())[0, 1] > 0.97
+    assert d.fingerprint() == data.load("digits").fingerprint()
+
+
+def test_cache_is_used_and_a_damaged_one_is_made_again(monkeypatch, tmp_path):
+    monkeypatch.setenv("JAXAE_CACHE", str(tmp_path))
+    made = []
+
+    def make():
+        made.append(1)
+        return data.hold_out(COLOUR, np.zeros(30, np.int32), ("only",))
+
+    first, second = (cache.cached("key", make) for _ in range(2))
+    assert len(made) == 1
+    assert second.fingerprint() == first.fingerprint()
+    assert second.classes == ("only",)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:-50])
+    assert cache.cached("key", make).fingerprint() == first.fingerprint()
+    assert len(made) == 2
+    cache.cached("another key", make)
+    assert len(made) == 3
+
+
+def test_a_cache_that_cannot_be_written_is_only_a_warning(monkeypatch, tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("JAXAE_CACHE", str(tmp_path / "file"))
+    d = cache.cached("key", lambda: data.hold_out(COLOUR, np.zeros(30, np.int32), ()))
+    assert len(d.test.x) == 3
+    assert "not cached" in caplog.text
+
+
+def test_hold_out_is_stratified_and_fixed():
+    y = np.array([0] * 40 + [1] * 20 + [2] * 5)
+    x = np.arange(65).reshape(65, 1, 1, 1).astype(np.uint8)
+    d = data.hold_out(x, y, ("a", "b", "c"))
+    assert np.bincount(d.test.y).tolist() == [4, 2]
+    assert sorted([*d.train.x.ravel(), *d.test.x.ravel()]) == list(range(65))
+    assert d.fingerprint() == data.hold_out(x, y, ()).fingerprint()
+    assert len(data.hold_out(x[:2], y[:2], ()).test.x) == 1
+
+
+@pytest.mark.parametrize("images", [GREY, COLOUR], ids=["grey", "colour"])
+def test_npy_uint8_and_float(tmp_path, images):
+    np.save(tmp_path / "a.npy", images)
+    np.save(tmp_path / "b.npy", (images / 255).astype(np.float32))
+    for name in ("a.npy", "b.npy"):
+        d = data.load(str(tmp_path / name))
+        same_images(d, images)
+        assert (d.train.y == -1).all()
+        assert d.classes == ()
+        assert len(d.test.x) == 3
+
+
+def test_npz_with_and_without_classes(tmp_path):
+    y = np.arange(30) % 3
+    np.savez(tmp_path / "a.npz", x=GREY, y=y)
+    np.savez_compressed(tmp_path / "b.npz", x=GREY)
+    labelled, plain = (data.load(str(tmp_path / name)) for name in ("a.npz", "b.npz"))
+    same_images(labelled, GREY)
+    same_images(plain, GREY)
+    assert labelled.classes == ("0", "1", "2")
+    for part in (labelled.train, labelled.test):
+        for image, label in zip(part.x, part.y, strict=True):
+            assert y[np.flatnonzero((GREY[..., None] == image).all((1, 2, 3)))[0]] == label
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
+def test_idx_files(tmp_path, packed):
+    write = gzip.compress if packed else bytes
+    end = ".gz" if packed else ""
+    y = np.arange(30) % 2
+    for part in ("train", "t10k"):
+        (tmp_path / f"{part}-images-idx3-ubyte{end}").write_bytes(write(idx_bytes(GREY)))
+        (tmp_path / f"{part}-labels-idx1-ubyte{end}").write_bytes(write(idx_bytes(y)))
+    one = data.load(str(tmp_path / f"t10k-images-idx3-ubyte{end}"))
+    same_images(one, GREY)
+    assert sorted([*one.train.y, *one.test.y]) == sorted(y)
+    four = data.load(str(tmp_path))
+    np.testing.assert_array_equal(four.train.x[..., 0], GREY)
+    np.testing.assert_array_equal(four.test.y, y)
+    (tmp_path / "alone").write_bytes(write(idx_bytes(GREY)))
+    assert data.load(str(tmp_path / "alone")).classes == ()
+
+
+def test_folder_of_images(tmp_path):
+    write_folder(tmp_path / "flat", GREY)
+    flat = data.load(str(tmp_path / "flat"))
+    same_images(flat, GREY)
+    assert flat.classes == ()
+    write_folder(tmp_path / "sorted" / "cat", COLOUR[:20])
+    write_folder(tmp_path / "sorted" / "dog", COLOUR[20:])
+    (tmp_path / "sorted" / "notes.txt").write_text("not an image")
+    classes = data.load(str(tmp_path / "sorted"))
+    same_images(classes, COLOUR)
+    assert classes.classes == ("cat", "dog")
+    assert np.bincount(classes.train.y).tolist() == [18, 9]
+    Image.fromarray(COLOUR[0]).save(tmp_path / "flat" / "zz.png")  # a changed folder is decoded again
+    assert data.load(str(tmp_path / "flat")).shape == (5, 4, 3)
+
+
+def bad_inputs(folder):
+    """Every kind of bad input: (what is given as --data, what the line must say)."""
+    folder.mkdir()
+
+    def file(name, content):
+        (folder / name).write_bytes(content)
+        return str(folder / name)
+
+    def npy(name, array, **options):
+        np.save(folder / name, array, **options)
+        return str(folder / name)
+
+    (folder / "empty").mkdir()
+    write_folder(folder / "sizes", [GREY[0], GREY[1, :3]])
+    write_folder(folder / "broken", GREY[:2])
+    (folder / "broken" / "000.png").write_bytes((folder / "broken" / "001.png").read_bytes()[:60])
+    write_folder(folder / "mixed" / "class", GREY[:2])
+    Image.fromarray(GREY[0]).save(folder / "mixed" / "loose.png")
+    raw, packed = idx_bytes(GREY), gzip.compress(idx_bytes(GREY))
+    damaged = bytearray(packed)
+    damaged[len(packed) // 2] ^= 0xFF
+    np.savez(folder / "pickled.npz", x=np.array([{}, 1], dtype=object))
+    np.savez(folder / "nothing.npz", images=GREY)
+    np.savez(folder / "labels.npz", x=GREY, y=np.arange(29))
+    np.savez(folder / "whole.npz", x=GREY)
+    nan = np.full((3, 4, 4), np.nan, np.float32)
+    return {
+        "unknown name": ("mnits", "did you mean mnist"),
+        "unknown configuration": ("emnist/leters", "did you mean emnist/letters"),
+        "no such thing": ("qqqqqqqqqq", "no such file or set"),
+        "missing file": (str(folder / "none.npy"), "no such file"),
+        "truncated npy": (file("cut.npy", (folder / npy("cut.npy", GREY)).read_bytes()[:-9]), "truncated"),
+        "truncated npz": (file("cut.npz", (folder / "whole.npz").read_bytes()[:-99]), "truncated"),
+        "empty file": (file("empty.npy", b""), "truncated"),
+        "truncated IDX": (file("cut", raw[:-1]), "bytes where the header says 600"),
+        "truncated IDX header": (file("head", raw[:9]), "ends within its header"),
+        "too long IDX": (file("long", raw + b"x"), "more bytes"),
+        "truncated gzip": (file("cut.gz", packed[:-20]), "truncated or damaged"),
+        "corrupt gzip": (file("bad.gz", bytes(damaged)), "damaged"),
+        "wrong magic number": (file("magic", b"\0\0\x0d\x03" + raw[4:]), "magic number 00000d03"),
+        "labels instead of images": (file("labels", idx_bytes(np.arange(9))), "magic number 00000801"),
+        "sizes differ": (str(folder / "sizes"), "001.png: 4x3 pixels, but 000.png has 4x5"),
+        "truncated picture": (str(folder / "broken"), "000.png: cannot be read"),
+        "picture beside classes": (str(folder / "mixed"), "beside folders"),
+        "folder without images": (str(folder / "empty"), "has no images"),
+        "NaN": (npy("nan.npy", nan), "NaN"),
+        "infinite": (npy("inf.npy", nan * 0 + np.inf), "infinite"),
+        "above one": (npy("high.npy", GREY.astype(np.float32)), "must be in [0, 1]"),
+        "below zero": (npy("low.npy", GREY / 255 - 0.5), "must be in [0, 1]"),
+        "integers": (npy("int.npy", GREY.astype(np.int64)), "pixels are int64"),
+        "empty set": (npy("none.npy.npy", GREY[:0]), "has no images"),
+        "one image": (npy("one.npy", GREY[:1]), "at least 2"),
+        "wrong rank": (npy("rank.npy", GREY[0]), "not [N, H, W]"),
+        "two channels": (npy("two.npy", COLOUR[..., :2]), "C = 1, 3 or 4"),
+        "pickled npy": (npy("pickled.npy", np.array([{}, 1], dtype=object), allow_pickle=True), "pickled"),
+        "pickled npz": (str(folder / "pickled.npz"), "pickled"),
+        "npz without x": (str(folder / "nothing.npz"), "no x"),
+        "npz with too few classes": (str(folder / "labels.npz"), "not 30 classes"),
+    }
+
+
+def test_bad_inputs_each_get_one_line(tmp_path):
+    for name, (given, says) in bad_inputs(tmp_path / "bad").items():
+        with pytest.raises(InputError) as caught:
+            data.load(given)
+        message = str(caught.value)
+        assert says in message, name
+        assert "\n" not in message, name
+
+
+def test_nothing_is_unpickled(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "exploded"), "w"))
+
+    np.save(tmp_path / "bomb.npy", np.array([Bomb()], dtype=object), allow_pickle=True)
+    np.savez(tmp_path / "bomb.npz", x=np.array([Bomb()], dtype=object))
+    for name in ("bomb.npy", "bomb.npz"):
+        with pytest.raises(InputError, match="never loaded"):
+            data.load(str(tmp_path / name))
+    assert not (tmp_path / "exploded").exists()
+
+
+Y = (np.arange(30) % 10).astype(np.uint8)
+LARGE = rng.integers(0, 256, (30, 28, 28), dtype=np.uint8)
+MNIST_PARTS = {
+    f"{part}-{kind}-ubyte.gz": gzip.compress(idx_bytes(array))
+    for part in ("train", "t10k")
+    for kind, array in (("images-idx3", LARGE), ("labels-idx1", Y))
+}
+
+
+def emnist_zip():
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for part in ("train", "test"):
+            for kind, array in (("images-idx3", LARGE), ("labels-idx1", Y)):
+                archive.writestr(f"gzip/emnist-digits-{part}-{kind}-ubyte.gz", gzip.compress(idx_bytes(array)))
+    return packed.getvalue()
+
+
+EMNIST_PARTS = {"gzip.zip": emnist_zip()}
+
+
+@pytest.fixture
+def accept(monkeypatch):
+    """Let TFDS expect the checksums of these files instead of the real archives'."""
+    from tensorflow_datasets.core.download import checksums
+
+    def expect(folder, url, parts):
+        folder.mkdir()
+        infos = {}
+        for name, content in parts.items():
+            (folder / name).write_bytes(content)
+            info = checksums.compute_url_info(folder / name)
+            infos[url(name)] = checksums.UrlInfo(size=info.size, checksum=info.checksum, filename=name)
+        monkeypatch.setattr(checksums, "get_all_url_infos", lambda: infos)
+
+    return expect
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "kmnist", "emnist/digits"])
+def test_family_is_prepared_without_tensorflow_and_tfds_reads_it(name, tmp_path, accept):
+    import tensorflow_datasets
+    from tensorflow_datasets.image_classification import mnist
+
+    base = getattr(mnist, tfds.FAMILY[name.split("/")[0]]).URL
+    parts = EMNIST_PARTS if "/" in name else MNIST_PARTS
+    accept(tmp_path / "manual", lambda file: base if "/" in name else base + file, parts)
+    ours = data.load(name, str(tmp_path / "tfds"), str(tmp_path / "manual"))
+    same_images(ours, np.concatenate([LARGE, LARGE]))
+    theirs = tensorflow_datasets.builder(name, data_dir=tmp_path / "tfds", file_format="array_record")
+    for split, part in (("train", ours.train), ("test", ours.test)):
+        examples = list(theirs.as_data_source(split=split))
+        np.testing.assert_array_equal([e["image"] for e in examples], part.x)
+        np.testing.assert_array_equal([e["label"] for e in examples], part.y)
+    assert theirs.info.splits["train"].num_examples == 30
+    assert ours.classes == tuple(theirs.info.features["label"].names)
+    assert "tensorflow" not in sys.modules
+    (tmp_path / "manual").rename(tmp_path / "gone")  # prepared once
+    assert data.load(name, str(tmp_path / "tfds")).fingerprint() == ours.fingerprint()
+
+
+def test_wrong_checksum_and_wrong_manual_folder(tmp_path):
+    (tmp_path / "manual").mkdir()
+    for name, content in MNIST_PARTS.items():
+        (tmp_path / "manual" / name).write_bytes(content)
+    with pytest.raises(InputError, match="wrong checksum"):
+        data.load("mnist", str(tmp_path / "tfds"), str(tmp_path / "manual"))
+    with pytest.raises(InputError, match="there is no such folder"):
+        data.load("mnist", str(tmp_path / "tfds"), str(tmp_path / "nowhere"))
+    assert not (tmp_path / "tfds" / "mnist" / "3.0.1").exists()
+
+
+def other_set(folder, file_format="array_record", shape=(4, 4, 3), sizes=(4, 4)):
+    """A set that is not of the MNIST family, prepared by TFDS without TensorFlow."""
+    import tensorflow_datasets as tf
+
+    class SmallSet(tf.core.GeneratorBasedBuilder, skip_registration=True):
+        name = "cifar10"
+        pkg_dir_path = folder
+        VERSION = tf.core.Version("3.0.2")
+
+        def _info(self):
+            features = {"image": tf.features.Image(shape=shape), "label": tf.features.ClassLabel(names=["a", "b"])}
+            return self.dataset_info_from_configs(features=tf.features.FeaturesDict(features))
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples(20)}
+
+        def _generate_examples(self, n):
+            for i in range(n):
+                png = io.BytesIO()
+                Image.fromarray(COLOUR[i, : sizes[i % 2], :4]).save(png, "png")
+                yield i, {"image": png.getvalue(), "label": i % 2}
+
+    SmallSet(data_dir=folder, file_format=file_format).download_and_prepare()
+
+
+def test_another_prepared_set_is_read_without_tensorflow(tmp_path):
+    other_set(tmp_path)
+    d = data.load("cifar10", str(tmp_path))
+    same_images(d, COLOUR[:20, :4, :4])
+    assert d.classes == ("a", "b")
+    assert len(d.test.x) == 2  # it has no test split: a tenth of each class is held out
+    assert "tensorflow" not in sys.modules
+
+
+def test_another_set_that_is_not_prepared_names_the_extra(tmp_path):
+    with pytest.raises(InputError, match=r"not prepared in .*pip install 'jaxae\[tf\]'"):
+        data.load("cifar10", str(tmp_path))
+
+
+def test_a_set_with_images_of_several_sizes_is_refused(tmp_path):
+    other_set(tmp_path, shape=(None, None, 3), sizes=(4, 3))
+    with pytest.raises(InputError, match="one size is needed"):
+        data.load("cifar10", str(tmp_path))
+
+
+def test_full_mnist_through_tfds(mnist, tmp_path):
+    ours = data.load("mnist", str(tmp_path), str(mnist))
+    original = files.load(mnist)
+    for part, other in ((ours.train, original.train), (ours.test, original.test)):
+        assert part.x.shape == other.x.shape
+        order, theirs = (np.lexsort(split.x.reshape(len(split.x), -1)[:, 200:600].T) for split in (part, other))
+        np.testing.assert_array_equal(part.x[order], other.x[theirs])
+        np.testing.assert_array_equal(part.y[order], other.y[theirs])
+    info = json.loads((tmp_path / "mnist" / "3.0.1" / "dataset_info.json").read_text())
+    assert [split["shardLengths"] for split in info["splits"]] == [["60000"], ["10000"]]
+
+
+def test_idx_reader_agrees_with_the_known_first_digits(mnist):
+    labels = idx.read(MNIST / "train-labels-idx1-ubyte.gz", 1)
+    assert labels[:5].tolist() == [5, 0, 4, 1, 9]
