@@ -5,7 +5,7 @@ all examples; the batch at its end is filled up from the start of epoch e + 1, w
 batch is full, and every example is seen once in an epoch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 import jax
@@ -31,10 +31,10 @@ def order(seed: int, epoch: int, examples: int, batch_size: int) -> Int[np.ndarr
     return np.concatenate([this, following[:batch_size]]).astype(np.int32)
 
 
-def no_totals(metrics: Metrics) -> Totals:
-    """Totals of no steps, for metrics of this structure."""
-    zero = {name: jnp.zeros(value.shape) for name, value in metrics.items()}
-    return {"sum": zero, "bad": {name: jnp.full(value.shape, -1) for name, value in metrics.items()}}
+def no_totals(names: Iterable[str]) -> Totals:
+    """Totals of no steps, for metrics of these names."""
+    names = list(names)
+    return {"sum": {name: jnp.zeros(()) for name in names}, "bad": {name: jnp.full((), -1) for name in names}}
 
 
 def train(transition: Transition, shape: tuple[int, ...], batch_size: int, share: Share) -> Callable[..., Any]:

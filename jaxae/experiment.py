@@ -86,7 +86,7 @@ class Model:
         if x.shape[1:] != self.shape:
             raise ValueError(f"images have shape {x.shape}, not [N, {', '.join(map(str, self.shape))}]")
         if x.dtype == np.uint8:
-            return jnp.asarray(x, jnp.float32) / 255
+            return jnp.asarray(x.astype(np.float32) / 255)
         x = jnp.asarray(x, jnp.float32)
         if x.size and not (x.min() >= 0 and x.max() <= 1):
             raise ValueError("pixels must be uint8, or float in [0, 1]")

@@ -79,7 +79,7 @@ def latent(model: Model, data: Dataset, title: str) -> "Figure":
     """The codes of up to 10,000 test images, coloured by class; more than two dimensions on their principal plane."""
     y = data.test.y[:10_000]
     z = np.asarray(model.encode(data.test.x[:10_000])).reshape(len(y), -1)
-    figure = _figure(f"{title}: codes of {len(z):,} test images", 7, 6)
+    figure = _figure(f"{title}: codes of {len(z):,} test images", 7.0, 6.0)
     axis = figure.subplots()
     if z.shape[1] > 2:
         centred = z - z.mean(0)
@@ -112,7 +112,7 @@ def manifold(model: Model, title: str, n: int = 15) -> "Figure":
 
     quantiles = norm.ppf((np.arange(n) + 0.5) / n)
     grid = np.stack(np.meshgrid(quantiles, quantiles[::-1]), axis=-1).reshape(-1, 2)
-    figure = _figure(f"{title}: decoded plane of codes", 7, 7.4)
+    figure = _figure(f"{title}: decoded plane of codes", 7.0, 7.4)
     axis = figure.subplots()
     _show(axis, _tile(np.asarray(model.decode(grid)), n))
     height, width = model.shape[:2]
@@ -126,7 +126,7 @@ def manifold(model: Model, title: str, n: int = 15) -> "Figure":
 
 def samples(model: Model, title: str, n: int = 10) -> "Figure":
     """n x n images decoded from codes of the prior."""
-    figure = _figure(f"{title}: samples from the prior", 6, 6.3)
+    figure = _figure(f"{title}: samples from the prior", 6.0, 6.3)
     _show(figure.subplots(), _tile(np.asarray(model.sample(jax.random.key(0), n * n)), n))
     return figure
 

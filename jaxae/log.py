@@ -13,11 +13,11 @@ import numpy as np
 Record = dict[str, Any]  # one line of metrics.jsonl
 
 
-def record(epoch: int, step: int, split: str, metrics: dict[str, np.ndarray]) -> Record:
+def record(epoch: int, step: int, split: str, metrics: dict[str, Any]) -> Record:
     """A line of `metrics.jsonl`. Several seeds give a list each, with `NAME_mean` and `NAME_std` (n - 1)."""
     line: Record = {"epoch": epoch, "step": step, "split": split}
     for name, value in sorted(metrics.items()):
-        if value.ndim:
+        if np.ndim(value):
             line[name] = [short(v) for v in value]
             line[f"{name}_mean"] = short(np.mean(value, dtype=np.float64))
             line[f"{name}_std"] = short(np.std(value, ddof=1, dtype=np.float64))

@@ -19,6 +19,12 @@ from jaxae.parallel import Plan, compile, place
 from jaxae.types import Examples, State
 
 INIT, TRAIN, TEST = range(3)  # what a key derived from the seed is for
+NEW: dict[str, Any] = {
+    "size": 0,
+    "wall": 0.0,
+    "seconds": 0.0,
+    "images": 0,
+}  # what a checkpoint remembers besides arrays
 
 
 class Interrupted(Exception):
@@ -49,7 +55,8 @@ def fit(
     began = time.monotonic()
     several, size, count = config.seeds > 1, config.batch_size, len(data.train.x)
     seeds = range(config.seed, config.seed + config.seeds)
-    keys = [place(_keys(config, purpose), plan, several) for purpose in (TRAIN, TEST)]
+    last = epoch.first_step(config.epochs, count, size)
+    train_key, test_key = (place(_keys(config, purpose), plan, several) for purpose in (TRAIN, TEST))
     train_data, test_data = (place(_examples(split), plan, False) for split in (data.train, data.test))
     train = compile(
         lambda share: epoch.train(experiment.transition, data.shape, size, share),
@@ -59,57 +66,48 @@ def fit(
     measure = compile(
         lambda share: epoch.evaluate(experiment.evaluate, data.shape, size, share), plan, (several, False, several)
     )
-    last = epoch.first_step(config.epochs, count, size)
     metrics_file = workdir / "metrics.jsonl"
-
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        items, meta = checkpoints.restore(abstract(experiment, config, data.shape)) or (
-            start(experiment, config, data.shape),
-            {"size": 0, "wall": 0.0, "seconds": 0.0, "images": 0},
-        )
+        restored = checkpoints.restore(abstract(experiment, config, data.shape))
+        items, meta = restored or (start(experiment, config, data.shape), NEW)
         state, totals = (place(items[name], plan, several) for name in ("state", "totals"))
         step = int(np.ravel(items["state"].step)[0])
+        wall, seconds, images = meta["wall"] - began, meta["seconds"], meta["images"]
         log.truncate(metrics_file, meta["size"])
-        seconds, images = meta["seconds"], meta["images"]
 
         def save() -> None:
-            meta = {"size": metrics_file.stat().st_size, "wall": wall(), "seconds": seconds, "images": images}
+            size = metrics_file.stat().st_size
+            meta = {"size": size, "wall": wall + time.monotonic(), "seconds": seconds, "images": images}
             checkpoints.save(step, {"state": state, "totals": totals}, meta)
-
-        def wall() -> float:
-            return meta["wall"] + time.monotonic() - began
 
         with (
             log.TensorBoard(workdir / "tensorboard", step) as board,
             log.Progress(config.epochs, last, step, size * config.seeds) as progress,
         ):
-            at_once, compiled = 1, False  # steps in a dispatch: one to compile, then about a third of a second
-            while step < last:
-                now = step * size // count
+            at_once = 0  # steps in a dispatch; the first one compiles, and is not timed
+            for now in range(step * size // count, config.epochs):
                 first, end = (epoch.first_step(e, count, size) for e in (now, now + 1))
                 order = place(_orders(seeds, now, count, size), plan, several)
                 while step < end:
-                    steps = min(at_once, end - step)
+                    steps = min(at_once or 1, end - step)
+                    begin = step * size - now * count
                     t = time.monotonic()
-                    state, totals, finite = train(
-                        state, totals, train_data, order, keys[0], step * size - now * count, steps
-                    )
+                    state, totals, finite = train(state, totals, train_data, order, train_key, begin, steps)
                     host = jax.device_get(totals)  # waits: on CPU, unblocked collectives can deadlock
                     t = time.monotonic() - t
                     step += steps
                     check_finite(host["bad"], finite, step, seeds)
-                    if compiled:
+                    if at_once:
                         seconds, images = seconds + t, images + steps * size * config.seeds
-                        at_once = at_once * 2 if t < 0.25 else max(1, at_once // 2) if t > 0.5 else at_once
-                    compiled = True
+                    at_once = _pace(at_once, t)
                     progress.update(now + 1, step, float(np.mean(host["sum"]["loss"])) / (step - first))
                     if stop() and step < end:
                         save()
                         raise Interrupted
-                done = {name: value / (end - first) for name, value in host["sum"].items()}
+                means = {name: total / (end - first) for name, total in host["sum"].items()}
                 totals = {**totals, "sum": jax.tree.map(jnp.zeros_like, totals["sum"])}
-                lines = [log.record(now + 1, step, "train", done)]
-                lines.append(log.record(now + 1, step, "test", jax.device_get(measure(state, test_data, keys[1]))))
+                tested = jax.device_get(measure(state, test_data, test_key))
+                lines = [log.record(now + 1, step, "train", means), log.record(now + 1, step, "test", tested)]
                 for line in lines:
                     log.append(metrics_file, line)
                     board.scalars(line)
@@ -118,9 +116,14 @@ def fit(
                     save()
                 if stop() and step < last:
                     raise Interrupted
-        host_state = jax.device_get(state)
-        save()
-    return Outcome(host_state, wall(), images / seconds if seconds else 0.0)
+        return Outcome(jax.device_get(state), wall + time.monotonic(), images / seconds if seconds else 0.0)
+
+
+def _pace(at_once: int, seconds: float) -> int:
+    """How many steps to dispatch next, so that it takes about a third of a second: short enough to stop promptly."""
+    if seconds > 0.5 and at_once:
+        return max(1, at_once // 2)
+    return max(1, at_once * 2 if seconds < 0.25 else at_once)
 
 
 def start(experiment: Experiment, config: Config, shape: tuple[int, ...]) -> Items:

@@ -25,8 +25,9 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*lead_and_D"]) -> Float[Array, "*lead_and_outputs"]:
-        lead = x.shape[: x.ndim - self.axes]
-        x = x.reshape(*lead, -1)
+        split = x.ndim - self.axes
+        lead = x.shape[:split]
+        x = x.reshape(*lead, prod(x.shape[split:]))
         for width in self.hidden:
             x = self.activation(self._dense(width)(x))
         return self._dense(prod(self.outputs))(x).reshape(*lead, *self.outputs)

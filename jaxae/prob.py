@@ -1,6 +1,6 @@
 """Log-likelihoods and divergences in nats: one number per example, summed over its dimensions."""
 
-from math import log, pi
+from math import log, pi, prod
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -21,8 +21,8 @@ def per_example(values: Float[Array, "B *D"]) -> Float[Array, " B"]:
     As a product with ones, because XLA on CPU does not vectorize what it fuses into a reduction: a VAE's step on
     MNIST went from 3.3 ms to 1.7.
     """
-    rows = values.reshape(values.shape[0], -1)
-    return jnp.dot(rows, jnp.ones(rows.shape[1]), precision="highest")
+    size = prod(values.shape[1:])
+    return jnp.dot(values.reshape(-1, size), jnp.ones(size), precision="highest")
 
 
 def bernoulli(logits: Float[Array, "B *D"], x: Float[Array, "B *D"]) -> Float[Array, " B"]:

@@ -123,13 +123,13 @@ def prepare(workdir: Path, config: Config, description: dict[str, Any]) -> None:
     """Make the run directory, or see that the run in it is this one. InputError if it cannot be used."""
     file = workdir / "config.json"
     try:
+        if not file.exists() and workdir.is_dir() and any(workdir.iterdir()):
+            raise InputError(f"--workdir {workdir}: is not empty and holds no run: give another")
         if config.overwrite:
             for path in (workdir / name for name in OURS):
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         if file.exists():
             _same_run(workdir, json.loads(file.read_text()), description)
-        elif workdir.is_dir() and any(workdir.iterdir()):
-            raise InputError(f"--workdir {workdir}: is not empty and holds no run: give another")
         workdir.mkdir(parents=True, exist_ok=True)
         if not file.exists():
             write_json(file, description)

@@ -30,8 +30,10 @@ def start():
     return State(jnp.int32(0), params, TRANSITION.init(params), {})
 
 
-TOTALS = epoch.no_totals({"loss": jnp.zeros(()), "count": jnp.zeros(())})
-TRAIN = compile(lambda share: epoch.train(TRANSITION, (2, 3), 4, share), ONE, (True, True, False, True, True, False, False))
+TOTALS = epoch.no_totals(["loss", "count"])
+TRAIN = compile(
+    lambda share: epoch.train(TRANSITION, (2, 3), 4, share), ONE, (True, True, False, True, True, False, False)
+)
 
 
 @settings(max_examples=50, deadline=None)
@@ -96,7 +98,7 @@ def test_first_step_that_is_not_finite_is_kept():
     train = compile(lambda share: epoch.train(transition, (2, 3), 4, share), ONE, (True,) * 7)
     params = {"a": jnp.ones(1)}
     state = State(jnp.int32(5), params, transition.init(params), {})
-    totals = epoch.no_totals({"loss": jnp.zeros(()), "late": jnp.zeros(())})
+    totals = epoch.no_totals(["loss", "late"])
     _, totals, finite = train(state, totals, DATA, jnp.arange(10), KEY, 0, 4)
     assert totals["bad"] == {"loss": -1, "late": 7}
     assert finite

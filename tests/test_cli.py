@@ -1,0 +1,149 @@
+"""The command line in its own process: exit codes, one line for bad input, stop and kill."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from test_data import bad_inputs
+
+ARGS = ["--epochs", "6", "--batch-size", "128", "--hidden", "16"]
+
+
+def command(*args):
+    return [sys.executable, "-m", "experiments.vae", *map(str, args)]
+
+
+def call(*args, cwd, **options):
+    return subprocess.run(command(*args), cwd=cwd, capture_output=True, text=True, timeout=120, **options)
+
+
+def refused(done, says):
+    assert done.returncode == 2, done
+    assert says in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    done = call(*ARGS, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("epoch 1/6  train loss ")
+    assert lines[6].startswith("done: test bce ")
+    assert lines[-2] == "pictures: runs/vae-digits/figures"
+    assert done.stderr == ""
+    return folder / "runs" / "vae-digits"
+
+
+def test_repeating_a_finished_command_says_the_result_again(finished):
+    done = call(*ARGS, cwd=finished.parents[1])
+    assert done.returncode == 0
+    assert done.stdout.startswith("done: test bce ")
+
+
+def test_bad_input_exits_with_2_and_one_line(finished, tmp_path):
+    saved = sorted((p, p.stat().st_mtime_ns) for p in finished.rglob("*"))
+    refused(call("--nonsense", 1, cwd=tmp_path), "--nonsense")
+    refused(call("--data", "mnits", cwd=tmp_path), "did you mean mnist")
+    refused(call("--workdir", "/dev/null/run", cwd=tmp_path), "cannot be written")
+    refused(call("--batch-size", 5000, cwd=tmp_path), "only 1442 training examples")
+    refused(call(*ARGS, "--lr", 1, cwd=finished.parents[1]), "--lr 0.001 there, 1.0 here")
+    assert saved == sorted((p, p.stat().st_mtime_ns) for p in finished.rglob("*"))
+
+
+def test_every_bad_data_exits_with_2(tmp_path, capfd, monkeypatch):
+    """As `test_data` lists them, through `main` in this process."""
+    from experiments import vae
+    from jaxae import run
+
+    monkeypatch.chdir(tmp_path)
+    for name, (given, says) in bad_inputs(tmp_path / "bad").items():
+        with pytest.raises(SystemExit) as stop:
+            run.main(vae.Config, vae.build, ["--data", given])
+        out, err = capfd.readouterr()
+        assert stop.value.code == 2, name
+        assert (out, err.count("\n")) == ("", 1), name
+        assert err.startswith("error: "), name
+        assert says in err, name
+    assert not (tmp_path / "runs").exists()
+
+
+def test_divergence_exits_with_3(tmp_path):
+    done = call(*ARGS, "--lr", 1e30, cwd=tmp_path)
+    assert done.returncode == 3
+    assert done.stderr.startswith("diverged: ")
+    assert "is not finite at step" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def same(a, b):
+    from conftest import equal
+    from experiments import vae
+    from test_run import final
+
+    config = vae.Config(epochs=6, batch_size=128, hidden=(16,))
+    assert (a / "metrics.jsonl").read_bytes() == (b / "metrics.jsonl").read_bytes()
+    assert equal(final(a, config), final(b, config))
+    assert (
+        json.loads((a / "result.json").read_text())["metrics"] == json.loads((b / "result.json").read_text())["metrics"]
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_saves_and_exits_with_128_plus_its_number(finished, tmp_path, number):
+    with subprocess.Popen(
+        command(*ARGS), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        process.stdout.readline()  # the first epoch is done
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert err == "stopped, and saved: the same command goes on from here\n"
+    assert call(*ARGS, cwd=tmp_path).returncode == 0
+    same(tmp_path / "runs" / "vae-digits", finished)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_killed_at_random_and_repeated_is_as_good_as_finished(finished, tmp_path, seed):
+    """SIGKILL, which nothing can handle, up to five times; then left to end."""
+    chance = random.Random(seed)
+    for _ in range(5):
+        with subprocess.Popen(
+            command(*ARGS), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as process:
+            time.sleep(chance.uniform(1, 8))
+            process.kill()
+    done = call(*ARGS, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    same(tmp_path / "runs" / "vae-digits", finished)
+
+
+def test_bar_on_a_terminal(tmp_path):
+    """With a terminal there is one bar: epoch, loss, images per second and time left."""
+    pty = pytest.importorskip("pty")
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(command(*ARGS), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=theirs) as process:
+        os.close(theirs)
+        text = b""
+        while True:
+            try:
+                piece = os.read(ours, 4096)
+            except OSError:
+                break
+            if not piece:
+                break
+            text += piece
+    os.close(ours)
+    assert process.returncode == 0
+    bar = text.decode().strip().split("\r")[-1]
+    for part in ("epoch 6/6", "100%", "loss ", "images/s", "00:00 left"):
+        assert part in bar, bar

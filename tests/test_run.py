@@ -1,0 +1,299 @@
+"""A whole run in this process, on the embedded data."""
+
+import dataclasses
+import json
+import logging
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import jaxae
+from conftest import equal
+from experiments import vae
+from jaxae import data, log, loop, parallel, run
+from jaxae.checkpoint import Checkpoints
+from jaxae.errors import Diverged, InputError
+from jaxae.step import Transition
+
+NAME = "experiments.vae"
+SMALL = vae.Config(epochs=3, batch_size=128, hidden=(16,), workdir="set by go")
+
+
+def go(workdir, build=vae.build, stop=lambda: False, **changes):
+    config = dataclasses.replace(SMALL, workdir=str(workdir), **changes)
+    return run.train(config, build, NAME, stop)
+
+
+def final(workdir, config=SMALL):
+    """All that the last checkpoint holds, and its step."""
+    abstract = loop.abstract(vae.build(config, (28, 28, 1)), config, (28, 28, 1))
+    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+        return checkpoints.restore(abstract)[0]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAXAE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        return go(tmp_path_factory.mktemp("runs") / "finished")
+
+
+def test_directory(finished):
+    config = json.loads((finished / "config.json").read_text())
+    assert config["experiment"] == NAME
+    assert config["config"]["hidden"] == [16]
+    assert config["versions"]["jax"] == jax.__version__
+    assert config["device"]["count"] == 1
+    assert config["data"]["train"] == 1442
+    assert config["data"]["fingerprint"] == data.load("digits").fingerprint()
+    lines = log.read(finished / "metrics.jsonl")
+    assert [(line["epoch"], line["step"], line["split"]) for line in lines] == [
+        (e, -(-e * 1442 // 128), split) for e in (1, 2, 3) for split in ("train", "test")
+    ]
+    assert lines[-1]["loss"] < lines[1]["loss"]
+    for line in lines:
+        assert line["loss"] == pytest.approx(line["reconstruction"] + line["kl"], rel=1e-5)
+        assert line["bce"] == pytest.approx(line["reconstruction"] / 784, rel=1e-5)
+    result = json.loads((finished / "result.json").read_text())
+    assert result["metrics"]["loss"] == lines[-1]["loss"]
+    assert result["reached"] is None
+    assert result["images_per_second"] > 0
+    assert result["peak_memory_bytes"] > 2**26
+    for name in ("loss", "reconstructions", "latent", "manifold", "samples"):
+        with Image.open(finished / "figures" / f"{name}.png") as image:
+            assert np.asarray(image.convert("L")).std() > 10
+    assert run.summary(finished).startswith("done: test bce ")
+
+
+def test_tensorboard_has_every_metric_and_picture(finished):
+    events = EventAccumulator(str(finished / "tensorboard"), size_guidance={"images": 0})
+    events.Reload()
+    for split in ("train", "test"):
+        expected = [
+            (line["step"], line["kl"]) for line in log.read(finished / "metrics.jsonl") if line["split"] == split
+        ]
+        read = [(e.step, e.value) for e in events.Scalars(f"kl/{split}")]
+        np.testing.assert_allclose(read, expected, rtol=1e-6)
+    assert set(events.Tags()["images"]) == {"loss", "reconstructions", "latent", "manifold", "samples"}
+
+
+def test_a_finished_run_is_left_as_it_is(finished):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    assert go(finished) == finished
+    assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+
+
+def test_same_seed_same_bits_and_another_seed_another_run(finished, tmp_path):
+    again, other = go(tmp_path / "again"), go(tmp_path / "other", seed=1)
+    assert equal(final(again), final(finished))
+    assert (again / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
+    assert not equal(final(other), final(finished))
+
+
+@pytest.mark.parametrize("calls", [1, 3, 5])
+def test_stopped_is_as_good_as_finished(finished, tmp_path, calls):
+    """Stopped at some dispatch, within an epoch or at its end, again and again, and then continued."""
+    workdir, stops = tmp_path / "stopped", 0
+    while True:
+        count = iter(range(1000))
+        try:
+            go(workdir, stop=lambda: next(count) >= calls)  # noqa: B023
+            break
+        except loop.Interrupted:
+            stops += 1
+    assert stops >= 1
+    assert equal(final(workdir), final(finished))
+    assert (workdir / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
+
+
+def test_a_torn_line_and_a_lost_checkpoint_are_made_good(finished, tmp_path, caplog):
+    workdir = tmp_path / "copy"
+    shutil.copytree(finished, workdir)
+    (workdir / "result.json").unlink()
+    newest = max((workdir / "checkpoints").iterdir(), key=lambda p: int(p.name) if p.name.isdigit() else -1)
+    (next((newest / "state" / "d").iterdir())).write_bytes(b"")
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 4, "st')
+    with caplog.at_level(logging.WARNING, "jaxae"):
+        go(workdir)
+    assert f"checkpoint {newest.name} is damaged" in caplog.text
+    assert equal(final(workdir), final(finished))
+    assert (workdir / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
+
+
+def test_seeds_are_an_axis(finished, tmp_path):
+    config = dataclasses.replace(SMALL, seeds=2)
+    many = go(tmp_path / "many", seeds=2)
+    states = final(many, config)["state"]
+    one = final(finished)["state"]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[0], b, rtol=1e-3, atol=1e-5), states.params, one.params)
+    line, alone = (log.read(path / "metrics.jsonl")[-1] for path in (many, finished))
+    assert line["loss"][0] == pytest.approx(alone["loss"], rel=1e-5)
+    assert line["loss"][0] != line["loss"][1]
+    assert line["loss_mean"] == pytest.approx(np.mean(line["loss"]), rel=1e-6)
+    assert line["loss_std"] == pytest.approx(np.std(line["loss"], ddof=1), rel=1e-5)
+    for i in range(2):
+        assert equal(jaxae.load(many, seed=i).params, jax.tree.map(lambda leaf: leaf[i], states.params))  # noqa: B023
+    with pytest.raises(InputError, match="there is no seed 2"):
+        jaxae.load(many, seed=2)
+
+
+def test_load(finished):
+    model = jaxae.load(finished)
+    digits = data.load("digits").test.x
+    z = model.encode(digits)
+    assert z.shape == (355, 2)
+    assert z.dtype == jnp.float32
+    assert equal(
+        z, jaxae.load(finished).encode(digits[..., 0] / np.float32(255))
+    )  # deterministic; floats and [N, H, W] too
+    x = model.decode(z)
+    assert equal(x, model.reconstruct(digits))
+    error = float(jnp.mean((x - digits / np.float32(255)) ** 2))
+    assert error < 0.9 * np.var(digits / 255)
+    samples = model.sample(jax.random.key(1), 7)
+    assert samples.shape == (7, 28, 28, 1)
+    assert 0 <= samples.min() < samples.max() <= 1
+    assert equal(samples, model.decode(jax.random.normal(jax.random.key(1), (7, 2))))
+    assert model.encode(digits[:0]).shape == (0, 2)
+
+
+def test_load_says_what_is_wrong_with_what_it_is_given(finished, tmp_path):
+    model = jaxae.load(finished)
+    for call, given, says in (
+        (model.encode, np.zeros((3, 27, 28)), "images have shape"),
+        (model.encode, np.full((3, 28, 28), 2.0), "pixels must be"),
+        (model.encode, np.full((3, 28, 28), np.nan), "pixels must be"),
+        (model.decode, np.zeros((3, 3)), "codes have shape"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            call(given)
+    plain = dataclasses.replace(model, experiment=dataclasses.replace(model.experiment, prior=None))
+    with pytest.raises(InputError, match="VAE has no prior"):
+        plain.sample(jax.random.key(0), 1)
+    with pytest.raises(InputError, match="holds no run"):
+        jaxae.load(tmp_path)
+    shutil.copy(finished / "config.json", tmp_path)
+    with pytest.raises(InputError, match="no whole checkpoint"):
+        jaxae.load(tmp_path)
+    config = json.loads((finished / "config.json").read_text())
+    for name in ("os", "experiments/../x", "my_script"):
+        (tmp_path / "config.json").write_text(json.dumps({**config, "experiment": name}))
+        with pytest.raises(InputError, match="was trained by"):
+            jaxae.load(tmp_path)
+
+
+def test_another_configuration_is_an_error_that_lists_the_fields(finished, tmp_path):
+    before = final(finished)
+    with pytest.raises(InputError, match=r"--epochs 3 there, 4 here; --hidden \[16\] there, \[8\] here"):
+        go(finished, epochs=4, hidden=(8,))
+    config = json.loads((finished / "config.json").read_text())
+    shutil.copytree(finished, tmp_path / "copy")
+    config["data"]["fingerprint"] = "0"
+    (tmp_path / "copy" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="the data itself has changed"):
+        go(tmp_path / "copy")
+    assert equal(final(finished), before)
+
+
+def test_overwrite_starts_again_and_removes_only_what_a_run_makes(finished, tmp_path):
+    workdir = tmp_path / "copy"
+    shutil.copytree(finished, workdir)
+    (workdir / "notes.txt").write_text("mine")
+    go(workdir, epochs=1, overwrite=True)
+    assert len(log.read(workdir / "metrics.jsonl")) == 2
+    assert (workdir / "notes.txt").read_text() == "mine"
+
+
+def test_workdirs_that_cannot_be_used(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        go(tmp_path / "file" / "run")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("")
+    with pytest.raises(InputError, match="not empty and holds no run"):
+        go(tmp_path / "other")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "config.json").write_text("{")
+    with pytest.raises(InputError, match="is damaged"):
+        go(tmp_path / "damaged")
+
+
+def test_fewer_examples_than_a_batch(tmp_path):
+    with pytest.raises(InputError, match="only 1442 training examples"):
+        go(tmp_path / "run", batch_size=1443)
+    assert not (tmp_path / "run").exists()
+
+
+def test_divergence_stops_names_the_step_and_keeps_the_last_good_checkpoint(tmp_path):
+    def build(config, shape):
+        experiment = vae.build(config, shape)
+
+        def step(state, batch, key):
+            state, metrics = experiment.transition.step(state, batch, key)
+            return state, {**metrics, "kl": jnp.where(state.step == 20, jnp.nan, metrics["kl"])}
+
+        return dataclasses.replace(experiment, transition=Transition(experiment.transition.init, step))
+
+    with pytest.raises(Diverged, match=r"kl is not finite at step 20 \(seed 0\)"):
+        go(tmp_path / "run", build)
+    state = final(tmp_path / "run")["state"]
+    assert state.step == 12  # the end of the first epoch
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+    assert len(log.read(tmp_path / "run" / "metrics.jsonl")) == 2
+
+
+def test_infinite_parameters_are_a_divergence_too(tmp_path):
+    def build(config, shape):
+        experiment = vae.build(config, shape)
+
+        def step(state, batch, key):
+            new, metrics = experiment.transition.step(state, batch, key)
+            broken = optax.tree.scale(jnp.where(state.step == 20, jnp.inf, 1.0), new.params)
+            return new._replace(params=broken), metrics
+
+        return dataclasses.replace(experiment, transition=Transition(experiment.transition.init, step))
+
+    with pytest.raises(Diverged, match="is not finite at step 2[0-9]"):
+        go(tmp_path / "run", build)
+
+
+def test_checkpoint_every(tmp_path):
+    go(tmp_path / "run", checkpoint_every=2)
+    steps = sorted(int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit())
+    assert steps == [23, 34]  # the ends of the second and of the last epoch
+
+
+def test_colour_images_of_another_size_and_a_wide_code(tmp_path):
+    x = np.random.default_rng(0).integers(0, 256, (60, 6, 9, 3), dtype=np.uint8)
+    np.save(tmp_path / "x.npy", x)
+    workdir = go(tmp_path / "run", data=str(tmp_path / "x.npy"), batch_size=16, latent=5, precision="mixed")
+    model = jaxae.load(workdir)
+    assert model.encode(x).shape == (60, 5)
+    assert model.reconstruct(x).shape == (60, 6, 9, 3)
+    assert {p.stem for p in (workdir / "figures").iterdir()} == {"loss", "reconstructions", "latent", "samples"}
+
+
+def test_expected_figures_are_compared(finished):
+    experiment = vae.build(SMALL, (28, 28, 1))
+    line = log.read(finished / "metrics.jsonl")[-1]
+    outcome = loop.Outcome(None, 1.0, 1.0)
+    for bound, reached in ((line["loss"] + 1, True), (line["loss"] - 1, False)):
+        better = dataclasses.replace(experiment, expected={"loss": bound})
+        assert run.results(better, line, outcome)["reached"] is reached
+
+
+def test_batch_sizes_that_do_not_divide():
+    devices = jax.devices() * 4
+    with pytest.raises(InputError, match="--batch-size 10 does not divide over 4 devices: use 8 or 12"):
+        parallel.plan("auto", 10, 1, devices)
+    assert parallel.plan("auto", 8, 1, devices).mode == "pmap"
+    assert parallel.plan("jit", 8, 1, devices).mode == "jit"
+    assert parallel.plan("auto", 10, 8, devices).mode == "seeds"
+    assert parallel.plan("auto", 10, 1, devices[:1]).mode == "one"
