@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # Ten colours that people with any colour vision tell apart best (Petroff 2021, arXiv:2107.02270).
 COLOURS = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd")
 
+GAP = 1  # pixels around each image of a grid
+
 
 def draw(folder: Path, model: Model, data: Dataset, lines: list[log.Record], title: str) -> list[Path]:
     """All pictures that suit the model, into `folder`; their paths."""
@@ -115,7 +117,7 @@ def manifold(model: Model, title: str, n: int = 15) -> "Figure":
     figure = _figure(f"{title}: decoded plane of codes", 7.0, 7.4)
     axis = figure.subplots()
     _show(axis, _tile(np.asarray(model.decode(grid)), n))
-    height, width = model.shape[:2]
+    height, width = (size + 2 * GAP for size in model.shape[:2])
     ticks = range(0, n, 2)
     labels = [f"{quantiles[i]:.1f}" for i in ticks]
     axis.set_xticks([(i + 0.5) * width for i in ticks], labels)
@@ -132,6 +134,7 @@ def samples(model: Model, title: str, n: int = 10) -> "Figure":
 
 
 def _tile(images: np.ndarray, columns: int) -> np.ndarray:
+    images = np.pad(images, ((0, 0), (GAP, GAP), (GAP, GAP), (0, 0)))
     count, height, width, channels = images.shape
     grid = images.reshape(count // columns, columns, height, width, channels).swapaxes(1, 2)
     return grid.reshape(-1, columns * width, channels)

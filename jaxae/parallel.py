@@ -13,6 +13,9 @@ from jaxae.epoch import Share
 from jaxae.errors import InputError
 
 
+SEEDS = "seeds"
+
+
 class Plan(NamedTuple):
     """How a run uses its devices."""
 
@@ -37,8 +40,8 @@ def plan(parallel: str, batch_size: int, seeds: int, devices: Sequence[jax.Devic
     mesh = Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
     if n == 1 and parallel != "pmap":
         return Plan("one", mesh, seeds)
-    if n > 1 and seeds % n == 0:
-        return Plan("seeds", mesh, seeds)
+    if n > 1 and seeds % n == 0:  # under another name, since means are not to be taken over it
+        return Plan("seeds", Mesh(mesh.devices, (SEEDS,), axis_types=(AxisType.Auto,)), seeds)
     if batch_size % n:
         below, above = batch_size // n * n, -(-batch_size // n) * n
         near = f"{below} or {above}" if below else f"{above}"
@@ -74,15 +77,15 @@ def compile(make: Callable[[Share], Callable[..., Any]], plan: Plan, seeded: Seq
         split = NamedSharding(plan.mesh, PartitionSpec(AXIS))
         return jax.jit(over_seeds(lambda x: jax.lax.with_sharding_constraint(x, split)))
     if plan.mode == "seeds":
-        specs = tuple(PartitionSpec(AXIS) if s else PartitionSpec() for s in seeded)
+        specs = tuple(PartitionSpec(SEEDS) if s else PartitionSpec() for s in seeded)
         function = over_seeds(lambda x: x)
         return jax.jit(
-            jax.shard_map(function, mesh=plan.mesh, in_specs=specs, out_specs=PartitionSpec(AXIS), check_vma=False)
+            jax.shard_map(function, mesh=plan.mesh, in_specs=specs, out_specs=PartitionSpec(SEEDS), check_vma=False)
         )
     return jax.jit(over_seeds(lambda x: x))
 
 
 def place(tree: Any, plan: Plan, seeded: bool) -> Any:
     """Put arrays where compiled functions of this plan want them: copied to every device, or split by seeds."""
-    spec = PartitionSpec(AXIS) if seeded and plan.mode == "seeds" else PartitionSpec()
+    spec = PartitionSpec(SEEDS) if seeded and plan.mode == "seeds" else PartitionSpec()
     return jax.device_put(tree, NamedSharding(plan.mesh, spec))

@@ -59,7 +59,6 @@ def test_newest_comes_first_and_two_are_kept(tmp_path):
     assert len([p for p in tmp_path.iterdir() if p.name.isdigit()]) == 2
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax forgets tasks that failed
 @pytest.mark.parametrize("read_only", [True, False])
 @pytest.mark.parametrize("fault", ["flip", "truncate", "delete", "zero", "append"])
 def test_damage_is_named_and_the_one_before_is_used(tmp_path, fault, read_only, caplog):

@@ -2,10 +2,12 @@
 
 import json
 import os
+import pty
 import random
 import signal
 import subprocess
 import sys
+import termios
 import time
 
 import pytest
@@ -129,8 +131,8 @@ def test_killed_at_random_and_repeated_is_as_good_as_finished(finished, tmp_path
 
 def test_bar_on_a_terminal(tmp_path):
     """With a terminal there is one bar: epoch, loss, images per second and time left."""
-    pty = pytest.importorskip("pty")
     ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 120))
     with subprocess.Popen(command(*ARGS), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=theirs) as process:
         os.close(theirs)
         text = b""
