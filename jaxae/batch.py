@@ -40,6 +40,6 @@ def average(tree: Tree) -> Tree:
 
 
 def noise(key: Key[Array, ""], batch: Batch, shape: tuple[int, ...]) -> Float[Array, "B *shape"]:
-    """Standard normal noise, a function of (key, example) alone: the same on any number of devices."""
+    """Standard normal noise, a function of (key, `batch.number`) alone: the same on any number of devices."""
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch.number)
     return jax.vmap(lambda k: jax.random.normal(k, shape))(keys)

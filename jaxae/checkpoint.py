@@ -7,6 +7,7 @@ compared when it is read: a damaged checkpoint is named and the newest whole one
 import hashlib
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+
+from jaxae.errors import InputError
 
 Items = dict[str, Any]  # name -> tree of arrays
 
@@ -41,7 +44,7 @@ class Checkpoints:
         if step == self._manager.latest_step():
             return
         host = jax.device_get(items)
-        meta = {"meta": meta, "sha256": digests(host)}
+        meta = {"meta": meta, "leaves": leaves(host), "sha256": digests(host)}
         arrays = {name: ocp.args.StandardSave(tree) for name, tree in host.items()}
         self._manager.save(
             step, args=ocp.args.Composite(meta=ocp.args.JsonSave({**meta, "seal": _seal(meta)}), **arrays)
@@ -51,11 +54,14 @@ class Checkpoints:
         """The newest whole checkpoint as (items, meta), or None where there is none.
 
         abstract: the items as trees of jax.ShapeDtypeStruct. Damaged checkpoints are reported, and deleted unless
-        this is read-only, since Orbax saves nothing older than the newest that it sees.
+        this is read-only, since Orbax saves nothing older than the newest that it sees. InputError for a whole one
+        that holds other arrays: it was written by another version of the code.
         """
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 return self._restore(step, abstract)
+            except InputError:
+                raise
             except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
                 reason = str(error).partition("\n")[0][:200] or type(error).__name__
                 logging.getLogger("jaxae").warning("checkpoint %d is damaged and is not used (%s)", step, reason)
@@ -68,6 +74,13 @@ class Checkpoints:
         seal = meta.pop("seal")
         if seal != _seal(meta):
             raise ValueError("meta does not match its SHA-256")
+        ours, there = leaves(abstract), meta["leaves"]
+        if other := [path for path, kind in ours.items() if there.get(path) != kind]:
+            path = other[0]
+            raise InputError(
+                f"checkpoint {step} was written by other code: {path} is {there.get(path, 'missing')} there, "
+                f"{ours[path]} here; go back to that code, or --overwrite to start again"
+            )
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         arrays = {
             name: ocp.args.StandardRestore(
@@ -77,21 +90,24 @@ class Checkpoints:
         }
         restored = self._manager.restore(step, args=ocp.args.Composite(**arrays))
         items = jax.device_get({name: restored[name] for name in abstract})
-        expected = {path: value for path, value in meta["sha256"].items() if path.split("/")[0] in abstract}
-        if wrong := [path for path, value in digests(items).items() if expected.get(path) != value]:
+        if wrong := [path for path, value in digests(items).items() if meta["sha256"].get(path) != value]:
             raise ValueError(f"{wrong[0]} does not match its SHA-256")
         return items, meta["meta"]
 
 
+def leaves(items: Items) -> dict[str, str]:
+    """Dtype and shape of every leaf, by path."""
+    return _by_path(items, lambda leaf: f"{leaf.dtype}{list(leaf.shape)}")
+
+
 def digests(items: Items) -> dict[str, str]:
-    """SHA-256 of every leaf with its dtype and shape, by path."""
+    """SHA-256 of every leaf, by path."""
+    return _by_path(items, lambda leaf: hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest())
 
-    def digest(leaf: Any) -> str:
-        array = np.ascontiguousarray(leaf)
-        return hashlib.sha256(f"{array.dtype}{array.shape}".encode() + array.tobytes()).hexdigest()
 
-    leaves = jax.tree_util.tree_leaves_with_path(items)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): digest(leaf) for path, leaf in leaves}
+def _by_path(items: Items, describe: Callable[[Any], str]) -> dict[str, str]:
+    pairs = jax.tree_util.tree_leaves_with_path(items)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): describe(leaf) for path, leaf in pairs}
 
 
 def _seal(meta: dict[str, Any]) -> str:

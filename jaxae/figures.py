@@ -23,6 +23,8 @@ GAP = 1  # pixels around each image of a grid
 def draw(folder: Path, model: Model, data: Dataset, lines: list[log.Record], title: str) -> list[Path]:
     """All pictures that suit the model, into `folder`; their paths."""
     folder.mkdir(parents=True, exist_ok=True)
+    from matplotlib.text import Text
+
     figures = {
         "loss": loss(lines, title),
         "reconstructions": reconstructions(model, data, title),
@@ -35,19 +37,22 @@ def draw(folder: Path, model: Model, data: Dataset, lines: list[log.Record], tit
             figures["manifold"] = manifold(model, title)
     paths = [folder / f"{name}.png" for name in figures]
     for path, figure in zip(paths, figures.values(), strict=True):
+        for text in figure.findobj(Text):
+            text.set_parse_math(False)  # a class may be called $a^$
         figure.savefig(path, dpi=130, metadata={"Software": None})
     return paths
 
 
 def loss(lines: list[log.Record], title: str) -> "Figure":
     """Every metric over epochs, train and test; with several seeds the mean and a band of one standard deviation."""
-    names = log.names(lines[0])
-    names.sort(key=lambda name: name != "loss")
+    names = sorted({name for line in lines for name in log.names(line)}, key=lambda name: (name != "loss", name))
     figure = _figure(f"{title}: metrics over epochs", 3.6 * len(names), 3.2)
     axes = figure.subplots(1, len(names), squeeze=False)
     for axis, name in zip(axes[0], names, strict=True):
         for colour, split in zip(COLOURS, ("train", "test"), strict=False):
-            part = [line for line in lines if line["split"] == split]
+            part = [line for line in lines if line["split"] == split and name in line]
+            if not part:
+                continue  # measured in training only
             epochs = np.array([line["epoch"] for line in part])
             mean = np.array([log.scalar(line, name) for line in part])
             axis.plot(epochs, mean, color=colour, label=split, marker="." if len(part) < 20 else None)
@@ -95,7 +100,8 @@ def latent(model: Model, data: Dataset, title: str) -> "Figure":
         chosen = z[y == label]
         name = data.classes[label] if data.classes else "test"
         axis.scatter(
-            *chosen.T,
+            chosen[:, 0],
+            chosen[:, 1],
             s=max(4, min(30, 20_000 / len(z))),
             color=COLOURS[label % 10],
             label=name,

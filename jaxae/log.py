@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxae.errors import InputError
+
 Record = dict[str, Any]  # one line of metrics.jsonl
 
 
@@ -45,13 +47,15 @@ def append(path: Path, line: Record) -> None:
     """Add a line to `metrics.jsonl`."""
     with path.open("a") as file:
         file.write(json.dumps(line, allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())  # a checkpoint that counts on the line may follow
 
 
 def truncate(path: Path, size: int) -> None:
-    """Cut `metrics.jsonl` back to what it was at a checkpoint."""
+    """Cut `metrics.jsonl` back to what it was at a checkpoint. InputError if it has become shorter."""
     path.touch()
     if path.stat().st_size < size:
-        raise OSError(f"{path} is shorter than at the checkpoint: it was changed by hand")
+        raise InputError(f"{path}: is shorter than when its run was saved: put it back, or --overwrite to start again")
     os.truncate(path, size)
 
 
@@ -63,15 +67,13 @@ def read(path: Path) -> list[Record]:
 class Progress:
     """A bar with epoch, loss, images per second and time left; a line per epoch where there is no terminal."""
 
-    def __init__(self, epochs: int, steps: int, step: int, images: int) -> None:
+    def __init__(self, epochs: int, steps: int, step: int) -> None:
         from tqdm import tqdm
 
-        self._epochs, self._steps, self._first, self._images = epochs, steps, step, images
-        self._start = time.monotonic()
-        layout = "{desc} {percentage:3.0f}%|{bar}| {postfix}, {elapsed}, {remaining} left"
-        self._bar = tqdm(
-            total=steps, initial=step, bar_format=layout, disable=not sys.stderr.isatty(), dynamic_ncols=True
-        )
+        self._epochs, self._steps, self._first, self._start = epochs, steps, step, time.monotonic()
+        layout = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"
+        hidden = not sys.stderr.isatty()
+        self._bar = tqdm(total=steps, initial=step, bar_format=layout, disable=hidden, dynamic_ncols=True)
 
     def __enter__(self) -> "Progress":
         return self
@@ -79,26 +81,23 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._bar.close()
 
-    def update(self, epoch: int, step: int, loss: float) -> None:
-        """After some steps."""
-        self._bar.set_description_str(f"epoch {epoch}/{self._epochs}")
-        self._bar.set_postfix_str(f"loss {loss:.4g}, {self._rate(step):,.0f} images/s", refresh=False)
+    def update(self, epoch: int, step: int, loss: float, rate: float) -> None:
+        """After some steps. rate: images per second."""
+        text = f"epoch {epoch}/{self._epochs}, loss {loss:.4g}, {rate:,.0f} images/s"
+        self._bar.set_description_str(text, refresh=False)
         self._bar.update(step - self._bar.n)
 
-    def epoch(self, train: Record, test: Record) -> None:
+    def epoch(self, train: Record, test: Record, rate: float) -> None:
         """After an epoch."""
         if not self._bar.disable:
             return
         step = train["step"]
-        left = (time.monotonic() - self._start) / max(step - self._first, 1) * (self._steps - step)
+        left = (time.monotonic() - self._start) / (step - self._first) * (self._steps - step)
         print(
             f"epoch {train['epoch']}/{self._epochs}  train loss {scalar(train, 'loss'):.4f}  "
-            f"test loss {scalar(test, 'loss'):.4f}  {self._rate(step):,.0f} images/s  {left:.0f} s left",
+            f"test loss {scalar(test, 'loss'):.4f}  {rate:,.0f} images/s  {left:.0f} s left",
             flush=True,
         )
-
-    def _rate(self, step: int) -> float:
-        return (step - self._first) * self._images / max(time.monotonic() - self._start, 1e-9)
 
 
 class TensorBoard:

@@ -80,9 +80,12 @@ def fit(
             meta = {"size": size, "wall": wall + time.monotonic(), "seconds": seconds, "images": images}
             checkpoints.save(step, {"state": state, "totals": totals}, meta)
 
+        def rate() -> float:
+            return images / seconds if seconds else 0.0
+
         with (
             log.TensorBoard(workdir / "tensorboard", step) as board,
-            log.Progress(config.epochs, last, step, size * config.seeds) as progress,
+            log.Progress(config.epochs, last, step) as progress,
         ):
             at_once = 0  # steps in a dispatch; the first one compiles, and is not timed
             for now in range(step * size // count, config.epochs):
@@ -100,23 +103,28 @@ def fit(
                     if at_once:
                         seconds, images = seconds + t, images + steps * size * config.seeds
                     at_once = _pace(at_once, t)
-                    progress.update(now + 1, step, float(np.mean(host["sum"]["loss"])) / (step - first))
+                    loss = float(np.mean(host["sum"]["loss"])) / (step - first)
+                    progress.update(now + 1, step, loss, rate())
                     if stop() and step < end:
                         save()
                         raise Interrupted
                 means = {name: total / (end - first) for name, total in host["sum"].items()}
                 totals = {**totals, "sum": jax.tree.map(jnp.zeros_like, totals["sum"])}
                 tested = jax.device_get(measure(state, test_data, test_key))
+                check_finite(
+                    _not_finite({**means, **{f"test {name}": v for name, v in tested.items()}}, step), True, step, seeds
+                )
                 lines = [log.record(now + 1, step, "train", means), log.record(now + 1, step, "test", tested)]
                 for line in lines:
                     log.append(metrics_file, line)
                     board.scalars(line)
-                progress.epoch(*lines)
-                if (now + 1) % config.checkpoint_every == 0 or step == last or stop():
+                progress.epoch(lines[0], lines[1], rate())
+                stopping = stop() and step < last
+                if (now + 1) % config.checkpoint_every == 0 or step == last or stopping:
                     save()
-                if stop() and step < last:
+                if stopping:
                     raise Interrupted
-        return Outcome(jax.device_get(state), wall + time.monotonic(), images / seconds if seconds else 0.0)
+        return Outcome(jax.device_get(state), wall + time.monotonic(), rate())
 
 
 def _pace(at_once: int, seconds: float) -> int:
@@ -140,6 +148,10 @@ def start(experiment: Experiment, config: Config, shape: tuple[int, ...]) -> Ite
             shape,
         )
         metrics = jax.eval_shape(experiment.transition.step, state, batch, key)[1]
+        tested = jax.eval_shape(experiment.evaluate, params, state.extra, batch, key)[1][1]
+        for kind, names in (("training", metrics), ("evaluation", tested)):
+            if "loss" not in names:
+                raise ValueError(f"no metric of {kind} is named loss: there are {sorted(names)}")
         return {"state": state, "totals": epoch.no_totals(metrics)}
 
     return jax.jit(jax.vmap(one) if config.seeds > 1 else one)(_keys(config, INIT))
@@ -160,12 +172,18 @@ def check_finite(bad: dict[str, Any], finite: Any, step: int, seeds: range) -> N
     ]
     found += [
         (step, True, "a parameter or optimizer state", seed)
-        for seed, ok in zip(seeds, np.atleast_1d(finite), strict=True)
+        for seed, ok in zip(seeds, np.broadcast_to(finite, len(seeds)), strict=True)
         if not ok
     ]
     if found:
         first, _, name, seed = min(found)
-        raise Diverged(f"{name} is not finite at step {first} (seed {seed}); the last checkpoint is kept: lower --lr?")
+        raise Diverged(
+            f"{name} is not finite at step {first} (seed {seed}); what was saved before is kept: lower --lr?"
+        )
+
+
+def _not_finite(metrics: dict[str, Any], step: int) -> dict[str, Any]:
+    return {name: np.where(np.isfinite(value), -1, step) for name, value in metrics.items()}
 
 
 def _keys(config: Config, purpose: int) -> jax.Array:

@@ -37,6 +37,8 @@ def dot_general(precision: str) -> Any:
     """The matrix product of a Flax `Dense` for `--precision` (`float32` or `mixed`)."""
     if precision == "float32":
         return jax.lax.dot_general
+    if precision != "mixed":
+        raise ValueError(f"precision is float32 or mixed, not {precision}")
 
     def mixed(a: jax.Array, b: jax.Array, dimensions: Any, **_: Any) -> jax.Array:
         if dimensions != (((a.ndim - 1,), (0,)), ((), ())):

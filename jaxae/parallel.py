@@ -12,7 +12,6 @@ from jaxae.batch import AXIS
 from jaxae.epoch import Share
 from jaxae.errors import InputError
 
-
 SEEDS = "seeds"
 
 

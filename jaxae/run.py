@@ -5,6 +5,7 @@ An experiment script is a docstring, a `Config`, a `build(config, shape)`, and `
 
 import importlib
 import importlib.metadata
+import importlib.util
 import json
 import logging
 import re
@@ -31,7 +32,7 @@ from jaxae.experiment import Model
 from jaxae.types import State
 
 Build = Callable[[Any, tuple[int, ...]], Experiment]  # (config, shape of an example) -> experiment
-OURS = ("config.json", "metrics.jsonl", "result.json", "report.html", "checkpoints", "tensorboard", "figures")
+OURS = ("metrics.jsonl", "result.json", "report.html", "checkpoints", "tensorboard", "figures", "config.json")
 
 
 def main(kind: type[Config], build: Build, argv: Sequence[str] | None = None) -> None:
@@ -96,16 +97,13 @@ def load(path: str | Path, module: ModuleType | None = None, seed: int = 0) -> M
     InputError for a directory that holds no run, or no whole checkpoint.
     """
     path = Path(path)
-    try:
-        saved = json.loads((path / "config.json").read_text())
-        name, fields, shape = saved["experiment"], saved["config"], tuple(saved["data"]["shape"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: holds no run (config.json: {error!r})") from None
+    saved = _read_description(path / "config.json")
+    name, shape = saved["experiment"], tuple(saved["data"]["shape"])
     if module is None:
-        if not re.fullmatch(r"experiments(\.\w+)+", str(name)):
+        if not re.fullmatch(r"experiments(\.\w+)+", name) or not importlib.util.find_spec(name):
             raise InputError(f"{path}: was trained by {name}: jaxae.load(run, module) with that module")
         module = importlib.import_module(name)
-    config = configs.from_json(module.Config, fields)
+    config = configs.from_json(module.Config, saved["config"])
     if not 0 <= seed < config.seeds:
         raise InputError(f"{path}: has {config.seeds} seed(s), counted from 0: there is no seed {seed}")
     experiment = module.build(config, shape)
@@ -123,20 +121,33 @@ def prepare(workdir: Path, config: Config, description: dict[str, Any]) -> None:
     """Make the run directory, or see that the run in it is this one. InputError if it cannot be used."""
     file = workdir / "config.json"
     try:
-        if not file.exists() and workdir.is_dir() and any(workdir.iterdir()):
-            raise InputError(f"--workdir {workdir}: is not empty and holds no run: give another")
-        if config.overwrite:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file.with_name("config.json.tmp").unlink(missing_ok=True)  # of a run killed as it began
+        if file.exists():
+            old = _read_description(file)
+            if not config.overwrite:
+                return _same_run(workdir, old, description)
             for path in (workdir / name for name in OURS):
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        if file.exists():
-            _same_run(workdir, json.loads(file.read_text()), description)
-        workdir.mkdir(parents=True, exist_ok=True)
-        if not file.exists():
-            write_json(file, description)
+        elif any(workdir.iterdir()):
+            raise InputError(f"--workdir {workdir}: is not empty and holds no run: give another")
+        write_json(file, description)
     except OSError as error:
         raise InputError(f"--workdir {workdir}: cannot be written ({error.strerror}): give another") from None
-    except json.JSONDecodeError:
-        raise InputError(f"{file}: is damaged: give another --workdir, or --overwrite to start again") from None
+
+
+def _read_description(file: Path) -> dict[str, Any]:
+    """What `describe` gave. InputError if the file says anything else."""
+    try:
+        saved = json.loads(file.read_text())
+        name, fields, about = saved["experiment"], saved["config"], saved["data"]
+        if not (isinstance(name, str) and isinstance(fields, dict) and isinstance(about["fingerprint"], str)):
+            raise TypeError("wrong types")
+        if not all(type(size) is int and size > 0 for size in about["shape"]):
+            raise TypeError("wrong shape")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file}: describes no run ({error!r}): give another directory") from None
+    return saved
 
 
 def _same_run(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
@@ -174,6 +185,7 @@ def describe(config: Config, name: str, dataset: data.Dataset) -> dict[str, Any]
 def results(experiment: Experiment, test: log.Record, outcome: loop.Outcome) -> dict[str, Any]:
     """What `result.json` holds."""
     expected = dict(experiment.expected)
+    unit = 1 if sys.platform == "darwin" else 1024
     peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
     return {
         "metrics": {key: value for key, value in test.items() if key != "split"},
@@ -181,7 +193,7 @@ def results(experiment: Experiment, test: log.Record, outcome: loop.Outcome) -> 
         "reached": all(log.scalar(test, key) <= value for key, value in expected.items()) if expected else None,
         "wall_seconds": round(outcome.wall_seconds, 3),
         "images_per_second": round(outcome.images_per_second, 1),
-        "peak_memory_bytes": max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, *peaks),
+        "peak_memory_bytes": max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, *peaks),
     }
 
 
@@ -210,9 +222,14 @@ def _pick(state: State, config: Config, seed: int) -> tuple[Any, Any]:
 
 
 def _commit() -> str | None:
+    """The commit of the checkout that this file is in, or None where it is in none (or there is no git)."""
     here = Path(__file__).parent
-    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
-    return None if found.returncode else found.stdout.strip()
+    ask = ["git", "rev-parse", "--show-toplevel", "HEAD"]
+    try:
+        found = subprocess.run(ask, cwd=here, capture_output=True, text=True, check=True).stdout.split("\n")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found[1] if Path(found[0]) == here.parent else None
 
 
 @contextmanager
@@ -223,6 +240,7 @@ def _signals() -> Iterator[list[int]]:
     def handle(number: int, _: FrameType | None) -> None:
         received.append(number)
         signal.signal(number, signal.SIG_DFL)
+        print("stopping after this step; again to end at once", file=sys.stderr, flush=True)
 
     old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

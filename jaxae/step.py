@@ -12,7 +12,7 @@ from jaxae.types import Batch, Loss, Metrics, Params, State
 
 
 class Transition(NamedTuple):
-    """A way to train, as a pair of pure functions."""
+    """A way to train, as a pair of pure functions. One of the metrics is named `loss`: the one that a run watches."""
 
     init: Callable[[Params], Any]  # params -> optimizer state
     step: Callable[[State, Batch, Key[Array, ""]], tuple[State, Metrics]]

@@ -28,7 +28,7 @@ class Batch(NamedTuple):
 
     x: Float[Array, "B *D"]  # pixels in [0, 1]
     y: Int[Array, " B"]  # class, -1 where the data has none
-    number: Int[Array, " B"]  # of the example: noise is drawn for it, on whichever device it is
+    number: Int[Array, " B"]  # place in the global batch (evaluation: in the data); noise belongs to it
     weight: Float[Array, " B"]  # 1, or 0 for the padding of the last batch of an evaluation
     mask: Float[Array, "B T"] | None = None  # sequences: 1 where there is a value, 0 in the padding
 

@@ -7,6 +7,7 @@ import pytest
 
 from conftest import equal
 from jaxae.checkpoint import Checkpoints
+from jaxae.errors import InputError
 from jaxae.types import State
 
 STATE = State(
@@ -94,12 +95,16 @@ def test_damage_is_named_and_the_one_before_is_used(tmp_path, fault, read_only, 
     assert found or fault == "append"
 
 
-def test_another_shape_or_dtype_is_damage(tmp_path):
+@pytest.mark.parametrize("read_only", [True, False])
+def test_other_code_is_not_damage(tmp_path, read_only):
     save(tmp_path, [3])
     for change in (jnp.zeros((50, 41)), jnp.zeros((50, 40), jnp.bfloat16)):
         params = {**STATE.params, "a": change}
         other = jax.eval_shape(lambda: {**ITEMS, "state": STATE._replace(params=params)})  # noqa: B023
-        assert restore(tmp_path, other, read_only=True) is None
+        with pytest.raises(
+            InputError, match=r"checkpoint 3 was written by other code: state/params/a is float32\[50, 40\]"
+        ):
+            restore(tmp_path, other, read_only=read_only)
     assert equal(restore(tmp_path)[0], ITEMS)
 
 

@@ -12,7 +12,7 @@ import experiments
 NAMES = [f"experiments.{module.name}" for module in pkgutil.iter_modules(experiments.__path__)]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "toy"])
 def test_any_number_of_devices_one_result(name):
     """1, 2, 4, 8 devices, pmap and jit, one seed and four: parameters and metrics agree to float rounding."""
     script = Path(__file__).with_name("on_devices.py")

@@ -32,7 +32,7 @@ def model(codes=2, prior=True):
     return Model(Experiment(Plain(codes), Transition(dict, dict), dict, draw), {}, {}, (2, 2, 1))
 
 
-DATA = data.hold_out(rng.integers(0, 256, (200, 2, 2, 1), dtype=np.uint8), np.arange(200) % 3, ("a", "b", "<c>"))
+DATA = data.hold_out(rng.integers(0, 256, (200, 2, 2, 1), dtype=np.uint8), np.arange(200) % 3, ("a", "b$^$", "<c>"))
 
 
 def painted(figure, axis=0):

@@ -10,13 +10,24 @@ import experiments
 import jaxae
 from jaxae import log, run
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+README_FILE = Path(__file__).parents[1] / "README.md"
+README = README_FILE.read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
 
 
 def test_the_new_variant(tmp_path, monkeypatch):
     (variant,) = [code for code in PYTHON if "class Config" in code]
     (tmp_path / "beta_vae.py").write_text(variant)
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--config-file",
+        README_FILE.with_name("pyproject.toml"),
+        tmp_path / "beta_vae.py",
+    ]
+    checked = subprocess.run(command, capture_output=True, text=True, cwd=README_FILE.parent, check=False)
+    assert checked.returncode == 0, checked.stdout
     monkeypatch.setattr(experiments, "__path__", [*experiments.__path__, str(tmp_path)])
     module = importlib.import_module("experiments.beta_vae")
     config = module.Config(epochs=2, hidden=(16,), beta=7.0, workdir=str(tmp_path / "run"))

@@ -1,5 +1,6 @@
 """A whole run in this process, on the embedded data."""
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -14,12 +15,13 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import jaxae
+import toy
 from conftest import equal
 from experiments import vae
 from jaxae import data, log, loop, parallel, run
 from jaxae.checkpoint import Checkpoints
 from jaxae.errors import Diverged, InputError
-from jaxae.step import Transition
+from jaxae.step import Transition, descend
 
 NAME = "experiments.vae"
 SMALL = vae.Config(epochs=3, batch_size=128, hidden=(16,), workdir="set by go")
@@ -50,11 +52,11 @@ def test_directory(finished):
     assert config["config"]["hidden"] == [16]
     assert config["versions"]["jax"] == jax.__version__
     assert config["device"]["count"] == 1
-    assert config["data"]["train"] == 1442
+    assert config["data"]["train"] == 1438
     assert config["data"]["fingerprint"] == data.load("digits").fingerprint()
     lines = log.read(finished / "metrics.jsonl")
     assert [(line["epoch"], line["step"], line["split"]) for line in lines] == [
-        (e, -(-e * 1442 // 128), split) for e in (1, 2, 3) for split in ("train", "test")
+        (e, -(-e * 1438 // 128), split) for e in (1, 2, 3) for split in ("train", "test")
     ]
     assert lines[-1]["loss"] < lines[1]["loss"]
     for line in lines:
@@ -148,7 +150,7 @@ def test_load(finished):
     model = jaxae.load(finished)
     digits = data.load("digits").test.x
     z = model.encode(digits)
-    assert z.shape == (355, 2)
+    assert z.shape == (359, 2)
     assert z.dtype == jnp.float32
     assert equal(
         z, jaxae.load(finished).encode(digits[..., 0] / np.float32(255))
@@ -177,15 +179,19 @@ def test_load_says_what_is_wrong_with_what_it_is_given(finished, tmp_path):
     plain = dataclasses.replace(model, experiment=dataclasses.replace(model.experiment, prior=None))
     with pytest.raises(InputError, match="VAE has no prior"):
         plain.sample(jax.random.key(0), 1)
-    with pytest.raises(InputError, match="holds no run"):
+    with pytest.raises(InputError, match="describes no run"):
         jaxae.load(tmp_path)
     shutil.copy(finished / "config.json", tmp_path)
     with pytest.raises(InputError, match="no whole checkpoint"):
         jaxae.load(tmp_path)
     config = json.loads((finished / "config.json").read_text())
-    for name in ("os", "experiments/../x", "my_script"):
+    for name in ("os", "experiments/../x", "my_script", "experiments.nope"):
         (tmp_path / "config.json").write_text(json.dumps({**config, "experiment": name}))
         with pytest.raises(InputError, match="was trained by"):
+            jaxae.load(tmp_path)
+    for wrong in ({"config": 3}, {"data": {**config["data"], "shape": ["a"]}}, {"data": 1}):
+        (tmp_path / "config.json").write_text(json.dumps({**config, **wrong}))
+        with pytest.raises(InputError, match="describes no run"):
             jaxae.load(tmp_path)
 
 
@@ -220,14 +226,98 @@ def test_workdirs_that_cannot_be_used(tmp_path):
     with pytest.raises(InputError, match="not empty and holds no run"):
         go(tmp_path / "other")
     (tmp_path / "damaged").mkdir()
-    (tmp_path / "damaged" / "config.json").write_text("{")
-    with pytest.raises(InputError, match="is damaged"):
-        go(tmp_path / "damaged")
+    (tmp_path / "damaged" / "checkpoints").mkdir()
+    for content in (b"{", b'{"a": 1}', b"[]", b"\xff\xfe"):
+        (tmp_path / "damaged" / "config.json").write_bytes(content)
+        for overwrite in (False, True):
+            with pytest.raises(InputError, match="describes no run"):
+                go(tmp_path / "damaged", overwrite=overwrite)
+    assert (tmp_path / "damaged" / "checkpoints").exists()  # somebody else's
+
+
+def test_a_run_killed_as_it_began_is_no_obstacle(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json.tmp").write_text("{")
+    go(tmp_path / "run", epochs=1)
+
+
+def test_changed_code_is_not_taken_for_a_damaged_checkpoint(finished, tmp_path):
+    workdir = tmp_path / "copy"
+    shutil.copytree(finished, workdir)
+    (workdir / "result.json").unlink()
+
+    def build(config, shape):
+        experiment = vae.build(config, shape)
+        return dataclasses.replace(experiment, transition=descend(experiment.evaluate, optax.adam(1e-3)))
+
+    with pytest.raises(InputError, match="was written by other code"):
+        go(workdir, build)
+    assert equal(final(workdir), final(finished))
+
+
+def test_metrics_cut_short_by_hand(finished, tmp_path):
+    workdir = tmp_path / "copy"
+    shutil.copytree(finished, workdir)
+    (workdir / "result.json").unlink()
+    (workdir / "metrics.jsonl").write_text("")
+    with pytest.raises(InputError, match="is shorter than when its run was saved"):
+        go(workdir)
+
+
+def test_no_git_no_commit(monkeypatch):
+    commit = run._commit()
+    assert commit is None or len(commit) == 40
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert run._commit() is None
+
+
+def test_batch_norm_codebook_and_two_optimizers_go_on_exactly(tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    config = toy.Config(epochs=2, batch_size=128)
+    run.train(dataclasses.replace(config, workdir=str(whole)), toy.build, "toy")
+    while not (parts / "result.json").exists():
+        count = iter(range(1000))
+        with contextlib.suppress(loop.Interrupted):
+            run.train(dataclasses.replace(config, workdir=str(parts)), toy.build, "toy", lambda: next(count) >= 3)  # noqa: B023
+    models = [jaxae.load(path, toy) for path in (whole, parts)]
+    assert equal(models[0].params, models[1].params)
+    assert equal(models[0].extra, models[1].extra)
+    assert set(models[0].extra) == {"batch_stats", "codebook"}
+    assert (whole / "metrics.jsonl").read_bytes() == (parts / "metrics.jsonl").read_bytes()
+
+
+def test_a_transition_must_report_its_loss(tmp_path):
+    def build(config, shape):
+        experiment = vae.build(config, shape)
+
+        def step(state, batch, key):
+            state, metrics = experiment.transition.step(state, batch, key)
+            return state, {"cost": metrics["loss"]}
+
+        return dataclasses.replace(experiment, transition=Transition(experiment.transition.init, step))
+
+    with pytest.raises(ValueError, match=r"no metric of training is named loss: there are \['cost'\]"):
+        go(tmp_path / "run", build)
+
+
+def test_divergence_in_evaluation(tmp_path):
+    def build(config, shape):
+        experiment = vae.build(config, shape)
+
+        def evaluate(params, extra, batch, key):
+            value, (extra, metrics) = experiment.evaluate(params, extra, batch, key)
+            return value, (extra, {**metrics, "kl": metrics["kl"] + jnp.inf})
+
+        return dataclasses.replace(experiment, evaluate=evaluate)
+
+    with pytest.raises(Diverged, match="test kl is not finite at step 12"):
+        go(tmp_path / "run", build)
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == ""
 
 
 def test_fewer_examples_than_a_batch(tmp_path):
-    with pytest.raises(InputError, match="only 1442 training examples"):
-        go(tmp_path / "run", batch_size=1443)
+    with pytest.raises(InputError, match="only 1438 training examples"):
+        go(tmp_path / "run", batch_size=1439)
     assert not (tmp_path / "run").exists()
 
 
@@ -262,6 +352,15 @@ def test_infinite_parameters_are_a_divergence_too(tmp_path):
 
     with pytest.raises(Diverged, match="is not finite at step 2[0-9]"):
         go(tmp_path / "run", build)
+
+
+def test_stopped_between_checkpoints(finished, tmp_path):
+    """However the answer of `stop` changes while it is asked, what was said to be saved is."""
+    for calls in range(8):
+        workdir, count = tmp_path / str(calls), iter(range(1000))
+        with pytest.raises(loop.Interrupted):
+            go(workdir, checkpoint_every=3, stop=lambda: next(count) >= calls)  # noqa: B023
+        assert any(path.name.isdigit() for path in (workdir / "checkpoints").iterdir())
 
 
 def test_checkpoint_every(tmp_path):

@@ -48,19 +48,20 @@ def load(name: str, data_dir: str = "", manual_dir: str = "") -> Dataset:
         return digits.load()
     if tfds.prepares(name):
         return tfds.load(name, data_dir, manual_dir)
-    path = Path(name).expanduser()
-    if path.exists() or files.looks_like_path(name):
+    try:
+        path = Path(name).expanduser()
+        is_path = path.exists() or files.looks_like_path(name)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"--data {name[:50]}: cannot be a path ({error})") from None
+    if is_path:
         return files.load(path)
     return tfds.load(name, data_dir, manual_dir)
 
 
 def hold_out(x: np.ndarray, y: np.ndarray, classes: tuple[str, ...], every: int = 10) -> Dataset:
-    """A fixed stratified split: within each class every tenth example is for the test."""
+    """A fixed stratified split: of the examples in the order of their classes, every tenth is for the test."""
     if len(x) < 2:
         raise InputError(f"{len(x)} image: at least 2 are needed, one of them for the test")
     test = np.zeros(len(x), bool)
-    for label in np.unique(y):
-        test[np.flatnonzero(y == label)[every - 1 :: every]] = True
-    if not test.any():
-        test[-1] = True
+    test[np.argsort(y, kind="stable")[min(every, len(x)) - 1 :: every]] = True
     return Dataset(Split(x[~test], y[~test]), Split(x[test], y[test]), classes)

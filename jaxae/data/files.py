@@ -1,8 +1,9 @@
 """The user's own data: `.npy`, `.npz`, IDX files, a folder of images."""
 
-import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from jaxae.errors import InputError
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 MNIST = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+CLASSES = 10_000  # more than this many is a mistake
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # 8 bits a channel
+GREY = ("1", "L", "LA")
 
 
 def looks_like_path(name: str) -> bool:
@@ -23,7 +27,8 @@ def load(path: Path) -> Dataset:
     """Images of one shape, grey or colour, uint8 or float in [0, 1] (kept as 256 levels).
 
     `.npy`: the images. `.npz`: `x`, and classes `y` if it has them. IDX: a file of images, with its file of labels if
-    it lies beside it, or a folder with the four files of MNIST. A folder of images: one folder per class, or none.
+    it lies beside it, or a folder with the four files of MNIST. A folder of images (8 bits
+    a channel; an alpha channel is left out): one folder per class, or none.
     Every tenth image of a class is for the test, except in the four files, which have their own.
     InputError for everything else.
     """
@@ -51,30 +56,38 @@ def _mnist(four: list[Path]) -> Dataset:
 
 
 def _numpy(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise _unreadable(path, error) from None
+    with _reading(path, b"\x93NUMPY") as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def _npz(path: Path) -> dict[str, np.ndarray]:
+    with _reading(path, b"PK") as opened, np.load(opened, allow_pickle=False) as file:
+        if "x" not in file:
+            raise InputError(
+                f"{path}: has {', '.join(file) or 'nothing'}, but no x: np.savez(path, x=images, y=classes)"
+            )
+        return {name: file[name] for name in ("x", "y") if name in file}
+
+
+@contextmanager
+def _reading(path: Path, magic: bytes) -> Iterator[IO[bytes]]:
+    """The open file; whatever goes wrong with it is an InputError."""
     try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            if "x" not in file:
-                raise InputError(
-                    f"{path}: has {', '.join(file) or 'nothing'}, but no x: np.savez(path, x=images, y=classes)"
-                )
-            return {name: file[name] for name in ("x", "y") if name in file}
+        with path.open("rb") as file:
+            if file.read(len(magic)) != magic:
+                raise InputError(f"{path}: is not a {path.suffix} file: is it truncated or damaged?")
+            file.seek(0)
+            yield file
     except InputError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise _unreadable(path, error) from None
+    except Exception as error:  # NumPy, zipfile and zlib raise many kinds for damaged files
+        if "pickle" in str(error):
+            raise InputError(f"{path}: holds pickled objects, which are never loaded: save numbers") from None
+        raise InputError(f"{path}: cannot be read ({_line(error)}): is it truncated or damaged?") from None
 
 
-def _unreadable(path: Path, error: Exception) -> InputError:
-    if "allow_pickle" in str(error) or "pickle" in str(error):
-        return InputError(f"{path}: holds pickled objects, which are never loaded: save plain numeric arrays")
-    return InputError(f"{path}: cannot be read ({error}): is it truncated or damaged?")
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _split(x: np.ndarray, y: np.ndarray | None, path: Path) -> Dataset:
@@ -100,12 +113,21 @@ def _checked(x: np.ndarray, y: np.ndarray | None, path: Path) -> Split:
         raise InputError(f"{path}: pixels are {x.dtype}: save uint8, or float in [0, 1]")
     if y is None:
         y = np.full(len(x), -1)
-    elif y.shape != x.shape[:1] or not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
-        raise InputError(f"{path}: y is {y.dtype} {y.shape}, not {len(x)} classes counted from 0")
+    elif y.shape != x.shape[:1] or not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= CLASSES:
+        raise InputError(f"{path}: y is {y.dtype} {y.shape}, not {len(x)} classes counted from 0, below {CLASSES}")
     return Split(x if x.ndim == 4 else x[..., None], y.astype(np.int32))
 
 
 def _folder(path: Path) -> Dataset:
+    try:
+        found, classes = _list(path)
+        stats = [(str(image.resolve()), image.stat().st_size, image.stat().st_mtime_ns) for image, _ in found]
+    except OSError as error:
+        raise InputError(f"{error.filename or path}: cannot be read ({error.strerror})") from None
+    return cached(f"folder {stats} {classes}", lambda: _decode(found, classes))
+
+
+def _list(path: Path) -> tuple[list[tuple[Path, int]], tuple[str, ...]]:
     classes = tuple(sorted(child.name for child in path.iterdir() if child.is_dir() and any(_images(child))))
     loose = sorted(_images(path))
     if loose and classes:
@@ -114,8 +136,7 @@ def _folder(path: Path) -> Dataset:
     found += [(image, label) for label, name in enumerate(classes) for image in sorted(_images(path / name))]
     if not found:
         raise InputError(f"{path}: has no images ({', '.join(IMAGES)})")
-    stats = [(str(image.resolve()), image.stat().st_size, image.stat().st_mtime_ns) for image, _ in found]
-    return cached(f"folder {stats} {classes}", lambda: _decode(found, classes))
+    return found, classes
 
 
 def _images(folder: Path) -> Iterable[Path]:
@@ -130,10 +151,14 @@ def _decode(found: list[tuple[Path, int]], classes: tuple[str, ...]) -> Dataset:
     for path, _ in found:
         try:
             with Image.open(path) as image:
-                colour = colour or image.mode not in ("L", "1", "I;16", "LA")
+                if image.mode not in MODES:
+                    raise InputError(f"{path}: has pixels of kind {image.mode}: save it with 8 bits a channel")
+                colour = colour or image.mode not in GREY
                 arrays.append(np.asarray(image.convert("RGB")))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise InputError(f"{path}: cannot be read ({error}): is it truncated or damaged?") from None
+        except InputError:
+            raise
+        except Exception as error:  # as above, from Pillow
+            raise InputError(f"{path}: cannot be read ({_line(error)}): is it truncated or damaged?") from None
         if arrays[-1].shape != arrays[0].shape:
             (h, w), (first_h, first_w) = arrays[-1].shape[:2], arrays[0].shape[:2]
             raise InputError(f"{path}: {w}x{h} pixels, but {found[0][0].name} has {first_w}x{first_h}: resize them")

@@ -37,8 +37,17 @@ def parse(file: Any, axes: int, name: str) -> np.ndarray:
         raise InputError(f"{name}: ends within its header: fetch it again")
     shape = tuple(int(n) for n in np.frombuffer(header, ">u4"))
     size = prod(shape)
-    body = file.read(size + 1)  # never more than the header declares
+    body = _read(file, size + 1)  # never more than the header declares
     if len(body) != size:
         told = "more" if len(body) > size else f"{len(body)}"
         raise InputError(f"{name}: {told} bytes where the header says {size}: fetch it again")
     return np.frombuffer(body, np.uint8).reshape(shape)
+
+
+def _read(file: Any, size: int) -> bytes:
+    """As `file.read(size)`, taking memory only for what is there."""
+    pieces, left = [], size
+    while left and (piece := file.read(min(left, 1 << 20))):
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces)

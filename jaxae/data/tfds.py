@@ -86,8 +86,8 @@ def _builder(name: str, where: dict[str, str]) -> Any:
 
     set_name, _, config = name.partition("/")
     theirs: Any = getattr(mnist, FAMILY[set_name])
-    if set_name == "emnist" and config not in theirs.builder_configs:
-        raise _unknown(name, [f"emnist/{kind}" for kind in theirs.builder_configs])
+    if (config or set_name == "emnist") and config not in theirs.builder_configs:
+        raise _unknown(name, [f"{set_name}/{kind}" for kind in theirs.builder_configs] or [set_name])
 
     class Builder(theirs, skip_registration=True):  # type: ignore[call-arg]
         name = set_name
