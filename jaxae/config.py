@@ -6,7 +6,7 @@ import io
 import math
 import re
 from collections.abc import Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from jaxae.errors import InputError
 
@@ -96,12 +96,19 @@ def to_json(config: Config) -> dict[str, Any]:
 
 def from_json(kind: type[C], fields: dict[str, Any]) -> C:
     """The config that `to_json` wrote. InputError for unknown or missing fields, or values of another type."""
-    known = {field.name: field for field in dataclasses.fields(kind)}
-    if odd := set(known) ^ set(fields):
+    hints = get_type_hints(kind)
+    if odd := set(hints) ^ set(fields):
         raise InputError(f"config.json: unknown or missing fields {sorted(odd)}; it was written by another version")
     values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
     for name, value in values.items():
-        default = known[name].default
-        if type(value) is not type(default) and not (isinstance(default, float) and isinstance(value, int)):
-            raise InputError(f"config.json: {name} is {value!r}, not a {type(default).__name__}")
+        if not _fits(value, hints[name]):
+            raise InputError(f"config.json: {name} is {value!r}; it was written by another version")
     return kind(**values)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(part, get_args(hint)[0]) for part in value)
+    return type(value) is hint or (hint is float and type(value) is int)

@@ -19,12 +19,8 @@ from jaxae.parallel import Plan, compile, place
 from jaxae.types import Examples, State
 
 INIT, TRAIN, TEST = range(3)  # what a key derived from the seed is for
-NEW: dict[str, Any] = {
-    "size": 0,
-    "wall": 0.0,
-    "seconds": 0.0,
-    "images": 0,
-}  # what a checkpoint remembers besides arrays
+# What a checkpoint remembers besides arrays: bytes of metrics.jsonl, seconds in all, seconds and images of training.
+NEW: dict[str, Any] = {"size": 0, "wall": 0.0, "seconds": 0.0, "images": 0}
 
 
 class Interrupted(Exception):

@@ -65,7 +65,18 @@ def test_json_round_trip_and_differences():
     assert configs.differences(fields, other) == "--epochs 7 there, 8 here; --hidden [3, 4] there, [3] here"
 
 
-@pytest.mark.parametrize("change", [{"epochs": "7"}, {"hidden": 3}, {"unknown": 1}, {"lr": None}, {"overwrite": 1}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epochs": "7"},
+        {"hidden": 3},
+        {"unknown": 1},
+        {"lr": None},
+        {"overwrite": 1},
+        {"hidden": ["a"]},
+        {"precision": "x"},
+    ],
+)
 def test_wrong_json_is_refused(change):
     with pytest.raises(InputError, match="config.json"):
         configs.from_json(Config, {**configs.to_json(Config()), **change})
