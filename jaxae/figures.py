@@ -46,9 +46,12 @@ def draw(folder: Path, model: Model, data: Dataset, lines: list[log.Record], tit
 def loss(lines: list[log.Record], title: str) -> "Figure":
     """Every metric over epochs, train and test; with several seeds the mean and a band of one standard deviation."""
     names = sorted({name for line in lines for name in log.names(line)}, key=lambda name: (name != "loss", name))
-    figure = _figure(f"{title}: metrics over epochs", 3.6 * len(names), 3.2)
-    axes = figure.subplots(1, len(names), squeeze=False)
-    for axis, name in zip(axes[0], names, strict=True):
+    columns, rows = min(len(names), 3), -(-len(names) // 3)
+    figure = _figure(f"{title}: metrics over epochs", 3.6 * columns, 0.4 + 2.8 * rows)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes[len(names) :]:
+        axis.set_axis_off()
+    for axis, name in zip(axes, names, strict=False):
         for colour, split in zip(COLOURS, ("train", "test"), strict=False):
             part = [line for line in lines if line["split"] == split and name in line]
             if not part:
@@ -62,13 +65,15 @@ def loss(lines: list[log.Record], title: str) -> "Figure":
         unit = {"mse": "per pixel", "bce": "nats per pixel"}.get(name, "nats per image")
         axis.set(title=name, xlabel="epoch", ylabel=unit)
         axis.grid(alpha=0.3)
-    axes[0][0].legend()
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    axes[0].legend()
     return figure
 
 
 def reconstructions(model: Model, data: Dataset, title: str) -> "Figure":
-    """Ten test images over their reconstructions."""
-    x = data.test.x[:10]
+    """Ten test images, from all over the split, over their reconstructions."""
+    chosen = np.linspace(0, len(data.test.x) - 1, min(10, len(data.test.x))).astype(int)
+    x = data.test.x[chosen]
     y = np.asarray(model.reconstruct(x))
     figure = _figure(f"{title}: test images over their reconstructions", 1.1 * len(x), 2.9)
     axes = figure.subplots(2, len(x), squeeze=False)
@@ -76,7 +81,7 @@ def reconstructions(model: Model, data: Dataset, title: str) -> "Figure":
         for axis, image in zip(axes[:, column], pair, strict=True):
             _show(axis, image)
         if data.classes:
-            axes[0][column].set_title(data.classes[data.test.y[column]][:10], fontsize=9)
+            axes[0][column].set_title(data.classes[data.test.y[chosen[column]]][:10], fontsize=9)
     for axis, label in zip(axes[:, 0], ("original", "decoded"), strict=True):
         axis.set_ylabel(label)
     return figure
@@ -110,6 +115,10 @@ def latent(model: Model, data: Dataset, title: str) -> "Figure":
         )
     if 1 <= len(data.classes) <= 20:
         axis.legend(title="class", loc="center left", bbox_to_anchor=(1, 0.5), markerscale=2)
+        for label in np.unique(y):  # colours alone do not tell ten classes apart
+            middle = np.median(z[y == label], axis=0)
+            box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": COLOURS[label % 10], "alpha": 0.85}
+            axis.text(middle[0], middle[1], data.classes[label][:10], ha="center", va="center", weight="bold", bbox=box)
     axis.set_aspect("equal", adjustable="datalim")
     return figure
 
@@ -120,7 +129,7 @@ def manifold(model: Model, title: str, n: int = 15) -> "Figure":
 
     quantiles = norm.ppf((np.arange(n) + 0.5) / n)
     grid = np.stack(np.meshgrid(quantiles, quantiles[::-1]), axis=-1).reshape(-1, 2)
-    figure = _figure(f"{title}: decoded plane of codes", 7.0, 7.4)
+    figure = _figure(f"{title}: decoded plane of codes", 7.0, 7.0)
     axis = figure.subplots()
     _show(axis, _tile(np.asarray(model.decode(grid)), n))
     height, width = (size + 2 * GAP for size in model.shape[:2])

@@ -70,7 +70,8 @@ class Progress:
     def __init__(self, epochs: int, steps: int, step: int) -> None:
         from tqdm import tqdm
 
-        self._epochs, self._steps, self._first, self._start = epochs, steps, step, time.monotonic()
+        self._epochs, self._steps = epochs, steps
+        self._first, self._start = 0, 0.0  # step and time when compilation was done
         layout = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"
         hidden = not sys.stderr.isatty()
         self._bar = tqdm(total=steps, initial=step, bar_format=layout, disable=hidden, dynamic_ncols=True)
@@ -83,6 +84,9 @@ class Progress:
 
     def update(self, epoch: int, step: int, loss: float, rate: float) -> None:
         """After some steps. rate: images per second."""
+        if not self._start:
+            self._first, self._start = step, time.monotonic()
+            self._bar.unpause()
         text = f"epoch {epoch}/{self._epochs}, loss {loss:.4g}, {rate:,.0f} images/s"
         self._bar.set_description_str(text, refresh=False)
         self._bar.update(step - self._bar.n)
@@ -92,7 +96,7 @@ class Progress:
         if not self._bar.disable:
             return
         step = train["step"]
-        left = (time.monotonic() - self._start) / (step - self._first) * (self._steps - step)
+        left = (time.monotonic() - self._start) / max(step - self._first, 1) * (self._steps - step)
         print(
             f"epoch {train['epoch']}/{self._epochs}  train loss {scalar(train, 'loss'):.4f}  "
             f"test loss {scalar(test, 'loss'):.4f}  {rate:,.0f} images/s  {left:.0f} s left",

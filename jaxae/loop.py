@@ -70,6 +70,7 @@ def fit(
         step = int(np.ravel(items["state"].step)[0])
         wall, seconds, images = meta["wall"] - began, meta["seconds"], meta["images"]
         log.truncate(metrics_file, meta["size"])
+        stop()  # from here on there is something to save, and it is asked after every dispatch
 
         def save() -> None:
             size = metrics_file.stat().st_size

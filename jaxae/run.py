@@ -44,10 +44,10 @@ def main(kind: type[Config], build: Build, argv: Sequence[str] | None = None) ->
     logging.getLogger("jaxae").setLevel(logging.INFO)
     module = sys.modules[build.__module__]
     name = module.__spec__.name if module.__spec__ else Path(module.__file__ or "experiment").stem
-    with _signals() as received:
+    with _signals() as stop:
         try:
             config = configs.parse(kind, module.__doc__ or "", argv)
-            print(summary(train(config, build, name, lambda: bool(received))))
+            print(summary(train(config, build, name, stop)))
             code = 0
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
@@ -57,7 +57,7 @@ def main(kind: type[Config], build: Build, argv: Sequence[str] | None = None) ->
             code = 3
         except loop.Interrupted:
             print("stopped, and saved: the same command goes on from here", file=sys.stderr)
-            code = 128 + received[0]
+            code = 128 + stop.number
     sys.exit(code)
 
 
@@ -69,7 +69,9 @@ def train(config: Config, build: Build, name: str, stop: Callable[[], bool] = la
     workdir = Path(config.workdir or f"runs/{name.split('.')[-1]}-{Path(config.data).stem}")
     dataset = data.load(config.data, config.data_dir, config.manual_dir)
     if len(dataset.train.x) < config.batch_size:
-        raise InputError(f"--batch-size {config.batch_size}: there are only {len(dataset.train.x)} training examples")
+        raise InputError(
+            f"--batch-size {config.batch_size}: there are only {len(dataset.train.x)} training examples: take fewer"
+        )
     plan = parallel.plan(config.parallel, config.batch_size, config.seeds)
     experiment = build(config, dataset.shape)
     prepare(workdir, config, describe(config, name, dataset))
@@ -138,6 +140,8 @@ def prepare(workdir: Path, config: Config, description: dict[str, Any]) -> None:
 
 def _read_description(file: Path) -> dict[str, Any]:
     """What `describe` gave. InputError if the file says anything else."""
+    if not file.exists():
+        raise InputError(f"{file.parent}: holds no run: there is no config.json")
     try:
         saved = json.loads(file.read_text())
         name, fields, about = saved["experiment"], saved["config"], saved["data"]
@@ -200,10 +204,12 @@ def results(experiment: Experiment, test: log.Record, outcome: loop.Outcome) -> 
 def summary(workdir: Path) -> str:
     """What a finished run says last."""
     result = json.loads((workdir / "result.json").read_text())
-    metrics = ", ".join(f"{name} {log.scalar(result['metrics'], name):.4f}" for name in log.names(result["metrics"]))
-    reached = {True: "expected figure reached", False: "expected figure NOT reached", None: "no expected figure"}
+    line = result["metrics"]
+    spread = {name: f" +- {line[f'{name}_std']:.4f}" for name in log.names(line) if f"{name}_std" in line}
+    metrics = ", ".join(f"{name} {log.scalar(line, name):.4f}{spread.get(name, '')}" for name in log.names(line))
+    reached = {True: " (expected figure reached)", False: " (expected figure NOT reached)", None: ""}
     return (
-        f"done: test {metrics} ({reached[result['reached']]})\n"
+        f"done: test {metrics}{reached[result['reached']]}\n"
         f"{result['wall_seconds']:.1f} s, {result['images_per_second']:,.0f} images/s\n"
         f"pictures: {workdir / 'figures'}\nreport:   {workdir / 'report.html'}"
     )
@@ -232,19 +238,30 @@ def _commit() -> str | None:
     return found[1] if Path(found[0]) == here.parent else None
 
 
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM instead of dying; a second one ends the process at once."""
-    received: list[int] = []
+class _Stop:
+    """Whether SIGINT or SIGTERM has come. Before this is first asked nothing needs saving: they end the process."""
 
-    def handle(number: int, _: FrameType | None) -> None:
-        received.append(number)
+    def __init__(self) -> None:
+        self.number, self.asked = 0, False
+
+    def __call__(self) -> bool:
+        self.asked = True
+        return self.number > 0
+
+    def handle(self, number: int, _: FrameType | None) -> None:
+        if not self.asked:
+            sys.exit(128 + number)
+        self.number = number
         signal.signal(number, signal.SIG_DFL)
         print("stopping after this step; again to end at once", file=sys.stderr, flush=True)
 
-    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+
+@contextmanager
+def _signals() -> Iterator[_Stop]:
+    stop = _Stop()
+    old = {number: signal.signal(number, stop.handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield received
+        yield stop
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)

@@ -198,6 +198,7 @@ def bad_inputs(folder):
         "unknown name": ("mnits", "did you mean mnist"),
         "unknown configuration": ("emnist/leters", "did you mean emnist/letters"),
         "no such thing": ("qqqqqqqqqq", "no such file or set"),
+        "no name": ("", "--data is empty"),
         "missing file": (str(folder / "none.npy"), "no such file"),
         "truncated npy": (file("cut.npy", (folder / npy("cut.npy", GREY)).read_bytes()[:-9]), "truncated"),
         "truncated npz": (file("cut.npz", (folder / "whole.npz").read_bytes()[:-99]), "truncated"),
@@ -334,9 +335,24 @@ def test_wrong_checksum_and_wrong_manual_folder(tmp_path):
         (tmp_path / "manual" / "train-images-idx3-ubyte.gz").write_bytes(whole.read()[:100])
     with pytest.raises(InputError, match="wrong checksum"):
         data.load("mnist", str(tmp_path / "tfds"), str(tmp_path / "manual"))
+    (tmp_path / "manual" / "t10k-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(InputError, match=r"lacks t10k-labels-idx1-ubyte\.gz, to be had at https"):
+        data.load("mnist", str(tmp_path / "tfds"), str(tmp_path / "manual"))
     with pytest.raises(InputError, match="there is no such folder"):
         data.load("mnist", str(tmp_path / "tfds"), str(tmp_path / "nowhere"))
     assert not (tmp_path / "tfds" / "mnist" / "3.0.1").exists()
+
+
+def test_no_network_is_said_at_once(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(tfds.socket, "getaddrinfo", fail)
+    monkeypatch.setattr(tfds.urllib.request, "getproxies", dict)
+    with pytest.raises(InputError, match=r"train-images-idx3-ubyte\.gz, .* and give the folder as --manual-dir"):
+        data.load("kmnist", str(tmp_path / "tfds"))
+    with pytest.raises(InputError, match=r"fetch gzip\.zip elsewhere"):
+        data.load("emnist/letters", str(tmp_path / "tfds"))
 
 
 def other_set(folder, file_format="array_record", shape=(4, 4, 3), sizes=(4, 4)):

@@ -179,7 +179,7 @@ def test_load_says_what_is_wrong_with_what_it_is_given(finished, tmp_path):
     plain = dataclasses.replace(model, experiment=dataclasses.replace(model.experiment, prior=None))
     with pytest.raises(InputError, match="VAE has no prior"):
         plain.sample(jax.random.key(0), 1)
-    with pytest.raises(InputError, match="describes no run"):
+    with pytest.raises(InputError, match="holds no run: there is no config.json"):
         jaxae.load(tmp_path)
     shutil.copy(finished / "config.json", tmp_path)
     with pytest.raises(InputError, match="no whole checkpoint"):
@@ -313,6 +313,19 @@ def test_divergence_in_evaluation(tmp_path):
     with pytest.raises(Diverged, match="test kl is not finite at step 12"):
         go(tmp_path / "run", build)
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == ""
+
+
+def test_a_signal_before_there_is_anything_to_save_ends_at_once():
+    stop = run._Stop()
+    with pytest.raises(SystemExit) as ended:
+        stop.handle(15, None)
+    assert ended.value.code == 143
+    assert not stop()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run.signal, "signal", lambda *_: None)
+        stop.handle(2, None)
+    assert stop()
+    assert stop.number == 2
 
 
 def test_fewer_examples_than_a_batch(tmp_path):

@@ -44,6 +44,8 @@ def load(name: str, data_dir: str = "", manual_dir: str = "") -> Dataset:
     """
     from jaxae.data import digits, files, tfds
 
+    if not name:
+        raise InputError("--data is empty: give digits, a TFDS name or a path")
     if name == "digits":
         return digits.load()
     if tfds.prepares(name):

@@ -33,7 +33,7 @@ def load(path: Path) -> Dataset:
     InputError for everything else.
     """
     if not path.exists():
-        raise InputError(f"{path}: there is no such file or folder")
+        raise InputError(f"{path}: there is no such file or folder: check the path")
     if path.is_dir():
         four = [found for name in MNIST for found in (path / name, path / f"{name}.gz") if found.exists()]
         return _mnist(four) if len(four) == len(MNIST) else _folder(path)

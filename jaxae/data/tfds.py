@@ -6,6 +6,9 @@ import gzip
 import importlib.util
 import io
 import logging
+import socket
+import urllib.parse
+import urllib.request
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,6 +67,8 @@ def _prepare(tfds: Any, name: str, where: dict[str, str], manual_dir: str) -> An
             )
     if manual_dir and not Path(manual_dir).is_dir():
         raise InputError(f"--manual-dir {manual_dir}: there is no such folder")
+    if prepares(name):
+        _check_archives(_builder(name, where), manual_dir)
     options = {"manual_dir": manual_dir} if manual_dir else {}
     logging.getLogger("jaxae").info("preparing %s (once)", name)
     try:
@@ -78,6 +83,25 @@ def _prepare(tfds: Any, name: str, where: dict[str, str], manual_dir: str) -> An
             "download its archives by hand and give their folder as --manual-dir"
         ) from None
     return builder
+
+
+def _check_archives(builder: Any, manual_dir: str) -> None:
+    """InputError, at once, where TFDS would retry for minutes: archives missing in `manual_dir`, or no network."""
+    config = builder.builder_config
+    parts = (f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
+    names = [builder.URL.rsplit("/", 1)[1]] if config else list(parts)
+    missing = [name for name in names if not (manual_dir and (Path(manual_dir) / name).exists())]
+    if manual_dir and missing:
+        raise InputError(f"--manual-dir {manual_dir}: lacks {', '.join(missing)}, to be had at {builder.URL}")
+    host = urllib.parse.urlsplit(builder.URL).hostname
+    try:
+        if missing and not urllib.request.getproxies():
+            socket.getaddrinfo(host, 80)
+    except OSError:
+        raise InputError(
+            f"{builder.name} cannot be downloaded, for {host} is not to be found: "
+            f"fetch {', '.join(missing)} elsewhere and give the folder as --manual-dir"
+        ) from None
 
 
 def _builder(name: str, where: dict[str, str]) -> Any:
