@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxae.errors import InputError
+from jaxae.errors import InputError, first_line
 
 Items = dict[str, Any]  # name -> tree of arrays
 
@@ -63,8 +63,9 @@ class Checkpoints:
             except InputError:
                 raise
             except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
-                reason = str(error).partition("\n")[0][:200] or type(error).__name__
-                logging.getLogger("jaxae").warning("checkpoint %d is damaged and is not used (%s)", step, reason)
+                logging.getLogger("jaxae").warning(
+                    "checkpoint %d is damaged and is not used (%s)", step, first_line(error)
+                )
                 if not self._read_only:
                     self._manager.delete(step)
         return None

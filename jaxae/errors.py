@@ -7,3 +7,8 @@ class InputError(ValueError):
 
 class Diverged(ArithmeticError):
     """A number became NaN or infinite; the line names the step and the term. Exit code 3."""
+
+
+def first_line(error: Exception) -> str:
+    """What another library's error says, short enough for the one line of ours."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300].rstrip(":")

@@ -41,9 +41,7 @@ def final(workdir, config=SMALL):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAXAE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-        return go(tmp_path_factory.mktemp("runs") / "finished")
+    return go(tmp_path_factory.mktemp("runs") / "finished")
 
 
 def test_directory(finished):

@@ -12,6 +12,8 @@ import numpy as np
 
 from jaxae.data import Dataset, Split
 
+VERSION = 2  # another one whenever decoding or splitting changes what a key stands for
+
 
 def folder() -> Path:
     """`JAXAE_CACHE`, else `jaxae` in `XDG_CACHE_HOME`, else in `~/.cache`."""
@@ -24,7 +26,7 @@ def cached(key: str, make: Callable[[], Dataset]) -> Dataset:
 
     key: says all that the result depends on.
     """
-    path = folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
+    path = folder() / f"{hashlib.sha256(f'{VERSION} {key}'.encode()).hexdigest()[:32]}.npz"
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             return Dataset(

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxae.data import Dataset, Split, hold_out, idx
 from jaxae.data.cache import cached
-from jaxae.errors import InputError
+from jaxae.errors import InputError, first_line
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 MNIST = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -27,8 +27,8 @@ def load(path: Path) -> Dataset:
     """Images of one shape, grey or colour, uint8 or float in [0, 1] (kept as 256 levels).
 
     `.npy`: the images. `.npz`: `x`, and classes `y` if it has them. IDX: a file of images, with its file of labels if
-    it lies beside it, or a folder with the four files of MNIST. A folder of images (8 bits
-    a channel; an alpha channel is left out): one folder per class, or none.
+    it lies beside it, or a folder with the four files of MNIST. A folder of images (8 bits a channel; an alpha
+    channel is left out): one folder per class, or none.
     Every tenth image of a class is for the test, except in the four files, which have their own.
     InputError for everything else.
     """
@@ -83,11 +83,7 @@ def _reading(path: Path, magic: bytes) -> Iterator[IO[bytes]]:
     except Exception as error:  # NumPy, zipfile and zlib raise many kinds for damaged files
         if "pickle" in str(error):
             raise InputError(f"{path}: holds pickled objects, which are never loaded: save numbers") from None
-        raise InputError(f"{path}: cannot be read ({_line(error)}): is it truncated or damaged?") from None
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path}: cannot be read ({first_line(error)}): is it truncated or damaged?") from None
 
 
 def _split(x: np.ndarray, y: np.ndarray | None, path: Path) -> Dataset:
@@ -158,7 +154,7 @@ def _decode(found: list[tuple[Path, int]], classes: tuple[str, ...]) -> Dataset:
         except InputError:
             raise
         except Exception as error:  # as above, from Pillow
-            raise InputError(f"{path}: cannot be read ({_line(error)}): is it truncated or damaged?") from None
+            raise InputError(f"{path}: cannot be read ({first_line(error)}): is it truncated or damaged?") from None
         if arrays[-1].shape != arrays[0].shape:
             (h, w), (first_h, first_w) = arrays[-1].shape[:2], arrays[0].shape[:2]
             raise InputError(f"{path}: {w}x{h} pixels, but {found[0][0].name} has {first_w}x{first_h}: resize them")

@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxae.data import Dataset, Split, hold_out, idx
 from jaxae.data.cache import cached
-from jaxae.errors import InputError
+from jaxae.errors import InputError, first_line
 
 FAMILY = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST", "emnist": "EMNIST"}
 
@@ -67,19 +67,21 @@ def _prepare(tfds: Any, name: str, where: dict[str, str], manual_dir: str) -> An
             )
     if manual_dir and not Path(manual_dir).is_dir():
         raise InputError(f"--manual-dir {manual_dir}: there is no such folder")
-    if prepares(name):
-        _check_archives(_builder(name, where), manual_dir)
     options = {"manual_dir": manual_dir} if manual_dir else {}
-    logging.getLogger("jaxae").info("preparing %s (once)", name)
     try:
-        builder = _builder(name, where) if prepares(name) else tfds.builder(name, file_format="array_record", **where)
+        if prepares(name):
+            builder = _builder(name, where)
+            _check_archives(builder, manual_dir)
+        else:
+            builder = tfds.builder(name, file_format="array_record", **where)
+        logging.getLogger("jaxae").info("preparing %s (once)", name)
         with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare(download_config=tfds.download.DownloadConfig(**options))
     except InputError:
         raise
     except Exception as error:  # network, disk, checksum and archive errors of many libraries
         raise InputError(
-            f"{name} could not be prepared ({_line(error)}): "
+            f"{name} could not be prepared ({first_line(error)}): "
             "download its archives by hand and give their folder as --manual-dir"
         ) from None
     return builder
@@ -180,7 +182,3 @@ def _unknown(name: str, known: list[str]) -> InputError:
     return InputError(
         f"--data {name}: there is no such file or set" + (f"; did you mean {', '.join(near)}?" if near else "")
     )
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300].rstrip(":")
