@@ -39,7 +39,11 @@ def average(tree: Tree) -> Tree:
     return jax.lax.pmean(tree, AXIS) if axis() else tree
 
 
+def keys(key: Key[Array, ""], batch: Batch) -> Key[Array, " B"]:
+    """A key for each example, a function of (key, `batch.number`) alone: the same on any number of devices."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch.number)
+
+
 def noise(key: Key[Array, ""], batch: Batch, shape: tuple[int, ...]) -> Float[Array, "B *shape"]:
-    """Standard normal noise, a function of (key, `batch.number`) alone: the same on any number of devices."""
-    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch.number)
-    return jax.vmap(lambda k: jax.random.normal(k, shape))(keys)
+    """Standard normal noise from the examples' own keys."""
+    return jax.vmap(lambda k: jax.random.normal(k, shape))(keys(key, batch))

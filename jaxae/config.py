@@ -39,14 +39,20 @@ class Config:
     """mixed: bfloat16 operands, float32 accumulation."""
     checkpoint_every: int = 1
     """Epochs between checkpoints."""
+    picture_every: int = 0
+    """Steps between pictures of ten reconstructions while training (0: none)."""
     overwrite: bool = False
     """Start again in a workdir that holds a run."""
+    summary: bool = False
+    """Print the layers of each net (name, output shape, parameters), and do nothing else."""
 
     def __post_init__(self) -> None:
         """InputError for a number that no run can have."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            least = 0 if field.name == "seed" or isinstance(field.default, float) else 1
+            if value == () and field.name != "hidden":
+                raise InputError(f"{flag(field.name)}: at least one value is needed")
+            least = 0 if field.name in ("seed", "picture_every") or isinstance(field.default, float) else 1
             for number in value if isinstance(value, tuple) else (value,):
                 if type(number) in (int, float) and not (math.isfinite(number) and number >= least):
                     raise InputError(f"{flag(field.name)} {number}: must be at least {least}")
@@ -55,7 +61,7 @@ class Config:
 
 
 # These say where and how a run is done, not what it computes: a run may be continued with others.
-PLACE = ("data_dir", "manual_dir", "workdir", "parallel", "checkpoint_every", "overwrite")
+PLACE = ("data_dir", "manual_dir", "workdir", "parallel", "checkpoint_every", "picture_every", "overwrite", "summary")
 
 C = TypeVar("C", bound=Config)
 
@@ -87,6 +93,13 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
     """The fields that decide the result and differ, as text: `epochs: 50 there, 10 here`."""
     names = [name for name in {**old, **new} if name not in PLACE and old.get(name) != new.get(name)]
     return "; ".join(f"{flag(name)} {old.get(name)} there, {new.get(name)} here" for name in names)
+
+
+def documented(config: Config) -> bool:
+    """Whether the run is the system that its source describes: on MNIST, with the fields' own values."""
+    free = (*PLACE, "data", "seed", "seeds", "precision")
+    own = all(getattr(config, f.name) == f.default for f in dataclasses.fields(config) if f.name not in free)
+    return config.data == "mnist" and own
 
 
 def to_json(config: Config) -> dict[str, Any]:

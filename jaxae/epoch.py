@@ -90,9 +90,14 @@ def evaluate(loss: Loss, shape: tuple[int, ...], batch_size: int, share: Share) 
 
 
 def gather(data: Examples, rows: jax.Array, number: jax.Array, weight: jax.Array, shape: tuple[int, ...]) -> Batch:
-    """The batch of these rows, pixels scaled from 0..255 to [0, 1]."""
-    x = data.x[rows].astype(jnp.float32) / 255
-    return Batch(x.reshape(-1, *shape), data.y[rows], number, weight)
+    """The batch of these rows, uint8 scaled from 0..255 to [0, 1]; sequences with their mask."""
+    x = data.x[rows]
+    if x.dtype == jnp.uint8:
+        x = x.astype(jnp.float32) / 255
+    mask = None
+    if data.lengths is not None:
+        mask = (jnp.arange(shape[0])[None] < data.lengths[rows][:, None]).astype(jnp.float32)
+    return Batch(x.reshape(-1, *shape), data.y[rows], number, weight, mask)
 
 
 def _add(totals: Totals, metrics: Metrics, step: jax.Array) -> Totals:

@@ -1,19 +1,20 @@
 """What an experiment script hands over, and what a user gets back: a trained model."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, Num
+from jaxtyping import Array, Float, Int, Key, Num
 
 from jaxae.errors import InputError
 from jaxae.step import Transition
-from jaxae.types import Extra, Loss, Params
+from jaxae.types import Batch, Extra, Loss, Params
 
 
 @dataclass(frozen=True)
@@ -24,21 +25,33 @@ class Experiment:
     transition: Transition
     evaluate: Loss  # its metrics over the test split are reported
     prior: Callable[[Key[Array, ""], int], Float[Array, "N Z"]] | None = None  # codes to generate from
-    expected: Mapping[str, float] = field(default_factory=dict)  # test metric -> at most this, from the source
+    corrupt: Callable[[Key[Array, ""], Batch], Float[Array, "B *D"]] | None = None  # what the encoder sees of images
+    expected: Mapping[str, float | tuple[float, float]] = field(
+        default_factory=dict
+    )  # test metric -> at most, or range
+    unit: str = "nats per image"  # of the loss
 
 
 @dataclass(frozen=True)
 class Model:
-    """A trained model. Images go in as [N, H, W, C], or [N, H, W] when grey, uint8 or float in [0, 1]."""
+    """A trained model. Images go in as [N, H, W, C], or [N, H, W] when grey, uint8 or float in [0, 1].
+
+    Sequences go in as [N, T, D], those that are shorter than T with their lengths [N].
+    """
 
     experiment: Experiment
     params: Params
     extra: Extra
     shape: tuple[int, ...]  # of one example
 
-    def encode(self, x: Num[Any, "N *D"]) -> Float[Array, "N *code"]:
+    def encode(self, x: Num[Any, "N *D"], lengths: Int[Any, " N"] | None = None) -> Float[Array, "N *code"]:
         """Codes, float32; deterministic (the posterior mean for variational models)."""
-        return self._apply("encode", self._images(x))
+        x = self._images(x)
+        if lengths is None:
+            return self._apply("encode", x)
+        if not reads_masks(self.experiment.model):
+            raise ValueError(f"{type(self.experiment.model).__name__} knows no lengths: it is not for sequences")
+        return self._apply("encode", x, (np.arange(x.shape[1]) < np.asarray(lengths)[:, None]).astype(np.float32))
 
     def decode(self, z: Num[Any, "N *code"]) -> Float[Array, "N *D"]:
         """Images of these codes, float32 in [0, 1]. ValueError for codes of another shape."""
@@ -47,9 +60,19 @@ class Model:
             raise ValueError(f"codes have shape {z.shape}, not [N, {', '.join(map(str, self.code))}]")
         return self._apply("decode", z)
 
-    def reconstruct(self, x: Num[Any, "N *D"]) -> Float[Array, "N *D"]:
+    def reconstruct(self, x: Num[Any, "N *D"], lengths: Int[Any, " N"] | None = None) -> Float[Array, "N *shape"]:
         """decode(encode(x)): float32 in [0, 1]."""
-        return self.decode(self.encode(x))
+        return self.decode(self.encode(x, lengths))
+
+    def corrupted(self, x: Num[Any, "N *D"]) -> Float[Array, "N *shape"]:
+        """The images as the encoder sees them in training, with the noise that it is to remove where there is one."""
+        images = self._images(x)
+        if self.experiment.corrupt is None:
+            return images
+        number = jnp.arange(len(images))
+        return self.experiment.corrupt(
+            jax.random.key(0), Batch(images, -jnp.ones_like(number), number, jnp.ones(len(x)))
+        )
 
     def sample(self, key: Key[Array, ""], n: int) -> Float[Array, "n *D"]:
         """n images from the prior, float32 in [0, 1]. InputError for a model that is not generative."""
@@ -61,23 +84,17 @@ class Model:
     def code(self) -> tuple[int, ...]:
         """Shape of one code."""
         one = jax.ShapeDtypeStruct((1, *self.shape), jnp.float32)
-        return jax.eval_shape(lambda x: self._method("encode", x), one).shape[1:]
+        return jax.eval_shape(lambda x: _method(self.experiment.model, "encode", self._variables, x), one).shape[1:]
 
-    def _method(self, name: str, x: jax.Array) -> jax.Array:
-        result: Any = self.experiment.model.apply({"params": self.params, **self.extra}, x, method=name)
-        return result
+    @property
+    def _variables(self) -> dict[str, Any]:
+        return {"params": self.params, **self.extra}
 
-    def _apply(self, name: str, x: jax.Array, size: int = 1000) -> jax.Array:
+    def _apply(self, name: str, *args: Any, size: int = 1000) -> jax.Array:
         """In pieces, so that a whole data set fits into memory."""
-        function = self._compiled[name]
-        return jnp.concatenate([function(x[i : i + size]) for i in range(0, max(len(x), 1), size)])
-
-    @cached_property
-    def _compiled(self) -> dict[str, Callable[[jax.Array], jax.Array]]:
-        def bind(name: str) -> Callable[[jax.Array], jax.Array]:
-            return jax.jit(lambda x: self._method(name, x))
-
-        return {name: bind(name) for name in ("encode", "decode")}
+        starts = range(0, max(len(args[0]), 1), size)
+        pieces = (tuple(x[i : i + size] for x in args) for i in starts)
+        return jnp.concatenate([_method(self.experiment.model, name, self._variables, *piece) for piece in pieces])
 
     def _images(self, x: Any) -> jax.Array:
         x = np.asarray(x)
@@ -91,3 +108,14 @@ class Model:
         if x.size and not (x.min() >= 0 and x.max() <= 1):
             raise ValueError("pixels must be uint8, or float in [0, 1]")
         return x
+
+
+def reads_masks(model: nn.Module) -> bool:
+    """Whether it is a model for sequences: one whose __call__ and encode take a mask."""
+    return "mask" in inspect.signature(type(model).__call__).parameters
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _method(model: nn.Module, name: str, variables: dict[str, Any], *args: jax.Array) -> jax.Array:
+    result: Any = model.apply(variables, *args, method=name)
+    return result

@@ -124,10 +124,10 @@ class TensorBoard:
             self._writer.add_scalar(f"{name}/{line['split']}", scalar(line, name), line["step"])
         self._writer.flush()
 
-    def picture(self, path: Path, step: int) -> None:
-        """A PNG file as an image."""
+    def picture(self, path: Path, step: int, name: str = "") -> None:
+        """A PNG file as an image of this name, or that of the file."""
         from PIL import Image
 
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("RGB"))
-        self._writer.add_image(path.stem, pixels, step, dataformats="HWC")
+        self._writer.add_image(name or path.stem, pixels, step, dataformats="HWC")

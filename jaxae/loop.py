@@ -42,11 +42,13 @@ def fit(
     plan: Plan,
     workdir: Path,
     stop: Callable[[], bool] = lambda: False,
+    picture: Callable[[State, int], Path] | None = None,
 ) -> Outcome:
     """Train from the newest checkpoint in `workdir`, or from the start, to the last epoch.
 
     Adds to metrics.jsonl, tensorboard/ and checkpoints/. Diverged when a number is not finite, Interrupted when
     `stop()` becomes true; both leave a checkpoint from which the same call goes on as if nothing had happened.
+    picture: draws a state, every `config.picture_every` steps, into the file that it returns.
     """
     began = time.monotonic()
     several, size, count = config.seeds > 1, config.batch_size, len(data.train.x)
@@ -90,6 +92,8 @@ def fit(
                 order = place(_orders(seeds, now, count, size), plan, several)
                 while step < end:
                     steps = min(at_once or 1, end - step)
+                    if config.picture_every:
+                        steps = min(steps, config.picture_every - step % config.picture_every)
                     begin = step * size - now * count
                     t = time.monotonic()
                     state, totals, finite = train(state, totals, train_data, order, train_key, begin, steps)
@@ -102,6 +106,8 @@ def fit(
                     at_once = _pace(at_once, t)
                     loss = float(np.mean(host["sum"]["loss"])) / (step - first)
                     progress.update(now + 1, step, loss, rate())
+                    if picture and config.picture_every and step % config.picture_every == 0:
+                        board.picture(picture(jax.device_get(state), step), step, "while training")
                     if stop() and step < end:
                         save()
                         raise Interrupted
@@ -139,7 +145,11 @@ def start(experiment: Experiment, config: Config, shape: tuple[int, ...]) -> Ite
         params = variables.pop("params")
         state = State(jnp.int32(0), params, experiment.transition.init(params), dict(variables))
         batch = epoch.gather(
-            Examples(jnp.zeros((1, int(np.prod(shape))), jnp.uint8), jnp.zeros(1, jnp.int32)),
+            Examples(
+                jnp.zeros((1, int(np.prod(shape))), jnp.uint8),
+                jnp.zeros(1, jnp.int32),
+                jnp.ones(1, jnp.int32) if len(shape) == 2 else None,  # sequences
+            ),
             *(jnp.zeros(config.batch_size, jnp.int32),) * 2,
             jnp.ones(config.batch_size),
             shape,
@@ -198,4 +208,5 @@ def _orders(seeds: range, now: int, count: int, size: int) -> np.ndarray:
 
 
 def _examples(split: Split) -> Examples:
-    return Examples(jnp.asarray(split.x.reshape(len(split.x), -1)), jnp.asarray(split.y))
+    lengths = None if split.lengths is None else jnp.asarray(split.lengths)
+    return Examples(jnp.asarray(split.x.reshape(len(split.x), -1)), jnp.asarray(split.y), lengths)

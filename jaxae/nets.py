@@ -1,36 +1,265 @@
-"""Encoders and decoders: arrays to arrays, no losses."""
+"""Encoders and decoders: arrays to arrays, no losses.
+
+Every net takes `keys`, one per example, while it trains, and None otherwise: then nothing is dropped and batch norm
+uses its running averages. Kernels start from Glorot uniform (Glorot & Bengio 2010, equation 16), biases from zero.
+Lists of kernels, strides and the like hold one value per layer, or a single one for all.
+"""
 
 from collections.abc import Callable
 from math import prod
+from typing import Any
+from zlib import crc32
 
 import flax.linen as nn
 import jax
-from jaxtyping import Array, Float
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
 
 from jaxae import ops
+from jaxae.batch import axis
+from jaxae.errors import InputError
+
+Activation = Callable[[jax.Array], jax.Array]
+Keys = Key[Array, " B"]
+
+
+def linear(x: jax.Array) -> jax.Array:
+    """No activation."""
+    return x
 
 
 class MLP(nn.Module):
-    """Dense layers, the last one linear. [*lead, *D] -> [*lead, *outputs], D being the last `axes` axes.
-
-    Kernels start from Glorot uniform (Glorot & Bengio 2010, equation 16), biases from zero.
-    """
+    """Dense layers. [*lead, *D] -> [*lead, *outputs], D being the last `axes` axes."""
 
     hidden: tuple[int, ...]  # widths
     outputs: tuple[int, ...]  # shape of the result
     axes: int = 1  # how many axes one input has
-    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    activation: Activation = nn.relu
+    final: Activation = linear  # activation of the result
     kernel_init: nn.initializers.Initializer = nn.initializers.glorot_uniform()
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros
     precision: str = "float32"  # or "mixed": bfloat16 operands
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*lead_and_D"]) -> Float[Array, "*lead_and_outputs"]:
+    def __call__(self, x: Float[Array, "*lead_and_D"], keys: Keys | None = None) -> Float[Array, "*lead_and_outputs"]:  # noqa: ARG002
         split = x.ndim - self.axes
         lead = x.shape[:split]
         x = x.reshape(*lead, prod(x.shape[split:]))
         for width in self.hidden:
             x = self.activation(self._dense(width)(x))
-        return self._dense(prod(self.outputs))(x).reshape(*lead, *self.outputs)
+        return self.final(self._dense(prod(self.outputs))(x)).reshape(*lead, *self.outputs)
 
     def _dense(self, width: int) -> nn.Dense:
-        return nn.Dense(width, kernel_init=self.kernel_init, dot_general=ops.dot_general(self.precision))
+        dot = ops.dot_general(self.precision)
+        return nn.Dense(width, kernel_init=self.kernel_init, bias_init=self.bias_init, dot_general=dot)
+
+
+class Convolution(nn.Module):
+    """Upsampling where asked, a convolution and a bias: [B, H, W, I] -> [B, h, w, filters]; padding SAME or VALID."""
+
+    filters: int
+    kernel: int = 3
+    stride: int = 1
+    padding: str = "SAME"
+    up: int = 1
+    precision: str = "float32"
+    bias: float = 0.0  # that it starts from
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W I"]) -> Float[Array, "B h w filters"]:
+        shape = (self.kernel, self.kernel, x.shape[3], self.filters)
+        w = self.param("kernel", nn.initializers.glorot_uniform(), shape)
+        bias = self.param("bias", nn.initializers.constant(self.bias), (1, 1, 1, self.filters))
+        if (self.kernel, self.up, self.stride) == (3, 2, 1):
+            y = ops.conv_upsampled(x, w, self.precision)
+            return (y if self.padding == "SAME" else y[:, 1:-1, 1:-1]) + bias
+        x = ops.upsample(x, self.up) if self.up > 1 else x
+        return ops.conv(x, w, self.stride, self.padding, self.precision) + bias
+
+
+class TransposedConvolution(nn.Module):
+    """The transpose of a convolution of images of `size`, padding SAME, and a bias: [B, h, w, O] -> [B, H, W, I]."""
+
+    size: tuple[int, int]
+    filters: int
+    kernel: int = 3
+    stride: int = 1
+    precision: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B h w O"]) -> Float[Array, "B H W filters"]:
+        shape = (self.kernel, self.kernel, self.filters, x.shape[3])
+        w = self.param("kernel", nn.initializers.glorot_uniform(), shape)
+        bias = self.param("bias", nn.initializers.zeros, (1, 1, 1, self.filters))
+        return ops.conv_transpose(x, w, self.size, self.stride, "SAME", self.precision) + bias
+
+
+class Regularization(nn.Module):
+    """Batch norm (Ioffe & Szegedy 2015; over the whole batch) and dropout, after the activation of a hidden layer."""
+
+    batch_norm: bool
+    dropout: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B *D"], keys: Keys | None) -> Float[Array, "B *D"]:
+        if self.batch_norm:
+            flat = x.reshape(-1, x.shape[-1])
+            x = nn.BatchNorm(keys is None, momentum=0.99, epsilon=1e-3, axis_name=axis())(flat).reshape(x.shape)
+        if self.dropout >= 1:
+            raise InputError(f"--dropout {self.dropout}: must be below 1")
+        if self.dropout and keys is not None:
+            layer = crc32("/".join(self.path).encode())
+            x = drop(x, jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, jnp.uint32(layer)), self.dropout)
+        return x
+
+
+def drop(x: Float[Array, "B *D"], keys: Keys, rate: float) -> Float[Array, "B *D"]:
+    """Dropout (Srivastava et al. 2014): a share of the values becomes 0, the others grow so that the mean stays."""
+    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(keys)
+    return jnp.where(kept, x / (1 - rate), 0)
+
+
+class Conv(nn.Module):
+    """Convolutions with padding SAME, each followed by max-pooling where asked, and a dense layer where asked.
+
+    [*lead, H, W, C] -> [*lead, h, w, filters[-1]], or [*lead, *outputs]. InputError for lists that do not fit.
+    """
+
+    filters: tuple[int, ...]
+    kernels: tuple[int, ...] = (3,)
+    strides: tuple[int, ...] = (1,)
+    pools: tuple[int, ...] = (1,)  # 1: none
+    outputs: tuple[int, ...] = ()
+    activation: Activation = nn.relu
+    batch_norm: bool = False
+    dropout: float = 0.0
+    precision: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*lead H W C"], keys: Keys | None = None) -> Float[Array, "*lead_and_outputs"]:
+        lead = x.shape[:-3]
+        x = x.reshape(-1, *x.shape[-3:])
+        for filters, kernel, stride, pool in _layers(
+            self.filters, kernels=self.kernels, strides=self.strides, pools=self.pools
+        ):
+            x = Convolution(filters, kernel, stride, precision=self.precision)(x)
+            x = self.activation(x)
+            if self.batch_norm or self.dropout:
+                x = Regularization(self.batch_norm, self.dropout)(x, keys)
+            x = ops.max_pool(x, pool) if pool > 1 else x
+        if self.outputs:
+            x = MLP((), self.outputs, axes=3, precision=self.precision)(x)
+        return x.reshape(*lead, *x.shape[1:])
+
+
+class UpConv(nn.Module):
+    """Convolutions, each followed by upsampling, and a last one, linear; cut to the image where larger.
+
+    [*lead, h, w, c] -> [*lead, *shape]. InputError for lists that do not fit and images that do not come out.
+    """
+
+    shape: tuple[int, ...]  # of an image
+    filters: tuple[int, ...]
+    kernels: tuple[int, ...] = (3,)
+    last: int = 3  # kernel of the last layer
+    bias: float = 0.0  # that the last layer starts from
+    ups: tuple[int, ...] = (2,)
+    paddings: tuple[str, ...] = ("SAME",)
+    activation: Activation = nn.relu
+    precision: str = "float32"
+
+    @nn.compact
+    def __call__(self, z: Float[Array, "*lead h w c"], keys: Keys | None = None) -> Float[Array, "*lead_and_shape"]:  # noqa: ARG002
+        height, width, channels = _image(self.shape)
+        lead = z.shape[:-3]
+        x, before = z.reshape(-1, *z.shape[-3:]), 1
+        for filters, kernel, up, padding in _layers(
+            self.filters, kernels=self.kernels, ups=self.ups, paddings=self.paddings
+        ):
+            x = self.activation(Convolution(filters, kernel, 1, padding, before, self.precision)(x))
+            before = up
+        x = Convolution(channels, self.last, up=before, precision=self.precision, bias=self.bias)(x)
+        if x.shape[1] < height or x.shape[2] < width:
+            small = f"images of {height}x{width} come out as {x.shape[1]}x{x.shape[2]}"
+            raise InputError(f"{small}: they do not suit these --kernels and --filters")
+        return x[:, :height, :width].reshape(*lead, *self.shape)
+
+
+class Deconv(nn.Module):
+    """The mirror image of a `Conv` of the same arguments: transposed convolutions, the last one linear.
+
+    [*lead, *code] -> [*lead, *shape]. A code that is not yet of the shape that `Conv` ends with passes a dense layer.
+    InputError for lists that do not fit.
+    """
+
+    shape: tuple[int, ...]  # of an image
+    filters: tuple[int, ...]
+    kernels: tuple[int, ...] = (3,)
+    strides: tuple[int, ...] = (1,)
+    activation: Activation = nn.relu
+    batch_norm: bool = False
+    dropout: float = 0.0
+    precision: str = "float32"
+
+    @nn.compact
+    def __call__(self, z: Float[Array, "*lead_and_code"], keys: Keys | None = None) -> Float[Array, "*lead_and_shape"]:
+        height, width, channels = _image(self.shape)
+        layers, sizes = [], [(height, width)]
+        for before, kernel, stride in _layers(
+            (channels, *self.filters[:-1]), kernels=self.kernels, strides=self.strides
+        ):
+            layers.append((before, kernel, stride, sizes[-1]))
+            sizes.append((-(-sizes[-1][0] // stride), -(-sizes[-1][1] // stride)))
+        small = (*sizes[-1], self.filters[-1])
+        if z.shape[-3:] == small:
+            lead = z.shape[:-3]
+        else:
+            lead = z.shape[:-1]
+            z = MLP((), small, precision=self.precision)(z)
+        x = z.reshape(-1, *small)
+        for number, (filters, kernel, stride, size) in enumerate(reversed(layers), 1):
+            x = TransposedConvolution(size, filters, kernel, stride, self.precision)(x)
+            if number < len(layers):
+                x = self.activation(x)
+                if self.batch_norm or self.dropout:
+                    x = Regularization(self.batch_norm, self.dropout)(x, keys)
+        return x.reshape(*lead, *self.shape)
+
+
+class LSTM(nn.Module):
+    """Long short-term memory (Hochreiter & Schmidhuber 1997; with a forget gate: Gers et al. 2000).
+
+    [B, T, D] -> the outputs [B, T, width] and the last one [B, width], that of the last step that the mask keeps.
+    """
+
+    width: int
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B T D"], mask: Float[Array, "B T"] | None = None
+    ) -> tuple[Float[Array, "B T width"], Float[Array, "B width"]]:
+        lengths = None if mask is None else mask.sum(1).astype(jnp.int32)
+        layer = nn.RNN(
+            nn.OptimizedLSTMCell(self.width, kernel_init=nn.initializers.glorot_uniform()), return_carry=True
+        )
+        (_, last), outputs = layer(x, seq_lengths=lengths)
+        return outputs, last
+
+
+def _layers(filters: tuple[int, ...], **others: tuple[Any, ...]) -> list[Any]:
+    """The lists side by side, one row per layer."""
+    layers = len(filters)
+    for name, values in others.items():
+        if len(values) not in (1, layers):
+            given = " ".join(map(str, values))
+            raise InputError(
+                f"--{name} {given}: {len(values)} values for {layers} --filters: give {layers}, or one for all"
+            )
+    same = [values * (layers if len(values) == 1 else 1) for values in others.values()]
+    return list(zip(filters, *same, strict=True))
+
+
+def _image(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if len(shape) != 3:
+        raise InputError(f"examples of shape {shape} are not images: this net needs [H, W, C]")
+    return shape

@@ -1,6 +1,6 @@
 """A run: from the command line to a directory full of results, and back to a model.
 
-An experiment script is a docstring, a `Config`, a `build(config, shape)`, and `main(Config, build)`.
+An experiment script is a docstring, a `Config`, a `build(config, info)`, and `main(Config, build)`.
 """
 
 import importlib
@@ -8,8 +8,8 @@ import importlib.metadata
 import importlib.util
 import json
 import logging
+import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -20,18 +20,21 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from jaxae import config as configs
-from jaxae import data, figures, log, loop, parallel, report
+from jaxae import data, figures, log, loop, parallel, report, results
 from jaxae.checkpoint import Checkpoints
 from jaxae.config import Config as Config
+from jaxae.data import Info as Info
 from jaxae.errors import Diverged, InputError
 from jaxae.experiment import Experiment as Experiment
-from jaxae.experiment import Model
+from jaxae.experiment import Model, reads_masks
 from jaxae.types import State
 
-Build = Callable[[Any, tuple[int, ...]], Experiment]  # (config, shape of an example) -> experiment
+Build = Callable[[Any, Info], Experiment]  # (config, what is known of the data) -> experiment
 OURS = ("metrics.jsonl", "result.json", "report.html", "checkpoints", "tensorboard", "figures", "config.json")
 
 
@@ -47,7 +50,7 @@ def main(kind: type[Config], build: Build, argv: Sequence[str] | None = None) ->
     with _signals() as stop:
         try:
             config = configs.parse(kind, module.__doc__ or "", argv)
-            print(summary(train(config, build, name, stop)))
+            print(layers(config, build) if config.summary else results.summary(train(config, build, name, stop)))
             code = 0
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
@@ -73,22 +76,42 @@ def train(config: Config, build: Build, name: str, stop: Callable[[], bool] = la
             f"--batch-size {config.batch_size}: there are only {len(dataset.train.x)} training examples: take fewer"
         )
     plan = parallel.plan(config.parallel, config.batch_size, config.seeds)
-    experiment = build(config, dataset.shape)
+    experiment = checked(config, build, dataset)
     prepare(workdir, config, describe(config, name, dataset))
     if (workdir / "result.json").exists():
         return workdir
-    outcome = loop.fit(experiment, config, dataset, plan, workdir, stop)
+
+    def model(state: State) -> Model:
+        return Model(experiment, *_pick(state, config, 0), dataset.shape)
+
+    def picture(state: State, step: int) -> Path:
+        return figures.strip(workdir / "figures" / "training", step, model(state), dataset)
+
+    outcome = loop.fit(experiment, config, dataset, plan, workdir, stop, picture)
     lines = log.read(workdir / "metrics.jsonl")
-    model = Model(experiment, *_pick(outcome.state, config, 0), dataset.shape)
+    trained = model(outcome.state)
     title = f"{name.split('.')[-1]} on {Path(config.data).name}"
-    paths = figures.draw(workdir / "figures", model, dataset, lines, title)
+    paths = figures.draw(workdir / "figures", trained, dataset, lines, title)
     with log.TensorBoard(workdir / "tensorboard", lines[-1]["step"]) as board:
         for path in paths:
             board.picture(path, lines[-1]["step"])
-    result = results(experiment, lines[-1], outcome)
+    expected = experiment.expected if configs.documented(config) else {}
+    result = results.collect(lines[-1], expected, outcome) | results.measures(trained, dataset)
     report.write(workdir, title, result, paths)
     write_json(workdir / "result.json", result)
     return workdir
+
+
+def checked(config: Config, build: Build, dataset: data.Dataset) -> Experiment:
+    """The experiment. InputError, before anything is written, for a configuration that does not suit the data."""
+    experiment = build(config, dataset.info)
+    if dataset.train.lengths is not None:
+        if not reads_masks(experiment.model):
+            raise InputError(f"--data {config.data}: holds sequences, for which there is experiments.sequence")
+        if config.picture_every:
+            raise InputError(f"--picture-every {config.picture_every}: is for images; --data {config.data} has none")
+    loop.abstract(experiment, config, dataset.shape)  # nets see only here what shapes they are given
+    return experiment
 
 
 def load(path: str | Path, module: ModuleType | None = None, seed: int = 0) -> Model:
@@ -100,7 +123,7 @@ def load(path: str | Path, module: ModuleType | None = None, seed: int = 0) -> M
     """
     path = Path(path)
     saved = _read_description(path / "config.json")
-    name, shape = saved["experiment"], tuple(saved["data"]["shape"])
+    name, info = saved["experiment"], Info(tuple(saved["data"]["shape"]), saved["data"]["train"])
     if module is None:
         if not re.fullmatch(r"experiments(\.\w+)+", name) or not importlib.util.find_spec(name):
             raise InputError(f"{path}: was trained by {name}: jaxae.load(run, module) with that module")
@@ -108,15 +131,15 @@ def load(path: str | Path, module: ModuleType | None = None, seed: int = 0) -> M
     config = configs.from_json(module.Config, saved["config"])
     if not 0 <= seed < config.seeds:
         raise InputError(f"{path}: has {config.seeds} seed(s), counted from 0: there is no seed {seed}")
-    experiment = module.build(config, shape)
-    state = loop.abstract(experiment, config, shape)["state"]
+    experiment = module.build(config, info)
+    state = loop.abstract(experiment, config, info.shape)["state"]
     restored = None
     if (path / "checkpoints").is_dir():
         with Checkpoints(path / "checkpoints", read_only=True) as checkpoints:
             restored = checkpoints.restore({"state": state})
     if restored is None:
         raise InputError(f"{path}: has no whole checkpoint: repeat the command that made it")
-    return Model(experiment, *_pick(restored[0]["state"], config, seed), shape)
+    return Model(experiment, *_pick(restored[0]["state"], config, seed), info.shape)
 
 
 def prepare(workdir: Path, config: Config, description: dict[str, Any]) -> None:
@@ -147,7 +170,7 @@ def _read_description(file: Path) -> dict[str, Any]:
         name, fields, about = saved["experiment"], saved["config"], saved["data"]
         if not (isinstance(name, str) and isinstance(fields, dict) and isinstance(about["fingerprint"], str)):
             raise TypeError("wrong types")
-        if not all(type(size) is int and size > 0 for size in about["shape"]):
+        if not all(type(size) is int and size > 0 for size in (*about["shape"], about["train"])):
             raise TypeError("wrong shape")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file}: describes no run ({error!r}): give another directory") from None
@@ -174,7 +197,12 @@ def describe(config: Config, name: str, dataset: data.Dataset) -> dict[str, Any]
         "experiment": name,
         "config": configs.to_json(config),
         "versions": {"python": sys.version.split()[0], **{p: importlib.metadata.version(p) for p in packages}},
-        "device": {"kind": devices[0].device_kind, "platform": devices[0].platform, "count": len(devices)},
+        "device": {
+            "kind": devices[0].device_kind,
+            "platform": devices[0].platform,
+            "count": len(devices),
+            "cores": os.cpu_count(),
+        },
         "git": _commit(),
         "data": {
             "fingerprint": dataset.fingerprint(),
@@ -186,32 +214,17 @@ def describe(config: Config, name: str, dataset: data.Dataset) -> dict[str, Any]
     }
 
 
-def results(experiment: Experiment, test: log.Record, outcome: loop.Outcome) -> dict[str, Any]:
-    """What `result.json` holds."""
-    expected = dict(experiment.expected)
-    unit = 1 if sys.platform == "darwin" else 1024
-    peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
-    return {
-        "metrics": {key: value for key, value in test.items() if key != "split"},
-        "expected": expected,
-        "reached": all(log.scalar(test, key) <= value for key, value in expected.items()) if expected else None,
-        "wall_seconds": round(outcome.wall_seconds, 3),
-        "images_per_second": round(outcome.images_per_second, 1),
-        "peak_memory_bytes": max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, *peaks),
-    }
-
-
-def summary(workdir: Path) -> str:
-    """What a finished run says last."""
-    result = json.loads((workdir / "result.json").read_text())
-    line = result["metrics"]
-    spread = {name: f" +- {line[f'{name}_std']:.4f}" for name in log.names(line) if f"{name}_std" in line}
-    metrics = ", ".join(f"{name} {log.scalar(line, name):.4f}{spread.get(name, '')}" for name in log.names(line))
-    reached = {True: " (expected figure reached)", False: " (expected figure NOT reached)", None: ""}
-    return (
-        f"done: test {metrics}{reached[result['reached']]}\n"
-        f"{result['wall_seconds']:.1f} s, {result['images_per_second']:,.0f} images/s\n"
-        f"pictures: {workdir / 'figures'}\nreport:   {workdir / 'report.html'}"
+def layers(config: Config, build: Build) -> str:
+    """The layers of encoder, decoder and the whole, as tables: name, output shape, parameters."""
+    dataset = data.load(config.data, config.data_dir, config.manual_dir)
+    model = checked(config, build, dataset).model
+    key, x = jax.random.key(0), jnp.zeros((1, *dataset.shape))
+    z = jnp.zeros(jax.eval_shape(lambda: model.init_with_output(key, x, method="encode"))[0].shape)
+    wide = {"width": 160, "force_terminal": False, "no_color": True}
+    tables = {"encoder": (x, "encode"), "decoder": (z, "decode"), "end to end": (x, "__call__")}
+    return "\n".join(
+        f"{name}\n{nn.tabulate(model, key, console_kwargs=wide)(argument, method=method)}"
+        for name, (argument, method) in tables.items()
     )
 
 

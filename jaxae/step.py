@@ -1,10 +1,12 @@
 """State -> State: the whole training vocabulary."""
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import jax
 import optax
+from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Key
 
 from jaxae.batch import average
@@ -63,3 +65,43 @@ def sequence(*transitions: Transition) -> Transition:
         return state._replace(opt_state=tuple(opt_states)), metrics
 
     return Transition(lambda params: tuple(t.init(params) for t in transitions), step)
+
+
+def phases(*parts: tuple[int, Transition]) -> Transition:
+    """Transitions one after the other: each for its number of steps, the last one to the end.
+
+    Each sees the parameters that the one before has left; the metrics are those that all report.
+    """
+    starts = list(accumulate(steps for steps, _ in parts[:-1]))
+
+    def step(state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, Metrics]:
+        reported = [jax.eval_shape(t.step, state._replace(opt_state=o), batch, key)[1] for (_, t), o in pairs(state)]
+        common = set.intersection(*(set(metrics) for metrics in reported))
+
+        def part(i: int) -> Callable[[State], tuple[State, Metrics]]:
+            def run(state: State) -> tuple[State, Metrics]:
+                new, metrics = parts[i][1].step(state._replace(opt_state=state.opt_state[i]), batch, key)
+                opt_states = (*state.opt_state[:i], new.opt_state, *state.opt_state[i + 1 :])
+                return new._replace(opt_state=opt_states), {name: metrics[name] for name in sorted(common)}
+
+            return run
+
+        at = _of_all_seeds(state.step)
+        now = sum((at >= start).astype(int) for start in starts) if starts else 0
+        return jax.lax.switch(now, [part(i) for i in range(len(parts))], state)
+
+    def pairs(state: State) -> Any:
+        return zip(parts, state.opt_state, strict=True)
+
+    return Transition(lambda params: tuple(t.init(params) for _, t in parts), step)
+
+
+@custom_vmap
+def _of_all_seeds(step: jax.Array) -> jax.Array:
+    """The step, without an axis of seeds, which are all at the same: then one phase is computed, not every one."""
+    return step
+
+
+@_of_all_seeds.def_vmap
+def _(size: int, mapped: list[bool], step: jax.Array) -> tuple[jax.Array, bool]:  # noqa: ARG001
+    return step[0] if mapped[0] else step, False

@@ -36,8 +36,9 @@ class Batch(NamedTuple):
 class Examples(NamedTuple):
     """A data split on the device, as flat rows: gathering uint8 rows is what is fast."""
 
-    x: UInt8[Array, "N D"]
+    x: UInt8[Array, "N D"] | Float[Array, "N D"]
     y: Int[Array, " N"]
+    lengths: Int[Array, " N"] | None = None  # sequences: how many of their T rows are theirs
 
 
 Loss: TypeAlias = Callable[[Params, Extra, Batch, Key[Array, ""]], tuple[Float[Array, ""], tuple[Extra, Metrics]]]

@@ -52,6 +52,14 @@ def test_repeating_a_finished_command_says_the_result_again(finished):
     assert done.stdout.startswith("done: test bce ")
 
 
+def test_summary_prints_the_layers_and_does_nothing_else(tmp_path):
+    done = call(*ARGS, "--summary", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stdout.splitlines() if line in ("encoder", "decoder", "end to end")]
+    assert f"Total Parameters: {784 * 16 + 16 + 16 * 4 + 4 + 2 * 16 + 16 + 16 * 784 + 784:,}" in done.stdout
+    assert not any(tmp_path.iterdir())
+
+
 def test_bad_input_exits_with_2_and_one_line(finished, tmp_path):
     saved = sorted((p, p.stat().st_mtime_ns) for p in finished.rglob("*"))
     refused(call("--nonsense", 1, cwd=tmp_path), "--nonsense")

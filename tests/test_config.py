@@ -80,3 +80,11 @@ def test_json_round_trip_and_differences():
 def test_wrong_json_is_refused(change):
     with pytest.raises(InputError, match="config.json"):
         configs.from_json(Config, {**configs.to_json(Config()), **change})
+
+
+def test_a_figure_belongs_to_the_documented_configuration():
+    base = Config(data="mnist")
+    for free in ({"seed": 3}, {"seeds": 4}, {"workdir": "x"}, {"precision": "mixed"}):
+        assert configs.documented(dataclasses.replace(base, **free))
+    for other in ({"data": "digits"}, {"epochs": 1}, {"hidden": (3,)}, {"lr": 0.1}):
+        assert not configs.documented(dataclasses.replace(base, **other))

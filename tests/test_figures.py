@@ -1,3 +1,4 @@
+import dataclasses
 import html
 import json
 
@@ -6,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from scipy import stats
 
 from jaxae import data, figures, log, report
@@ -61,21 +63,93 @@ def test_reconstructions_stand_under_their_originals():
         assert figure.axes[i].get_title() == DATA.classes[DATA.test.y[number]]
 
 
-def test_latent_plane_shows_every_code_under_its_class():
-    axis = figures.latent(model(), DATA, "title").axes[0]
-    z = np.asarray(model().encode(DATA.test.x))
-    for label, points in enumerate(axis.collections):
-        np.testing.assert_allclose(points.get_offsets(), z[DATA.test.y == label], rtol=1e-6)
-        assert points.get_label() == DATA.classes[label]
-    assert len({tuple(points.get_facecolor()[0]) for points in axis.collections}) == 3
-    assert axis.get_legend() is not None
+def test_sequences_are_drawn_up_to_their_ends():
+    class Half(Plain):
+        def encode(self, x, mask=None):
+            return (x if mask is None else x * mask[..., None]).reshape(len(x), -1)
+
+        def decode(self, z):
+            return z.reshape(-1, 3, 2) / 2
+
+        def __call__(self, x, mask):
+            return None
+
+    x, lengths = rng.random((20, 3, 2), np.float32), np.arange(20) % 3 + 1
+    part = data.Split(x, np.full(20, -1), lengths)
+    halves = Model(Experiment(Half(), Transition(dict, dict), dict), {}, {}, (3, 2))
+    axes = figures.curves(halves, data.Dataset(part, part, ()), "title").axes
+    assert len(axes) == 10
+    for number, axis in zip(np.linspace(0, 19, 10).astype(int), axes, strict=True):
+        expected = x[number, : lengths[number]]
+        drawn = [line.get_ydata() for line in axis.lines]
+        np.testing.assert_allclose(drawn, [expected[:, 0], expected[:, 0] / 2, expected[:, 1], expected[:, 1] / 2])
+
+
+def test_codes_are_painted_as_columns():
+    class Three(Plain):
+        def encode(self, x):
+            return jnp.stack([x[..., 0], 2 * x[..., 0], 3 * x[..., 0]], -1)
+
+    pictures = Model(Experiment(Three(), Transition(dict, dict), dict), {}, {}, (2, 2, 1))
+    figure = figures.codes(pictures, DATA, "title")
+    top, bottom = DATA.test.x[0, ..., 0] / np.float32(255)
+    expected = [np.outer(row, [1, 2, 3]).ravel() for row in (top, bottom)]  # 2 columns of 2 x 3 values
+    np.testing.assert_allclose(painted(figure, 10).T, expected, rtol=1e-6)
+
+
+def test_noise_is_shown_between_original_and_denoised():
+    noisy = dataclasses.replace(model().experiment, corrupt=lambda key, batch: 1 - batch.x)
+    figure = figures.reconstructions(dataclasses.replace(model(), experiment=noisy), DATA, "title")
+    assert [axis.get_ylabel() for axis in figure.axes[::10]] == ["original", "noisy", "denoised"]
+    original, seen, denoised = (painted(figure, i) for i in (0, 10, 20))
+    np.testing.assert_allclose(seen, 1 - original / 255, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(denoised, model().reconstruct(np.asarray(seen)[None])[0, ..., 0], rtol=1e-5)
+
+
+def test_training_pictures_stand_under_the_originals_in_order(tmp_path):
+    for step in (50, 100, 150, 200):
+        figures.strip(tmp_path, step, model(), DATA)
+    figure = figures.training(sorted(tmp_path.iterdir()), model(), DATA, "title", rows=2)
+    assert [axis.get_ylabel() for axis in figure.axes] == ["original", "step 50", "step 200"]
+    chosen = DATA.test.x[np.linspace(0, len(DATA.test.x) - 1, 10).astype(int)]
+    strip = painted(figure, 2)
+    for number, image in enumerate(np.asarray(model().reconstruct(chosen))):
+        tile = strip[1:3, 4 * number + 1 : 4 * number + 3] / 255
+        np.testing.assert_allclose(tile, image[..., 0], atol=0.5 / 255 + 1e-6)
+
+
+def test_codes_without_any_spread_have_no_tsne(tmp_path):
+    class Dead(Plain):
+        def encode(self, x):
+            return jnp.zeros((len(x), 3))
+
+    many = data.Dataset(*(data.Split(np.tile(s.x, (6, 1, 1, 1)), np.tile(s.y, 6)) for s in DATA[:2]), DATA.classes)
+    assert len(many.test.x) > 100
+    lines = [log.record(1, 10, split, {"loss": np.float32(1)}) for split in ("train", "test")]
+    dead = Model(Experiment(Dead(), Transition(dict, dict), dict), {}, {}, (2, 2, 1))
+    names = {path.stem for path in figures.draw(tmp_path, dead, many, lines, "title")}
+    assert names == {"loss", "reconstructions", "latent"}
+
+
+def test_latent_plane_shows_every_code_in_the_colour_of_its_class():
+    figure = figures.latent(model(), DATA, "title")
+    points = figure.axes[0].collections[0]
+    z, colours = np.asarray(model().encode(DATA.test.x)), [to_rgb(colour) for colour in figures.COLOURS]
+    shown = {
+        (*offset, *colour[:3]) for offset, colour in zip(points.get_offsets(), points.get_facecolor(), strict=True)
+    }
+    expected = {(*code, *colours[label]) for code, label in zip(z.astype(float), DATA.test.y, strict=True)}
+    np.testing.assert_allclose(sorted(shown), sorted(expected), rtol=1e-6)
+    bar = figure.axes[1]
+    assert bar.get_ylabel() == "class"
+    assert [text.get_text() for text in bar.get_yticklabels()] == list(DATA.classes)
 
 
 def test_more_dimensions_are_shown_on_their_principal_plane():
     axis = figures.latent(model(codes=4), DATA, "title").axes[0]
     z = np.asarray(model(codes=4).encode(DATA.test.x), np.float64)
     values = np.linalg.eigvalsh(np.cov(z.T))[::-1]
-    shown = np.concatenate([points.get_offsets() for points in axis.collections])
+    shown = np.asarray(axis.collections[0].get_offsets())
     np.testing.assert_allclose(np.sort(shown.var(0, ddof=1))[::-1], values[:2], rtol=1e-4)
     assert f"{values[0] / values.sum():.0%}" in axis.get_xlabel()
 
@@ -86,7 +160,7 @@ def test_loss_curves_show_the_lines_and_their_band():
         for e in (1, 2, 4)
         for k, split in enumerate(("train", "test"))
     ]
-    axis = figures.loss(lines, "title").axes[0]
+    axis = figures.loss(lines, "nats per pixel", "title").axes[0]
     for k, curve in enumerate(axis.lines):
         np.testing.assert_array_equal(curve.get_xdata(), [1, 2, 4])
         np.testing.assert_allclose(curve.get_ydata(), np.array([2, 1, 0.5]) + k)
@@ -94,7 +168,7 @@ def test_loss_curves_show_the_lines_and_their_band():
     deviation = np.sqrt(2)
     assert band[:, 1].max() == pytest.approx(2 + deviation, rel=1e-6)
     assert band[:, 1].min() == pytest.approx(0.5 - deviation / 4, rel=1e-5)
-    assert axis.get_ylabel() == "nats per image"
+    assert axis.get_ylabel() == "nats per pixel"
 
 
 def test_pictures_suit_the_model(tmp_path):

@@ -6,12 +6,13 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 ORDER = [
     {"errors", "types"},
-    {"batch", "prob", "ops", "data"},
+    {"batch", "prob", "ops", "data", "evaluate"},
     {"nets"},
     {"variants", "step"},
     {"epoch", "experiment", "config", "checkpoint"},
     {"parallel", "log"},
     {"loop", "figures", "report"},
+    {"results"},
     {"run"},
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}

@@ -1,10 +1,20 @@
+from functools import partial
+from importlib import import_module
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
+from scipy.special import expit
 
-from jaxae import nets, ops
+from conftest import equal
+from jaxae import data, nets, ops
+from jaxae.errors import InputError
+
+KEY = jax.random.key(0)
+INFO = data.Info((28, 28, 1), 60_000)
 
 
 def test_mlp_against_numpy():
@@ -71,3 +81,319 @@ def test_mlp_in_mixed_precision():
     assert jax.tree.all(jax.tree.map(lambda p: p.dtype == jnp.float32, mixed.init(jax.random.key(1), x)))
     difference = jnp.abs(full.apply(params, x) - mixed.apply(params, x)).max()
     assert 0 < difference < 0.05
+
+
+def started(net, *args):
+    """Parameters and statistics, none of them where they start, so that biases count."""
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(net.init, KEY, *args)
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.uniform(-0.5, 0.5, leaf.shape), jnp.float32), shapes)
+
+
+def apply(net, *args):
+    return jax.jit(net.apply)(*args)
+
+
+def captured(net, *args):
+    """The result, and those of the layers by their names."""
+    call = partial(net.apply, mutable=["batch_stats", "intermediates"], capture_intermediates=True)
+    y, changed = jax.jit(call)(*args)
+    return y, {name: kept["__call__"][0] for name, kept in changed["intermediates"].items() if name != "__call__"}
+
+
+def correlation(x, layer, stride=1, padding="SAME"):
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    y = lax.conv_general_dilated(x, layer["kernel"], (stride, stride), padding, dimension_numbers=dimensions)
+    return y + layer["bias"]
+
+
+def pooled(x, size):
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, size, size, 1), (1, size, size, 1), "SAME")
+
+
+@pytest.mark.parametrize("size", [(28, 28), (9, 5)])
+def test_conv_against_lax(size):
+    net = nets.Conv((3, 4), (3, 2), (2, 1), (1, 2), outputs=(2, 3), activation=jnp.tanh)
+    x = jax.random.normal(KEY, (2, *size, 2))
+    params = started(net, x)["params"]
+    h = jnp.tanh(correlation(x, params["Convolution_0"], 2))
+    h = pooled(jnp.tanh(correlation(h, params["Convolution_1"])), 2)
+    assert h.shape == (2, -(-size[0] // 4), -(-size[1] // 4), 4)
+    dense = params["MLP_0"]["Dense_0"]
+    expected = (h.reshape(2, -1) @ dense["kernel"] + dense["bias"][None]).reshape(2, 2, 3)
+    np.testing.assert_allclose(apply(net, {"params": params}, x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("shape", "code"), [((28, 28, 1), (4, 4)), ((9, 5, 2), (3, 2)), ((13, 14, 3), (4, 4))])
+def test_upconv_against_lax(shape, code):
+    """Cut to the image where larger; with a last upsampled layer without padding, 4 -> 8 -> 16 -> 14 -> 28."""
+    paddings = ("SAME", "SAME", "VALID") if shape[0] == 28 else ("SAME",)
+    filters = (4, 3, 5)[: 3 if shape[0] == 28 else 2]
+    net = nets.UpConv(shape, filters, (3,), paddings=paddings, activation=jnp.tanh)
+    z = jax.random.normal(KEY, (2, *code, 4))
+    params = started(net, z)["params"]
+    h = z
+    for i in range(len(filters)):
+        h = jnp.tanh(correlation(h, params[f"Convolution_{i}"], padding=(paddings * 3)[i]))
+        h = jnp.asarray(np.asarray(h).repeat(2, 1).repeat(2, 2))
+    h = correlation(h, params[f"Convolution_{len(filters)}"])[:, : shape[0], : shape[1]]
+    np.testing.assert_allclose(apply(net, {"params": params}, z), h, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "strides", "sizes"),
+    [
+        ((28, 28), (2, 2, 2, 2), [(14, 14), (7, 7), (4, 4), (2, 2)]),
+        ((9, 5), (2, 3), [(5, 3), (2, 1)]),
+        ((7, 10), (1, 2, 2), [(7, 10), (4, 5), (2, 3)]),
+    ],
+)
+def test_deconv_is_the_transpose_of_conv(size, strides, sizes):
+    """Without activations and biases, <conv(x), y> = <x, deconv(y)> if both have the same kernels."""
+    filters, layers = (3, 4, 2, 5)[: len(strides)], len(strides)
+    down = nets.Conv(filters, (3,), strides, activation=nets.linear)
+    up = nets.Deconv((*size, 2), filters, (3,), strides, activation=nets.linear)
+    x = jax.random.normal(KEY, (2, *size, 2))
+    params = {name: {**layer, "bias": 0 * layer["bias"]} for name, layer in started(down, x)["params"].items()}
+    y, seen = captured(down, {"params": params}, x)
+    convolutions = [seen[f"Convolution_{i}"] for i in range(layers)]
+    assert [h.shape[1:3] for h in convolutions] == sizes
+    mirrored = {f"TransposedConvolution_{layers - 1 - i}": params[f"Convolution_{i}"]["kernel"] for i in range(layers)}
+    g = jax.random.normal(jax.random.key(1), y.shape)
+    start = started(up, g)["params"]
+    assert set(start) == set(mirrored)
+    start = {name: {"kernel": mirrored[name], "bias": 0 * layer["bias"]} for name, layer in start.items()}
+    back, seen = captured(up, {"params": start}, g)
+    steps = [seen[f"TransposedConvolution_{i}"] for i in range(layers)]
+    assert [h.shape[1:3] for h in steps] == [*sizes[-2::-1], size]
+    np.testing.assert_allclose(jnp.vdot(y, g), jnp.vdot(x, back), rtol=1e-4)
+
+
+def test_deconv_activates_all_but_the_last_and_a_flat_code_passes_a_dense_layer():
+    net = nets.Deconv((5, 6, 1), (2, 3), (3,), (1, 2), activation=jnp.tanh)
+    z = jax.random.normal(KEY, (4, 2))
+    params = started(net, z)["params"]
+    dense, first, last = (params[n] for n in ("MLP_0", "TransposedConvolution_0", "TransposedConvolution_1"))
+    h = (z @ dense["Dense_0"]["kernel"] + dense["Dense_0"]["bias"][None]).reshape(4, 3, 3, 3)
+    for size, stride, activation, layer in (((5, 6), 2, jnp.tanh, first), ((5, 6), 1, nets.linear, last)):
+        image = jax.ShapeDtypeStruct((4, *size, layer["kernel"].shape[2]), jnp.float32)
+        conv = partial(correlation, layer={**layer, "bias": jnp.zeros((1, 1, 1, 1))}, stride=stride)
+        h = activation(jax.linear_transpose(conv, image)(h)[0] + layer["bias"])
+    np.testing.assert_allclose(apply(net, {"params": params}, z), h, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        nets.Conv((3,), strides=(2,), pools=(2,), outputs=(4,)),
+        nets.UpConv((6, 6, 3), (2,)),
+        nets.Deconv((6, 6, 1), (2, 3), strides=(2, 1)),
+    ],
+)
+def test_image_nets_take_leading_axes(net):
+    x = jax.random.normal(KEY, (2, 3, 3, 3, 3))
+    params = started(net, x[0])
+    each = np.stack([apply(net, params, row) for row in x])
+    np.testing.assert_allclose(apply(net, params, x), each, rtol=1e-5, atol=1e-6)
+
+
+DEEP = 784 * 128 + 128 + 128 * 64 + 64 + 64 * 32 + 32 + 32 * 64 + 64 + 64 * 128 + 128 + 128 * 784 + 784
+COUNTS = {
+    "vae": 784 * 256 + 256 + 256 * 4 + 4 + 2 * 256 + 256 + 256 * 784 + 784,
+    "dense": 784 * 512 + 512 + 512 * 128 + 128 + 128 * 10 + 10 + 10 * 128 + 128 + 128 * 512 + 512 + 512 * 784 + 784,
+    "simple": 784 * 32 + 32 + 32 * 784 + 784,
+    "sparse": 784 * 32 + 32 + 32 * 784 + 784,
+    "tied": 784 * 32 + 32 + 784,
+    "deep": DEEP,
+    "stacked": DEEP,
+    "planar": 784 * 128
+    + 128
+    + 128 * 64
+    + 64
+    + 64 * 10
+    + 10
+    + 10 * 2
+    + 2  # to the plane,
+    + 2 * 10
+    + 10
+    + 10 * 64
+    + 64
+    + 64 * 128
+    + 128
+    + 128 * 784
+    + 784,  # and back
+    "sigmoid": 784 * 256 + 256 + 256 * 128 + 128 + 128 * 256 + 256 + 256 * 784 + 784,
+    "convolutional": 4385,  # as the source prints it
+    "denoising": 9 * (32 + 32 * 64 + 64 * 128 + 128 * 128 + 128 * 64 + 64) + 32 + 64 + 128 + 128 + 64 + 1,
+    "denoising_conv32": 9 * (32 + 3 * 32 * 32 + 32) + 4 * 32 + 1,
+    "mirrored": 9 * (32 + 32 * 64 + 2 * 64 * 64)
+    + 32
+    + 3 * 64
+    + 3136 * 2
+    + 2  # to the plane,
+    + 2 * 3136
+    + 3136
+    + 9 * (2 * 64 * 64 + 64 * 32 + 32)
+    + 64
+    + 64
+    + 32
+    + 1,  # and back
+    "strided": 2 * 9 * (16 + 16 * 32 + 32 * 64 + 64 * 128) + 16 + 32 + 64 + 128 + 64 + 32 + 16 + 1,
+    "sequence": 4 * (28 * 64 + 64 * 64 + 64) + 4 * (64 * 128 + 128 * 128 + 128) + 128 * 28 + 28,
+}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_number_of_parameters(name):
+    experiment = import_module(f"experiments.{name}")
+    model = experiment.build(experiment.Config(), INFO).model
+    params = jax.eval_shape(model.init, KEY, jnp.zeros((1, *INFO.shape)))["params"]
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == COUNTS[name]
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean():
+    n, rate = 40_000, 0.3
+    x = jnp.ones((200, 10, 20))
+    y = np.asarray(nets.Regularization(False, rate).apply({}, x, jax.random.split(KEY, 200)))
+    kept = np.count_nonzero(y)
+    np.testing.assert_array_equal(y[y != 0], np.float32(1 / np.float32(0.7)))
+    assert abs(kept - (1 - rate) * n) < 4 * np.sqrt(n * rate * (1 - rate))
+    assert abs(y.mean() - 1) < 4 * np.sqrt(rate / (1 - rate) / n)
+    assert equal(nets.Regularization(False, 0.0).apply({}, x, jax.random.split(KEY, 200)), x)
+
+
+class Twice(nn.Module):
+    @nn.compact
+    def __call__(self, x, keys):
+        return [nets.Regularization(False, 0.5)(x, keys) for _ in range(2)]
+
+
+def test_dropout_is_a_function_of_the_example_and_of_the_layer():
+    x, keys = jnp.ones((4, 50)), jax.random.split(KEY, 4)
+    first, second = Twice().apply({}, x, keys)
+    assert np.any(first != second)
+    assert np.any(first[0] != first[1])
+    assert equal(Twice().apply({}, x[::-1], keys[::-1]), [first[::-1], second[::-1]])
+    assert equal(Twice().apply({}, x[2:3], keys[2:3]), [first[2:3], second[2:3]])
+    assert equal(Twice().apply({}, x, None), [x, x])
+
+
+def test_batch_norm():
+    net = nets.Regularization(True, 0.0)
+    x = 2 + 3 * jax.random.normal(KEY, (6, 4, 5, 3))
+    start = started(net, x, None)
+    start["batch_stats"] = jax.tree.map(lambda v: v + 2, start["batch_stats"])
+    before = start["batch_stats"]["BatchNorm_0"]
+    scale, bias = (np.asarray(start["params"]["BatchNorm_0"][name]) for name in ("scale", "bias"))
+    exact = np.asarray(x, np.float64)
+    mean, var = exact.mean((0, 1, 2)), exact.var((0, 1, 2))
+    y, changed = net.apply(start, x, jax.random.split(KEY, 6), mutable=["batch_stats"])
+    np.testing.assert_allclose(y, (exact - mean) / np.sqrt(var + 1e-3) * scale + bias, rtol=1e-4, atol=1e-5)
+    moved = changed["batch_stats"]["BatchNorm_0"]
+    np.testing.assert_allclose(moved["mean"], 0.99 * np.asarray(before["mean"]) + 0.01 * mean, rtol=1e-6)
+    np.testing.assert_allclose(moved["var"], 0.99 * np.asarray(before["var"]) + 0.01 * var, rtol=1e-6)
+    y, changed = net.apply(start, x, None, mutable=["batch_stats"])
+    old, spread = (np.asarray(before[name]) for name in ("mean", "var"))
+    np.testing.assert_allclose(y, (exact - old) / np.sqrt(spread + 1e-3) * scale + bias, rtol=1e-5, atol=1e-5)
+    assert equal(changed["batch_stats"], start["batch_stats"])
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        nets.Conv((2, 3), activation=jnp.tanh, batch_norm=True, dropout=0.5, pools=(2, 1)),
+        nets.Deconv((4, 4, 1), (1, 2), activation=jnp.tanh, batch_norm=True, dropout=0.5),
+    ],
+)
+def test_regularization_is_after_the_activation_of_hidden_layers(net):
+    """Dropped values are 0 after pooling too; those of the last layer of a decoder, of pixels, are never dropped."""
+    x = jax.random.normal(KEY, (3, 4, 4, 1 if isinstance(net, nets.Conv) else 2))
+    variables = jax.jit(net.init)(KEY, x)
+    keys = jax.random.split(KEY, 3)
+    y, seen = captured(net, variables, x, keys)
+    params = variables["params"]
+    layers = sorted(name for name in seen if "Convolution" in name)
+    assert len([name for name in seen if name.startswith("Regularization")]) == (2 if isinstance(net, nets.Conv) else 1)
+    h = np.tanh(np.asarray(seen[layers[0]], np.float64))
+    normal = (h - h.mean((0, 1, 2))) / np.sqrt(h.var((0, 1, 2)) + 1e-3)
+    out = np.asarray(seen["Regularization_0"])
+    np.testing.assert_allclose(out[out != 0], 2 * normal[out != 0], rtol=1e-3, atol=1e-4)
+    assert 0.2 < (out == 0).mean() < 0.8
+    if isinstance(net, nets.Conv):
+        below = np.asarray(correlation(pooled(out, 2), params[layers[1]]))
+        np.testing.assert_allclose(seen[layers[1]], below, rtol=1e-4, atol=1e-5)
+    else:
+        assert equal(y, seen[layers[1]])
+
+
+def test_lists_that_do_not_fit():
+    x = jnp.zeros((1, 8, 8, 1))
+    for net, says in (
+        (nets.Conv((2, 3, 4), kernels=(3, 3)), "--kernels 3 3: 2 values for 3 --filters: give 3, or one for all"),
+        (nets.Conv((2, 3), strides=()), "--strides : 0 values for 2"),
+        (nets.Conv((2,), pools=(2, 2)), "--pools 2 2: 2 values for 1"),
+        (nets.UpConv((8, 8, 1), (2, 3, 4), paddings=("SAME", "VALID")), "--paddings SAME VALID: 2 values for 3"),
+        (nets.Deconv((8, 8, 1), (2, 3), strides=(1, 2, 2)), "--strides 1 2 2: 3 values for 2"),
+        (nets.UpConv((17, 16, 1), (2,)), "images of 17x16 come out as 16x16"),
+        (nets.UpConv((16, 17, 1), (2,)), "images of 16x17 come out as 16x16"),
+    ):
+        with pytest.raises(InputError, match=says) as error:
+            net.init(KEY, x)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["convolutional", "denoising", "denoising_conv32", "mirrored", "strided"])
+def test_sequences_are_not_images(name):
+    experiment = import_module(f"experiments.{name}")
+    model = experiment.build(experiment.Config(), data.Info((7, 3), 100)).model
+    with pytest.raises(InputError, match=r"examples of shape \(7, 3\) are not images: this net needs \[H, W, C\]"):
+        jax.eval_shape(model.init, KEY, jnp.zeros((2, 7, 3)))
+
+
+def lstm(cell, x):
+    """[T, D] -> outputs [T, width] (Gers et al. 2000)."""
+    h = c = np.zeros(cell["hi"]["bias"].shape)
+    outputs = []
+    for row in x:
+        i, f, g, o = (
+            row @ cell[f"i{gate}"]["kernel"] + h @ cell[f"h{gate}"]["kernel"] + cell[f"h{gate}"]["bias"]
+            for gate in "ifgo"
+        )
+        c = expit(f) * c + expit(i) * np.tanh(g)
+        h = expit(o) * np.tanh(c)
+        outputs.append(h)
+    return np.array(outputs)
+
+
+def test_lstm_against_numpy():
+    net = nets.LSTM(4)
+    x = jax.random.normal(KEY, (5, 6, 3))
+    params = started(net, x)
+    cell = jax.tree.map(lambda p: np.asarray(p, np.float64), params["params"]["OptimizedLSTMCell_0"])
+    exact = [lstm(cell, row) for row in np.asarray(x, np.float64)]
+    outputs, last = net.apply(params, x)
+    np.testing.assert_allclose(outputs, exact, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(last, [out[-1] for out in exact], rtol=1e-5, atol=1e-6)
+    lengths = [6, 1, 3, 5, 2]
+    mask = (np.arange(6)[None] < np.array(lengths)[:, None]).astype(np.float32)
+    outputs, last = net.apply(params, x, jnp.asarray(mask))
+    np.testing.assert_allclose(last, [out[n - 1] for out, n in zip(exact, lengths, strict=True)], rtol=1e-5, atol=1e-6)
+    for out, row, n in zip(outputs, exact, lengths, strict=True):
+        np.testing.assert_allclose(out[:n], row[:n], rtol=1e-5, atol=1e-6)
+
+
+def test_lstm_starts_as_the_source_says():
+    """Kernels of the input from Glorot uniform, one per gate; recurrent kernels orthogonal; biases zero."""
+    cell = nets.LSTM(40).init(KEY, jnp.zeros((1, 2, 60)))["params"]["OptimizedLSTMCell_0"]
+    for gate in "ifgo":
+        bound = np.sqrt(6 / 100)
+        assert 0.99 * bound < np.abs(cell[f"i{gate}"]["kernel"]).max() <= bound
+        kernel = np.asarray(cell[f"h{gate}"]["kernel"], np.float64)
+        np.testing.assert_allclose(kernel.T @ kernel, np.eye(40), atol=1e-5)
+        np.testing.assert_array_equal(cell[f"h{gate}"]["bias"], 0)
+
+
+def test_the_last_layer_may_start_from_a_bias():
+    params = nets.UpConv((4, 4, 2), (3,), bias=-1.9).init(KEY, jnp.zeros((1, 2, 2, 1)))["params"]
+    np.testing.assert_array_equal(params["Convolution_0"]["bias"], np.zeros((1, 1, 1, 3)))
+    np.testing.assert_array_equal(params["Convolution_1"]["bias"], np.full((1, 1, 1, 2), -1.9, np.float32))

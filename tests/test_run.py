@@ -18,12 +18,13 @@ import jaxae
 import toy
 from conftest import equal
 from experiments import vae
-from jaxae import data, log, loop, parallel, run
+from jaxae import data, log, loop, parallel, results, run
 from jaxae.checkpoint import Checkpoints
 from jaxae.errors import Diverged, InputError
 from jaxae.step import Transition, descend
 
 NAME = "experiments.vae"
+INFO = data.Info((28, 28, 1), 1438)
 SMALL = vae.Config(epochs=3, batch_size=128, hidden=(16,), workdir="set by go")
 
 
@@ -34,7 +35,7 @@ def go(workdir, build=vae.build, stop=lambda: False, **changes):
 
 def final(workdir, config=SMALL):
     """All that the last checkpoint holds, and its step."""
-    abstract = loop.abstract(vae.build(config, (28, 28, 1)), config, (28, 28, 1))
+    abstract = loop.abstract(vae.build(config, INFO), config, (28, 28, 1))
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         return checkpoints.restore(abstract)[0]
 
@@ -68,7 +69,7 @@ def test_directory(finished):
     for name in ("loss", "reconstructions", "latent", "manifold", "samples"):
         with Image.open(finished / "figures" / f"{name}.png") as image:
             assert np.asarray(image.convert("L")).std() > 10
-    assert run.summary(finished).startswith("done: test bce ")
+    assert results.summary(finished).startswith("done: test bce ")
 
 
 def test_tensorboard_has_every_metric_and_picture(finished):
@@ -244,8 +245,8 @@ def test_changed_code_is_not_taken_for_a_damaged_checkpoint(finished, tmp_path):
     shutil.copytree(finished, workdir)
     (workdir / "result.json").unlink()
 
-    def build(config, shape):
-        experiment = vae.build(config, shape)
+    def build(config, info):
+        experiment = vae.build(config, info)
         return dataclasses.replace(experiment, transition=descend(experiment.evaluate, optax.adam(1e-3)))
 
     with pytest.raises(InputError, match="was written by other code"):
@@ -285,8 +286,8 @@ def test_batch_norm_codebook_and_two_optimizers_go_on_exactly(tmp_path):
 
 
 def test_a_transition_must_report_its_loss(tmp_path):
-    def build(config, shape):
-        experiment = vae.build(config, shape)
+    def build(config, info):
+        experiment = vae.build(config, info)
 
         def step(state, batch, key):
             state, metrics = experiment.transition.step(state, batch, key)
@@ -299,8 +300,8 @@ def test_a_transition_must_report_its_loss(tmp_path):
 
 
 def test_divergence_in_evaluation(tmp_path):
-    def build(config, shape):
-        experiment = vae.build(config, shape)
+    def build(config, info):
+        experiment = vae.build(config, info)
 
         def evaluate(params, extra, batch, key):
             value, (extra, metrics) = experiment.evaluate(params, extra, batch, key)
@@ -333,8 +334,8 @@ def test_fewer_examples_than_a_batch(tmp_path):
 
 
 def test_divergence_stops_names_the_step_and_keeps_the_last_good_checkpoint(tmp_path):
-    def build(config, shape):
-        experiment = vae.build(config, shape)
+    def build(config, info):
+        experiment = vae.build(config, info)
 
         def step(state, batch, key):
             state, metrics = experiment.transition.step(state, batch, key)
@@ -351,8 +352,8 @@ def test_divergence_stops_names_the_step_and_keeps_the_last_good_checkpoint(tmp_
 
 
 def test_infinite_parameters_are_a_divergence_too(tmp_path):
-    def build(config, shape):
-        experiment = vae.build(config, shape)
+    def build(config, info):
+        experiment = vae.build(config, info)
 
         def step(state, batch, key):
             new, metrics = experiment.transition.step(state, batch, key)
@@ -391,12 +392,17 @@ def test_colour_images_of_another_size_and_a_wide_code(tmp_path):
 
 
 def test_expected_figures_are_compared(finished):
-    experiment = vae.build(SMALL, (28, 28, 1))
     line = log.read(finished / "metrics.jsonl")[-1]
     outcome = loop.Outcome(None, 1.0, 1.0)
-    for bound, reached in ((line["loss"] + 1, True), (line["loss"] - 1, False)):
-        better = dataclasses.replace(experiment, expected={"loss": bound})
-        assert run.results(better, line, outcome)["reached"] is reached
+    loss = line["loss"]
+    for bound, reached in (
+        (loss + 1, True),
+        (loss - 1, False),
+        ((loss - 1, loss + 1), True),
+        ((loss + 1, 999.0), False),
+    ):
+        assert results.collect(line, {"loss": bound}, outcome)["reached"] is reached
+    assert results.collect(line, {}, outcome)["reached"] is None
 
 
 def test_batch_sizes_that_do_not_divide():

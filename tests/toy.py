@@ -46,9 +46,9 @@ class Toy(nn.Module):
         return nn.sigmoid(self.decoder(z)).reshape(-1, *self.shape)
 
 
-def build(config, shape):
+def build(config, info):
     """Reconstruction and a minimax term."""
-    model = Toy(shape, config.latent)
+    model = Toy(info.shape, config.latent)
 
     def forward(params, extra, batch, train):
         variables = {"params": params, **extra}

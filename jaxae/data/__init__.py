@@ -5,16 +5,26 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float32, Int, UInt8
 
 from jaxae.errors import InputError
 
+CLASSES = 10_000  # more than this many is a mistake
+
 
 class Split(NamedTuple):
-    """Examples with their classes."""
+    """Examples with their classes: images, or sequences of up to T steps of D numbers in [0, 1]."""
 
-    x: UInt8[np.ndarray, "N H W C"]
+    x: UInt8[np.ndarray, "N H W C"] | Float32[np.ndarray, "N T D"]
     y: Int[np.ndarray, " N"]  # -1 where there are none
+    lengths: Int[np.ndarray, " N"] | None = None  # of sequences; behind them x is 0
+
+
+class Info(NamedTuple):
+    """What an experiment may know of its data before it sees it."""
+
+    shape: tuple[int, ...]  # of one example
+    train: int  # number of training examples
 
 
 class Dataset(NamedTuple):
@@ -29,16 +39,22 @@ class Dataset(NamedTuple):
         """Shape of one example."""
         return self.train.x.shape[1:]
 
+    @property
+    def info(self) -> Info:
+        """What an experiment is built for."""
+        return Info(self.shape, len(self.train.x))
+
     def fingerprint(self) -> str:
         """SHA-256 of all arrays."""
         digest = hashlib.sha256()
         for array in (*self.train, *self.test):
-            digest.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).data)
+            if array is not None:
+                digest.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
 
 def load(name: str, data_dir: str = "", manual_dir: str = "") -> Dataset:
-    """`digits`, a TFDS set (`mnist`, `emnist/letters`, ...), or the path of the user's own data.
+    """`digits`, a TFDS set (`mnist`, `emnist/letters`, ...), or the path of the user's own images or sequences.
 
     InputError, in one line, for anything that cannot be read.
     """
@@ -60,10 +76,22 @@ def load(name: str, data_dir: str = "", manual_dir: str = "") -> Dataset:
     return tfds.load(name, data_dir, manual_dir)
 
 
-def hold_out(x: np.ndarray, y: np.ndarray, classes: tuple[str, ...], every: int = 10) -> Dataset:
+def labels(y: np.ndarray | None, count: int, path: Path) -> tuple[Int[np.ndarray, " N"], tuple[str, ...]]:
+    """The classes of the user's own `count` examples (-1 without y), and their names. InputError."""
+    if y is None:
+        return np.full(count, -1, np.int32), ()
+    if y.shape != (count,) or not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= CLASSES:
+        raise InputError(f"{path}: y is {y.dtype} {y.shape}, not {count} classes counted from 0, below {CLASSES}")
+    return y.astype(np.int32), tuple(str(label) for label in range(int(y.max()) + 1))
+
+
+def hold_out(
+    x: np.ndarray, y: np.ndarray, classes: tuple[str, ...], every: int = 10, lengths: np.ndarray | None = None
+) -> Dataset:
     """A fixed stratified split: of the examples in the order of their classes, every tenth is for the test."""
     if len(x) < 2:
-        raise InputError(f"{len(x)} image: at least 2 are needed, one of them for the test")
+        raise InputError(f"{len(x)} example: at least 2 are needed, one of them for the test")
     test = np.zeros(len(x), bool)
     test[np.argsort(y, kind="stable")[min(every, len(x)) - 1 :: every]] = True
-    return Dataset(Split(x[~test], y[~test]), Split(x[test], y[test]), classes)
+    train, held = (Split(x[part], y[part], None if lengths is None else lengths[part]) for part in (~test, test))
+    return Dataset(train, held, classes)

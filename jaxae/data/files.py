@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+from jaxtyping import UInt8
 
-from jaxae.data import Dataset, Split, hold_out, idx
+from jaxae.data import Dataset, Split, hold_out, idx, labels, sequences
 from jaxae.data.cache import cached
 from jaxae.errors import InputError, first_line
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 MNIST = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-CLASSES = 10_000  # more than this many is a mistake
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # 8 bits a channel
 GREY = ("1", "L", "LA")
 
@@ -26,9 +26,9 @@ def looks_like_path(name: str) -> bool:
 def load(path: Path) -> Dataset:
     """Images of one shape, grey or colour, uint8 or float in [0, 1] (kept as 256 levels).
 
-    `.npy`: the images. `.npz`: `x`, and classes `y` if it has them. IDX: a file of images, with its file of labels if
-    it lies beside it, or a folder with the four files of MNIST. A folder of images (8 bits a channel; an alpha
-    channel is left out): one folder per class, or none.
+    `.npy`: the images. `.npz`: `x`, and classes `y` if it has them; or sequences. IDX: a file of images, with its file
+    of labels if it lies beside it, or a folder with the four files of MNIST. A folder of images (8 bits a channel; an
+    alpha channel is left out): one folder per class, or none.
     Every tenth image of a class is for the test, except in the four files, which have their own.
     InputError for everything else.
     """
@@ -41,18 +41,22 @@ def load(path: Path) -> Dataset:
         return _split(_numpy(path), None, path)
     if path.suffix == ".npz":
         arrays = _npz(path)
+        if "x" not in arrays or "lengths" in arrays:
+            return sequences.load(arrays, path)
         return _split(arrays["x"], arrays.get("y"), path)
-    labels = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
-    has_labels = labels != path and labels.exists()
-    return _split(idx.read(path, 3), idx.read(labels, 1) if has_labels else None, path)
+    beside = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
+    has_labels = beside != path and beside.exists()
+    return _split(idx.read(path, 3), idx.read(beside, 1) if has_labels else None, path)
 
 
 def _mnist(four: list[Path]) -> Dataset:
     train_x, train_y, test_x, test_y = (idx.read(path, 3 if "images" in path.name else 1) for path in four)
-    train, test = _checked(train_x, train_y, four[0]), _checked(test_x, test_y, four[2])
-    if train.x.shape[1:] != test.x.shape[1:]:
-        raise InputError(f"{four[2]}: images of {test.x.shape[1:]}, but {train.x.shape[1:]} in {four[0].name}")
-    return Dataset(train, test, _names(np.concatenate([train.y, test.y])))
+    train_x, test_x = _checked(train_x, four[0]), _checked(test_x, four[2])
+    if train_x.shape[1:] != test_x.shape[1:]:
+        raise InputError(f"{four[2]}: images of {test_x.shape[1:]}, but {train_x.shape[1:]} in {four[0].name}")
+    train_y, train_classes = labels(train_y, len(train_x), four[1])
+    test_y, test_classes = labels(test_y, len(test_x), four[3])
+    return Dataset(Split(train_x, train_y), Split(test_x, test_y), max(train_classes, test_classes, key=len))
 
 
 def _numpy(path: Path) -> np.ndarray:
@@ -62,11 +66,7 @@ def _numpy(path: Path) -> np.ndarray:
 
 def _npz(path: Path) -> dict[str, np.ndarray]:
     with _reading(path, b"PK") as opened, np.load(opened, allow_pickle=False) as file:
-        if "x" not in file:
-            raise InputError(
-                f"{path}: has {', '.join(file) or 'nothing'}, but no x: np.savez(path, x=images, y=classes)"
-            )
-        return {name: file[name] for name in ("x", "y") if name in file}
+        return {n: file[n] for n in file if n in ("x", "y", "lengths") or n.startswith("arr_")}
 
 
 @contextmanager
@@ -87,14 +87,10 @@ def _reading(path: Path, magic: bytes) -> Iterator[IO[bytes]]:
 
 
 def _split(x: np.ndarray, y: np.ndarray | None, path: Path) -> Dataset:
-    return hold_out(*_checked(x, y, path), _names(y))
+    return hold_out(_checked(x, path), *labels(y, len(x), path))
 
 
-def _names(y: np.ndarray | None) -> tuple[str, ...]:
-    return () if y is None else tuple(str(label) for label in range(int(y.max()) + 1))
-
-
-def _checked(x: np.ndarray, y: np.ndarray | None, path: Path) -> Split:
+def _checked(x: np.ndarray, path: Path) -> UInt8[np.ndarray, "N H W C"]:
     if x.ndim not in (3, 4) or (x.ndim == 4 and x.shape[3] not in (1, 3, 4)):
         raise InputError(f"{path}: shape {x.shape}, not [N, H, W] or [N, H, W, C] with C = 1, 3 or 4")
     if x.size == 0:
@@ -107,11 +103,7 @@ def _checked(x: np.ndarray, y: np.ndarray | None, path: Path) -> Split:
         x = np.round(x * 255).astype(np.uint8)
     elif x.dtype != np.uint8:
         raise InputError(f"{path}: pixels are {x.dtype}: save uint8, or float in [0, 1]")
-    if y is None:
-        y = np.full(len(x), -1)
-    elif y.shape != x.shape[:1] or not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= CLASSES:
-        raise InputError(f"{path}: y is {y.dtype} {y.shape}, not {len(x)} classes counted from 0, below {CLASSES}")
-    return Split(x if x.ndim == 4 else x[..., None], y.astype(np.int32))
+    return x if x.ndim == 4 else x[..., None]
 
 
 def _folder(path: Path) -> Dataset:

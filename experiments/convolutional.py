@@ -1,0 +1,50 @@
+"""A convolutional autoencoder with pooling and upsampling.
+
+Source: document 003 (F. Chollet, "Building autoencoders in Keras", 2016): test BCE of 0.094.
+Command: python -m experiments.convolutional --data mnist
+Measured: test BCE 0.09929 (seed 0); 17 min on two shared CPU cores. The 0.096 set for this project is not reached:
+over the last ten epochs the test BCE goes up and down between 0.099 and 0.104.
+"""
+
+from dataclasses import dataclass
+
+from experiments import simple
+from jaxae import nets, run
+from jaxae.step import descend
+from jaxae.variants import autoencoder
+
+
+@dataclass(frozen=True)
+class Config(run.Config):
+    """Convolutions 16-8-8, each with pooling; 8-8-16 (the last without padding), each with upsampling; Adadelta."""
+
+    batch_size: int = 128
+    lr: float = 1.0
+    filters: tuple[int, ...] = (16, 8, 8)
+    """Filters of the encoder; the decoder mirrors them."""
+    kernels: tuple[int, ...] = (3,)
+    """Width of the kernels: one per layer, or one for all."""
+
+
+def build(config: Config, info: run.Info) -> run.Experiment:
+    """The experiment for images of this shape."""
+    layers = len(config.filters)
+    model = autoencoder.Autoencoder(
+        encoder=nets.Conv(config.filters, config.kernels, pools=(2,), precision=config.precision),
+        decoder=nets.UpConv(
+            info.shape,
+            config.filters[::-1],
+            config.kernels[::-1],
+            config.kernels[0],
+            paddings=("SAME",) * (layers - 1) + ("VALID",),
+            precision=config.precision,
+        ),
+    )
+    loss = autoencoder.loss(model, "bce")
+    return run.Experiment(
+        model, descend(loss, simple.adadelta(config.lr)), loss, expected={"loss": 0.096}, unit="nats per pixel"
+    )
+
+
+if __name__ == "__main__":
+    run.main(Config, build)

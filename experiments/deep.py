@@ -1,0 +1,30 @@
+"""A deep autoencoder: the simple one with more layers.
+
+Source: document 003 (F. Chollet, "Building autoencoders in Keras", 2016): test BCE of 0.097.
+Command: python -m experiments.deep --data mnist --seeds 3
+Measured: test BCE 0.1003 +- 0.0021 over three seeds; 6 min for all on two shared CPU cores. 0.0991, 0.1027 and
+0.0991: units of the code die in the second, and the others miss the 0.099 set for this project by a ten-thousandth.
+"""
+
+from dataclasses import dataclass, replace
+
+from experiments import simple
+from jaxae import run
+
+
+@dataclass(frozen=True)
+class Config(simple.Config):
+    """784-128-64-32-64-128-784, ReLU, cross-entropy, Adadelta."""
+
+    epochs: int = 100
+    hidden: tuple[int, ...] = (128, 64)
+    """Widths of the encoder; the decoder mirrors them."""
+
+
+def build(config: Config, info: run.Info) -> run.Experiment:
+    """The experiment for data of this shape."""
+    return replace(simple.build(config, info), expected={"loss": 0.099})
+
+
+if __name__ == "__main__":
+    run.main(Config, build)

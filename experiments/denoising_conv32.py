@@ -1,0 +1,49 @@
+"""A convolutional denoising autoencoder with 32 filters in every layer.
+
+Source: document 003 (F. Chollet, "Building autoencoders in Keras", 2016), which shows noisy over denoised
+rows and gives no figure. Vincent et al. 2008.
+Command: python -m experiments.denoising_conv32 --data mnist --epochs 10
+Measured: test BCE 0.09872 after ten epochs (seed 0); 6 min on two shared CPU cores. The full 100 epochs would take
+ten times as long.
+"""
+
+from dataclasses import dataclass
+
+from experiments import simple
+from jaxae import nets, run
+from jaxae.step import descend
+from jaxae.variants import autoencoder, denoising
+
+
+@dataclass(frozen=True)
+class Config(run.Config):
+    """Convolutions 32-32 with pooling, and back with upsampling; cross-entropy, Adadelta."""
+
+    epochs: int = 100
+    batch_size: int = 128
+    lr: float = 1.0
+    filters: tuple[int, ...] = (32, 32)
+    """Filters of the encoder; the decoder mirrors them."""
+    kernels: tuple[int, ...] = (3,)
+    """Width of the kernels: one per layer, or one for all."""
+    noise: float = 0.5
+    """Standard deviation of the noise, pixels in [0, 1]."""
+
+
+def build(config: Config, info: run.Info) -> run.Experiment:
+    """The experiment for images of this shape."""
+    model = autoencoder.Autoencoder(
+        encoder=nets.Conv(config.filters, config.kernels, pools=(2,), precision=config.precision),
+        decoder=nets.UpConv(
+            info.shape, config.filters[::-1], config.kernels[::-1], config.kernels[0], precision=config.precision
+        ),
+    )
+    corrupt = denoising.gaussian(config.noise)
+    loss = autoencoder.loss(model, "bce", corrupt=corrupt)
+    return run.Experiment(
+        model, descend(loss, simple.adadelta(config.lr)), loss, corrupt=corrupt, unit="nats per pixel"
+    )
+
+
+if __name__ == "__main__":
+    run.main(Config, build)

@@ -1,0 +1,46 @@
+"""A dense autoencoder with a code of ten numbers.
+
+Source: document 000: test MSE of 0.0194.
+Hinton & Salakhutdinov 2006.
+Command: python -m experiments.dense --data mnist --seeds 3
+Measured: test MSE 0.01905 +- 5.3e-05 over three seeds; 88 s for all on two shared CPU cores.
+"""
+
+from dataclasses import dataclass
+
+import flax.linen as nn
+import optax
+
+from jaxae import nets, run
+from jaxae.step import descend
+from jaxae.variants import autoencoder
+
+
+@dataclass(frozen=True)
+class Config(run.Config):
+    """784-512-128-10-128-512-784, ELU, squared error, Adam."""
+
+    epochs: int = 10
+    batch_size: int = 1024
+    hidden: tuple[int, ...] = (512, 128)
+    """Widths of the encoder; the decoder mirrors them."""
+    latent: int = 10
+    """Size of the code."""
+
+
+def build(config: Config, info: run.Info) -> run.Experiment:
+    """The experiment for data of this shape."""
+    model = autoencoder.Autoencoder(
+        encoder=nets.MLP(
+            config.hidden, (config.latent,), axes=len(info.shape), activation=nn.elu, precision=config.precision
+        ),
+        decoder=nets.MLP(config.hidden[::-1], info.shape, activation=nn.elu, precision=config.precision),
+    )
+    loss = autoencoder.loss(model, "mse")
+    return run.Experiment(
+        model, descend(loss, optax.adam(config.lr)), loss, expected={"loss": 0.0194}, unit="per pixel"
+    )
+
+
+if __name__ == "__main__":
+    run.main(Config, build)

@@ -1,0 +1,63 @@
+"""A convolutional autoencoder to a plane, and its mirror image back.
+
+Source: document 004 (D. Foster, "Generative Deep Learning", 2019, chapter 3): of ten digits "4 of 10" are good; no
+figure.
+Command: python -m experiments.mirrored --data mnist --epochs 5
+Measured: test MSE 0.04241 after five epochs (seed 0); 6 min on two shared CPU cores. Root mean squared error 0.199.
+The full 200 epochs would take forty times as long.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import optax
+
+from jaxae import nets, run
+from jaxae.step import descend
+from jaxae.variants import autoencoder
+
+
+@dataclass(frozen=True)
+class Config(run.Config):
+    """Convolutions 32-64-64-64 of strides 1-2-2-1, dense to 2, and back; leaky ReLU, squared error, Adam."""
+
+    epochs: int = 200
+    batch_size: int = 32
+    lr: float = 5e-4
+    filters: tuple[int, ...] = (32, 64, 64, 64)
+    """Filters of the encoder; the decoder mirrors them."""
+    kernels: tuple[int, ...] = (3,)
+    """Width of the kernels: one per layer, or one for all."""
+    strides: tuple[int, ...] = (1, 2, 2, 1)
+    """Strides: one per layer, or one for all."""
+    latent: int = 2
+    """Size of the code."""
+    batch_norm: bool = False
+    """Batch norm after every hidden convolution."""
+    dropout: float = 0.0
+    """Share of values that dropout drops after every hidden convolution."""
+
+
+def build(config: Config, info: run.Info) -> run.Experiment:
+    """The experiment for images of this shape."""
+    layers = (config.kernels, config.strides)
+    options: dict[str, Any] = {
+        "activation": partial(nn.leaky_relu, negative_slope=0.3),
+        "batch_norm": config.batch_norm,
+        "dropout": config.dropout,
+        "precision": config.precision,
+    }
+    model = autoencoder.Autoencoder(
+        encoder=nets.Conv(config.filters, *layers, outputs=(config.latent,), **options),
+        decoder=nets.Deconv(info.shape, config.filters, *layers, **options),
+    )
+    train = autoencoder.loss(model, "mse", train=True)
+    return run.Experiment(
+        model, descend(train, optax.adam(config.lr)), autoencoder.loss(model, "mse"), unit="per pixel"
+    )
+
+
+if __name__ == "__main__":
+    run.main(Config, build)

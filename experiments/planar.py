@@ -1,0 +1,39 @@
+"""A deep autoencoder to a plane: its codes of two numbers are seen as they are.
+
+Source: document 002, which gives no figure; 0.042 (two digits: below 0.0425) was seen in a plain implementation.
+Command: python -m experiments.planar --data mnist --seeds 3
+Measured: test MSE 0.04229 +- 0.0017 over three seeds; 47 s for all on two shared CPU cores.
+"""
+
+from dataclasses import dataclass
+
+import flax.linen as nn
+import optax
+
+from experiments import sigmoid
+from jaxae import nets, run
+from jaxae.step import descend
+from jaxae.variants import autoencoder
+
+
+@dataclass(frozen=True)
+class Config(sigmoid.Config):
+    """784-128-64-10-2 and back, sigmoids with a linear code, squared error, Adam."""
+
+    hidden: tuple[int, ...] = (128, 64, 10)
+    """Widths of the encoder; the decoder mirrors them."""
+    latent: int = 2
+    """Size of the code."""
+
+
+def build(config: Config, info: run.Info) -> run.Experiment:
+    """The experiment for data of this shape."""
+    model = sigmoid.network(config, info, nn.initializers.truncated_normal(1.0), code=nets.linear)
+    loss = autoencoder.loss(model, "mse")
+    return run.Experiment(
+        model, descend(loss, optax.adam(config.lr)), loss, expected={"loss": 0.0425}, unit="per pixel"
+    )
+
+
+if __name__ == "__main__":
+    run.main(Config, build)

@@ -1,0 +1,38 @@
+"""Sequence to sequence: an LSTM reads an image row by row, another one writes it again.
+
+Source: document 003 (F. Chollet, "Building autoencoders in Keras", 2016), which gives no figure.
+Sutskever, Vinyals & Le 2014.
+Command: python -m experiments.sequence --data mnist
+Measured: test BCE 0.09235 (seed 0); 10 min on two shared CPU cores.
+"""
+
+from dataclasses import dataclass
+
+import optax
+
+from jaxae import run
+from jaxae.step import descend
+from jaxae.variants import autoencoder, sequence
+
+
+@dataclass(frozen=True)
+class Config(run.Config):
+    """28 rows of 28 pixels - LSTM to 64 - LSTM of 128 - 28 rows; cross-entropy, Adam. Or your own sequences."""
+
+    epochs: int = 20
+    batch_size: int = 128
+    hidden: int = 128
+    """Width of the decoder."""
+    latent: int = 64
+    """Size of the code: width of the encoder."""
+
+
+def build(config: Config, info: run.Info) -> run.Experiment:
+    """The experiment for sequences, or images, of this shape."""
+    model = sequence.Sequence(info.shape, config.latent, config.hidden, precision=config.precision)
+    loss = autoencoder.loss(model, "bce")
+    return run.Experiment(model, descend(loss, optax.adam(config.lr)), loss, unit="nats per pixel")
+
+
+if __name__ == "__main__":
+    run.main(Config, build)

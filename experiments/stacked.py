@@ -1,0 +1,53 @@
+"""A stacked autoencoder: trained layer by layer, then as a whole.
+
+Source: document 001, which gives no figure.
+Bengio et al. 2007.
+Command: python -m experiments.stacked --data mnist --seeds 3
+Measured: test BCE 0.09627 +- 0.00062 over three seeds; 7 min for all on two shared CPU cores. Greedy alone, after 60
+epochs: 0.1392 +- 0.0041. The same network end to end (`deep`): 0.1003 +- 0.0021.
+"""
+
+from dataclasses import dataclass
+
+from experiments import simple
+from jaxae import run
+from jaxae.epoch import first_step
+from jaxae.errors import InputError
+from jaxae.step import descend, phases
+from jaxae.variants import autoencoder, stacked
+
+
+@dataclass(frozen=True)
+class Config(run.Config):
+    """784-128-64-32-64-128-784, ReLU, Adadelta: the network of `deep`."""
+
+    epochs: int = 100
+    batch_size: int = 256
+    lr: float = 1.0
+    hidden: tuple[int, ...] = (128, 64)
+    """Widths of the encoder; the decoder mirrors them."""
+    latent: int = 32
+    """Size of the code."""
+    greedy: int = 20
+    """Epochs for each layer's own autoencoder (its error is the loss in training); the rest is for fine-tuning."""
+
+
+def build(config: Config, info: run.Info) -> run.Experiment:
+    """The experiment for data of this shape."""
+    if config.greedy * (len(config.hidden) + 1) >= config.epochs:
+        raise InputError(
+            f"--greedy {config.greedy} for each layer leaves none of --epochs {config.epochs} to fine-tune"
+        )
+    model = stacked.Stacked(info.shape, (*config.hidden, config.latent), precision=config.precision)
+    loss = autoencoder.loss(model, "bce")
+    ends = [first_step(n * config.greedy, info.train, config.batch_size) for n in range(len(model.widths) + 1)]
+    layers = [
+        (ends[n + 1] - ends[n], descend(stacked.greedy(model, n), simple.adadelta(config.lr), stacked.groups(n)))
+        for n in range(len(model.widths))
+    ]
+    fine = descend(loss, simple.adadelta(config.lr))
+    return run.Experiment(model, phases(*layers, (0, fine)), loss, unit="nats per pixel")
+
+
+if __name__ == "__main__":
+    run.main(Config, build)

@@ -1,0 +1,51 @@
+"""Strided convolutions down and transposed ones up again, with pictures while it learns.
+
+Source: document 001, whose picture sharpens as the loss falls; it gives no figure.
+Masci et al. 2011.
+Command: python -m experiments.strided --data mnist --seeds 3
+Measured: test MSE 0.002191 +- 8.6e-05 over three seeds; 14 min for all on two shared CPU cores. The run was paused
+for six of these minutes.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import flax.linen as nn
+import jax.numpy as jnp
+import optax
+
+from jaxae import nets, run
+from jaxae.step import descend
+from jaxae.variants import autoencoder
+
+
+@dataclass(frozen=True)
+class Config(run.Config):
+    """Convolutions 16-32-64-128 of stride 2 and their mirror image, leaky ReLU, tanh, squared error, Adam."""
+
+    epochs: int = 5
+    filters: tuple[int, ...] = (16, 32, 64, 128)
+    """Filters of the encoder; the decoder mirrors them."""
+    kernels: tuple[int, ...] = (3,)
+    """Width of the kernels: one per layer, or one for all."""
+    strides: tuple[int, ...] = (2,)
+    """Strides: one per layer, or one for all."""
+    picture_every: int = 50
+
+
+def build(config: Config, info: run.Info) -> run.Experiment:
+    """The experiment for images of this shape."""
+    leaky = partial(nn.leaky_relu, negative_slope=0.2)
+    model = autoencoder.Autoencoder(
+        encoder=nets.Conv(config.filters, config.kernels, config.strides, activation=leaky, precision=config.precision),
+        decoder=nets.Deconv(
+            info.shape, config.filters, config.kernels, config.strides, activation=leaky, precision=config.precision
+        ),
+        output=jnp.tanh,
+    )
+    loss = autoencoder.loss(model, "mse", weight=float(info.shape[-1]))  # the source sums over channels
+    return run.Experiment(model, descend(loss, optax.adam(config.lr)), loss, unit="per pixel")
+
+
+if __name__ == "__main__":
+    run.main(Config, build)

@@ -1,0 +1,35 @@
+"""Tied weights: the simple autoencoder whose decoder is the transpose of its encoder.
+
+Source: document 001: the code of `simple` with half the weights; it gives no figure.
+Vincent et al. 2010.
+Command: python -m experiments.tied --data mnist --seeds 3
+Measured: test BCE 0.1158 +- 0.00036 over three seeds; 119 s for all on two shared CPU cores.
+"""
+
+from dataclasses import dataclass
+
+from experiments import simple
+from jaxae import run
+from jaxae.step import descend
+from jaxae.variants import autoencoder, tied
+
+
+@dataclass(frozen=True)
+class Config(run.Config):
+    """784-32-784, ReLU code, one matrix, cross-entropy, Adadelta."""
+
+    batch_size: int = 256
+    lr: float = 1.0
+    latent: int = 32
+    """Size of the code."""
+
+
+def build(config: Config, info: run.Info) -> run.Experiment:
+    """The experiment for data of this shape."""
+    model = tied.Tied(info.shape, config.latent, precision=config.precision)
+    loss = autoencoder.loss(model, "bce")
+    return run.Experiment(model, descend(loss, simple.adadelta(config.lr)), loss, unit="nats per pixel")
+
+
+if __name__ == "__main__":
+    run.main(Config, build)

@@ -1,0 +1,59 @@
+"""The user's own sequences, of any lengths: an `.npz` of ragged arrays.
+
+`np.savez(path, *sequences)`, or `np.savez(path, x=rows, lengths=lengths)` with all rows one below the other; with
+either, classes `y`. Each sequence is [T] or [T, D]; uint8, or float in [0, 1].
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from jaxae.data import Dataset, hold_out, labels
+from jaxae.errors import InputError
+
+SIZE = 2**31  # bytes; padding to the longest sequence may need far more memory than the file
+
+
+def load(arrays: dict[str, np.ndarray], path: Path) -> Dataset:
+    """The arrays of the file as sequences padded with 0; every tenth of a class is for the test. InputError."""
+    parts = _parts(arrays, path)
+    kinds = {(part.dtype, part.shape[1:]) for part in parts}
+    if len(kinds) != 1 or parts[0].ndim != 2:
+        raise InputError(f"{path}: sequences of {sorted(map(str, kinds))}: all must be [T, D] with one D and one dtype")
+    rows = np.concatenate(parts)
+    lengths = np.array([len(part) for part in parts], np.int32)
+    if not lengths.all() or not rows.size:
+        raise InputError(f"{path}: sequence {int(lengths.argmin())} is empty: leave it out")
+    scale = np.float32(255 if rows.dtype == np.uint8 else 1)
+    if rows.dtype != np.uint8 and not np.issubdtype(rows.dtype, np.floating):
+        raise InputError(f"{path}: values are {rows.dtype}: save uint8, or float in [0, 1]")
+    if not (rows.min() >= 0 and rows.max() <= scale):  # so NaN is refused too
+        raise InputError(f"{path}: values from {rows.min():g} to {rows.max():g}: floats must be in [0, 1]; scale first")
+    longest = int(lengths.max())
+    if len(parts) * longest * rows.shape[1] * 4 > SIZE:
+        raise InputError(f"{path}: {len(parts)} sequences padded to {longest} steps exceed 2 GiB: cut the longest")
+    x = np.zeros((len(parts), longest, rows.shape[1]), np.float32)
+    x[np.arange(longest)[None] < lengths[:, None]] = rows / scale
+    return hold_out(x, *labels(arrays.get("y"), len(x), path), lengths=lengths)
+
+
+def _parts(arrays: dict[str, np.ndarray], path: Path) -> list[np.ndarray]:
+    """The sequences, each [T, D]."""
+    if {"x", "lengths"} <= set(arrays):
+        x, lengths = arrays["x"], arrays["lengths"]
+        if x.ndim == 0 or lengths.ndim != 1 or not np.issubdtype(lengths.dtype, np.integer) or (lengths < 0).any():
+            raise InputError(f"{path}: lengths is {lengths.dtype} {lengths.shape}, not the steps of each sequence")
+        if lengths.sum() != len(x):
+            raise InputError(f"{path}: lengths sum to {lengths.sum()}, but x has {len(x)} rows")
+        parts = np.split(x, np.cumsum(lengths)[:-1])
+    else:
+        names = [name for name in arrays if re.fullmatch(r"arr_\d+", name)]
+        if not names or "lengths" in arrays:
+            held = ", ".join(arrays) or "nothing"
+            raise InputError(
+                f"{path}: has {held}, but no x: np.savez(path, x=images, y=classes), np.savez(path, *sequences) or "
+                "np.savez(path, x=rows, lengths=lengths)"
+            )
+        parts = [arrays[name] for name in sorted(names, key=lambda name: int(name[4:]))]
+    return [part[:, None] if part.ndim == 1 else part for part in parts]

@@ -1,0 +1,70 @@
+"""`result.json`: what a run has reached, how like its reconstructions are, what is wrong with its plane of codes."""
+
+import contextlib
+import json
+import math
+import resource
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxae import evaluate, log
+from jaxae.data import Dataset
+from jaxae.experiment import Model
+from jaxae.loop import Outcome
+
+
+def collect(test: log.Record, expected: Mapping[str, float | tuple[float, float]], outcome: Outcome) -> dict[str, Any]:
+    """What `result.json` holds. expected: the figures of the source, where the run is what the source describes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
+    return {
+        "metrics": {key: value for key, value in test.items() if key != "split"},
+        "expected": dict(expected),
+        "reached": all(_reached(log.scalar(test, key), value) for key, value in expected.items()) if expected else None,
+        "wall_seconds": round(outcome.wall_seconds, 3),
+        "images_per_second": round(outcome.images_per_second, 1),
+        "peak_memory_bytes": max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, *peaks),
+    }
+
+
+def _reached(value: float, expected: float | tuple[float, float]) -> bool:
+    low, high = expected if isinstance(expected, tuple) else (-math.inf, expected)
+    return low <= value <= high
+
+
+def measures(model: Model, dataset: Dataset) -> dict[str, Any]:
+    """How like their originals the reconstructions of the test images are, and the defects of a plane of codes.
+
+    Of the first seed. Left out: likeness for sequences and images too small for a window of structural similarity,
+    defects where a class has too few codes to have an area.
+    """
+    found: dict[str, Any] = {}
+    test = dataset.test
+    if len(model.shape) == 3 and min(model.shape[:2]) >= len(evaluate.WINDOW):
+        z = model.encode(model.corrupted(test.x))
+        found["likeness"] = evaluate.likeness(model.decode, z, test.x)
+    if model.code == (2,) and len(dataset.classes) > 1:
+        with contextlib.suppress(ValueError):  # the codes lie on a line
+            plane = evaluate.plane(model.decode, np.asarray(model.encode(test.x)), test.y)
+            if all(map(math.isfinite, plane.values())):
+                found["plane"] = plane
+    return found
+
+
+def summary(workdir: Path) -> str:
+    """What a finished run says last."""
+    result = json.loads((workdir / "result.json").read_text())
+    line = result["metrics"]
+    spread = {name: f" +- {line[f'{name}_std']:.4f}" for name in log.names(line) if f"{name}_std" in line}
+    metrics = ", ".join(f"{name} {log.scalar(line, name):.4f}{spread.get(name, '')}" for name in log.names(line))
+    reached = {True: " (expected figure reached)", False: " (expected figure NOT reached)", None: ""}
+    return (
+        f"done: test {metrics}{reached[result['reached']]}\n"
+        f"{result['wall_seconds']:.1f} s, {result['images_per_second']:,.0f} images/s\n"
+        f"pictures: {workdir / 'figures'}\nreport:   {workdir / 'report.html'}"
+    )

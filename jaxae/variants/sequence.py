@@ -1,0 +1,48 @@
+"""Sequence to sequence (Sutskever, Vinyals & Le 2014; as an autoencoder: Srivastava, Mansimov & Salakhutdinov 2015)."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxae.nets import LSTM, MLP, Activation, Keys
+
+
+class Sequence(nn.Module):
+    """An LSTM reads the rows of x; its last output is the code; a second LSTM, given the code T times, writes them.
+
+    A mask says where a sequence has ended: what is behind changes neither code nor loss.
+    """
+
+    shape: tuple[int, ...]  # of an example: [T, *D]
+    latent: int
+    hidden: int  # width of the decoder
+    output: Activation = nn.sigmoid
+    precision: str = "float32"  # of the layer to the rows; the LSTMs stay in float32
+
+    def setup(self) -> None:
+        self.encoder = LSTM(self.latent)
+        self.decoder = LSTM(self.hidden)
+        self.rows = MLP((), self.shape[1:], precision=self.precision)
+
+    def __call__(
+        self,
+        x: Float[Array, "B T *D"],
+        keys: Keys | None = None,  # noqa: ARG002
+        mask: Float[Array, "B T"] | None = None,
+    ) -> tuple[Float[Array, "B Z"], Float[Array, "B T *D"]]:
+        """Codes and logits."""
+        z = self.encode(x, mask)
+        return z, self.logits(z)
+
+    def encode(self, x: Float[Array, "B T *D"], mask: Float[Array, "B T"] | None = None) -> Float[Array, "B Z"]:
+        """Codes."""
+        return self.encoder(x.reshape(*x.shape[:2], -1), mask)[1]
+
+    def logits(self, z: Float[Array, "B Z"]) -> Float[Array, "B T *D"]:
+        """All T rows, before `output`."""
+        repeated = jnp.broadcast_to(z[:, None], (len(z), self.shape[0], z.shape[1]))
+        return self.rows(self.decoder(repeated)[0])
+
+    def decode(self, z: Float[Array, "B Z"]) -> Float[Array, "B T *D"]:
+        """Pixels in [0, 1]."""
+        return self.output(self.logits(z))

@@ -1,0 +1,89 @@
+"""The stacked autoencoder, trained greedily (Hinton, Osindero & Teh 2006; Bengio et al. 2007, section 3).
+
+Each layer is an autoencoder of the codes of the layer before; then the whole is fine-tuned.
+"""
+
+from typing import Any, cast
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Float, Key
+
+from jaxae import prob
+from jaxae.batch import mean
+from jaxae.nets import MLP, Activation, Keys
+from jaxae.types import Batch, Extra, Loss, Metrics, Params
+
+
+class Stacked(nn.Module):
+    """One dense layer to each width, and back again. Parameter groups: encoder_0, decoder_0, encoder_1, ..."""
+
+    shape: tuple[int, ...]  # of an example
+    widths: tuple[int, ...]  # the last one is that of the code
+    activation: Activation = nn.relu
+    output: Activation = nn.sigmoid
+    precision: str = "float32"
+
+    def setup(self) -> None:
+        outputs = (self.shape, *((width,) for width in self.widths[:-1]))
+        self.encoder = [
+            MLP((), (width,), axes=len(before), precision=self.precision)
+            for width, before in zip(self.widths, outputs, strict=True)
+        ]
+        self.decoder = [MLP((), output, precision=self.precision) for output in outputs]
+
+    def __call__(self, x: Float[Array, "B *D"], keys: Keys | None = None) -> tuple[jax.Array, Float[Array, "B *D"]]:  # noqa: ARG002
+        """Codes and logits."""
+        z = self.encode(x)
+        return z, self.logits(z)
+
+    def up(self, x: jax.Array, layers: int) -> jax.Array:
+        """What the first `layers` layers of the encoder make of x."""
+        for layer in self.encoder[:layers]:
+            x = self.activation(layer(x))
+        return x
+
+    def layer(self, x: Float[Array, "B *D"], number: int) -> tuple[jax.Array, jax.Array]:
+        """What a layer's own autoencoder is given, and what it makes of that before the activation."""
+        below = self.up(x, number)
+        return below, self.decoder[number](self.activation(self.encoder[number](below)))
+
+    def encode(self, x: Float[Array, "B *D"]) -> Float[Array, "B Z"]:
+        """Codes."""
+        return self.up(x, len(self.widths))
+
+    def logits(self, z: Float[Array, "B Z"]) -> Float[Array, "B *D"]:
+        """What the decoder makes of codes, before `output`."""
+        for layer in self.decoder[:0:-1]:
+            z = self.activation(layer(z))
+        return self.decoder[0](z)
+
+    def decode(self, z: Float[Array, "B Z"]) -> Float[Array, "B *D"]:
+        """Pixels in [0, 1]."""
+        return self.output(self.logits(z))
+
+
+def greedy(model: Stacked, number: int) -> Loss:
+    """How unlike a layer's reconstruction of its input is: for descend(..., wrt=groups(number)).
+
+    The first layer: cross-entropy, nats per pixel. The others: squared error of the codes before, mean over units.
+    """
+
+    def objective(
+        params: Params,
+        extra: Extra,
+        batch: Batch,
+        key: Key[Array, ""],  # noqa: ARG001
+    ) -> tuple[jax.Array, tuple[Extra, Metrics]]:
+        below, above = cast("Any", model.apply({"params": params}, batch.x, number, method="layer"))
+        squared = prob.per_example((model.activation(above) - below) ** 2)
+        error = squared if number else -prob.bernoulli(above, below)
+        value = mean(error / below[0].size, batch)
+        return value, (extra, {"loss": value})
+
+    return objective
+
+
+def groups(number: int) -> tuple[str, str]:
+    """The parameters of a layer's own autoencoder."""
+    return f"encoder_{number}", f"decoder_{number}"

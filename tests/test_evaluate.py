@@ -1,0 +1,272 @@
+from math import inf, isnan, log, pi, sqrt, tanh
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import integrate, optimize, stats
+from skimage.metrics import structural_similarity
+
+from experiments import vae
+from jaxae import data, evaluate
+from jaxae.data import idx
+from jaxae.experiment import Model
+
+rng = np.random.default_rng(0)
+NORMAL = rng.normal(size=(3000, 2)) @ np.array([[2.0, 1.0], [0.0, 0.5]]) + np.array([3.0, -1.0])
+
+
+def images(n, h, w, c):
+    return rng.random((n, h, w, c)).astype(np.float32)
+
+
+def reference(x, y):
+    """Structural similarity by scikit-image, in float64."""
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0}
+    pairs = zip(x.astype(np.float64), y.astype(np.float64), strict=True)
+    return [structural_similarity(a, b, channel_axis=-1, **options) for a, b in pairs]
+
+
+def ring(n, radius=1.0):
+    """n codes evenly on a circle: mean 0, covariance radius^2 / 2 exactly."""
+    angle = 2 * pi * np.arange(n) / n
+    return radius * np.stack([np.cos(angle), np.sin(angle)], 1)
+
+
+def test_mse_against_numpy():
+    x, y = images(3, 5, 7, 2), images(3, 5, 7, 2)
+    np.testing.assert_allclose(evaluate.mse(jnp.asarray(x), jnp.asarray(y)), ((x - y) ** 2).mean((1, 2, 3)), 1e-5)
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3), (11, 11, 1), (11, 40, 2), (37, 12, 3)])
+def test_ssim_against_scikit_image(shape):
+    x = images(3, *shape)
+    smooth = np.broadcast_to(np.linspace(0.9, 1, shape[1], dtype=np.float32)[:, None], x.shape)
+    for y in (images(3, *shape), np.clip(x + 0.1 * images(3, *shape), 0, 1), 1 - x, smooth):
+        np.testing.assert_allclose(evaluate.ssim(jnp.asarray(x), jnp.asarray(y)), reference(x, y), atol=1e-6)
+
+
+def test_ssim_of_bright_smooth_images_does_not_cancel():
+    """By E x^2 - (E x)^2 in float32 the result is off by 2e-4."""
+    x = np.full((1, 16, 16, 1), 0.97, np.float32)
+    y = x + np.linspace(0, 0.03, 16, dtype=np.float32)[:, None]
+    np.testing.assert_allclose(evaluate.ssim(jnp.asarray(x), jnp.asarray(y)), reference(x, y), atol=1e-6)
+
+
+def test_ssim_is_one_only_for_identical_images():
+    x = jnp.asarray(images(4, 20, 20, 3))
+    np.testing.assert_allclose(evaluate.ssim(x, x), 1, rtol=1e-6)
+    assert evaluate.ssim(x, x.at[:, 10, 10, 0].add(0.1)).max() < 0.9999
+
+
+def test_ssim_refuses_images_smaller_than_its_window():
+    x = jnp.zeros((1, 28, 10, 1))
+    with pytest.raises(ValueError) as info:  # noqa: PT011
+        evaluate.ssim(x, x)
+    assert str(info.value) == "images of 28 x 10 pixels are smaller than structural similarity's window of 11 x 11"
+
+
+def stray(x):
+    """Two stray pixels in the empty corners."""
+    return x.at[:, 3, 3].set(1.0).at[:, 24, 24].set(1.0)
+
+
+def shifted(x, rows=0, columns=0):
+    return jnp.roll(x, (rows, columns), (1, 2))
+
+
+def digit(name, request):
+    if name == "digits":
+        x = data.load("digits").test.x[1:2]
+    else:
+        x = idx.read(request.getfixturevalue("mnist") / "t10k-images-idx3-ubyte.gz", 3)[:1, ..., None]
+    return jnp.asarray(x, jnp.float32) / 255
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist"])
+def test_pixels_call_a_shifted_digit_less_alike_than_one_with_stray_pixels(name, request):
+    """So do mean squared error and structural similarity; the eye, and the shift-tolerant error, say the opposite."""
+    x = digit(name, request)
+    assert x[:, :, -2:].max() == x[:, 3, 3].max() == x[:, 24, 24].max() == 0  # room for the shift and for the spots
+    spots, moved = stray(x), shifted(x, columns=2)
+    assert evaluate.mse(x, moved) > 10 * evaluate.mse(x, spots) > 0
+    assert evaluate.ssim(x, spots) > 0.95
+    assert evaluate.ssim(x, moved) < 0.7
+    assert evaluate.shift_mse(x, moved) == 0
+    assert evaluate.shift_mse(x, spots) == evaluate.mse(x, spots)
+
+
+def test_shift_mse_finds_every_shift_in_reach_and_none_beyond():
+    x = jnp.asarray(np.pad(images(2, 6, 5, 2), ((0, 0), (3, 3), (3, 3), (0, 0))))
+    for rows in range(-3, 4):
+        for columns in range(-3, 4):
+            error = evaluate.shift_mse(x, shifted(x, rows, columns))
+            assert ((error == 0) == (max(abs(rows), abs(columns)) <= 2)).all()
+    far = shifted(x, 3)
+    assert (evaluate.shift_mse(x, far, reach=3) == 0).all()
+    np.testing.assert_allclose(evaluate.shift_mse(x, far, reach=0), evaluate.mse(x, far), rtol=1e-6)
+
+
+def test_shift_mse_lets_zeros_in_at_the_border():
+    """What leaves an image is lost: here of a single row of three pixels."""
+    one, none = jnp.ones((1, 1, 3, 1)), jnp.zeros((1, 1, 3, 1))
+    assert evaluate.shift_mse(none, one) == 0  # a shift down by 1 empties the only row
+    assert evaluate.shift_mse(one, none) == 1
+    last = none.at[0, 0, 2].set(1.0)
+    np.testing.assert_allclose(evaluate.shift_mse(one, last, reach=1), 2 / 3, rtol=1e-6)
+    assert evaluate.shift_mse(last, one, reach=2) == 0
+
+
+def crosses(radii):
+    """Classes of 4 codes at +-a on one axis and +-b on the other: covariance diag(a^2, b^2) / 2, area pi a b / 2."""
+    z = np.array([[(a, 0), (-a, 0), (0, b), (0, -b)] for a, b in radii], np.float64).reshape(-1, 2)
+    y = np.repeat(np.arange(len(radii)), 4)
+    return z + np.stack([10.0 * y, 5.0 - y], 1), y
+
+
+def test_unequal_areas_of_crosses():
+    assert evaluate.unequal_areas(*crosses([(1, 4), (2, 2), (8, 0.5)])) == pytest.approx(0, abs=1e-12)
+    z, y = crosses([(1, 1), (1, 3), (3, 3)])  # log areas 0, log 3, 2 log 3 and a constant
+    expected = sqrt(2 / 3) * log(3)
+    assert evaluate.unequal_areas(z, y) == pytest.approx(expected)
+    assert evaluate.unequal_areas(jnp.asarray(7 * z, jnp.float32), jnp.asarray(5 - y)) == pytest.approx(
+        expected, rel=1e-5
+    )
+    solid = np.concatenate([np.eye(3), -np.eye(3)])
+    assert evaluate.unequal_areas(np.concatenate([solid, 2 * solid]), np.repeat([0, 1], 6)) == pytest.approx(
+        1.5 * log(2)
+    )
+
+
+def test_unequal_areas_of_a_flat_class_is_infinite():
+    z, y = crosses([(1, 1), (1, 0)])
+    assert evaluate.unequal_areas(z, y) == inf
+    assert evaluate.unequal_areas(z[:5], y[:5]) == inf
+
+
+def test_asymmetry_by_hand():
+    """Codes 0 and 1: of four pairs, |z - z'| is 0 1 1 0, |z + z'| is 0 1 1 2. Legs 3 and 4: 0 5 5 0, 6 5 5 8."""
+    assert evaluate.asymmetry(np.array([[0.0], [1.0]])) == pytest.approx(1 / 2)
+    z = np.array([[3.0, 0.0], [0.0, 4.0]])
+    assert evaluate.asymmetry(z) == pytest.approx(1 - 10 / 24)
+    assert evaluate.asymmetry(jnp.asarray(1e-3 * z, jnp.float32)) == pytest.approx(1 - 10 / 24)
+    assert evaluate.asymmetry(np.ones((5, 3))) == 1
+
+
+def test_asymmetry_is_zero_for_a_set_with_its_negation_wherever_its_mass_lies():
+    z = rng.exponential(size=(300, 2))
+    assert evaluate.asymmetry(z) > 0.3
+    assert evaluate.asymmetry(np.concatenate([z, -z])) == pytest.approx(0, abs=1e-12)
+    skew = np.concatenate([z, np.full((300, 2), -1.0)])
+    assert evaluate.asymmetry(skew - skew.mean(0)) > 0.01  # a mean of 0 is not symmetry
+
+
+def test_asymmetry_is_the_energy_distance_to_the_negation_over_its_bound():
+    z = rng.exponential(size=(400, 1)) - 1
+    total = np.abs(z + z.T).mean()
+    assert evaluate.asymmetry(z) == pytest.approx(stats.energy_distance(z[:, 0], -z[:, 0]) ** 2 / (2 * total))
+
+
+def test_asymmetry_of_many_codes_takes_them_evenly():
+    z = rng.exponential(size=(6000, 2))
+    z[3000:] *= -1  # symmetric as a whole, not in its first 2,000
+    assert evaluate.asymmetry(z) < 0.01
+
+
+def beyond(distance, n):
+    """Probability that a standard normal draw in the plane is farther than this from n such codes."""
+
+    def density(s):
+        return s * np.exp(-(s**2) / 2) * (1 - stats.ncx2.cdf(distance**2, 2, s**2)) ** n
+
+    return integrate.quad(density, 0, 10, limit=200)[0]
+
+
+@pytest.mark.parametrize("n", [500, 3000])
+def test_holes_of_normal_codes_are_one_in_a_hundred(n):
+    shares = [evaluate.holes(np.random.default_rng(100 + k).normal(size=(n, 2)), seed=k) for k in range(10)]
+    assert np.mean(shares) == pytest.approx(0.01, abs=0.003)
+    assert evaluate.holes(NORMAL) == pytest.approx(0.01, abs=0.006)
+
+
+def test_holes_of_a_ring_against_the_integral():
+    """Whitened, its radius is sqrt 2, and the normal's radius has distribution function 1 - exp(-s^2 / 2)."""
+    n = 3000
+    nearby = optimize.brentq(lambda t: beyond(t, n) - 0.01, 0.01, 2)
+    expected = 1 - np.exp(-((sqrt(2) - nearby) ** 2) / 2) + np.exp(-((sqrt(2) + nearby) ** 2) / 2)
+    assert 0.3 < expected < 0.95
+    assert evaluate.holes(ring(n, radius=5.0)) == pytest.approx(expected, abs=0.03)
+
+
+def test_holes_do_not_depend_on_a_linear_map_of_the_codes():
+    z = ring(500)
+    slanted = z @ np.array([[3.0, 0.0], [1.0, 0.2]]).T + np.array([5.0, -7.0])
+    assert evaluate.holes(z) == pytest.approx(evaluate.holes(slanted), abs=1e-3)
+    assert evaluate.holes(NORMAL) == pytest.approx(evaluate.holes(7 * NORMAL), abs=1e-3)
+    assert evaluate.holes(z, seed=0) != evaluate.holes(z, seed=1)
+
+
+def pixels(function):
+    """A decoder whose image is one row: function of codes [N, Z] -> [N, D]."""
+    return lambda z: function(z)[:, None, :, None]
+
+
+@pytest.mark.parametrize(("z", "d"), [(1, 1), (2, 784), (5, 3)])
+def test_roughness_of_a_linear_decoder_is_one(z, d):
+    codes = rng.normal(size=(100, z)) @ rng.normal(size=(z, z)) + 5
+    weights = jnp.asarray(rng.normal(size=(z, d)), jnp.float32)
+    assert evaluate.roughness(pixels(lambda v: v @ weights + 0.3), codes) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("k", [0.5, 1.0, 2.0])
+def test_roughness_of_waves_against_the_integral(k):
+    """E cos^2 kw = (1 + q) / 2 and E sin^2 kw = (1 - q) / 2 with q = exp(-2 k^2); (E cos kw)^2 = exp(-k^2)."""
+    codes = 3 * NORMAL[:, :1] + 2
+    mean, scale = codes.mean().astype(np.float32), codes.std().astype(np.float32)
+
+    def angle(z):
+        return k * (z - mean) / scale
+
+    sine = evaluate.roughness(pixels(lambda z: jnp.sin(angle(z))), codes)
+    assert sine == pytest.approx(k**2 / tanh(k**2), rel=0.08)
+    circle = pixels(lambda z: jnp.concatenate([jnp.sin(angle(z)), jnp.cos(angle(z))], 1))
+    assert evaluate.roughness(circle, codes) == pytest.approx(k**2 / (1 - np.exp(-(k**2))), rel=0.02)
+
+
+def test_roughness_does_not_depend_on_an_affine_map_of_the_codes():
+    lower, offset = np.array([[3.0, 0.0], [1.0, 0.2]]), np.array([5.0, -7.0])
+    back = jnp.asarray(np.linalg.inv(lower).T, jnp.float32)
+
+    def decode(z):
+        return jnp.sin(2 * z) + z[:, ::-1] ** 2
+
+    value = evaluate.roughness(pixels(decode), NORMAL)
+    mapped = pixels(lambda z: decode((z - jnp.asarray(offset, jnp.float32)[None]) @ back))
+    assert value > 1.1
+    assert evaluate.roughness(mapped, NORMAL @ lower.T + offset) == pytest.approx(value, rel=1e-3)
+    assert evaluate.roughness(pixels(decode), NORMAL, seed=1) != value
+
+
+def test_roughness_of_a_constant_decoder_has_no_value():
+    assert isnan(evaluate.roughness(jnp.zeros_like, NORMAL))
+
+
+def test_codes_on_a_line_have_no_normal_density():
+    line = ring(10)[:, :1] * np.ones((1, 2))
+    for measure in (evaluate.holes, lambda z: evaluate.roughness(pixels(jnp.sin), z)):
+        with pytest.raises(ValueError, match="^10 codes of 2 dimensions lie in fewer: they have no normal density$"):
+            measure(line)
+
+
+def test_plane_of_a_model():
+    experiment = vae.build(vae.Config(hidden=(16,)), data.Info((12, 12, 1), 60))
+    x = jnp.asarray(images(60, 12, 12, 1))
+    model = Model(experiment, experiment.model.init(jax.random.key(0), x)["params"], {}, (12, 12, 1))
+    z, y = model.encode(x), np.arange(60) % 3
+    assert evaluate.plane(model.decode, z, y) == {
+        "unequal_areas": evaluate.unequal_areas(z, y),
+        "asymmetry": evaluate.asymmetry(z),
+        "holes": evaluate.holes(z),
+        "roughness": evaluate.roughness(model.decode, z),
+    }
+    assert 1 <= evaluate.roughness(model.decode, z) < 2

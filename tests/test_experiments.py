@@ -1,0 +1,148 @@
+"""Every experiment, small: trained by its own code on a few embedded digits, and used."""
+
+import dataclasses
+import importlib
+import json
+import pkgutil
+import shlex
+
+import jax
+import numpy as np
+import pytest
+
+import experiments
+import jaxae
+from conftest import equal
+from jaxae import config, data, loop, run
+from jaxae.errors import InputError
+
+NAMES = [module.name for module in pkgutil.iter_modules(experiments.__path__)]
+SMALL = {"epochs": 1, "batch_size": 16, "picture_every": 0}
+MORE = {"stacked": {"epochs": 4, "greedy": 1}}
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """A file of 80 digits."""
+    digits = data.load("digits").train
+    path = tmp_path_factory.mktemp("data") / "few.npz"
+    np.savez(path, x=digits.x[:80], y=digits.y[:80])
+    return path
+
+
+def module(name):
+    return importlib.import_module(f"experiments.{name}")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_runs_and_is_used(name, few, tmp_path):
+    """Encoder, decoder and the whole are one model; every term of the loss is finite; the figures are painted."""
+    experiment = module(name)
+    fields = {**SMALL, **MORE.get(name, {})}
+    settings = experiment.Config(**fields, data=str(few), workdir=str(tmp_path / "run"))
+    workdir = run.train(settings, experiment.build, f"experiments.{name}")
+    result = json.loads((workdir / "result.json").read_text())
+    assert all(np.isfinite(value) for value in result["metrics"].values() if isinstance(value, float))
+    model = jaxae.load(workdir)
+    assert model.experiment.expected.keys() <= result["metrics"].keys()
+    assert result["expected"] == {}  # the figure is for the documented run on MNIST
+    digits = data.load(str(few)).test.x
+    z = model.encode(digits)
+    assert equal(z, model.encode(digits))  # deterministic
+    assert not equal(z[0], z[1])
+    pixels = model.decode(z)
+    assert equal(pixels, model.reconstruct(digits))
+    assert pixels.shape == digits.shape
+    assert 0 <= pixels.min() < pixels.max() <= 1
+    if not model.experiment.corrupt:
+        assert result["likeness"]["mse"] == pytest.approx(float(np.mean((pixels - digits / 255) ** 2)), rel=1e-4)
+    assert {"loss", "reconstructions", "latent"} <= {path.stem for path in (workdir / "figures").iterdir()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_says_source_command_and_measured_figure(name):
+    """And its command is one that it understands."""
+    text = module(name).__doc__
+    for word in ("Source: ", "Measured: "):
+        assert word in text
+    line = next(line for line in text.splitlines() if line.startswith("Command: python -m "))
+    program, *arguments = shlex.split(line.removeprefix("Command: python -m "))
+    assert program == f"experiments.{name}"
+    assert config.parse(module(name).Config, text, arguments).data == "mnist"
+
+
+@pytest.mark.parametrize("name", ["convolutional", "mirrored", "sequence", "stacked", "tied", "vae"])
+def test_summary_counts_every_parameter_once(name):
+    experiment, info = module(name), data.Info((28, 28, 1), 60_000)
+    model = experiment.build(experiment.Config(), info).model
+    params = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 28, 28, 1), np.float32))["params"]
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    tables = run.layers(dataclasses.replace(experiment.Config(), data="digits"), experiment.build)
+    assert tables.count("Total Parameters") == 3  # encoder, decoder, end to end
+    assert f"Total Parameters: {count:,}" in tables.split("end to end")[1]
+
+
+def test_pictures_while_training(few, tmp_path):
+    experiment = module("strided")
+    settings = experiment.Config(**{**SMALL, "picture_every": 2}, data=str(few), workdir=str(tmp_path / "run"))
+    workdir = run.train(settings, experiment.build, "experiments.strided")
+    assert [path.name for path in sorted((workdir / "figures" / "training").iterdir())] == [
+        "0000002.png",
+        "0000004.png",
+    ]
+    assert (workdir / "figures" / "training.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("stacked", {"epochs": 4, "greedy": 1, "hidden": (16, 8), "latent": 4}),
+        ("mirrored", {"filters": (4, 4, 4, 4), "batch_norm": True, "dropout": 0.5, "picture_every": 2}),
+    ],
+)
+def test_goes_on_exactly_over_phases_with_batch_norm_and_with_pictures(name, fields, few, tmp_path):
+    experiment = module(name)
+    settings = experiment.Config(**{**SMALL, **fields}, data=str(few))
+    whole, parts = (dataclasses.replace(settings, workdir=str(tmp_path / kind)) for kind in ("whole", "parts"))
+    run.train(whole, experiment.build, f"experiments.{name}")
+    stops = 0
+    while not (tmp_path / "parts" / "result.json").exists():
+        count = iter(range(1000))
+        try:
+            run.train(parts, experiment.build, f"experiments.{name}", lambda: next(count) >= 4)  # noqa: B023
+        except loop.Interrupted:
+            stops += 1
+    assert stops
+    models = [jaxae.load(tmp_path / kind) for kind in ("whole", "parts")]
+    assert equal(models[0].params, models[1].params)
+    assert equal(models[0].extra, models[1].extra)
+    files = ["metrics.jsonl", *(f"figures/training/{step:07d}.png" for step in (2, 4) if settings.picture_every)]
+    for file in files:
+        assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "parts" / file).read_bytes()
+
+
+def train(name, workdir, **fields):
+    experiment = module(name)
+    return run.train(experiment.Config(**{**SMALL, **fields}, workdir=str(workdir)), experiment.build, "experiments.x")
+
+
+def test_bad_configurations_are_refused_before_anything_is_written(few, tmp_path):
+    np.savez(tmp_path / "s.npz", *(np.zeros((n + 1, 3), np.float32) for n in range(40)))
+    np.save(tmp_path / "tiny.npy", np.zeros((40, 3, 3), np.uint8))
+    sequences = {"data": str(tmp_path / "s.npz")}
+    for says, name, fields in (
+        ("--strides 2 2 2: 3 values for 2 --filters", "mirrored", {"filters": (2, 4), "strides": (2, 2, 2)}),
+        ("--dropout 1.5: must be below 1", "mirrored", {"dropout": 1.5}),
+        ("--kernels: at least one value", "convolutional", {"kernels": ()}),
+        ("--filters: at least one value", "strided", {"filters": ()}),
+        ("--kernels 0: must be at least 1", "strided", {"kernels": (0,)}),
+        ("--greedy 20 for each layer leaves none of --epochs 60", "stacked", {"epochs": 60}),
+        ("holds sequences, for which there is experiments.sequence", "simple", sequences),
+        ("holds sequences, for which there is experiments.sequence", "convolutional", sequences),
+        ("--picture-every 2: is for images", "sequence", {**sequences, "picture_every": 2}),
+        ("images of 3x3 come out as 0x0", "convolutional", {"data": str(tmp_path / "tiny.npy"), "kernels": (9,)}),
+    ):
+        with pytest.raises(InputError, match=says) as error:
+            train(name, tmp_path / "run", **{"data": str(few), **fields})
+        assert "\n" not in str(error.value)
+        assert not (tmp_path / "run").exists()

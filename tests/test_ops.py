@@ -1,0 +1,257 @@
+"""Operands are small whole numbers, so that every sum is exact and results are equal, not close."""
+
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import lax
+from numpy.lib.stride_tricks import sliding_window_view
+
+from jaxae import ops
+
+FEW = settings(max_examples=25, deadline=None, derandomize=True)
+CANONICAL = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))  # NHWC, HWIO, NHWC
+
+
+def whole(seed, *shapes, largest=4):
+    rng = np.random.default_rng(seed)
+    return [jnp.asarray(rng.integers(-largest, largest + 1, shape), jnp.float32) for shape in shapes]
+
+
+def reference(x, w, stride, padding):
+    return lax.conv_general_dilated(x, w, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def transposed(x, w, size, stride, padding):
+    image = jax.ShapeDtypeStruct((len(x), *size, w.shape[2]), jnp.float32)
+    return jax.linear_transpose(lambda image: reference(image, w, stride, padding), image)(x)[0]
+
+
+def with_gradients(f):
+    """(a, b, cotangent) -> the value and both gradients."""
+
+    @jax.jit
+    def run(a, b, g):
+        value, pull = jax.vjp(f, a, b)
+        return value, *pull(g)
+
+    return run
+
+
+def equal(ours, theirs):
+    for mine, exact in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(mine, exact)
+
+
+@st.composite
+def convolutions(draw):
+    """Image, kernel, result, stride, padding; and whether as on a CPU."""
+    padding, stride = draw(st.sampled_from(["SAME", "VALID"])), draw(st.integers(1, 3))
+    kernel = [draw(st.integers(1, 5)) for _ in range(2)]
+    size = [draw(st.integers(1 if padding == "SAME" else k, 9)) for k in kernel]
+    channels = draw(st.sampled_from([(1, 3), (3, 1), (2, 2), (3, 2)]))
+    image, weights = (2, *size, channels[0]), (*kernel, *channels)
+    out = jax.eval_shape(
+        lambda x, w: reference(x, w, stride, padding), *(jax.ShapeDtypeStruct(s, jnp.float32) for s in (image, weights))
+    )
+    return whole(draw(st.integers(0, 99)), image, weights, out.shape), stride, padding, draw(st.booleans())
+
+
+@FEW
+@given(convolutions())
+def test_conv_is_that_of_lax(case):
+    (x, w, g), stride, padding, cpu = case
+    with mock.patch.object(ops, "_on_cpu", return_value=cpu):
+        ours = with_gradients(lambda x, w: ops.conv(x, w, stride, padding))(x, w, g)
+    equal(ours, with_gradients(lambda x, w: reference(x, w, stride, padding))(x, w, g))
+
+
+@FEW
+@given(convolutions())
+def test_conv_transpose_is_the_transpose_of_that_of_lax(case):
+    (x, w, g), stride, padding, cpu = case
+    size = x.shape[1:3]
+    with mock.patch.object(ops, "_on_cpu", return_value=cpu):
+        ours = with_gradients(lambda g, w: ops.conv_transpose(g, w, size, stride, padding))(g, w, x)
+    equal(ours, with_gradients(lambda g, w: transposed(g, w, size, stride, padding))(g, w, x))
+
+
+@FEW
+@given(convolutions())
+def test_adjoint(case):
+    """<conv(x), y> = <x, conv_transpose(y)>."""
+    (x, w, y), stride, padding, cpu = case
+    with mock.patch.object(ops, "_on_cpu", return_value=cpu):
+        down, up = ops.conv(x, w, stride, padding), ops.conv_transpose(y, w, x.shape[1:3], stride, padding)
+    assert jnp.vdot(down, y) == jnp.vdot(x, up)
+
+
+def test_conv_is_a_correlation():
+    """The formula itself: y[i, j] = sum over k, l of x[s i + k, s j + l] w[k, l]."""
+    x, w = whole(0, (2, 6, 7, 3), (3, 2, 3, 4))
+    np.testing.assert_array_equal(ops.conv(x, w, 2, "VALID"), correlation(x, w, 2, ((0, 0), (0, 0))))
+
+
+def correlation(x, w, stride, padding):
+    x = np.pad(np.asarray(x, np.float64), ((0, 0), *padding, (0, 0)))
+    windows = sliding_window_view(x, w.shape[:2], (1, 2))[:, ::stride, ::stride]
+    return np.einsum("nhwikl,klio->nhwo", windows, np.asarray(w, np.float64))
+
+
+SIZE = (5, 6)
+FUNCTIONS = {
+    "conv": (lambda x, w: ops.conv(x, w, 2), (2, *SIZE, 3), (2, 3, 3, 2)),
+    "conv to fewer channels": (lambda x, w: ops.conv(x, w), (2, *SIZE, 3), (2, *SIZE, 2)),
+    "conv_transpose": (lambda x, w: ops.conv_transpose(x, w, SIZE, 2), (2, 3, 3, 2), (2, *SIZE, 3)),
+}
+
+
+@pytest.fixture(params=FUNCTIONS)
+def function(request):
+    """One of the functions, and its operands and cotangent for four seeds."""
+    f, image, result = FUNCTIONS[request.param]
+    return f, whole(1, (4, *image), (4, 3, 3, 3, 2), (4, *result))
+
+
+@pytest.mark.parametrize("axes", [(0, 0, 0), (None, 0, 0), (0, None, 0), (0, 0, None)])
+def test_seeds_are_a_loop_over_seeds(function, axes):
+    f, operands = function
+    operands = [v if axis == 0 else v[0] for v, axis in zip(operands, axes, strict=True)]
+    each = [[v[i] if axis == 0 else v for v, axis in zip(operands, axes, strict=True)] for i in range(4)]
+    run = with_gradients(f)
+    together = jax.vmap(run, in_axes=axes)(*operands)
+    for i, one in enumerate(each):
+        equal([leaf[i] for leaf in together], run(*one))
+
+
+def test_seeds_in_a_compiled_loop(function):
+    f, operands = function
+    run = with_gradients(f)
+
+    def body(i, total):
+        x, w, g = (v + i for v in operands)
+        return jax.tree.map(jnp.add, total, jax.vmap(run)(x, w, g))
+
+    zero = jax.tree.map(jnp.zeros_like, jax.vmap(run)(*operands))
+    total = jax.jit(lambda: lax.fori_loop(0, 3, body, zero))()
+    for seed in range(4):
+        parts = [run(*(v[seed] + i for v in operands)) for i in range(3)]
+        equal([leaf[seed] for leaf in total], [sum(leaves) for leaves in zip(*parts, strict=True)])
+
+
+def equations(jaxpr):
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda p: hasattr(p, "eqns")):
+            if hasattr(inner, "eqns"):
+                yield from equations(getattr(inner, "jaxpr", inner))
+
+
+@pytest.mark.parametrize("seeds", [False, True])
+def test_every_convolution_has_the_layout_that_is_fast(function, monkeypatch, seeds):
+    monkeypatch.setattr(ops, "_on_cpu", lambda: True)
+    f, operands = function
+    run = jax.vmap(with_gradients(f)) if seeds else with_gradients(f)
+    operands = operands if seeds else [v[0] for v in operands]
+    traced = jax.make_jaxpr(lambda *v: lax.fori_loop(0, 2, lambda i, _: run(*v), run(*v)))(*operands)
+    found = [e.params for e in equations(traced.jaxpr) if e.primitive is lax.conv_general_dilated_p]
+    assert len(found) == 6  # the value and two gradients, before the loop and in it
+    for params in found:
+        assert params["dimension_numbers"] == CANONICAL
+        assert params["feature_group_count"] == params["batch_group_count"] == 1
+
+
+@pytest.mark.parametrize("cpu", [True, False])
+@pytest.mark.parametrize(("stride", "channels"), [(1, (2, 1)), (1, (1, 2)), (2, (2, 1))])
+def test_mixed_precision_multiplies_bfloat16_and_adds_float32(monkeypatch, cpu, stride, channels):
+    """Whole numbers up to 500: bfloat16 rounds them, float32 adds their products without rounding."""
+    monkeypatch.setattr(ops, "_on_cpu", lambda: cpu)
+    out = -(-5 // stride)
+    x, w, g = whole(2, (2, 5, 5, channels[0]), (3, 3, *channels), (2, out, out, channels[1]), largest=500)
+    short = [v.astype(jnp.bfloat16).astype(jnp.float32) for v in (x, w, g)]
+    y = ops.conv(x, w, stride, precision="mixed")
+    assert y.dtype == jnp.float32
+    np.testing.assert_array_equal(y, correlation(*short[:2], stride, ((1, 1), (1, 1))))
+    assert np.any(y != correlation(x, w, stride, ((1, 1), (1, 1))))
+    up = ops.conv_transpose(g, w, (5, 5), stride, precision="mixed")
+    assert up.dtype == jnp.float32
+    np.testing.assert_array_equal(up, transposed(short[2], short[1], (5, 5), stride, "SAME"))
+    down = with_gradients(lambda x, w: ops.conv(x, w, stride, precision="mixed"))
+    equal(down(x, w, g), with_gradients(lambda x, w: reference(x, w, stride, "SAME"))(*short))
+    back = with_gradients(lambda g, w: ops.conv_transpose(g, w, (5, 5), stride, precision="mixed"))
+    equal(
+        back(g, w, x), with_gradients(lambda g, w: transposed(g, w, (5, 5), stride, "SAME"))(*short[::-1][:2], short[0])
+    )
+
+
+def test_conv_transpose_refuses_a_size_that_no_convolution_takes_there():
+    x, w = whole(3, (1, 3, 3, 2), (3, 3, 1, 2))
+    assert ops.conv_transpose(x, w, (5, 6), 2).shape == (1, 5, 6, 1)
+    for size in ((4, 6), (5, 7)):
+        with pytest.raises(ValueError, match=r"gives \[[234], [234]\] pixels, not \[3, 3\]"):
+            ops.conv_transpose(x, w, size, 2)
+
+
+def pooled(x, size):
+    """SAME as XLA has it: what is missing lies half before and half, or one more, behind."""
+    n, height, width, channels = x.shape
+    out = np.empty((n, -(-height // size), -(-width // size), channels))
+    top, left = (out.shape[1] * size - height) // 2, (out.shape[2] * size - width) // 2
+    for i in range(out.shape[1]):
+        for j in range(out.shape[2]):
+            rows, columns = (slice(max(k * size - low, 0), (k + 1) * size - low) for k, low in ((i, top), (j, left)))
+            out[:, i, j] = x[:, rows, columns].max((1, 2))
+    return out
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("shape", [(2, 6, 6, 2), (2, 7, 5, 3), (1, 1, 4, 1)])
+def test_max_pool(shape, size):
+    x = jax.random.normal(jax.random.key(0), shape)
+    np.testing.assert_array_equal(ops.max_pool(x, size), pooled(x, size))
+    theirs = lax.reduce_window(x, -jnp.inf, lax.max, (1, size, size, 1), (1, size, size, 1), "SAME")
+    np.testing.assert_array_equal(ops.max_pool(x, size), theirs)
+
+
+def test_max_pool_gradient_goes_to_the_maximum():
+    x = jax.random.permutation(jax.random.key(0), jnp.arange(2 * 5 * 5 * 2.0)).reshape(2, 5, 5, 2)  # no ties
+    g = whole(4, (2, 3, 3, 2))[0]
+    _, pull = jax.vjp(lambda x: ops.max_pool(x, 2), x)
+    expected = np.zeros(x.shape)
+    for place, value in np.ndenumerate(pooled(x, 2)):
+        expected[np.nonzero(np.asarray(x) == value)] += np.asarray(g)[place]
+    np.testing.assert_array_equal(pull(g)[0], expected)
+
+
+def test_max_pool_gradient_is_shared_among_equals():
+    x = jnp.array([[3.0, 1, 5], [3, 3, 2]])[None, :, :, None]
+    slope = jax.grad(lambda x: jnp.sum(ops.max_pool(x, 2) * jnp.array([6.0, 7])[None, None, :, None]))(x)
+    np.testing.assert_allclose(slope[0, :, :, 0], [[2, 0, 7], [2, 2, 0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 3, 4, 2), (3, 7, 5, 3)])
+def test_conv_upsampled_is_the_convolution_of_the_upsampled(shape):
+    n, height, width, channels = shape
+    x, w, g = whole(6, shape, (3, 3, channels, 2), (n, 2 * height, 2 * width, 2))
+    plain = with_gradients(lambda x, w: reference(ops.upsample(x, 2), w, 1, "SAME"))
+    equal(with_gradients(ops.conv_upsampled)(x, w, g), plain(x, w, g))
+
+
+@pytest.mark.parametrize("n", [1, 31, 32, 64, 66, 67])
+def test_the_gradient_in_the_kernel_is_that_of_the_whole_batch(n):
+    """Whatever pieces the batch divides into."""
+    x, w, g = whole(7, (n, 4, 5, 2), (3, 3, 2, 3), (n, 4, 5, 3))
+    equal(with_gradients(ops.conv)(x, w, g), with_gradients(lambda x, w: reference(x, w, 1, "SAME"))(x, w, g))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_upsample_repeats(size):
+    x, g = whole(5, (2, 3, 4, 2), (2, 3 * size, 4 * size, 2))
+    y, pull = jax.vjp(lambda x: ops.upsample(x, size), x)
+    np.testing.assert_array_equal(y, np.asarray(x).repeat(size, 1).repeat(size, 2))
+    np.testing.assert_array_equal(y[0, :, :, 0], np.kron(x[0, :, :, 0], np.ones((size, size))))
+    np.testing.assert_array_equal(pull(g)[0], np.asarray(g).reshape(2, 3, size, 4, size, 2).sum((2, 4)))

@@ -1,0 +1,222 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy.special import expit
+
+from conftest import batch, equal
+from experiments import stacked as experiment
+from jaxae import data
+from jaxae.batch import mean, noise
+from jaxae.step import descend, phases
+from jaxae.types import State
+from jaxae.variants import autoencoder, stacked
+
+KEY = jax.random.key(0)
+X = np.random.default_rng(0).uniform(size=(5, 2, 3)).astype(np.float32)
+B = batch(X)
+
+
+def towards(name, *others):
+    """Half the squared distance of a group from noise; the names of the metrics differ but for `loss`."""
+
+    def loss(params, extra, batch, key):
+        value = 0.5 * jnp.sum((params[name] - mean(noise(key, batch, (3,)), batch)) ** 2)
+        return value, (extra, {"loss": value, **dict.fromkeys(others, 2 * value)})
+
+    return loss
+
+
+def parts():
+    """`a` by Adam for two steps, `b` by momentum for three, then `a` again by plain descent."""
+    return (
+        descend(towards("a", "mse", "code"), optax.adam(0.1), wrt=("a",)),
+        descend(towards("b", "mse"), optax.sgd(0.1, momentum=0.9), wrt=("b",)),
+        descend(towards("a", "code", "mse"), optax.sgd(0.1), wrt=("a",)),
+    )
+
+
+PLAN = (0, 0, 1, 1, 1, 2, 2, 2)  # which part moves in each of the first steps
+
+
+def start(transition, seed=0):
+    params = {name: jax.random.normal(jax.random.key(seed + i), (3,)) for i, name in enumerate("abc")}
+    return State(jnp.int32(0), params, transition.init(params), {})
+
+
+def run(transition, state, key, steps=8):
+    """The state before every step and after the last, and the metrics."""
+    states, seen = [state], []
+    step = jax.jit(transition.step)
+    for i in range(steps):
+        state, metrics = step(state, B, jax.random.fold_in(key, i))
+        state = state._replace(step=state.step + 1)
+        states.append(state)
+        seen.append(metrics)
+    return states, seen
+
+
+def test_seeds_compute_one_phase_not_all():
+    transition = phases((2, parts()[0]), (0, parts()[2]))
+    states = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), start(transition))
+    program = jax.make_jaxpr(jax.vmap(transition.step, (0, None, 0)))(states, B, jax.random.split(KEY))
+    assert [e.primitive.name for e in program.eqns].count("cond") == 1  # vmap alone would have made a select of it
+
+
+def test_phases_are_their_transitions_one_after_the_other():
+    first, second, last = parts()
+    transition = phases((2, first), (3, second), (0, last))
+    states, seen = run(transition, start(transition), KEY)
+    opt_states = list(states[0].opt_state)
+    for i, part in enumerate(PLAN):
+        before, after = states[i], states[i + 1]
+        alone = before._replace(opt_state=opt_states[part])
+        expected, metrics = jax.jit(parts()[part].step)(alone, B, jax.random.fold_in(KEY, i))
+        opt_states[part] = expected.opt_state
+        for name in "abc":
+            np.testing.assert_allclose(after.params[name], expected.params[name], rtol=1e-6)
+            moves = name == ("a", "b", "a")[part]
+            assert equal(after.params[name], before.params[name]) is not moves
+        for n in range(3):
+            assert n == part or equal(after.opt_state[n], before.opt_state[n])
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), after.opt_state[n], opt_states[n])
+        assert set(seen[i]) == {"loss", "mse"}
+        np.testing.assert_allclose(seen[i]["loss"], metrics["loss"], rtol=1e-6)
+        np.testing.assert_allclose(seen[i]["mse"], 2 * seen[i]["loss"], rtol=1e-6)
+    assert states[-1].opt_state[0][0].count == 2
+    assert not equal(states[2].opt_state[0], states[0].opt_state[0])
+
+
+def test_a_single_phase_is_its_transition():
+    first, *_ = parts()
+    one = phases((7, first))
+    (_, after), (metrics,) = run(one, start(one), KEY, 1)
+    expected, measured = jax.jit(first.step)(start(first), B, jax.random.fold_in(KEY, 0))
+    assert equal(after.params, expected.params)
+    assert equal(metrics, measured)
+
+
+def test_phases_of_no_steps_are_passed_over():
+    first, second, last = parts()
+    transition = phases((0, first), (1, second), (0, first), (0, last))
+    states, _ = run(transition, start(transition), KEY, 2)
+    assert equal(states[1].params["a"], states[0].params["a"])
+    assert not equal(states[1].params["b"], states[0].params["b"])
+    assert equal(states[2].params["b"], states[1].params["b"])
+    np.testing.assert_allclose(
+        states[2].params["a"],
+        jax.jit(last.step)(states[1]._replace(opt_state=states[1].opt_state[3]), B, jax.random.fold_in(KEY, 1))[
+            0
+        ].params["a"],
+        rtol=1e-6,
+    )
+
+
+def test_phases_of_several_seeds():
+    first, second, last = parts()
+    transition = phases((2, first), (3, second), (0, last))
+    starts = [start(transition, seed) for seed in (0, 10, 20)]
+    keys = jax.random.split(KEY, 3)
+    together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
+
+    def body(i, state):
+        folded = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, i)
+        state, _ = jax.vmap(transition.step, in_axes=(0, None, 0))(state, B, folded)
+        return state._replace(step=state.step + 1)
+
+    together = jax.jit(lambda state: jax.lax.fori_loop(0, len(PLAN), body, state))(together)
+    for i, one in enumerate(starts):
+        states, _ = run(transition, one, keys[i])
+        seed = jax.tree.map(lambda leaf: leaf[i], together)  # noqa: B023
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), seed, states[-1])
+        assert equal(seed.params["c"], one.params["c"])
+
+
+def network():
+    """[2, 3] -> 5 -> 4 -> 2 and back, with biases."""
+    model = stacked.Stacked((2, 3), (5, 4, 2), activation=jnp.tanh)
+    shapes = jax.eval_shape(model.init, KEY, jnp.asarray(X))["params"]
+    rng = np.random.default_rng(1)
+    return model, jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape) / 2, jnp.float32), shapes)
+
+
+def affine(params, name, x):
+    layer = jax.tree.map(lambda p: np.asarray(p, np.float64), params[name]["Dense_0"])
+    return x.reshape(len(x), -1) @ layer["kernel"] + layer["bias"]
+
+
+def codes(params, layers):
+    h = X.astype(np.float64)
+    for i in range(layers):
+        h = np.tanh(affine(params, f"encoder_{i}", h))
+    return h
+
+
+def test_groups_and_composition_against_numpy():
+    model, params = network()
+    assert set(params) == {*stacked.groups(0), *stacked.groups(1), *stacked.groups(2)}
+    h = codes(params, 3)
+    z, logits = model.apply({"params": params}, jnp.asarray(X))
+    np.testing.assert_allclose(z, h, rtol=1e-5, atol=1e-6)
+    h = np.tanh(affine(params, "decoder_2", h))
+    h = np.tanh(affine(params, "decoder_1", h))
+    exact = affine(params, "decoder_0", h).reshape(5, 2, 3)
+    np.testing.assert_allclose(logits, exact, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(model.apply({"params": params}, z, method="logits"), exact, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(model.apply({"params": params}, z, method="decode"), expit(exact), rtol=1e-5)
+    loss = autoencoder.loss(model, "mse")(params, {}, B, KEY)[0]
+    np.testing.assert_allclose(loss, ((expit(exact) - X) ** 2).mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_greedy_loss_against_numpy(number):
+    model, params = network()
+    weight = np.array([1, 1, 0, 1, 1], bool)
+    value, (_, metrics) = stacked.greedy(model, number)(params, {}, batch(X, weight), KEY)
+    below = codes(params, number)
+    above = affine(params, f"decoder_{number}", codes(params, number + 1))
+    if number == 0:
+        p, x = expit(above), X.reshape(5, 6)
+        exact = -(x * np.log(p) + (1 - x) * np.log(1 - p))
+    else:
+        exact = (np.tanh(above) - below) ** 2
+    np.testing.assert_allclose(value, exact[weight].mean(), rtol=1e-5)
+    assert metrics == {"loss": value}
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_greedy_moves_its_own_layer(number):
+    model, params = network()
+    transition = descend(stacked.greedy(model, number), optax.sgd(0.1), wrt=stacked.groups(number))
+    state = State(jnp.int32(0), params, transition.init(params), {})
+    new, _ = jax.jit(transition.step)(state, B, KEY)
+    moved = {name for name in params if not equal(new.params[name], params[name])}
+    assert moved == {f"encoder_{number}", f"decoder_{number}"}
+
+
+def test_experiment_changes_its_phase_after_so_many_epochs(monkeypatch):
+    """1000 examples in batches of 256: epochs 0, 2, 4, 6 begin at steps 0, 8, 16, 24 (7.8, 15.6, 23.4 rounded up)."""
+    given = []
+    monkeypatch.setattr(experiment, "phases", lambda *parts: given.extend(parts) or phases(*parts))
+    built = experiment.build(dataclasses.replace(experiment.Config(), greedy=2), data.Info((28, 28, 1), 1000))
+    assert [steps for steps, _ in given] == [8, 8, 8, 0]
+    given.clear()
+    experiment.build(experiment.Config(), data.Info((28, 28, 1), 60_000))
+    ends = np.cumsum([steps for steps, _ in given[:-1]])
+    np.testing.assert_array_equal(ends, [4688, 9375, 14063])  # 20, 40, 60 epochs of 234.375 steps, rounded up
+    assert built.model.widths == (128, 64, 32)
+
+
+@pytest.mark.parametrize(("step", "moves"), [(0, {0}), (7, {0}), (8, {1}), (16, {2}), (23, {2}), (24, {0, 1, 2})])
+def test_experiment_moves_the_layers_of_its_phase(step, moves):
+    config = dataclasses.replace(experiment.Config(), hidden=(5, 4), latent=3, greedy=2)
+    built = experiment.build(config, data.Info((2, 3), 1000))
+    params = built.model.init(KEY, jnp.asarray(X))["params"]
+    state = State(jnp.int32(step), params, built.transition.init(params), {})
+    new, metrics = jax.jit(built.transition.step)(state, B, KEY)
+    moved = {name for name in params if not equal(new.params[name], params[name])}
+    assert moved == {name for number in moves for name in stacked.groups(number)}
+    assert set(metrics) == {"loss"}
