@@ -2,7 +2,7 @@
 
 Source: document 000, which shows originals, noisy and denoised rows and gives no figure.
 Vincent et al. 2008.
-Command: python -m experiments.denoising --data mnist --epochs 3
+Command: python -m experiments.denoising --data mnist
 Measured: -
 """
 

@@ -25,6 +25,8 @@ class Config(run.Config):
     """Widths of the encoder; the decoder mirrors them."""
     latent: int = 32
     """Size of the code."""
+    eps: float = 1e-7
+    """Adadelta's constant under both roots."""
 
 
 def network(config: Config, info: run.Info) -> autoencoder.Autoencoder:
@@ -37,9 +39,9 @@ def network(config: Config, info: run.Info) -> autoencoder.Autoencoder:
     )
 
 
-def adadelta(lr: float) -> optax.GradientTransformation:
-    """Zeiler 2012, with the rates of the source."""
-    return optax.adadelta(lr, rho=0.95, eps=1e-6)
+def adadelta(lr: float, eps: float = 1e-7) -> optax.GradientTransformation:
+    """Zeiler 2012, algorithm 1, with the constants of Keras, in which the source trains."""
+    return optax.adadelta(lr, rho=0.95, eps=eps)
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:
@@ -48,7 +50,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     loss = autoencoder.loss(model, "bce")
     return run.Experiment(
         model,
-        descend(loss, adadelta(config.lr)),
+        descend(loss, adadelta(config.lr, config.eps)),
         loss,
         expected={"loss": 0.103, "code": (6.6, 8.0)},
         unit="nats per pixel",

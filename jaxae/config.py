@@ -5,6 +5,7 @@ import dataclasses
 import io
 import math
 import re
+import shlex
 from collections.abc import Sequence
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -100,6 +101,16 @@ def documented(config: Config) -> bool:
     free = (*PLACE, "data", "seed", "seeds", "precision")
     own = all(getattr(config, f.name) == f.default for f in dataclasses.fields(config) if f.name not in free)
     return config.data == "mnist" and own
+
+
+def command(config: Config, name: str) -> str:
+    """The command that repeats a run: the fields that decide its result, where they are not the experiment's own."""
+    words = ["python", "-m", name]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value != field.default and (field.name not in PLACE or field.name in ("data_dir", "manual_dir")):
+            words += [flag(field.name), *map(str, value if isinstance(value, tuple) else (value,))]
+    return shlex.join(words)
 
 
 def to_json(config: Config) -> dict[str, Any]:

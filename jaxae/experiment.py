@@ -115,6 +115,18 @@ def reads_masks(model: nn.Module) -> bool:
     return "mask" in inspect.signature(type(model).__call__).parameters
 
 
+def layers(model: nn.Module, shape: tuple[int, ...]) -> dict[str, str]:
+    """The layers of encoder, decoder and the whole, as tables: name, output shape, parameters. shape: of an example."""
+    key, x = jax.random.key(0), jnp.zeros((1, *shape))
+    z = jnp.zeros(jax.eval_shape(lambda: model.init_with_output(key, x, method="encode"))[0].shape)
+    wide = {"width": 160, "force_terminal": False, "no_color": True}
+    tables = {"encoder": (x, "encode"), "decoder": (z, "decode"), "end to end": (x, "__call__")}
+    return {
+        name: nn.tabulate(model, key, console_kwargs=wide)(argument, method=method)
+        for name, (argument, method) in tables.items()
+    }
+
+
 @partial(jax.jit, static_argnums=(0, 1))
 def _method(model: nn.Module, name: str, variables: dict[str, Any], *args: jax.Array) -> jax.Array:
     result: Any = model.apply(variables, *args, method=name)

@@ -105,7 +105,7 @@ class Progress:
 
 
 class TensorBoard:
-    """Event files: a scalar per metric and split at every epoch, and pictures."""
+    """Event files: a scalar per metric and split at every epoch, pictures, histograms, and hyper-parameters."""
 
     def __init__(self, directory: Path, step: int) -> None:
         from tensorboardX import SummaryWriter
@@ -131,3 +131,12 @@ class TensorBoard:
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("RGB"))
         self._writer.add_image(name or path.stem, pixels, step, dataformats="HWC")
+
+    def histogram(self, name: str, values: np.ndarray, step: int) -> None:
+        """How these values are distributed."""
+        self._writer.add_histogram(name, values.ravel(), step)
+
+    def parameters(self, config: dict[str, Any], test: Record) -> None:
+        """The fields of a run with what it has reached, for the table of hyper-parameters."""
+        fields = {k: v if isinstance(v, int | float | str) else " ".join(map(str, v)) for k, v in config.items()}
+        self._writer.add_hparams(fields, {f"final/{n}": scalar(test, n) for n in names(test)}, "final", test["step"])

@@ -42,13 +42,13 @@ def fit(
     plan: Plan,
     workdir: Path,
     stop: Callable[[], bool] = lambda: False,
-    picture: Callable[[State, int], Path] | None = None,
+    look: Callable[[State, int, log.TensorBoard], None] | None = None,
 ) -> Outcome:
     """Train from the newest checkpoint in `workdir`, or from the start, to the last epoch.
 
     Adds to metrics.jsonl, tensorboard/ and checkpoints/. Diverged when a number is not finite, Interrupted when
     `stop()` becomes true; both leave a checkpoint from which the same call goes on as if nothing had happened.
-    picture: draws a state, every `config.picture_every` steps, into the file that it returns.
+    look: draws a state: every `config.picture_every` steps, after epochs 1, 2, 5, 10, 20, 50, ..., and the last.
     """
     began = time.monotonic()
     several, size, count = config.seeds > 1, config.batch_size, len(data.train.x)
@@ -106,8 +106,10 @@ def fit(
                     at_once = _pace(at_once, t)
                     loss = float(np.mean(host["sum"]["loss"])) / (step - first)
                     progress.update(now + 1, step, loss, rate())
-                    if picture and config.picture_every and step % config.picture_every == 0:
-                        board.picture(picture(jax.device_get(state), step), step, "while training")
+                    often = bool(config.picture_every) and step % config.picture_every == 0
+                    chosen = step == end and (str(now + 1).rstrip("0") in ("1", "2", "5") or step == last)
+                    if look and (often or chosen):
+                        look(jax.device_get(state), step, board)
                     if stop() and step < end:
                         save()
                         raise Interrupted

@@ -24,7 +24,7 @@ from typing import Any
 from PIL import Image
 
 import experiments
-from jaxae import log
+from jaxae import log, report
 
 ROOT = Path(__file__).parents[1]
 
@@ -87,8 +87,8 @@ def row(name: str, run: Path, pictures: Path) -> str:
     source = " ".join(text.split("Source: ")[1].split("\nCommand:")[0].split())
     metrics = [key for key in ("loss", "code") if key in result["expected"] or key == "loss"]
     reached = {True: " (reached)", False: " (**not reached**)", None: ""}[result["reached"]]
-    expected = "; ".join(f"{key} {_bound(value)}" for key, value in result["expected"].items()) or "no figure"
-    measured = "; ".join(f"{key} {_figure(result['metrics'], key)}" for key in metrics)
+    expected = "; ".join(f"{key} {report.bound(value)}" for key, value in result["expected"].items()) or "no figure"
+    measured = "; ".join(f"{key} {report.figure(result['metrics'], key)}" for key in metrics)
     likeness = "; ".join(f"{key} {value:.3g}" for key, value in result.get("likeness", {}).items()) or "-"
     special = next(kind for kind, suits in _special(run, result, config) if suits)
     images = []
@@ -114,7 +114,7 @@ def _special(run: Path, result: dict[str, Any], config: dict[str, Any]) -> list[
     exist = {path.stem for path in (run / "figures").glob("*.png")}
     return [
         ("manifold", "manifold" in exist),
-        ("training", "training" in exist),
+        ("training", config["picture_every"] > 0),
         ("latent", "plane" in result),
         ("reconstructions", "noise" in config),
         ("codes", "codes" in exist),
@@ -147,9 +147,9 @@ def _stacked(run: Path, deep: Path) -> str:
         greedy=config["greedy"],
         epochs=config["epochs"],
         deep_epochs=last["epochs"],
-        before=_figure(tests[config["greedy"] * len(widths)], "loss"),
-        after=_figure(tests[config["epochs"]], "loss"),
-        deep=_figure(read(deep, "result.json")["metrics"], "loss"),
+        before=report.figure(tests[config["greedy"] * len(widths)], "loss"),
+        after=report.figure(tests[config["epochs"]], "loss"),
+        deep=report.figure(read(deep, "result.json")["metrics"], "loss"),
     )
 
 
@@ -194,15 +194,6 @@ def main() -> None:
         page.write_text(table(workdir, finished, page.parent))
         print(f"table: {page}")
     sys.exit(failed)
-
-
-def _bound(value: float | list[float]) -> str:
-    return f"{value[0]:g} to {value[1]:g}" if isinstance(value, list) else f"<= {value:g}"
-
-
-def _figure(metrics: dict[str, Any], name: str) -> str:
-    spread = f" ± {metrics[f'{name}_std']:.2g}" if f"{name}_std" in metrics else ""
-    return f"{log.scalar(metrics, name):.4g}{spread}"
 
 
 def _time(seconds: float) -> str:

@@ -77,7 +77,7 @@ def test_summary_counts_every_parameter_once(name):
     model = experiment.build(experiment.Config(), info).model
     params = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 28, 28, 1), np.float32))["params"]
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    tables = run.layers(dataclasses.replace(experiment.Config(), data="digits"), experiment.build)
+    tables = run.summary(dataclasses.replace(experiment.Config(), data="digits"), experiment.build)
     assert tables.count("Total Parameters") == 3  # encoder, decoder, end to end
     assert f"Total Parameters: {count:,}" in tables.split("end to end")[1]
 

@@ -1,6 +1,4 @@
 import dataclasses
-import html
-import json
 
 import flax.linen as nn
 import jax
@@ -10,7 +8,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from scipy import stats
 
-from jaxae import data, figures, log, report
+from jaxae import data, figures, log
 from jaxae.experiment import Experiment, Model
 from jaxae.step import Transition
 
@@ -128,7 +126,7 @@ def test_codes_without_any_spread_have_no_tsne(tmp_path):
     lines = [log.record(1, 10, split, {"loss": np.float32(1)}) for split in ("train", "test")]
     dead = Model(Experiment(Dead(), Transition(dict, dict), dict), {}, {}, (2, 2, 1))
     names = {path.stem for path in figures.draw(tmp_path, dead, many, lines, "title")}
-    assert names == {"loss", "reconstructions", "latent"}
+    assert names == {"loss", "reconstructions", "extremes", "activity", "latent", "interpolation", "traversal"}
 
 
 def test_latent_plane_shows_every_code_in_the_colour_of_its_class():
@@ -173,26 +171,81 @@ def test_loss_curves_show_the_lines_and_their_band():
 
 def test_pictures_suit_the_model(tmp_path):
     lines = [log.record(1, 10, split, {"loss": np.float32(1)}) for split in ("train", "test")]
-    for codes, prior, names in (
-        (2, True, {"loss", "reconstructions", "latent", "manifold", "samples"}),
-        (2, False, {"loss", "reconstructions", "latent"}),
-        (1, False, {"loss", "reconstructions"}),
+    always = {"loss", "reconstructions", "extremes", "activity", "interpolation", "traversal"}
+    for codes, prior, more in (
+        (2, True, {"latent", "manifold", "samples"}),
+        (2, False, {"latent"}),
+        (1, False, set()),
     ):
         folder = tmp_path / f"{codes}{prior}"
         paths = figures.draw(folder, model(codes, prior), DATA, lines, "title")
-        assert {path.stem for path in paths} == names == {path.stem for path in folder.iterdir()}
+        assert {path.stem for path in paths} == always | more == {path.stem for path in folder.iterdir()}
 
 
-def test_report_escapes_and_asks_nothing_of_the_network(tmp_path):
-    hostile = "</title><script>alert('x')</script>\"&"
-    (tmp_path / "config.json").write_text(json.dumps({"data": hostile, hostile: [1, 2]}))
-    (tmp_path / "loss.png").write_bytes(b"picture")
-    report.write(tmp_path, hostile, {"metrics": {"loss": 1.5, hostile: hostile}}, [tmp_path / "loss.png"])
-    page = (tmp_path / "report.html").read_text()
-    assert "<script" not in page
-    assert page.count(html.escape(hostile)) == 6  # two titles; two names and two values
-    assert "default-src 'none'" in page
-    assert "data:image/png;base64,cGljdHVyZQ==" in page
-    assert "http://" not in page
-    assert "https://" not in page
-    assert "1.5" in page
+def tiles(figure, columns):
+    """The images of a figure that shows a sheet of 2 x 2 images, [rows, columns, 2, 2]."""
+    pixels = painted(figure)
+    return pixels.reshape(-1, 4, columns, 4).swapaxes(1, 2)[:, :, 1:3, 1:3]
+
+
+def sigmoid(z):
+    return 1 / (1 + np.exp(-np.asarray(z, np.float64)))
+
+
+def test_interpolation_is_a_straight_line_of_codes_between_originals():
+    sheet = tiles(figures.interpolation(model(), DATA, "title"), 12)
+    chosen = np.linspace(0, len(DATA.test.x) - 1, 10).astype(int)
+    for row, (a, b) in enumerate(zip(chosen[:5], chosen[5:], strict=True)):
+        x = DATA.test.x[[a, b], ..., 0] / 255
+        np.testing.assert_allclose(sheet[row, [0, 11]], x, atol=1e-6)
+        for column, part in enumerate(np.linspace(0, 1, 10)):
+            z = (1 - part) * x[0, 0] + part * x[1, 0]  # a code is the first row
+            np.testing.assert_allclose(sheet[row, 1 + column], np.tile(sigmoid(z), (2, 1)), atol=1e-5)
+
+
+def test_traversal_moves_one_unit_the_most_varied_first():
+    class Uneven(Plain):
+        def encode(self, x):
+            return x.reshape(len(x), -1)[:, :2] * jnp.array([[1.0, 3.0]])
+
+    uneven = Model(Experiment(Uneven(), Transition(dict, dict), dict), {}, {}, (2, 2, 1))
+    figure = figures.traversal(uneven, DATA, "title")
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["unit 2", "unit 1"]
+    z = DATA.test.x.reshape(-1, 4)[:, :2] / 255 * [1, 3]
+    for row, unit in enumerate((1, 0)):
+        for column, offset in enumerate(np.linspace(-2, 2, 9)):
+            moved = z[0].copy()
+            moved[unit] = z[:, unit].mean() + offset * z[:, unit].std()
+            tile = tiles(figure, 9)[row, column]
+            np.testing.assert_allclose(tile, np.tile(sigmoid(moved), (2, 1)), atol=1e-5)
+
+
+def test_extremes_are_the_least_and_the_greatest_errors():
+    figure = figures.extremes(model(), DATA, "title")
+    x = DATA.test.x[..., 0] / 255
+    decoded = np.repeat(sigmoid(x[:, :1]), 2, axis=1)
+    errors = ((x - decoded) ** 2).mean((1, 2))
+    order = np.argsort(errors)
+    for column, number in enumerate([*order[:5], *order[-5:]]):
+        np.testing.assert_allclose(painted(figure, column), DATA.test.x[number, ..., 0])
+        np.testing.assert_allclose(painted(figure, 10 + column), decoded[number], rtol=1e-5)
+        assert figure.axes[column].get_title() == f"{'best' if column < 5 else 'worst'}\n{errors[number]:.2g}"
+
+
+def test_errors_of_sequences_end_with_them():
+    x, lengths = rng.random((4, 3, 2), np.float32), np.array([1, 2, 3, 3])
+    part = data.Split(x, np.full(4, -1), lengths)
+    wrong = x + 0.1
+    wrong[0, 1:] = wrong[1, 2:] = 7
+    np.testing.assert_allclose(
+        figures.images.squared_errors(data.Dataset(part, part, ()), wrong), np.full(4, 0.01), rtol=1e-3
+    )
+
+
+def test_activity_counts_values_and_active_units():
+    figure = figures.activity(model(), DATA, "title")
+    values, units = figure.axes
+    z = DATA.test.x.reshape(-1, 4)[:, :2] / 255
+    assert sum(bar.get_height() for bar in values.patches) == z.size
+    np.testing.assert_allclose([bar.get_height() for bar in units.patches], np.sort(z.std(0))[::-1], rtol=1e-5)
+    assert units.get_xlabel() == "unit, sorted: 2 of 2 active"

@@ -10,9 +10,10 @@ ORDER = [
     {"nets"},
     {"variants", "step"},
     {"epoch", "experiment", "config", "checkpoint"},
-    {"parallel", "log"},
-    {"loop", "figures", "report"},
-    {"results"},
+    {"directory", "parallel", "log"},
+    {"loop", "figures"},
+    {"results", "wall"},
+    {"report"},
     {"run"},
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}

@@ -61,7 +61,7 @@ def test_table(reproduce, workdir, tmp_path):
     page = reproduce.table(workdir, ["deep", "mirrored", "sequence", "stacked", "vae"], tmp_path)
     assert "on 2 CPU cores" in " ".join(page.split())
     rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| [`")}
-    assert "| loss <= 0.3; code 1 to 2 | loss 0.2 ± 0.14; code 3 (**not reached**) | 2 | - | 90 s |" in rows["deep"]
+    assert "| loss ≤ 0.3; code 1 to 2 | loss 0.2 ± 0.14; code 3 (**not reached**) | 2 | - | 90 s |" in rows["deep"]
     assert "| no figure | loss 0.5 | 1 | - | 10 min |" in rows["sequence"]
     assert "| loss 150 | 1 | mse 0.04; ssim 0.4 |" in rows["vae"]
     assert "| `vae` | 0.5 | 0.1 | 0.02 | 3 |" in page
@@ -78,7 +78,8 @@ def test_table(reproduce, workdir, tmp_path):
     ("have", "fields", "result", "shows"),
     [
         ({"manifold", "latent"}, {}, {"plane": {}}, "manifold"),
-        ({"training", "codes", "latent"}, {}, {}, "training"),
+        ({"training", "codes", "latent"}, {"picture_every": 50}, {}, "training"),
+        ({"training", "codes", "latent"}, {}, {}, "codes"),
         ({"latent"}, {}, {"plane": {}}, "latent"),
         ({"codes", "latent"}, {"noise": 0.5}, {}, "reconstructions"),
         ({"codes", "latent"}, {}, {}, "codes"),
@@ -89,7 +90,7 @@ def test_the_picture_is_what_the_experiment_is_about(reproduce, tmp_path, have, 
     (tmp_path / "figures").mkdir()
     for name in have:
         (tmp_path / "figures" / f"{name}.png").touch()
-    assert next(kind for kind, suits in reproduce._special(tmp_path, result, fields) if suits) == shows
+    assert next(kind for kind, suits in reproduce._special(tmp_path, result, {"picture_every": 0, **fields}) if suits) == shows
 
 
 def test_runs_continue_and_a_part_is_not_the_whole(reproduce, workdir, monkeypatch, capsys):

@@ -13,17 +13,30 @@ import optax
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 import jaxae
 import toy
 from conftest import equal
 from experiments import vae
-from jaxae import data, log, loop, parallel, results, run
+from jaxae import data, directory, log, loop, parallel, results, run
 from jaxae.checkpoint import Checkpoints
 from jaxae.errors import Diverged, InputError
 from jaxae.step import Transition, descend
 
 NAME = "experiments.vae"
+PICTURES = {
+    "loss",
+    "reconstructions",
+    "extremes",
+    "training",
+    "activity",
+    "latent",
+    "interpolation",
+    "traversal",
+    "manifold",
+    "samples",
+}
 INFO = data.Info((28, 28, 1), 1438)
 SMALL = vae.Config(epochs=3, batch_size=128, hidden=(16,), workdir="set by go")
 
@@ -66,7 +79,7 @@ def test_directory(finished):
     assert result["reached"] is None
     assert result["images_per_second"] > 0
     assert result["peak_memory_bytes"] > 2**26
-    for name in ("loss", "reconstructions", "latent", "manifold", "samples"):
+    for name in PICTURES:
         with Image.open(finished / "figures" / f"{name}.png") as image:
             assert np.asarray(image.convert("L")).std() > 10
     assert results.summary(finished).startswith("done: test bce ")
@@ -81,7 +94,28 @@ def test_tensorboard_has_every_metric_and_picture(finished):
         ]
         read = [(e.step, e.value) for e in events.Scalars(f"kl/{split}")]
         np.testing.assert_allclose(read, expected, rtol=1e-6)
-    assert set(events.Tags()["images"]) == {"loss", "reconstructions", "latent", "manifold", "samples"}
+    assert set(events.Tags()["images"]) == {*PICTURES, "while_training"}
+    chosen = [line["step"] for line in log.read(finished / "metrics.jsonl")[1::2]]  # epochs 1, 2 and the last, 3
+    assert [event.step for event in events.Images("while_training")] == chosen
+    assert [path.stem for path in sorted((finished / "figures" / "training").iterdir())] == [f"{s:07d}" for s in chosen]
+    codes = np.asarray(jaxae.load(finished).encode(data.load("digits").test.x), np.float64)
+    last = events.Histograms("codes")[-1]
+    assert (last.step, last.histogram_value.num) == (chosen[-1], codes.size)
+    assert last.histogram_value.sum == pytest.approx(codes.sum(), rel=1e-4, abs=1e-3)
+    assert last.histogram_value.min == pytest.approx(codes.min(), rel=1e-5)
+
+
+def test_tensorboard_has_the_parameters_with_what_they_reach(finished):
+    events = EventAccumulator(str(finished / "tensorboard" / "final"))
+    events.Reload()
+    found = {}
+    for content in (events.SummaryMetadata("_hparams_/session_start_info").plugin_data,):
+        start = HParamsPluginData.FromString(content.content).session_start_info
+        found |= {name: getattr(value, value.WhichOneof("kind")) for name, value in start.hparams.items()}
+    assert (found["lr"], found["batch_size"], found["hidden"], found["data"]) == (1e-3, 128, "16", "digits")
+    reached = {tag: events.Scalars(f"final/{tag}")[-1].value for tag in ("loss", "kl")}
+    metrics = json.loads((finished / "result.json").read_text())["metrics"]
+    assert reached == pytest.approx({tag: metrics[tag] for tag in reached}, rel=1e-6)
 
 
 def test_a_finished_run_is_left_as_it_is(finished):
@@ -264,10 +298,10 @@ def test_metrics_cut_short_by_hand(finished, tmp_path):
 
 
 def test_no_git_no_commit(monkeypatch):
-    commit = run._commit()
+    commit = directory._commit()
     assert commit is None or len(commit) == 40
     monkeypatch.setenv("PATH", "/nonexistent")
-    assert run._commit() is None
+    assert directory._commit() is None
 
 
 def test_batch_norm_codebook_and_two_optimizers_go_on_exactly(tmp_path):
@@ -388,7 +422,7 @@ def test_colour_images_of_another_size_and_a_wide_code(tmp_path):
     model = jaxae.load(workdir)
     assert model.encode(x).shape == (60, 5)
     assert model.reconstruct(x).shape == (60, 6, 9, 3)
-    assert {p.stem for p in (workdir / "figures").iterdir()} == {"loss", "reconstructions", "latent", "samples"}
+    assert {p.stem for p in (workdir / "figures").glob("*.png")} == {*PICTURES} - {"manifold", "extremes"}
 
 
 def test_expected_figures_are_compared(finished):

@@ -1,0 +1,115 @@
+"""The directory of a run: `config.json`, which says what the run is, and whether the directory may be used."""
+
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxae import config as configs
+from jaxae.config import Config
+from jaxae.data import Dataset
+from jaxae.errors import InputError
+
+OURS = ("metrics.jsonl", "result.json", "report.html", "checkpoints", "tensorboard", "figures", "config.json")
+
+
+def prepare(workdir: Path, config: Config, description: dict[str, Any]) -> None:
+    """Make the run directory, or see that the run in it is this one. InputError if it cannot be used."""
+    file = workdir / "config.json"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file.with_name("config.json.tmp").unlink(missing_ok=True)  # of a run killed as it began
+        if file.exists():
+            old = read(file)
+            if not config.overwrite:
+                return _same_run(workdir, old, description)
+            for path in (workdir / name for name in OURS):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        elif any(workdir.iterdir()):
+            raise InputError(f"--workdir {workdir}: is not empty and holds no run: give another")
+        write_json(file, description)
+    except OSError as error:
+        raise InputError(f"--workdir {workdir}: cannot be written ({error.strerror}): give another") from None
+
+
+def read(file: Path) -> dict[str, Any]:
+    """What `describe` gave. InputError if the file says anything else."""
+    if not file.exists():
+        raise InputError(f"{file.parent}: holds no run: there is no config.json")
+    try:
+        saved = json.loads(file.read_text())
+        name, fields, about = saved["experiment"], saved["config"], saved["data"]
+        if not (
+            isinstance(name, str)
+            and isinstance(saved["command"], str)
+            and isinstance(fields, dict)
+            and isinstance(about["fingerprint"], str)
+        ):
+            raise TypeError("wrong types")
+        if not all(type(size) is int and size > 0 for size in (*about["shape"], about["train"])):
+            raise TypeError("wrong shape")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file}: describes no run ({error!r}): give another directory") from None
+    return saved
+
+
+def _same_run(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    differ = configs.differences(old["config"], new["config"])
+    if old["experiment"] != new["experiment"]:
+        differ = f"{old['experiment']} there, {new['experiment']} here"
+    elif not differ and old["data"]["fingerprint"] != new["data"]["fingerprint"]:
+        differ = "the data itself has changed"
+    if differ:
+        raise InputError(
+            f"--workdir {workdir} holds another run: {differ}; give another --workdir, or --overwrite to start again"
+        )
+
+
+def describe(config: Config, name: str, dataset: Dataset) -> dict[str, Any]:
+    """What `config.json` holds: all that is needed to do the run again."""
+    packages = ("jaxae", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    devices = jax.devices()
+    return {
+        "experiment": name,
+        "config": configs.to_json(config),
+        "command": configs.command(config, name),
+        "versions": {"python": sys.version.split()[0], **{p: importlib.metadata.version(p) for p in packages}},
+        "device": {
+            "kind": devices[0].device_kind,
+            "platform": devices[0].platform,
+            "count": len(devices),
+            "cores": os.cpu_count(),
+        },
+        "git": _commit(),
+        "data": {
+            "fingerprint": dataset.fingerprint(),
+            "shape": list(dataset.shape),
+            "train": len(dataset.train.x),
+            "test": len(dataset.test.x),
+            "classes": list(dataset.classes),
+        },
+    }
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that the file is old or new, never half."""
+    partial = path.with_name(path.name + ".tmp")
+    partial.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+    partial.replace(path)
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this file is in, or None where it is in none (or there is no git)."""
+    here = Path(__file__).parent
+    ask = ["git", "rev-parse", "--show-toplevel", "HEAD"]
+    try:
+        found = subprocess.run(ask, cwd=here, capture_output=True, text=True, check=True).stdout.split("\n")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found[1] if Path(found[0]) == here.parent else None

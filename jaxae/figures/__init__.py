@@ -1,0 +1,68 @@
+"""Pictures of a run, as PNG files."""
+
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from jaxae import log
+from jaxae.data import Dataset
+from jaxae.experiment import Model
+from jaxae.figures.base import COLOURS as COLOURS
+from jaxae.figures.images import curves, extremes, reconstructions, strip, training
+from jaxae.figures.metrics import loss
+from jaxae.figures.plane import activity, codes, codes_of, latent, tsne
+from jaxae.figures.walks import interpolation, manifold, samples, traversal
+
+__all__ = [
+    "activity",
+    "codes",
+    "curves",
+    "draw",
+    "extremes",
+    "interpolation",
+    "latent",
+    "loss",
+    "manifold",
+    "reconstructions",
+    "samples",
+    "strip",
+    "training",
+    "traversal",
+    "tsne",
+]
+
+
+def draw(folder: Path, model: Model, data: Dataset, lines: list[log.Record], title: str) -> list[Path]:
+    """All pictures that suit the model, into `folder`; their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    from matplotlib.text import Text
+
+    sequences = data.test.lengths is not None
+    figures = {
+        "loss": loss(lines, model.experiment.unit, title),
+        "reconstructions": (curves if sequences else reconstructions)(model, data, title),
+    }
+    if len(data.test.x) > 10:
+        figures["extremes"] = extremes(model, data, title)
+    if strips := sorted((folder / "training").glob("*.png")):
+        figures["training"] = training(strips, model, data, title)
+    if len(model.code) == 3:
+        figures["codes"] = codes(model, data, title)
+    figures["activity"] = activity(model, data, title)
+    if prod(model.code) > 1:
+        figures["latent"] = latent(model, data, title)
+    if prod(model.code) > 2 and len(data.test.x) > 100 and np.ptp(codes_of(model, data, 2000)[0], axis=0).any():
+        figures["tsne"] = tsne(model, data, title)
+    figures["interpolation"] = interpolation(model, data, title)
+    figures["traversal"] = traversal(model, data, title)
+    if model.experiment.prior:
+        figures["samples"] = samples(model, title)
+        if model.code == (2,):
+            figures["manifold"] = manifold(model, title)
+    paths = [folder / f"{name}.png" for name in figures]
+    for path, figure in zip(paths, figures.values(), strict=True):
+        for text in figure.findobj(Text):
+            text.set_parse_math(False)  # a class may be called $a^$
+        figure.savefig(path, dpi=130, metadata={"Software": None})
+    return paths

@@ -1,0 +1,52 @@
+"""Metrics over epochs."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jaxae import log
+from jaxae.figures.base import COLOURS, canvas
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+UNITS = {"mse": "per pixel", "rmse": "per pixel", "bce": "nats per pixel", "code": "mean |z| over units"}
+
+
+def units(loss: str) -> dict[str, str]:
+    """Units of the metrics that are not nats per image. loss: that of the loss and its penalty."""
+    return {**UNITS, "loss": loss, "penalty": loss}
+
+
+def order(lines: list[log.Record]) -> list[str]:
+    """All metrics of these lines, the loss first."""
+    return sorted({name for line in lines for name in log.names(line)}, key=lambda name: (name != "loss", name))
+
+
+def loss(lines: list[log.Record], unit: str, title: str) -> "Figure":
+    """Every metric over epochs, train and test; with several seeds the mean and a band of one standard deviation.
+
+    unit: of the loss and its penalty.
+    """
+    names, of = order(lines), units(unit)
+    columns, rows = min(len(names), 3), -(-len(names) // 3)
+    figure = canvas(f"{title}: metrics over epochs", 3.6 * columns, 0.4 + 2.8 * rows)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes[len(names) :]:
+        axis.set_axis_off()
+    for axis, name in zip(axes, names, strict=False):
+        for colour, split in zip(COLOURS, ("train", "test"), strict=False):
+            part = [line for line in lines if line["split"] == split and name in line]
+            if not part:
+                continue  # measured in training only
+            epochs = np.array([line["epoch"] for line in part])
+            mean = np.array([log.scalar(line, name) for line in part])
+            axis.plot(epochs, mean, color=colour, label=split, marker="." if len(part) < 20 else None)
+            if f"{name}_std" in part[0]:
+                std = np.array([line[f"{name}_std"] for line in part])
+                axis.fill_between(epochs, mean - std, mean + std, color=colour, alpha=0.25, linewidth=0)
+        axis.set(title=name, xlabel="epoch", ylabel=of.get(name, "nats per image"))
+        axis.grid(alpha=0.3)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    axes[0].legend()
+    return figure

@@ -1,0 +1,112 @@
+"""Codes as points, as pictures, and how active their units are."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jaxae.data import Dataset
+from jaxae.experiment import Model
+from jaxae.figures.base import COLOURS, canvas, encoded, show, ten
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def codes(model: Model, data: Dataset, title: str) -> "Figure":
+    """Ten test images over their codes as pictures: a code of h x w x c as h columns of w c values."""
+    x = data.test.x[ten(data)]
+    z = np.asarray(model.encode(x))
+    z = z.reshape(*z.shape[:2], -1).swapaxes(1, 2)
+    height = min(8.0, max(1.2, 1.1 * z.shape[1] / z.shape[2]))
+    figure = canvas(f"{title}: codes of {'x'.join(map(str, model.code))} as pictures", 1.1 * len(x), 1.8 + height)
+    axes = figure.subplots(2, len(x), squeeze=False, height_ratios=(1.1, height))
+    for column, (image, code) in enumerate(zip(x, z, strict=True)):
+        show(axes[0][column], image)
+        axes[1][column].imshow(code, cmap="gray", vmin=z.min(), vmax=z.max(), aspect="auto")
+        axes[1][column].set(xticks=[], yticks=[])
+    axes[0][0].set_ylabel("original")
+    axes[1][0].set_ylabel(f"code, {z.shape[2]}x{z.shape[1]}")
+    return figure
+
+
+def latent(model: Model, data: Dataset, title: str) -> "Figure":
+    """The codes of up to 10,000 test examples, coloured by class; more than two dimensions on their principal plane."""
+    z, y = codes_of(model, data, 10_000)
+    labels = ("z1", "z2")
+    if z.shape[1] > 2:
+        mean, directions, deviations = principal(z)
+        z = (z - mean) @ directions[:2].T
+        labels = (f"component 1 ({share(deviations)[0]:.0%} of variance)", f"component 2 ({share(deviations)[1]:.0%})")
+    return scatter(z, y, data.classes, labels, f"{title}: codes of {len(z):,} test examples")
+
+
+def principal(z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean [K], principal directions [R, K], R = min(N, K), and standard deviations along them [R] of codes [N, K]."""
+    mean = z.mean(0)
+    _, s, directions = np.linalg.svd(z - mean, full_matrices=False)
+    return mean, directions, s / np.sqrt(len(z))
+
+
+def share(deviations: np.ndarray) -> np.ndarray:
+    """Of the variance in all, that along each direction."""
+    shares: np.ndarray = deviations**2 / max(np.sum(deviations**2), 1e-12)
+    return shares
+
+
+def tsne(model: Model, data: Dataset, title: str) -> "Figure":
+    """The codes of up to 2,000 test examples in two dimensions by t-SNE (van der Maaten & Hinton 2008)."""
+    from sklearn.manifold import TSNE
+
+    z, y = codes_of(model, data, 2000)
+    plane = TSNE(init="pca", random_state=0).fit_transform(z)
+    name = f"{title}: {z.shape[1]}-dimensional codes of {len(z):,} test examples by t-SNE"
+    return scatter(plane, y, data.classes, ("t-SNE 1", "t-SNE 2"), name)
+
+
+def activity(model: Model, data: Dataset, title: str) -> "Figure":
+    """All values of the codes of up to 10,000 test examples, and how much each unit varies over them.
+
+    A unit counts as active when its variance is above 0.01 (Burda, Grosse & Salakhutdinov 2016, section 5.1).
+    """
+    z, _ = codes_of(model, data, 10_000)
+    deviation = np.sort(z.std(0))[::-1]
+    figure = canvas(f"{title}: activity of the code", 9.0, 3.6)
+    values, units = figure.subplots(1, 2)
+    values.hist(z.ravel(), bins=60, color=COLOURS[0])
+    values.set(xlabel="value of a unit", ylabel="count", yscale="log")
+    units.bar(np.arange(1, len(deviation) + 1), deviation, color=COLOURS[0], width=0.9 if len(deviation) < 50 else 1)
+    active = int((deviation**2 > 0.01).sum())
+    units.set(xlabel=f"unit, sorted: {active} of {len(deviation)} active", ylabel="standard deviation")
+    units.xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def codes_of(model: Model, data: Dataset, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Codes of the first test examples, each as one row, and their classes."""
+    z = encoded(model, data, np.arange(min(most, len(data.test.x))))
+    return z.reshape(len(z), -1), data.test.y[:most]
+
+
+def scatter(z: np.ndarray, y: np.ndarray, classes: tuple[str, ...], labels: tuple[str, str], title: str) -> "Figure":
+    """Points in the colours of their classes, which are named in a bar and at their medians."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import BoundaryNorm, ListedColormap
+
+    figure = canvas(title, 7.0, 6.0)
+    axis = figure.subplots()
+    colours = [COLOURS[label % 10] for label in y]
+    shuffled = np.random.default_rng(0).permutation(len(z))  # so that no class covers the others
+    size = max(4, min(30, 20_000 / len(z)))
+    axis.scatter(z[shuffled, 0], z[shuffled, 1], s=size, c=[colours[i] for i in shuffled], linewidths=0, alpha=0.75)
+    if 1 <= len(classes) <= 20:
+        n = len(classes)
+        palette = ListedColormap([COLOURS[label % 10] for label in range(n)])
+        bar = figure.colorbar(ScalarMappable(BoundaryNorm(np.arange(n + 1) - 0.5, n), palette), ax=axis, label="class")
+        bar.set_ticks(range(n), labels=[name[:20] for name in classes])
+        for label in np.unique(y):  # colours alone do not tell ten classes apart
+            middle = np.median(z[y == label], axis=0)
+            box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": COLOURS[label % 10], "alpha": 0.85}
+            axis.text(middle[0], middle[1], classes[label][:10], ha="center", va="center", weight="bold", bbox=box)
+    axis.set(xlabel=labels[0], ylabel=labels[1])
+    axis.set_aspect("equal", adjustable="datalim")
+    return figure

@@ -1,0 +1,3 @@
+const page = JSON.parse(document.getElementById("data").textContent);
+charts(document.getElementById("charts"), page.charts, page.colours);
+if (page.wall) wall(page.wall, page.colours);

@@ -1,0 +1,125 @@
+"""The gallery wall: the plane of codes and what the decoder paints there, as pictures for a page.
+
+A page cannot run the decoder, so it is run here on a grid of the plane; between the places of the grid a page
+interpolates. Codes of more than two numbers are seen on the plane of their first two principal components; for each of
+the others there is what the decoder's picture changes by when it alone leaves its mean, at a coarser grid.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from jaxae.data import Dataset
+from jaxae.experiment import Model
+from jaxae.figures.base import address, bitmap, encoded, pictures, tile, unit
+from jaxae.figures.plane import principal, share
+
+SIZES = (48, 40, 32, 24, 16, 12, 8, 5, 3)  # places of the grid to either side: the most that the budget has room for
+COARSE = (5, 3)  # the same, for components beyond the second
+OFFSETS = (-2.0, -1.0, 1.0, 2.0)  # places of those components, in standard deviations
+MOST = 1000  # test examples
+BUDGET = 500_000  # bytes for each of the grid, the sliders and the test examples, of a page of at most 3 MB
+COLUMNS = 32  # images in a row of a sheet
+
+
+def wall(model: Model, data: Dataset) -> dict[str, Any] | None:
+    """What a page needs to paint the wall, as JSON values; None for codes of one number, or all the same.
+
+    Pictures are PNG files as data addresses: sheets of images, row by row. On the grid the first axis of the plane runs
+    fastest; in a slider's sheet it is followed by the second, then by its offset. There 128 is no change, and 1 and 255
+    are changes by -1 and 1.
+    """
+    every = encoded(model, data, np.arange(min(len(data.test.x), 10_000)))
+    z = every.reshape(len(every), -1).astype(np.float64)
+    if z.shape[1] < 2 or not np.ptp(z, axis=0).any():
+        return None
+    if z.shape[1] == 2:
+        mean, directions, labels, deviations = np.zeros(2), np.eye(2), ["z1", "z2"], z.std(0)
+    else:
+        mean, directions, deviations = principal(z)
+        labels = [f"component {k + 1} ({part:.1%} of variance)" for k, part in enumerate(share(deviations))]
+    plane = (z - mean) @ directions[:2].T
+    low, high = _range(plane)
+
+    def decode(places: np.ndarray) -> np.ndarray:
+        """Images of places [N, k], the first k components."""
+        codes = mean + places @ directions[: places.shape[1]]
+        return pictures(np.asarray(model.decode(codes.reshape(-1, *model.code))))
+
+    sheets = ((size, sheet(decode(_grid(low, high, size)))) for size in SIZES)
+    n, grid = next((size, text) for size, text in sheets if len(text) < BUDGET or size == SIZES[-1])
+    inside = np.all((plane >= low) & (plane <= high), axis=1)
+    shown = _examples(model, data, np.flatnonzero(inside[:MOST]))
+    places = np.round(plane[shown["numbers"]], 5)
+    return {
+        "size": list(pictures(data.test.x[:1]).shape[1:3]),
+        "columns": COLUMNS,
+        "low": low.tolist(),
+        "high": high.tolist(),
+        "labels": labels[:2],
+        "n": n,
+        "grid": grid,
+        **_sliders(decode, low, high, deviations, labels),
+        "codes": {"x": places[:, 0].tolist(), "y": places[:, 1].tolist(), **shown},
+        "classes": list(data.classes),
+    }
+
+
+def sheet(images: np.ndarray) -> str:
+    """Images [N, H, W, C] in [0, 1] as one picture, `COLUMNS` in a row, as a data address."""
+    count = len(images)
+    blank = np.zeros((-count % COLUMNS, *images.shape[1:]), images.dtype)
+    return address(bitmap(tile(np.concatenate([images, blank]), COLUMNS, gap=0)))
+
+
+def _range(plane: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Corners of the plane: all codes but the outermost hundredth of each axis, and a margin."""
+    low, high = np.quantile(plane, (0.005, 0.995), axis=0)
+    margin = np.maximum(0.05 * (high - low), 1e-3)
+    return low - margin, high + margin
+
+
+def _grid(low: np.ndarray, high: np.ndarray, n: int) -> np.ndarray:
+    """n x n places of the plane [n * n, 2]."""
+    x, y = (np.linspace(*ends, n) for ends in zip(low, high, strict=True))
+    return np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
+
+
+def _examples(model: Model, data: Dataset, numbers: np.ndarray) -> dict[str, Any]:
+    """As many of these test examples as the budget has room for, with what is decoded."""
+    while True:
+        originals = sheet(pictures(unit(data.test.x[numbers])))
+        decoded = sheet(pictures(np.asarray(model.decode(encoded(model, data, numbers, seen=True)))))
+        if len(originals) + len(decoded) < BUDGET or len(numbers) <= COLUMNS:
+            labels = data.test.y[numbers].tolist()
+            return {"numbers": numbers.tolist(), "class": labels, "originals": originals, "decoded": decoded}
+        numbers = numbers[: len(numbers) * 3 // 4]
+
+
+def _sliders(
+    decode: Callable[[np.ndarray], np.ndarray],
+    low: np.ndarray,
+    high: np.ndarray,
+    deviations: np.ndarray,
+    labels: list[str],
+) -> dict[str, Any]:
+    """A slider for every component beyond the second that varies, as far as the budget has room for them."""
+    moving = [k for k in range(2, len(deviations)) if deviations[k] > 1e-3 * deviations[0]]
+    for n in COARSE:
+        plane = _grid(low, high, n)
+        still = decode(plane)
+        sliders: list[dict[str, Any]] = []
+        for k in moving:
+            places = np.zeros((len(OFFSETS), len(plane), k + 1))
+            places[:, :, :2] = plane
+            places[:, :, k] = deviations[k] * np.array(OFFSETS)[:, None]
+            changes = decode(places.reshape(-1, k + 1)).reshape(len(OFFSETS), *still.shape) - still
+            text = sheet((changes.reshape(-1, *still.shape[1:]) * 127 + 128) / 255)
+            sliders.append({"label": labels[k], "sheet": text})
+            if sum(len(slider["sheet"]) for slider in sliders) > BUDGET:
+                sliders.pop()
+                break
+        if len(sliders) == len(moving):
+            break
+    return {"sliders": sliders, "coarse": n, "offsets": list(OFFSETS), "without": len(moving) - len(sliders)}

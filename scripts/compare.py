@@ -1,0 +1,88 @@
+"""One page for several finished runs of the same data: python scripts/compare.py RUN RUN ... [--out compare.html]
+
+Their curves together, a table of their figures with mean and deviation over seeds, and what each makes of the same test
+images.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from jaxae import log, report, run
+from jaxae.errors import InputError
+from jaxae.figures.base import COLOURS, address, bitmap, encoded, pictures, ten, tile, unit
+from jaxae.figures.metrics import order
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories")
+    parser.add_argument("--out", type=Path, default=Path("compare.html"), help="file to write (default: %(default)s)")
+    options = parser.parse_args()
+    try:
+        text = page(options.runs)
+        options.out.write_text(text, encoding="utf-8")
+    except InputError as error:
+        parser.exit(2, f"error: {error}\n")
+    except OSError as error:
+        parser.exit(2, f"error: --out {options.out}: cannot be written ({error.strerror}): give another\n")
+    print(f"report: {options.out}")
+
+
+def page(paths: list[Path]) -> str:
+    """The page. InputError for directories that hold no finished run, and runs of other data than the first's."""
+    labels = _labels(paths)
+    loaded = [run.finished(path) for path in paths]
+    saved = [json.loads((path / "config.json").read_text()) for path in paths]
+    for path, about in zip(paths, saved, strict=True):
+        if about["data"]["fingerprint"] != saved[0]["data"]["fingerprint"]:
+            raise InputError(f"{path}: has other data than {paths[0]}: compare runs of the same")
+    data = loaded[0][1]
+    rows = {"original": unit(data.test.x[ten(data)])}
+    for label, (model, *_) in zip(labels, loaded, strict=True):
+        rows[label] = np.asarray(model.decode(encoded(model, data, ten(data), seen=True)))
+    strips = [(label, address(bitmap(tile(pictures(x), len(x))))) for label, x in rows.items()]
+    results = [result for _, _, result, _ in loaded]
+    lines = {
+        label: (log.read(path / "metrics.jsonl"), model.experiment.unit)
+        for label, path, (model, *_) in zip(labels, paths, loaded, strict=True)
+    }
+    metrics = order([result["metrics"] for result in results])
+    about_runs = [
+        {
+            "label": label,
+            "metrics": {name: report.figure(result["metrics"], name) for name in log.names(result["metrics"])},
+            "seeds": about["config"]["seeds"],
+            "reached": result["reached"],
+            "seconds": f"{result['wall_seconds']:,.0f}",
+            "command": about["command"],
+        }
+        for label, about, result in zip(labels, saved, results, strict=True)
+    ]
+    fields = [{"experiment": about["experiment"], **about["config"]} for about in saved]
+    names = dict.fromkeys(name for config in fields for name in config if name != "workdir")
+    table = {name: [config.get(name, "") for config in fields] for name in names}
+    return report.render(
+        "compare.html",
+        title=f"{len(paths)} runs on {Path(saved[0]['config']['data']).name}",
+        runs=about_runs,
+        metrics=metrics,
+        strips=strips,
+        differences={name: values for name, values in table.items() if any(value != values[0] for value in values)},
+        data={"charts": report.charts(lines), "wall": None, "colours": COLOURS},
+    )
+
+
+def _labels(paths: list[Path]) -> list[str]:
+    """The last part of each path, or as much of its end as tells it from the others. InputError for one given twice."""
+    parts = [path.absolute().parts for path in paths]
+    if len(set(parts)) < len(parts):
+        raise InputError("a run is given twice: give each once")
+    depth = next(n for n in range(1, 1000) if len({part[-n:] for part in parts}) == len(parts))
+    return [str(Path(*part[-depth:])) for part in parts]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""Makes the page of a finished run again: python scripts/report.py RUN. Its data must still be there."""
+
+import argparse
+from pathlib import Path
+
+from jaxae import report, run
+from jaxae.errors import InputError
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, help="run directory")
+    path = parser.parse_args().run
+    try:
+        model, data, result, title = run.finished(path)
+    except InputError as error:
+        parser.exit(2, f"error: {error}\n")
+    report.write(path, title, model, data, result)
+    print(f"report: {path / 'report.html'}")
+
+
+if __name__ == "__main__":
+    main()

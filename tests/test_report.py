@@ -1,0 +1,376 @@
+"""The page of a run and of several, opened in Chromium as a reader would."""
+
+import dataclasses
+import importlib.util
+import io
+import json
+import os
+import re
+import shlex
+import shutil
+from base64 import b64decode
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import jaxae
+from experiments import dense, vae
+from jaxae import config, data, log, report, run
+from jaxae.errors import InputError
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+HOSTILE = "</script><script>document.title = 'taken'</script>'\"&<img src=x onerror=\"document.title = 'taken'\">"
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A VAE of two dimensions with two seeds, and a dense autoencoder of ten, on the embedded digits."""
+    folder = tmp_path_factory.mktemp("runs")
+    flat = vae.Config(epochs=3, hidden=(64,), seeds=2, workdir=str(folder / "vae"))
+    deep = dense.Config(epochs=6, batch_size=100, hidden=(64,), latent=10, workdir=str(folder / "dense"))
+    return run.train(flat, vae.build, "experiments.vae"), run.train(deep, dense.build, "experiments.dense")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("no Chromium: apt install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox"] if os.getuid() == 0 else []
+        )
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """Opens a page; at the end no request may have left, and the console must have no error."""
+    contexts, said, asked = [], [], []
+
+    def go(path, **options):
+        contexts.append(browser.new_context(viewport={"width": 1200, "height": 1400}, **options))
+        page = contexts[-1].new_page()
+        page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(path.as_uri())
+        if page.query_selector("#wall"):
+            page.wait_for_selector("#wall[data-ready]")
+        return page
+
+    yield go
+    for context in contexts:
+        context.close()
+    assert said == []
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+
+
+def pixels(page, canvas):
+    """A canvas [H, W] of the page, in [0, 1]."""
+    read = "c => Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)"
+    found = np.array(page.eval_on_selector(f"#{canvas}", read), np.float64).reshape(28, 28, 4) / 255
+    assert (found[..., 3] == 1).all()
+    assert np.array_equal(found[..., 0], found[..., 1])
+    return found[..., 0]
+
+
+def embedded(page):
+    """The JSON values in the text of a page."""
+    text = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1]
+    return json.loads(text)
+
+
+def point(page, u, v, do="move"):
+    """Point at a part of the wall's width and height, from its lowest corner."""
+    box = page.query_selector("#wall").bounding_box()
+    x, y = box["x"] + u * box["width"], box["y"] + (1 - v) * box["height"]
+    {"move": page.mouse.move, "click": page.mouse.click, "tap": page.touchscreen.tap}[do](x, y)
+
+
+def test_the_wall_paints_what_the_decoder_paints(runs, visit):
+    """At places of the grid to a level of grey, and between them as the four neighbours are, weighed; also by touch."""
+    model, page = jaxae.load(runs[0]), visit(runs[0] / "report.html", has_touch=True)
+    wall = embedded((runs[0] / "report.html").read_text())["wall"]
+    low, high, n = np.array(wall["low"]), np.array(wall["high"]), wall["n"]
+    assert n >= 16
+    for number, (u, v) in enumerate([(3 / (n - 1), 5 / (n - 1)), (0.4137, 0.6291), (0.513, 0.122), (0.87, 0.5)]):
+        point(page, u, v, "tap" if number == 3 else "move")
+        shown = np.array([float(part.split("=")[1]) for part in page.inner_text("#place").split(",")])
+        np.testing.assert_allclose(shown, low + np.array([u, v]) * (high - low), atol=2e-3 * np.max(high - low))
+        at = (shown - low) / (high - low) * (n - 1)
+        base = np.minimum(np.floor(at), n - 2)
+        corners = low + (base + np.array([[0, 0], [1, 0], [0, 1], [1, 1]])) / (n - 1) * (high - low)
+        a, b = at - base
+        weights = np.array([(1 - a) * (1 - b), a * (1 - b), (1 - a) * b, a * b])
+        neighbours = np.asarray(model.decode(corners))[..., 0]
+        painted = pixels(page, "painted")
+        np.testing.assert_allclose(painted, np.tensordot(weights, neighbours, 1), atol=1.5 / 255)
+        np.testing.assert_allclose(painted, np.asarray(model.decode(shown[None]))[0, ..., 0], atol=0.03)
+        assert painted.std() > 0.05
+
+
+def test_a_click_shows_the_original_beside_its_reconstruction(runs, visit):
+    model, page = jaxae.load(runs[0]), visit(runs[0] / "report.html")
+    digits = data.load("digits")
+    wall = embedded((runs[0] / "report.html").read_text())["wall"]
+    low, high, codes = np.array(wall["low"]), np.array(wall["high"]), wall["codes"]
+    z = np.asarray(model.encode(digits.test.x[codes["numbers"]]))
+    np.testing.assert_allclose(np.stack([codes["x"], codes["y"]], 1), z, atol=1e-4)
+    assert not page.is_visible("#pair")
+    for index in (3, 40):
+        point(page, *(z[index] - low) / (high - low), "click")
+        said = page.inner_text("#chosen")
+        number = int(said.split()[2].rstrip(","))
+        chosen = codes["numbers"].index(number)  # it, or one that lies as near
+        assert np.max(np.abs(z[chosen] - z[index]) / (high - low)) < 0.005
+        assert said == f"test example {number}, class {digits.classes[digits.test.y[number]]}"
+        np.testing.assert_allclose(pixels(page, "original"), digits.test.x[number, ..., 0] / 255, atol=1e-6)
+        decoded = np.asarray(model.reconstruct(digits.test.x[number : number + 1]))[0, ..., 0]
+        np.testing.assert_allclose(pixels(page, "decoded"), decoded, atol=0.51 / 255)
+
+
+def test_the_keyboard_moves_and_picks(runs, visit):
+    page = visit(runs[0] / "report.html")
+    wall = embedded((runs[0] / "report.html").read_text())["wall"]
+    low, high = np.array(wall["low"]), np.array(wall["high"])
+    page.focus("#wall")
+    for keys, expected in (
+        ("ArrowRight ArrowUp ArrowUp", (0.51, 0.52)),
+        ("Shift+ArrowLeft Shift+ArrowDown", (0.41, 0.42)),
+    ):
+        for key in keys.split():
+            page.keyboard.press(key)
+        shown = [float(part.split("=")[1]) for part in page.inner_text("#place").split(",")]
+        np.testing.assert_allclose(shown, low + np.array(expected) * (high - low), atol=6e-4)
+    page.keyboard.press("Enter")
+    places = np.stack([wall["codes"]["x"], wall["codes"]["y"]], 1)
+    nearest = np.argmin(np.sum(((places - shown) / (high - low)) ** 2, axis=1))
+    assert page.inner_text("#chosen").startswith(f"test example {wall['codes']['numbers'][nearest]},")
+
+
+def test_more_dimensions_have_sliders(runs, visit):
+    """A slider alone gives what the decoder paints there; at its stops, and a place of its grid, to rounding."""
+    model, page = jaxae.load(runs[1]), visit(runs[1] / "report.html")
+    wall = embedded((runs[1] / "report.html").read_text())["wall"]
+    z = np.asarray(model.encode(data.load("digits").test.x), np.float64)
+    assert len(wall["sliders"]) + wall["without"] == 8
+    values, vectors = np.linalg.eigh(np.cov(z.T, bias=True))
+    plane = vectors[:, ::-1][:, :2].T
+    spread = np.sqrt(np.sum(((z - z.mean(0)) @ plane.T) ** 2) / np.sum((z - z.mean(0)) ** 2))
+    shares = [float(re.search(r"([\d.]+)%", label)[1]) / 100 for label in wall["labels"]]
+    np.testing.assert_allclose(shares, values[::-1][:2] / values.sum(), atol=6e-4)
+    assert 0.2 < spread < 1
+    (first, _), offset = page.query_selector_all(".slider input")[:2], 1
+    low, high = np.array(wall["low"]), np.array(wall["high"])
+    point(page, 0.25, 0.75)  # a place of the sliders' grid of 5 or 3, or between
+    before = pixels(page, "painted")
+    first.evaluate(f"i => {{ i.value = {offset}; i.dispatchEvent(new Event('input')) }}")
+    after = pixels(page, "painted")
+    place = np.array([float(part.split("=")[1]) for part in page.inner_text("#place").split(",")])
+    # The direction of a component is known up to its sign, and so the codes' own are asked.
+    direction = np.linalg.svd(z - z.mean(0), full_matrices=False)[2][:3]
+    code = z.mean(0) + place @ direction[:2]
+    moved = code + offset * np.sqrt(values[::-1][2]) * direction[2]
+    still, expected = np.asarray(model.decode(np.stack([code, moved])))[..., 0]
+    np.testing.assert_allclose(before, still, atol=0.05)
+    np.testing.assert_allclose(after, expected, atol=0.08)
+    assert np.abs(after - before).max() > 0.1
+    assert ((low < place) & (place < high)).all()
+
+
+def test_curves_are_read_by_pointing_and_by_keys(runs, visit):
+    page = visit(runs[0] / "report.html")
+    lines = log.read(runs[0] / "metrics.jsonl")
+    names = [title.inner_text() for title in page.query_selector_all(".chart h3")]
+    assert names[0] == "loss"
+    assert set(names) == set(log.names(lines[0]))
+    for name, chart in zip(names, page.query_selector_all(".chart"), strict=True):
+        svg = chart.query_selector("svg[role=img]")
+        svg.scroll_into_view_if_needed()
+        box = svg.bounding_box()
+        page.mouse.move(box["x"] + 0.55 * box["width"], box["y"] + 0.4 * box["height"])  # the middle: epoch 2
+        read = chart.query_selector(".read")
+        for epoch in (2, 1):
+            expected = {line["split"]: line for line in lines if line["epoch"] == epoch}
+            rows = read.inner_text().replace("\n", " ")
+            assert rows.startswith(f"epoch {epoch} ")
+            for split, line in expected.items():
+                text = re.search(rf"{split} (\S+) ± (\S+)", rows)
+                assert float(text[1]) == pytest.approx(line[f"{name}_mean"], rel=1e-3)
+                assert float(text[2]) == pytest.approx(line[f"{name}_std"], rel=1e-3)
+            svg.focus()
+            page.keyboard.press("ArrowLeft")
+
+
+def test_hostile_text_is_text(runs, visit, tmp_path):
+    """As title, class, field, value, metric and file name."""
+    workdir = tmp_path / "run"
+    shutil.copytree(runs[0], workdir, ignore=shutil.ignore_patterns("checkpoints"))
+    saved = json.loads((workdir / "config.json").read_text())
+    saved["config"][HOSTILE] = saved["command"] = HOSTILE
+    (workdir / "config.json").write_text(json.dumps(saved))
+    lines = [{**line, HOSTILE: 1.0} for line in log.read(workdir / "metrics.jsonl")]
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    shutil.copy(workdir / "figures" / "loss.png", workdir / "figures" / "<img src=x>.png")
+    digits = data.load("digits")._replace(classes=(HOSTILE,) * 10)
+    result = json.loads((workdir / "result.json").read_text())
+    result["metrics"][HOSTILE] = 1.0
+    report.write(workdir, HOSTILE, jaxae.load(runs[0]), digits, result)
+    page = visit(workdir / "report.html")
+    assert page.title() == HOSTILE
+    assert page.inner_text("h1") == HOSTILE
+    page.focus("#wall")
+    page.keyboard.press("Enter")
+    assert page.inner_text("#chosen").endswith(f"class {HOSTILE}")
+    assert page.inner_text("pre") == HOSTILE
+    assert HOSTILE in page.inner_text(".charts")
+    assert HOSTILE in page.inner_text(".cards")
+    assert page.inner_text("#legend").count(HOSTILE) == 10
+    assert page.query_selector("img[alt='<img src=x>']")
+    assert page.query_selector_all("script:not([id])").__len__() == 1
+    assert page.title() == HOSTILE
+
+
+def test_the_policy_lets_no_foreign_script_run(runs, tmp_path, browser):
+    text = (runs[0] / "report.html").read_text().replace("</main>", "</main><script>document.title = 'taken'</script>")
+    (tmp_path / "page.html").write_text(text)
+    page = browser.new_page()
+    refused = []
+    page.on("console", lambda message: refused.append(message.text))
+    page.goto((tmp_path / "page.html").as_uri())
+    assert page.title() == "vae on digits"
+    assert any("Content Security Policy" in text for text in refused)
+    page.close()
+
+
+def test_the_page_says_what_was_run(runs):
+    text = (runs[0] / "report.html").read_text()
+    assert len(text) < 3_000_000
+    command = json.loads((runs[0] / "config.json").read_text())["command"]
+    assert command == "python -m experiments.vae --epochs 3 --seeds 2 --hidden 64"
+    assert f"<pre>{command}</pre>" in text
+    again = config.parse(vae.Config, "", shlex.split(command)[3:])
+    saved = json.loads((runs[0] / "config.json").read_text())["config"]
+    assert config.to_json(again) == {**saved, "workdir": ""}
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", text)
+    for part in (jax.__version__, "end to end", 'alt="manifold"', 'alt="traversal"', "connect-src"):
+        assert (part in text) == (part != "connect-src")  # default-src 'none' forbids all that is not named
+
+
+def test_a_page_stays_small_whatever_the_pictures_are(runs):
+    """Noise has no pattern that a picture file could make smaller."""
+    model = jaxae.load(runs[0])
+    noise = np.random.default_rng(0).integers(0, 256, (4000, 28, 28, 1), dtype=np.uint8)
+    split = data.Split(noise, np.arange(4000) % 10)
+    wall = report.wall(model, data.Dataset(split, split, ()))
+    assert len(json.dumps(wall)) < 1_500_000
+    assert len(wall["codes"]["x"]) >= 32
+
+
+def test_a_sheet_holds_images_row_by_row(runs):
+    from jaxae.wall import sheet
+
+    images = np.random.default_rng(0).random((40, 3, 5, 3))
+    picture = Image.open(io.BytesIO(b64decode(sheet(images).split(",")[1])))
+    found = np.asarray(picture) / 255
+    for number in (0, 31, 32, 39):
+        top, left = number // 32 * 3, number % 32 * 5
+        np.testing.assert_allclose(found[top : top + 3, left : left + 5], images[number], atol=0.51 / 255)
+
+
+def test_the_page_is_made_again_the_same(runs, monkeypatch, capsys):
+    before = (runs[0] / "report.html").read_bytes()
+    monkeypatch.setattr("sys.argv", ["report.py", str(runs[0])])
+    script("report").main()
+    assert (runs[0] / "report.html").read_bytes() == before
+    assert str(runs[0] / "report.html") in capsys.readouterr().out
+
+
+def test_runs_side_by_side(runs, tmp_path, monkeypatch, visit):
+    out = tmp_path / "compare.html"
+    monkeypatch.setattr("sys.argv", ["compare.py", *map(str, runs), "--out", str(out)])
+    script("compare").main()
+    page = visit(out)
+    rows = [[cell.inner_text() for cell in row.query_selector_all("th, td")] for row in page.query_selector_all("tr")]
+    head = rows[0]
+    for path, row in zip(runs, rows[1:3], strict=True):
+        metrics = json.loads((path / "result.json").read_text())["metrics"]
+        cells = dict(zip(head, row, strict=True))
+        assert cells["run"] == path.name
+        assert cells["mse"] == report.figure(metrics, "mse")
+        assert ("±" in cells["mse"]) == (path == runs[0])
+    charts = {chart["title"]: chart for chart in embedded(out.read_text())["charts"]}
+    series = {line["label"]: line for line in charts["mse"]["series"]}
+    assert set(series) == {"vae train", "vae test", "dense train", "dense test"}
+    assert series["dense test"]["mean"] == [
+        ln["mse"] for ln in log.read(runs[1] / "metrics.jsonl") if ln["split"] == "test"
+    ]
+    assert len(charts["kl"]["series"]) == 2  # the dense one has none
+    strips = {
+        strip.get_attribute("alt"): strip.get_attribute("src") for strip in page.query_selector_all(".strips img")
+    }
+    assert list(strips) == ["original", "vae", "dense"]
+    digits = data.load("digits").test.x
+    chosen = digits[np.linspace(0, len(digits) - 1, 10).astype(int)]
+    for label, path in zip(("vae", "dense"), runs, strict=True):
+        strip = np.asarray(Image.open(io.BytesIO(b64decode(strips[label].split(",")[1])))) / 255
+        for number, image in enumerate(np.asarray(jaxae.load(path).reconstruct(chosen))):
+            tile = strip[1:29, 30 * number + 1 : 30 * number + 29]
+            np.testing.assert_allclose(tile, image[..., 0], atol=0.51 / 255)
+    assert "latent" in page.inner_text("main")
+
+
+def test_what_cannot_be_compared_is_said(runs, tmp_path, monkeypatch, capsys):
+    other, unfinished = tmp_path / "other", tmp_path / "unfinished"
+    for path in (other, unfinished):
+        shutil.copytree(runs[0], path)
+    (unfinished / "result.json").unlink()
+    saved = json.loads((other / "config.json").read_text())
+    saved["data"]["fingerprint"] = "0" * 64
+    (other / "config.json").write_text(json.dumps(saved))
+    for name, arguments, message in (
+        ("report", [tmp_path], "holds no run"),
+        ("report", [unfinished], "is not finished: python -m experiments.vae"),
+        ("report", [other], "its data, digits, has changed since"),
+        ("compare", [runs[0], runs[0]], "given twice"),
+        ("compare", [runs[0], unfinished], "is not finished"),
+        ("compare", [runs[0], "--out", tmp_path], "cannot be written"),
+    ):
+        monkeypatch.setattr("sys.argv", [f"{name}.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            script(name).main()
+        said = capsys.readouterr().err
+        assert ended.value.code == 2
+        assert message in said
+        assert said.count("\n") == 1
+    with pytest.raises(InputError, match="its data"):
+        run.finished(other)
+    assert not (tmp_path / "compare.html").exists()
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    labels = script("compare")._labels([tmp_path / "a" / "vae", tmp_path / "b" / "vae"])
+    assert labels == [str(Path("a/vae")), str(Path("b/vae"))]
+
+
+def test_a_code_of_one_number_has_no_wall(runs):
+    model = jaxae.load(runs[0])
+    same = data.Split(np.zeros((20, 28, 28, 1), np.uint8), np.zeros(20, int))
+    assert report.wall(model, data.Dataset(same, same, ("0",))) is None
+    assert dataclasses.is_dataclass(model)
