@@ -28,7 +28,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
     model = tied.Tied(info.shape, config.latent, precision=config.precision)
     loss = autoencoder.loss(model, "bce")
-    return run.Experiment(model, descend(loss, simple.adadelta(config.lr, config.eps)), loss, unit="nats per pixel")
+    return run.Experiment(model, descend(loss, simple.adadelta(config.lr)), loss, unit="nats per pixel")
 
 
 if __name__ == "__main__":

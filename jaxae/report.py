@@ -28,6 +28,8 @@ def write(workdir: Path, title: str, model: Model, data: Dataset, result: dict[s
         f"{saved['device']['count']} x {saved['device']['kind']}; {saved['data']['train']:,} training and "
         f"{saved['data']['test']:,} test examples of {shape}"
     )
+    if saved["config"]["seeds"] > 1:
+        about += f"; {saved['config']['seeds']} seeds, of which the pictures show the first"
     found = {path.stem: path for path in sorted((workdir / "figures").glob("*.png"))}
     names = [*(name for name in FIRST if name in found), *(name for name in found if name not in FIRST)]
     page = render(

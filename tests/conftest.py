@@ -46,3 +46,10 @@ def equal(a, b):
     a, b = (jax.tree.map(np.asarray, tree) for tree in (a, b))
     same = jax.tree.map(lambda u, v: u.dtype == v.dtype and u.shape == v.shape and u.tobytes() == v.tobytes(), a, b)
     return jax.tree.structure(a) == jax.tree.structure(b) and all(jax.tree.leaves(same))
+
+
+@pytest.fixture
+def blind(monkeypatch):
+    """Runs in this process draw nothing at their end: for tests of what they compute."""
+    monkeypatch.setattr("jaxae.figures.draw", lambda *args: [])
+    monkeypatch.setattr("jaxae.report.write", lambda *args: None)

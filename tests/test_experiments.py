@@ -100,7 +100,7 @@ def test_pictures_while_training(few, tmp_path):
         ("mirrored", {"filters": (4, 4, 4, 4), "batch_norm": True, "dropout": 0.5, "picture_every": 2}),
     ],
 )
-def test_goes_on_exactly_over_phases_with_batch_norm_and_with_pictures(name, fields, few, tmp_path):
+def test_goes_on_exactly_over_phases_with_batch_norm_and_with_pictures(name, fields, few, tmp_path, blind):
     experiment = module(name)
     settings = experiment.Config(**{**SMALL, **fields}, data=str(few))
     whole, parts = (dataclasses.replace(settings, workdir=str(tmp_path / kind)) for kind in ("whole", "parts"))

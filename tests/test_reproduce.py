@@ -90,7 +90,10 @@ def test_the_picture_is_what_the_experiment_is_about(reproduce, tmp_path, have, 
     (tmp_path / "figures").mkdir()
     for name in have:
         (tmp_path / "figures" / f"{name}.png").touch()
-    assert next(kind for kind, suits in reproduce._special(tmp_path, result, {"picture_every": 0, **fields}) if suits) == shows
+    assert (
+        next(kind for kind, suits in reproduce._special(tmp_path, result, {"picture_every": 0, **fields}) if suits)
+        == shows
+    )
 
 
 def test_runs_continue_and_a_part_is_not_the_whole(reproduce, workdir, monkeypatch, capsys):

@@ -124,7 +124,7 @@ def test_a_finished_run_is_left_as_it_is(finished):
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
 
 
-def test_same_seed_same_bits_and_another_seed_another_run(finished, tmp_path):
+def test_same_seed_same_bits_and_another_seed_another_run(finished, tmp_path, blind):
     again, other = go(tmp_path / "again"), go(tmp_path / "other", seed=1)
     assert equal(final(again), final(finished))
     assert (again / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
@@ -132,7 +132,7 @@ def test_same_seed_same_bits_and_another_seed_another_run(finished, tmp_path):
 
 
 @pytest.mark.parametrize("calls", [1, 3, 5])
-def test_stopped_is_as_good_as_finished(finished, tmp_path, calls):
+def test_stopped_is_as_good_as_finished(finished, tmp_path, calls, blind):
     """Stopped at some dispatch, within an epoch or at its end, again and again, and then continued."""
     workdir, stops = tmp_path / "stopped", 0
     while True:
@@ -147,7 +147,7 @@ def test_stopped_is_as_good_as_finished(finished, tmp_path, calls):
     assert (workdir / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
 
 
-def test_a_torn_line_and_a_lost_checkpoint_are_made_good(finished, tmp_path, caplog):
+def test_a_torn_line_and_a_lost_checkpoint_are_made_good(finished, tmp_path, caplog, blind):
     workdir = tmp_path / "copy"
     shutil.copytree(finished, workdir)
     (workdir / "result.json").unlink()
@@ -162,7 +162,7 @@ def test_a_torn_line_and_a_lost_checkpoint_are_made_good(finished, tmp_path, cap
     assert (workdir / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
 
 
-def test_seeds_are_an_axis(finished, tmp_path):
+def test_seeds_are_an_axis(finished, tmp_path, blind):
     config = dataclasses.replace(SMALL, seeds=2)
     many = go(tmp_path / "many", seeds=2)
     states = final(many, config)["state"]
@@ -241,7 +241,7 @@ def test_another_configuration_is_an_error_that_lists_the_fields(finished, tmp_p
     assert equal(final(finished), before)
 
 
-def test_overwrite_starts_again_and_removes_only_what_a_run_makes(finished, tmp_path):
+def test_overwrite_starts_again_and_removes_only_what_a_run_makes(finished, tmp_path, blind):
     workdir = tmp_path / "copy"
     shutil.copytree(finished, workdir)
     (workdir / "notes.txt").write_text("mine")
@@ -268,7 +268,7 @@ def test_workdirs_that_cannot_be_used(tmp_path):
     assert (tmp_path / "damaged" / "checkpoints").exists()  # somebody else's
 
 
-def test_a_run_killed_as_it_began_is_no_obstacle(tmp_path):
+def test_a_run_killed_as_it_began_is_no_obstacle(tmp_path, blind):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json.tmp").write_text("{")
     go(tmp_path / "run", epochs=1)
@@ -304,7 +304,7 @@ def test_no_git_no_commit(monkeypatch):
     assert directory._commit() is None
 
 
-def test_batch_norm_codebook_and_two_optimizers_go_on_exactly(tmp_path):
+def test_batch_norm_codebook_and_two_optimizers_go_on_exactly(tmp_path, blind):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     config = toy.Config(epochs=2, batch_size=128)
     run.train(dataclasses.replace(config, workdir=str(whole)), toy.build, "toy")
@@ -400,7 +400,7 @@ def test_infinite_parameters_are_a_divergence_too(tmp_path):
         go(tmp_path / "run", build)
 
 
-def test_stopped_between_checkpoints(finished, tmp_path):
+def test_stopped_between_checkpoints(finished, tmp_path, blind):
     """However the answer of `stop` changes while it is asked, what was said to be saved is."""
     for calls in range(8):
         workdir, count = tmp_path / str(calls), iter(range(1000))
@@ -409,7 +409,7 @@ def test_stopped_between_checkpoints(finished, tmp_path):
         assert any(path.name.isdigit() for path in (workdir / "checkpoints").iterdir())
 
 
-def test_checkpoint_every(tmp_path):
+def test_checkpoint_every(tmp_path, blind):
     go(tmp_path / "run", checkpoint_every=2)
     steps = sorted(int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit())
     assert steps == [23, 34]  # the ends of the second and of the last epoch

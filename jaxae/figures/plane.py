@@ -74,6 +74,7 @@ def activity(model: Model, data: Dataset, title: str) -> "Figure":
     values, units = figure.subplots(1, 2)
     values.hist(z.ravel(), bins=60, color=COLOURS[0])
     values.set(xlabel="value of a unit", ylabel="count", yscale="log")
+    values.yaxis.set_major_formatter("{x:,.0f}")
     units.bar(np.arange(1, len(deviation) + 1), deviation, color=COLOURS[0], width=0.9 if len(deviation) < 50 else 1)
     active = int((deviation**2 > 0.01).sum())
     units.set(xlabel=f"unit, sorted: {active} of {len(deviation)} active", ylabel="standard deviation")
