@@ -70,6 +70,14 @@ class Checkpoints:
                     self._manager.delete(step)
         return None
 
+    def recorded(self) -> dict[str, str]:
+        """SHA-256 of every leaf of the newest checkpoint, as it was saved, and its step; empty where there is none."""
+        step = self._manager.latest_step()
+        if step is None:
+            return {}
+        meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        return {**meta["sha256"], "step": str(step)}
+
     def _restore(self, step: int, abstract: Items) -> tuple[Items, dict[str, Any]]:
         meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
         seal = meta.pop("seal")

@@ -1,11 +1,14 @@
 """The directory of a run: `config.json`, which says what the run is, and whether the directory may be used."""
 
+import fcntl
 import importlib.metadata
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +20,31 @@ from jaxae.data import Dataset
 from jaxae.errors import InputError
 
 OURS = ("metrics.jsonl", "result.json", "report.html", "checkpoints", "tensorboard", "figures", "config.json")
+LOCK = ".lock"
+
+
+@contextmanager
+def alone(workdir: Path) -> Iterator[None]:
+    """Nobody else may run in the directory meanwhile. The lock dies with its process. InputError if another has it."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = (workdir / LOCK).open("a")
+    except OSError as error:
+        raise InputError(f"--workdir {workdir}: cannot be written ({error.strerror}): give another") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"--workdir {workdir}: another process is running in it: wait for it, or give another"
+            ) from None
+        yield
 
 
 def prepare(workdir: Path, config: Config, description: dict[str, Any]) -> None:
-    """Make the run directory, or see that the run in it is this one. InputError if it cannot be used."""
+    """Describe the run in its directory, or see that the run in it is this one. InputError if it cannot be used."""
     file = workdir / "config.json"
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
         file.with_name("config.json.tmp").unlink(missing_ok=True)  # of a run killed as it began
         if file.exists():
             old = read(file)
@@ -31,7 +52,7 @@ def prepare(workdir: Path, config: Config, description: dict[str, Any]) -> None:
                 return _same_run(workdir, old, description)
             for path in (workdir / name for name in OURS):
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        elif any(workdir.iterdir()):
+        elif any(path.name != LOCK for path in workdir.iterdir()):
             raise InputError(f"--workdir {workdir}: is not empty and holds no run: give another")
         write_json(file, description)
     except OSError as error:

@@ -70,10 +70,22 @@ def train(config: Config, build: Build, name: str, stop: Callable[[], bool] = la
         )
     plan = parallel.plan(config.parallel, config.batch_size, config.seeds)
     experiment = checked(config, build, dataset)
-    directory.prepare(workdir, config, directory.describe(config, name, dataset))
-    if (workdir / "result.json").exists():
-        return workdir
+    with directory.alone(workdir):
+        directory.prepare(workdir, config, directory.describe(config, name, dataset))
+        if not (workdir / "result.json").exists():
+            _train(config, experiment, plan, dataset, workdir, name, stop)
+    return workdir
 
+
+def _train(
+    config: Config,
+    experiment: Experiment,
+    plan: parallel.Plan,
+    dataset: data.Dataset,
+    workdir: Path,
+    name: str,
+    stop: Callable[[], bool],
+) -> None:
     def model(state: State) -> Model:
         return Model(experiment, *_pick(state, config, 0), dataset.shape)
 
@@ -95,7 +107,6 @@ def train(config: Config, build: Build, name: str, stop: Callable[[], bool] = la
     result = results.collect(lines[-1], expected, outcome) | results.measures(trained, dataset)
     report.write(workdir, title(name, config), trained, dataset, result)
     directory.write_json(workdir / "result.json", result)
-    return workdir
 
 
 def checked(config: Config, build: Build, dataset: data.Dataset) -> Experiment:
@@ -125,7 +136,7 @@ def load(path: str | Path, module: ModuleType | None = None, seed: int = 0) -> M
     path = Path(path)
     saved = directory.read(path / "config.json")
     info = Info(tuple(saved["data"]["shape"]), saved["data"]["train"])
-    module, config = _recorded(path, saved, module)
+    module, config = recorded(path, saved, module)
     if not 0 <= seed < config.seeds:
         raise InputError(f"{path}: has {config.seeds} seed(s), counted from 0: there is no seed {seed}")
     experiment = module.build(config, info)
@@ -146,7 +157,7 @@ def finished(path: str | Path, module: ModuleType | None = None) -> tuple[Model,
     """
     path = Path(path)
     saved = directory.read(path / "config.json")
-    module, config = _recorded(path, saved, module)
+    module, config = recorded(path, saved, module)
     if not (path / "result.json").exists():
         raise InputError(f"{path}: is not finished: {saved['command']} goes on with it")
     dataset = data.load(config.data, config.data_dir, config.manual_dir)
@@ -156,7 +167,8 @@ def finished(path: str | Path, module: ModuleType | None = None) -> tuple[Model,
     return load(path, module), dataset, result, title(saved["experiment"], config)
 
 
-def _recorded(path: Path, saved: dict[str, Any], module: ModuleType | None) -> tuple[ModuleType, Config]:
+def recorded(path: Path, saved: dict[str, Any], module: ModuleType | None = None) -> tuple[ModuleType, Config]:
+    """The module and the configuration that a config.json names. InputError for a module that is not to be imported."""
     name = saved["experiment"]
     if module is None:
         if not re.fullmatch(r"experiments(\.\w+)+", name) or not importlib.util.find_spec(name):

@@ -14,6 +14,8 @@ from jaxae.types import Batch
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_enable_x64", False)
+jax.config.update("jax_debug_key_reuse", True)
+jax.config.update("jax_legacy_prng_key", "error")
 
 MNIST = Path(os.environ.get("JAXAE_DATA", Path(__file__).parents[2] / "shared" / "data")) / "mnist"
 
@@ -39,6 +41,11 @@ def batch(x, weight=None, mask=None):
     n = len(x)
     weight = jnp.ones(n) if weight is None else jnp.asarray(weight, jnp.float32)
     return Batch(jnp.asarray(x), jnp.full(n, -1), jnp.arange(n), weight, mask)
+
+
+def new_key():
+    """A key that nothing has used yet; always the same one."""
+    return jax.random.key(0)
 
 
 def equal(a, b):

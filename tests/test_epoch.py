@@ -5,16 +5,15 @@ import optax
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import equal
+from conftest import equal, new_key
 from jaxae import epoch
 from jaxae.batch import mean, noise
 from jaxae.parallel import compile, plan
 from jaxae.step import descend
 from jaxae.types import Examples, State
 
-KEY = jax.random.key(0)
 ONE = plan("auto", 4, 1, jax.devices()[:1])
-DATA = Examples(jax.random.randint(KEY, (10, 6), 0, 256).astype(jnp.uint8), jnp.arange(10))
+DATA = Examples(jax.random.randint(new_key(), (10, 6), 0, 256).astype(jnp.uint8), jnp.arange(10))
 
 
 def loss(params, extra, batch, key):
@@ -66,13 +65,13 @@ def test_number_of_steps():
 
 def test_loop_is_the_steps_one_after_another():
     order = jnp.asarray(epoch.order(0, 0, 10, 4))
-    state, totals, finite = TRAIN(start(), TOTALS, DATA, order, KEY, 0, 3)
+    state, totals, finite = TRAIN(start(), TOTALS, DATA, order, new_key(), 0, 3)
     expected, losses = start(), []
     for i in range(3):
         rows = order[4 * i : 4 * i + 4]
         batch = epoch.gather(DATA, rows, jnp.arange(4), jnp.ones(4), (2, 3))
         np.testing.assert_allclose(batch.x, np.asarray(DATA.x)[rows].reshape(4, 2, 3) / 255, rtol=2e-7)
-        expected, metrics = TRANSITION.step(expected, batch, jax.random.fold_in(KEY, i))
+        expected, metrics = TRANSITION.step(expected, batch, jax.random.fold_in(new_key(), i))
         losses.append(metrics["loss"])
     np.testing.assert_allclose(state.params["a"], expected.params["a"], rtol=1e-5)
     np.testing.assert_allclose(totals["sum"]["loss"], sum(losses), rtol=1e-5)
@@ -83,9 +82,9 @@ def test_loop_is_the_steps_one_after_another():
 
 def test_dispatches_of_any_size_give_the_same_bits():
     order = jnp.asarray(epoch.order(0, 0, 10, 4))
-    whole = TRAIN(start(), TOTALS, DATA, order, KEY, 0, 3)
-    first = TRAIN(start(), TOTALS, DATA, order, KEY, 0, 1)
-    second = TRAIN(first[0], first[1], DATA, order, KEY, 4, 2)
+    whole = TRAIN(start(), TOTALS, DATA, order, new_key(), 0, 3)
+    first = TRAIN(start(), TOTALS, DATA, order, new_key(), 0, 1)
+    second = TRAIN(first[0], first[1], DATA, order, new_key(), 4, 2)
     assert equal(whole, second)
 
 
@@ -99,21 +98,21 @@ def test_first_step_that_is_not_finite_is_kept():
     params = {"a": jnp.ones(1)}
     state = State(jnp.int32(5), params, transition.init(params), {})
     totals = epoch.no_totals(["loss", "late"])
-    _, totals, finite = train(state, totals, DATA, jnp.arange(10), KEY, 0, 4)
+    _, totals, finite = train(state, totals, DATA, jnp.arange(10), new_key(), 0, 4)
     assert totals["bad"] == {"loss": -1, "late": 7}
     assert finite
     state = state._replace(params={"a": jnp.full(1, jnp.nan)})
-    assert not train(state, totals, DATA, jnp.arange(10), KEY, 0, 1)[2]
+    assert not train(state, totals, DATA, jnp.arange(10), new_key(), 0, 1)[2]
 
 
 def test_evaluation_is_the_mean_over_all_examples_whatever_the_batch_size():
     def measure(size):
         return compile(lambda share: epoch.evaluate(loss, (2, 3), size, share), ONE, (True, False, True))(
-            start(), DATA, KEY
+            start(), DATA, new_key()
         )
 
     batch = epoch.gather(DATA, jnp.arange(10), jnp.arange(10), jnp.ones(10), (2, 3))
-    exact = loss(start().params, {}, batch, KEY)[0]
+    exact = loss(start().params, {}, batch, new_key())[0]
     for size in (1, 3, 4, 10):
         np.testing.assert_allclose(measure(size)["loss"], exact, rtol=1e-5)
         np.testing.assert_allclose(measure(size)["count"], 1, rtol=1e-6)

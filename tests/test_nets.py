@@ -9,11 +9,10 @@ import pytest
 from jax import lax
 from scipy.special import expit
 
-from conftest import equal
+from conftest import equal, new_key
 from jaxae import data, nets, ops
 from jaxae.errors import InputError
 
-KEY = jax.random.key(0)
 INFO = data.Info((28, 28, 1), 60_000)
 
 
@@ -86,7 +85,7 @@ def test_mlp_in_mixed_precision():
 def started(net, *args):
     """Parameters and statistics, none of them where they start, so that biases count."""
     rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(net.init, KEY, *args)
+    shapes = jax.eval_shape(net.init, new_key(), *args)
     return jax.tree.map(lambda leaf: jnp.asarray(rng.uniform(-0.5, 0.5, leaf.shape), jnp.float32), shapes)
 
 
@@ -114,7 +113,7 @@ def pooled(x, size):
 @pytest.mark.parametrize("size", [(28, 28), (9, 5)])
 def test_conv_against_lax(size):
     net = nets.Conv((3, 4), (3, 2), (2, 1), (1, 2), outputs=(2, 3), activation=jnp.tanh)
-    x = jax.random.normal(KEY, (2, *size, 2))
+    x = jax.random.normal(new_key(), (2, *size, 2))
     params = started(net, x)["params"]
     h = jnp.tanh(correlation(x, params["Convolution_0"], 2))
     h = pooled(jnp.tanh(correlation(h, params["Convolution_1"])), 2)
@@ -130,7 +129,7 @@ def test_upconv_against_lax(shape, code):
     paddings = ("SAME", "SAME", "VALID") if shape[0] == 28 else ("SAME",)
     filters = (4, 3, 5)[: 3 if shape[0] == 28 else 2]
     net = nets.UpConv(shape, filters, (3,), paddings=paddings, activation=jnp.tanh)
-    z = jax.random.normal(KEY, (2, *code, 4))
+    z = jax.random.normal(new_key(), (2, *code, 4))
     params = started(net, z)["params"]
     h = z
     for i in range(len(filters)):
@@ -153,7 +152,7 @@ def test_deconv_is_the_transpose_of_conv(size, strides, sizes):
     filters, layers = (3, 4, 2, 5)[: len(strides)], len(strides)
     down = nets.Conv(filters, (3,), strides, activation=nets.linear)
     up = nets.Deconv((*size, 2), filters, (3,), strides, activation=nets.linear)
-    x = jax.random.normal(KEY, (2, *size, 2))
+    x = jax.random.normal(new_key(), (2, *size, 2))
     params = {name: {**layer, "bias": 0 * layer["bias"]} for name, layer in started(down, x)["params"].items()}
     y, seen = captured(down, {"params": params}, x)
     convolutions = [seen[f"Convolution_{i}"] for i in range(layers)]
@@ -171,7 +170,7 @@ def test_deconv_is_the_transpose_of_conv(size, strides, sizes):
 
 def test_deconv_activates_all_but_the_last_and_a_flat_code_passes_a_dense_layer():
     net = nets.Deconv((5, 6, 1), (2, 3), (3,), (1, 2), activation=jnp.tanh)
-    z = jax.random.normal(KEY, (4, 2))
+    z = jax.random.normal(new_key(), (4, 2))
     params = started(net, z)["params"]
     dense, first, last = (params[n] for n in ("MLP_0", "TransposedConvolution_0", "TransposedConvolution_1"))
     h = (z @ dense["Dense_0"]["kernel"] + dense["Dense_0"]["bias"][None]).reshape(4, 3, 3, 3)
@@ -191,7 +190,7 @@ def test_deconv_activates_all_but_the_last_and_a_flat_code_passes_a_dense_layer(
     ],
 )
 def test_image_nets_take_leading_axes(net):
-    x = jax.random.normal(KEY, (2, 3, 3, 3, 3))
+    x = jax.random.normal(new_key(), (2, 3, 3, 3, 3))
     params = started(net, x[0])
     each = np.stack([apply(net, params, row) for row in x])
     np.testing.assert_allclose(apply(net, params, x), each, rtol=1e-5, atol=1e-6)
@@ -247,19 +246,19 @@ COUNTS = {
 def test_number_of_parameters(name):
     experiment = import_module(f"experiments.{name}")
     model = experiment.build(experiment.Config(), INFO).model
-    params = jax.eval_shape(model.init, KEY, jnp.zeros((1, *INFO.shape)))["params"]
+    params = jax.eval_shape(model.init, new_key(), jnp.zeros((1, *INFO.shape)))["params"]
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == COUNTS[name]
 
 
 def test_dropout_drops_its_share_and_keeps_the_mean():
     n, rate = 40_000, 0.3
     x = jnp.ones((200, 10, 20))
-    y = np.asarray(nets.Regularization(False, rate).apply({}, x, jax.random.split(KEY, 200)))
+    y = np.asarray(nets.Regularization(False, rate).apply({}, x, jax.random.split(new_key(), 200)))
     kept = np.count_nonzero(y)
     np.testing.assert_array_equal(y[y != 0], np.float32(1 / np.float32(0.7)))
     assert abs(kept - (1 - rate) * n) < 4 * np.sqrt(n * rate * (1 - rate))
     assert abs(y.mean() - 1) < 4 * np.sqrt(rate / (1 - rate) / n)
-    assert equal(nets.Regularization(False, 0.0).apply({}, x, jax.random.split(KEY, 200)), x)
+    assert equal(nets.Regularization(False, 0.0).apply({}, x, jax.random.split(new_key(), 200)), x)
 
 
 class Twice(nn.Module):
@@ -269,7 +268,7 @@ class Twice(nn.Module):
 
 
 def test_dropout_is_a_function_of_the_example_and_of_the_layer():
-    x, keys = jnp.ones((4, 50)), jax.random.split(KEY, 4)
+    x, keys = jnp.ones((4, 50)), jax.random.split(new_key(), 4)
     first, second = Twice().apply({}, x, keys)
     assert np.any(first != second)
     assert np.any(first[0] != first[1])
@@ -280,14 +279,14 @@ def test_dropout_is_a_function_of_the_example_and_of_the_layer():
 
 def test_batch_norm():
     net = nets.Regularization(True, 0.0)
-    x = 2 + 3 * jax.random.normal(KEY, (6, 4, 5, 3))
+    x = 2 + 3 * jax.random.normal(new_key(), (6, 4, 5, 3))
     start = started(net, x, None)
     start["batch_stats"] = jax.tree.map(lambda v: v + 2, start["batch_stats"])
     before = start["batch_stats"]["BatchNorm_0"]
     scale, bias = (np.asarray(start["params"]["BatchNorm_0"][name]) for name in ("scale", "bias"))
     exact = np.asarray(x, np.float64)
     mean, var = exact.mean((0, 1, 2)), exact.var((0, 1, 2))
-    y, changed = net.apply(start, x, jax.random.split(KEY, 6), mutable=["batch_stats"])
+    y, changed = net.apply(start, x, jax.random.split(new_key(), 6), mutable=["batch_stats"])
     np.testing.assert_allclose(y, (exact - mean) / np.sqrt(var + 1e-3) * scale + bias, rtol=1e-4, atol=1e-5)
     moved = changed["batch_stats"]["BatchNorm_0"]
     np.testing.assert_allclose(moved["mean"], 0.99 * np.asarray(before["mean"]) + 0.01 * mean, rtol=1e-6)
@@ -307,9 +306,9 @@ def test_batch_norm():
 )
 def test_regularization_is_after_the_activation_of_hidden_layers(net):
     """Dropped values are 0 after pooling too; those of the last layer of a decoder, of pixels, are never dropped."""
-    x = jax.random.normal(KEY, (3, 4, 4, 1 if isinstance(net, nets.Conv) else 2))
-    variables = jax.jit(net.init)(KEY, x)
-    keys = jax.random.split(KEY, 3)
+    x = jax.random.normal(new_key(), (3, 4, 4, 1 if isinstance(net, nets.Conv) else 2))
+    variables = jax.jit(net.init)(new_key(), x)
+    keys = jax.random.split(new_key(), 3)
     y, seen = captured(net, variables, x, keys)
     params = variables["params"]
     layers = sorted(name for name in seen if "Convolution" in name)
@@ -338,7 +337,7 @@ def test_lists_that_do_not_fit():
         (nets.UpConv((16, 17, 1), (2,)), "images of 16x17 come out as 16x16"),
     ):
         with pytest.raises(InputError, match=says) as error:
-            net.init(KEY, x)
+            net.init(new_key(), x)
         assert "\n" not in str(error.value)
 
 
@@ -347,7 +346,7 @@ def test_sequences_are_not_images(name):
     experiment = import_module(f"experiments.{name}")
     model = experiment.build(experiment.Config(), data.Info((7, 3), 100)).model
     with pytest.raises(InputError, match=r"examples of shape \(7, 3\) are not images: this net needs \[H, W, C\]"):
-        jax.eval_shape(model.init, KEY, jnp.zeros((2, 7, 3)))
+        jax.eval_shape(model.init, new_key(), jnp.zeros((2, 7, 3)))
 
 
 def lstm(cell, x):
@@ -367,7 +366,7 @@ def lstm(cell, x):
 
 def test_lstm_against_numpy():
     net = nets.LSTM(4)
-    x = jax.random.normal(KEY, (5, 6, 3))
+    x = jax.random.normal(new_key(), (5, 6, 3))
     params = started(net, x)
     cell = jax.tree.map(lambda p: np.asarray(p, np.float64), params["params"]["OptimizedLSTMCell_0"])
     exact = [lstm(cell, row) for row in np.asarray(x, np.float64)]
@@ -384,7 +383,7 @@ def test_lstm_against_numpy():
 
 def test_lstm_starts_as_the_source_says():
     """Kernels of the input from Glorot uniform, one per gate; recurrent kernels orthogonal; biases zero."""
-    cell = nets.LSTM(40).init(KEY, jnp.zeros((1, 2, 60)))["params"]["OptimizedLSTMCell_0"]
+    cell = nets.LSTM(40).init(new_key(), jnp.zeros((1, 2, 60)))["params"]["OptimizedLSTMCell_0"]
     for gate in "ifgo":
         bound = np.sqrt(6 / 100)
         assert 0.99 * bound < np.abs(cell[f"i{gate}"]["kernel"]).max() <= bound
@@ -394,6 +393,6 @@ def test_lstm_starts_as_the_source_says():
 
 
 def test_the_last_layer_may_start_from_a_bias():
-    params = nets.UpConv((4, 4, 2), (3,), bias=-1.9).init(KEY, jnp.zeros((1, 2, 2, 1)))["params"]
+    params = nets.UpConv((4, 4, 2), (3,), bias=-1.9).init(new_key(), jnp.zeros((1, 2, 2, 1)))["params"]
     np.testing.assert_array_equal(params["Convolution_0"]["bias"], np.zeros((1, 1, 1, 3)))
     np.testing.assert_array_equal(params["Convolution_1"]["bias"], np.full((1, 1, 1, 2), -1.9, np.float32))

@@ -9,7 +9,7 @@ import pytest
 from scipy.special import expit
 
 import jaxae
-from conftest import batch, equal
+from conftest import batch, equal, new_key
 from experiments import sequence as experiment
 from jaxae import data, run
 from jaxae.epoch import gather
@@ -17,7 +17,6 @@ from jaxae.errors import InputError
 from jaxae.types import Examples
 from jaxae.variants import autoencoder, sequence
 
-KEY = jax.random.key(0)
 LENGTHS = (6, 1, 3)
 
 
@@ -39,7 +38,7 @@ def network(steps):
     """The model for sequences of T = `steps`; the parameters are the same for any."""
     model = sequence.Sequence((steps, 3), 4, 5)
     rng = np.random.default_rng(1)
-    shapes = jax.eval_shape(model.init, KEY, jnp.zeros((1, steps, 3)))["params"]
+    shapes = jax.eval_shape(model.init, new_key(), jnp.zeros((1, steps, 3)))["params"]
     return model, jax.tree.map(lambda p: jnp.asarray(rng.uniform(-1, 1, p.shape), jnp.float32), shapes)
 
 
@@ -50,7 +49,7 @@ def compiled(steps):
 
     @jax.jit
     def run(given):
-        slope, (_, metrics) = jax.grad(loss, has_aux=True)(params, {}, given, KEY)
+        slope, (_, metrics) = jax.grad(loss, has_aux=True)(params, {}, given, new_key())
         return metrics, slope, model.apply({"params": params}, given.x, given.mask, method="encode")
 
     return run
@@ -87,7 +86,7 @@ def test_no_mask_is_a_mask_of_ones():
     x = np.stack(ragged((6, 6)))
     model, params = network(6)
     loss = jax.jit(partial(autoencoder.loss(model, "bce"), params, {}))
-    close(loss(batch(x), KEY), loss(batch(x, mask=jnp.ones((2, 6))), KEY))
+    close(loss(batch(x), new_key()), loss(batch(x, mask=jnp.ones((2, 6))), new_key()))
 
 
 def test_loss_against_numpy():

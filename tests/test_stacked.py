@@ -7,7 +7,7 @@ import optax
 import pytest
 from scipy.special import expit
 
-from conftest import batch, equal
+from conftest import batch, equal, new_key
 from experiments import stacked as experiment
 from jaxae import data
 from jaxae.batch import mean, noise
@@ -15,7 +15,6 @@ from jaxae.step import descend, phases
 from jaxae.types import State
 from jaxae.variants import autoencoder, stacked
 
-KEY = jax.random.key(0)
 X = np.random.default_rng(0).uniform(size=(5, 2, 3)).astype(np.float32)
 B = batch(X)
 
@@ -62,19 +61,19 @@ def run(transition, state, key, steps=8):
 def test_seeds_compute_one_phase_not_all():
     transition = phases((2, parts()[0]), (0, parts()[2]))
     states = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), start(transition))
-    program = jax.make_jaxpr(jax.vmap(transition.step, (0, None, 0)))(states, B, jax.random.split(KEY))
+    program = jax.make_jaxpr(jax.vmap(transition.step, (0, None, 0)))(states, B, jax.random.split(new_key()))
     assert [e.primitive.name for e in program.eqns].count("cond") == 1  # vmap alone would have made a select of it
 
 
 def test_phases_are_their_transitions_one_after_the_other():
     first, second, last = parts()
     transition = phases((2, first), (3, second), (0, last))
-    states, seen = run(transition, start(transition), KEY)
+    states, seen = run(transition, start(transition), new_key())
     opt_states = list(states[0].opt_state)
     for i, part in enumerate(PLAN):
         before, after = states[i], states[i + 1]
         alone = before._replace(opt_state=opt_states[part])
-        expected, metrics = jax.jit(parts()[part].step)(alone, B, jax.random.fold_in(KEY, i))
+        expected, metrics = jax.jit(parts()[part].step)(alone, B, jax.random.fold_in(new_key(), i))
         opt_states[part] = expected.opt_state
         for name in "abc":
             np.testing.assert_allclose(after.params[name], expected.params[name], rtol=1e-6)
@@ -93,8 +92,8 @@ def test_phases_are_their_transitions_one_after_the_other():
 def test_a_single_phase_is_its_transition():
     first, *_ = parts()
     one = phases((7, first))
-    (_, after), (metrics,) = run(one, start(one), KEY, 1)
-    expected, measured = jax.jit(first.step)(start(first), B, jax.random.fold_in(KEY, 0))
+    (_, after), (metrics,) = run(one, start(one), new_key(), 1)
+    expected, measured = jax.jit(first.step)(start(first), B, jax.random.fold_in(new_key(), 0))
     assert equal(after.params, expected.params)
     assert equal(metrics, measured)
 
@@ -102,13 +101,13 @@ def test_a_single_phase_is_its_transition():
 def test_phases_of_no_steps_are_passed_over():
     first, second, last = parts()
     transition = phases((0, first), (1, second), (0, first), (0, last))
-    states, _ = run(transition, start(transition), KEY, 2)
+    states, _ = run(transition, start(transition), new_key(), 2)
     assert equal(states[1].params["a"], states[0].params["a"])
     assert not equal(states[1].params["b"], states[0].params["b"])
     assert equal(states[2].params["b"], states[1].params["b"])
     np.testing.assert_allclose(
         states[2].params["a"],
-        jax.jit(last.step)(states[1]._replace(opt_state=states[1].opt_state[3]), B, jax.random.fold_in(KEY, 1))[
+        jax.jit(last.step)(states[1]._replace(opt_state=states[1].opt_state[3]), B, jax.random.fold_in(new_key(), 1))[
             0
         ].params["a"],
         rtol=1e-6,
@@ -119,7 +118,7 @@ def test_phases_of_several_seeds():
     first, second, last = parts()
     transition = phases((2, first), (3, second), (0, last))
     starts = [start(transition, seed) for seed in (0, 10, 20)]
-    keys = jax.random.split(KEY, 3)
+    keys = jax.random.split(new_key(), 3)
     together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
 
     def body(i, state):
@@ -138,7 +137,7 @@ def test_phases_of_several_seeds():
 def network():
     """[2, 3] -> 5 -> 4 -> 2 and back, with biases."""
     model = stacked.Stacked((2, 3), (5, 4, 2), activation=jnp.tanh)
-    shapes = jax.eval_shape(model.init, KEY, jnp.asarray(X))["params"]
+    shapes = jax.eval_shape(model.init, new_key(), jnp.asarray(X))["params"]
     rng = np.random.default_rng(1)
     return model, jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape) / 2, jnp.float32), shapes)
 
@@ -167,7 +166,7 @@ def test_groups_and_composition_against_numpy():
     np.testing.assert_allclose(logits, exact, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(model.apply({"params": params}, z, method="logits"), exact, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(model.apply({"params": params}, z, method="decode"), expit(exact), rtol=1e-5)
-    loss = autoencoder.loss(model, "mse")(params, {}, B, KEY)[0]
+    loss = autoencoder.loss(model, "mse")(params, {}, B, new_key())[0]
     np.testing.assert_allclose(loss, ((expit(exact) - X) ** 2).mean(), rtol=1e-5)
 
 
@@ -175,7 +174,7 @@ def test_groups_and_composition_against_numpy():
 def test_greedy_loss_against_numpy(number):
     model, params = network()
     weight = np.array([1, 1, 0, 1, 1], bool)
-    value, (_, metrics) = stacked.greedy(model, number)(params, {}, batch(X, weight), KEY)
+    value, (_, metrics) = stacked.greedy(model, number)(params, {}, batch(X, weight), new_key())
     below = codes(params, number)
     above = affine(params, f"decoder_{number}", codes(params, number + 1))
     if number == 0:
@@ -192,7 +191,7 @@ def test_greedy_moves_its_own_layer(number):
     model, params = network()
     transition = descend(stacked.greedy(model, number), optax.sgd(0.1), wrt=stacked.groups(number))
     state = State(jnp.int32(0), params, transition.init(params), {})
-    new, _ = jax.jit(transition.step)(state, B, KEY)
+    new, _ = jax.jit(transition.step)(state, B, new_key())
     moved = {name for name in params if not equal(new.params[name], params[name])}
     assert moved == {f"encoder_{number}", f"decoder_{number}"}
 
@@ -214,9 +213,9 @@ def test_experiment_changes_its_phase_after_so_many_epochs(monkeypatch):
 def test_experiment_moves_the_layers_of_its_phase(step, moves):
     config = dataclasses.replace(experiment.Config(), hidden=(5, 4), latent=3, greedy=2)
     built = experiment.build(config, data.Info((2, 3), 1000))
-    params = built.model.init(KEY, jnp.asarray(X))["params"]
+    params = built.model.init(new_key(), jnp.asarray(X))["params"]
     state = State(jnp.int32(step), params, built.transition.init(params), {})
-    new, metrics = jax.jit(built.transition.step)(state, B, KEY)
+    new, metrics = jax.jit(built.transition.step)(state, B, new_key())
     moved = {name for name in params if not equal(new.params[name], params[name])}
     assert moved == {name for number in moves for name in stacked.groups(number)}
     assert set(metrics) == {"loss"}

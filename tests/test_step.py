@@ -7,13 +7,12 @@ import numpy as np
 import optax
 import pytest
 
-from conftest import batch, equal
+from conftest import batch, equal, new_key
 from jaxae.batch import axis, mean, noise
 from jaxae.step import descend, sequence
 from jaxae.types import State
 
-KEY = jax.random.key(0)
-x = jax.random.normal(KEY, (16, 3))
+x = jax.random.normal(new_key(), (16, 3))
 B = batch(x)
 
 
@@ -37,7 +36,7 @@ def quadratic(name, other=None):
 def test_descend_is_gradient_descent():
     transition = descend(quadratic("a"), optax.sgd(0.1))
     params = {"a": jnp.array([1.0, 2.0, 3.0])}
-    new, metrics = jax.jit(transition.step)(state(transition, params), B, KEY)
+    new, metrics = jax.jit(transition.step)(state(transition, params), B, new_key())
     np.testing.assert_allclose(new.params["a"], params["a"] - 0.1 * (params["a"] - x.mean(0)), rtol=1e-6)
     np.testing.assert_allclose(metrics["a_loss"], 0.5 * np.sum((params["a"] - x.mean(0)) ** 2), rtol=1e-5)
 
@@ -48,11 +47,11 @@ def test_two_optimizers_on_disjoint_groups():
     critic = descend(quadratic("b", other="a"), optax.sgd(0.1), wrt=("b",))
     params = {"a": jnp.ones(3), "b": 2 * jnp.ones(3), "c": jnp.full(3, 0.1)}
     both = sequence(encoder, critic)
-    first, _ = encoder.step(state(encoder, params), B, KEY)
+    first, _ = encoder.step(state(encoder, params), B, new_key())
     assert equal(first.params["b"], params["b"])
     assert equal(first.params["c"], params["c"])
     assert not equal(first.params["a"], params["a"])
-    second, metrics = jax.jit(both.step)(state(both, params), B, KEY)
+    second, metrics = jax.jit(both.step)(state(both, params), B, new_key())
     np.testing.assert_allclose(second.params["a"], first.params["a"], rtol=1e-6)
     gradient = params["b"] - x.mean(0) + first.params["a"]  # the critic sees the encoder's new weights
     np.testing.assert_allclose(second.params["b"], params["b"] - 0.1 * gradient, rtol=1e-5)
@@ -77,9 +76,9 @@ def test_no_optimizer_state_and_no_gradient_for_the_others():
     only_a, everything = descend(loss, optax.adam(0.1), wrt=("a",)), descend(loss, optax.adam(0.1))
     assert jax.tree.leaves(only_a.init(params))[1:][0].shape == (2,)
     assert len(jax.tree.leaves(only_a.init(params))) == 3  # count, and two moments of one group
-    only_a.step(state(only_a, params), B, KEY)
+    only_a.step(state(only_a, params), B, new_key())
     assert not taken
-    everything.step(state(everything, params), B, KEY)
+    everything.step(state(everything, params), B, new_key())
     assert taken
 
 
@@ -88,7 +87,7 @@ def test_unknown_group_and_clashing_metrics():
         descend(quadratic("a"), optax.sgd(0.1), wrt=("z",)).init({"a": jnp.ones(3)})
     twice = sequence(descend(quadratic("a"), optax.sgd(0.1)), descend(quadratic("a"), optax.sgd(0.1)))
     with pytest.raises(ValueError, match=r"two transitions report \['a_loss'\]"):
-        twice.step(state(twice, {"a": jnp.ones(3)}), B, KEY)
+        twice.step(state(twice, {"a": jnp.ones(3)}), B, new_key())
 
 
 def test_each_transition_of_a_sequence_has_its_own_noise():
@@ -103,13 +102,13 @@ def test_each_transition_of_a_sequence_has_its_own_noise():
         return draw
 
     both = sequence(descend(loss("one"), optax.sgd(0.0)), descend(loss("two"), optax.sgd(0.0)))
-    both.step(state(both, {"a": jnp.ones(3)}), B, KEY)
+    both.step(state(both, {"a": jnp.ones(3)}), B, new_key())
     assert not np.any(np.asarray(seen[0]) == np.asarray(seen[1]))
 
 
 def test_batch_norm_keeps_its_statistics_in_extra():
     norm = nn.BatchNorm(use_running_average=False, momentum=0.9, axis_name=axis())
-    variables = norm.init(KEY, x)
+    variables = norm.init(new_key(), x)
 
     def loss(params, extra, batch, key):
         y, extra = norm.apply({"params": params, **extra}, batch.x, mutable=list(extra))
@@ -118,7 +117,7 @@ def test_batch_norm_keeps_its_statistics_in_extra():
 
     transition = descend(loss, optax.sgd(0.1))
     start = state(transition, variables["params"], {"batch_stats": variables["batch_stats"]})
-    new, _ = jax.jit(transition.step)(start, B, KEY)
+    new, _ = jax.jit(transition.step)(start, B, new_key())
     np.testing.assert_allclose(new.extra["batch_stats"]["mean"], 0.1 * x.mean(0), rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(new.extra["batch_stats"]["var"], 0.9 + 0.1 * x.var(0), rtol=1e-5)
     assert not equal(new.params, start.params)
@@ -138,7 +137,7 @@ def test_codebook_moves_by_its_average_not_by_gradient():
         return value, ({"codebook": {"codes": new}}, {"loss": value})
 
     transition = descend(loss, optax.sgd(0.1))
-    new, _ = transition.step(state(transition, {"a": jnp.ones(1)}, {"codebook": {"codes": start}}), B, KEY)
+    new, _ = transition.step(state(transition, {"a": jnp.ones(1)}, {"codebook": {"codes": start}}), B, new_key())
     data, codes = np.asarray(x), np.asarray(start)
     nearest = ((data[:, None] - codes[None]) ** 2).sum(-1).argmin(1)
     expected = [0.9 * codes[c] + 0.1 * data[nearest == c].mean(0) for c in (0, 1)]
@@ -159,7 +158,7 @@ def test_k_samples_per_example():
     def draws(samples):
         transition = descend(loss(samples), optax.sgd(0.0))
         start = state(transition, {"a": jnp.full((1, 1), 2.0)})
-        step = jax.jit(lambda i: transition.step(start, B, jax.random.fold_in(KEY, i))[1]["loss"])
+        step = jax.jit(lambda i: transition.step(start, B, jax.random.fold_in(new_key(), i))[1]["loss"])
         return np.asarray([step(i) for i in range(400)])
 
     one, many = draws(1), draws(25)
@@ -170,9 +169,9 @@ def test_k_samples_per_example():
 def test_masked_sequences():
     """What stands in the padding changes neither the loss nor the gradient."""
     cell = nn.RNN(nn.SimpleCell(4))
-    values = jax.random.normal(KEY, (5, 7, 2))
+    values = jax.random.normal(new_key(), (5, 7, 2))
     mask = (jnp.arange(7)[None] < jnp.array([7, 3, 1, 5, 2])[:, None]).astype(jnp.float32)
-    params = {"cell": cell.init(KEY, values)["params"]}
+    params = {"cell": cell.init(new_key(), values)["params"]}
 
     def loss(params, extra, batch, key):
         lengths = jnp.sum(batch.mask, axis=1).astype(jnp.int32)
@@ -185,14 +184,16 @@ def test_masked_sequences():
 
     def step(padding):
         return transition.step(
-            state(transition, params), batch(jnp.where(mask[..., None] > 0, values, padding), mask=mask), KEY
+            state(transition, params), batch(jnp.where(mask[..., None] > 0, values, padding), mask=mask), new_key()
         )
 
     (plain, m1), (other, m2) = step(jnp.zeros_like(values)), step(jnp.full_like(values, 1e3))
     assert equal(plain.params, other.params)
     assert m1["loss"] == m2["loss"] > 0
     alone = [
-        transition.step(state(transition, params), batch(values[i : i + 1, :n], mask=jnp.ones((1, n))), KEY)[1]["loss"]
+        transition.step(state(transition, params), batch(values[i : i + 1, :n], mask=jnp.ones((1, n))), new_key())[1][
+            "loss"
+        ]
         for i, n in enumerate([7, 3, 1, 5, 2])
     ]
     np.testing.assert_allclose(m1["loss"], np.mean(alone), rtol=1e-5)
@@ -204,7 +205,7 @@ def test_vmap_over_seeds():
         return value, (extra, {"loss": value})
 
     transition = descend(loss, optax.adam(0.1))
-    keys = jax.random.split(KEY, 4)
+    keys = jax.random.split(new_key(), 4)
     states = [state(transition, {"a": jax.random.normal(key, (1, 3))}) for key in keys]
     together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
     new, metrics = jax.vmap(transition.step, in_axes=(0, None, 0))(together, B, keys)

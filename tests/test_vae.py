@@ -6,13 +6,12 @@ import pytest
 from jax.test_util import check_grads
 from scipy import stats
 
-from conftest import batch, equal
+from conftest import batch, equal, new_key
 from jaxae import nets, prob
 from jaxae.step import descend
 from jaxae.types import State
 from jaxae.variants import vae
 
-KEY = jax.random.key(0)
 SIGMA = 0.5
 W = np.array([[1.0, 0.5], [-1.0, 1.0], [0.5, 3.0], [2.0, -0.5]]) * np.array([0.9, 0.4])  # orthogonal columns
 OFFSET = np.array([0.3, -0.2, 0.0, 1.0])
@@ -47,7 +46,7 @@ def expected_bound(monkeypatch):
     monkeypatch.setattr(vae, "noise", lambda key, batch, shape: jnp.tile(points, (len(batch.x) // 4, 1)))
 
     def bound(model, params, x):
-        return -vae.loss(model, gaussian)(params, {}, batch(np.repeat(x, 4, axis=0)), KEY)[0]
+        return -vae.loss(model, gaussian)(params, {}, batch(np.repeat(x, 4, axis=0)), new_key())[0]
 
     return bound
 
@@ -63,7 +62,7 @@ def test_bound_is_never_above_the_marginal_likelihood(expected_bound):
     model, params, x, exact = linear_gaussian()
     for i in range(50):
         leaves, tree = jax.tree.flatten(params["encoder"])
-        keys = jax.random.split(jax.random.fold_in(KEY, i), len(leaves))
+        keys = jax.random.split(jax.random.fold_in(new_key(), i), len(leaves))
         size = 10 ** (-3 + i / 15)
         moved = [leaf + size * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys, strict=True)]
         bound = expected_bound(model, {**params, "encoder": jax.tree.unflatten(tree, moved)}, x)
@@ -77,7 +76,7 @@ def test_single_sample_bound_is_unbiased(expected_bound, monkeypatch):
     expected = float(expected_bound(model, params, x))
     monkeypatch.undo()
     loss = jax.jit(lambda key: vae.loss(model, gaussian)(params, {}, batch(x), key)[0])
-    draws = np.array([-loss(jax.random.fold_in(KEY, i)) for i in range(2000)], np.float64)
+    draws = np.array([-loss(jax.random.fold_in(new_key(), i)) for i in range(2000)], np.float64)
     assert abs(draws.mean() - expected) < 4 * draws.std() / np.sqrt(2000) < 0.05
 
 
@@ -88,7 +87,7 @@ def test_training_reaches_the_marginal_likelihood(expected_bound):
     transition = descend(vae.loss(model, gaussian), optax.adam(0.02), wrt=("encoder",))
     state = State(jnp.int32(0), params, transition.init(params), {})
     data = batch(np.repeat(x, 4, axis=0))
-    state = jax.lax.fori_loop(0, 3000, lambda i, s: transition.step(s, data, KEY)[0], state)
+    state = jax.lax.fori_loop(0, 3000, lambda i, s: transition.step(s, data, new_key())[0], state)
     np.testing.assert_allclose(expected_bound(model, state.params, x), exact, atol=1e-3)
     assert equal(state.params["decoder"], params["decoder"])
 
@@ -98,20 +97,20 @@ def small():
         encoder=nets.MLP((6,), (4,), axes=3, activation=jnp.tanh),
         decoder=nets.MLP((6,), (3, 3, 1), activation=jnp.tanh),
     )
-    x = jax.random.uniform(KEY, (5, 3, 3, 1))
-    return model, model.init(KEY, x)["params"], x
+    x = jax.random.uniform(new_key(), (5, 3, 3, 1))
+    return model, model.init(new_key(), x)["params"], x
 
 
 def test_gradient_against_finite_differences():
     model, params, x = small()
-    check_grads(lambda p: vae.loss(model)(p, {}, batch(x), KEY)[0], (params,), order=1, modes=["rev"], eps=1e-2)
+    check_grads(lambda p: vae.loss(model)(p, {}, batch(x), new_key())[0], (params,), order=1, modes=["rev"], eps=1e-2)
 
 
 def test_loss_against_numpy():
     model, params, x = small()
-    value, (_, metrics) = vae.loss(model)(params, {}, batch(x), KEY)
+    value, (_, metrics) = vae.loss(model)(params, {}, batch(x), new_key())
     q = model.apply({"params": params}, x, method="posterior")
-    eps = vae.noise(KEY, batch(x), (2,))
+    eps = vae.noise(new_key(), batch(x), (2,))
     z = np.asarray(q.mean + np.exp(q.log_scale) * eps)
     pixels = np.asarray(model.apply({"params": params}, jnp.asarray(z), method="decode"), np.float64)
     target = np.asarray(x, np.float64)
@@ -126,7 +125,7 @@ def test_loss_against_numpy():
 
 def test_reparameterization_has_the_right_moments_and_gradient():
     q = prob.Normal(jnp.array([[1.0, -2.0]]), jnp.log(jnp.array([[0.5, 3.0]])))
-    eps = jax.random.normal(KEY, (100_000, 2))
+    eps = jax.random.normal(new_key(), (100_000, 2))
     z = vae.reparameterize(prob.Normal(*(jnp.broadcast_to(v, eps.shape) for v in q)), eps)
     np.testing.assert_allclose(z.mean(0), [1, -2], atol=4 * 3 / np.sqrt(len(eps)))
     np.testing.assert_allclose(z.std(0), [0.5, 3], rtol=0.02)
@@ -145,7 +144,7 @@ def test_encode_is_the_posterior_mean_and_decode_is_in_the_unit_interval():
 
 
 def test_prior_is_standard_normal():
-    z = np.asarray(vae.prior(3)(KEY, 50_000))
+    z = np.asarray(vae.prior(3)(new_key(), 50_000))
     assert z.shape == (50_000, 3)
     np.testing.assert_allclose(z.mean(0), 0, atol=4 / np.sqrt(len(z)))
     np.testing.assert_allclose(np.cov(z.T), np.eye(3), atol=0.03)

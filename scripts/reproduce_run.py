@@ -1,0 +1,70 @@
+"""Repeats a finished run from its config.json alone, and compares: python scripts/reproduce_run.py RUN [--workdir DIR]
+
+The metrics must be the same to the byte, and so must the last checkpoint. If they are not, the recorded facts that
+differ here are named: versions, device, data. Exit code 0: the same; 1: not the same; 2: the run cannot be repeated.
+"""
+
+import argparse
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from jaxae import data, directory, run
+from jaxae.checkpoint import Checkpoints
+from jaxae.errors import InputError
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="run directory")
+    parser.add_argument("--workdir", type=Path, help="where to repeat it (default: a directory that is then removed)")
+    options = parser.parse_args()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            different, facts = repeat(options.run, options.workdir or Path(folder) / "run")
+    except InputError as error:
+        parser.exit(2, f"error: {error}\n")
+    if not different:
+        print("the same, to the byte: metrics.jsonl and the last checkpoint")
+    else:
+        print(f"not the same: {', '.join(different)}")
+        print(*(facts or ["all recorded facts are the same"]), sep="\n")
+    parser.exit(bool(different))
+
+
+def repeat(path: Path, workdir: Path) -> tuple[list[str], list[str]]:
+    """What differs of the run and its repetition, and the recorded facts that do."""
+    saved = directory.read(path / "config.json")
+    if not (path / "result.json").exists():
+        raise InputError(f"{path}: is not finished: {saved['command']} goes on with it")
+    module, config = run.recorded(path, saved)
+    dataset = data.load(config.data, config.data_dir, config.manual_dir)
+    facts = differences(saved, directory.describe(config, saved["experiment"], dataset))
+    again = run.train(dataclasses.replace(config, workdir=str(workdir)), module.build, saved["experiment"])
+    different = []
+    if (path / "metrics.jsonl").read_bytes() != (again / "metrics.jsonl").read_bytes():
+        different.append("metrics.jsonl")
+    if digests(path) != digests(again):
+        different.append("the last checkpoint")
+    return different, facts
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """A line for every fact beside the configuration that is not as it was."""
+    return [
+        f"{part} {name}: {old[part].get(name)} then, {new[part].get(name)} now"
+        for part in ("versions", "device", "data")
+        for name in {**old[part], **new[part]}
+        if old[part].get(name) != new[part].get(name)
+    ]
+
+
+def digests(path: Path) -> dict[str, str]:
+    """SHA-256 of every array of the newest checkpoint."""
+    with Checkpoints(path / "checkpoints", read_only=True) as checkpoints:
+        return checkpoints.recorded()
+
+
+if __name__ == "__main__":
+    main()
