@@ -105,7 +105,10 @@ class Progress:
 
 
 class TensorBoard:
-    """Event files: a scalar per metric and split at every epoch, pictures, histograms, and hyper-parameters."""
+    """Event files: a scalar per metric and split at every epoch, pictures, histograms, and hyper-parameters.
+
+    Of several seeds, the mean and, as `NAME_std`, the deviation.
+    """
 
     def __init__(self, directory: Path, step: int) -> None:
         from tensorboardX import SummaryWriter
@@ -122,6 +125,8 @@ class TensorBoard:
         """The metrics of a line."""
         for name in names(line):
             self._writer.add_scalar(f"{name}/{line['split']}", scalar(line, name), line["step"])
+            if f"{name}_std" in line:
+                self._writer.add_scalar(f"{name}_std/{line['split']}", line[f"{name}_std"], line["step"])
         self._writer.flush()
 
     def picture(self, path: Path, step: int, name: str = "") -> None:

@@ -10,12 +10,27 @@ from jaxae import log
 from jaxae.data import Dataset
 from jaxae.experiment import Model, layers
 from jaxae.figures.base import COLOURS, address
-from jaxae.figures.metrics import order, units
+from jaxae.figures.metrics import order, unit_of
+from jaxae.results import reached
 from jaxae.wall import wall
 
 PAGE = Path(__file__).parent / "page"
-# The order of the pictures on the page; others come last.
-FIRST = ("reconstructions", "extremes", "codes", "manifold", "samples", "latent", "tsne", "interpolation", "traversal")
+BUDGET = 1_400_000  # bytes for the pictures, of a page of at most 3 MB
+# What the pictures show, in the order of the page; others come last.
+ALT = {
+    "reconstructions": "Test examples over what is decoded",
+    "extremes": "The test examples that are decoded best and worst",
+    "codes": "Codes as pictures",
+    "manifold": "What is decoded on a grid of the latent plane",
+    "samples": "Samples from the prior",
+    "latent": "Codes of test examples on a plane, coloured by class",
+    "tsne": "Codes of test examples by t-SNE, coloured by class",
+    "interpolation": "What is decoded between the codes of two test examples",
+    "traversal": "What is decoded while one unit of a code moves",
+    "activity": "Distribution of the values of codes, and how much each unit varies",
+    "training": "Reconstructions while training",
+    "loss": "Metrics over epochs",
+}
 
 
 def write(workdir: Path, title: str, model: Model, data: Dataset, result: dict[str, Any]) -> None:
@@ -31,21 +46,38 @@ def write(workdir: Path, title: str, model: Model, data: Dataset, result: dict[s
     if saved["config"]["seeds"] > 1:
         about += f"; {saved['config']['seeds']} seeds, of which the pictures show the first"
     found = {path.stem: path for path in sorted((workdir / "figures").glob("*.png"))}
-    names = [*(name for name in FIRST if name in found), *(name for name in found if name not in FIRST)]
+    names = [*(name for name in ALT if name in found), *(name for name in found if name not in ALT)]
     page = render(
         "report.html",
         title=title,
         about=about,
         cards=_cards(result, model.experiment.unit),
-        result=result,
-        run=saved,
-        pictures=[(name, _embedded(found[name])) for name in names],
+        result=flat(result),
+        reached=result["reached"],
+        command=saved["command"],
+        run=flat({**saved, "command": ""}),
+        pictures=[
+            (ALT.get(name, name), picture)
+            for name, picture in zip(names, _embedded([found[n] for n in names]), strict=True)
+        ],
         layers=layers(model.experiment.model, model.shape),
         data={"charts": charts({"": (lines, model.experiment.unit)}), "wall": wall(model, data), "colours": COLOURS},
     )
     partial = workdir / "report.html.tmp"
     partial.write_text(page, encoding="utf-8")
     partial.replace(workdir / "report.html")
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested values as one table: `config.lr` -> "0.001". Empty ones are left out."""
+    rows: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            rows |= flat(value, f"{prefix}{name}.")
+        elif value not in ("", None, []):
+            items = value if isinstance(value, list) else [value]
+            rows[prefix + name] = ", ".join(f"{x:.6g}" if isinstance(x, float) else str(x) for x in items)
+    return rows
 
 
 def render(template: str, **values: Any) -> str:
@@ -56,7 +88,6 @@ def render(template: str, **values: Any) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(PAGE), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters["json"] = json.dumps
     style = (PAGE / "style.css").read_text()
     script = "".join((PAGE / f"{name}.js").read_text() for name in ("charts", "wall", "main"))
     policy = (
@@ -90,7 +121,7 @@ def charts(runs: dict[str, tuple[list[log.Record], str]]) -> list[dict[str, Any]
                             "std": std,
                         }
                     )
-        unit = " or ".join(dict.fromkeys(units(loss).get(name, "nats per image") for _, loss in runs.values()))
+        unit = " or ".join(dict.fromkeys(unit_of(name, loss) for _, loss in runs.values()))
         found.append({"title": name, "unit": unit, "series": series})
     return found
 
@@ -106,25 +137,33 @@ def bound(value: float | list[float]) -> str:
     return f"{value[0]:g} to {value[1]:g}" if isinstance(value, list | tuple) else f"≤ {value:g}"
 
 
-def _cards(result: dict[str, Any], unit: str) -> list[dict[str, str]]:
-    of = units(unit)
+def _cards(result: dict[str, Any], unit: str) -> list[dict[str, Any]]:
     return [
         {
             "name": f"test {name}",
             "value": figure(result["metrics"], name),
-            "unit": of.get(name, "nats per image"),
+            "unit": unit_of(name, unit),
             "expected": bound(result["expected"][name]) if name in result["expected"] else "",
+            "reached": name in result["expected"]
+            and reached(log.scalar(result["metrics"], name), result["expected"][name]),
         }
         for name in order([result["metrics"]])
     ]
 
 
-def _embedded(path: Path) -> str:
-    """A picture as a data address, in at most 128 colours: a third of the bytes."""
+def _embedded(paths: list[Path]) -> list[str]:
+    """Pictures as data addresses, in at most 128 colours (a third of the bytes), and as narrow as the page needs."""
     from PIL import Image
 
-    with Image.open(path) as image:
-        return address(image.convert("RGB").quantize(128))
+    for width in (2000, 900, 600, 400):
+        pictures = []
+        for path in paths:
+            with Image.open(path) as image:
+                image.thumbnail((width, 4 * width))
+                pictures.append(address(image.convert("RGB").quantize(128)))
+        if sum(map(len, pictures)) < BUDGET:
+            break
+    return pictures
 
 
 def _hash(text: str) -> str:

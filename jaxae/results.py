@@ -5,7 +5,7 @@ import json
 import math
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +25,16 @@ def collect(test: log.Record, expected: Mapping[str, float | tuple[float, float]
     return {
         "metrics": {key: value for key, value in test.items() if key != "split"},
         "expected": dict(expected),
-        "reached": all(_reached(log.scalar(test, key), value) for key, value in expected.items()) if expected else None,
+        "reached": all(reached(log.scalar(test, key), value) for key, value in expected.items()) if expected else None,
         "wall_seconds": round(outcome.wall_seconds, 3),
         "images_per_second": round(outcome.images_per_second, 1),
         "peak_memory_bytes": max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, *peaks),
     }
 
 
-def _reached(value: float, expected: float | tuple[float, float]) -> bool:
-    low, high = expected if isinstance(expected, tuple) else (-math.inf, expected)
+def reached(value: float, expected: float | Sequence[float]) -> bool:
+    """Whether a metric is at most, or in the range, of what is expected."""
+    low, high = expected if isinstance(expected, Sequence) else (-math.inf, expected)
     return low <= value <= high
 
 

@@ -22,6 +22,7 @@ from jaxae import config as configs
 from jaxae import data, directory, figures, log, loop, parallel, report, results
 from jaxae.checkpoint import Checkpoints
 from jaxae.config import Config as Config
+from jaxae.data import Dataset
 from jaxae.data import Info as Info
 from jaxae.errors import Diverged, InputError
 from jaxae.experiment import Experiment as Experiment
@@ -72,17 +73,17 @@ def train(config: Config, build: Build, name: str, stop: Callable[[], bool] = la
     experiment = checked(config, build, dataset)
     with directory.alone(workdir):
         directory.prepare(workdir, config, directory.describe(config, name, dataset))
-        if not (workdir / "result.json").exists():
-            _train(config, experiment, plan, dataset, workdir, name, stop)
+        if not (workdir / "report.html").exists():  # what is written last
+            _fill(workdir, config, experiment, plan, dataset, name, stop)
     return workdir
 
 
-def _train(
+def _fill(
+    workdir: Path,
     config: Config,
     experiment: Experiment,
     plan: parallel.Plan,
-    dataset: data.Dataset,
-    workdir: Path,
+    dataset: Dataset,
     name: str,
     stop: Callable[[], bool],
 ) -> None:
@@ -91,32 +92,28 @@ def _train(
 
     def look(state: State, step: int, board: log.TensorBoard) -> None:
         now = model(state)
-        if dataset.test.lengths is None:
-            board.picture(figures.strip(workdir / "figures" / "training", step, now, dataset), step, "while_training")
+        board.picture(figures.strip(workdir / "figures" / "training", step, now, dataset), step, "while_training")
         board.histogram("codes", figures.codes_of(now, dataset, 1000)[0], step)
 
     outcome = loop.fit(experiment, config, dataset, plan, workdir, stop, look)
     lines = log.read(workdir / "metrics.jsonl")
     trained = model(outcome.state)
+    expected = experiment.expected if configs.documented(config) else {}
+    result = results.collect(lines[-1], expected, outcome) | results.measures(trained, dataset)
+    directory.write_json(workdir / "result.json", result)
     paths = figures.draw(workdir / "figures", trained, dataset, lines, title(name, config))
     with log.TensorBoard(workdir / "tensorboard", lines[-1]["step"]) as board:
         for path in paths:
             board.picture(path, lines[-1]["step"])
         board.parameters(configs.to_json(config), lines[-1])
-    expected = experiment.expected if configs.documented(config) else {}
-    result = results.collect(lines[-1], expected, outcome) | results.measures(trained, dataset)
     report.write(workdir, title(name, config), trained, dataset, result)
-    directory.write_json(workdir / "result.json", result)
 
 
-def checked(config: Config, build: Build, dataset: data.Dataset) -> Experiment:
+def checked(config: Config, build: Build, dataset: Dataset) -> Experiment:
     """The experiment. InputError, before anything is written, for a configuration that does not suit the data."""
     experiment = build(config, dataset.info)
-    if dataset.train.lengths is not None:
-        if not reads_masks(experiment.model):
-            raise InputError(f"--data {config.data}: holds sequences, for which there is experiments.sequence")
-        if config.picture_every:
-            raise InputError(f"--picture-every {config.picture_every}: is for images; --data {config.data} has none")
+    if dataset.train.lengths is not None and not reads_masks(experiment.model):
+        raise InputError(f"--data {config.data}: holds sequences, for which there is experiments.sequence")
     loop.abstract(experiment, config, dataset.shape)  # nets see only here what shapes they are given
     return experiment
 
@@ -150,8 +147,10 @@ def load(path: str | Path, module: ModuleType | None = None, seed: int = 0) -> M
     return Model(experiment, *_pick(restored[0]["state"], config, seed), info.shape)
 
 
-def finished(path: str | Path, module: ModuleType | None = None) -> tuple[Model, data.Dataset, dict[str, Any], str]:
-    """Of a finished run: its model (first seed), its data, its result and its title.
+def finished(
+    path: str | Path, module: ModuleType | None = None, known: Dataset | None = None
+) -> tuple[Model, Dataset, dict[str, Any], str]:
+    """Of a finished run: its model (first seed), its data (or what is known of it already), its result and its title.
 
     InputError for one that is not finished, and for data that is no longer there or no longer the same.
     """
@@ -160,11 +159,17 @@ def finished(path: str | Path, module: ModuleType | None = None) -> tuple[Model,
     module, config = recorded(path, saved, module)
     if not (path / "result.json").exists():
         raise InputError(f"{path}: is not finished: {saved['command']} goes on with it")
-    dataset = data.load(config.data, config.data_dir, config.manual_dir)
-    if dataset.fingerprint() != saved["data"]["fingerprint"]:
-        raise InputError(f"{path}: its data, {config.data}, has changed since")
     result = json.loads((path / "result.json").read_text())
-    return load(path, module), dataset, result, title(saved["experiment"], config)
+    found = dataset(path, saved) if known is None else known
+    return load(path, module), found, result, title(saved["experiment"], config)
+
+
+def dataset(path: Path, saved: dict[str, Any]) -> Dataset:
+    """The data of the run that config.json describes. InputError where it is not, or no longer the same."""
+    found = data.load(*(saved["config"][name] for name in ("data", "data_dir", "manual_dir")))
+    if found.fingerprint() != saved["data"]["fingerprint"]:
+        raise InputError(f"{path}: its data, {saved['config']['data']}, has changed since")
+    return found
 
 
 def recorded(path: Path, saved: dict[str, Any], module: ModuleType | None = None) -> tuple[ModuleType, Config]:
@@ -172,7 +177,7 @@ def recorded(path: Path, saved: dict[str, Any], module: ModuleType | None = None
     name = saved["experiment"]
     if module is None:
         if not re.fullmatch(r"experiments(\.\w+)+", name) or not importlib.util.find_spec(name):
-            raise InputError(f"{path}: was trained by {name}: give that module")
+            raise InputError(f"{path}: was trained by {name}, which is not in the package experiments: name its module")
         module = importlib.import_module(name)
     return module, configs.from_json(module.Config, saved["config"])
 

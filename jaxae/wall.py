@@ -12,8 +12,8 @@ import numpy as np
 
 from jaxae.data import Dataset
 from jaxae.experiment import Model
-from jaxae.figures.base import address, bitmap, encoded, pictures, tile, unit
-from jaxae.figures.plane import principal, share
+from jaxae.figures.base import address, bitmap, encoded, lengths_of, pictures, tile, unit
+from jaxae.figures.plane import principal
 
 SIZES = (48, 40, 32, 24, 16, 12, 8, 5, 3)  # places of the grid to either side: the most that the budget has room for
 COARSE = (5, 3)  # the same, for components beyond the second
@@ -21,6 +21,8 @@ OFFSETS = (-2.0, -1.0, 1.0, 2.0)  # places of those components, in standard devi
 MOST = 1000  # test examples
 BUDGET = 500_000  # bytes for each of the grid, the sliders and the test examples, of a page of at most 3 MB
 COLUMNS = 32  # images in a row of a sheet
+SIDE = 64  # pixels: larger images are shrunk
+COMPONENTS = 32  # principal components at most
 
 
 def wall(model: Model, data: Dataset) -> dict[str, Any] | None:
@@ -35,35 +37,52 @@ def wall(model: Model, data: Dataset) -> dict[str, Any] | None:
     if z.shape[1] < 2 or not np.ptp(z, axis=0).any():
         return None
     if z.shape[1] == 2:
-        mean, directions, labels, deviations = np.zeros(2), np.eye(2), ["z1", "z2"], z.std(0)
+        mean, directions, labels = np.zeros(2), np.eye(2), ["z1", "z2"]
+        deviations, shares = z.std(0), np.array([0.5, 0.5])
     else:
-        mean, directions, deviations = principal(z)
-        labels = [f"component {k + 1} ({part:.1%} of variance)" for k, part in enumerate(share(deviations))]
+        components = principal(z, COMPONENTS)
+        mean, directions, shares = components.mean_, components.components_, components.explained_variance_ratio_
+        deviations = np.sqrt(components.explained_variance_)
+        labels = [f"component {k + 1} ({part:.1%} of variance)" for k, part in enumerate(shares)]
     plane = (z - mean) @ directions[:2].T
     low, high = _range(plane)
 
     def decode(places: np.ndarray) -> np.ndarray:
         """Images of places [N, k], the first k components."""
         codes = mean + places @ directions[: places.shape[1]]
-        return pictures(np.asarray(model.decode(codes.reshape(-1, *model.code))))
+        return small(pictures(np.asarray(model.decode(codes.reshape(-1, *model.code)))))
 
-    sheets = ((size, sheet(decode(_grid(low, high, size)))) for size in SIZES)
-    n, grid = next((size, text) for size, text in sheets if len(text) < BUDGET or size == SIZES[-1])
+    coarsest = sheet(decode(_grid(low, high, SIZES[-1])))
+    likely = [size for size in SIZES if len(coarsest) * (size / SIZES[-1]) ** 2 < 2 * BUDGET]  # large pictures are slow
+    sheets = ((size, sheet(decode(_grid(low, high, size)))) for size in likely)
+    n, grid = next(((size, text) for size, text in sheets if len(text) < BUDGET), (SIZES[-1], coarsest))
     inside = np.all((plane >= low) & (plane <= high), axis=1)
     shown = _examples(model, data, np.flatnonzero(inside[:MOST]))
     places = np.round(plane[shown["numbers"]], 5)
     return {
-        "size": list(pictures(data.test.x[:1]).shape[1:3]),
+        "size": list(small(pictures(unit(data.test.x[:1]))).shape[1:3]),
         "columns": COLUMNS,
         "low": low.tolist(),
         "high": high.tolist(),
         "labels": labels[:2],
         "n": n,
         "grid": grid,
-        **_sliders(decode, low, high, deviations, labels),
+        **_sliders(decode, low, high, deviations, shares, labels),
         "codes": {"x": places[:, 0].tolist(), "y": places[:, 1].tolist(), **shown},
         "classes": list(data.classes),
     }
+
+
+def small(images: np.ndarray) -> np.ndarray:
+    """Images [N, H, W, C] shrunk by a whole factor, so that no side has more than `SIDE` pixels."""
+    height, width = images.shape[1:3]
+    factor = -(-max(height, width) // SIDE)
+    padding = ((0, 0), (0, -height % factor), (0, -width % factor), (0, 0))
+    images = np.pad(images, padding, mode="edge")
+    count, height, width, channels = images.shape
+    blocks = images.reshape(count, height // factor, factor, width // factor, factor, channels)
+    shrunk: np.ndarray = blocks.mean((2, 4))
+    return shrunk
 
 
 def sheet(images: np.ndarray) -> str:
@@ -88,13 +107,17 @@ def _grid(low: np.ndarray, high: np.ndarray, n: int) -> np.ndarray:
 
 def _examples(model: Model, data: Dataset, numbers: np.ndarray) -> dict[str, Any]:
     """As many of these test examples as the budget has room for, with what is decoded."""
-    while True:
-        originals = sheet(pictures(unit(data.test.x[numbers])))
-        decoded = sheet(pictures(np.asarray(model.decode(encoded(model, data, numbers, seen=True)))))
-        if len(originals) + len(decoded) < BUDGET or len(numbers) <= COLUMNS:
-            labels = data.test.y[numbers].tolist()
-            return {"numbers": numbers.tolist(), "class": labels, "originals": originals, "decoded": decoded}
-        numbers = numbers[: len(numbers) * 3 // 4]
+    lengths = lengths_of(data, numbers)
+    before = small(pictures(unit(data.test.x[numbers]), lengths))
+    after = small(pictures(np.asarray(model.decode(encoded(model, data, numbers, seen=True))), lengths))
+    each = (len(sheet(before[:COLUMNS])) + len(sheet(after[:COLUMNS]))) / min(len(numbers), COLUMNS)
+    count = max(1, min(len(numbers), int(BUDGET / each)))
+    return {
+        "numbers": numbers[:count].tolist(),
+        "class": data.test.y[numbers[:count]].tolist(),
+        "originals": sheet(before[:count]),
+        "decoded": sheet(after[:count]),
+    }
 
 
 def _sliders(
@@ -102,9 +125,13 @@ def _sliders(
     low: np.ndarray,
     high: np.ndarray,
     deviations: np.ndarray,
+    shares: np.ndarray,
     labels: list[str],
 ) -> dict[str, Any]:
-    """A slider for every component beyond the second that varies, as far as the budget has room for them."""
+    """A slider for every component beyond the second that varies, as far as the budget has room for them.
+
+    without: what part of the variance is in none of them.
+    """
     moving = [k for k in range(2, len(deviations)) if deviations[k] > 1e-3 * deviations[0]]
     for n in COARSE:
         plane = _grid(low, high, n)
@@ -122,4 +149,5 @@ def _sliders(
                 break
         if len(sliders) == len(moving):
             break
-    return {"sliders": sliders, "coarse": n, "offsets": list(OFFSETS), "without": len(moving) - len(sliders)}
+    without = 1 - float(np.sum(shares[: 2 + len(sliders)]))
+    return {"sliders": sliders, "coarse": n, "offsets": list(OFFSETS), "without": max(0.0, round(without, 4))}

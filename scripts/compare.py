@@ -5,15 +5,15 @@ images.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
 
-from jaxae import log, report, run
+from jaxae import directory, log, report, run
 from jaxae.errors import InputError
-from jaxae.figures.base import COLOURS, address, bitmap, encoded, pictures, ten, tile, unit
+from jaxae.figures.base import COLOURS, address, bitmap, encoded, lengths_of, pictures, ten, tile, unit
 from jaxae.figures.metrics import order
+from jaxae.wall import small
 
 
 def main() -> None:
@@ -34,16 +34,21 @@ def main() -> None:
 def page(paths: list[Path]) -> str:
     """The page. InputError for directories that hold no finished run, and runs of other data than the first's."""
     labels = _labels(paths)
-    loaded = [run.finished(path) for path in paths]
-    saved = [json.loads((path / "config.json").read_text()) for path in paths]
+    saved = [directory.read(path / "config.json") for path in paths]
     for path, about in zip(paths, saved, strict=True):
         if about["data"]["fingerprint"] != saved[0]["data"]["fingerprint"]:
             raise InputError(f"{path}: has other data than {paths[0]}: compare runs of the same")
-    data = loaded[0][1]
+    data = run.dataset(paths[0], saved[0])
+    loaded = [run.finished(path, known=data) for path in paths]
     rows = {"original": unit(data.test.x[ten(data)])}
     for label, (model, *_) in zip(labels, loaded, strict=True):
-        rows[label] = np.asarray(model.decode(encoded(model, data, ten(data), seen=True)))
-    strips = [(label, address(bitmap(tile(pictures(x), len(x))))) for label, x in rows.items()]
+        rows[f"{label}, from noisy ones" if model.experiment.corrupt else label] = np.asarray(
+            model.decode(encoded(model, data, ten(data), seen=True))
+        )
+    strips = [
+        (label, address(bitmap(tile(small(pictures(x, lengths_of(data, ten(data)))), len(x)))))
+        for label, x in rows.items()
+    ]
     results = [result for _, _, result, _ in loaded]
     lines = {
         label: (log.read(path / "metrics.jsonl"), model.experiment.unit)

@@ -1,6 +1,7 @@
 """Makes the page of a finished run again: python scripts/report.py RUN. Its data must still be there."""
 
 import argparse
+import importlib
 from pathlib import Path
 
 from jaxae import report, run
@@ -10,9 +11,12 @@ from jaxae.errors import InputError
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="run directory")
-    path = parser.parse_args().run
+    parser.add_argument("--module", help="module of the experiment, where it is not in the package experiments")
+    options = parser.parse_args()
+    path = options.run
     try:
-        model, data, result, title = run.finished(path)
+        module = importlib.import_module(options.module) if options.module else None
+        model, data, result, title = run.finished(path, module)
     except InputError as error:
         parser.exit(2, f"error: {error}\n")
     report.write(path, title, model, data, result)

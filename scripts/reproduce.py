@@ -188,7 +188,7 @@ def main() -> None:
         if code > 128 or code < 0:
             sys.exit(code)
         failed = failed or code
-    finished = [name for name in NAMES if (workdir / name / "result.json").exists()]
+    finished = [name for name in NAMES if (workdir / name / "report.html").exists()]
     page = (ROOT / "experiments" if finished == NAMES else workdir) / "README.md"
     if finished:
         page.write_text(table(workdir, finished, page.parent))

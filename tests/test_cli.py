@@ -134,7 +134,7 @@ def test_killed_at_random_and_repeated_is_as_good_as_finished(finished, tmp_path
         ) as process:
             if started:
                 process.stdout.readline()
-                caught += not (workdir / "result.json").exists()
+                caught += not (workdir / "report.html").exists()
                 time.sleep(chance.uniform(0, 0.3))
             else:
                 time.sleep(chance.uniform(0, 3))

@@ -139,7 +139,6 @@ def test_bad_configurations_are_refused_before_anything_is_written(few, tmp_path
         ("--greedy 20 for each layer leaves none of --epochs 60", "stacked", {"epochs": 60}),
         ("holds sequences, for which there is experiments.sequence", "simple", sequences),
         ("holds sequences, for which there is experiments.sequence", "convolutional", sequences),
-        ("--picture-every 2: is for images", "sequence", {**sequences, "picture_every": 2}),
         ("images of 3x3 come out as 0x0", "convolutional", {"data": str(tmp_path / "tiny.npy"), "kernels": (9,)}),
     ):
         with pytest.raises(InputError, match=says) as error:

@@ -27,6 +27,7 @@ def write(run, settings, result, pictures, lines=()):
     (run / "figures").mkdir(parents=True)
     device = {"platform": "cpu", "cores": 2}
     (run / "config.json").write_text(json.dumps({"config": config.to_json(settings), "device": device}))
+    (run / "report.html").touch()
     (run / "result.json").write_text(json.dumps({"expected": {}, "reached": None, "wall_seconds": 90.0, **result}))
     for picture in pictures:
         Image.fromarray(np.zeros((900, 1300, 3), np.uint8)).save(run / "figures" / f"{picture}.png")

@@ -150,7 +150,7 @@ def test_stopped_is_as_good_as_finished(finished, tmp_path, calls, blind):
 def test_a_torn_line_and_a_lost_checkpoint_are_made_good(finished, tmp_path, caplog, blind):
     workdir = tmp_path / "copy"
     shutil.copytree(finished, workdir)
-    (workdir / "result.json").unlink()
+    (workdir / "report.html").unlink()
     newest = max((workdir / "checkpoints").iterdir(), key=lambda p: int(p.name) if p.name.isdigit() else -1)
     (next((newest / "state" / "d").iterdir())).write_bytes(b"")
     with (workdir / "metrics.jsonl").open("a") as file:
@@ -277,7 +277,7 @@ def test_a_run_killed_as_it_began_is_no_obstacle(tmp_path, blind):
 def test_changed_code_is_not_taken_for_a_damaged_checkpoint(finished, tmp_path):
     workdir = tmp_path / "copy"
     shutil.copytree(finished, workdir)
-    (workdir / "result.json").unlink()
+    (workdir / "report.html").unlink()
 
     def build(config, info):
         experiment = vae.build(config, info)
@@ -291,7 +291,7 @@ def test_changed_code_is_not_taken_for_a_damaged_checkpoint(finished, tmp_path):
 def test_metrics_cut_short_by_hand(finished, tmp_path):
     workdir = tmp_path / "copy"
     shutil.copytree(finished, workdir)
-    (workdir / "result.json").unlink()
+    (workdir / "report.html").unlink()
     (workdir / "metrics.jsonl").write_text("")
     with pytest.raises(InputError, match="is shorter than when its run was saved"):
         go(workdir)

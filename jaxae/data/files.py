@@ -1,5 +1,6 @@
 """The user's own data: `.npy`, `.npz`, IDX files, a folder of images."""
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -112,7 +113,8 @@ def _folder(path: Path) -> Dataset:
         stats = [(str(image.resolve()), image.stat().st_size, image.stat().st_mtime_ns) for image, _ in found]
     except OSError as error:
         raise InputError(f"{error.filename or path}: cannot be read ({error.strerror})") from None
-    return cached(f"folder {stats} {classes}", lambda: _decode(found, classes))
+    names = tuple(" ".join(os.fsencode(name).decode(errors="replace").split()) for name in classes)
+    return cached(f"folder {stats} {classes}", lambda: _decode(found, names))
 
 
 def _list(path: Path) -> tuple[list[tuple[Path, int]], tuple[str, ...]]:

@@ -46,14 +46,15 @@ def draw(folder: Path, model: Model, data: Dataset, lines: list[log.Record], tit
     if len(data.test.x) > 10:
         figures["extremes"] = extremes(model, data, title)
     if strips := sorted((folder / "training").glob("*.png")):
-        figures["training"] = training(strips, model, data, title)
+        figures["training"] = training(strips, data, title)
     if len(model.code) == 3:
         figures["codes"] = codes(model, data, title)
     figures["activity"] = activity(model, data, title)
-    if prod(model.code) > 1:
-        figures["latent"] = latent(model, data, title)
-    if prod(model.code) > 2 and len(data.test.x) > 100 and np.ptp(codes_of(model, data, 2000)[0], axis=0).any():
-        figures["tsne"] = tsne(model, data, title)
+    if np.ptp(codes_of(model, data, 10_000)[0], axis=0).any():
+        if prod(model.code) > 1:
+            figures["latent"] = latent(model, data, title)
+        if prod(model.code) > 2 and len(data.test.x) > 100:
+            figures["tsne"] = tsne(model, data, title)
     figures["interpolation"] = interpolation(model, data, title)
     figures["traversal"] = traversal(model, data, title)
     if model.experiment.prior:

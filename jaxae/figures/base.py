@@ -50,9 +50,18 @@ def canvas(title: str, width: float, height: float) -> "Figure":
     return figure
 
 
-def pictures(x: np.ndarray) -> np.ndarray:
-    """Examples as images [N, H, W, C]: sequences [N, T, D] as grey ones, a row per step."""
-    return x if x.ndim == 4 else x[..., None]
+def pictures(x: np.ndarray, lengths: np.ndarray | None = None) -> np.ndarray:
+    """Examples in [0, 1] as images [N, H, W, C] that can be seen, C = 1 or 3.
+
+    Transparent images are laid on white. Sequences [N, T, D] become grey images, time to the right, each of the D
+    numbers as a band; behind their lengths they are black.
+    """
+    if x.ndim == 4:
+        return x if x.shape[3] < 4 else x[..., :3] * x[..., 3:] + 1 - x[..., 3:]
+    if lengths is not None:
+        x = x * (np.arange(x.shape[1]) < lengths[:, None])[..., None]
+    band = -(-max(28, x.shape[1] // 3) // x.shape[2])
+    return np.repeat(x.swapaxes(1, 2), band, axis=1)[..., None]
 
 
 def unit(x: np.ndarray) -> np.ndarray:
@@ -60,12 +69,17 @@ def unit(x: np.ndarray) -> np.ndarray:
     return x / np.float32(255) if x.dtype == np.uint8 else x
 
 
+def lengths_of(data: Dataset, places: np.ndarray) -> np.ndarray | None:
+    """Lengths of these test examples, where they are sequences."""
+    return None if data.test.lengths is None else np.asarray(data.test.lengths)[places]
+
+
 def encoded(model: Model, data: Dataset, places: np.ndarray, seen: bool = False) -> np.ndarray:
     """Codes of these test examples. seen: with the noise that the encoder sees in training, where there is one."""
-    x, lengths = data.test.x[places], data.test.lengths
+    x, lengths = data.test.x[places], lengths_of(data, places)
     if seen and lengths is None:
         x = np.asarray(model.corrupted(x))
-    return np.asarray(model.encode(x, None if lengths is None else lengths[places]))
+    return np.asarray(model.encode(x, lengths))
 
 
 def bitmap(pixels: np.ndarray) -> "Image":
@@ -74,6 +88,20 @@ def bitmap(pixels: np.ndarray) -> "Image":
 
     rounded = np.round(255 * pixels).astype(np.uint8)
     return fromarray(rounded[..., 0] if rounded.shape[-1] == 1 else rounded)
+
+
+def label(classes: tuple[str, ...], number: int) -> str:
+    """The name of a class as far as there is room, or its number where the font has no such letters."""
+    from matplotlib import font_manager, ft2font
+
+    font = ft2font.FT2Font(font_manager.findfont("DejaVu Sans"))
+    name = classes[number][:10]
+    return name if all(font.get_char_index(ord(letter)) for letter in name) else str(number)
+
+
+def colour(number: int) -> str:
+    """The colour of a class; examples without one are dark."""
+    return COLOURS[number % len(COLOURS)] if number >= 0 else "#44505e"
 
 
 def address(picture: "Image") -> str:

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxae.data import Dataset
 from jaxae.experiment import Model
-from jaxae.figures.base import COLOURS, bitmap, canvas, encoded, pictures, show, ten, tile, unit
+from jaxae.figures.base import COLOURS, bitmap, canvas, encoded, label, lengths_of, pictures, show, ten, tile, unit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,13 +24,13 @@ def reconstructions(model: Model, data: Dataset, title: str) -> "Figure":
     rows["denoised" if model.experiment.corrupt else "decoded"] = np.asarray(model.reconstruct(seen))
     figure = canvas(f"{title}: test images over their reconstructions", 1.1 * len(x), 0.5 + 1.2 * len(rows))
     axes = figure.subplots(len(rows), len(x), squeeze=False)
-    for line, (label, images) in zip(axes, rows.items(), strict=True):
-        line[0].set_ylabel(label)
+    for line, (name, images) in zip(axes, rows.items(), strict=True):
+        line[0].set_ylabel(name)
         for axis, image in zip(line, images, strict=True):
             show(axis, image)
     if data.classes:
-        for axis, label in zip(axes[0], data.test.y[chosen], strict=True):
-            axis.set_title(data.classes[label][:10], fontsize=9)
+        for axis, number in zip(axes[0], data.test.y[chosen].tolist(), strict=True):
+            axis.set_title(label(data.classes, number), fontsize=9)
     return figure
 
 
@@ -61,8 +61,10 @@ def extremes(model: Model, data: Dataset, title: str) -> "Figure":
     figure = canvas(f"{title}: of {count:,} test examples, those decoded best and worst (squared error)", 11.0, 2.9)
     axes = figure.subplots(2, 10)
     for column, (number, kind) in enumerate(zip(chosen, 5 * ["best"] + 5 * ["worst"], strict=True)):
-        show(axes[0][column], pictures(data.test.x[number][None])[0])
-        show(axes[1][column], pictures(y[number][None])[0])
+        one = slice(number, number + 1)
+        lengths = lengths_of(data, np.array([number]))
+        show(axes[0][column], pictures(unit(data.test.x[one]), lengths)[0])
+        show(axes[1][column], pictures(y[one], lengths)[0])
         axes[0][column].set_title(f"{kind}\n{errors[number]:.2g}", fontsize=9)
     axes[0][0].set_ylabel("original")
     axes[1][0].set_ylabel("decoded")
@@ -82,24 +84,26 @@ def strip(folder: Path, step: int, model: Model, data: Dataset) -> Path:
     """Ten reconstructions while training, as a picture in `folder` that is named for the step; its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{step:07d}.png"
-    images = np.asarray(model.reconstruct(model.corrupted(data.test.x[ten(data)])))
+    chosen = ten(data)
+    images = pictures(np.asarray(model.decode(encoded(model, data, chosen, seen=True))), lengths_of(data, chosen))
     bitmap(tile(images, len(images))).save(path)
     return path
 
 
-def training(strips: list[Path], model: Model, data: Dataset, title: str, rows: int = 10) -> "Figure":
+def training(strips: list[Path], data: Dataset, title: str, rows: int = 10) -> "Figure":
     """Originals, and under them their reconstructions as training went on, at steps that grow by a factor."""
     from PIL import Image
 
     places = np.unique(np.geomspace(1, len(strips), min(rows, len(strips))).round().astype(int) - 1)
-    images = data.test.x[ten(data)]
+    chosen = ten(data)
+    images = pictures(unit(data.test.x[chosen]), lengths_of(data, chosen))
     lines = {"original": tile(images, len(images))}
     for place in places:
         with Image.open(strips[place]) as picture:
             pixels = np.asarray(picture)
-        lines[f"step {int(strips[place].stem):,}"] = pixels.reshape(*pixels.shape[:2], model.shape[2])
+        lines[f"step {int(strips[place].stem):,}"] = pixels.reshape(*pixels.shape[:2], -1)
     figure = canvas(f"{title}: reconstructions while training", 8.0, 0.5 + 0.8 * len(lines))
-    for axis, (label, pixels) in zip(figure.subplots(len(lines), 1), lines.items(), strict=True):
+    for axis, (name, pixels) in zip(figure.subplots(len(lines), 1), lines.items(), strict=True):
         show(axis, pixels)
-        axis.set_ylabel(label, rotation=0, ha="right", va="center")
+        axis.set_ylabel(name, rotation=0, ha="right", va="center")
     return figure

@@ -10,12 +10,19 @@ from jaxae.figures.base import COLOURS, canvas
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-UNITS = {"mse": "per pixel", "rmse": "per pixel", "bce": "nats per pixel", "code": "mean |z| over units"}
+UNITS = {
+    "mse": "per pixel",
+    "rmse": "per pixel",
+    "bce": "nats per pixel",
+    "code": "mean |z| over units",
+    "reconstruction": "nats per image",
+    "kl": "nats per image",
+}
 
 
-def units(loss: str) -> dict[str, str]:
-    """Units of the metrics that are not nats per image. loss: that of the loss and its penalty."""
-    return {**UNITS, "loss": loss, "penalty": loss}
+def unit_of(name: str, loss: str) -> str:
+    """Unit of a metric; empty where it is not known. loss: that of the loss and its penalty."""
+    return {**UNITS, "loss": loss, "penalty": loss}.get(name, "")
 
 
 def order(lines: list[log.Record]) -> list[str]:
@@ -28,7 +35,7 @@ def loss(lines: list[log.Record], unit: str, title: str) -> "Figure":
 
     unit: of the loss and its penalty.
     """
-    names, of = order(lines), units(unit)
+    names = order(lines)
     columns, rows = min(len(names), 3), -(-len(names) // 3)
     figure = canvas(f"{title}: metrics over epochs", 3.6 * columns, 0.4 + 2.8 * rows)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -45,7 +52,7 @@ def loss(lines: list[log.Record], unit: str, title: str) -> "Figure":
             if f"{name}_std" in part[0]:
                 std = np.array([line[f"{name}_std"] for line in part])
                 axis.fill_between(epochs, mean - std, mean + std, color=colour, alpha=0.25, linewidth=0)
-        axis.set(title=name, xlabel="epoch", ylabel=of.get(name, "nats per image"))
+        axis.set(title=name, xlabel="epoch", ylabel=unit_of(name, unit))
         axis.grid(alpha=0.3)
         axis.xaxis.get_major_locator().set_params(integer=True)
     axes[0].legend()

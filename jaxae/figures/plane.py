@@ -6,10 +6,11 @@ import numpy as np
 
 from jaxae.data import Dataset
 from jaxae.experiment import Model
-from jaxae.figures.base import COLOURS, canvas, encoded, show, ten
+from jaxae.figures.base import COLOURS, canvas, colour, encoded, label, pictures, show, ten, unit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from sklearn.decomposition import PCA
 
 
 def codes(model: Model, data: Dataset, title: str) -> "Figure":
@@ -21,7 +22,7 @@ def codes(model: Model, data: Dataset, title: str) -> "Figure":
     figure = canvas(f"{title}: codes of {'x'.join(map(str, model.code))} as pictures", 1.1 * len(x), 1.8 + height)
     axes = figure.subplots(2, len(x), squeeze=False, height_ratios=(1.1, height))
     for column, (image, code) in enumerate(zip(x, z, strict=True)):
-        show(axes[0][column], image)
+        show(axes[0][column], pictures(unit(image[None]))[0])
         axes[1][column].imshow(code, cmap="gray", vmin=z.min(), vmax=z.max(), aspect="auto")
         axes[1][column].set(xticks=[], yticks=[])
     axes[0][0].set_ylabel("original")
@@ -34,23 +35,18 @@ def latent(model: Model, data: Dataset, title: str) -> "Figure":
     z, y = codes_of(model, data, 10_000)
     labels = ("z1", "z2")
     if z.shape[1] > 2:
-        mean, directions, deviations = principal(z)
-        z = (z - mean) @ directions[:2].T
-        labels = (f"component 1 ({share(deviations)[0]:.0%} of variance)", f"component 2 ({share(deviations)[1]:.0%})")
+        components = principal(z, 2)
+        z = components.transform(z)
+        share = components.explained_variance_ratio_
+        labels = (f"component 1 ({share[0]:.0%} of variance)", f"component 2 ({share[1]:.0%})")
     return scatter(z, y, data.classes, labels, f"{title}: codes of {len(z):,} test examples")
 
 
-def principal(z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean [K], principal directions [R, K], R = min(N, K), and standard deviations along them [R] of codes [N, K]."""
-    mean = z.mean(0)
-    _, s, directions = np.linalg.svd(z - mean, full_matrices=False)
-    return mean, directions, s / np.sqrt(len(z))
+def principal(z: np.ndarray, most: int) -> "PCA":
+    """Up to `most` principal components of codes [N, K], N > 1."""
+    from sklearn.decomposition import PCA
 
-
-def share(deviations: np.ndarray) -> np.ndarray:
-    """Of the variance in all, that along each direction."""
-    shares: np.ndarray = deviations**2 / max(np.sum(deviations**2), 1e-12)
-    return shares
+    return PCA(min(most, *z.shape), random_state=0).fit(z.astype(np.float64))
 
 
 def tsne(model: Model, data: Dataset, title: str) -> "Figure":
@@ -75,6 +71,7 @@ def activity(model: Model, data: Dataset, title: str) -> "Figure":
     values.hist(z.ravel(), bins=60, color=COLOURS[0])
     values.set(xlabel="value of a unit", ylabel="count", yscale="log")
     values.yaxis.set_major_formatter("{x:,.0f}")
+    values.yaxis.set_minor_formatter("")
     units.bar(np.arange(1, len(deviation) + 1), deviation, color=COLOURS[0], width=0.9 if len(deviation) < 50 else 1)
     active = int((deviation**2 > 0.01).sum())
     units.set(xlabel=f"unit, sorted: {active} of {len(deviation)} active", ylabel="standard deviation")
@@ -95,19 +92,19 @@ def scatter(z: np.ndarray, y: np.ndarray, classes: tuple[str, ...], labels: tupl
 
     figure = canvas(title, 7.0, 6.0)
     axis = figure.subplots()
-    colours = [COLOURS[label % 10] for label in y]
+    colours = [colour(number) for number in y.tolist()]
     shuffled = np.random.default_rng(0).permutation(len(z))  # so that no class covers the others
     size = max(4, min(30, 20_000 / len(z)))
     axis.scatter(z[shuffled, 0], z[shuffled, 1], s=size, c=[colours[i] for i in shuffled], linewidths=0, alpha=0.75)
-    if 1 <= len(classes) <= 20:
-        n = len(classes)
-        palette = ListedColormap([COLOURS[label % 10] for label in range(n)])
+    n = len(classes)
+    if 1 <= n <= 20:
+        palette = ListedColormap([colour(number) for number in range(n)])
         bar = figure.colorbar(ScalarMappable(BoundaryNorm(np.arange(n + 1) - 0.5, n), palette), ax=axis, label="class")
-        bar.set_ticks(range(n), labels=[name[:20] for name in classes])
-        for label in np.unique(y):  # colours alone do not tell ten classes apart
-            middle = np.median(z[y == label], axis=0)
-            box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": COLOURS[label % 10], "alpha": 0.85}
-            axis.text(middle[0], middle[1], classes[label][:10], ha="center", va="center", weight="bold", bbox=box)
+        bar.set_ticks(range(n), labels=[label(classes, number) for number in range(n)])
+    for number in np.unique(y[y >= 0]).tolist() if n <= 100 else ():  # colours alone do not tell the classes apart
+        middle = np.median(z[y == number], axis=0)
+        box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": colour(number), "alpha": 0.85}
+        axis.text(middle[0], middle[1], label(classes, number), ha="center", va="center", weight="bold", bbox=box)
     axis.set(xlabel=labels[0], ylabel=labels[1])
     axis.set_aspect("equal", adjustable="datalim")
     return figure

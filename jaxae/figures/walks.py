@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxae.data import Dataset
 from jaxae.experiment import Model
-from jaxae.figures.base import GAP, canvas, encoded, pictures, show, ten, tile, unit
+from jaxae.figures.base import GAP, canvas, encoded, lengths_of, pictures, show, ten, tile, unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +22,7 @@ def manifold(model: Model, title: str, n: int = 15) -> "Figure":
     grid = np.stack(np.meshgrid(quantiles, quantiles[::-1]), axis=-1).reshape(-1, 2)
     figure = canvas(f"{title}: decoded plane of codes", 7.0, 7.0)
     axis = figure.subplots()
-    show(axis, tile(np.asarray(model.decode(grid)), n))
+    show(axis, tile(pictures(np.asarray(model.decode(grid))), n))
     height, width = (size + 2 * GAP for size in model.shape[:2])
     ticks = range(0, n, 2)
     labels = [f"{quantiles[i]:.1f}" for i in ticks]
@@ -35,7 +35,7 @@ def manifold(model: Model, title: str, n: int = 15) -> "Figure":
 def samples(model: Model, title: str, n: int = 10) -> "Figure":
     """n x n images decoded from codes of the prior."""
     figure = canvas(f"{title}: samples from the prior", 6.0, 6.3)
-    show(figure.subplots(), tile(np.asarray(model.sample(jax.random.key(0), n * n)), n))
+    show(figure.subplots(), tile(pictures(np.asarray(model.sample(jax.random.key(0), n * n))), n))
     return figure
 
 
@@ -49,7 +49,9 @@ def interpolation(model: Model, data: Dataset, title: str, steps: int = 10) -> "
     line = (1 - t) * z[:, :1] + t * z[:, 1:]
     decoded = np.asarray(model.decode(line.reshape(-1, *model.code))).reshape(half, steps, *model.shape)
     x = unit(data.test.x[pairs])
-    rows = pictures(np.concatenate([x[:, :1], decoded, x[:, 1:]], 1).reshape(-1, *model.shape))
+    lengths = lengths_of(data, pairs)
+    ends = None if lengths is None else np.repeat(lengths.max(1), steps + 2)
+    rows = pictures(np.concatenate([x[:, :1], decoded, x[:, 1:]], 1).reshape(-1, *model.shape), ends)
     figure = canvas(f"{title}: from one test example to another, in equal steps of the code", 9.0, 0.6 + 0.75 * half)
     axis = figure.subplots()
     show(axis, tile(rows, steps + 2))

@@ -35,7 +35,7 @@ function charts(into, list, colours) {
     const x = (epoch) => LEFT + ((WIDTH - LEFT - RIGHT) * (last === first ? 0.5 : (epoch - first) / (last - first)));
     const y = (value) => TOP + ((HEIGHT - TOP - BOTTOM) * (high - value)) / (high - low);
 
-    const root = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, tabindex: 0, role: "img" }, box);
+    const root = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, tabindex: 0, role: "application" }, box);
     root.setAttribute("aria-label", `${chart.title} over epochs. Left and right arrow keys read values.`);
     for (const value of ticks(low, high)) {
       svg("line", { x1: LEFT, x2: WIDTH - RIGHT, y1: y(value), y2: y(value), stroke: "#e6e9ee" }, root);

@@ -127,10 +127,13 @@ async function wall(data, colours) {
   // The nearest code, if one is nearer than `reach` (a part of the plane): its original beside what it decodes to.
   function choose(reach) {
     let best = reach ** 2;
+    chosen = -1;
     data.codes.x.forEach((_, number) => {
       const [u, v] = part(number), distance = (u - place[0]) ** 2 + (v - place[1]) ** 2;
       if (distance < best) [best, chosen] = [distance, number];
     });
+    byId("pair").hidden = chosen < 0;
+    draw();
     if (chosen < 0) return;
     for (const [name, sheet] of [["original", originals], ["decoded", decoded]]) {
       sum.fill(0);
@@ -139,8 +142,6 @@ async function wall(data, colours) {
     }
     const kind = data.classes[data.codes.class[chosen]];
     byId("chosen").textContent = `test example ${data.codes.numbers[chosen]}${kind === undefined ? "" : `, class ${kind}`}`;
-    byId("pair").hidden = false;
-    draw();
   }
 
   function move(to) {
@@ -155,7 +156,7 @@ async function wall(data, colours) {
 
   const [grid, originals, decoded] = await Promise.all([data.grid, data.codes.originals, data.codes.decoded].map(open));
   const sliders = await Promise.all(data.sliders.map(async ({ label, sheet }, number) => {
-    const row = byId("sliders").appendChild(document.createElement("div"));
+    const row = byId(number < 8 ? "sliders" : "more").appendChild(document.createElement("div"));
     row.className = "slider";
     const name = row.appendChild(document.createElement("label")), input = row.appendChild(document.createElement("input"));
     const output = row.appendChild(document.createElement("output"));
@@ -170,7 +171,7 @@ async function wall(data, colours) {
     return { input, sheet: await open(sheet) };
   }));
 
-  data.classes.slice(0, 20).forEach((name, number) => {
+  data.classes.slice(0, 100).forEach((name, number) => {
     const item = byId("legend").appendChild(document.createElement("span"));
     const chip = item.appendChild(document.createElementNS("http://www.w3.org/2000/svg", "svg"));
     chip.setAttribute("viewBox", "0 0 2 2");
