@@ -28,6 +28,8 @@ class Config(run.Config):
     """Widths of the encoder; the decoder mirrors them."""
     latent: int = 32
     """Size of the code."""
+    eps: float = 1e-8
+    """Adadelta's constant: that of `deep`."""
     greedy: int = 20
     """Epochs for each layer's own autoencoder (its error is the loss in training); the rest is for fine-tuning."""
 
@@ -42,10 +44,13 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     loss = autoencoder.loss(model, "bce")
     ends = [first_step(n * config.greedy, info.train, config.batch_size) for n in range(len(model.widths) + 1)]
     layers = [
-        (ends[n + 1] - ends[n], descend(stacked.greedy(model, n), simple.adadelta(config.lr), stacked.groups(n)))
+        (
+            ends[n + 1] - ends[n],
+            descend(stacked.greedy(model, n), simple.adadelta(config.lr, config.eps), stacked.groups(n)),
+        )
         for n in range(len(model.widths))
     ]
-    fine = descend(loss, simple.adadelta(config.lr))
+    fine = descend(loss, simple.adadelta(config.lr, config.eps))
     return run.Experiment(model, phases(*layers, (0, fine)), loss, unit="nats per pixel")
 
 
