@@ -102,7 +102,8 @@ def training(strips: list[Path], data: Dataset, title: str, rows: int = 10) -> "
         with Image.open(strips[place]) as picture:
             pixels = np.asarray(picture)
         lines[f"step {int(strips[place].stem):,}"] = pixels.reshape(*pixels.shape[:2], -1)
-    figure = canvas(f"{title}: reconstructions while training", 8.0, 0.5 + 0.8 * len(lines))
+    height, width = lines["original"].shape[:2]
+    figure = canvas(f"{title}: reconstructions while training", 8.0, 0.5 + (0.1 + 7.0 * height / width) * len(lines))
     for axis, (name, pixels) in zip(figure.subplots(len(lines), 1), lines.items(), strict=True):
         show(axis, pixels)
         axis.set_ylabel(name, rotation=0, ha="right", va="center")

@@ -52,9 +52,11 @@ def interpolation(model: Model, data: Dataset, title: str, steps: int = 10) -> "
     lengths = lengths_of(data, pairs)
     ends = None if lengths is None else np.repeat(lengths.max(1), steps + 2)
     rows = pictures(np.concatenate([x[:, :1], decoded, x[:, 1:]], 1).reshape(-1, *model.shape), ends)
-    figure = canvas(f"{title}: from one test example to another, in equal steps of the code", 9.0, 0.6 + 0.75 * half)
+    sheet = tile(rows, steps + 2)
+    name = f"{title}: from one test example to another, in equal steps of the code"
+    figure = canvas(name, 9.0, 0.8 + 8.6 * len(sheet) / sheet.shape[1])
     axis = figure.subplots()
-    show(axis, tile(rows, steps + 2))
+    show(axis, sheet)
     _columns(axis, rows.shape[2], ["original", *(f"{part:.0%}" for part in t.ravel()), "original"])
     return figure
 
@@ -70,9 +72,11 @@ def traversal(model: Model, data: Dataset, title: str, most: int = 10, steps: in
     for row, number in enumerate(units):
         moved[row, :, number] = mean[number] + offsets * deviation[number]
     decoded = pictures(np.asarray(model.decode(moved.reshape(-1, *model.code))))
-    figure = canvas(f"{title}: one unit of a code moves, the others stay", 8.0, 1.0 + 0.75 * len(units))
+    sheet = tile(decoded, steps)
+    name = f"{title}: one unit of a code moves, the others stay"
+    figure = canvas(name, 8.0, 1.0 + 7.2 * len(sheet) / sheet.shape[1])
     axis = figure.subplots()
-    show(axis, tile(decoded, steps))
+    show(axis, sheet)
     _columns(axis, decoded.shape[2], [f"{offset:+.1f}" for offset in offsets])
     height = decoded.shape[1] + 2 * GAP
     axis.set_yticks([(row + 0.5) * height for row in range(len(units))], [f"unit {number + 1}" for number in units])
