@@ -53,7 +53,6 @@ def write(workdir: Path, title: str, model: Model, data: Dataset, result: dict[s
         about=about,
         cards=_cards(result, model.experiment.unit),
         result=flat(result),
-        reached=result["reached"],
         command=saved["command"],
         run=flat({**saved, "command": ""}),
         pictures=[

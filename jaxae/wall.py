@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxae.data import Dataset
 from jaxae.experiment import Model
-from jaxae.figures.base import address, bitmap, encoded, lengths_of, pictures, tile, unit
+from jaxae.figures.base import address, bitmap, encoded, lengths_of, pictures, spread, tile, unit
 from jaxae.figures.plane import principal
 
 SIZES = (48, 40, 32, 24, 16, 12, 8, 5, 3)  # places of the grid to either side: the most that the budget has room for
@@ -32,7 +32,8 @@ def wall(model: Model, data: Dataset) -> dict[str, Any] | None:
     fastest; in a slider's sheet it is followed by the second, then by its offset. There 128 is no change, and 1 and 255
     are changes by -1 and 1.
     """
-    every = encoded(model, data, np.arange(min(len(data.test.x), 10_000)))
+    numbers = spread(len(data.test.x), 10_000)
+    every = encoded(model, data, numbers)
     z = every.reshape(len(every), -1).astype(np.float64)
     if z.shape[1] < 2 or not np.ptp(z, axis=0).any():
         return None
@@ -56,9 +57,10 @@ def wall(model: Model, data: Dataset) -> dict[str, Any] | None:
     likely = [size for size in SIZES if len(coarsest) * (size / SIZES[-1]) ** 2 < 2 * BUDGET]  # large pictures are slow
     sheets = ((size, sheet(decode(_grid(low, high, size)))) for size in likely)
     n, grid = next(((size, text) for size, text in sheets if len(text) < BUDGET), (SIZES[-1], coarsest))
-    inside = np.all((plane >= low) & (plane <= high), axis=1)
-    shown = _examples(model, data, np.flatnonzero(inside[:MOST]))
-    places = np.round(plane[shown["numbers"]], 5)
+    inside = np.flatnonzero(np.all((plane >= low) & (plane <= high), axis=1))
+    inside = inside[spread(len(inside), MOST)]
+    kept, shown = _examples(model, data, numbers[inside])
+    places = np.round(plane[inside[kept]], 5)
     return {
         "size": list(small(pictures(unit(data.test.x[:1]))).shape[1:3]),
         "columns": COLUMNS,
@@ -105,18 +107,18 @@ def _grid(low: np.ndarray, high: np.ndarray, n: int) -> np.ndarray:
     return np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
 
 
-def _examples(model: Model, data: Dataset, numbers: np.ndarray) -> dict[str, Any]:
-    """As many of these test examples as the budget has room for, with what is decoded."""
+def _examples(model: Model, data: Dataset, numbers: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+    """As many of these test examples as the budget has room for: their places among them, and what is decoded."""
     lengths = lengths_of(data, numbers)
     before = small(pictures(unit(data.test.x[numbers]), lengths))
     after = small(pictures(np.asarray(model.decode(encoded(model, data, numbers, seen=True))), lengths))
     each = (len(sheet(before[:COLUMNS])) + len(sheet(after[:COLUMNS]))) / min(len(numbers), COLUMNS)
-    count = max(1, min(len(numbers), int(BUDGET / each)))
-    return {
-        "numbers": numbers[:count].tolist(),
-        "class": data.test.y[numbers[:count]].tolist(),
-        "originals": sheet(before[:count]),
-        "decoded": sheet(after[:count]),
+    kept = spread(len(numbers), max(1, int(BUDGET / each)))
+    return kept, {
+        "numbers": numbers[kept].tolist(),
+        "class": data.test.y[numbers[kept]].tolist(),
+        "originals": sheet(before[kept]),
+        "decoded": sheet(after[kept]),
     }
 
 

@@ -18,10 +18,14 @@ COLOURS = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e
 GAP = 1  # pixels around each image of a grid
 
 
+def spread(count: int, most: int) -> np.ndarray:
+    """Up to `most` places all over `count`: data may be in the order of its classes."""
+    return np.linspace(0, count - 1, min(most, count)).astype(int)
+
+
 def ten(data: Dataset) -> np.ndarray:
     """Ten places all over the test split."""
-    count = len(data.test.x)
-    return np.linspace(0, count - 1, min(10, count)).astype(int)
+    return spread(len(data.test.x), 10)
 
 
 def tile(images: np.ndarray, columns: int, gap: int = GAP) -> np.ndarray:

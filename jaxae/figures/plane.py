@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxae.data import Dataset
 from jaxae.experiment import Model
-from jaxae.figures.base import COLOURS, canvas, colour, encoded, label, pictures, show, ten, unit
+from jaxae.figures.base import COLOURS, canvas, colour, encoded, label, pictures, show, spread, ten, unit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,9 +80,10 @@ def activity(model: Model, data: Dataset, title: str) -> "Figure":
 
 
 def codes_of(model: Model, data: Dataset, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Codes of the first test examples, each as one row, and their classes."""
-    z = encoded(model, data, np.arange(min(most, len(data.test.x))))
-    return z.reshape(len(z), -1), data.test.y[:most]
+    """Codes of test examples from all over the split, each as one row, and their classes."""
+    chosen = spread(len(data.test.x), most)
+    z = encoded(model, data, chosen)
+    return z.reshape(len(z), -1), data.test.y[chosen]
 
 
 def scatter(z: np.ndarray, y: np.ndarray, classes: tuple[str, ...], labels: tuple[str, str], title: str) -> "Figure":

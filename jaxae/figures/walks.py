@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxae.data import Dataset
 from jaxae.experiment import Model
-from jaxae.figures.base import GAP, canvas, encoded, lengths_of, pictures, show, ten, tile, unit
+from jaxae.figures.base import GAP, canvas, encoded, lengths_of, pictures, show, spread, ten, tile, unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,7 +63,7 @@ def interpolation(model: Model, data: Dataset, title: str, steps: int = 10) -> "
 
 def traversal(model: Model, data: Dataset, title: str, most: int = 10, steps: int = 9) -> "Figure":
     """The code of a test example, decoded while one unit moves; the units that vary most over the test examples."""
-    z = encoded(model, data, np.arange(min(len(data.test.x), 2000)))
+    z = encoded(model, data, spread(len(data.test.x), 2000))
     flat = z.reshape(len(z), -1)
     mean, deviation = flat.mean(0), flat.std(0)
     units = np.argsort(-deviation, kind="stable")[:most]
