@@ -77,7 +77,8 @@ def evaluate(loss: Loss, shape: tuple[int, ...], batch_size: int, share: Share) 
             number = share(i * batch_size + jnp.arange(batch_size))
             weight = (number < n).astype(jnp.float32)
             batch = gather(data, jnp.minimum(number, n - 1), number, weight, shape)
-            return loss(state.params, state.extra, batch, key)[1][1]
+            again = jax.random.clone(key)  # one key for all batches: noise belongs to the numbers of the examples
+            return loss(state.params, state.extra, batch, again)[1][1]
 
         def body(i: jax.Array, total: Metrics) -> Metrics:
             part = jnp.minimum(batch_size, n - i * batch_size) / n

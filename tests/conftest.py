@@ -60,3 +60,10 @@ def blind(monkeypatch):
     """Runs in this process draw nothing at their end: for tests of what they compute."""
     monkeypatch.setattr("jaxae.figures.draw", lambda *args: [])
     monkeypatch.setattr("jaxae.report.write", lambda *args: None)
+
+
+@pytest.fixture
+def flax_scans():
+    """Flax makes the parameters of a recurrent cell within the scan over time, from one key at every step."""
+    with jax.debug_key_reuse(False):
+        yield

@@ -255,6 +255,7 @@ def test_padding_that_would_not_fit_into_memory(tmp_path):
 SMALL = experiment.Config(epochs=1, batch_size=8, latent=4, hidden=5)
 
 
+@pytest.mark.usefixtures("flax_scans")
 def test_encode_with_lengths_is_that_of_the_sequence_alone(tmp_path):
     path = save(tmp_path, *MANY)
     config = dataclasses.replace(SMALL, data=str(path), workdir=str(tmp_path / "run"))
