@@ -268,12 +268,16 @@ class Twice(nn.Module):
 
 
 def test_dropout_is_a_function_of_the_example_and_of_the_layer():
-    x, keys = jnp.ones((4, 50)), jax.random.split(new_key(), 4)
-    first, second = Twice().apply({}, x, keys)
+    x = jnp.ones((4, 50))
+
+    def keys():
+        return jax.random.split(new_key(), 4)
+
+    first, second = Twice().apply({}, x, keys())
     assert np.any(first != second)
     assert np.any(first[0] != first[1])
-    assert equal(Twice().apply({}, x[::-1], keys[::-1]), [first[::-1], second[::-1]])
-    assert equal(Twice().apply({}, x[2:3], keys[2:3]), [first[2:3], second[2:3]])
+    assert equal(Twice().apply({}, x[::-1], keys()[::-1]), [first[::-1], second[::-1]])
+    assert equal(Twice().apply({}, x[2:3], keys()[2:3]), [first[2:3], second[2:3]])
     assert equal(Twice().apply({}, x, None), [x, x])
 
 
