@@ -89,6 +89,7 @@ def test_pictures_while_training(few, tmp_path):
     assert [path.name for path in sorted((workdir / "figures" / "training").iterdir())] == [
         "0000002.png",
         "0000004.png",
+        "0000005.png",  # the end of the first epoch, and the last
     ]
     assert (workdir / "figures" / "training.png").exists()
 
