@@ -40,7 +40,7 @@ def torture(command: list[str], kills: int, chance: random.Random, folder: Path)
     while done < kills:
         rounds += 1
         workdir, caught = folder / str(rounds), 0
-        while not (workdir / "result.json").exists():
+        while not (workdir / "report.html").exists():
             process = start(command, workdir)
             try:
                 # Moments far enough apart that it gets on, some of them after its end.

@@ -1,6 +1,7 @@
 """Trains an experiment on several devices; prints the largest relative differences as JSON.
 
-Arguments: its module; `all` modes on 1, 2, 4 and 8 devices, one seed and four, or a `fast` one of them; fields as JSON.
+Arguments: its module; `all` modes on 1, 2, 4 and 8 devices, `some` of them, or a `fast` one; fields as JSON. One seed,
+and four unless it is to be fast.
 Run in its own process, since the number of virtual devices is fixed when JAX starts.
 """
 
@@ -21,7 +22,7 @@ import optax
 from jaxae import data, log, loop, parallel
 
 MODES = [("auto", 1), *[(mode, n) for mode in ("pmap", "jit") for n in (1, 2, 4, 8)]]
-FAST = [("pmap", 4)]
+CHOSEN = {"all": MODES[1:], "some": [("pmap", 2), ("pmap", 8), ("jit", 1), ("jit", 4)], "fast": [("pmap", 4)]}
 
 
 def fit(name, mode, devices, seeds, fields):
@@ -55,12 +56,12 @@ def plain_descent():
         setattr(optax, name, lambda *_, **__: optax.sgd(1e-3))
 
 
-def table(name, fast, fields):
+def table(name, chosen, fields):
     """Rows of (mode, devices, seeds, difference of parameters, of metrics)."""
     rows = []
-    for seeds in (1,) if fast else (1, 4):
+    for seeds in (1,) if chosen == "fast" else (1, 4):
         state, metrics = fit(name, *MODES[0], seeds, fields)
-        for mode, devices in FAST if fast else MODES[1:]:
+        for mode, devices in CHOSEN[chosen]:
             other, measured = fit(name, mode, devices, seeds, fields)
             change = difference((other.params, other.extra), (state.params, state.extra))
             rows.append([mode, devices, seeds, change, difference(measured, metrics)])
@@ -70,4 +71,4 @@ def table(name, fast, fields):
 if __name__ == "__main__":
     if sys.argv[1] != "toy":
         plain_descent()
-    print(json.dumps(table(sys.argv[1], sys.argv[2] == "fast", json.loads(sys.argv[3]))))
+    print(json.dumps(table(*sys.argv[1:3], json.loads(sys.argv[3]))))

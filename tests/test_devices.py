@@ -27,8 +27,8 @@ def agree(name, modes, rows, **fields):
 
 
 def test_any_number_of_devices_one_result():
-    """1, 2, 4, 8 devices, pmap and jit, one seed and four: parameters and metrics agree to float rounding."""
-    agree("toy", "all", 16)
+    """Up to 8 devices, pmap and jit, one seed and four: parameters and metrics agree to float rounding."""
+    agree("toy", "some", 8)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -47,6 +47,6 @@ def test_dropout_on_several_devices():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["toy", *NAMES])
 def test_every_experiment_in_every_mode(name):
     agree(name, "all", 16, **PHASES.get(name, {}))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import itertools
 import json
 import random
 import shutil
@@ -98,7 +99,26 @@ def test_torture_sees_a_difference(tmp_path, monkeypatch, capsys):
     torture = script("torture")
     assert not torture.torture(command, 2, random.Random(1), tmp_path / "a")
     assert "0 of them different" in capsys.readouterr().out
-    seen = iter(range(100))
+
+    class Process:
+        """Is killed once, and done when it is asked again."""
+
+        asked = itertools.count()
+
+        def __init__(self, command, workdir):
+            self.workdir = workdir
+
+        def wait(self, seconds=None):
+            if seconds is not None and next(self.asked) == 0:
+                raise subprocess.TimeoutExpired("", seconds)
+            self.workdir.mkdir(exist_ok=True)
+            (self.workdir / "report.html").touch()
+
+        def kill(self):
+            pass
+
+    seen = itertools.count()
+    monkeypatch.setattr(torture, "start", Process)
     monkeypatch.setattr(torture, "outcome", lambda path: next(seen))
-    assert torture.torture(command, 1, random.Random(1), tmp_path / "b")
-    assert "DIFFERENT" in capsys.readouterr().out
+    assert torture.torture(command, 1, random.Random(1), tmp_path)
+    assert "1 kills, DIFFERENT" in capsys.readouterr().out
