@@ -1,5 +1,6 @@
 """Strict: an implicit broadcast raises, warnings are errors, 64-bit is off."""
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -34,6 +35,15 @@ def mnist():
     if not MNIST.is_dir():
         pytest.skip(f"no MNIST in {MNIST}: set JAXAE_DATA to the folder that holds mnist/")
     return MNIST
+
+
+def script(name):
+    """A module of `scripts/`."""
+    path = Path(__file__).parents[1] / "scripts" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def batch(x, weight=None, mask=None):

@@ -1,7 +1,6 @@
 """What the README promises of stopped, repeated and simultaneous runs, by the scripts that show it."""
 
 import dataclasses
-import importlib.util
 import itertools
 import json
 import random
@@ -13,19 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from conftest import script
 from experiments import dense
 from jaxae import directory, run
 from jaxae.errors import InputError
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 SMALL = dense.Config(epochs=2, batch_size=100, hidden=(16,), latent=2)
-
-
-def script(name):
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

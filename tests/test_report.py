@@ -1,6 +1,5 @@
 """The page of a run and of several, opened in Chromium as a reader would."""
 
-import importlib.util
 import io
 import json
 import os
@@ -18,6 +17,7 @@ import pytest
 from PIL import Image
 
 import jaxae
+from conftest import script
 from experiments import dense, vae
 from jaxae import config, data, figures, log, report, run
 from jaxae.errors import InputError
@@ -25,18 +25,10 @@ from jaxae.experiment import Experiment, Model
 from jaxae.step import Transition
 from jaxae.wall import sheet, small
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
 HOSTILE = "</script><script>document.title = 'taken'</script>'\"&<img src=x onerror=\"document.title = 'taken'\">"
-
-
-def script(name):
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
