@@ -71,15 +71,16 @@ class Checkpoints:
         return None
 
     def recorded(self) -> dict[str, str]:
-        """SHA-256 of every leaf of the newest checkpoint, as it was saved, and its step; empty where there is none."""
+        """What `recorded` gives."""
         step = self._manager.latest_step()
-        if step is None:
-            return {}
-        meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-        return {**meta["sha256"], "step": str(step)}
+        return {} if step is None else {**self._meta(step)["sha256"], "step": str(step)}
+
+    def _meta(self, step: int) -> dict[str, Any]:
+        meta: dict[str, Any] = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        return meta
 
     def _restore(self, step: int, abstract: Items) -> tuple[Items, dict[str, Any]]:
-        meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        meta = self._meta(step)
         seal = meta.pop("seal")
         if seal != _seal(meta):
             raise ValueError("meta does not match its SHA-256")
@@ -102,6 +103,12 @@ class Checkpoints:
         if wrong := [path for path, value in digests(items).items() if meta["sha256"].get(path) != value]:
             raise ValueError(f"{wrong[0]} does not match its SHA-256")
         return items, meta["meta"]
+
+
+def recorded(directory: Path) -> dict[str, str]:
+    """SHA-256 of every leaf of the newest checkpoint, as it was saved, and its step; empty where there is none."""
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        return checkpoints.recorded()
 
 
 def leaves(items: Items) -> dict[str, str]:

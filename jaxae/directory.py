@@ -119,9 +119,14 @@ def describe(config: Config, name: str, dataset: Dataset) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that the file is old or new, never half."""
+    """`write` a JSON value."""
+    write(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write(path: Path, text: str) -> None:
+    """Write so that the file is old or new, never half."""
     partial = path.with_name(path.name + ".tmp")
-    partial.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+    partial.write_text(text, encoding="utf-8")
     partial.replace(path)
 
 

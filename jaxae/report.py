@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jaxae import log
+from jaxae import directory, log
 from jaxae.data import Dataset
 from jaxae.experiment import Model, layers
 from jaxae.figures.base import COLOURS, address
-from jaxae.figures.metrics import order, unit_of
+from jaxae.figures.metrics import order, series, unit_of
 from jaxae.results import reached
 from jaxae.wall import wall
 
@@ -62,9 +62,7 @@ def write(workdir: Path, title: str, model: Model, data: Dataset, result: dict[s
         layers=layers(model.experiment.model, model.shape),
         data={"charts": charts({"": (lines, model.experiment.unit)}), "wall": wall(model, data), "colours": COLOURS},
     )
-    partial = workdir / "report.html.tmp"
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(workdir / "report.html")
+    directory.write(workdir / "report.html", page)
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
@@ -104,24 +102,23 @@ def charts(runs: dict[str, tuple[list[log.Record], str]]) -> list[dict[str, Any]
     """
     found = []
     for name in order([line for lines, _ in runs.values() for line in lines]):
-        series = []
+        curves = []
         for number, (label, (lines, _)) in enumerate(runs.items()):
             for k, split in enumerate(("train", "test")):
-                part = [line for line in lines if line["split"] == split and name in line]
-                if part:
-                    std = [line[f"{name}_std"] for line in part] if f"{name}_std" in part[0] else None
-                    series.append(
+                epochs, mean, std = series(lines, name, split)
+                if epochs:
+                    curves.append(
                         {
                             "label": f"{label} {split}".strip(),
                             "colour": number if len(runs) > 1 else k,
                             "dashed": split == "train",
-                            "epochs": [line["epoch"] for line in part],
-                            "mean": [log.scalar(line, name) for line in part],
+                            "epochs": epochs,
+                            "mean": mean,
                             "std": std,
                         }
                     )
         unit = " or ".join(dict.fromkeys(unit_of(name, loss) for _, loss in runs.values()))
-        found.append({"title": name, "unit": unit, "series": series})
+        found.append({"title": name, "unit": unit, "series": curves})
     return found
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxae import data, directory, run
-from jaxae.checkpoint import Checkpoints
+from jaxae.checkpoint import recorded
 from jaxae.errors import InputError
 
 
@@ -45,7 +45,7 @@ def repeat(path: Path, workdir: Path) -> tuple[list[str], list[str]]:
     different = []
     if (path / "metrics.jsonl").read_bytes() != (again / "metrics.jsonl").read_bytes():
         different.append("metrics.jsonl")
-    if digests(path) != digests(again):
+    if recorded(path / "checkpoints") != recorded(again / "checkpoints"):
         different.append("the last checkpoint")
     return different, facts
 
@@ -58,12 +58,6 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         for name in {**old[part], **new[part]}
         if old[part].get(name) != new[part].get(name)
     ]
-
-
-def digests(path: Path) -> dict[str, str]:
-    """SHA-256 of every array of the newest checkpoint."""
-    with Checkpoints(path / "checkpoints", read_only=True) as checkpoints:
-        return checkpoints.recorded()
 
 
 if __name__ == "__main__":

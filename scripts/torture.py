@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from jaxae.checkpoint import Checkpoints
+from jaxae.checkpoint import recorded
 
 EXPERIMENT = ["experiments.vae", "--epochs", "12", "--batch-size", "128", "--hidden", "16"]
 
@@ -69,8 +69,7 @@ def start(command: list[str], workdir: Path) -> "subprocess.Popen[bytes]":
 
 def outcome(workdir: Path) -> tuple[dict[str, str], bytes]:
     """SHA-256 of every array of the newest checkpoint, and the metrics."""
-    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
-        return checkpoints.recorded(), (workdir / "metrics.jsonl").read_bytes()
+    return recorded(workdir / "checkpoints"), (workdir / "metrics.jsonl").read_bytes()
 
 
 if __name__ == "__main__":

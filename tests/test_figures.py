@@ -130,7 +130,7 @@ def test_codes_without_any_spread_have_no_plane(tmp_path):
 
 
 def test_latent_plane_shows_every_code_in_the_colour_of_its_class():
-    figure = figures.latent(model(), DATA, "title")
+    figure = figures.latent(*figures.codes_of(model(), DATA, 10_000), DATA.classes, "title")
     points = figure.axes[0].collections[0]
     z, colours = np.asarray(model().encode(DATA.test.x)), [to_rgb(colour) for colour in figures.COLOURS]
     shown = {
@@ -144,7 +144,7 @@ def test_latent_plane_shows_every_code_in_the_colour_of_its_class():
 
 
 def test_more_dimensions_are_shown_on_their_principal_plane():
-    axis = figures.latent(model(codes=4), DATA, "title").axes[0]
+    axis = figures.latent(*figures.codes_of(model(codes=4), DATA, 10_000), DATA.classes, "title").axes[0]
     z = np.asarray(model(codes=4).encode(DATA.test.x), np.float64)
     values = np.linalg.eigvalsh(np.cov(z.T))[::-1]
     shown = np.asarray(axis.collections[0].get_offsets())
@@ -243,7 +243,7 @@ def test_errors_of_sequences_end_with_them():
 
 
 def test_activity_counts_values_and_active_units():
-    figure = figures.activity(model(), DATA, "title")
+    figure = figures.activity(figures.codes_of(model(), DATA, 10_000)[0], "title")
     values, units = figure.axes
     z = DATA.test.x.reshape(-1, 4)[:, :2] / 255
     assert sum(bar.get_height() for bar in values.patches) == z.size

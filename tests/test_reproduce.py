@@ -1,6 +1,5 @@
 """The table of what the experiments reach, from made-up runs."""
 
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -9,18 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from conftest import script
 from experiments import deep, sequence, stacked, vae
 from jaxae import config, log
-
-SCRIPT = Path(__file__).parents[1] / "scripts" / "reproduce.py"
 
 
 @pytest.fixture(scope="module")
 def reproduce():
-    spec = importlib.util.spec_from_file_location("reproduce", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("reproduce")
 
 
 def write(run, settings, result, pictures, lines=()):

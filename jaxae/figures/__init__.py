@@ -17,6 +17,7 @@ from jaxae.figures.walks import interpolation, manifold, samples, traversal
 __all__ = [
     "activity",
     "codes",
+    "codes_of",
     "curves",
     "draw",
     "extremes",
@@ -49,10 +50,11 @@ def draw(folder: Path, model: Model, data: Dataset, lines: list[log.Record], tit
         figures["training"] = training(strips, data, title)
     if len(model.code) == 3:
         figures["codes"] = codes(model, data, title)
-    figures["activity"] = activity(model, data, title)
-    if np.ptp(codes_of(model, data, 10_000)[0], axis=0).any():
+    z, y = codes_of(model, data, 10_000)
+    figures["activity"] = activity(z, title)
+    if np.ptp(z, axis=0).any():
         if prod(model.code) > 1:
-            figures["latent"] = latent(model, data, title)
+            figures["latent"] = latent(z, y, data.classes, title)
         if prod(model.code) > 2 and len(data.test.x) > 100:
             figures["tsne"] = tsne(model, data, title)
     figures["interpolation"] = interpolation(model, data, title)

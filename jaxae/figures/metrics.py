@@ -30,6 +30,17 @@ def order(lines: list[log.Record]) -> list[str]:
     return sorted({name for line in lines for name in log.names(line)}, key=lambda name: (name != "loss", name))
 
 
+def series(lines: list[log.Record], name: str, split: str) -> tuple[list[int], list[float], list[float] | None]:
+    """Epochs, a metric of this split (its mean over seeds), and its deviation where there are several."""
+    part = [line for line in lines if line["split"] == split and name in line]
+    several = bool(part) and f"{name}_std" in part[0]
+    return (
+        [line["epoch"] for line in part],
+        [log.scalar(line, name) for line in part],
+        [line[f"{name}_std"] for line in part] if several else None,
+    )
+
+
 def loss(lines: list[log.Record], unit: str, title: str) -> "Figure":
     """Every metric over epochs, train and test; with several seeds the mean and a band of one standard deviation.
 
@@ -43,15 +54,13 @@ def loss(lines: list[log.Record], unit: str, title: str) -> "Figure":
         axis.set_axis_off()
     for axis, name in zip(axes, names, strict=False):
         for colour, split in zip(COLOURS, ("train", "test"), strict=False):
-            part = [line for line in lines if line["split"] == split and name in line]
-            if not part:
+            epochs, values, std = series(lines, name, split)
+            if not epochs:
                 continue  # measured in training only
-            epochs = np.array([line["epoch"] for line in part])
-            mean = np.array([log.scalar(line, name) for line in part])
-            axis.plot(epochs, mean, color=colour, label=split, marker="." if len(part) < 20 else None)
-            if f"{name}_std" in part[0]:
-                std = np.array([line[f"{name}_std"] for line in part])
-                axis.fill_between(epochs, mean - std, mean + std, color=colour, alpha=0.25, linewidth=0)
+            axis.plot(epochs, values, color=colour, label=split, marker="." if len(epochs) < 20 else None)
+            if std:
+                mean, band = np.array(values), np.array(std)
+                axis.fill_between(epochs, mean - band, mean + band, color=colour, alpha=0.25, linewidth=0)
         axis.set(title=name, xlabel="epoch", ylabel=unit_of(name, unit))
         axis.grid(alpha=0.3)
         axis.xaxis.get_major_locator().set_params(integer=True)

@@ -30,16 +30,15 @@ def codes(model: Model, data: Dataset, title: str) -> "Figure":
     return figure
 
 
-def latent(model: Model, data: Dataset, title: str) -> "Figure":
-    """The codes of up to 10,000 test examples, coloured by class; more than two dimensions on their principal plane."""
-    z, y = codes_of(model, data, 10_000)
+def latent(z: np.ndarray, y: np.ndarray, classes: tuple[str, ...], title: str) -> "Figure":
+    """Codes [N, K], coloured by class [N]; more than two dimensions on their principal plane."""
     labels = ("z1", "z2")
     if z.shape[1] > 2:
         components = principal(z, 2)
         z = components.transform(z)
         share = components.explained_variance_ratio_
         labels = (f"component 1 ({share[0]:.0%} of variance)", f"component 2 ({share[1]:.0%})")
-    return scatter(z, y, data.classes, labels, f"{title}: codes of {len(z):,} test examples")
+    return scatter(z, y, classes, labels, f"{title}: codes of {len(z):,} test examples")
 
 
 def principal(z: np.ndarray, most: int) -> "PCA":
@@ -59,12 +58,11 @@ def tsne(model: Model, data: Dataset, title: str) -> "Figure":
     return scatter(plane, y, data.classes, ("t-SNE 1", "t-SNE 2"), name)
 
 
-def activity(model: Model, data: Dataset, title: str) -> "Figure":
-    """All values of the codes of up to 10,000 test examples, and how much each unit varies over them.
+def activity(z: np.ndarray, title: str) -> "Figure":
+    """All values of codes [N, K], and how much each unit varies over them.
 
     A unit counts as active when its variance is above 0.01 (Burda, Grosse & Salakhutdinov 2016, section 5.1).
     """
-    z, _ = codes_of(model, data, 10_000)
     deviation = np.sort(z.std(0))[::-1]
     figure = canvas(f"{title}: activity of the code", 9.0, 3.6)
     values, units = figure.subplots(1, 2)
