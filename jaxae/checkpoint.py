@@ -4,10 +4,15 @@ Orbax writes atomically but keeps no checksum of the array data, so a SHA-256 of
 compared when it is read: a damaged checkpoint is named and the newest whole one is used.
 """
 
+import errno
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,8 +30,11 @@ class Checkpoints:
     """The checkpoints of one run. A context manager: leaving it waits for the last save."""
 
     def __init__(self, directory: Path, read_only: bool = False) -> None:
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        for name in ("absl", "asyncio"):  # Orbax logs what it then raises, and leaves tasks of what has failed
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        self._directory = directory
         self._read_only = read_only
+        self._saving = threading.Lock()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=2, cleanup_tmp_directories=not read_only, create=not read_only, read_only=read_only
         )
@@ -36,19 +44,38 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._manager.wait_until_finished()
-        self._manager.close()
+        with self._writing():
+            self._manager.wait_until_finished()
+            self._manager.close()
 
-    def save(self, step: int, items: Items, meta: dict[str, Any]) -> None:
-        """Save in the background. meta: JSON values. A step that is already saved is left as it is."""
-        if step == self._manager.latest_step():
-            return
-        host = jax.device_get(items)
-        meta = {"meta": meta, "leaves": leaves(host), "sha256": digests(host)}
-        arrays = {name: ocp.args.StandardSave(tree) for name, tree in host.items()}
-        self._manager.save(
-            step, args=ocp.args.Composite(meta=ocp.args.JsonSave({**meta, "seal": _seal(meta)}), **arrays)
-        )
+    def save(self, step: int, items: Items, meta: dict[str, Any], wait: bool = False) -> None:
+        """Save, in the background unless it is to wait. meta: JSON values. A step already saved is left as it is.
+
+        OSError if it cannot be written, or the one before could not.
+        """
+        with self._saving, self._writing():
+            if step != self._manager.latest_step():
+                host = jax.device_get(items)
+                meta = {"step": step, "meta": meta, "leaves": leaves(host), "sha256": digests(host)}
+                arrays = {name: ocp.args.StandardSave(tree) for name, tree in host.items()}
+                self._manager.save(
+                    step, args=ocp.args.Composite(meta=ocp.args.JsonSave({**meta, "seal": _seal(meta)}), **arrays)
+                )
+            if wait:
+                self._manager.wait_until_finished()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # TensorStore says in a ValueError, and at length, what is wrong with a disk
+            said = first_line(error, 3000)
+            number = re.search(r"os_error_code='(\d+)'", said)
+            gone = "" if self._directory.exists() else os.strerror(errno.ENOENT)
+            reason = getattr(error, "strerror", None) or gone or (os.strerror(int(number[1])) if number else "")
+            if not reason:
+                raise
+            raise OSError(None, reason, str(self._directory)) from None
 
     def restore(self, abstract: Items) -> tuple[Items, dict[str, Any]] | None:
         """The newest whole checkpoint as (items, meta), or None where there is none.
@@ -82,8 +109,8 @@ class Checkpoints:
     def _restore(self, step: int, abstract: Items) -> tuple[Items, dict[str, Any]]:
         meta = self._meta(step)
         seal = meta.pop("seal")
-        if seal != _seal(meta):
-            raise ValueError("meta does not match its SHA-256")
+        if seal != _seal(meta) or meta["step"] != step:
+            raise ValueError("meta does not match its SHA-256, or its step")
         ours, there = leaves(abstract), meta["leaves"]
         if other := [path for path, kind in ours.items() if there.get(path) != kind]:
             path = other[0]
@@ -106,9 +133,15 @@ class Checkpoints:
 
 
 def recorded(directory: Path) -> dict[str, str]:
-    """SHA-256 of every leaf of the newest checkpoint, as it was saved, and its step; empty where there is none."""
-    with Checkpoints(directory, read_only=True) as checkpoints:
-        return checkpoints.recorded()
+    """SHA-256 of every leaf of the newest checkpoint, as it was saved, and its step; empty where there is none.
+
+    InputError if it is damaged.
+    """
+    try:
+        with Checkpoints(directory, read_only=True) as checkpoints:
+            return checkpoints.recorded()
+    except Exception as error:  # as in `restore`
+        raise InputError(f"{directory}: the newest checkpoint is damaged ({first_line(error)})") from None
 
 
 def leaves(items: Items) -> dict[str, str]:

@@ -39,7 +39,9 @@ class Config:
     precision: Literal["float32", "mixed"] = "float32"
     """mixed: bfloat16 operands, float32 accumulation."""
     checkpoint_every: int = 1
-    """Epochs between checkpoints."""
+    """Epochs, or steps, between checkpoints."""
+    checkpoint_unit: Literal["epochs", "steps"] = "epochs"
+    """What --checkpoint-every counts."""
     picture_every: int = 0
     """Steps between pictures of ten reconstructions while training (0: none)."""
     overwrite: bool = False
@@ -55,14 +57,26 @@ class Config:
                 raise InputError(f"{flag(field.name)}: at least one value is needed")
             least = 0 if field.name in ("seed", "picture_every") or isinstance(field.default, float) else 1
             for number in value if isinstance(value, tuple) else (value,):
-                if type(number) in (int, float) and not (math.isfinite(number) and number >= least):
-                    raise InputError(f"{flag(field.name)} {number}: must be at least {least}")
+                if type(number) is int and number >= 2**31:
+                    raise InputError(f"{flag(field.name)} {str(number)[:20]}: must be below {2**31}")
+                if type(number) in (int, float) and not least <= number < math.inf:
+                    raise InputError(f"{flag(field.name)} {str(number)[:20]}: must be at least {least}")
         if self.seed + self.seeds > 2**31:
             raise InputError(f"--seed {self.seed}: must be below {2**31 - self.seeds}")
 
 
 # These say where and how a run is done, not what it computes: a run may be continued with others.
-PLACE = ("data_dir", "manual_dir", "workdir", "parallel", "checkpoint_every", "picture_every", "overwrite", "summary")
+PLACE = (
+    "data_dir",
+    "manual_dir",
+    "workdir",
+    "parallel",
+    "checkpoint_every",
+    "checkpoint_unit",
+    "picture_every",
+    "overwrite",
+    "summary",
+)
 
 C = TypeVar("C", bound=Config)
 

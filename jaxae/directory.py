@@ -17,7 +17,7 @@ import jax
 from jaxae import config as configs
 from jaxae.config import Config
 from jaxae.data import Dataset
-from jaxae.errors import InputError
+from jaxae.errors import DAMAGED, InputError
 
 OURS = ("metrics.jsonl", "result.json", "report.html", "checkpoints", "tensorboard", "figures", "config.json")
 LOCK = ".lock"
@@ -45,7 +45,10 @@ def prepare(workdir: Path, config: Config, description: dict[str, Any]) -> None:
     """Describe the run in its directory, or see that the run in it is this one. InputError if it cannot be used."""
     file = workdir / "config.json"
     try:
-        file.with_name("config.json.tmp").unlink(missing_ok=True)  # of a run killed as it began
+        if links := [name for name in (*OURS, "checkpoints/*") for path in workdir.glob(name) if path.is_symlink()]:
+            raise InputError(f"--workdir {workdir}: {links[0]} is a link: a run writes into its own directory only")
+        for name in OURS:
+            (workdir / f"{name}.tmp").unlink(missing_ok=True)  # of a run that was killed as it wrote
         if file.exists():
             old = read(file)
             if not config.overwrite:
@@ -61,21 +64,22 @@ def prepare(workdir: Path, config: Config, description: dict[str, Any]) -> None:
 
 def read(file: Path) -> dict[str, Any]:
     """What `describe` gave. InputError if the file says anything else."""
-    if not file.exists():
+    if not file.is_file():
         raise InputError(f"{file.parent}: holds no run: there is no config.json")
     try:
         saved = json.loads(file.read_text())
-        name, fields, about = saved["experiment"], saved["config"], saved["data"]
+        name, fields, about, parts = saved["experiment"], saved["config"], saved["data"], ("versions", "device")
         if not (
             isinstance(name, str)
             and isinstance(saved["command"], str)
             and isinstance(fields, dict)
             and isinstance(about["fingerprint"], str)
+            and all(isinstance(saved[part], dict) for part in parts)
         ):
             raise TypeError("wrong types")
-        if not all(type(size) is int and size > 0 for size in (*about["shape"], about["train"])):
+        if not all(type(size) is int and 0 < size < 2**31 for size in (*about["shape"], about["train"])):
             raise TypeError("wrong shape")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except DAMAGED as error:
         raise InputError(f"{file}: describes no run ({error!r}): give another directory") from None
     return saved
 

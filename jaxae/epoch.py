@@ -38,7 +38,7 @@ def no_totals(names: Iterable[str]) -> Totals:
 
 
 def train(transition: Transition, shape: tuple[int, ...], batch_size: int, share: Share) -> Callable[..., Any]:
-    """`steps(state, totals, data, order, key, start, count)` -> (state, totals, whether the state is finite).
+    """`steps(state, totals, data, order, key, start, count)` -> (state, totals, whether both are finite).
 
     Does `count` steps, the first on the batch that starts at `order[start]`; both may change without compiling again.
     """
@@ -62,7 +62,7 @@ def train(transition: Transition, shape: tuple[int, ...], batch_size: int, share
             return new._replace(step=state.step + 1), _add(totals, metrics, state.step)
 
         state, totals = jax.lax.fori_loop(0, count, body, (state, totals))
-        return state, totals, _all_finite(state)
+        return state, totals, _all_finite((state, totals))
 
     return steps
 

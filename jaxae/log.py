@@ -4,13 +4,14 @@ import json
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from jaxae.errors import InputError
+from jaxae.errors import DAMAGED, InputError
 
 Record = dict[str, Any]  # one line of metrics.jsonl
 
@@ -43,9 +44,17 @@ def names(line: Record) -> list[str]:
     return [n for n in line if n not in ("epoch", "step", "split") and not n.endswith(("_mean", "_std"))]
 
 
+def check(line: Record) -> None:
+    """One of `DAMAGED` if a metric is not a number."""
+    for name in names(line):
+        scalar(line, name)
+        float(line.get(f"{name}_std", 0))
+
+
 def append(path: Path, line: Record) -> None:
-    """Add a line to `metrics.jsonl`."""
-    with path.open("a") as file:
+    """Add a line to `metrics.jsonl`, which must be there: one that is gone is not begun again."""
+    with path.open("r+") as file:
+        file.seek(0, os.SEEK_END)
         file.write(json.dumps(line, allow_nan=False) + "\n")
         file.flush()
         os.fsync(file.fileno())  # a checkpoint that counts on the line may follow
@@ -60,8 +69,16 @@ def truncate(path: Path, size: int) -> None:
 
 
 def read(path: Path) -> list[Record]:
-    """All lines of `metrics.jsonl`."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    """All lines of `metrics.jsonl`. InputError if one is damaged."""
+    try:
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        for line in lines:
+            if not (line["split"] in ("train", "test") and type(line["epoch"]) is type(line["step"]) is int):
+                raise TypeError("no epoch, step or split")
+            check(line)
+    except DAMAGED as error:
+        raise InputError(f"{path}: is damaged ({error!r}): put it back, or --overwrite to start again") from None
+    return lines
 
 
 class Progress:
@@ -97,11 +114,12 @@ class Progress:
             return
         step = train["step"]
         left = (time.monotonic() - self._start) / max(step - self._first, 1) * (self._steps - step)
-        print(
-            f"epoch {train['epoch']}/{self._epochs}  train loss {scalar(train, 'loss'):.4f}  "
-            f"test loss {scalar(test, 'loss'):.4f}  {rate:,.0f} images/s  {left:.0f} s left",
-            flush=True,
-        )
+        with suppress(OSError):  # nobody may be listening any more
+            print(
+                f"epoch {train['epoch']}/{self._epochs}  train loss {scalar(train, 'loss'):.4f}  "
+                f"test loss {scalar(test, 'loss'):.4f}  {rate:,.0f} images/s  {left:.0f} s left",
+                flush=True,
+            )
 
 
 class TensorBoard:

@@ -2,18 +2,19 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxae import epoch, log
+from jaxae import divergence, epoch, log
 from jaxae.checkpoint import Checkpoints, Items
 from jaxae.config import Config
 from jaxae.data import Dataset, Split
-from jaxae.errors import Diverged
+from jaxae.errors import Interrupted
 from jaxae.experiment import Experiment
 from jaxae.parallel import Plan, compile, place
 from jaxae.types import Examples, State
@@ -23,8 +24,12 @@ INIT, TRAIN, TEST = range(3)  # what a key derived from the seed is for
 NEW: dict[str, Any] = {"size": 0, "wall": 0.0, "seconds": 0.0, "images": 0}
 
 
-class Interrupted(Exception):
-    """Training was asked to stop, and has saved its last finished step."""
+Stop: TypeAlias = Callable[[Callable[[], None] | None], bool]  # as signals.Stop
+
+
+def go_on(save: Callable[[], None] | None) -> bool:  # noqa: ARG001
+    """The `stop` of a run that nobody stops."""
+    return False
 
 
 class Outcome(NamedTuple):
@@ -41,13 +46,15 @@ def fit(
     data: Dataset,
     plan: Plan,
     workdir: Path,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Stop = go_on,
     look: Callable[[State, int, log.TensorBoard], None] | None = None,
 ) -> Outcome:
     """Train from the newest checkpoint in `workdir`, or from the start, to the last epoch.
 
     Adds to metrics.jsonl, tensorboard/ and checkpoints/. Diverged when a number is not finite, Interrupted when
-    `stop()` becomes true; both leave a checkpoint from which the same call goes on as if nothing had happened.
+    `stop` says so; from what is saved the same call goes on as if nothing had happened. OSError when the disk is full
+    or the directory lost.
+    stop: asked after every dispatch, with a function that saves this moment; with None when all is saved.
     look: draws a state: every `config.picture_every` steps, after epochs 1, 2, 5, 10, 20, 50, ..., and the last.
     """
     began = time.monotonic()
@@ -56,14 +63,8 @@ def fit(
     last = epoch.first_step(config.epochs, count, size)
     train_key, test_key = (place(_keys(config, purpose), plan, several) for purpose in (TRAIN, TEST))
     train_data, test_data = (place(_examples(split), plan, False) for split in (data.train, data.test))
-    train = compile(
-        lambda share: epoch.train(experiment.transition, data.shape, size, share),
-        plan,
-        (several, several, False, several, several, False, False),
-    )
-    measure = compile(
-        lambda share: epoch.evaluate(experiment.evaluate, data.shape, size, share), plan, (several, False, several)
-    )
+    training = partial(epoch.train, experiment.transition, data.shape, size)
+    evaluation = partial(epoch.evaluate, experiment.evaluate, data.shape, size)
     metrics_file = workdir / "metrics.jsonl"
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         restored = checkpoints.restore(abstract(experiment, config, data.shape))
@@ -72,63 +73,83 @@ def fit(
         step = int(np.ravel(items["state"].step)[0])
         wall, seconds, images = meta["wall"] - began, meta["seconds"], meta["images"]
         log.truncate(metrics_file, meta["size"])
-        stop()  # from here on there is something to save, and it is asked after every dispatch
+        lines = log.read(metrics_file)
 
-        def save() -> None:
-            size = metrics_file.stat().st_size
-            meta = {"size": size, "wall": wall + time.monotonic(), "seconds": seconds, "images": images}
-            checkpoints.save(step, {"state": state, "totals": totals}, meta)
+        def order_of(now: int) -> jax.Array:
+            placed: jax.Array = place(_orders(seeds, now, count, size), plan, several)
+            return placed
+
+        # Both are compiled before the first step: until then there is nothing to save.
+        seeded = (several, several, False, several, several, False, False)
+        train = compile(training, plan, seeded, (state, totals, train_data, order_of(0), train_key, 0, 0))
+        measure = compile(evaluation, plan, (several, False, several), (state, test_data, test_key))
 
         def rate() -> float:
             return images / seconds if seconds else 0.0
 
+        def pause(due: bool) -> None:
+            """A moment at which a run may be continued: save it where that is due, and stop if asked to."""
+            meta = {
+                "size": metrics_file.stat().st_size,
+                "wall": wall + time.monotonic(),
+                "seconds": seconds,
+                "images": images,
+            }
+            save = partial(checkpoints.save, step, {"state": state, "totals": totals}, meta)
+            stopping = stop(partial(save, wait=True))
+            if due or stopping:
+                save(wait=stopping or step == last)  # before it is said that all is saved
+            if stopping:
+                raise Interrupted
+
+        def write(epoch: int, split: str, metrics: dict[str, Any]) -> None:
+            lines.append(log.record(epoch, step, split, metrics))
+            log.append(metrics_file, lines[-1])
+            board.scalars(lines[-1])
+
+        # Steps between what happens within an epoch; never, without it.
+        picture_every = config.picture_every or last
+        save_every = config.checkpoint_every if config.checkpoint_unit == "steps" else last
         with (
             log.TensorBoard(workdir / "tensorboard", step) as board,
             log.Progress(config.epochs, last, step) as progress,
         ):
-            at_once = 0  # steps in a dispatch; the first one compiles, and is not timed
-            for now in range(step * size // count, config.epochs):
+            at_once = 0  # steps in a dispatch
+            for now in range(sum(line["split"] == "test" for line in lines), config.epochs):
                 first, end = (epoch.first_step(e, count, size) for e in (now, now + 1))
-                order = place(_orders(seeds, now, count, size), plan, several)
+                order = order_of(now)
+                trained = step == end  # before it was stopped
                 while step < end:
-                    steps = min(at_once or 1, end - step)
-                    if config.picture_every:
-                        steps = min(steps, config.picture_every - step % config.picture_every)
-                    begin = step * size - now * count
+                    steps = min(at_once or 1, end - step, *(n - step % n for n in (picture_every, save_every)))
+                    args = (state, totals, train_data, order, train_key, step * size - now * count)
                     t = time.monotonic()
-                    state, totals, finite = train(state, totals, train_data, order, train_key, begin, steps)
+                    state, totals, whole = train(*args, steps)
                     host = jax.device_get(totals)  # waits: on CPU, unblocked collectives can deadlock
                     t = time.monotonic() - t
+                    if not divergence.finite(host, whole):
+                        raise divergence.explain(train, training(lambda x: x), args, size, steps, seeds)
                     step += steps
-                    check_finite(host["bad"], finite, step, seeds)
-                    if at_once:
+                    if at_once:  # the first one is slower
                         seconds, images = seconds + t, images + steps * size * config.seeds
                     at_once = _pace(at_once, t)
-                    loss = float(np.mean(host["sum"]["loss"])) / (step - first)
-                    progress.update(now + 1, step, loss, rate())
-                    often = bool(config.picture_every) and step % config.picture_every == 0
-                    chosen = step == end and (str(now + 1).rstrip("0") in ("1", "2", "5") or step == last)
-                    if look and (often or chosen):
+                    progress.update(now + 1, step, float(np.mean(host["sum"]["loss"])) / (step - first), rate())
+                    chosen = step == end and str(now + 1).rstrip("0") in ("1", "2", "5")
+                    if look and (chosen or step % picture_every == 0 or step == last):
                         look(jax.device_get(state), step, board)
-                    if stop() and step < end:
-                        save()
-                        raise Interrupted
-                means = {name: total / (end - first) for name, total in host["sum"].items()}
-                totals = {**totals, "sum": jax.tree.map(jnp.zeros_like, totals["sum"])}
+                    if step < end:
+                        pause(step % save_every == 0)
+                if not trained:
+                    means = {name: total / (end - first) for name, total in host["sum"].items()}
+                    totals = {**totals, "sum": jax.tree.map(jnp.zeros_like, totals["sum"])}
+                    write(now + 1, "train", means)
+                    pause(False)
                 tested = jax.device_get(measure(state, test_data, test_key))
-                check_finite(
-                    _not_finite({**means, **{f"test {name}": v for name, v in tested.items()}}, step), True, step, seeds
-                )
-                lines = [log.record(now + 1, step, "train", means), log.record(now + 1, step, "test", tested)]
-                for line in lines:
-                    log.append(metrics_file, line)
-                    board.scalars(line)
-                progress.epoch(lines[0], lines[1], rate())
-                stopping = stop() and step < last
-                if (now + 1) % config.checkpoint_every == 0 or step == last or stopping:
-                    save()
-                if stopping:
-                    raise Interrupted
+                divergence.check({f"test {name}": value for name, value in tested.items()}, step, seeds)
+                write(now + 1, "test", tested)
+                progress.epoch(lines[-2], lines[-1], rate())
+                finished = step if config.checkpoint_unit == "steps" else now + 1
+                pause(finished % config.checkpoint_every == 0 or step == last)
+        stop(None)
         return Outcome(jax.device_get(state), wall + time.monotonic(), rate())
 
 
@@ -169,30 +190,6 @@ def start(experiment: Experiment, config: Config, shape: tuple[int, ...]) -> Ite
 def abstract(experiment: Experiment, config: Config, shape: tuple[int, ...]) -> Items:
     """Shapes and dtypes of what `start` gives."""
     return jax.eval_shape(lambda: start(experiment, config, shape))
-
-
-def check_finite(bad: dict[str, Any], finite: Any, step: int, seeds: range) -> None:
-    """Diverged, naming the first step and term that is not finite."""
-    found = [
-        (int(first), name == "loss", name, seed)
-        for name, value in bad.items()
-        for seed, first in zip(seeds, np.atleast_1d(value), strict=True)
-        if first >= 0
-    ]
-    found += [
-        (step, True, "a parameter or optimizer state", seed)
-        for seed, ok in zip(seeds, np.broadcast_to(finite, len(seeds)), strict=True)
-        if not ok
-    ]
-    if found:
-        first, _, name, seed = min(found)
-        raise Diverged(
-            f"{name} is not finite at step {first} (seed {seed}); what was saved before is kept: lower --lr?"
-        )
-
-
-def _not_finite(metrics: dict[str, Any], step: int) -> dict[str, Any]:
-    return {name: np.where(np.isfinite(value), -1, step) for name, value in metrics.items()}
 
 
 def _keys(config: Config, purpose: int) -> jax.Array:

@@ -1,5 +1,6 @@
 """Devices: the only file that names pmap, shardings and meshes."""
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -48,8 +49,10 @@ def plan(parallel: str, batch_size: int, seeds: int, devices: Sequence[jax.Devic
     return Plan("jit" if parallel == "jit" else "pmap", mesh, seeds)
 
 
-def compile(make: Callable[[Share], Callable[..., Any]], plan: Plan, seeded: Sequence[bool]) -> Callable[..., Any]:
-    """Compile `make(share)` for the plan.
+def compile(
+    make: Callable[[Share], Callable[..., Any]], plan: Plan, seeded: Sequence[bool], example: tuple[Any, ...] = ()
+) -> Callable[..., Any]:
+    """Compile `make(share)` for the plan: at its first call, or now for arguments like those of the example.
 
     seeded: for each argument, whether it has a leading axis of seeds when there are several (every result has one).
     """
@@ -71,17 +74,31 @@ def compile(make: Callable[[Share], Callable[..., Any]], plan: Plan, seeded: Seq
         devices = list(plan.mesh.devices)
         mapped = jax.pmap(on_device, axis_name=AXIS, in_axes=axes, out_axes=None, devices=devices)  # type: ignore[arg-type]
         numbers = jnp.arange(plan.devices)
-        return lambda *args: mapped(numbers, *args)
+        now = _ahead(mapped, (numbers, *example)) if example else mapped
+        return lambda *args: now(numbers, *args)
     if plan.mode == "jit":
         split = NamedSharding(plan.mesh, PartitionSpec(AXIS))
-        return jax.jit(over_seeds(lambda x: jax.lax.with_sharding_constraint(x, split)))
-    if plan.mode == "seeds":
+        compiled = jax.jit(over_seeds(lambda x: jax.lax.with_sharding_constraint(x, split)))
+    elif plan.mode == "seeds":
         specs = tuple(PartitionSpec(SEEDS) if s else PartitionSpec() for s in seeded)
         function = over_seeds(lambda x: x)
-        return jax.jit(
+        compiled = jax.jit(
             jax.shard_map(function, mesh=plan.mesh, in_specs=specs, out_specs=PartitionSpec(SEEDS), check_vma=False)
         )
-    return jax.jit(over_seeds(lambda x: x))
+    else:
+        compiled = jax.jit(over_seeds(lambda x: x))
+    return _ahead(compiled, example) if example else compiled
+
+
+def _ahead(function: Any, example: tuple[Any, ...]) -> Callable[..., Any]:
+    compiled: Callable[..., Any] = function.lower(*example).compile()
+    return compiled
+
+
+def memory() -> int:
+    """Bytes that there are on a device; on a CPU, in the machine."""
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    return limit or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def place(tree: Any, plan: Plan, seeded: bool) -> Any:

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxae import evaluate, log
 from jaxae.data import Dataset
+from jaxae.errors import DAMAGED, InputError
 from jaxae.experiment import Model
 from jaxae.loop import Outcome
 
@@ -30,6 +31,25 @@ def collect(test: log.Record, expected: Mapping[str, float | tuple[float, float]
         "images_per_second": round(outcome.images_per_second, 1),
         "peak_memory_bytes": max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, *peaks),
     }
+
+
+def read(workdir: Path) -> dict[str, Any]:
+    """What `collect` gave. InputError if the file says anything else."""
+    file = workdir / "result.json"
+    try:
+        found: dict[str, Any] = json.loads(file.read_text())
+        line = found["metrics"]
+        log.check(line)
+        for name, value in found["expected"].items():
+            reached(log.scalar(line, name), value)
+        numbers = [found[name] for name in ("wall_seconds", "images_per_second", "peak_memory_bytes")]
+        if found["reached"] not in (True, False, None) or not all(math.isfinite(number) for number in numbers):
+            raise TypeError("wrong types")
+    except DAMAGED as error:
+        raise InputError(
+            f"{file}: is damaged ({error!r}): delete it and report.html, and repeat the command that made the run"
+        ) from None
+    return found
 
 
 def reached(value: float, expected: float | Sequence[float]) -> bool:
@@ -59,7 +79,7 @@ def measures(model: Model, dataset: Dataset) -> dict[str, Any]:
 
 def summary(workdir: Path) -> str:
     """What a finished run says last."""
-    result = json.loads((workdir / "result.json").read_text())
+    result = read(workdir)
     line = result["metrics"]
     spread = {name: f" +- {line[f'{name}_std']:.4f}" for name in log.names(line) if f"{name}_std" in line}
     metrics = ", ".join(f"{name} {log.scalar(line, name):.4f}{spread.get(name, '')}" for name in log.names(line))

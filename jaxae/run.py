@@ -5,26 +5,25 @@ An experiment script is a docstring, a `Config`, a `build(config, info)`, and `m
 
 import importlib
 import importlib.util
-import json
 import logging
+import math
 import re
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import ModuleType
 from typing import Any
 
 import jax
 
 from jaxae import config as configs
-from jaxae import data, directory, figures, log, loop, parallel, report, results
+from jaxae import data, directory, epoch, figures, log, loop, parallel, report, results, signals
 from jaxae.checkpoint import Checkpoints
 from jaxae.config import Config as Config
 from jaxae.data import Dataset
 from jaxae.data import Info as Info
-from jaxae.errors import Diverged, InputError
+from jaxae.errors import DAMAGED, Diverged, InputError, Interrupted, first_line
 from jaxae.experiment import Experiment as Experiment
 from jaxae.experiment import Model, layers, reads_masks
 from jaxae.types import State
@@ -37,31 +36,40 @@ def main(kind: type[Config], build: Build, argv: Sequence[str] | None = None) ->
 
     0: done. 2: bad input. 3: diverged. 128 + signal: stopped by SIGINT or SIGTERM, its last step saved.
     """
-    logging.basicConfig(format="%(message)s")
+    logging.basicConfig(format="%(message)s", force=True)
     logging.getLogger("jaxae").setLevel(logging.INFO)
     module = sys.modules[build.__module__]
     name = module.__spec__.name if module.__spec__ else Path(module.__file__ or "experiment").stem
-    with _signals() as stop:
+    with signals.stopping() as stop:
         try:
             config = configs.parse(kind, module.__doc__ or "", argv)
-            print(summary(config, build) if config.summary else results.summary(train(config, build, name, stop)))
+            said = summary(config, build) if config.summary else results.summary(train(config, build, name, stop))
+            with suppress(BrokenPipeError):  # nobody may be listening any more
+                print(said, flush=True)
             code = 0
         except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
             code = 2
         except Diverged as error:
             print(f"diverged: {error}", file=sys.stderr)
             code = 3
-        except loop.Interrupted:
-            print("stopped, and saved: the same command goes on from here", file=sys.stderr)
-            code = 128 + stop.number
+        except Interrupted:
+            stop.end()
+        except OSError as error:
+            signals.cannot_write(error)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            print("error: out of memory: take a smaller --batch-size, fewer --seeds or a smaller net", file=sys.stderr)
+            code = 2
     sys.exit(code)
 
 
-def train(config: Config, build: Build, name: str, stop: Callable[[], bool] = lambda: False) -> Path:
+def train(config: Config, build: Build, name: str, stop: loop.Stop = loop.go_on) -> Path:
     """Train, or go on training, and write everything that a run directory holds; the directory.
 
-    name: the module of the experiment. Raises InputError, errors.Diverged and loop.Interrupted.
+    name: the module of the experiment. stop: see `loop.fit`.
+    Raises InputError, errors.Diverged, errors.Interrupted, and OSError when the disk is full or the directory lost.
     """
     workdir = Path(config.workdir or f"runs/{name.split('.')[-1]}-{Path(config.data).stem}")
     dataset = data.load(config.data, config.data_dir, config.manual_dir)
@@ -85,7 +93,7 @@ def _fill(
     plan: parallel.Plan,
     dataset: Dataset,
     name: str,
-    stop: Callable[[], bool],
+    stop: loop.Stop,
 ) -> None:
     def model(state: State) -> Model:
         return Model(experiment, *_pick(state, config, 0), dataset.shape)
@@ -114,7 +122,15 @@ def checked(config: Config, build: Build, dataset: Dataset) -> Experiment:
     experiment = build(config, dataset.info)
     if dataset.train.lengths is not None and not reads_masks(experiment.model):
         raise InputError(f"--data {config.data}: holds sequences, for which there is experiments.sequence")
-    loop.abstract(experiment, config, dataset.shape)  # nets see only here what shapes they are given
+    state = loop.abstract(experiment, config, dataset.shape)  # nets see only here what shapes they are given
+    needed = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    if needed > (there := parallel.memory()):
+        raise InputError(
+            f"parameters and optimizer take {needed / 2**30:,.0f} GiB, and there are {there / 2**30:,.0f}: take fewer "
+            f"--seeds or a smaller net"
+        )
+    if epoch.first_step(config.epochs, len(dataset.train.x), config.batch_size) >= 2**31:
+        raise InputError(f"--epochs {config.epochs}: more than {2**31} steps: take fewer, or a larger --batch-size")
     return experiment
 
 
@@ -136,8 +152,11 @@ def load(path: str | Path, module: ModuleType | None = None, seed: int = 0) -> M
     module, config = recorded(path, saved, module)
     if not 0 <= seed < config.seeds:
         raise InputError(f"{path}: has {config.seeds} seed(s), counted from 0: there is no seed {seed}")
-    experiment = module.build(config, info)
-    state = loop.abstract(experiment, config, info.shape)["state"]
+    try:
+        experiment = module.build(config, info)
+        state = loop.abstract(experiment, config, info.shape)["state"]
+    except (*DAMAGED, IndexError) as error:
+        raise InputError(f"{path}: its config.json describes no model: {first_line(error)}") from None
     restored = None
     if (path / "checkpoints").is_dir():
         with Checkpoints(path / "checkpoints", read_only=True) as checkpoints:
@@ -159,7 +178,7 @@ def finished(
     module, config = recorded(path, saved, module)
     if not (path / "result.json").exists():
         raise InputError(f"{path}: is not finished: {saved['command']} goes on with it")
-    result = json.loads((path / "result.json").read_text())
+    result = results.read(path)
     found = dataset(path, saved) if known is None else known
     return load(path, module), found, result, title(saved["experiment"], config)
 
@@ -176,7 +195,7 @@ def recorded(path: Path, saved: dict[str, Any], module: ModuleType | None = None
     """The module and the configuration that a config.json names. InputError for a module that is not to be imported."""
     name = saved["experiment"]
     if module is None:
-        if not re.fullmatch(r"experiments(\.\w+)+", name) or not importlib.util.find_spec(name):
+        if not re.fullmatch(r"experiments\.[a-z]\w*", name) or not importlib.util.find_spec(name):
             raise InputError(f"{path}: was trained by {name}, which is not in the package experiments: name its module")
         module = importlib.import_module(name)
     return module, configs.from_json(module.Config, saved["config"])
@@ -191,32 +210,3 @@ def summary(config: Config, build: Build) -> str:
 def _pick(state: State, config: Config, seed: int) -> tuple[Any, Any]:
     params, extra = state.params, state.extra
     return jax.tree.map(lambda leaf: leaf[seed], (params, extra)) if config.seeds > 1 else (params, extra)
-
-
-class _Stop:
-    """Whether SIGINT or SIGTERM has come. Before this is first asked nothing needs saving: they end the process."""
-
-    def __init__(self) -> None:
-        self.number, self.asked = 0, False
-
-    def __call__(self) -> bool:
-        self.asked = True
-        return self.number > 0
-
-    def handle(self, number: int, _: FrameType | None) -> None:
-        if not self.asked:
-            sys.exit(128 + number)
-        self.number = number
-        signal.signal(number, signal.SIG_DFL)
-        print("stopping after this step; again to end at once", file=sys.stderr, flush=True)
-
-
-@contextmanager
-def _signals() -> Iterator[_Stop]:
-    stop = _Stop()
-    old = {number: signal.signal(number, stop.handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

@@ -1,6 +1,7 @@
 """State -> State: the whole training vocabulary."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -11,6 +12,8 @@ from jaxtyping import Array, Key
 
 from jaxae.batch import average
 from jaxae.types import Batch, Loss, Metrics, Params, State
+
+_observers: list[Callable[[Params], None]] = []
 
 
 class Transition(NamedTuple):
@@ -40,11 +43,24 @@ def descend(loss: Loss, tx: optax.GradientTransformation, wrt: Sequence[str] | N
 
         group = moving(state.params)
         grads, (extra, metrics) = jax.grad(objective, has_aux=True)(group)
-        updates, opt_state = tx.update(average(grads), state.opt_state, group)
+        grads = average(grads)
+        for observer in _observers:
+            jax.debug.callback(observer, grads)
+        updates, opt_state = tx.update(grads, state.opt_state, group)
         params = {**state.params, **optax.apply_updates(group, updates)}
         return state._replace(params=params, opt_state=opt_state, extra=extra), metrics
 
     return Transition(lambda params: tx.init(moving(params)), step)
+
+
+@contextmanager
+def observed(observer: Callable[[Params], None]) -> Iterator[None]:
+    """Steps that are traced meanwhile hand every gradient to the observer, on the host. Otherwise it costs nothing."""
+    _observers.append(observer)
+    try:
+        yield
+    finally:
+        _observers.remove(observer)
 
 
 def sequence(*transitions: Transition) -> Transition:

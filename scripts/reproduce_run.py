@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from jaxae import data, directory, run
+from jaxae import data, directory, log, run
 from jaxae.checkpoint import recorded
 from jaxae.errors import InputError
 
@@ -38,21 +38,28 @@ def repeat(path: Path, workdir: Path) -> tuple[list[str], list[str]]:
     saved = directory.read(path / "config.json")
     if not (path / "result.json").exists():
         raise InputError(f"{path}: is not finished: {saved['command']} goes on with it")
+    if (workdir / "config.json").exists():
+        raise InputError(f"--workdir {workdir}: holds a run already: give another")
+    log.read(path / "metrics.jsonl")
+    before = recorded(path / "checkpoints")
     module, config = run.recorded(path, saved)
     dataset = data.load(config.data, config.data_dir, config.manual_dir)
     facts = differences(saved, directory.describe(config, saved["experiment"], dataset))
-    again = run.train(dataclasses.replace(config, workdir=str(workdir)), module.build, saved["experiment"])
+    again = run.train(
+        dataclasses.replace(config, workdir=str(workdir), overwrite=False), module.build, saved["experiment"]
+    )
     different = []
     if (path / "metrics.jsonl").read_bytes() != (again / "metrics.jsonl").read_bytes():
         different.append("metrics.jsonl")
-    if recorded(path / "checkpoints") != recorded(again / "checkpoints"):
+    if before != recorded(again / "checkpoints"):
         different.append("the last checkpoint")
     return different, facts
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """A line for every fact beside the configuration that is not as it was."""
-    return [
+    git = [f"git: {old.get('git')} then, {new.get('git')} now"] if old.get("git") != new.get("git") else []
+    return git + [
         f"{part} {name}: {old[part].get(name)} then, {new[part].get(name)} now"
         for part in ("versions", "device", "data")
         for name in {**old[part], **new[part]}

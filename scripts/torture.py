@@ -1,63 +1,80 @@
-"""Kills a run at random moments and starts it again until it ends: python scripts/torture.py --kills 25
+"""Stops a run at random moments and starts it again until it ends: python scripts/torture.py --kills 25
 
-SIGKILL, which nothing can handle, at any moment: while it starts, compiles, trains, evaluates, saves, draws. What it
-ends with must be what a run ends with that nobody stops: the SHA-256 of every array of the last checkpoint
-(parameters, optimizer state, extra, step) and the bytes of metrics.jsonl. Arguments after -- are the command.
+With SIGKILL, which nothing can handle, or --signal TERM or INT: at any moment, while it starts, compiles, trains,
+evaluates, saves, draws. What it ends with must be what a run ends with that nobody stops: the SHA-256 of every array of
+the last checkpoint (parameters, optimizer state, extra, step) and the bytes of metrics.jsonl. After TERM and INT the
+exit code must be 128 + signal, and all that was written down must be saved (no other checkpoints are made in the
+middle); the longest time that it took is said, more than 3 seconds is a failure. Arguments after -- are the command.
 Exit code 0: no difference.
 """
 
 import argparse
 import random
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
+from jaxae import log
 from jaxae.checkpoint import recorded
 
-EXPERIMENT = ["experiments.vae", "--epochs", "12", "--batch-size", "128", "--hidden", "16"]
+EXPERIMENT = ["experiments.vae", "--epochs", "60", "--batch-size", "128", "--hidden", "16"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=25, help="how many (default: %(default)s)")
+    parser.add_argument("--signal", choices=("KILL", "TERM", "INT"), default="KILL", help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
     parser.add_argument("command", nargs="*", default=EXPERIMENT, help=f"default: {' '.join(EXPERIMENT)}")
     options = parser.parse_args()
+    number = signal.Signals[f"SIG{options.signal}"]
     with tempfile.TemporaryDirectory() as folder:
-        sys.exit(torture(options.command, options.kills, random.Random(options.seed), Path(folder)))
+        sys.exit(torture(options.command, options.kills, random.Random(options.seed), Path(folder), number))
 
 
-def torture(command: list[str], kills: int, chance: random.Random, folder: Path) -> bool:
+def torture(command: list[str], kills: int, chance: random.Random, folder: Path, number: int = signal.SIGKILL) -> bool:
     """Whether anything differed. Says what each run of kills came to."""
+    if number != signal.SIGKILL:
+        command = [*command, "--checkpoint-every", "1000"]
     began = time.monotonic()
     if start(command, folder / "whole").wait():
         raise SystemExit("the command itself fails")
     lasts = time.monotonic() - began
     whole = outcome(folder / "whole")
-    done, rounds, different = 0, 0, 0
-    while done < kills:
+    phases: Counter[str] = Counter()
+    rounds, different, longest = 0, 0, 0.0
+    while phases.total() < kills:
         rounds += 1
-        workdir, caught = folder / str(rounds), 0
+        workdir = folder / str(rounds)
         while not (workdir / "report.html").exists():
             process = start(command, workdir)
             try:
                 # Moments far enough apart that it gets on, some of them after its end.
-                code = process.wait(chance.uniform(0, 1.2 * lasts) if done + caught < kills else None)
+                code = process.wait(chance.uniform(0, 1.2 * lasts) if phases.total() < kills else None)
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-                caught += 1
+                phases[phase(workdir)] += 1
+                sent = time.monotonic()
+                process.send_signal(number)
+                code = process.wait()
+                longest = max(longest, time.monotonic() - sent)
+                if code not in (0, -number, 128 + number):  # 0: it was just done; negative: Python was not up yet
+                    raise SystemExit(f"exit code {code} after signal {number}: {workdir}") from None
+                if number != signal.SIGKILL and saved(workdir) < written(workdir):
+                    raise SystemExit(f"step {written(workdir)} was not saved: {workdir}") from None
                 continue
             if code:
-                raise SystemExit(f"after {caught} kills the command fails with exit code {code}: {workdir}")
-        done += caught
+                raise SystemExit(f"after {phases.total()} kills the command fails with exit code {code}: {workdir}")
         same = outcome(workdir) == whole
         different += not same
-        print(f"run {rounds}: {caught} kills, {'the same' if same else 'DIFFERENT'}; {done} of {kills}", flush=True)
-    print(f"{done} kills in {rounds} runs, {different} of them different from the run that nobody stopped")
-    return different > 0
+        print(f"run {rounds}: {'the same' if same else 'DIFFERENT'}; {phases.total()} of {kills} kills", flush=True)
+    where = ", ".join(f"{count} while {name}" for name, count in phases.most_common())
+    print(f"{phases.total()} kills in {rounds} runs ({where}), each ended within {longest:.1f} s")
+    print(f"{different} of {rounds} runs different from the one that nobody stopped")
+    return different > 0 or (number != signal.SIGKILL and longest > 3)
 
 
 def start(command: list[str], workdir: Path) -> "subprocess.Popen[bytes]":
@@ -65,6 +82,25 @@ def start(command: list[str], workdir: Path) -> "subprocess.Popen[bytes]":
     arguments = [sys.executable, "-m", *command, f"--workdir={workdir}"]
     root = Path(__file__).parents[1]
     return subprocess.Popen(arguments, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def saved(workdir: Path) -> int:
+    """The step of the newest checkpoint."""
+    return int(recorded(workdir / "checkpoints").get("step", 0)) if (workdir / "checkpoints").exists() else 0
+
+
+def written(workdir: Path) -> int:
+    """The last step in the metrics."""
+    file = workdir / "metrics.jsonl"
+    lines = log.read(file) if file.exists() else []
+    return int(lines[-1]["step"]) if lines else 0
+
+
+def phase(workdir: Path) -> str:
+    """What a run is doing, by what is there."""
+    if not (workdir / "tensorboard").exists():
+        return "starting and compiling"
+    return "drawing" if (workdir / "result.json").exists() else "training"
 
 
 def outcome(workdir: Path) -> tuple[dict[str, str], bytes]:

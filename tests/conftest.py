@@ -1,10 +1,17 @@
 """Strict: an implicit broadcast raises, warnings are errors, 64-bit is off."""
 
+import atexit
 import importlib.util
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
+# What one test has compiled the next one need not, nor the processes that it starts: the bits are the same.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled = tempfile.mkdtemp(prefix="jaxae-compiled-")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+atexit.register(shutil.rmtree, compiled, ignore_errors=True)
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,8 @@
 import logging
+import random
+import re
+import shutil
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +10,7 @@ import numpy as np
 import pytest
 
 from conftest import equal
-from jaxae.checkpoint import Checkpoints
+from jaxae.checkpoint import Checkpoints, recorded
 from jaxae.errors import InputError
 from jaxae.types import State
 
@@ -95,6 +99,58 @@ def test_damage_is_named_and_the_one_before_is_used(tmp_path, fault, read_only, 
     assert found or fault == "append"
 
 
+def harm(path, kind, chance):
+    """A fault of this kind, at a random place of the file."""
+    content = bytearray(path.read_bytes())
+    at = chance.randrange(len(content)) if content else 0
+    if kind == "delete":
+        path.unlink()
+    elif kind == "flip" and content:
+        content[at] ^= 1 << chance.randrange(8)
+        path.write_bytes(content)
+    elif kind == "truncate":
+        path.write_bytes(content[:at])
+    elif kind == "zero":
+        path.write_bytes(content[:at] + bytes(len(content) - at))
+    elif kind == "append":
+        path.write_bytes(content + chance.randbytes(chance.randrange(1, 100)))
+
+
+@pytest.mark.parametrize("count", [300, pytest.param(1000, marks=pytest.mark.slow)])
+def test_many_faults_and_never_a_wrong_state(tmp_path, caplog, count):
+    """One or two, anywhere in a directory of two checkpoints: what is restored is one of them, or nothing."""
+    save(tmp_path / "whole", [1, 2])
+    states = {step: {**ITEMS, "state": STATE._replace(step=jnp.int32(step))} for step in (1, 2, 3)}
+    chance, faults, found = random.Random(0), 0, Counter()
+    copy = tmp_path / "copy"
+    while faults < count:
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(tmp_path / "whole", copy)
+        files = sorted(path for path in copy.rglob("*") if path.is_file())
+        hit = set(chance.sample(files, chance.choice((1, 1, 2))))
+        for path in hit:
+            harm(path, chance.choice(("flip", "truncate", "delete", "zero", "append")), chance)
+        faults += len(hit)
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "jaxae"), Checkpoints(copy) as checkpoints:
+            restored = checkpoints.restore(ABSTRACT)
+            step = 0 if restored is None else int(restored[0]["state"].step)
+            if restored is not None:
+                assert equal(restored[0], states[step])
+                assert restored[1] == {"size": step}
+            named = {int(name) for name in re.findall(r"checkpoint (\d) is damaged", caplog.text)}
+            touched = {
+                int(path.relative_to(copy).parts[0]) for path in hit if path.relative_to(copy).parts[0].isdigit()
+            }
+            assert named <= touched
+            assert named == {newer for newer in (1, 2) if newer > step}
+            if sum(found.values()) % 10 == 0:
+                checkpoints.save(3, states[3], {"size": 3}, wait=True)
+                assert equal(checkpoints.restore(ABSTRACT)[0], states[3])
+        found[step] += 1
+    assert min(found[1], found[2]) > count / 10, found
+
+
 @pytest.mark.parametrize("read_only", [True, False])
 def test_other_code_is_not_damage(tmp_path, read_only):
     save(tmp_path, [3])
@@ -106,6 +162,23 @@ def test_other_code_is_not_damage(tmp_path, read_only):
         ):
             restore(tmp_path, other, read_only=read_only)
     assert equal(restore(tmp_path)[0], ITEMS)
+
+
+def test_a_checkpoint_under_another_name_is_damaged(tmp_path, caplog):
+    save(tmp_path, [1, 2])
+    (tmp_path / "1").rename(tmp_path / "9")
+    with caplog.at_level(logging.WARNING, "jaxae"):
+        assert restore(tmp_path)[1] == {"size": 2}
+    assert "checkpoint 9 is damaged" in caplog.text
+
+
+def test_a_damaged_checkpoint_has_no_recorded_digests(tmp_path):
+    assert recorded(tmp_path) == {}
+    save(tmp_path, [1])
+    assert recorded(tmp_path)["step"] == "1"
+    (tmp_path / "1" / "meta" / "metadata").write_text("[" * 100_000)
+    with pytest.raises(InputError, match="the newest checkpoint is damaged"):
+        recorded(tmp_path)
 
 
 def test_saving_goes_on_after_a_damaged_one(tmp_path):

@@ -29,6 +29,7 @@ def test_command_line():
         ("--lr -1", "--lr -1.0: must be at least 0"),
         ("--epochs 0", "--epochs 0: must be at least 1"),
         ("--epochs 1.5", "1.5"),
+        ("--epochs 2147483648", "--epochs 2147483648: must be below 2147483648"),
         ("--hidden 5 0", "--hidden 0: must be at least 1"),
         ("--data-dir", "--data-dir"),
         ("--parallel z", "'pmap'"),

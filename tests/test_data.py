@@ -1,6 +1,7 @@
 import gzip
 import io
 import json
+import os
 import sys
 import zipfile
 
@@ -165,6 +166,15 @@ def bad_inputs(folder):
         np.save(folder / name, array, **options)
         return str(folder / name)
 
+    os.mkfifo(folder / "pipe.npy")
+    write_folder(folder / "program", GREY[:2])
+    (folder / "program" / "000.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 5\n%%EndComments\nshowpage\n"
+    )
+    with zipfile.ZipFile(folder / "text.npz", "w") as archive:
+        archive.writestr("x.npy", "hello")
+    (folder / "loop").mkdir()
+    (folder / "loop" / "a.png").symlink_to("a.png")
     (folder / "empty").mkdir()
     write_folder(folder / "sizes", [GREY[0], GREY[1, :3]])
     write_folder(folder / "broken", GREY[:2])
@@ -195,6 +205,11 @@ def bad_inputs(folder):
     np.savez(folder / "far.npz", x=GREY, y=np.full(30, 300_000_000))
     nan = np.full((3, 4, 4), np.nan, np.float32)
     return {
+        "pipe": (str(folder / "pipe.npy"), "is neither a file nor a folder"),
+        "a program as a picture": (str(folder / "program"), "cannot be read"),
+        "npz of text": (str(folder / "text.npz"), "truncated or damaged"),
+        "link to itself": (str(folder / "loop"), "cannot be read"),
+        "IDX of nothing": (file("none", raw[:4] + bytes(4) + b"\xff" * 8), "has no examples"),
         "unknown name": ("mnits", "did you mean mnist"),
         "unknown configuration": ("emnist/leters", "did you mean emnist/letters"),
         "no such thing": ("qqqqqqqqqq", "no such file or set"),

@@ -13,8 +13,8 @@ import pytest
 import experiments
 import jaxae
 from conftest import equal
-from jaxae import config, data, loop, run
-from jaxae.errors import InputError
+from jaxae import config, data, run
+from jaxae.errors import InputError, Interrupted
 
 NAMES = [module.name for module in pkgutil.iter_modules(experiments.__path__)]
 SMALL = {"epochs": 1, "batch_size": 16, "picture_every": 0}
@@ -110,8 +110,8 @@ def test_goes_on_exactly_over_phases_with_batch_norm_and_with_pictures(name, fie
     while not (tmp_path / "parts" / "result.json").exists():
         count = iter(range(1000))
         try:
-            run.train(parts, experiment.build, f"experiments.{name}", lambda: next(count) >= 4)  # noqa: B023
-        except loop.Interrupted:
+            run.train(parts, experiment.build, f"experiments.{name}", lambda _: next(count) >= 4)  # noqa: B023
+        except Interrupted:
             stops += 1
     assert stops
     models = [jaxae.load(tmp_path / kind) for kind in ("whole", "parts")]

@@ -35,7 +35,8 @@ def offences(source):
             bad = (
                 isinstance(function, ast.Name) and name in CALLS - ours,
                 allowed is not None and not (isinstance(allowed, ast.Constant) and allowed.value is False),
-                name in ("extractall", "extract", "unpack_archive") and "filter" not in keywords,
+                name in ("extractall", "extract", "unpack_archive")
+                and ast.unparse(keywords.get("filter", tree)) != "'data'",
                 numpy and name in ("load", "read_array") and allowed is None,
                 "shell" in keywords,
             )
@@ -61,6 +62,7 @@ def test_nothing_runs_what_it_reads():
         "np.load(path)",
         "tarfile.open(path).extractall(folder)",
         "shutil.unpack_archive(path)",
+        "archive.extractall(folder, filter='fully_trusted')",
         "subprocess.run(line, shell=True)",
     ],
 )

@@ -6,10 +6,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 ORDER = [
     {"errors", "types"},
-    {"batch", "prob", "ops", "data", "evaluate"},
+    {"batch", "prob", "ops", "data", "evaluate", "signals"},
     {"nets"},
     {"variants", "step"},
-    {"epoch", "experiment", "config", "checkpoint"},
+    {"epoch", "experiment", "config", "checkpoint", "divergence"},
     {"directory", "parallel", "log"},
     {"loop", "figures"},
     {"results", "wall"},

@@ -10,11 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from conftest import script
 from experiments import dense
-from jaxae import directory, run
+from jaxae import data, directory, run
 from jaxae.errors import InputError
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -55,6 +56,23 @@ def test_what_differs_is_said(finished, tmp_path, monkeypatch, capsys):
     assert not any(line.startswith("data ") for line in said)
 
 
+def test_a_run_is_not_repeated_over_another(finished, tmp_path, monkeypatch, capsys):
+    """Nor over itself; also one that was begun with --overwrite."""
+    other = tmp_path / "other"
+    shutil.copytree(finished, other)
+    saved = json.loads((other / "config.json").read_text())
+    saved["config"]["overwrite"] = True
+    (other / "config.json").write_text(json.dumps(saved))
+    before = (finished / "metrics.jsonl").read_bytes()
+    for run_path, workdir, code in ((other, finished, 2), (other, other, 2), (other, tmp_path / "new", 0)):
+        monkeypatch.setattr("sys.argv", ["reproduce_run.py", str(run_path), "--workdir", str(workdir)])
+        with pytest.raises(SystemExit) as ended:
+            script("reproduce_run").main()
+        assert ended.value.code == code
+    assert (finished / "metrics.jsonl").read_bytes() == before
+    assert "holds a run already" in capsys.readouterr().err
+
+
 def test_two_runs_in_one_directory_are_not_to_be(tmp_path):
     """The second is refused, in one line, and leaves everything as it is; the lock dies with its process."""
     workdir = tmp_path / "run"
@@ -86,12 +104,24 @@ def test_the_lock_is_given_back(tmp_path):
         pass
 
 
+COMMAND = ["experiments.dense", "--epochs", "12", "--batch-size", "20", "--hidden", "8", "--latent", "2"]
+
+
+def test_killed_25_times_at_random_moments(tmp_path, monkeypatch, capsys):
+    """No kill leaves a trace, and none needs a hand."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))  # half written entries stay here
+    np.savez(tmp_path / "few.npz", x=data.load("digits").train.x[:80])
+    torture, command = script("torture"), [*COMMAND, "--data", str(tmp_path / "few.npz")]
+    assert not torture.start(command, tmp_path / "compiles").wait()  # so that the others are quicker
+    assert not torture.torture(command, 25, random.Random(1), tmp_path)
+    said = capsys.readouterr().out
+    assert "25 kills in " in said
+    assert "\n0 of " in said
+
+
 def test_torture_sees_a_difference(tmp_path, monkeypatch, capsys):
-    """Two kills of a small run leave no trace; and if the outcome were another, it would be said."""
-    command = ["experiments.dense", "--epochs", "3", "--batch-size", "100", "--hidden", "8", "--latent", "2"]
+    """If the outcome of a run that was killed were another, it would be said."""
     torture = script("torture")
-    assert not torture.torture(command, 2, random.Random(1), tmp_path / "a")
-    assert "0 of them different" in capsys.readouterr().out
 
     class Process:
         """Is killed once, and done when it is asked again."""
@@ -106,12 +136,13 @@ def test_torture_sees_a_difference(tmp_path, monkeypatch, capsys):
                 raise subprocess.TimeoutExpired("", seconds)
             self.workdir.mkdir(exist_ok=True)
             (self.workdir / "report.html").touch()
+            return 0
 
-        def kill(self):
+        def send_signal(self, number):
             pass
 
     seen = itertools.count()
     monkeypatch.setattr(torture, "start", Process)
     monkeypatch.setattr(torture, "outcome", lambda path: next(seen))
-    assert torture.torture(command, 1, random.Random(1), tmp_path)
-    assert "1 kills, DIFFERENT" in capsys.readouterr().out
+    assert torture.torture(COMMAND, 1, random.Random(1), tmp_path)
+    assert "DIFFERENT; 1 of 1 kills" in capsys.readouterr().out

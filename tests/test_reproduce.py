@@ -27,6 +27,7 @@ def write(run, settings, result, pictures, lines=()):
     for picture in pictures:
         Image.fromarray(np.zeros((900, 1300, 3), np.uint8)).save(run / "figures" / f"{picture}.png")
     for line in lines:
+        (run / "metrics.jsonl").touch()
         log.append(run / "metrics.jsonl", line)
 
 

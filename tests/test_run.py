@@ -21,7 +21,7 @@ from conftest import equal
 from experiments import vae
 from jaxae import data, directory, log, loop, parallel, results, run
 from jaxae.checkpoint import Checkpoints
-from jaxae.errors import Diverged, InputError
+from jaxae.errors import Diverged, InputError, Interrupted
 from jaxae.step import Transition, descend
 
 NAME = "experiments.vae"
@@ -41,7 +41,7 @@ INFO = data.Info((28, 28, 1), 1438)
 SMALL = vae.Config(epochs=3, batch_size=128, hidden=(16,), workdir="set by go")
 
 
-def go(workdir, build=vae.build, stop=lambda: False, **changes):
+def go(workdir, build=vae.build, stop=loop.go_on, **changes):
     config = dataclasses.replace(SMALL, workdir=str(workdir), **changes)
     return run.train(config, build, NAME, stop)
 
@@ -138,9 +138,9 @@ def test_stopped_is_as_good_as_finished(finished, tmp_path, calls, blind):
     while True:
         count = iter(range(1000))
         try:
-            go(workdir, stop=lambda: next(count) >= calls)  # noqa: B023
+            go(workdir, stop=lambda _: next(count) >= calls)  # noqa: B023
             break
-        except loop.Interrupted:
+        except Interrupted:
             stops += 1
     assert stops >= 1
     assert equal(final(workdir), final(finished))
@@ -310,8 +310,8 @@ def test_batch_norm_codebook_and_two_optimizers_go_on_exactly(tmp_path, blind):
     run.train(dataclasses.replace(config, workdir=str(whole)), toy.build, "toy")
     while not (parts / "result.json").exists():
         count = iter(range(1000))
-        with contextlib.suppress(loop.Interrupted):
-            run.train(dataclasses.replace(config, workdir=str(parts)), toy.build, "toy", lambda: next(count) >= 3)  # noqa: B023
+        with contextlib.suppress(Interrupted):
+            run.train(dataclasses.replace(config, workdir=str(parts)), toy.build, "toy", lambda _: next(count) >= 3)  # noqa: B023
     models = [jaxae.load(path, toy) for path in (whole, parts)]
     assert equal(models[0].params, models[1].params)
     assert equal(models[0].extra, models[1].extra)
@@ -345,26 +345,43 @@ def test_divergence_in_evaluation(tmp_path):
 
     with pytest.raises(Diverged, match="test kl is not finite at step 12"):
         go(tmp_path / "run", build)
-    assert (tmp_path / "run" / "metrics.jsonl").read_text() == ""
-
-
-def test_a_signal_before_there_is_anything_to_save_ends_at_once():
-    stop = run._Stop()
-    with pytest.raises(SystemExit) as ended:
-        stop.handle(15, None)
-    assert ended.value.code == 143
-    assert not stop()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run.signal, "signal", lambda *_: None)
-        stop.handle(2, None)
-    assert stop()
-    assert stop.number == 2
+    assert [line["split"] for line in log.read(tmp_path / "run" / "metrics.jsonl")] == ["train"]
 
 
 def test_fewer_examples_than_a_batch(tmp_path):
     with pytest.raises(InputError, match="only 1438 training examples"):
         go(tmp_path / "run", batch_size=1439)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"hidden": (10**8, 10**8)}, "parameters and optimizer take .* GiB, and there are .*: take fewer --seeds"),
+        ({"seeds": 10**8}, "parameters and optimizer take .* GiB, and there are .*: take fewer --seeds"),
+        ({"epochs": 10**9}, "--epochs 1000000000: more than 2147483648 steps"),
+    ],
+)
+def test_more_than_any_machine_can_do_is_refused_at_once(tmp_path, fields, says):
+    with pytest.raises(InputError, match=says):
+        go(tmp_path / "run", **fields)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("says", ["RESOURCE_EXHAUSTED: Out of memory allocating 99 bytes", "INTERNAL: a defect"])
+def test_out_of_memory_is_one_line(tmp_path, monkeypatch, capsys, says):
+    def fit(*args):
+        raise jax.errors.JaxRuntimeError(says)
+
+    monkeypatch.setattr(loop, "fit", fit)
+    arguments = ["--epochs", "1", "--workdir", str(tmp_path / "run")]
+    with pytest.raises((SystemExit, jax.errors.JaxRuntimeError)) as ended:
+        run.main(vae.Config, vae.build, arguments)
+    if says.startswith("RESOURCE"):
+        assert ended.value.code == 2
+        assert capsys.readouterr().err.startswith("error: out of memory: take a smaller --batch-size")
+    else:
+        assert str(ended.value) == says
 
 
 def test_divergence_stops_names_the_step_and_keeps_the_last_good_checkpoint(tmp_path):
@@ -404,15 +421,79 @@ def test_stopped_between_checkpoints(finished, tmp_path, blind):
     """However the answer of `stop` changes while it is asked, what was said to be saved is."""
     for calls in range(8):
         workdir, count = tmp_path / str(calls), iter(range(1000))
-        with pytest.raises(loop.Interrupted):
-            go(workdir, checkpoint_every=3, stop=lambda: next(count) >= calls)  # noqa: B023
+        with pytest.raises(Interrupted):
+            go(workdir, checkpoint_every=3, stop=lambda _: next(count) >= calls)  # noqa: B023
         assert any(path.name.isdigit() for path in (workdir / "checkpoints").iterdir())
 
 
-def test_checkpoint_every(tmp_path, blind):
-    go(tmp_path / "run", checkpoint_every=2)
-    steps = sorted(int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit())
-    assert steps == [23, 34]  # the ends of the second and of the last epoch
+@pytest.mark.parametrize(
+    ("every", "unit", "steps"),
+    [(2, "epochs", [23, 34]), (5, "steps", [30, 34]), (12, "steps", [24, 34]), (17, "steps", [17, 34])],
+)
+def test_checkpoint_every(tmp_path, blind, every, unit, steps):
+    """The two newest: the last one, and the one before at the end of an epoch or after any number of steps."""
+    go(tmp_path / "run", checkpoint_every=every, checkpoint_unit=unit)
+    kept = sorted(int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit())
+    assert kept == steps
+
+
+def test_a_crash_within_an_epoch_goes_back_to_the_checkpoint_within_it(finished, tmp_path, blind):
+    """Nothing is saved as it ends; every time it comes a little further."""
+
+    class Crash(Exception):
+        pass
+
+    workdir, crashes, reached = tmp_path / "run", 0, []
+    while True:
+        count = iter(range(1000))
+
+        def crash(save):
+            if next(count) == 2:  # noqa: B023
+                raise Crash
+            return False
+
+        try:
+            go(workdir, checkpoint_every=1, checkpoint_unit="steps", stop=crash)
+            break
+        except Crash:
+            crashes += 1
+            reached.append(max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()))
+    assert crashes > 3
+    assert reached == sorted(set(reached))
+    assert {step for step in reached if step not in (12, 23, 34)}
+    assert equal(final(workdir), final(finished))
+    assert (workdir / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
+
+
+def test_when_all_is_said_to_be_saved_it_is(tmp_path, blind):
+    seen = []
+
+    def stop(save):
+        if save is None:
+            seen.append([path.name for path in (tmp_path / "run" / "checkpoints").iterdir()])
+        return False
+
+    go(tmp_path / "run", stop=stop, checkpoint_every=3)
+    assert seen == [["34"]]
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoints", "checkpoints/12", "result.json"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_links_out_of_the_directory_are_refused(finished, tmp_path, name, overwrite):
+    workdir, outside = tmp_path / "run", tmp_path / "outside"
+    shutil.copytree(finished, workdir)
+    (workdir / "report.html").unlink()
+    outside.mkdir()
+    (outside / "mine").write_text("mine")
+    target = workdir / name
+    if target.is_dir():
+        shutil.rmtree(target)
+    target.unlink(missing_ok=True)
+    target.symlink_to(outside if "checkpoints" in name else outside / "mine")
+    with pytest.raises(InputError, match="is a link"):
+        go(workdir, overwrite=overwrite)
+    assert (outside / "mine").read_text() == "mine"
+    assert len(list(outside.iterdir())) == 1
 
 
 def test_colour_images_of_another_size_and_a_wide_code(tmp_path):

@@ -1,6 +1,8 @@
 """The user's own data: `.npy`, `.npz`, IDX files, a folder of images."""
 
 import os
+import re
+import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,7 @@ from jaxae.data.cache import cached
 from jaxae.errors import InputError, first_line
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # others of Pillow's call programs
 MNIST = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # 8 bits a channel
 GREY = ("1", "L", "LA")
@@ -38,6 +41,8 @@ def load(path: Path) -> Dataset:
     if path.is_dir():
         four = [found for name in MNIST for found in (path / name, path / f"{name}.gz") if found.exists()]
         return _mnist(four) if len(four) == len(MNIST) else _folder(path)
+    if not path.is_file():
+        raise InputError(f"{path}: is neither a file nor a folder: copy what it gives into a file")
     if path.suffix == ".npy":
         return _split(_numpy(path), None, path)
     if path.suffix == ".npz":
@@ -66,8 +71,13 @@ def _numpy(path: Path) -> np.ndarray:
 
 
 def _npz(path: Path) -> dict[str, np.ndarray]:
-    with _reading(path, b"PK") as opened, np.load(opened, allow_pickle=False) as file:
-        return {n: file[n] for n in file if n in ("x", "y", "lengths") or n.startswith("arr_")}
+    with _reading(path, b"PK") as opened, zipfile.ZipFile(opened) as archive:
+        found = {}
+        for member in archive.namelist():
+            if re.fullmatch(r"(x|y|lengths|arr_\d{1,9})\.npy", member):
+                with archive.open(member) as file:
+                    found[member.removesuffix(".npy")] = np.lib.format.read_array(file, allow_pickle=False)
+        return found
 
 
 @contextmanager
@@ -111,8 +121,8 @@ def _folder(path: Path) -> Dataset:
     try:
         found, classes = _list(path)
         stats = [(str(image.resolve()), image.stat().st_size, image.stat().st_mtime_ns) for image, _ in found]
-    except OSError as error:
-        raise InputError(f"{error.filename or path}: cannot be read ({error.strerror})") from None
+    except (OSError, RuntimeError) as error:  # RuntimeError: a link to itself
+        raise InputError(f"{path}: cannot be read ({first_line(error)})") from None
     names = tuple(" ".join(os.fsencode(name).decode(errors="replace").split()) for name in classes)
     return cached(f"folder {stats} {classes}", lambda: _decode(found, names))
 
@@ -130,7 +140,7 @@ def _list(path: Path) -> tuple[list[tuple[Path, int]], tuple[str, ...]]:
 
 
 def _images(folder: Path) -> Iterable[Path]:
-    return (file for file in folder.iterdir() if file.suffix.lower() in IMAGES)
+    return (file for file in folder.iterdir() if file.suffix.lower() in IMAGES and not file.is_fifo())
 
 
 def _decode(found: list[tuple[Path, int]], classes: tuple[str, ...]) -> Dataset:
@@ -140,7 +150,7 @@ def _decode(found: list[tuple[Path, int]], classes: tuple[str, ...]) -> Dataset:
     colour = False
     for path, _ in found:
         try:
-            with Image.open(path) as image:
+            with Image.open(path, formats=FORMATS) as image:
                 if image.mode not in MODES:
                     raise InputError(f"{path}: has pixels of kind {image.mode}: save it with 8 bits a channel")
                 colour = colour or image.mode not in GREY

@@ -1,0 +1,408 @@
+"""Damaged and hostile input: 10,000 cases, and nothing but our own error; no code is run, nothing written elsewhere."""
+
+import gzip
+import io
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import threading
+import tracemalloc
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import jaxae
+from experiments import stacked, vae
+from jaxae import config, data, directory, log, run
+from jaxae.errors import InputError
+
+# Events of Python's audit hooks that change a file, with the place of its path, and those that run something.
+WRITES = {
+    "os.remove": 0, "os.rename": 1, "os.mkdir": 0, "os.rmdir": 0, "os.link": 1, "os.symlink": 1, "os.truncate": 0,
+    "shutil.rmtree": 0, "os.chmod": 0,
+}  # fmt: skip
+RUNS = ("pickle.find_class", "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "socket.connect")
+offences: list[str] = []
+allowed: list[str] = []  # folders that may be written; empty: nobody looks
+
+
+def look(event, args):
+    if not allowed:
+        return
+    if event in RUNS and not type(threading.current_thread()).__module__.startswith("tensorboardX"):  # its own queue
+        offences.append(f"{event} {args[:1]}")
+    path, writes = None, False
+    if event == "open":
+        path, mode, flags = args
+        writes = any(c in (mode or "") for c in "wax+") or bool((flags or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+    elif event in WRITES:
+        path, writes = args[WRITES[event]], True
+        if event in ("os.remove", "os.rmdir", "os.mkdir") and args[-1] >= 0:  # relative to an open folder
+            path = os.path.join(os.readlink(f"/proc/self/fd/{args[-1]}"), os.fsdecode(path))  # noqa: PTH118, PTH115
+    if writes and isinstance(path, str | bytes | os.PathLike):
+        path = os.path.realpath(os.fsdecode(path))
+        if path != "/dev/null" and not any(path.startswith(folder) for folder in allowed):
+            offences.append(f"{event} {path}")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The only folder, beside the caches, that may be written."""
+    sys.addaudithook(look)  # there is no way to take it away again; it does nothing while `allowed` is empty
+    path = tmp_path_factory.mktemp("fuzz")
+    (path / "cache").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAXAE_CACHE", str(path / "cache"))
+        yield path
+
+
+@contextmanager
+def watched(folder):
+    """Whatever is in this may write into the folder only, and run nothing."""
+    offences.clear()
+    allowed[:] = [os.path.realpath(folder), os.path.realpath(os.environ["JAX_COMPILATION_CACHE_DIR"])]
+    try:
+        yield
+    finally:
+        allowed.clear()
+    assert not offences
+
+
+def only_ours(function, *args):
+    """Whether it works, or refuses its input in one line."""
+    try:
+        function(*args)
+    except InputError as error:
+        said = str(error)
+    else:
+        return True
+    assert "\n" not in said, said
+    return False
+
+
+EDIT = st.tuples(st.integers(0, 4), st.integers(0, 2**16), st.binary(min_size=1, max_size=8))
+
+
+def spoil(content, edits):
+    """Bytes flipped, put in, taken out, repeated, or cut off."""
+    content = bytearray(content)
+    for kind, at, piece in edits:
+        at %= len(content) + 1
+        if kind == 0:
+            content[at : at + len(piece)] = piece
+        elif kind == 1:
+            content[at:at] = piece
+        elif kind == 2:
+            del content[at : at + len(piece)]
+        elif kind == 3:
+            content[at:at] = content[at : at + 64]
+        elif at % 4 == 0:  # seldom, since it hides what else is wrong
+            del content[at:]
+    return bytes(content)
+
+
+SPOILT = st.lists(EDIT, min_size=1, max_size=4)
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["../..", "os", "vae"]),
+    lambda value: st.lists(value, max_size=3) | st.dictionaries(st.text(max_size=4), value, max_size=3),
+    max_leaves=5,
+)
+
+
+def cases(n):
+    """So many, always the same; the first that fails is shown as it is."""
+    slow, only = list(HealthCheck), [Phase.generate]
+    return settings(
+        max_examples=n, deadline=None, derandomize=True, database=None, suppress_health_check=slow, phases=only
+    )
+
+
+def npz(*arrays, **named):
+    file = io.BytesIO()
+    np.savez_compressed(file, *arrays, **named)
+    return file.getvalue()
+
+
+def npy(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def image(kind):
+    file = io.BytesIO()
+    Image.fromarray(X[0]).convert("P" if kind == "gif" else "L").save(file, kind)
+    return file.getvalue()
+
+
+X = np.random.default_rng(0).integers(0, 256, (6, 5, 4), dtype=np.uint8)
+IDX = bytes([0, 0, 8, 3, 0, 0, 0, 6, 0, 0, 0, 5, 0, 0, 0, 4]) + X.tobytes()
+ROWS = np.random.default_rng(0).random((9, 2), np.float32)
+FILES = {
+    "images-idx3-ubyte": (IDX, 1800),
+    "images-idx3-ubyte.gz": (gzip.compress(IDX, mtime=0), 1000),
+    "uint8.npy": (npy(X), 1200),
+    "float32.npy": (npy((X / 255).astype(np.float32)), 1000),
+    "labelled.npz": (npz(x=X, y=np.arange(6)), 1500),
+    "sequences.npz": (npz(ROWS[:4], ROWS), 800),
+    "lengths.npz": (npz(x=ROWS, lengths=np.array([4, 3, 2])), 600),
+}
+IMAGES = {"png": 300, "jpeg": 200, "gif": 100, "bmp": 150, "tiff": 150, "webp": 100}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files(name, folder):
+    content, n = FILES[name]
+    path = folder / name
+    worked = []
+
+    @cases(n)
+    @given(SPOILT)
+    def fuzz(edits):
+        path.write_bytes(spoil(content, edits))
+        with watched(folder):
+            worked.append(only_ours(data.load, str(path)))
+
+    path.write_bytes(content)
+    assert only_ours(data.load, str(path))
+    fuzz()
+    assert not all(worked)
+
+
+@pytest.mark.parametrize("kind", IMAGES)
+@pytest.mark.filterwarnings("ignore")  # Pillow's and NumPy's own, about what is damaged
+def test_folders_of_images(kind, folder):
+    place = folder / kind
+    place.mkdir()
+    for i in range(3):
+        (place / f"{i}.{kind}").write_bytes(image(kind))
+    worked = []
+
+    @cases(IMAGES[kind])
+    @given(SPOILT)
+    def fuzz(edits):
+        (place / f"1.{kind}").write_bytes(spoil(image(kind), edits))
+        with watched(folder):
+            worked.append(only_ours(data.load, str(place)))
+
+    assert only_ours(data.load, str(place))
+    fuzz()
+    assert not all(worked)
+
+
+ARGUMENTS = st.lists(
+    st.sampled_from(
+        ["--lr", "--epochs", "--hidden", "--seed", "--data", "--overwrite", "--parallel", "pmap", "1", "-1"]
+    )
+    | st.text(max_size=6)
+    | st.floats().map(str)
+    | st.integers().map(str),
+    max_size=6,
+)
+
+
+def test_command_lines(folder):
+    @cases(400)
+    @given(ARGUMENTS)
+    def fuzz(arguments):
+        with watched(folder), suppress(SystemExit):  # --help
+            only_ours(config.parse, vae.Config, "", arguments)
+
+    fuzz()
+
+
+@pytest.fixture(scope="module")
+def finished(folder):
+    fields = {"epochs": 1, "batch_size": 128, "hidden": (4,), "workdir": str(folder / "run")}
+    return run.train(vae.Config(**fields), vae.build, "experiments.vae")
+
+
+def copied(finished, copy):
+    """A fresh copy of what is read back of a run."""
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(finished, copy, ignore=shutil.ignore_patterns("figures", "tensorboard"))
+
+
+def use(path):
+    """All that reads what a run has saved."""
+    jaxae.load(path)
+    run.finished(path)
+    log.read(path / "metrics.jsonl")
+
+
+def test_configurations_as_a_run_directory_holds_them(finished, folder):
+    """A value is exchanged for another one, anywhere; what is accepted is a configuration and can be written again."""
+    saved = json.loads((finished / "config.json").read_text())
+    places = [(part, name) for part in ("config", "data", "versions") for name in saved[part]]
+    places += [(name, None) for name in saved] + [("config", "hidden")] * 10
+    copy = folder / "described"
+    copy.mkdir()
+
+    @cases(1500)
+    @given(st.sampled_from(places), JSON)
+    def fuzz(place, value):
+        part, name = place
+        changed = {**saved, part: value if name is None else {**saved[part], name: value}}
+        (copy / "config.json").write_text(json.dumps(changed))
+        with watched(folder):
+            only_ours(lambda: run.recorded(copy, directory.read(copy / "config.json")))
+
+    fuzz()
+
+
+HOSTILE = {
+    "config.json": [
+        "[" * 200_000,
+        {"experiment": "experiments.nope.deep"},
+        {"experiment": "experiments.vae.x"},
+        {"experiment": "experiments.__init__"},
+        {"versions": []},
+        *(
+            {"config": {name: value}}
+            for name in ("epochs", "latent", "seeds", "lr")
+            for value in (10**400, 2**63, -1, None)
+        ),
+        *({"data": {"shape": shape}} for shape in ([2**40, 2**40, 1], [10**30, 1, 1], [], [0], "28")),
+    ],
+    "metrics.jsonl": ["[" * 200_000, "{}", "3", '{"epoch": 1, "step": 12, "split": "test", "loss": 1%s}' % ("0" * 400)],
+    "result.json": ["[" * 200_000, {"metrics": {"loss": 10**400}}, {"wall_seconds": 10**400}, {"reached": [0]}, []],
+}
+
+
+def test_what_parses_and_is_hostile_all_the_same(finished, folder):
+    copy = folder / "hostile"
+    for name, contents in HOSTILE.items():
+        for number, content in enumerate(contents):
+            copied(finished, copy)
+            if not isinstance(content, str):
+                content = _changed(json.loads((copy / name).read_text()), content)
+            (copy / name).write_text(content)
+            with watched(folder):
+                assert not only_ours(use, copy), (name, number)
+
+
+def _changed(saved, content):
+    if isinstance(content, dict):
+        parts = {k: {**saved[k], **v} if isinstance(v, dict) else v for k, v in content.items()}
+        return json.dumps({**saved, **parts})
+    return json.dumps(content)
+
+
+def test_a_program_as_a_picture_is_not_run(folder):
+    place = folder / "postscript"
+    place.mkdir()
+    for name in ("a.png", "b.png"):
+        (place / name).write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 5\n%%EndComments\nshowpage\n")
+    with watched(folder):
+        assert not only_ours(data.load, str(place))
+
+
+@pytest.mark.parametrize("count", [50, pytest.param(500, marks=pytest.mark.slow)])
+def test_run_directories(finished, folder, count):
+    """Any one file of it, damaged."""
+    use(finished)
+    parts = ("config.json", "result.json", "metrics.jsonl", "checkpoints")
+    files = [path for path in sorted(finished.rglob("*")) if path.is_file()]
+    files = [path.relative_to(finished) for path in files if path.relative_to(finished).parts[0] in parts]
+    files += [Path(name) for name in parts[:3]] * 5
+    copy = folder / "copy"
+
+    @cases(count)
+    @given(st.sampled_from(files), SPOILT)
+    def fuzz(name, edits):
+        copied(finished, copy)
+        (copy / name).write_bytes(spoil((copy / name).read_bytes(), edits))
+        with watched(folder):
+            only_ours(use, copy)
+
+    fuzz()
+
+
+@pytest.mark.parametrize("count", [15, pytest.param(100, marks=pytest.mark.slow)])
+def test_going_on_with_a_damaged_run(finished, folder, count):
+    """Nothing but our own error, or a run that ends well."""
+    files = ["config.json", "metrics.jsonl"]
+    files += [str(p.relative_to(finished)) for p in finished.rglob("checkpoints/**/*") if p.is_file()]
+    copy = folder / "goes on"
+
+    @cases(count)
+    @given(st.sampled_from(files), SPOILT)
+    def fuzz(name, edits):
+        copied(finished, copy)
+        (copy / "report.html").unlink()
+        (copy / name).write_bytes(spoil((copy / name).read_bytes(), edits))
+        fields = {"epochs": 1, "batch_size": 128, "hidden": (4,), "workdir": str(copy)}
+        with pytest.MonkeyPatch.context() as patch, watched(folder):
+            patch.setattr(directory, "_commit", lambda: None)  # git
+            patch.setattr("jaxae.figures.draw", lambda *args: [])
+            patch.setattr("jaxae.report.write", lambda *args: None)
+            only_ours(run.train, vae.Config(**fields), vae.build, "experiments.vae")
+
+    fuzz()
+
+
+def test_there_are_10000_cases():
+    assert sum(n for _, n in FILES.values()) + sum(IMAGES.values()) + 400 + 1500 + 50 + 15 >= 10_000
+
+
+def test_what_is_not_allowed_is_seen(folder, tmp_path):
+    for offence in (
+        lambda: (tmp_path / "elsewhere").write_text(""),
+        lambda: pickle.loads(pickle.dumps(Path("x"))),
+        lambda: subprocess.run(["true"], check=True),
+        lambda: (tmp_path / "elsewhere").rename(tmp_path / "there"),
+    ):
+        with pytest.raises(AssertionError), watched(folder):
+            offence()
+    with watched(folder):
+        (folder / "here").write_text("")
+
+
+@pytest.mark.parametrize("name", ["zeros.npz", "zeros.npy", "zeros-idx3-ubyte.gz"])
+def test_memory_is_bounded_by_the_declared_size(name, tmp_path):
+    """64 MiB of zeros are a few kB on disk, compressed; they take a small multiple of 64 MiB."""
+    zeros = np.zeros((65536, 32, 32), np.uint8)
+    path = tmp_path / name
+    header = bytes([0, 0, 8, 3]) + np.array(zeros.shape, ">u4").tobytes()
+    path.write_bytes(
+        {"npz": lambda: npz(x=zeros), "npy": lambda: npy(zeros), "gz": lambda: gzip.compress(header + zeros.tobytes())}[
+            name.rsplit(".")[-1]
+        ]()
+    )
+    tracemalloc.start()
+    try:
+        data.load(str(path))
+        assert tracemalloc.get_traced_memory()[1] < 5 * zeros.nbytes
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("declared", [2**20, 2**33, 2**60])
+def test_a_header_that_declares_more_than_there_is(declared, tmp_path):
+    """Nothing is read that is not there."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "|u1", "fortran_order": False, "shape": (declared // 4, 2, 2)}
+    )
+    (tmp_path / "x.npy").write_bytes(header.getvalue() + bytes(100))
+    with pytest.raises(InputError):
+        data.load(str(tmp_path / "x.npy"))
+
+
+def test_experiments_with_other_fields_are_described_too():
+    """`from_json` is given what `to_json` writes, also tuples."""
+    settings = stacked.Config(hidden=(5, 4))
+    assert config.from_json(stacked.Config, json.loads(json.dumps(config.to_json(settings)))) == settings

@@ -1,0 +1,132 @@
+"""In processes of their own, whose main thread is in C for minutes where it says so, as in a compilation."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from jaxae.errors import Interrupted
+from jaxae.signals import TWICE, Stop
+
+START = """
+import hashlib, pathlib, sys, time
+from jaxae import errors, signals
+
+def busy():
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
+
+def save():
+    pathlib.Path(sys.argv[1]).write_text("saved")
+
+with signals.stopping() as stop:
+    try:
+"""
+END = """
+    except errors.Interrupted:
+        stop.end()
+"""
+BUSY = "stop(save); print(flush=True); busy()"
+NOTHING = "print(flush=True); busy()"
+ALL_SAVED = "stop(save); stop(None); print(flush=True); busy()"
+ASKS = """
+        late = lambda: pathlib.Path(sys.argv[1]).write_text("by the other thread")
+        stop(late)
+        print(flush=True)
+        while not stop(late):
+            time.sleep(0.01)
+        save()
+        raise errors.Interrupted
+"""
+IN_PYTHON = "print(flush=True)\n        while True: time.sleep(0.01)"
+STUCK = "stop(lambda: time.sleep(1000)); print(flush=True); busy()"
+
+
+def run(body, tmp_path, *numbers):
+    """Exit code, what is said, and what is saved when it gets these signals, the second one when it says `stopping`."""
+    program = START + "        " + body + END
+    command = [sys.executable, "-c", program, str(tmp_path / "saved")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            process.stdout.readline()
+            said = ""
+            for number in numbers:
+                process.send_signal(number)
+                if len(numbers) > 1:
+                    said += process.stderr.readline()
+                    time.sleep(2 * TWICE)
+            said += process.communicate(timeout=20)[1]
+        finally:
+            process.kill()
+    file = tmp_path / "saved"
+    return process.returncode, said.splitlines(), file.read_text() if file.exists() else None
+
+
+STOPPING = "stopping after this step; again to end at once"
+STOPPED = "stopped: the same command goes on from here"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_main_thread_that_is_busy_is_saved_by_another(tmp_path, number):
+    assert run(BUSY, tmp_path, number) == (128 + number, [STOPPING, STOPPED], "saved")
+
+
+def test_a_main_thread_that_asks_saves_by_itself(tmp_path):
+    code, said, saved = run(ASKS, tmp_path, signal.SIGTERM)
+    assert (code, said[-1], saved) == (143, STOPPED, "saved")  # it may have ended before anything else was said
+
+
+@pytest.mark.parametrize("body", [NOTHING, ALL_SAVED, IN_PYTHON])
+def test_where_nothing_is_to_be_saved_it_just_ends(tmp_path, body):
+    assert run(body, tmp_path, signal.SIGTERM) == (143, [STOPPED], None)
+
+
+def test_it_is_saved_also_when_nobody_listens(tmp_path):
+    """The other end of stderr is closed, as that of a pipe which the same Ctrl-C has ended."""
+    command = [sys.executable, "-c", START + "        " + BUSY + END, str(tmp_path / "saved")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.stderr.close()
+        process.stderr = None
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert (tmp_path / "saved").exists()
+
+
+def test_a_signal_that_is_handed_on_twice_counts_once(tmp_path):
+    program = START + "        " + BUSY + END
+    command = [sys.executable, "-c", program, str(tmp_path / "saved")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.03)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+    assert (tmp_path / "saved").exists()
+
+
+def test_a_second_signal_ends_at_once(tmp_path):
+    code, said, saved = run(STUCK, tmp_path, signal.SIGTERM, signal.SIGINT)
+    assert (code, said[0], saved) == (130, STOPPING, None)
+    assert STOPPED not in said
+
+
+def test_a_signal_that_comes_with_the_last_step_ends_when_all_is_saved():
+    stop = Stop()
+    assert not stop(lambda: None)
+    stop.handle(signal.SIGTERM, None)
+    assert stop(lambda: None)
+    with pytest.raises(Interrupted):
+        stop(None)
+
+
+def test_handlers_are_as_they_were_afterwards():
+    from jaxae import signals
+
+    before = [signal.getsignal(number) for number in signals.NUMBERS]
+    with signals.stopping() as stop:
+        assert signal.getsignal(signal.SIGINT) == stop.handle
+    assert [signal.getsignal(number) for number in signals.NUMBERS] == before
+    time.sleep(2 * signals.GRACE)  # and nothing ends this process
