@@ -12,7 +12,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -39,12 +39,13 @@ class Checkpoints:
             max_to_keep=2, cleanup_tmp_directories=not read_only, create=not read_only, read_only=read_only
         )
         self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+        self._identity = None if read_only else directory.stat()
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        with self._writing():
+        with suppress(Exception) if error else self._writing():  # the first error is the one to be said
             self._manager.wait_until_finished()
             self._manager.close()
 
@@ -71,11 +72,18 @@ class Checkpoints:
         except Exception as error:  # TensorStore says in a ValueError, and at length, what is wrong with a disk
             said = first_line(error, 3000)
             number = re.search(r"os_error_code='(\d+)'", said)
-            gone = "" if self._directory.exists() else os.strerror(errno.ENOENT)
+            gone = os.strerror(errno.ENOENT) if self._lost() else ""
             reason = getattr(error, "strerror", None) or gone or (os.strerror(int(number[1])) if number else "")
             if not reason:
                 raise
             raise OSError(None, reason, str(self._directory)) from None
+
+    def _lost(self) -> bool:
+        """Whether the directory is gone, or, since Orbax makes what it misses, is another one."""
+        try:
+            return self._identity is not None and not os.path.samestat(self._identity, self._directory.stat())
+        except OSError:
+            return True
 
     def restore(self, abstract: Items) -> tuple[Items, dict[str, Any]] | None:
         """The newest whole checkpoint as (items, meta), or None where there is none.
