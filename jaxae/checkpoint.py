@@ -35,8 +35,14 @@ class Checkpoints:
         self._directory = directory
         self._read_only = read_only
         self._saving = threading.Lock()
+        if not read_only:
+            directory.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=2, cleanup_tmp_directories=not read_only, create=not read_only, read_only=read_only
+            max_to_keep=2,
+            cleanup_tmp_directories=not read_only,
+            create=False,
+            read_only=read_only,
+            multiprocessing_options=ocp.options.MultiprocessingOptions(active_processes={jax.process_index()}),
         )
         self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
         self._identity = None if read_only else directory.stat()

@@ -36,6 +36,20 @@ class Config:
     """Run directory (default: runs/EXPERIMENT-DATA). One that holds this run already continues it."""
     parallel: Literal["auto", "pmap", "jit"] = "auto"
     """Several devices: pmap (auto), or jit with shardings."""
+    reduction: Literal["fast", "reproducible"] = "fast"
+    """reproducible: the same bits on 1, 2, 4 and 8 devices, at a price."""
+    accumulate: int = 1
+    """Parts in which a device takes its share of a batch, one after the other: less memory, the same result."""
+    coordinator: str = ""
+    """Several processes: HOST:PORT of the first one, or auto (SLURM, Open MPI, Kubernetes, TPU pods)."""
+    num_processes: int = 1
+    """How many processes there are."""
+    process_id: int = 0
+    """Which of them this is; number 0 writes."""
+    heartbeat: int = 60
+    """Seconds of silence after which another process counts as lost."""
+    patience: int = 300
+    """Seconds to wait for other processes, to start and in every dispatch."""
     precision: Literal["float32", "mixed"] = "float32"
     """mixed: bfloat16 operands, float32 accumulation."""
     checkpoint_every: int = 1
@@ -55,7 +69,9 @@ class Config:
             value = getattr(self, field.name)
             if value == () and field.name != "hidden":
                 raise InputError(f"{flag(field.name)}: at least one value is needed")
-            least = 0 if field.name in ("seed", "picture_every") or isinstance(field.default, float) else 1
+            least = (
+                0 if field.name in ("seed", "picture_every", "process_id") or isinstance(field.default, float) else 1
+            )
             for number in value if isinstance(value, tuple) else (value,):
                 if type(number) is int and number >= 2**31:
                     raise InputError(f"{flag(field.name)} {str(number)[:20]}: must be below {2**31}")
@@ -65,12 +81,15 @@ class Config:
             raise InputError(f"--seed {self.seed}: must be below {2**31 - self.seeds}")
 
 
+# In these the processes of one run may differ.
+OWN = ("data_dir", "manual_dir", "workdir", "process_id", "heartbeat", "patience")
 # These say where and how a run is done, not what it computes: a run may be continued with others.
 PLACE = (
-    "data_dir",
-    "manual_dir",
-    "workdir",
+    *OWN,
     "parallel",
+    "accumulate",
+    "coordinator",
+    "num_processes",
     "checkpoint_every",
     "checkpoint_unit",
     "picture_every",
@@ -104,15 +123,15 @@ def parse(kind: type[C], description: str, argv: Sequence[str] | None = None) ->
     raise InputError("; ".join(said).replace(f"Error parsing {kind.__name__}: ", "") + " (see --help)")
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """The fields that decide the result and differ, as text: `epochs: 50 there, 10 here`."""
-    names = [name for name in {**old, **new} if name not in PLACE and old.get(name) != new.get(name)]
+def differences(old: dict[str, Any], new: dict[str, Any], apart: Sequence[str] = PLACE) -> str:
+    """The fields, apart from these, that differ, as text: `epochs: 50 there, 10 here`."""
+    names = [name for name in {**old, **new} if name not in apart and old.get(name) != new.get(name)]
     return "; ".join(f"{flag(name)} {old.get(name)} there, {new.get(name)} here" for name in names)
 
 
 def documented(config: Config) -> bool:
     """Whether the run is the system that its source describes: on MNIST, with the fields' own values."""
-    free = (*PLACE, "data", "seed", "seeds", "precision")
+    free = (*PLACE, "data", "seed", "seeds", "precision", "reduction")
     own = all(getattr(config, f.name) == f.default for f in dataclasses.fields(config) if f.name not in free)
     return config.data == "mnist" and own
 

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -84,13 +84,18 @@ def read(file: Path) -> dict[str, Any]:
     return saved
 
 
-def _same_run(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    differ = configs.differences(old["config"], new["config"])
+def difference(old: dict[str, Any], new: dict[str, Any], apart: Sequence[str] = configs.PLACE) -> str:
+    """How two runs, as `describe` gives them, differ but for these fields; empty if they are the same."""
     if old["experiment"] != new["experiment"]:
-        differ = f"{old['experiment']} there, {new['experiment']} here"
-    elif not differ and old["data"]["fingerprint"] != new["data"]["fingerprint"]:
-        differ = "the data itself has changed"
-    if differ:
+        return f"{old['experiment']} there, {new['experiment']} here"
+    differ = configs.differences(old["config"], new["config"], apart)
+    return differ or (
+        "the data itself is not the same" if old["data"]["fingerprint"] != new["data"]["fingerprint"] else ""
+    )
+
+
+def _same_run(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    if differ := difference(old, new):
         raise InputError(
             f"--workdir {workdir} holds another run: {differ}; give another --workdir, or --overwrite to start again"
         )

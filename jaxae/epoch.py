@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, Key
 
+from jaxae.reduction import means
 from jaxae.step import Transition
 from jaxae.types import Batch, Examples, Loss, Metrics, State
 
@@ -78,7 +79,7 @@ def evaluate(loss: Loss, shape: tuple[int, ...], batch_size: int, share: Share) 
             weight = (number < n).astype(jnp.float32)
             batch = gather(data, jnp.minimum(number, n - 1), number, weight, shape)
             again = jax.random.clone(key)  # one key for all batches: noise belongs to the numbers of the examples
-            return loss(state.params, state.extra, batch, again)[1][1]
+            return means(lambda part: loss(state.params, state.extra, part, again)[1][1], batch)
 
         def body(i: jax.Array, total: Metrics) -> Metrics:
             part = jnp.minimum(batch_size, n - i * batch_size) / n

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -79,6 +80,19 @@ def read(path: Path) -> list[Record]:
     except DAMAGED as error:
         raise InputError(f"{path}: is damaged ({error!r}): put it back, or --overwrite to start again") from None
     return lines
+
+
+class Silent:
+    """In place of a writer, where another process writes."""
+
+    def __enter__(self) -> "Silent":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def __getattr__(self, _: str) -> Callable[..., None]:
+        return lambda *_, **__: None
 
 
 class Progress:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxae import divergence, epoch, log
+from jaxae import divergence, epoch, log, parallel
 from jaxae.checkpoint import Checkpoints, Items
 from jaxae.config import Config
 from jaxae.data import Dataset, Split
@@ -53,11 +53,12 @@ def fit(
 
     Adds to metrics.jsonl, tensorboard/ and checkpoints/. Diverged when a number is not finite, Interrupted when
     `stop` says so; from what is saved the same call goes on as if nothing had happened. OSError when the disk is full
-    or the directory lost.
+    or the directory lost. Of several processes the first one reads and writes, for all.
     stop: asked after every dispatch, with a function that saves this moment; with None when all is saved.
     look: draws a state: every `config.picture_every` steps, after epochs 1, 2, 5, 10, 20, 50, ..., and the last.
     """
     began = time.monotonic()
+    writes = parallel.leads()
     several, size, count = config.seeds > 1, config.batch_size, len(data.train.x)
     seeds = range(config.seed, config.seed + config.seeds)
     last = epoch.first_step(config.epochs, count, size)
@@ -66,14 +67,17 @@ def fit(
     training = partial(epoch.train, experiment.transition, data.shape, size)
     evaluation = partial(epoch.evaluate, experiment.evaluate, data.shape, size)
     metrics_file = workdir / "metrics.jsonl"
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
+    writer: Any = Checkpoints(workdir / "checkpoints") if writes else log.Silent()
+    with writer as checkpoints:
         restored = checkpoints.restore(abstract(experiment, config, data.shape))
         items, meta = restored or (start(experiment, config, data.shape), NEW)
+        if writes:
+            log.truncate(metrics_file, meta["size"])
+        meta, lines = parallel.told([meta, log.read(metrics_file) if writes else []])
+        items = parallel.given(items)
         state, totals = (place(items[name], plan, several) for name in ("state", "totals"))
         step = int(np.ravel(items["state"].step)[0])
         wall, seconds, images = meta["wall"] - began, meta["seconds"], meta["images"]
-        log.truncate(metrics_file, meta["size"])
-        lines = log.read(metrics_file)
 
         def order_of(now: int) -> jax.Array:
             placed: jax.Array = place(_orders(seeds, now, count, size), plan, several)
@@ -90,30 +94,31 @@ def fit(
         def pause(due: bool) -> None:
             """A moment at which a run may be continued: save it where that is due, and stop if asked to."""
             meta = {
-                "size": metrics_file.stat().st_size,
+                "size": metrics_file.stat().st_size if writes else 0,
                 "wall": wall + time.monotonic(),
                 "seconds": seconds,
                 "images": images,
             }
             save = partial(checkpoints.save, step, {"state": state, "totals": totals}, meta)
-            stopping = stop(partial(save, wait=True))
+            stopping = parallel.most(stop(partial(save, wait=True))) > 0
             if due or stopping:
                 save(wait=stopping or step == last)  # before it is said that all is saved
             if stopping:
+                parallel.part()
                 raise Interrupted
 
         def write(epoch: int, split: str, metrics: dict[str, Any]) -> None:
             lines.append(log.record(epoch, step, split, metrics))
-            log.append(metrics_file, lines[-1])
+            if writes:
+                log.append(metrics_file, lines[-1])
             board.scalars(lines[-1])
 
         # Steps between what happens within an epoch; never, without it.
         picture_every = config.picture_every or last
         save_every = config.checkpoint_every if config.checkpoint_unit == "steps" else last
-        with (
-            log.TensorBoard(workdir / "tensorboard", step) as board,
-            log.Progress(config.epochs, last, step) as progress,
-        ):
+        events: Any = log.TensorBoard(workdir / "tensorboard", step) if writes else log.Silent()
+        bar: Any = log.Progress(config.epochs, last, step) if writes else log.Silent()
+        with events as board, bar as progress:
             at_once = 0  # steps in a dispatch
             for now in range(sum(line["split"] == "test" for line in lines), config.epochs):
                 first, end = (epoch.first_step(e, count, size) for e in (now, now + 1))
@@ -123,9 +128,10 @@ def fit(
                     steps = min(at_once or 1, end - step, *(n - step % n for n in (picture_every, save_every)))
                     args = (state, totals, train_data, order, train_key, step * size - now * count)
                     t = time.monotonic()
-                    state, totals, whole = train(*args, steps)
-                    host = jax.device_get(totals)  # waits: on CPU, unblocked collectives can deadlock
-                    t = time.monotonic() - t
+                    with parallel.waiting():
+                        state, totals, whole = jax.block_until_ready(train(*args, steps))  # on CPU, unblocked
+                        host = jax.device_get(totals)  # collectives can deadlock
+                    t = parallel.most(time.monotonic() - t)  # all processes are to do as many steps
                     if not divergence.finite(host, whole):
                         raise divergence.explain(train, training(lambda x: x), args, size, steps, seeds)
                     step += steps
@@ -134,7 +140,7 @@ def fit(
                     at_once = _pace(at_once, t)
                     progress.update(now + 1, step, float(np.mean(host["sum"]["loss"])) / (step - first), rate())
                     chosen = step == end and str(now + 1).rstrip("0") in ("1", "2", "5")
-                    if look and (chosen or step % picture_every == 0 or step == last):
+                    if writes and look and (chosen or step % picture_every == 0 or step == last):
                         look(jax.device_get(state), step, board)
                     if step < end:
                         pause(step % save_every == 0)
@@ -143,7 +149,8 @@ def fit(
                     totals = {**totals, "sum": jax.tree.map(jnp.zeros_like, totals["sum"])}
                     write(now + 1, "train", means)
                     pause(False)
-                tested = jax.device_get(measure(state, test_data, test_key))
+                with parallel.waiting():
+                    tested = jax.device_get(measure(state, test_data, test_key))
                 divergence.check({f"test {name}": value for name, value in tested.items()}, step, seeds)
                 write(now + 1, "test", tested)
                 progress.epoch(lines[-2], lines[-1], rate())

@@ -1,19 +1,28 @@
-"""Devices: the only file that names pmap, shardings and meshes."""
+"""Devices and processes: the only file that names pmap, shardings, meshes and jax.distributed."""
 
+import faulthandler
+import json
 import os
-from collections.abc import Callable, Sequence
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxae import signals
 from jaxae.batch import AXIS
 from jaxae.epoch import Share
-from jaxae.errors import InputError
+from jaxae.errors import InputError, first_line
+from jaxae.reduction import SHARDS, Parts, taken_in
 
 SEEDS = "seeds"
+DAY = 86400  # seconds: longer than one process draws while the others wait
 
 
 class Plan(NamedTuple):
@@ -22,6 +31,7 @@ class Plan(NamedTuple):
     mode: str  # "one" device; "pmap" or "jit" split the batch; "seeds" gives each device its share of the seeds
     mesh: Mesh
     seeds: int
+    parts: Parts | None = None  # in which a device takes its share of a batch, if not at once
 
     @property
     def devices(self) -> int:
@@ -29,24 +39,46 @@ class Plan(NamedTuple):
         return self.mesh.size
 
 
-def plan(parallel: str, batch_size: int, seeds: int, devices: Sequence[jax.Device] | None = None) -> Plan:
-    """`--parallel auto|pmap|jit` on these devices (all there are).
+def plan(
+    parallel: str,
+    batch_size: int,
+    seeds: int,
+    devices: Sequence[jax.Device] | None = None,
+    reduction: str = "fast",
+    accumulate: int = 1,
+) -> Plan:
+    """`--parallel auto|pmap|jit`, `--reduction fast|reproducible` and `--accumulate` on these devices (all there are).
 
     Seeds that divide evenly over the devices need no communication, so they are spread first. Otherwise the batch is,
-    by pmap unless jit is asked for. InputError for a batch size that does not divide.
+    by pmap unless jit is asked for. InputError for a batch size that does not divide, and what does not go together.
     """
     devices = jax.devices() if devices is None else devices
     n = len(devices)
     mesh = Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
-    if n == 1 and parallel != "pmap":
-        return Plan("one", mesh, seeds)
-    if n > 1 and seeds % n == 0:  # under another name, since means are not to be taken over it
-        return Plan("seeds", Mesh(mesh.devices, (SEEDS,), axis_types=(AxisType.Auto,)), seeds)
-    if batch_size % n:
-        below, above = batch_size // n * n, -(-batch_size // n) * n
+    if reduction == "reproducible":  # one form of program for any number of devices
+        if parallel == "jit" or accumulate > 1:
+            other = "--parallel jit" if parallel == "jit" else "--accumulate"
+            raise InputError(f"--reduction reproducible: is by pmap, part after part: leave {other} out")
+        if SHARDS % n:
+            raise InputError(f"--reduction reproducible: is for 1, 2, 4 or {SHARDS} devices, and there are {n}")
+        _divides(batch_size, SHARDS, f"into {SHARDS} shards")
+        return Plan("pmap", mesh, seeds, Parts(SHARDS // n, ordered=True))
+    parts = Parts(accumulate, ordered=False) if accumulate > 1 else None
+    spread = n > 1 and seeds % n == 0 and jax.process_count() == 1
+    if spread or (n == 1 and parallel != "pmap"):
+        _divides(batch_size, accumulate, f"into {accumulate} parts")
+        # under another name, since means are not to be taken over it
+        names = Mesh(mesh.devices, (SEEDS,), axis_types=(AxisType.Auto,)) if spread else mesh
+        return Plan("seeds" if spread else "one", names, seeds, parts)
+    _divides(batch_size, n * accumulate, f"over {n} devices" + (f" in {accumulate} parts each" if parts else ""))
+    return Plan("jit" if parallel == "jit" else "pmap", mesh, seeds, parts)
+
+
+def _divides(batch_size: int, by: int, how: str) -> None:
+    if batch_size % by:
+        below, above = batch_size // by * by, -(-batch_size // by) * by
         near = f"{below} or {above}" if below else f"{above}"
-        raise InputError(f"--batch-size {batch_size} does not divide over {n} devices: use {near}")
-    return Plan("jit" if parallel == "jit" else "pmap", mesh, seeds)
+        raise InputError(f"--batch-size {batch_size} does not divide {how}: use {near}")
 
 
 def compile(
@@ -58,7 +90,10 @@ def compile(
     """
 
     def over_seeds(share: Share) -> Callable[..., Any]:
-        function = make(share)
+        def function(*args: Any) -> Any:
+            with taken_in(plan.parts):
+                return make(share)(*args)
+
         return jax.vmap(function, in_axes=tuple(0 if s else None for s in seeded)) if plan.seeds > 1 else function
 
     if plan.mode == "pmap":
@@ -73,8 +108,9 @@ def compile(
         axes = (0, *[None] * len(seeded))
         devices = list(plan.mesh.devices)
         mapped = jax.pmap(on_device, axis_name=AXIS, in_axes=axes, out_axes=None, devices=devices)  # type: ignore[arg-type]
-        numbers = jnp.arange(plan.devices)
-        now = _ahead(mapped, (numbers, *example)) if example else mapped
+        here = [i for i, device in enumerate(devices) if device.process_index == jax.process_index()]
+        now = _ahead(mapped, (np.array(here), *example)) if example else mapped
+        numbers = _put(np.arange(plan.devices), NamedSharding(plan.mesh, PartitionSpec(AXIS)))
         return lambda *args: now(numbers, *args)
     if plan.mode == "jit":
         split = NamedSharding(plan.mesh, PartitionSpec(AXIS))
@@ -104,4 +140,124 @@ def memory() -> int:
 def place(tree: Any, plan: Plan, seeded: bool) -> Any:
     """Put arrays where compiled functions of this plan want them: copied to every device, or split by seeds."""
     spec = PartitionSpec(SEEDS) if seeded and plan.mode == "seeds" else PartitionSpec()
-    return jax.device_put(tree, NamedSharding(plan.mesh, spec))
+    return _put(tree, NamedSharding(plan.mesh, spec))
+
+
+def _put(tree: Any, sharding: NamedSharding) -> Any:
+    def put(leaf: Any) -> Any:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(put(jax.random.key_data(leaf)))
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    # Where devices are those of other processes too, device_put would compare what all of them give.
+    return jax.tree.map(put, tree) if several() else jax.device_put(tree, sharding)
+
+
+_patience = 0.0  # seconds to wait for other processes
+
+
+def join(coordinator: str, num_processes: int, process_id: int, heartbeat: int, patience: int) -> None:
+    """Become one of several processes that train together; alone, without a coordinator.
+
+    coordinator: HOST:PORT at which process 0 listens, or auto. InputError where that makes no sense; the process ends
+    where the others do not come.
+    """
+    global _patience
+    if not coordinator:
+        if num_processes > 1 or process_id:
+            raise InputError("--num-processes, --process-id: say where the first one is: --coordinator HOST:PORT")
+        return
+    where: dict[str, Any] = {}
+    if coordinator != "auto":
+        if not re.fullmatch(r".+:\d{1,5}", coordinator):
+            raise InputError(f"--coordinator {coordinator}: must be HOST:PORT, or auto")
+        if process_id >= num_processes:
+            raise InputError(f"--process-id {process_id}: must be below --num-processes {num_processes}")
+        where = {"coordinator_address": coordinator, "num_processes": num_processes, "process_id": process_id}
+    line = f"error: --coordinator {coordinator}: not all processes came within {patience} s: start them, or wait longer"
+    late = threading.Timer(patience, signals.leave, (2, f"{line} (--patience)"))
+    late.daemon = True  # JAX itself would abort
+    late.start()
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away from `signals`
+    try:
+        jax.distributed.initialize(
+            **where,
+            initialization_timeout=patience + 60,
+            heartbeat_timeout_seconds=heartbeat,
+            shutdown_timeout_seconds=DAY,
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = "no cluster is found" if "should be defined" in str(error) else first_line(error)
+        raise InputError(f"--coordinator {coordinator}: {reason}: give HOST:PORT of a free port") from None
+    finally:
+        late.cancel()
+    _patience = patience
+
+
+def several() -> bool:
+    """Whether there are other processes."""
+    return _patience > 0 and jax.process_count() > 1
+
+
+def leads() -> bool:
+    """Whether this is the process that writes."""
+    return not several() or jax.process_index() == 0
+
+
+def part() -> None:
+    """Wait until all processes are here, and go on alone."""
+    if several():
+        jax.distributed.shutdown()
+
+
+@contextmanager
+def waiting() -> Iterator[None]:
+    """While other processes are needed: if they are stuck, say where this one is, and end it."""
+    if several():
+        faulthandler.dump_traceback_later(_patience, exit=True)
+    try:
+        yield
+    finally:
+        if several():
+            faulthandler.cancel_dump_traceback_later()
+
+
+def most(value: float) -> float:
+    """The largest value of all processes."""
+    if not several():
+        return value
+    with waiting():
+        return float(np.max(multihost_utils.process_allgather(np.float32(value))))
+
+
+def told(value: Any) -> Any:
+    """A JSON value of the process that leads."""
+    if not several():
+        return value
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    with waiting():
+        size = int(multihost_utils.broadcast_one_to_all(np.int32(text.size)))
+    return json.loads(given(text if leads() else np.zeros(size, np.uint8)).tobytes())
+
+
+def given(tree: Any) -> Any:
+    """Arrays of the process that leads: the same bits."""
+    if not several():
+        return tree
+    leaves, structure = jax.tree.flatten(jax.device_get(tree))
+    with waiting():
+        sent = multihost_utils.broadcast_one_to_all([np.ravel(leaf).view(np.uint8) for leaf in leaves])
+    back = [np.asarray(b).view(a.dtype).reshape(a.shape) for a, b in zip(leaves, sent, strict=True)]
+    return jax.tree.unflatten(structure, back)
+
+
+@contextmanager
+def one_first() -> Iterator[None]:
+    """The process that leads does this before the others do, which wait as long as it takes."""
+    first = leads()
+    for turn in (True, False):
+        if turn == first:
+            yield
+        if turn and several():
+            multihost_utils.sync_global_devices("one first")

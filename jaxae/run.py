@@ -10,7 +10,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,6 +26,7 @@ from jaxae.data import Info as Info
 from jaxae.errors import DAMAGED, Diverged, InputError, Interrupted, first_line
 from jaxae.experiment import Experiment as Experiment
 from jaxae.experiment import Model, layers, reads_masks
+from jaxae.reduction import taken_in
 from jaxae.types import State
 
 Build = Callable[[Any, Info], Experiment]  # (config, what is known of the data) -> experiment
@@ -43,9 +44,18 @@ def main(kind: type[Config], build: Build, argv: Sequence[str] | None = None) ->
     with signals.stopping() as stop:
         try:
             config = configs.parse(kind, module.__doc__ or "", argv)
-            said = summary(config, build) if config.summary else results.summary(train(config, build, name, stop))
+            if config.summary:
+                said = summary(config, build)
+            else:
+                parallel.join(
+                    config.coordinator, config.num_processes, config.process_id, config.heartbeat, config.patience
+                )
+                stop.patient = parallel.several()
+                workdir = train(config, build, name, stop)
+                said = results.summary(workdir) if parallel.leads() else ""
             with suppress(BrokenPipeError):  # nobody may be listening any more
-                print(said, flush=True)
+                print(said, end="\n" if said else "", flush=True)
+            parallel.part()
             code = 0
         except InputError as error:
             print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
@@ -58,10 +68,15 @@ def main(kind: type[Config], build: Build, argv: Sequence[str] | None = None) ->
         except OSError as error:
             signals.cannot_write(error)
         except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
+            if "RESOURCE_EXHAUSTED" in str(error):
+                said, code = "out of memory: take a smaller --batch-size, fewer --seeds or a smaller net", 2
+            elif parallel.several():
+                said, code = f"another process was lost: the same commands go on ({first_line(error)})", 1
+            else:
                 raise
-            print("error: out of memory: take a smaller --batch-size, fewer --seeds or a smaller net", file=sys.stderr)
-            code = 2
+            print(f"error: {said}", file=sys.stderr)
+    if code and parallel.several():
+        signals.leave(code)  # the others may never come to where they would part
     sys.exit(code)
 
 
@@ -72,16 +87,22 @@ def train(config: Config, build: Build, name: str, stop: loop.Stop = loop.go_on)
     Raises InputError, errors.Diverged, errors.Interrupted, and OSError when the disk is full or the directory lost.
     """
     workdir = Path(config.workdir or f"runs/{name.split('.')[-1]}-{Path(config.data).stem}")
-    dataset = data.load(config.data, config.data_dir, config.manual_dir)
+    with parallel.one_first():  # which prepares the data
+        dataset = data.load(config.data, config.data_dir, config.manual_dir)
     if len(dataset.train.x) < config.batch_size:
         raise InputError(
             f"--batch-size {config.batch_size}: there are only {len(dataset.train.x)} training examples: take fewer"
         )
-    plan = parallel.plan(config.parallel, config.batch_size, config.seeds)
-    experiment = checked(config, build, dataset)
-    with directory.alone(workdir):
-        directory.prepare(workdir, config, directory.describe(config, name, dataset))
-        if not (workdir / "report.html").exists():  # what is written last
+    plan = parallel.plan(config.parallel, config.batch_size, config.seeds, None, config.reduction, config.accumulate)
+    with taken_in(plan.parts):  # so that what does not go in parts is found before anything is written
+        experiment = checked(config, build, dataset)
+    writes, description = parallel.leads(), directory.describe(config, name, dataset)
+    if other := directory.difference(parallel.told(description), description, configs.OWN):
+        raise InputError(f"--process-id {config.process_id}: is not in the run of process 0: {other}")
+    with directory.alone(workdir) if writes else nullcontext():
+        if writes:
+            directory.prepare(workdir, config, description)
+        if not parallel.told((workdir / "report.html").exists()):  # what is written last
             _fill(workdir, config, experiment, plan, dataset, name, stop)
     return workdir
 
@@ -104,6 +125,8 @@ def _fill(
         board.histogram("codes", figures.codes_of(now, dataset, 1000)[0], step)
 
     outcome = loop.fit(experiment, config, dataset, plan, workdir, stop, look)
+    if not parallel.leads():
+        return
     lines = log.read(workdir / "metrics.jsonl")
     trained = model(outcome.state)
     expected = experiment.expected if configs.documented(config) else {}

@@ -31,6 +31,7 @@ class Stop:
         self.number = 0
         self._save: Save | None = None
         self.taken = threading.Event()
+        self.patient = False  # whether it waits for the main thread, which has to agree with other processes
 
     def __call__(self, save: Save | None) -> bool:
         """Whether the caller is to save and end, now. It asks at every step that it has finished.
@@ -63,7 +64,7 @@ class Stop:
         """Save and end, if the main thread does not."""
         if self._save is not None:
             _say("stopping after this step; again to end at once")
-        if not self.taken.wait(GRACE):
+        if not self.taken.wait(None if self.patient and self._save is not None else GRACE):
             try:
                 if self._save is not None:
                     self._save()
@@ -72,8 +73,8 @@ class Stop:
                 cannot_write(error)
 
     def end(self) -> NoReturn:
-        """End the process."""
-        _end(128 + self.number, "stopped: the same command goes on from here")
+        """End the process: by the signal that has come, to it or to another one."""
+        leave(128 + (self.number or signal.SIGTERM), "stopped: the same command goes on from here")
 
 
 @contextmanager
@@ -105,7 +106,7 @@ def stopping() -> Iterator[Stop]:
 def cannot_write(error: OSError) -> NoReturn:
     """End the process: the disk is full, or the directory lost."""
     what = f"{error.filename or '--workdir'}: cannot be written ({error.strerror or error})"
-    _end(2, f"error: {what}: what was saved is kept, and the same command goes on from there when it can be written")
+    leave(2, f"error: {what}: what was saved is kept, and the same command goes on from there when it can be written")
 
 
 def _failed(args: threading.ExceptHookArgs) -> None:
@@ -115,9 +116,10 @@ def _failed(args: threading.ExceptHookArgs) -> None:
     threading.__excepthook__(args)
 
 
-def _end(code: int, line: str) -> NoReturn:
-    """At once, since Python's own way out can crash, or wait, after what has happened."""
-    _say(line)
+def leave(code: int, line: str = "") -> NoReturn:
+    """End the process, at once: Python's own way out can crash, or wait, after what has happened."""
+    if line:
+        _say(line)
     with suppress(OSError):
         sys.stdout.flush()
     os._exit(code)

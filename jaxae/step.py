@@ -10,7 +10,7 @@ import optax
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Key
 
-from jaxae.batch import average
+from jaxae.reduction import gradient
 from jaxae.types import Batch, Loss, Metrics, Params, State
 
 _observers: list[Callable[[Params], None]] = []
@@ -38,12 +38,11 @@ def descend(loss: Loss, tx: optax.GradientTransformation, wrt: Sequence[str] | N
         return {name: params[name] for name in wrt}
 
     def step(state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, Metrics]:
-        def objective(moved: Params) -> Any:
-            return loss({**state.params, **moved}, state.extra, batch, key)
+        def objective(moved: Params, part: Batch) -> Any:
+            return loss({**state.params, **moved}, state.extra, part, key)
 
         group = moving(state.params)
-        grads, (extra, metrics) = jax.grad(objective, has_aux=True)(group)
-        grads = average(grads)
+        grads, (extra, metrics) = gradient(objective, group, batch)
         for observer in _observers:
             jax.debug.callback(observer, grads)
         updates, opt_state = tx.update(grads, state.opt_state, group)

@@ -197,17 +197,26 @@ def broken(*_, **__):
     raise ValueError("a long story of TensorStore")
 
 
-def test_a_directory_that_is_lost_and_made_again(tmp_path):
-    """Orbax makes folders that it misses, so that there is one, which is not the run's."""
-    folder = tmp_path / "checkpoints"
-    with pytest.raises(OSError, match="No such file or directory"), Checkpoints(folder) as checkpoints:
+def lose(folder):
+    with Checkpoints(folder) as checkpoints:
         checkpoints.save(1, ITEMS, {}, wait=True)
-        folder.rename(tmp_path / "elsewhere")
+        folder.rename(folder.with_name("elsewhere"))
         folder.mkdir()
         checkpoints._manager.wait_until_finished = broken
 
 
-def test_the_first_error_is_the_one_that_is_said(tmp_path):
-    with pytest.raises(OSError, match="the first"), Checkpoints(tmp_path) as checkpoints:
+def test_a_directory_that_is_lost_and_made_again(tmp_path):
+    """Orbax makes folders that it misses, so that there is one, which is not the run's."""
+    with pytest.raises(OSError, match="No such file or directory"):
+        lose(tmp_path / "checkpoints")
+
+
+def fail_twice(folder):
+    with Checkpoints(folder) as checkpoints:
         checkpoints._manager.wait_until_finished = broken
         raise OSError("the first")
+
+
+def test_the_first_error_is_the_one_that_is_said(tmp_path):
+    with pytest.raises(OSError, match="the first"):
+        fail_twice(tmp_path)

@@ -236,7 +236,7 @@ def test_another_configuration_is_an_error_that_lists_the_fields(finished, tmp_p
     shutil.copytree(finished, tmp_path / "copy")
     config["data"]["fingerprint"] = "0"
     (tmp_path / "copy" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match="the data itself has changed"):
+    with pytest.raises(InputError, match="the data itself is not the same"):
         go(tmp_path / "copy")
     assert equal(final(finished), before)
 

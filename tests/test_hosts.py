@@ -1,0 +1,187 @@
+"""Two real processes that train together, on the loopback interface."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import jaxae
+from jaxae import log
+from jaxae.checkpoint import recorded
+
+ROOT = Path(__file__).parents[1]
+HEARTBEAT = 10
+SHORT = ("--hidden", "16", "--latent", "2", "--batch-size", "64", "--heartbeat", str(HEARTBEAT))
+EPOCHS = ("--epochs", "20")
+FEW = ("--epochs", "4")
+ENDLESS = ("--epochs", "100000")
+
+
+def command(workdir, *more):
+    return [sys.executable, ROOT / "tests" / "undrawn.py", "experiments.vae", f"--workdir={workdir}", *SHORT, *more]
+
+
+@contextmanager
+def started(devices, *commands):
+    """Processes, each with so many devices."""
+    run = {"cwd": ROOT, "env": {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)}, "text": True}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    processes = [subprocess.Popen(command, **run, **pipes) for command in commands]
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def two(workdir, *more, ids=(0, 1)):
+    """Both processes of a run, or some of them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    where = ("--coordinator", f"127.0.0.1:{port}", "--num-processes", "2")
+    return started(2, *(command(workdir, *where, "--process-id", str(i), *more) for i in ids))
+
+
+def done(processes):
+    """What each has said, in the end: standard output, standard error without the lines of Gloo."""
+    said = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), said
+    return said
+
+
+def wait_for(processes, workdir, lines):
+    """Until so many lines of metrics are there."""
+    end = time.monotonic() + 60
+    while not (workdir / "metrics.jsonl").exists() or len(log.read(workdir / "metrics.jsonl")) < lines:
+        assert time.monotonic() < end
+        assert all(process.poll() is None for process in processes), [process.communicate() for process in processes]
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of two processes that nobody stops."""
+    workdir = tmp_path_factory.mktemp("two") / "run"
+    with two(workdir, *EPOCHS) as processes:
+        leader, follower = done(processes)
+    assert "done: test" in leader[0]
+    assert follower[0].replace("[Gloo]", "").count("done") == 0  # one writes
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """A short run of one process with as many devices as two."""
+    workdir = tmp_path_factory.mktemp("one") / "run"
+    with started(4, command(workdir, *FEW)) as processes:
+        done(processes)
+    return workdir
+
+
+@pytest.mark.parametrize("mode", ["pmap", "jit"])
+def test_two_processes_are_as_one_with_their_devices(one, tmp_path, mode):
+    workdir = tmp_path / "run"
+    with two(workdir, *FEW, "--parallel", mode) as processes:
+        done(processes)
+    here, there = (np.concatenate([np.ravel(leaf) for leaf in leaves(path)]) for path in (workdir, one))
+    assert np.linalg.norm(here - there) < 1e-5 * np.linalg.norm(there)
+    for a, b in zip(*(log.read(path / "metrics.jsonl") for path in (workdir, one)), strict=True):
+        assert a.keys() == b.keys()
+        for name in ("epoch", "step", *log.names(b)):
+            np.testing.assert_allclose(a[name], b[name], rtol=1e-5)
+
+
+def leaves(workdir):
+    return jax.tree.leaves(jaxae.load(workdir).params)
+
+
+def test_processes_that_are_killed_or_told_to_stop(whole, tmp_path):
+    """Both end, whichever it was, and the same commands go on as if nothing had happened."""
+    workdir, lines = tmp_path / "run", 0
+    for victim in (0, 1):
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with two(workdir, *EPOCHS) as processes:
+                wait_for(processes, workdir, lines + 3)
+                processes[victim].send_signal(number)
+                began = time.monotonic()
+                said = [process.communicate(timeout=HEARTBEAT + 5) for process in processes]
+                assert time.monotonic() - began < HEARTBEAT + 5
+                codes = [process.returncode for process in processes]
+            if number == signal.SIGTERM:
+                assert codes == [143, 143], said
+                assert all("stopped: the same command goes on from here" in line for _, line in said), said
+                assert recorded(workdir / "checkpoints")["step"] == str(log.read(workdir / "metrics.jsonl")[-1]["step"])
+            else:
+                assert codes[victim] == -signal.SIGKILL
+                assert codes[1 - victim] != 0
+            lines = len(log.read(workdir / "metrics.jsonl"))
+    with two(workdir, *EPOCHS) as processes:
+        done(processes)
+    assert (workdir / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    assert recorded(workdir / "checkpoints") == recorded(whole / "checkpoints")
+
+
+@pytest.mark.parametrize("alone", [0, 1])
+def test_a_process_that_does_not_come(tmp_path, alone):
+    with two(tmp_path / "run", "--patience", "4", ids=[alone]) as (process,):
+        began = time.monotonic()
+        _, said = process.communicate(timeout=30)
+        assert time.monotonic() - began < 20
+    assert process.returncode == 2, said
+    (line,) = [line for line in said.splitlines() if "[Gloo]" not in line]
+    assert line.startswith("error: --coordinator 127.0.0.1:")
+    assert "not all processes came within 4 s" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_process_that_is_stuck(tmp_path):
+    """The other one says where it waits, of every thread, and ends."""
+    workdir = tmp_path / "run"
+    with two(workdir, *ENDLESS, "--heartbeat", "100", "--patience", "8") as processes:
+        wait_for(processes, workdir, 4)
+        processes[1].send_signal(signal.SIGSTOP)
+        _, said = processes[0].communicate(timeout=40)
+    assert processes[0].returncode == 1
+    assert "Timeout (0:00:08)!" in said
+    assert "loop.py" in said
+    assert jaxae.load(workdir)
+
+
+@pytest.mark.parametrize(("flag", "there"), [("--lr", "0.001"), ("--checkpoint-every", "1")])
+def test_processes_of_different_runs(tmp_path, flag, there):
+    with two(tmp_path / "run", ids=[0]) as (first,):
+        with started(2, [*first.args[:-1], "1", flag, "7"]) as (second,):
+            _, said = second.communicate(timeout=60)
+        assert second.returncode == 2, said
+        assert f"--process-id 1: is not in the run of process 0: {flag} {there} there, 7" in said
+        first.communicate(timeout=HEARTBEAT + 5)
+        assert first.returncode != 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--num-processes", "2"], "--coordinator HOST:PORT"),
+        (["--coordinator", "here", "--num-processes", "2"], "must be HOST:PORT, or auto"),
+        (["--coordinator", "here:1", "--num-processes", "2", "--process-id", "2"], "must be below --num-processes 2"),
+        (["--coordinator", "auto"], "no cluster is found: give HOST:PORT"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(tmp_path, flags, reason):
+    with started(1, command(tmp_path / "run", *flags)) as (process,):
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert said.startswith("error: --"), said
+    assert said.count("\n") == 1, said
+    assert reason in said
+    assert not (tmp_path / "run").exists()
