@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, Key
 
-from jaxae.reduction import means
+from jaxae.reduction import sums
 from jaxae.step import Transition
 from jaxae.types import Batch, Examples, Loss, Metrics, State
 
@@ -79,14 +79,14 @@ def evaluate(loss: Loss, shape: tuple[int, ...], batch_size: int, share: Share) 
             weight = (number < n).astype(jnp.float32)
             batch = gather(data, jnp.minimum(number, n - 1), number, weight, shape)
             again = jax.random.clone(key)  # one key for all batches: noise belongs to the numbers of the examples
-            return means(lambda part: loss(state.params, state.extra, part, again)[1][1], batch)
+            real = jnp.minimum(batch_size, n - i * batch_size)
+            return sums(lambda part: loss(state.params, state.extra, part, again)[1][1], batch, real)
 
         def body(i: jax.Array, total: Metrics) -> Metrics:
-            part = jnp.minimum(batch_size, n - i * batch_size) / n
-            return jax.tree.map(lambda t, m: t + part * m, total, metrics(i))
+            return jax.tree.map(jnp.add, total, metrics(i))
 
         zero = jax.tree.map(lambda m: jnp.zeros(m.shape), jax.eval_shape(metrics, jnp.int32(0)))
-        return jax.lax.fori_loop(0, -(-n // batch_size), body, zero)
+        return jax.tree.map(lambda total: total / n, jax.lax.fori_loop(0, -(-n // batch_size), body, zero))
 
     return measure
 

@@ -66,24 +66,33 @@ def means(f: Callable[[Batch], Tree], batch: Batch) -> Tree:
     parts = _parts.get()
     if parts is None:
         return f(batch)
+    totals, count = _totals(f, batch, parts)
+    return jax.tree.map(lambda total: total / count, totals)
 
+
+def sums(f: Callable[[Batch], Tree], batch: Batch, real: jax.Array) -> Tree:
+    """`means` times the number of real examples: what is added up over batches."""
+    parts = _parts.get()
+    if parts is None:
+        return jax.tree.map(lambda mean: real * mean, f(batch))
+    return _totals(f, batch, parts)[0]
+
+
+def _totals(f: Callable[[Batch], Tree], batch: Batch, parts: Parts) -> tuple[Tree, jax.Array]:
     def weighed(part: Batch) -> tuple[Tree, jax.Array]:
         with alone():
             values, count = f(part), jnp.sum(part.weight)
         return jax.tree.map(lambda value: jnp.where(count > 0, count * value, 0), values), count
 
     size = len(batch.number) // parts.number
-    if parts.ordered:
-        cut = jax.tree.map(lambda a: a.reshape(parts.number, size, *a.shape[1:]), batch)
-        sums = _tree_sum(_one_by_one(weighed, cut, parts.number))
-        if axis():
-            sums = _tree_sum(jax.lax.all_gather(sums, AXIS))
-        totals, count = jax.lax.optimization_barrier(sums)
-    else:
-        totals, count = optax.microbatch(weighed, 0, size)(batch)
-        if axis():
-            totals, count = jax.lax.psum((totals, count), AXIS)
-    return jax.tree.map(lambda total: total / count, totals)
+    totals: tuple[Tree, jax.Array]
+    if not parts.ordered:
+        totals = optax.microbatch(weighed, 0, size)(batch)
+        return jax.lax.psum(totals, AXIS) if axis() else totals
+    cut = jax.tree.map(lambda a: a.reshape(parts.number, size, *a.shape[1:]), batch)
+    totals = _tree_sum(_one_by_one(weighed, cut, parts.number))
+    # What follows only adds and divides: where a product came before a sum, the two might be rounded at once, or not.
+    return jax.lax.optimization_barrier(_tree_sum(jax.lax.all_gather(totals, AXIS)) if axis() else totals)
 
 
 def _one_by_one(f: Callable[[Tree], Any], stacked: Tree, count: int) -> Any:

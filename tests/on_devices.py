@@ -1,15 +1,18 @@
 """Trains an experiment on several devices; prints the largest relative differences as JSON.
 
-Arguments: its module; `all` modes on 1, 2, 4 and 8 devices, `some` of them, or a `fast` one; fields as JSON. One seed,
+Arguments: its module; `all` ways on 1, 2, 4 and 8 devices, `some` of them, or a `fast` one; fields as JSON. One seed,
 and four unless it is to be fast.
 Run in its own process, since the number of virtual devices is fixed when JAX starts.
+`python tests/on_devices.py tests/devices.json` writes down the table of all experiments.
 """
 
 import importlib
 import json
+import pkgutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 
@@ -19,20 +22,44 @@ jax.config.update("jax_num_cpu_devices", 8)
 import numpy as np
 import optax
 
+import experiments
 from jaxae import data, log, loop, parallel
 
-MODES = [("auto", 1), *[(mode, n) for mode in ("pmap", "jit") for n in (1, 2, 4, 8)]]
-CHOSEN = {"all": MODES[1:], "some": [("pmap", 2), ("pmap", 8), ("jit", 1), ("jit", 4)], "fast": [("pmap", 4)]}
+
+class Way(NamedTuple):
+    """How to train."""
+
+    mode: str
+    devices: int
+    reduction: str = "fast"
+    accumulate: int = 1
+
+    def __str__(self):
+        more = f" --accumulate {self.accumulate}" if self.accumulate > 1 else ""
+        return f"{self.mode if self.reduction == 'fast' else self.reduction} {self.devices}{more}"
 
 
-def fit(name, mode, devices, seeds, fields):
+FAST = [Way("pmap", 4), Way("pmap", 2, accumulate=4)]
+SOME = [Way("pmap", 2), Way("pmap", 8), Way("jit", 1), Way("jit", 4)]
+SPLIT = [Way(mode, n) for mode in ("pmap", "jit") for n in (1, 2, 4, 8)]
+PARTS = [
+    *(Way("auto", n, "reproducible") for n in (1, 2, 4, 8)),
+    *(Way(mode, n, "fast", 4) for mode, n in (("auto", 1), ("pmap", 4), ("jit", 2))),
+]
+CHOSEN = {"all": SPLIT + PARTS, "some": SOME, "split": SPLIT, "fast": FAST, "one": FAST[:1]}
+NAMES = [f"experiments.{module.name}" for module in pkgutil.iter_modules(experiments.__path__)]
+PHASES = {"experiments.stacked": {"epochs": 4, "greedy": 1}}  # every one of them
+
+
+def fit(name, way, seeds, fields):
     """State and metrics after epochs of 5 steps, each with an evaluation."""
     module = importlib.import_module(name)
     config = module.Config(**{"epochs": 1, "batch_size": 32, "seeds": seeds, "picture_every": 0, **fields})
     dataset = data.load(config.data)
     cut = [jax.tree.map(lambda a, n=n: a[:n], split) for split, n in zip(dataset[:2], (160, 75), strict=True)]
     part = data.Dataset(*cut, dataset.classes)
-    plan = parallel.plan(mode, config.batch_size, seeds, jax.devices()[:devices])
+    devices = jax.devices()[: way.devices]
+    plan = parallel.plan(way.mode, config.batch_size, seeds, devices, way.reduction, way.accumulate)
     with tempfile.TemporaryDirectory() as folder:
         outcome = loop.fit(module.build(config, part.info), config, part, plan, Path(folder))
         lines = log.read(Path(folder) / "metrics.jsonl")
@@ -57,18 +84,29 @@ def plain_descent():
 
 
 def table(name, chosen, fields):
-    """Rows of (mode, devices, seeds, difference of parameters, of metrics)."""
-    rows = []
-    for seeds in (1,) if chosen == "fast" else (1, 4):
-        state, metrics = fit(name, *MODES[0], seeds, fields)
-        for mode, devices in CHOSEN[chosen]:
-            other, measured = fit(name, mode, devices, seeds, fields)
+    """The differences of parameters and of metrics from the run on one device, by the way to train and the seeds."""
+    rows = {}
+    for seeds in (1,) if chosen in ("fast", "one") else (1, 4):
+        state, metrics = fit(name, Way("auto", 1), seeds, fields)
+        for way in CHOSEN[chosen]:
+            other, measured = fit(name, way, seeds, fields)
             change = difference((other.params, other.extra), (state.params, state.extra))
-            rows.append([mode, devices, seeds, change, difference(measured, metrics)])
+            rows[f"{way}, {seeds} seeds"] = [float(f"{d:.1e}") for d in (change, difference(measured, metrics))]
     return rows
 
 
-if __name__ == "__main__":
-    if sys.argv[1] != "toy":
+def main(first, *more):
+    """See above."""
+    if first != "toy":
         plain_descent()
-    print(json.dumps(table(*sys.argv[1:3], json.loads(sys.argv[3]))))
+    if more:
+        print(json.dumps(table(first, more[0], json.loads(more[1]))))
+        return
+    tables = {}
+    for name in NAMES:
+        tables[name] = table(name, "all", PHASES.get(name, {}))
+        Path(first).write_text(json.dumps(tables, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
