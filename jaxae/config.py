@@ -67,7 +67,7 @@ class Config:
         """InputError for a number that no run can have."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if value == () and field.name != "hidden":
+            if isinstance(value, tuple) and not value and field.name != "hidden":
                 raise InputError(f"{flag(field.name)}: at least one value is needed")
             least = (
                 0 if field.name in ("seed", "picture_every", "process_id") or isinstance(field.default, float) else 1

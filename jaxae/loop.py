@@ -48,6 +48,7 @@ def fit(
     workdir: Path,
     stop: Stop = go_on,
     look: Callable[[State, int, log.TensorBoard], None] | None = None,
+    prepare: "Prepare | None" = None,
 ) -> Outcome:
     """Train from the newest checkpoint in `workdir`, or from the start, to the last epoch.
 
@@ -55,6 +56,7 @@ def fit(
     `stop` says so; from what is saved the same call goes on as if nothing had happened. OSError when the disk is full
     or the directory lost. Of several processes the first one reads and writes, for all.
     stop: asked after every dispatch, with a function that saves this moment; with None when all is saved.
+    prepare: compiles, as `programs` does, which is what is used without it.
     look: draws a state: every `config.picture_every` steps, after epochs 1, 2, 5, 10, 20, 50, ..., and the last.
     """
     began = time.monotonic()
@@ -64,8 +66,6 @@ def fit(
     last = epoch.first_step(config.epochs, count, size)
     train_key, test_key = (place(_keys(config, purpose), plan, several) for purpose in (TRAIN, TEST))
     train_data, test_data = (place(_examples(split), plan, False) for split in (data.train, data.test))
-    training = partial(epoch.train, experiment.transition, data.shape, size)
-    evaluation = partial(epoch.evaluate, experiment.evaluate, data.shape, size)
     metrics_file = workdir / "metrics.jsonl"
     writer: Any = Checkpoints(workdir / "checkpoints") if writes else log.Silent()
     with writer as checkpoints:
@@ -84,9 +84,14 @@ def fit(
             return placed
 
         # Both are compiled before the first step: until then there is nothing to save.
-        seeded = (several, several, False, several, several, False, False)
-        train = compile(training, plan, seeded, (state, totals, train_data, order_of(0), train_key, 0, 0))
-        measure = compile(evaluation, plan, (several, False, several), (state, test_data, test_key))
+        train, measure = (prepare or programs)(
+            experiment,
+            data.shape,
+            size,
+            plan,
+            (state, totals, train_data, order_of(0), train_key, 0, 0),
+            (state, test_data, test_key),
+        )
 
         def rate() -> float:
             return images / seconds if seconds else 0.0
@@ -100,7 +105,7 @@ def fit(
                 "images": images,
             }
             save = partial(checkpoints.save, step, {"state": state, "totals": totals}, meta)
-            stopping = parallel.most(stop(partial(save, wait=True))) > 0
+            stopping = parallel.most(float(stop(partial(save, wait=True)))) > 0
             if due or stopping:
                 save(wait=stopping or step == last)  # before it is said that all is saved
             if stopping:
@@ -133,7 +138,8 @@ def fit(
                         host = jax.device_get(totals)  # collectives can deadlock
                     t = parallel.most(time.monotonic() - t)  # all processes are to do as many steps
                     if not divergence.finite(host, whole):
-                        raise divergence.explain(train, training(lambda x: x), args, size, steps, seeds)
+                        one = epoch.train(experiment.transition, data.shape, size, lambda x: x)
+                        raise divergence.explain(train, one, args, size, steps, seeds)
                     step += steps
                     if at_once:  # the first one is slower
                         seconds, images = seconds + t, images + steps * size * config.seeds
@@ -158,6 +164,31 @@ def fit(
                 pause(finished % config.checkpoint_every == 0 or step == last)
         stop(None)
         return Outcome(jax.device_get(state), wall + time.monotonic(), rate())
+
+
+def programs(
+    experiment: Experiment,
+    shape: tuple[int, ...],
+    size: int,
+    plan: Plan,
+    training: tuple[Any, ...],
+    evaluation: tuple[Any, ...],
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """`epoch.train` and `epoch.evaluate` of an experiment, compiled for arguments like these. size: of a batch."""
+    train, evaluate = seeded(plan)
+    return (
+        compile(partial(epoch.train, experiment.transition, shape, size), plan, train, training),
+        compile(partial(epoch.evaluate, experiment.evaluate, shape, size), plan, evaluate, evaluation),
+    )
+
+
+Prepare: TypeAlias = Callable[..., tuple[Callable[..., Any], Callable[..., Any]]]  # as `programs`
+
+
+def seeded(plan: Plan) -> tuple[tuple[bool, ...], tuple[bool, ...]]:
+    """Which arguments of `epoch.train` and `epoch.evaluate` have an axis of seeds."""
+    several = plan.seeds > 1
+    return (several, several, False, several, several, False, False), (several, False, several)
 
 
 def _pace(at_once: int, seconds: float) -> int:

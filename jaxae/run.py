@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 
@@ -33,26 +33,33 @@ Build = Callable[[Any, Info], Experiment]  # (config, what is known of the data)
 
 
 def main(kind: type[Config], build: Build, argv: Sequence[str] | None = None) -> None:
-    """Run an experiment from the command line, and exit.
+    """Run an experiment from the command line, and exit."""
+    module = sys.modules[build.__module__]
+    name = module.__spec__.name if module.__spec__ else Path(module.__file__ or "experiment").stem
 
-    0: done. 2: bad input. 3: diverged. 128 + signal: stopped by SIGINT or SIGTERM, its last step saved.
+    def work(stop: signals.Stop) -> str:
+        config = configs.parse(kind, module.__doc__ or "", argv)
+        if config.summary:
+            return summary(config, build)
+        parallel.join(config.coordinator, config.num_processes, config.process_id, config.heartbeat, config.patience)
+        stop.patient = parallel.several()
+        workdir = train(config, build, name, stop)
+        return results.summary(workdir) if parallel.leads() else ""
+
+    program(work)
+
+
+def program(work: Callable[[signals.Stop], str]) -> NoReturn:
+    """Do it, print what it gives, and exit; `work` is given what tells it to stop.
+
+    0: done. 1: another process was lost. 2: bad input. 3: diverged. 128 + signal: stopped by SIGINT or SIGTERM, with
+    the last step saved.
     """
     logging.basicConfig(format="%(message)s", force=True)
     logging.getLogger("jaxae").setLevel(logging.INFO)
-    module = sys.modules[build.__module__]
-    name = module.__spec__.name if module.__spec__ else Path(module.__file__ or "experiment").stem
     with signals.stopping() as stop:
         try:
-            config = configs.parse(kind, module.__doc__ or "", argv)
-            if config.summary:
-                said = summary(config, build)
-            else:
-                parallel.join(
-                    config.coordinator, config.num_processes, config.process_id, config.heartbeat, config.patience
-                )
-                stop.patient = parallel.several()
-                workdir = train(config, build, name, stop)
-                said = results.summary(workdir) if parallel.leads() else ""
+            said = work(stop)
             with suppress(BrokenPipeError):  # nobody may be listening any more
                 print(said, end="\n" if said else "", flush=True)
             parallel.part()
@@ -80,10 +87,16 @@ def main(kind: type[Config], build: Build, argv: Sequence[str] | None = None) ->
     sys.exit(code)
 
 
-def train(config: Config, build: Build, name: str, stop: loop.Stop = loop.go_on) -> Path:
+def train(
+    config: Config,
+    build: Build,
+    name: str,
+    stop: loop.Stop = loop.go_on,
+    prepare: loop.Prepare | None = None,
+) -> Path:
     """Train, or go on training, and write everything that a run directory holds; the directory.
 
-    name: the module of the experiment. stop: see `loop.fit`.
+    name: the module of the experiment. stop, prepare: see `loop.fit`.
     Raises InputError, errors.Diverged, errors.Interrupted, and OSError when the disk is full or the directory lost.
     """
     workdir = Path(config.workdir or f"runs/{name.split('.')[-1]}-{Path(config.data).stem}")
@@ -103,7 +116,7 @@ def train(config: Config, build: Build, name: str, stop: loop.Stop = loop.go_on)
         if writes:
             directory.prepare(workdir, config, description)
         if not parallel.told((workdir / "report.html").exists()):  # what is written last
-            _fill(workdir, config, experiment, plan, dataset, name, stop)
+            _fill(workdir, config, experiment, plan, dataset, name, stop, prepare)
     return workdir
 
 
@@ -115,6 +128,7 @@ def _fill(
     dataset: Dataset,
     name: str,
     stop: loop.Stop,
+    prepare: loop.Prepare | None,
 ) -> None:
     def model(state: State) -> Model:
         return Model(experiment, *_pick(state, config, 0), dataset.shape)
@@ -124,7 +138,7 @@ def _fill(
         board.picture(figures.strip(workdir / "figures" / "training", step, now, dataset), step, "while_training")
         board.histogram("codes", figures.codes_of(now, dataset, 1000)[0], step)
 
-    outcome = loop.fit(experiment, config, dataset, plan, workdir, stop, look)
+    outcome = loop.fit(experiment, config, dataset, plan, workdir, stop, look, prepare)
     if not parallel.leads():
         return
     lines = log.read(workdir / "metrics.jsonl")

@@ -1,0 +1,254 @@
+"""Trains an experiment for every point of a grid: python scripts/sweep.py vae --grid lr=1e-4,1e-3 latent=2,10 --seeds 3
+
+A run directory for each point, a table and a picture of all in --workdir (default: runs/sweep-EXPERIMENT). All other
+flags are the experiment's. A field of several numbers takes them in quotes: --grid "hidden=256,500 200". Points that
+differ only in numbers that enter the step as arrays (learning rates, weights of a term, noise) share one compiled
+program. Repeated, a sweep goes on where it stopped. --shard 2/4 does the second of four shares; in a SLURM job array
+each task takes its own. Exit codes are those of an experiment; a point that diverges is noted, and the others go on.
+"""
+
+import argparse
+import dataclasses
+import importlib
+import itertools
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn
+
+import jax
+import numpy as np
+
+from jaxae import config as configs
+from jaxae import data, directory, epoch, log, loop, parallel, results, run
+from jaxae.config import Config
+from jaxae.errors import Diverged, InputError
+from jaxae.figures.base import COLOURS, canvas
+
+Point = dict[str, str]  # field -> value, as they were given
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message)
+
+
+def main() -> None:
+    run.program(sweep)
+
+
+def sweep(stop: loop.Stop, argv: Sequence[str] | None = None) -> str:
+    """The table of all points that there are."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("experiment", help="its module: vae or experiments.vae")
+    parser.add_argument("--grid", nargs="+", required=True, metavar="FIELD=A,B", help="values of a field")
+    parser.add_argument("--workdir", type=Path, help="default: runs/sweep-EXPERIMENT")
+    parser.add_argument("--shard", default=slurm(os.environ), metavar="I/N", help="default: that of SLURM, or 1/1")
+    options, flags = parser.parse_known_args(argv)
+    name = options.experiment if "." in options.experiment else f"experiments.{options.experiment}"
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError:
+        raise InputError(f"{name}: there is no such experiment") from None
+    points = grid(options.grid)
+    workdir = options.workdir or Path(f"runs/sweep-{name.split('.')[-1]}")
+    chosen = {folder(point): configure(module, flags, point, workdir) for point in points}
+    diverged = train(module, name, share([*chosen.values()], options.shard), points[0], stop)
+    rows = [(point, workdir / folder(point)) for point in points]
+    table = summarize(rows, diverged)
+    directory.write(workdir / "summary.md", f"# {name}\n\n{table}")
+    picture(rows, workdir / "summary.png", name)
+    return f"{table}\ntable:   {workdir / 'summary.md'}\npicture: {workdir / 'summary.png'}"
+
+
+def slurm(environment: Mapping[str, str]) -> str:
+    """The share of this task of a SLURM job array; the whole, elsewhere."""
+    if "SLURM_ARRAY_TASK_ID" not in environment:
+        return "1/1"
+    task, first, last, step = (
+        int(environment.get(f"SLURM_ARRAY_TASK_{name}", default))
+        for name, default in (("ID", 0), ("MIN", 0), ("MAX", 0), ("STEP", 1))
+    )
+    return f"{(task - first) // step + 1}/{(last - first) // step + 1}"
+
+
+def grid(given: list[str]) -> list[Point]:
+    """Every point. InputError for what is not FIELD=A,B."""
+    axes = {}
+    for text in given:
+        field, _, values = text.partition("=")
+        axes[field.replace("-", "_")] = values.split(",")
+        if not field or not all(values.split(",")):
+            raise InputError(f"--grid {text}: must be FIELD=A,B")
+    if len(axes) < len(given):
+        raise InputError("--grid: a field is given twice")
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
+def folder(point: Point) -> str:
+    """The name of a point's directory."""
+    return ",".join(f"{field}={value.replace(' ', '-').replace('/', '_')}" for field, value in point.items())
+
+
+def configure(module: ModuleType, flags: list[str], point: Point, workdir: Path) -> Config:
+    """The configuration of a point. InputError as for the experiment itself."""
+    words = [word for field, value in point.items() for word in (configs.flag(field), *value.split())]
+    argv = [*flags, *words, "--workdir", str(workdir / folder(point))]
+    return configs.parse(module.Config, module.__doc__ or "", argv)
+
+
+def share(all_of_them: list[Config], shard: str) -> list[Config]:
+    """What this shard is to do: every n-th. InputError for what is not I/N."""
+    found = re.fullmatch(r"(\d+)/(\d+)", shard)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise InputError(f"--shard {shard}: must be I/N, from 1/N to N/N")
+    return all_of_them[int(found[1]) - 1 :: int(found[2])]
+
+
+def train(module: ModuleType, name: str, points: list[Config], axes: Point, stop: loop.Stop) -> set[str]:
+    """Train all of them; the directories of those that diverged."""
+    diverged = set()
+    shared: dict[Any, Callable[[Config], loop.Prepare]] = {}
+    numbers = arrays(module, points[0], axes) if points else ()
+    for config in points:
+        same = tuple(
+            getattr(config, field.name)
+            for field in dataclasses.fields(config)
+            if field.name not in (*numbers, "seed", "workdir")
+        )
+        prepare = shared.setdefault(same, sharing(module, numbers))
+        try:
+            run.train(config, module.build, name, stop, prepare(config))
+        except Diverged as error:
+            print(f"{config.workdir}: diverged: {error}", file=sys.stderr)
+            diverged.add(config.workdir)
+    return diverged
+
+
+def arrays(module: ModuleType, config: Config, axes: Point) -> tuple[str, ...]:
+    """Those fields of the grid that may enter the step as arrays: nothing is decided by their value before it."""
+    dataset = data.load(config.data, config.data_dir, config.manual_dir)
+
+    def start(values: dict[str, jax.Array]) -> Any:
+        experiment = module.build(dataclasses.replace(config, **values), dataset.info)
+        return loop.start(experiment, config, dataset.shape)
+
+    found = []
+    for field in axes:
+        if isinstance(getattr(config, field), float):
+            try:
+                jax.eval_shape(start, {field: np.float32(1)})
+            except jax.errors.JAXTypeError:
+                continue
+            found.append(field)
+    return tuple(found)
+
+
+def sharing(module: ModuleType, numbers: tuple[str, ...]) -> Callable[[Config], loop.Prepare]:
+    """As `loop.programs`, but compiled once for all configurations that differ in these numbers alone."""
+    compiled: list[tuple[Callable[..., Any], Callable[..., Any]]] = []
+
+    def of(config: Config) -> loop.Prepare:
+        values = {name: np.float32(getattr(config, name)) for name in numbers}
+
+        def prepare(
+            _: Any, shape: tuple[int, ...], size: int, plan: parallel.Plan, training: Any, evaluation: Any
+        ) -> tuple[Callable[..., Any], Callable[..., Any]]:
+            info = run.Info(shape, len(training[2].x))
+
+            def build(values: dict[str, Any]) -> run.Experiment:
+                built: run.Experiment = module.build(dataclasses.replace(config, **values), info)
+                return built
+
+            def train(share: epoch.Share) -> Callable[..., Any]:
+                return lambda values, *args: epoch.train(build(values).transition, shape, size, share)(*args)
+
+            def evaluate(share: epoch.Share) -> Callable[..., Any]:
+                return lambda values, *args: epoch.evaluate(build(values).evaluate, shape, size, share)(*args)
+
+            if not compiled:
+                seeded = loop.seeded(plan)
+                compiled.append(
+                    (
+                        parallel.compile(train, plan, (False, *seeded[0]), (values, *training)),
+                        parallel.compile(evaluate, plan, (False, *seeded[1]), (values, *evaluation)),
+                    )
+                )
+            return partial(compiled[0][0], values), partial(compiled[0][1], values)
+
+        return prepare
+
+    return of
+
+
+def summarize(rows: list[tuple[Point, Path]], diverged: set[str]) -> str:
+    """A Markdown table: the test metrics of each point, with deviations where there are several seeds."""
+    lines = {str(path): finished(path) for _, path in rows}
+    metrics = sorted(
+        {name for line in lines.values() if line for name in log.names(line)}, key=lambda n: (n != "loss", n)
+    )
+    fields = [*rows[0][0]]
+    text = [" | ".join(["", *fields, *metrics, ""]).strip(), "|" + "---|" * (len(fields) + len(metrics))]
+    for point, path in rows:
+        line = lines[str(path)]
+        cells = [value(line, name) for name in metrics] if line else [""] * len(metrics)
+        if not line and metrics:
+            cells[0] = "diverged" if str(path) in diverged else "not yet"
+        text.append(" | ".join(["", *point.values(), *cells, ""]).strip())
+    return "\n".join(text) + "\n"
+
+
+def finished(path: Path) -> log.Record | None:
+    """The test metrics of a run that has ended."""
+    return results.read(path)["metrics"] if (path / "report.html").exists() else None
+
+
+def value(line: log.Record, name: str) -> str:
+    """A metric, with its deviation where there are several seeds."""
+    if name not in line:
+        return ""
+    spread = f" ± {line[f'{name}_std']:.2g}" if f"{name}_std" in line else ""
+    return f"{log.scalar(line, name):.4g}{spread}"
+
+
+def picture(rows: list[tuple[Point, Path]], path: Path, title: str) -> None:
+    """The test loss over the first field, a line for each value of the others, with bars of one standard deviation."""
+    (first, *others), lines = rows[0][0], {str(path): finished(path) for _, path in rows}
+    values = list(dict.fromkeys(point[first] for point, _ in rows))
+    try:
+        places = {text: float(text) for text in values}
+    except ValueError:
+        places = {text: float(i) for i, text in enumerate(values)}
+    figure = canvas(f"{title}: test loss", 6.4, 4.4)
+    axis = figure.subplots()
+    groups = list(dict.fromkeys(tuple(point[field] for field in others) for point, _ in rows))
+    for i, group in enumerate(groups):
+        part = [(p[first], lines[str(d)]) for p, d in rows if tuple(p[field] for field in others) == group]
+        part = sorted(((text, line) for text, line in part if line), key=lambda pair: places[pair[0]])
+        axis.errorbar(
+            [places[text] for text, _ in part],
+            [log.scalar(line, "loss") for _, line in part],
+            [line.get("loss_std", 0) for _, line in part],
+            color=COLOURS[i % len(COLOURS)],
+            marker="o",
+            capsize=3,
+            label=", ".join(f"{field} {text}" for field, text in zip(others, group, strict=True)),
+        )
+    low, high = min(places.values()), max(places.values())
+    if low > 0 and high / low >= 10:
+        axis.set_xscale("log")
+    axis.set_xticks([places[text] for text in values], values)
+    axis.minorticks_off()
+    axis.set(xlabel=first, ylabel="test loss")
+    axis.grid(alpha=0.3)
+    if others:
+        axis.legend()
+    figure.savefig(path, dpi=150)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import script
+from experiments import vae
+from jaxae import log, loop, parallel, run
+from jaxae.errors import InputError
+
+sweeps = script("sweep")
+SMALL = ("--hidden", "8", "--batch-size", "128", "--epochs", "2", "--seeds", "2")
+pytestmark = pytest.mark.usefixtures("drawn")
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Runs draw nothing but an empty page, whose being there says that they have ended."""
+    monkeypatch.setattr("jaxae.figures.draw", lambda *args: [])
+    monkeypatch.setattr("jaxae.report.write", lambda workdir, *args: (workdir / "report.html").touch())
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """What has been compiled."""
+    seen, compile_ = [], parallel.compile
+    monkeypatch.setattr(parallel, "compile", lambda *args: (seen.append(args), compile_(*args))[1])
+    return seen
+
+
+def sweep(workdir, *grid, more=SMALL):
+    return sweeps.sweep(loop.go_on, ["vae", "--grid", *grid, "--workdir", str(workdir), *more])
+
+
+def test_points_are_runs_and_share_their_programs(tmp_path, compiled):
+    """What differs in numbers alone is compiled once; each point is what its own command gives, to rounding."""
+    said = sweep(tmp_path / "sweep", "lr=1e-3,3e-3,1e-2", "latent=2,3")
+    assert len(compiled) == 2 * 2  # training and evaluation, for each size of the code
+    assert said.count("±") == 6 * 5
+    assert (tmp_path / "sweep" / "summary.png").stat().st_size > 5000
+    for lr, latent in (("1e-3", 2), ("1e-2", 3)):
+        fields = {"hidden": (8,), "batch_size": 128, "epochs": 2, "seeds": 2, "lr": float(lr), "latent": latent}
+        alone = run.train(vae.Config(**fields, workdir=str(tmp_path / lr)), vae.build, "experiments.vae")
+        point = tmp_path / "sweep" / f"lr={lr},latent={latent}"
+        for a, b in zip(*(log.read(path / "metrics.jsonl") for path in (alone, point)), strict=True):
+            np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5)
+        line = log.read(alone / "metrics.jsonl")[-1]
+        assert f"{line['loss_mean']:.4g} ± {line['loss_std']:.2g}" in said
+
+
+def test_a_sweep_goes_on_where_it_stopped(tmp_path, compiled):
+    """As if it had not been stopped: the last point is lost within its training, the one before it has ended."""
+    said = sweep(tmp_path / "whole", "lr=1e-3,1e-2")
+    shutil.copytree(tmp_path / "whole", tmp_path / "sweep")
+    kept, lost = tmp_path / "sweep" / "lr=1e-3", tmp_path / "sweep" / "lr=1e-2"
+    for name in ("report.html", "result.json"):
+        (lost / name).unlink()
+    newest = max((lost / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    shutil.rmtree(newest)
+    stamp = (kept / "metrics.jsonl").stat().st_mtime_ns
+    del compiled[:]
+    again = sweep(tmp_path / "sweep", "lr=1e-3,1e-2")
+    assert again.replace(str(tmp_path / "sweep"), str(tmp_path / "whole")) == said
+    assert (kept / "metrics.jsonl").stat().st_mtime_ns == stamp
+    assert (lost / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "lr=1e-2" / "metrics.jsonl").read_bytes()
+    assert len(compiled) == 2
+
+
+def test_shares_make_the_whole(tmp_path, monkeypatch):
+    """Each does its own points and writes down what is there."""
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "12")
+    for name, number in (("MIN", 10), ("MAX", 12), ("STEP", 2)):
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(number))
+    said = sweep(tmp_path, "lr=1e-3,1e-2,2e-2")
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["lr=1e-2"]
+    assert said.count("not yet") == 2
+    said = sweep(tmp_path, "lr=1e-3,1e-2,2e-2", more=(*SMALL, "--shard", "1/2"))
+    assert said.count("not yet") == 0
+
+
+def test_every_point_is_in_one_share():
+    for n in (1, 2, 3, 7, 12):
+        points = [point for i in range(n) for point in sweeps.share([*range(10)], f"{i + 1}/{n}")]
+        assert sorted(points) == [*range(10)]
+    assert sweeps.slurm({}) == "1/1"
+    assert sweeps.slurm({"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_MAX": "7"}) == "4/8"
+
+
+def test_a_point_that_diverges_is_noted(tmp_path, capsys):
+    said = sweep(tmp_path, "lr=1e30,1e-3", more=(*SMALL, "--parallel", "auto"))
+    assert "| 1e30 | diverged |" in said
+    assert said.count("±") == 5
+    assert "lr=1e30: diverged: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["vae", "--grid", "lr"], "--grid lr: must be FIELD=A,B"),
+        (["vae", "--grid", "lr=1,"], "--grid lr=1,: must be FIELD=A,B"),
+        (["vae", "--grid", "lr=1", "lr=2"], "a field is given twice"),
+        (["vae", "--grid", "lr=x"], "--lr"),
+        (["vae", "--grid", "beta=1"], "--beta"),
+        (["none", "--grid", "lr=1"], "experiments.none: there is no such experiment"),
+        (["vae", "--grid", "lr=1", "--shard", "3/2"], "--shard 3/2: must be I/N"),
+        (["vae"], "--grid"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(tmp_path, monkeypatch, arguments, line):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=line):
+        sweeps.sweep(loop.go_on, arguments)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_the_command(tmp_path):
+    """One line and exit code 2; fields of several numbers."""
+    program = Path(__file__).parents[1] / "scripts" / "sweep.py"
+    done = subprocess.run([sys.executable, program, "vae", "--grid", "lr"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "error: --grid lr: must be FIELD=A,B\n")
+    (point,) = sweeps.grid(["hidden=256 128"])
+    assert sweeps.configure(vae, [], point, tmp_path).hidden == (256, 128)
+    assert sweeps.folder(point) == "hidden=256-128"
