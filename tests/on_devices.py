@@ -3,12 +3,13 @@
 Arguments: its module; `all` ways on 1, 2, 4 and 8 devices, `some` of them, or a `fast` one; fields as JSON. One seed,
 and four unless it is to be fast.
 Run in its own process, since the number of virtual devices is fixed when JAX starts.
-`python tests/on_devices.py tests/devices.json` writes down the table of all experiments.
+`python tests/on_devices.py tests/devices.json` writes down the table of all experiments, or of those that follow.
 """
 
 import importlib
 import json
 import pkgutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -95,18 +96,21 @@ def table(name, chosen, fields):
     return rows
 
 
-def main(first, *more):
-    """See above."""
-    if first != "toy":
-        plain_descent()
-    if more:
-        print(json.dumps(table(first, more[0], json.loads(more[1]))))
-        return
-    tables = {}
-    for name in NAMES:
-        tables[name] = table(name, "all", PHASES.get(name, {}))
-        Path(first).write_text(json.dumps(tables, indent=1) + "\n")
+def write(path, names):
+    """Measure these experiments again, each in a process of its own, and put them into the table."""
+    tables = json.loads(path.read_text()) if path.exists() else {}
+    for name in names:
+        command = [sys.executable, __file__, name, "all", json.dumps(PHASES.get(name, {}))]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        tables[name] = json.loads(done.stdout.splitlines()[-1])
+        path.write_text(json.dumps({name: tables[name] for name in NAMES if name in tables}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    first, *more = sys.argv[1:]
+    if first.endswith(".json"):
+        write(Path(first), more or NAMES)
+    else:
+        if first != "toy":
+            plain_descent()
+        print(json.dumps(table(first, more[0], json.loads(more[1]))))

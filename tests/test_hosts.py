@@ -1,5 +1,6 @@
 """Two real processes that train together, on the loopback interface."""
 
+import json
 import os
 import signal
 import socket
@@ -30,11 +31,15 @@ def command(workdir, *more):
 
 
 @contextmanager
-def started(devices, *commands):
-    """Processes, each with so many devices."""
-    run = {"cwd": ROOT, "env": {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)}, "text": True}
+def started(devices, *commands, **environment):
+    """Processes, each with so many devices; `environment` holds lists, a value for each process."""
+    own = [{name: values[i] for name, values in environment.items()} for i in range(len(commands))]
+    common = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    processes = [subprocess.Popen(command, **run, **pipes) for command in commands]
+    processes = [
+        subprocess.Popen(command, cwd=ROOT, env=common | mine, text=True, **pipes)
+        for command, mine in zip(commands, own, strict=True)
+    ]
     try:
         yield processes
     finally:
@@ -43,12 +48,16 @@ def started(devices, *commands):
             process.communicate()
 
 
+def free_port(port=0):
+    """A port that nobody has: this one, or any."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", port))
+        return free.getsockname()[1]
+
+
 def two(workdir, *more, ids=(0, 1)):
     """Both processes of a run, or some of them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    where = ("--coordinator", f"127.0.0.1:{port}", "--num-processes", "2")
+    where = ("--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", "2")
     return started(2, *(command(workdir, *where, "--process-id", str(i), *more) for i in ids))
 
 
@@ -62,7 +71,8 @@ def done(processes):
 def wait_for(processes, workdir, lines):
     """Until so many lines of metrics are there."""
     end = time.monotonic() + 60
-    while not (workdir / "metrics.jsonl").exists() or len(log.read(workdir / "metrics.jsonl")) < lines:
+    metrics = workdir / "metrics.jsonl"
+    while not metrics.exists() or metrics.read_bytes().count(b"\n") < lines:
         assert time.monotonic() < end
         assert all(process.poll() is None for process in processes), [process.communicate() for process in processes]
         time.sleep(0.05)
@@ -129,6 +139,21 @@ def test_processes_that_are_killed_or_told_to_stop(whole, tmp_path):
         done(processes)
     assert (workdir / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
     assert recorded(workdir / "checkpoints") == recorded(whole / "checkpoints")
+
+
+def test_slurm_says_who_is_where(tmp_path):
+    job = 7  # of which JAX makes the port
+    slurm = {
+        "SLURM_JOB_ID": [str(free_port(61440 + job) - 61440)] * 2,
+        "SLURM_STEP_NODELIST": ["localhost"] * 2,
+        "SLURM_NTASKS": ["2"] * 2,
+        "SLURM_PROCID": ["0", "1"],
+        "SLURM_LOCALID": ["0", "1"],
+    }
+    commands = [command(tmp_path / "run", *FEW, "--coordinator", "auto")] * 2
+    with started(1, *commands, **slurm) as processes:
+        done(processes)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["device"]["count"] == 2
 
 
 @pytest.mark.parametrize("alone", [0, 1])

@@ -8,7 +8,8 @@ import pytest
 
 import toy
 from conftest import batch
-from jaxae import parallel
+from experiments import mirrored
+from jaxae import parallel, run
 from jaxae.batch import mean, noise, pooled
 from jaxae.errors import InputError
 from jaxae.reduction import Parts, gradient, means, taken_in
@@ -74,13 +75,21 @@ def test_a_term_of_the_whole_batch_is_refused():
 
 
 def test_statistics_of_batches_are_refused():
-    """Batch norm, and an averaged codebook: in the toy."""
+    """In the toy."""
     experiment = toy.build(toy.Config(), Info((4, 4, 1), 8))
     variables = experiment.model.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))
     params = variables.pop("params")
     state = State(jnp.int32(0), params, experiment.transition.init(params), dict(variables))
-    with taken_in(WAYS[0]), pytest.raises(InputError, match="batch norm"):
+    with taken_in(WAYS[0]), pytest.raises(InputError, match="--accumulate, --reduction: not with"):
         experiment.transition.step(state, batch(jnp.zeros((8, 4, 4, 1))), jax.random.key(1))
+
+
+@pytest.mark.parametrize("more", [{"accumulate": 2}, {"reduction": "reproducible"}])
+def test_that_is_said_before_anything_is_written(tmp_path, more):
+    config = mirrored.Config(batch_norm=True, filters=(2,), strides=(2,), workdir=str(tmp_path / "run"), **more)
+    with pytest.raises(InputError, match="batch norm"):
+        run.train(config, mirrored.build, "experiments.mirrored")
+    assert not (tmp_path / "run").exists()
 
 
 def test_parts_last_as_long_as_they_are_asked_for():

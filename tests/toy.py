@@ -1,4 +1,7 @@
-"""All that the engine carries in one experiment: two optimizers in turn, batch norm, an averaged codebook."""
+"""All that the engine carries in one experiment.
+
+Two optimizers in turn, batch norm, an averaged codebook, a penalty on means over the batch.
+"""
 
 from dataclasses import dataclass
 
@@ -8,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxae import run
-from jaxae.batch import axis, mean, noise
+from jaxae.batch import axis, mean, noise, pooled
 from jaxae.step import descend, sequence
 
 
@@ -59,8 +62,9 @@ def build(config, info):
     def reconstruct(train):
         def loss(params, extra, batch, key):
             z, error, score, changed = forward(params, extra, batch, train)
-            value = mean(error - 0.1 * score, batch)
-            codes = 0.9 * extra["codebook"]["codes"] + 0.1 * mean(jnp.abs(z), batch)
+            activity = pooled(jnp.abs(z), batch)
+            value = mean(error - 0.1 * score, batch) + jnp.sum((activity - 0.5) ** 2)
+            codes = 0.9 * extra["codebook"]["codes"] + 0.1 * activity
             return value, (
                 {**extra, **changed, "codebook": {"codes": codes}},
                 {"loss": value, "mse": mean(error, batch)},

@@ -1,0 +1,61 @@
+"""What seeds, reductions and parts cost, as ratios measured turn by turn: python scripts/costs.py vae --batch-size 128
+
+Seeds at once against as many runs one after the other; --reduction reproducible against fast on 1, 2, 4 and 8 devices
+(virtual ones, on a CPU); --accumulate 4 against 1. Training alone: neither compilation nor evaluation. The median over
+the turns, with the smallest and the largest. Flags other than these are the experiment's.
+"""
+
+import argparse
+import dataclasses
+import importlib
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxae import config as configs
+from jaxae import data, loop, parallel
+from jaxae.config import Config
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", help="its module: vae or experiments.vae")
+    parser.add_argument("--turns", type=int, default=3, help="default: %(default)s")
+    parser.add_argument("--together", type=int, default=8, help="seeds at once (default: %(default)s)")
+    options, flags = parser.parse_known_args()
+    jax.config.update("jax_num_cpu_devices", 8)
+    name = options.experiment if "." in options.experiment else f"experiments.{options.experiment}"
+    module = importlib.import_module(name)
+    config = configs.parse(module.Config, module.__doc__ or "", flags)
+    several = dataclasses.replace(config, seeds=options.together)
+    rows = [(f"{options.together} runs against {options.together} seeds at once", (config, 1), (several, 1))]
+    for n in (1, 2, 4, 8):
+        ordered = dataclasses.replace(config, reduction="reproducible")
+        rows.append((f"reproducible against fast, {n} devices", (ordered, n), (config, n)))
+    parts = dataclasses.replace(config, accumulate=4)
+    rows.append(("--accumulate 4 against 1", (parts, 1), (config, 1)))
+    print(f"{name} on {jax.devices()[0].device_kind}, batch size {config.batch_size}: time against time")
+    for title, *both in rows:
+        ratios = []
+        for _ in range(options.turns):
+            slow, fast = (seconds(module, *one) for one in both)
+            ratios.append(slow / fast)
+        print(f"| {title} | {statistics.median(ratios):.2f} | {min(ratios):.2f} to {max(ratios):.2f} |", flush=True)
+
+
+def seconds(module: Any, config: Config, devices: int) -> float:
+    """Seconds per image and seed."""
+    dataset = data.load(config.data, config.data_dir, config.manual_dir)
+    plan = parallel.plan(
+        "auto", config.batch_size, config.seeds, jax.devices()[:devices], config.reduction, config.accumulate
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        outcome = loop.fit(module.build(config, dataset.info), config, dataset, plan, Path(folder))
+    return 1 / outcome.images_per_second
+
+
+if __name__ == "__main__":
+    main()
