@@ -61,7 +61,7 @@ def pooled(values: Float[Array, "B *rest"], batch: Batch) -> Float[Array, "*rest
     InputError where batches are taken in parts, none of which knows the mean over all.
     """
     if _alone.get():
-        raise InputError("--accumulate, --reduction: not with a term that looks at the batch as a whole")
+        raise InputError("--accumulate, --reduction: not with a term that looks at the batch as a whole: leave it out")
     return mean(values, batch)
 
 

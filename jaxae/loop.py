@@ -93,6 +93,8 @@ def fit(
             (state, test_data, test_key),
         )
 
+        parallel.meet()
+
         def rate() -> float:
             return images / seconds if seconds else 0.0
 

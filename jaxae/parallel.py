@@ -1,17 +1,20 @@
 """Devices and processes: the only file that names pmap, shardings, meshes and jax.distributed."""
 
 import faulthandler
+import itertools
 import json
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax._src import distributed
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -109,7 +112,7 @@ def compile(
         devices = list(plan.mesh.devices)
         mapped = jax.pmap(on_device, axis_name=AXIS, in_axes=axes, out_axes=None, devices=devices)  # type: ignore[arg-type]
         here = [i for i, device in enumerate(devices) if device.process_index == jax.process_index()]
-        now = _ahead(mapped, (np.array(here), *example)) if example else mapped
+        now = _ahead(mapped, (np.array(here), *example), plan) if example else mapped
         numbers = _put(np.arange(plan.devices), NamedSharding(plan.mesh, PartitionSpec(AXIS)))
         return lambda *args: now(numbers, *args)
     if plan.mode == "jit":
@@ -123,11 +126,14 @@ def compile(
         )
     else:
         compiled = jax.jit(over_seeds(lambda x: x))
-    return _ahead(compiled, example) if example else compiled
+    return _ahead(compiled, example, plan) if example else compiled
 
 
-def _ahead(function: Any, example: tuple[Any, ...]) -> Callable[..., Any]:
-    compiled: Callable[..., Any] = function.lower(*example).compile()
+def _ahead(function: Any, example: tuple[Any, ...], plan: Plan) -> Callable[..., Any]:
+    # The simplifier makes x / c a product where c stands still, and when it sees that depends on the number of devices.
+    ordered = plan.parts is not None and plan.parts.ordered
+    options = {"xla_disable_hlo_passes": "algsimp"} if ordered else None
+    compiled: Callable[..., Any] = function.lower(*example).compile(compiler_options=options)
     return compiled
 
 
@@ -155,6 +161,7 @@ def _put(tree: Any, sharding: NamedSharding) -> Any:
 
 
 _patience = 0.0  # seconds to wait for other processes
+_meetings = itertools.count()
 
 
 def join(coordinator: str, num_processes: int, process_id: int, heartbeat: int, patience: int) -> None:
@@ -211,6 +218,27 @@ def part() -> None:
         jax.distributed.shutdown()
 
 
+def meet() -> None:
+    """Wait until all processes are here: Gloo gives those that come late to their first collective 30 seconds."""
+    if several():
+        with waiting():
+            _meet(DAY)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process after an error. Where the others have the same one, none of them is to miss process 0."""
+    with suppress(jax.errors.JaxRuntimeError):
+        _meet(3)
+        time.sleep(0.5 if leads() else 0)
+    signals.leave(code)
+
+
+def _meet(seconds: float) -> None:
+    """A barrier of the service that process 0 runs: unlike collectives, it waits for as long as it is to."""
+    client: Any = distributed.global_state.client
+    client.wait_at_barrier(f"jaxae-{next(_meetings)}", int(1000 * seconds))
+
+
 @contextmanager
 def waiting() -> Iterator[None]:
     """While other processes are needed: if they are stuck, say where this one is, and end it."""
@@ -255,9 +283,8 @@ def given(tree: Any) -> Any:
 @contextmanager
 def one_first() -> Iterator[None]:
     """The process that leads does this before the others do, which wait as long as it takes."""
-    first = leads()
-    for turn in (True, False):
-        if turn == first:
-            yield
-        if turn and several():
-            multihost_utils.sync_global_devices("one first")
+    if not leads():
+        _meet(DAY)
+    yield
+    if several() and leads():
+        _meet(DAY)

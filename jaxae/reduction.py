@@ -55,7 +55,9 @@ def gradient(loss: Callable[[Params, Batch], Any], params: Params, batch: Batch)
     def part(batch: Batch) -> Any:
         grads, (extra, metrics) = descent(params, batch)
         if jax.tree.leaves(extra):
-            raise InputError("--accumulate, --reduction: not with statistics of whole batches, as of batch norm")
+            raise InputError(
+                "--accumulate, --reduction: not with statistics of whole batches, as of batch norm: leave it out"
+            )
         return grads, (extra, metrics)
 
     return means(part, batch)

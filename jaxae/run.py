@@ -83,7 +83,7 @@ def program(work: Callable[[signals.Stop], str]) -> NoReturn:
                 raise
             print(f"error: {said}", file=sys.stderr)
     if code and parallel.several():
-        signals.leave(code)  # the others may never come to where they would part
+        parallel.leave(code)
     sys.exit(code)
 
 

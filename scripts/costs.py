@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import importlib
 import statistics
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,16 @@ from typing import Any
 import jax
 
 from jaxae import config as configs
-from jaxae import data, loop, parallel
+from jaxae import data, loop, parallel, run
 from jaxae.config import Config
 
 
 def main() -> None:
+    run.program(costs)
+
+
+def costs(stop: loop.Stop) -> str:
+    """A row for each comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", help="its module: vae or experiments.vae")
     parser.add_argument("--turns", type=int, default=3, help="default: %(default)s")
@@ -31,29 +37,40 @@ def main() -> None:
     module = importlib.import_module(name)
     config = configs.parse(module.Config, module.__doc__ or "", flags)
     several = dataclasses.replace(config, seeds=options.together)
-    rows = [(f"{options.together} runs against {options.together} seeds at once", (config, 1), (several, 1))]
-    for n in (1, 2, 4, 8):
-        ordered = dataclasses.replace(config, reduction="reproducible")
-        rows.append((f"reproducible against fast, {n} devices", (ordered, n), (config, n)))
+    ordered = dataclasses.replace(config, reduction="reproducible")
     parts = dataclasses.replace(config, accumulate=4)
-    rows.append(("--accumulate 4 against 1", (parts, 1), (config, 1)))
-    print(f"{name} on {jax.devices()[0].device_kind}, batch size {config.batch_size}: time against time")
+    rows = [(f"{options.together} runs against {options.together} seeds at once", (config, 1), (several, 1))]
+    rows += [(f"reproducible against fast, {n} devices", (ordered, n), (config, n)) for n in (1, 2, 4, 8)]
+    rows += [("--accumulate 4 against 1", (parts, 1), (config, 1))]
+    rows = [row for row in rows if row[1][1] <= len(jax.devices())]
+    for _, *both in rows:
+        for one in both:
+            plan(*one)  # what does not divide is said now
+    print(
+        f"{name} on {jax.devices()[0].device_kind}, batch size {config.batch_size}: time against time", file=sys.stderr
+    )
+    said = []
     for title, *both in rows:
         ratios = []
         for _ in range(options.turns):
-            slow, fast = (seconds(module, *one) for one in both)
+            slow, fast = (seconds(module, *one, stop) for one in both)
             ratios.append(slow / fast)
-        print(f"| {title} | {statistics.median(ratios):.2f} | {min(ratios):.2f} to {max(ratios):.2f} |", flush=True)
+        said.append(f"| {title} | {statistics.median(ratios):.2f} | {min(ratios):.2f} to {max(ratios):.2f} |")
+    return "\n".join(said)
 
 
-def seconds(module: Any, config: Config, devices: int) -> float:
+def plan(config: Config, devices: int) -> parallel.Plan:
+    """How this is done on so many devices."""
+    some = jax.devices()[:devices]
+    return parallel.plan("auto", config.batch_size, config.seeds, some, config.reduction, config.accumulate)
+
+
+def seconds(module: Any, config: Config, devices: int, stop: loop.Stop) -> float:
     """Seconds per image and seed."""
     dataset = data.load(config.data, config.data_dir, config.manual_dir)
-    plan = parallel.plan(
-        "auto", config.batch_size, config.seeds, jax.devices()[:devices], config.reduction, config.accumulate
-    )
+    experiment = module.build(config, dataset.info)
     with tempfile.TemporaryDirectory() as folder:
-        outcome = loop.fit(module.build(config, dataset.info), config, dataset, plan, Path(folder))
+        outcome = loop.fit(experiment, config, dataset, plan(config, devices), Path(folder), stop)
     return 1 / outcome.images_per_second
 
 

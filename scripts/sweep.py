@@ -4,11 +4,13 @@ A run directory for each point, a table and a picture of all in --workdir (defau
 flags are the experiment's. A field of several numbers takes them in quotes: --grid "hidden=256,500 200". Points that
 differ only in numbers that enter the step as arrays (learning rates, weights of a term, noise) share one compiled
 program. Repeated, a sweep goes on where it stopped. --shard 2/4 does the second of four shares; in a SLURM job array
-each task takes its own. Exit codes are those of an experiment; a point that diverges is noted, and the others go on.
+each task takes its own (one that is to be done again, alone, needs its --shard). Exit codes are those of an experiment;
+a point that diverges is noted, and the others go on.
 """
 
 import argparse
 import dataclasses
+import fcntl
 import importlib
 import itertools
 import os
@@ -47,7 +49,7 @@ def sweep(stop: loop.Stop, argv: Sequence[str] | None = None) -> str:
     parser.add_argument("experiment", help="its module: vae or experiments.vae")
     parser.add_argument("--grid", nargs="+", required=True, metavar="FIELD=A,B", help="values of a field")
     parser.add_argument("--workdir", type=Path, help="default: runs/sweep-EXPERIMENT")
-    parser.add_argument("--shard", default=slurm(os.environ), metavar="I/N", help="default: that of SLURM, or 1/1")
+    parser.add_argument("--shard", metavar="I/N", help="default: that of SLURM, or 1/1")
     options, flags = parser.parse_known_args(argv)
     name = options.experiment if "." in options.experiment else f"experiments.{options.experiment}"
     try:
@@ -56,24 +58,44 @@ def sweep(stop: loop.Stop, argv: Sequence[str] | None = None) -> str:
         raise InputError(f"{name}: there is no such experiment") from None
     points = grid(options.grid)
     workdir = options.workdir or Path(f"runs/sweep-{name.split('.')[-1]}")
-    chosen = {folder(point): configure(module, flags, point, workdir) for point in points}
-    diverged = train(module, name, share([*chosen.values()], options.shard), points[0], stop)
+    chosen = [configure(module, flags, point, workdir) for point in points]
+    check(chosen)
+    train(module, name, share(chosen, options.shard or slurm(os.environ)), points[0], stop)
     rows = [(point, workdir / folder(point)) for point in points]
-    table = summarize(rows, diverged)
-    directory.write(workdir / "summary.md", f"# {name}\n\n{table}")
-    picture(rows, workdir / "summary.png", name)
+    workdir.mkdir(parents=True, exist_ok=True)
+    with (workdir / ".lock").open("a") as file:  # other shares write it too
+        fcntl.flock(file, fcntl.LOCK_EX)
+        table = summarize(rows)
+        directory.write(workdir / "summary.md", f"# {name}\n\n{table}")
+        picture(rows, workdir / "summary.png", name)
     return f"{table}\ntable:   {workdir / 'summary.md'}\npicture: {workdir / 'summary.png'}"
 
 
+def check(points: list[Config]) -> None:
+    """InputError, before the first is trained, for points that cannot be a sweep."""
+    if len({config.workdir for config in points}) < len(points):
+        raise InputError("--grid: two points have the same name: give each value once")
+    for config in points:
+        if config.coordinator or config.num_processes > 1 or config.summary:
+            raise InputError("--coordinator, --num-processes, --summary: are not for sweeps: see --shard")
+        file = Path(config.workdir) / "config.json"
+        there = directory.read(file)["config"] if file.exists() and not config.overwrite else configs.to_json(config)
+        if differ := configs.differences(there, configs.to_json(config)):
+            raise InputError(f"{config.workdir}: holds another run: {differ}; give another --workdir")
+
+
 def slurm(environment: Mapping[str, str]) -> str:
-    """The share of this task of a SLURM job array; the whole, elsewhere."""
+    """The share of this task of a SLURM job array; the whole, elsewhere. InputError for an array with gaps."""
     if "SLURM_ARRAY_TASK_ID" not in environment:
         return "1/1"
     task, first, last, step = (
         int(environment.get(f"SLURM_ARRAY_TASK_{name}", default))
         for name, default in (("ID", 0), ("MIN", 0), ("MAX", 0), ("STEP", 1))
     )
-    return f"{(task - first) // step + 1}/{(last - first) // step + 1}"
+    count = (last - first) // step + 1
+    if int(environment.get("SLURM_ARRAY_TASK_COUNT", count)) != count:
+        raise InputError("the SLURM job array has gaps: say with --shard I/N which share this task does")
+    return f"{(task - first) // step + 1}/{count}"
 
 
 def grid(given: list[str]) -> list[Point]:
@@ -96,7 +118,17 @@ def folder(point: Point) -> str:
 
 def configure(module: ModuleType, flags: list[str], point: Point, workdir: Path) -> Config:
     """The configuration of a point. InputError as for the experiment itself."""
-    words = [word for field, value in point.items() for word in (configs.flag(field), *value.split())]
+    if "workdir" in point:
+        raise InputError("--grid workdir: every point has its own")
+    truth = {field.name for field in dataclasses.fields(module.Config) if field.type is bool or field.type == "bool"}
+    words = []
+    for field, value in point.items():
+        if field not in truth:
+            words += [configs.flag(field), *value.split()]
+        elif value not in ("True", "False"):
+            raise InputError(f"--grid {field}={value}: must be True or False")
+        elif value == "True":
+            words += [configs.flag(field)]
     argv = [*flags, *words, "--workdir", str(workdir / folder(point))]
     return configs.parse(module.Config, module.__doc__ or "", argv)
 
@@ -109,43 +141,51 @@ def share(all_of_them: list[Config], shard: str) -> list[Config]:
     return all_of_them[int(found[1]) - 1 :: int(found[2])]
 
 
-def train(module: ModuleType, name: str, points: list[Config], axes: Point, stop: loop.Stop) -> set[str]:
-    """Train all of them; the directories of those that diverged."""
-    diverged = set()
+def train(module: ModuleType, name: str, points: list[Config], axes: Point, stop: loop.Stop) -> None:
+    """Train all of them; note those that diverge."""
+    numbers: dict[Any, tuple[str, ...]] = {}  # by what else there is in a configuration
     shared: dict[Any, Callable[[Config], loop.Prepare]] = {}
-    numbers = arrays(module, points[0], axes) if points else ()
+    floats = [field for field in axes if points and isinstance(getattr(points[0], field), float)]
     for config in points:
-        same = tuple(
-            getattr(config, field.name)
-            for field in dataclasses.fields(config)
-            if field.name not in (*numbers, "seed", "workdir")
-        )
-        prepare = shared.setdefault(same, sharing(module, numbers))
+        group = apart(config, floats)
+        if group not in numbers:
+            numbers[group] = arrays(module, config, floats)
+        same = apart(config, numbers[group])
+        if same not in shared:
+            shared[same] = sharing(module, numbers[group])
+        note = Path(f"{config.workdir}.diverged")
         try:
-            run.train(config, module.build, name, stop, prepare(config))
+            run.train(config, module.build, name, stop, shared[same](config))
+            note.unlink(missing_ok=True)
         except Diverged as error:
+            stop(None)  # its checkpoints are closed
             print(f"{config.workdir}: diverged: {error}", file=sys.stderr)
-            diverged.add(config.workdir)
-    return diverged
+            note.write_text(f"{error}\n")
 
 
-def arrays(module: ModuleType, config: Config, axes: Point) -> tuple[str, ...]:
-    """Those fields of the grid that may enter the step as arrays: nothing is decided by their value before it."""
+def apart(config: Config, fields: Sequence[str]) -> tuple[Any, ...]:
+    """What a configuration says but for these fields, and where it is."""
+    fields = (*fields, "seed", "workdir")
+    return tuple(getattr(config, field.name) for field in dataclasses.fields(config) if field.name not in fields)
+
+
+def arrays(module: ModuleType, config: Config, fields: list[str]) -> tuple[str, ...]:
+    """Those of these fields that may enter the step as arrays: nothing is decided by their value before it."""
     dataset = data.load(config.data, config.data_dir, config.manual_dir)
 
     def start(values: dict[str, jax.Array]) -> Any:
         experiment = module.build(dataclasses.replace(config, **values), dataset.info)
         return loop.start(experiment, config, dataset.shape)
 
-    found = []
-    for field in axes:
-        if isinstance(getattr(config, field), float):
-            try:
-                jax.eval_shape(start, {field: np.float32(1)})
-            except jax.errors.JAXTypeError:
-                continue
-            found.append(field)
-    return tuple(found)
+    def fits(*fields: str) -> bool:
+        try:
+            jax.eval_shape(start, {field: np.float32(1) for field in fields})
+        except TypeError:  # JAX's own among them
+            return False
+        return True
+
+    found = tuple(field for field in fields if fits(field))
+    return found if fits(*found) else found[:1]
 
 
 def sharing(module: ModuleType, numbers: tuple[str, ...]) -> Callable[[Config], loop.Prepare]:
@@ -185,7 +225,7 @@ def sharing(module: ModuleType, numbers: tuple[str, ...]) -> Callable[[Config], 
     return of
 
 
-def summarize(rows: list[tuple[Point, Path]], diverged: set[str]) -> str:
+def summarize(rows: list[tuple[Point, Path]]) -> str:
     """A Markdown table: the test metrics of each point, with deviations where there are several seeds."""
     lines = {str(path): finished(path) for _, path in rows}
     metrics = sorted(
@@ -197,7 +237,7 @@ def summarize(rows: list[tuple[Point, Path]], diverged: set[str]) -> str:
         line = lines[str(path)]
         cells = [value(line, name) for name in metrics] if line else [""] * len(metrics)
         if not line and metrics:
-            cells[0] = "diverged" if str(path) in diverged else "not yet"
+            cells[0] = "diverged" if Path(f"{path}.diverged").exists() else "not yet"
         text.append(" | ".join(["", *point.values(), *cells, ""]).strip())
     return "\n".join(text) + "\n"
 

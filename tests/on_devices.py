@@ -1,7 +1,7 @@
 """Trains an experiment on several devices; prints the largest relative differences as JSON.
 
 Arguments: its module; `all` ways on 1, 2, 4 and 8 devices, `some` of them, or a `fast` one; fields as JSON. One seed,
-and four unless it is to be fast.
+and four unless it is to be fast. With `bits` those that are to be the same to the bit, with the experiment's optimizer.
 Run in its own process, since the number of virtual devices is fixed when JAX starts.
 `python tests/on_devices.py tests/devices.json` writes down the table of all experiments, or of those that follow.
 """
@@ -40,14 +40,16 @@ class Way(NamedTuple):
         return f"{self.mode if self.reduction == 'fast' else self.reduction} {self.devices}{more}"
 
 
-FAST = [Way("pmap", 4), Way("pmap", 2, accumulate=4)]
+FAST = [Way("pmap", 4), Way("pmap", 2, accumulate=4), Way("jit", 2)]
 SOME = [Way("pmap", 2), Way("pmap", 8), Way("jit", 1), Way("jit", 4)]
 SPLIT = [Way(mode, n) for mode in ("pmap", "jit") for n in (1, 2, 4, 8)]
+BITS = [Way("auto", n, "reproducible") for n in (1, 2, 4, 8)]
 PARTS = [
-    *(Way("auto", n, "reproducible") for n in (1, 2, 4, 8)),
+    *BITS,
     *(Way(mode, n, "fast", 4) for mode, n in (("auto", 1), ("pmap", 4), ("jit", 2))),
 ]
-CHOSEN = {"all": SPLIT + PARTS, "some": SOME, "split": SPLIT, "fast": FAST, "one": FAST[:1]}
+CHOSEN = {"all": SPLIT + PARTS, "some": SOME, "split": SPLIT, "fast": FAST, "one": FAST[:1], "bits": BITS}
+RATES = {"experiments.sigmoid": 10.0}  # elsewhere parameters move enough at 1e-3
 NAMES = [f"experiments.{module.name}" for module in pkgutil.iter_modules(experiments.__path__)]
 PHASES = {"experiments.stacked": {"epochs": 4, "greedy": 1}}  # every one of them
 
@@ -74,21 +76,21 @@ def difference(a, b):
     return max(float(np.linalg.norm(np.ravel(u) - np.ravel(v)) / np.linalg.norm(np.ravel(v))) for u, v in pairs)
 
 
-def plain_descent():
+def plain_descent(rate):
     """Adam and Adadelta divide by the size of the gradient: what is zero but for rounding becomes a whole step.
 
     Small steps of plain descent do not let rounding grow either, and what starts at 0 shows every gradient. Optimizers
     work on the gradient of the whole batch, element by element: devices can make no difference after it.
     """
     for name in ("adam", "adadelta"):
-        setattr(optax, name, lambda *_, **__: optax.sgd(1e-3))
+        setattr(optax, name, lambda *_, **__: optax.sgd(rate))
 
 
 def table(name, chosen, fields):
     """The differences of parameters and of metrics from the run on one device, by the way to train and the seeds."""
     rows = {}
     for seeds in (1,) if chosen in ("fast", "one") else (1, 4):
-        state, metrics = fit(name, Way("auto", 1), seeds, fields)
+        state, metrics = fit(name, BITS[0] if chosen == "bits" else Way("auto", 1), seeds, fields)
         for way in CHOSEN[chosen]:
             other, measured = fit(name, way, seeds, fields)
             change = difference((other.params, other.extra), (state.params, state.extra))
@@ -111,6 +113,6 @@ if __name__ == "__main__":
     if first.endswith(".json"):
         write(Path(first), more or NAMES)
     else:
-        if first != "toy":
-            plain_descent()
+        if first != "toy" and more[0] != "bits":
+            plain_descent(RATES.get(first, 1e-3))
         print(json.dumps(table(first, more[0], json.loads(more[1]))))

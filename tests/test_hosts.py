@@ -156,6 +156,42 @@ def test_slurm_says_who_is_where(tmp_path):
     assert json.loads((tmp_path / "run" / "config.json").read_text())["device"]["count"] == 2
 
 
+LATE = """
+import time, runpy, sys
+from jaxae import data
+load, late = data.load, float(sys.argv.pop(1))
+data.load = lambda *args: (time.sleep(late), load(*args))[1]
+sys.argv.pop(0)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_the_others_wait_until_the_data_is_prepared(tmp_path):
+    """However long it takes: longer than Gloo waits, and longer than what else they wait for."""
+    where = ("--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", "2", "--patience", "10")
+    commands = [command(tmp_path / "run", *FEW, *where, "--process-id", str(i)) for i in (0, 1)]
+    commands = [[c[0], "-c", LATE, late, *c[1:]] for c, late in zip(commands, ("40", "0"), strict=True)]
+    with started(1, *commands) as processes:
+        done(processes)
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "line"),
+    [
+        (["--batch-size", "63"], 2, "error: --batch-size 63 does not divide"),
+        (["--lr", "1e30"], 3, "diverged: "),
+    ],
+)
+def test_what_ends_one_ends_all_alike(tmp_path, flags, code, line):
+    with two(tmp_path / "run", *FEW, *flags) as processes:
+        said = [process.communicate(timeout=60) for process in processes]
+        assert [process.returncode for process in processes] == [code] * 2, said
+    for _, error in said:
+        (own,) = [text for text in error.splitlines() if "[Gloo]" not in text]
+        assert own.startswith(line)
+
+
 @pytest.mark.parametrize("alone", [0, 1])
 def test_a_process_that_does_not_come(tmp_path, alone):
     with two(tmp_path / "run", "--patience", "4", ids=[alone]) as (process,):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from conftest import script
-from experiments import vae
+from experiments import mirrored, vae
 from jaxae import log, loop, parallel, run
 from jaxae.errors import InputError
 
@@ -86,7 +86,16 @@ def test_every_point_is_in_one_share():
         points = [point for i in range(n) for point in sweeps.share([*range(10)], f"{i + 1}/{n}")]
         assert sorted(points) == [*range(10)]
     assert sweeps.slurm({}) == "1/1"
-    assert sweeps.slurm({"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_MAX": "7"}) == "4/8"
+    array = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_MAX": "7"}
+    assert sweeps.slurm(array) == "4/8"
+    with pytest.raises(InputError, match="has gaps"):
+        sweeps.slurm({**array, "SLURM_ARRAY_TASK_COUNT": "3"})
+
+
+def test_fields_that_are_true_or_false(tmp_path):
+    for point in sweeps.grid(["batch-norm=True,False"]):
+        config = sweeps.configure(mirrored, [], point, tmp_path)
+        assert str(config.batch_norm) == point["batch_norm"]
 
 
 def test_a_point_that_diverges_is_noted(tmp_path, capsys):
@@ -94,6 +103,29 @@ def test_a_point_that_diverges_is_noted(tmp_path, capsys):
     assert "| 1e30 | diverged |" in said
     assert said.count("±") == 5
     assert "lr=1e30: diverged: " in capsys.readouterr().err
+    assert "| 1e30 | diverged |" in sweep(tmp_path, "lr=1e30,1e-3", more=(*SMALL, "--shard", "2/2"))  # another share
+
+
+def test_after_a_point_that_diverged_there_is_nothing_to_save(tmp_path):
+    """What `stop` is given belongs to the run that is going on."""
+    given = []
+    arguments = ["vae", "--grid", "lr=1e30", "--workdir", str(tmp_path), *SMALL]
+    sweeps.sweep(lambda save: (given.append(save), False)[1], arguments)
+    assert given[-1] is None
+
+
+def test_a_share_without_points(tmp_path):
+    """An array of jobs may be larger than the grid."""
+    said = sweep(tmp_path / "sweep", "lr=1e-3", more=(*SMALL, "--shard", "3/3"))
+    assert [path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir()] == []
+    assert "1e-3" in said
+
+
+def test_points_of_another_sweep_are_refused(tmp_path):
+    """All of them, not only those of this share."""
+    sweep(tmp_path, "lr=1e-3,1e-2")
+    with pytest.raises(InputError, match="lr=1e-3: holds another run: --epochs 2 there, 3 here"):
+        sweep(tmp_path, "lr=2e-2,1e-3", more=(*SMALL, "--epochs", "3", "--shard", "1/2"))
 
 
 @pytest.mark.parametrize(
@@ -107,6 +139,11 @@ def test_a_point_that_diverges_is_noted(tmp_path, capsys):
         (["none", "--grid", "lr=1"], "experiments.none: there is no such experiment"),
         (["vae", "--grid", "lr=1", "--shard", "3/2"], "--shard 3/2: must be I/N"),
         (["vae"], "--grid"),
+        (["vae", "--grid", "lr=1,1"], "two points have the same name"),
+        (["vae", "--grid", "data=a/b,a_b"], "two points have the same name"),
+        (["vae", "--grid", "workdir=a,b"], "every point has its own"),
+        (["vae", "--grid", "lr=1", "--coordinator", "auto"], "are not for sweeps"),
+        (["mirrored", "--grid", "batch_norm=1"], "must be True or False"),
     ],
 )
 def test_what_makes_no_sense_is_refused(tmp_path, monkeypatch, arguments, line):
