@@ -130,7 +130,8 @@ def test_processes_that_are_killed_or_told_to_stop(whole, tmp_path):
             if number == signal.SIGTERM:
                 assert codes == [143, 143], said
                 assert all("stopped: the same command goes on from here" in line for _, line in said), said
-                assert recorded(workdir / "checkpoints")["step"] == str(log.read(workdir / "metrics.jsonl")[-1]["step"])
+                written = log.read(workdir / "metrics.jsonl")[-1]["step"]
+                assert int(recorded(workdir / "checkpoints")["step"]) >= written > 0
             else:
                 assert codes[victim] == -signal.SIGKILL
                 assert codes[1 - victim] != 0
