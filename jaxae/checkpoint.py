@@ -76,20 +76,25 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # TensorStore says in a ValueError, and at length, what is wrong with a disk
-            said = first_line(error, 3000)
-            number = re.search(r"os_error_code='(\d+)'", said)
-            gone = os.strerror(errno.ENOENT) if self._lost() else ""
-            reason = getattr(error, "strerror", None) or gone or (os.strerror(int(number[1])) if number else "")
+            number = re.search(r"os_error_code='(\d+)'", first_line(error, 3000))
+            code = self._trouble() or int(number[1] if number else 0)
+            reason = (code != errno.EROFS and getattr(error, "strerror", None)) or (os.strerror(code) if code else "")
             if not reason:
                 raise
             raise OSError(None, reason, str(self._directory)) from None
 
-    def _lost(self) -> bool:
-        """Whether the directory is gone, or, since Orbax makes what it misses, is another one."""
+    def _trouble(self) -> int:
+        """What is wrong with the directory itself, as an error number; 0 for nothing.
+
+        It is gone, or, since Orbax makes what it misses, another one; or it can only be read.
+        """
         try:
-            return self._identity is not None and not os.path.samestat(self._identity, self._directory.stat())
+            if os.statvfs(self._directory).f_flag & os.ST_RDONLY:
+                return errno.EROFS
+            same = self._identity is None or os.path.samestat(self._identity, self._directory.stat())
+            return 0 if same else errno.ENOENT
         except OSError:
-            return True
+            return errno.ENOENT
 
     def restore(self, abstract: Items) -> tuple[Items, dict[str, Any]] | None:
         """The newest whole checkpoint as (items, meta), or None where there is none.

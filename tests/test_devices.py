@@ -117,7 +117,13 @@ DENSE = ("experiments.dense", "--hidden", "20", "--latent", "3", "--batch-size",
 VAE = ("experiments.vae", "--hidden", "20", "--batch-size", "64", "--seeds", "2")
 
 
-@pytest.mark.parametrize(("experiment", "devices"), [(DENSE, (8, 4, 2, 1)), (VAE, (8, 1))], ids=["dense", "vae"])
+@pytest.mark.parametrize(
+    ("experiment", "devices"),
+    [
+        pytest.param(DENSE, (8, 4, 2, 1), id="dense"),
+        pytest.param(VAE, (8, 1), id="vae", marks=pytest.mark.slow),
+    ],
+)
 def test_reproducible_on_any_number_of_devices(tmp_path, experiment, devices):
     """The same bits, however often the devices change."""
     one, other = moved(tmp_path, devices, *experiment, "--reduction", "reproducible")
@@ -125,6 +131,7 @@ def test_reproducible_on_any_number_of_devices(tmp_path, experiment, devices):
     assert (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_another_number_of_devices_is_within_rounding(tmp_path):
     one, other = moved(tmp_path, (8, 2), *DENSE)
     for a, b in zip(*(log.read(path / "metrics.jsonl") for path in (one, other)), strict=True):
