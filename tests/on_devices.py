@@ -8,7 +8,6 @@ Run in its own process, since the number of virtual devices is fixed when JAX st
 
 import importlib
 import json
-import pkgutil
 import subprocess
 import sys
 import tempfile
@@ -23,8 +22,8 @@ jax.config.update("jax_num_cpu_devices", 8)
 import numpy as np
 import optax
 
-import experiments
 from jaxae import data, log, loop, parallel
+from short_runs import FIELDS, NAMES
 
 
 class Way(NamedTuple):
@@ -50,8 +49,6 @@ PARTS = [
 ]
 CHOSEN = {"all": SPLIT + PARTS, "some": SOME, "split": SPLIT, "fast": FAST, "one": FAST[:1], "bits": BITS}
 RATES = {"experiments.sigmoid": 10.0}  # elsewhere parameters move enough at 1e-3
-NAMES = [f"experiments.{module.name}" for module in pkgutil.iter_modules(experiments.__path__)]
-PHASES = {"experiments.stacked": {"epochs": 4, "greedy": 1}}  # every one of them
 
 
 def fit(name, way, seeds, fields):
@@ -102,7 +99,7 @@ def write(path, names):
     """Measure these experiments again, each in a process of its own, and put them into the table."""
     tables = json.loads(path.read_text()) if path.exists() else {}
     for name in names:
-        command = [sys.executable, __file__, name, "all", json.dumps(PHASES.get(name, {}))]
+        command = [sys.executable, __file__, name, "all", json.dumps(FIELDS.get(name, {}))]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         tables[name] = json.loads(done.stdout.splitlines()[-1])
         path.write_text(json.dumps({name: tables[name] for name in NAMES if name in tables}, indent=1) + "\n")

@@ -19,7 +19,7 @@ from jaxae import data, log, loop, parallel
 from jaxae.checkpoint import recorded
 
 NAMES = [f"experiments.{module.name}" for module in pkgutil.iter_modules(experiments.__path__)]
-FIELDS = {"experiments.stacked": {"epochs": 4, "greedy": 1}}
+FIELDS = {"experiments.stacked": {"epochs": 4, "greedy": 1}}  # every one of its phases
 
 
 def short_run(name, part):

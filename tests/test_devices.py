@@ -1,6 +1,5 @@
 import json
 import os
-import pkgutil
 import signal
 import subprocess
 import sys
@@ -9,14 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import experiments
 from jaxae import log
 from jaxae.checkpoint import recorded
+from short_runs import FIELDS, NAMES
 
 ROOT = Path(__file__).parents[1]
-NAMES = [f"experiments.{module.name}" for module in pkgutil.iter_modules(experiments.__path__)]
 FAMILIES = [f"experiments.{name}" for name in ("denoising_conv32", "stacked", "vae")]
-PHASES = {"experiments.stacked": {"epochs": 4, "greedy": 1}}  # every one of them
 
 
 def agree(name, modes, rows, **fields):
@@ -57,7 +54,7 @@ def test_any_number_of_devices_one_result():
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_kind_of_experiment_on_several_devices(name):
-    agree(name, "fast", 3, **PHASES.get(name, {}))
+    agree(name, "fast", 3, **FIELDS.get(name, {}))
 
 
 def test_sequences_of_many_lengths_on_several_devices(tmp_path):
@@ -82,13 +79,13 @@ def test_a_convolution_is_reproducible_on_any_number_of_devices():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_experiment_is_reproducible_on_any_number_of_devices(name):
-    agree(name, "bits", 8, **PHASES.get(name, {}))
+    agree(name, "bits", 8, **FIELDS.get(name, {}))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_experiment_in_every_mode(name):
-    agree(name, "all", 30, **PHASES.get(name, {}))
+    agree(name, "all", 30, **FIELDS.get(name, {}))
 
 
 def run(workdir, devices, *more, number=0):
