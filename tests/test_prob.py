@@ -32,6 +32,15 @@ def test_bernoulli_and_its_gradient_stay_finite(logit):
         assert slope == x - (logit > 0)
 
 
+def test_cross_entropy_and_its_gradient_against_float64():
+    """On grey pixels too, and where the formula has a corner: at 0."""
+    logits, x = np.meshgrid([-30.0, -3.0, -1e-3, 0.0, 1e-3, 0.7, 20.0], [0.0, 0.2, 0.5, 1.0])
+    s = 1 / (1 + np.exp(-logits))
+    value, pull = jax.vjp(prob.cross_entropy, jnp.asarray(logits, jnp.float32), jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(value, np.logaddexp(0, logits) - x * logits, rtol=1e-6, atol=20 * 2**-23)
+    np.testing.assert_allclose(pull(jnp.ones(logits.shape))[0], s - x, rtol=1e-5, atol=3e-8)
+
+
 def test_normal_against_scipy():
     mean, log_scale, x = rng.normal(size=(3, 4, 2, 3)).astype(np.float32)
     p = prob.Normal(*map(jnp.asarray, (mean, log_scale)))

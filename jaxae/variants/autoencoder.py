@@ -6,7 +6,6 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, Key
 
 from jaxae import prob
@@ -69,7 +68,7 @@ def loss(
         output = model.output
         values = {"mse": _over_pixels((output(before) - batch.x) ** 2, batch.mask)}
         if output is nn.sigmoid:
-            values["bce"] = _over_pixels(optax.sigmoid_binary_cross_entropy(before, batch.x), batch.mask)
+            values["bce"] = _over_pixels(prob.cross_entropy(before, batch.x), batch.mask)
         total = weight * values[objective]
         if penalty is not None:
             values["penalty"] = penalty(z)
