@@ -29,7 +29,9 @@ def cross_entropy(logits: Float[Array, "B *D"], x: Float[Array, "B *D"]) -> Floa
 
     One exponential for value and gradient, where Optax's takes two logarithms of sums: a VAE's step 16 % shorter.
     """
-    return jnp.maximum(logits, 0) + jnp.log1p(jnp.exp(-jnp.abs(logits))) - x * logits
+    size = jnp.abs(logits)
+    positive = 0.5 * (logits + size)  # whose slope at 0 is a half, as it must be
+    return positive + jnp.log1p(jnp.exp(-size)) - x * logits
 
 
 def bernoulli(logits: Float[Array, "B *D"], x: Float[Array, "B *D"]) -> Float[Array, " B"]:
