@@ -64,8 +64,8 @@ def fit(
     several, size, count = config.seeds > 1, config.batch_size, len(data.train.x)
     seeds = range(config.seed, config.seed + config.seeds)
     last = epoch.first_step(config.epochs, count, size)
-    train_key, test_key = (place(_keys(config, purpose), plan, several) for purpose in (TRAIN, TEST))
-    train_data, test_data = (place(_examples(split), plan, False) for split in (data.train, data.test))
+    train_key, test_key = (place(keys(config, purpose), plan, several) for purpose in (TRAIN, TEST))
+    train_data, test_data = (place(examples(split), plan, False) for split in (data.train, data.test))
     metrics_file = workdir / "metrics.jsonl"
     writer: Any = Checkpoints(workdir / "checkpoints") if writes else log.Silent()
     with writer as checkpoints:
@@ -80,7 +80,7 @@ def fit(
         wall, seconds, images = meta["wall"] - began, meta["seconds"], meta["images"]
 
         def order_of(now: int) -> jax.Array:
-            placed: jax.Array = place(_orders(seeds, now, count, size), plan, several)
+            placed: jax.Array = place(orders(seeds, now, count, size), plan, several)
             return placed
 
         # Both are compiled before the first step: until then there is nothing to save.
@@ -224,7 +224,7 @@ def start(experiment: Experiment, config: Config, shape: tuple[int, ...]) -> Ite
                 raise ValueError(f"no metric of {kind} is named loss: there are {sorted(names)}")
         return {"state": state, "totals": epoch.no_totals(metrics)}
 
-    return jax.jit(jax.vmap(one) if config.seeds > 1 else one)(_keys(config, INIT))
+    return jax.jit(jax.vmap(one) if config.seeds > 1 else one)(keys(config, INIT))
 
 
 def abstract(experiment: Experiment, config: Config, shape: tuple[int, ...]) -> Items:
@@ -232,7 +232,9 @@ def abstract(experiment: Experiment, config: Config, shape: tuple[int, ...]) -> 
     return jax.eval_shape(lambda: start(experiment, config, shape))
 
 
-def _keys(config: Config, purpose: int) -> jax.Array:
+def keys(config: Config, purpose: int) -> jax.Array:
+    """The key of each seed, of one or all."""
+
     def key(seed: jax.Array) -> jax.Array:
         return jax.random.fold_in(jax.random.key(seed), purpose)
 
@@ -241,11 +243,13 @@ def _keys(config: Config, purpose: int) -> jax.Array:
     return jax.vmap(key)(config.seed + jnp.arange(config.seeds, dtype=jnp.uint32))
 
 
-def _orders(seeds: range, now: int, count: int, size: int) -> np.ndarray:
-    orders = [epoch.order(seed, now, count, size) for seed in seeds]
-    return orders[0] if len(seeds) == 1 else np.stack(orders)
+def orders(seeds: range, now: int, count: int, size: int) -> np.ndarray:
+    """`epoch.order` of each seed, side by side where there are several."""
+    each = [epoch.order(seed, now, count, size) for seed in seeds]
+    return each[0] if len(seeds) == 1 else np.stack(each)
 
 
-def _examples(split: Split) -> Examples:
+def examples(split: Split) -> Examples:
+    """A split as compiled programs take it: flat rows."""
     lengths = None if split.lengths is None else jnp.asarray(split.lengths)
     return Examples(jnp.asarray(split.x.reshape(len(split.x), -1)), jnp.asarray(split.y), lengths)

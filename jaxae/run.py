@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import jax
 
 from jaxae import config as configs
-from jaxae import data, directory, epoch, figures, log, loop, parallel, report, results, signals
+from jaxae import compiled, data, directory, epoch, figures, log, loop, parallel, report, results, signals
 from jaxae.checkpoint import Checkpoints
 from jaxae.config import Config as Config
 from jaxae.data import Dataset
@@ -57,7 +57,7 @@ def program(work: Callable[[signals.Stop], str]) -> NoReturn:
     """
     logging.basicConfig(format="%(message)s", force=True)
     logging.getLogger("jaxae").setLevel(logging.INFO)
-    with signals.stopping() as stop:
+    with signals.stopping() as stop, compiled.kept():
         try:
             said = work(stop)
             with suppress(BrokenPipeError):  # nobody may be listening any more

@@ -7,7 +7,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = [
     {"errors", "types"},
     {"batch", "prob", "ops", "data", "evaluate", "signals"},
-    {"nets", "reduction"},
+    {"nets", "reduction", "compiled"},
     {"variants", "step"},
     {"epoch", "experiment", "config", "checkpoint", "divergence"},
     {"directory", "parallel", "log"},

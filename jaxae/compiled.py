@@ -1,0 +1,89 @@
+"""Compiled programs, kept in the user's cache folder, so that the next start need not compile them again.
+
+JAX writes an entry in place, where another process, or the next one after a kill, finds half of it. So each process
+has a folder of its own with links to what there is, and moves what is new into the common one at its end.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import jax
+import jaxlib
+from jax.experimental.compilation_cache import compilation_cache
+
+from jaxae.data.cache import folder
+
+LARGEST = 1 << 30  # bytes that are kept, the newest
+SETTINGS = {
+    "jax_compilation_cache_dir": None,
+    "jax_persistent_cache_min_compile_time_secs": 0,
+    "jax_persistent_cache_enable_xla_caches": "none",  # which would put the folder's name into every key
+}
+DAY = 86400  # seconds after which what a killed process has left is removed
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """What is compiled meanwhile is taken from the cache, or goes there at the end.
+
+    Where JAX has a cache already (`JAX_COMPILATION_CACHE_DIR`), or the folder cannot be written, nothing is done.
+    """
+    common = folder() / "compiled" / _machine()
+    own = None
+    if not jax.config.jax_compilation_cache_dir:
+        with suppress(OSError):
+            common.mkdir(parents=True, exist_ok=True)
+            own = Path(tempfile.mkdtemp(prefix=".", dir=common))
+    if own is None:
+        yield
+        return
+    for path in common.iterdir():
+        with suppress(OSError):  # another process removes what is old
+            if not path.name.startswith("."):
+                os.link(path, own / path.name)
+            elif time.time() - path.stat().st_mtime > DAY:
+                shutil.rmtree(path)
+    before = {name: getattr(jax.config, name) for name in SETTINGS}
+    _set(SETTINGS | {"jax_compilation_cache_dir": str(own)})
+    try:
+        yield
+    finally:
+        _set(before)
+        with suppress(OSError):
+            for path in own.iterdir():
+                path.replace(common / path.name)
+        shutil.rmtree(own, ignore_errors=True)
+        _forget_oldest(common)
+
+
+def _set(settings: Mapping[str, Any]) -> None:
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+def _forget_oldest(common: Path) -> None:
+    with suppress(OSError):
+        files = [(path.stat(), path) for path in common.iterdir() if path.is_file()]
+        size = 0
+        for stat, path in sorted(files, key=lambda pair: -pair[0].st_mtime):
+            size += stat.st_size
+            if size > LARGEST:
+                path.unlink()
+
+
+def _machine() -> str:
+    """Another name for other processors, whose programs cannot run here, and other versions."""
+    lines: set[str] = set()
+    with suppress(OSError):
+        text = Path("/proc/cpuinfo").read_text(errors="replace")
+        lines = {line for line in text.splitlines() if line.startswith(("model name", "flags", "Features", "CPU "))}
+    said = "\n".join([*sorted(lines), *os.uname()[3:], jax.__version__, jaxlib.__version__])
+    return hashlib.sha256(said.encode()).hexdigest()[:16]

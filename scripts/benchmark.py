@@ -1,0 +1,217 @@
+"""The same networks on the same data, side by side: python scripts/benchmark.py --data mnist
+
+Each contender is a process of its own; they take turns (A B A B ...), so that what else the machine does hits all
+alike. Of jaxae it times the compiled program that its experiments train with. Printed: the median milliseconds of a
+step, images a second, how many times our time a contender takes (median of the turns' ratios, smallest to largest),
+the most memory (with the images: 45 MiB as they are, 180 as float32), seconds from the start of the process to its
+first step, and the share of the machine's limit: the time that the operations of a step take at the rate of a large
+matrix product, or its bytes at that of a long array, whichever is more, both measured in the same turns. Operations
+are counted as the network is defined.
+
+A contender that is not installed is left out with a line: pip install -e '.[bench]' brings all of them.
+"""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from contenders.workloads import SMALL, WORKLOADS, Workload
+
+from jaxae import data
+from jaxae.errors import InputError
+
+FOLDER = Path(__file__).parent / "contenders"
+OURS = "jaxae"
+# name: script, package, what it is told besides, whether it can do the workload
+CONTENDERS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    OURS: ("ours", "jax", {}),
+    "PyTorch": ("pytorch", "torch", {"compile": False}),
+    "torch.compile": ("pytorch", "torch", {"compile": True}),
+    "pythae": ("with_pythae", "pythae", {}),
+    "Keras on JAX": ("keras_jax", "keras", {}),
+    "plain Flax loop": ("plain_flax", "flax", {}),
+}
+MIXED = (OURS, "PyTorch", "torch.compile")  # those with bfloat16
+
+
+class Contender:
+    """A running process that trains when it is told to."""
+
+    def __init__(self, script: str, work: dict[str, Any]) -> None:
+        began = time.monotonic()
+        platform = "cpu" if work["device"] == "cpu" else "cuda"
+        environment = os.environ | {"JAX_PLATFORMS": platform, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        command = [sys.executable, str(FOLDER / f"{script}.py"), json.dumps(work)]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, env=environment
+        )
+        self.read()
+        self.first = time.monotonic() - began  # seconds to the first step
+
+    def read(self) -> dict[str, Any]:
+        line = self.process.stdout.readline()  # type: ignore[union-attr]
+        if not line:
+            self.errors.seek(0)
+            sys.stderr.write(self.errors.read())
+            raise InputError(f"{self.process.args[1]}: has failed, as above")  # type: ignore[index]
+        result: dict[str, Any] = json.loads(line)
+        return result
+
+    def turn(self, count: int) -> dict[str, Any]:
+        """So many steps: seconds, loss, memory."""
+        self.process.stdin.write(f"{count}\n")  # type: ignore[union-attr]
+        self.process.stdin.flush()  # type: ignore[union-attr]
+        return self.read()
+
+    def end(self) -> None:
+        self.process.stdin.close()  # type: ignore[union-attr]
+        self.process.wait()
+
+
+def measure(name: str, work: Workload, options: argparse.Namespace, images: Path) -> list[dict[str, Any]]:
+    """A row for each contender."""
+    flags = [*work.flags, "--batch-size", str(work.batch), "--seeds", str(work.seeds), "--precision", options.precision]
+    told = {"images": str(images), "device": options.device, "precision": options.precision, "flags": flags}
+    told |= {field: getattr(work, field) for field in ("net", "experiment", "batch", "lr", "hidden", "latent")}
+    running = {"limit": Contender("limit", told)}
+    try:
+        for contender in options.contenders:
+            script, _, more = CONTENDERS[contender]
+            if contender == "pythae" and work.net != "vae":
+                continue
+            running[contender] = Contender(script, told | more)
+            print(f"{name}: {contender}, first step after {running[contender].first:.1f} s", file=sys.stderr)
+        counts = {}
+        for contender, process in running.items():
+            if contender != "limit":
+                process.turn(3)
+                process.turn(10)
+                counts[contender] = max(3, round(10 * options.seconds / process.turn(10)["seconds"]))
+        turns: list[dict[str, Any]] = []
+        for _ in range(options.turns):
+            rates = [running["limit"].turn(count)["loss"] for count in (1, 2)]
+            turn: dict[str, Any] = {"limit": 1e3 * max(work.operations / rates[0], work.moved / rates[1])}
+            for contender, count in counts.items():
+                said = running[contender].turn(count)
+                once = 1 if contender == OURS else work.seeds  # the others train one after the other
+                turn[contender] = said | {"ms": 1e3 * once * said["seconds"] / count}
+            turns.append(turn)
+    finally:
+        for process in running.values():
+            process.end()
+    return [row(name, work, contender, running[contender].first, turns) for contender in counts]
+
+
+def row(name: str, work: Workload, contender: str, first: float, turns: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the turns of a contender come to."""
+    ms = statistics.median(turn[contender]["ms"] for turn in turns)
+    ratios = [turn[contender]["ms"] / turn[OURS]["ms"] for turn in turns] if OURS in turns[0] else []
+    return {
+        "workload": name,
+        "contender": contender,
+        "ms": ms,
+        "images_per_second": 1e3 * work.batch * work.seeds / ms,
+        "ratio": [f(ratios) for f in (statistics.median, min, max)] if ratios else None,
+        "limit": statistics.median(turn["limit"] / turn[contender]["ms"] for turn in turns),
+        "memory": max(turn[contender]["memory"] for turn in turns),
+        "first": first,
+        "loss": turns[-1][contender]["loss"],
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as Markdown."""
+    lines = [
+        "| workload | | ms a step | images a second | times ours | of the limit | memory | first step |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        ratio = "{:.2f} ({:.2f} to {:.2f})".format(*r["ratio"]) if r["ratio"] else ""
+        ratio = "1" if r["contender"] == OURS else ratio
+        lines.append(
+            f"| {r['workload']} | {r['contender']} | {r['ms']:.3g} | {r['images_per_second']:,.0f} | {ratio} "
+            f"| {r['limit']:.0%} | {r['memory'] / 2**20:,.0f} MiB | {r['first']:.1f} s |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="digits", help="as of an experiment (default: %(default)s)")
+    parser.add_argument("--data-dir", default="")
+    parser.add_argument("--manual-dir", default="")
+    names = {**WORKLOADS, **SMALL}
+    parser.add_argument("--workloads", nargs="+", choices=names, help="default: all; the small ones on a GPU only")
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--precision", choices=("float32", "mixed"), default="float32")
+    parser.add_argument("--turns", type=int, default=7, help="default: %(default)s")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of a turn (default: %(default)s)")
+    parser.add_argument("--json", default="runs/benchmark.json", help="also written (default: %(default)s)")
+    options = parser.parse_args()
+    try:
+        print(benchmark(options, names))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def benchmark(options: argparse.Namespace, names: dict[str, Workload]) -> str:
+    """All workloads: the table."""
+    wanted = [name for name in CONTENDERS if name in options.contenders]
+    if options.precision == "mixed":
+        wanted = [name for name in wanted if name in MIXED]
+    for name in list(wanted):
+        if importlib.util.find_spec(CONTENDERS[name][1]) is None:
+            print(f"{name} is not installed, and is left out: pip install -e '.[bench]'", file=sys.stderr)
+            wanted.remove(name)
+    options.contenders = wanted
+    images = data.load(options.data, options.data_dir, options.manual_dir).train.x
+    if images.shape[1:] != (28, 28, 1):
+        raise InputError(f"--data {options.data}: the networks are for images of 28x28, not {images.shape[1:]}")
+    chosen = options.workloads or (names if options.device == "gpu" else WORKLOADS)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "images.npy"
+        np.save(path, images.reshape(len(images), -1))
+        for name in chosen:
+            rows += measure(name, names[name], options, path)
+    packages = ("jax", "flax", "torch", "keras", "pythae")
+    machine = {"device": device(options.device), "cores": os.cpu_count(), "precision": options.precision}
+    machine["versions"] = {name: version(name) for name in packages}
+    out = Path(options.json)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+    said = ", ".join(f"{name} {number}" for name, number in machine["versions"].items() if number)
+    return f"{machine['device']}, {machine['cores']} cores, {options.precision}; {said}\n\n{table(rows)}"
+
+
+def device(kind: str) -> str:
+    """The name of the processor, or of the accelerator."""
+    if kind == "gpu":
+        command = [sys.executable, "-c", "import jax; print(jax.devices()[0].device_kind)"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")[-2]
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "CPU")
+
+
+def version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+if __name__ == "__main__":
+    main()
