@@ -37,7 +37,8 @@ def kept() -> Iterator[None]:
     """
     common = folder() / "compiled" / _machine()
     own = None
-    if not jax.config.jax_compilation_cache_dir:
+    before = {name: getattr(jax.config, name) for name in SETTINGS}
+    if not before["jax_compilation_cache_dir"]:
         with suppress(OSError):
             common.mkdir(parents=True, exist_ok=True)
             own = Path(tempfile.mkdtemp(prefix=".", dir=common))
@@ -50,7 +51,6 @@ def kept() -> Iterator[None]:
                 os.link(path, own / path.name)
             elif time.time() - path.stat().st_mtime > DAY:
                 shutil.rmtree(path)
-    before = {name: getattr(jax.config, name) for name in SETTINGS}
     _set(SETTINGS | {"jax_compilation_cache_dir": str(own)})
     try:
         yield

@@ -52,6 +52,8 @@ class Config:
     """Seconds to wait for other processes, to start and in every dispatch."""
     precision: Literal["float32", "mixed"] = "float32"
     """mixed: bfloat16 operands, float32 accumulation."""
+    device_data_limit: float = 0.0
+    """GiB of training data that a device keeps; more is streamed from disk (0: a quarter of its memory)."""
     checkpoint_every: int = 1
     """Epochs, or steps, between checkpoints."""
     checkpoint_unit: Literal["epochs", "steps"] = "epochs"
@@ -90,6 +92,7 @@ PLACE = (
     "accumulate",
     "coordinator",
     "num_processes",
+    "device_data_limit",
     "checkpoint_every",
     "checkpoint_unit",
     "picture_every",

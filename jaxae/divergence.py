@@ -29,14 +29,15 @@ def explain(
             return diverged(name, step, seeds[int(np.argmax(bad == step))])
     i = int(np.argmin(whole))
 
-    def pick(tree: Any) -> Any:
-        return jax.tree.map(lambda leaf: leaf[i], tree) if len(seeds) > 1 else tree
+    def pick(tree: Any, has_seeds: bool = len(seeds) > 1) -> Any:
+        return jax.tree.map(lambda leaf: leaf[i], tree) if has_seeds else tree
 
     found: list[str] = []
     (before, before_totals, _), (_, _, data, order, key, begin) = jax.device_get(train(*args, low)), args
     with observed(lambda gradient: found.extend(f"the gradient of {path}" for path in _not_finite(gradient))):
-        again = (pick(before), pick(before_totals), jax.device_get(data), pick(jax.device_get(order)), pick(key))
-        jax.block_until_ready(jax.jit(one)(*again, begin + low * size, 1))
+        data, order = pick(jax.device_get(data), data.x.ndim == 3), pick(jax.device_get(order), order.ndim == 2)
+        again = (pick(before), pick(before_totals), data, order, pick(key), begin + low * size, 1)
+        jax.block_until_ready(jax.jit(one)(*again))
         jax.effects_barrier()
     found += [*_not_finite(pick(state)), *(f"the epoch's total {path}" for path in _not_finite(pick(totals)))]
     return diverged(found[0], step, seeds[i])

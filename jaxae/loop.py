@@ -13,9 +13,10 @@ import numpy as np
 from jaxae import divergence, epoch, log, parallel
 from jaxae.checkpoint import Checkpoints, Items
 from jaxae.config import Config
-from jaxae.data import Dataset, Split
+from jaxae.data import Dataset, Info
 from jaxae.errors import Interrupted
 from jaxae.experiment import Experiment
+from jaxae.feed import examples, feed
 from jaxae.parallel import Plan, compile, place
 from jaxae.types import Examples, State
 
@@ -65,7 +66,7 @@ def fit(
     seeds = range(config.seed, config.seed + config.seeds)
     last = epoch.first_step(config.epochs, count, size)
     train_key, test_key = (place(keys(config, purpose), plan, several) for purpose in (TRAIN, TEST))
-    train_data, test_data = (place(examples(split), plan, False) for split in (data.train, data.test))
+    portions, test_data = feed(data.train, config, plan), place(examples(data.test), plan, False)
     metrics_file = workdir / "metrics.jsonl"
     writer: Any = Checkpoints(workdir / "checkpoints") if writes else log.Silent()
     with writer as checkpoints:
@@ -79,17 +80,13 @@ def fit(
         step = int(np.ravel(items["state"].step)[0])
         wall, seconds, images = meta["wall"] - began, meta["seconds"], meta["images"]
 
-        def order_of(now: int) -> jax.Array:
-            placed: jax.Array = place(orders(seeds, now, count, size), plan, several)
-            return placed
-
         # Both are compiled before the first step: until then there is nothing to save.
         train, measure = (prepare or programs)(
             experiment,
-            data.shape,
+            data.info,
             size,
             plan,
-            (state, totals, train_data, order_of(0), train_key, 0, 0),
+            (state, totals, *portions(0, 0)[:2], train_key, 0, 0),
             (state, test_data, test_key),
         )
 
@@ -129,11 +126,11 @@ def fit(
             at_once = 0  # steps in a dispatch
             for now in range(sum(line["split"] == "test" for line in lines), config.epochs):
                 first, end = (epoch.first_step(e, count, size) for e in (now, now + 1))
-                order = order_of(now)
                 trained = step == end  # before it was stopped
                 while step < end:
-                    steps = min(at_once or 1, end - step, *(n - step % n for n in (picture_every, save_every)))
-                    args = (state, totals, train_data, order, train_key, step * size - now * count)
+                    portion = portions(now, step)
+                    steps = min(at_once or 1, portion.steps, *(n - step % n for n in (picture_every, save_every)))
+                    args = (state, totals, portion.data, portion.order, train_key, portion.start)
                     t = time.monotonic()
                     with parallel.waiting():
                         state, totals, whole = jax.block_until_ready(train(*args, steps))  # on CPU, unblocked
@@ -170,27 +167,27 @@ def fit(
 
 def programs(
     experiment: Experiment,
-    shape: tuple[int, ...],
+    info: Info,
     size: int,
     plan: Plan,
     training: tuple[Any, ...],
     evaluation: tuple[Any, ...],
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """`epoch.train` and `epoch.evaluate` of an experiment, compiled for arguments like these. size: of a batch."""
-    train, evaluate = seeded(plan)
+    train, evaluate = seeded(plan, training)
     return (
-        compile(partial(epoch.train, experiment.transition, shape, size), plan, train, training),
-        compile(partial(epoch.evaluate, experiment.evaluate, shape, size), plan, evaluate, evaluation),
+        compile(partial(epoch.train, experiment.transition, info.shape, size), plan, train, training),
+        compile(partial(epoch.evaluate, experiment.evaluate, info.shape, size), plan, evaluate, evaluation),
     )
 
 
 Prepare: TypeAlias = Callable[..., tuple[Callable[..., Any], Callable[..., Any]]]  # as `programs`
 
 
-def seeded(plan: Plan) -> tuple[tuple[bool, ...], tuple[bool, ...]]:
-    """Which arguments of `epoch.train` and `epoch.evaluate` have an axis of seeds."""
-    several = plan.seeds > 1
-    return (several, several, False, several, several, False, False), (several, False, several)
+def seeded(plan: Plan, training: tuple[Any, ...]) -> tuple[tuple[bool, ...], tuple[bool, ...]]:
+    """Which arguments of `epoch.train`, which are like these, and of `epoch.evaluate` have an axis of seeds."""
+    several, data, order = plan.seeds > 1, training[2].x.ndim == 3, training[3].ndim == 2
+    return (several, several, data, order, several, False, False), (several, False, several)
 
 
 def _pace(at_once: int, seconds: float) -> int:
@@ -241,15 +238,3 @@ def keys(config: Config, purpose: int) -> jax.Array:
     if config.seeds == 1:
         return key(jnp.uint32(config.seed))
     return jax.vmap(key)(config.seed + jnp.arange(config.seeds, dtype=jnp.uint32))
-
-
-def orders(seeds: range, now: int, count: int, size: int) -> np.ndarray:
-    """`epoch.order` of each seed, side by side where there are several."""
-    each = [epoch.order(seed, now, count, size) for seed in seeds]
-    return each[0] if len(seeds) == 1 else np.stack(each)
-
-
-def examples(split: Split) -> Examples:
-    """A split as compiled programs take it: flat rows."""
-    lengths = None if split.lengths is None else jnp.asarray(split.lengths)
-    return Examples(jnp.asarray(split.x.reshape(len(split.x), -1)), jnp.asarray(split.y), lengths)

@@ -113,8 +113,7 @@ def conv_transpose(
 
 def _convolve(lhs: jax.Array, rhs: jax.Array, stride: int, padding: Any, precision: str, **dilation: Any) -> jax.Array:
     def convolve(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-        if precision == "mixed":
-            lhs, rhs = lhs.astype(jnp.bfloat16), rhs.astype(jnp.bfloat16)
+        lhs, rhs = _rounded(precision, lhs, rhs)
         return lax.conv_general_dilated(
             lhs,
             rhs,
@@ -177,6 +176,7 @@ def _convolved_to_kernel(x: jax.Array, g: jax.Array, to: Geometry) -> jax.Array:
 
 def _multiplied_to_kernel(x: jax.Array, g: jax.Array, to: Geometry) -> jax.Array:
     """Matrix products with the pixels under each tap, spread out: one product for each row of the kernel."""
+    x, g = _rounded(to.precision, x, g)
     edges = zip(to.size, to.kernel, to.out, to.padding, strict=True)
     pads = [(low, to.stride * (m - 1) + k - n - low, 0) for n, k, m, (low, _) in edges]
     x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *pads, (0, 0, 0)))
@@ -191,14 +191,17 @@ def _multiplied_to_kernel(x: jax.Array, g: jax.Array, to: Geometry) -> jax.Array
 
     g = g.reshape(-1, filters)
     if inputs == 1:  # too narrow for products of its own: all rows of the kernel side by side
-        return _dot(jnp.concatenate([spread(a) for a in range(high)], 1).T, g, to).reshape(high, wide, 1, filters)
+        return (jnp.concatenate([spread(a) for a in range(high)], 1).T @ g).reshape(high, wide, 1, filters)
     gt = lax.optimization_barrier(g.T)  # made first: within a product a transpose doubles its time
-    w = jnp.stack([_dot(gt, spread(a), to) for a in range(high)])
+    w = jnp.stack([gt @ spread(a) for a in range(high)])
     return w.reshape(high, filters, wide, inputs).transpose(0, 2, 3, 1)
 
 
-def _dot(a: jax.Array, b: jax.Array, to: Geometry) -> jax.Array:
-    return mixed_dot(a, b) if to.precision == "mixed" else jnp.dot(a, b)
+def _rounded(precision: str, *operands: jax.Array) -> list[jax.Array]:
+    """The operands in bfloat16 where they are to be; on a CPU only their values, for which its products are faster."""
+    if precision == "mixed":
+        return [lax.reduce_precision(v, 8, 7) if _on_cpu() else v.astype(jnp.bfloat16) for v in operands]
+    return list(operands)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))

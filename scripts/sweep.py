@@ -196,22 +196,20 @@ def sharing(module: ModuleType, numbers: tuple[str, ...]) -> Callable[[Config], 
         values = {name: np.float32(getattr(config, name)) for name in numbers}
 
         def prepare(
-            _: Any, shape: tuple[int, ...], size: int, plan: parallel.Plan, training: Any, evaluation: Any
+            _: Any, info: run.Info, size: int, plan: parallel.Plan, training: Any, evaluation: Any
         ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-            info = run.Info(shape, len(training[2].x))
-
             def build(values: dict[str, Any]) -> run.Experiment:
                 built: run.Experiment = module.build(dataclasses.replace(config, **values), info)
                 return built
 
             def train(share: epoch.Share) -> Callable[..., Any]:
-                return lambda values, *args: epoch.train(build(values).transition, shape, size, share)(*args)
+                return lambda values, *args: epoch.train(build(values).transition, info.shape, size, share)(*args)
 
             def evaluate(share: epoch.Share) -> Callable[..., Any]:
-                return lambda values, *args: epoch.evaluate(build(values).evaluate, shape, size, share)(*args)
+                return lambda values, *args: epoch.evaluate(build(values).evaluate, info.shape, size, share)(*args)
 
             if not compiled:
-                seeded = loop.seeded(plan)
+                seeded = loop.seeded(plan, training)
                 compiled.append(
                     (
                         parallel.compile(train, plan, (False, *seeded[0]), (values, *training)),

@@ -22,11 +22,11 @@ def common(tmp_path, monkeypatch):
 
 def hits(number):
     """Compile, in a new function, what is the same program for the same number: how often the cache had it."""
-    events = []
+    events, zero = [], jnp.float32(0)
     monitoring.register_event_listener(listener := lambda name, **_: events.append(name))
     try:
         with compiled.kept():
-            assert float(jax.jit(lambda x: jnp.sin(x) * number + 1)(jnp.float32(0))) == 1
+            assert float(jax.jit(lambda x: jnp.sin(x) * number + 1)(zero)) == 1
     finally:
         monitoring.unregister_event_listener(listener)
     return events.count("/jax/compilation_cache/cache_hits")

@@ -11,7 +11,7 @@ import optax
 import turns
 
 from jaxae import config as configs
-from jaxae import data, epoch, loop, parallel
+from jaxae import data, epoch, feed, loop, parallel
 from jaxae.step import descend
 
 
@@ -27,11 +27,11 @@ def build(work: dict[str, Any], images: np.ndarray) -> turns.Steps:
     items = loop.start(experiment, config, shape)
     state, totals = (parallel.place(items[name], plan, several) for name in ("state", "totals"))
     key = parallel.place(loop.keys(config, loop.TRAIN), plan, several)
-    rows = parallel.place(loop.examples(data.Split(images, np.zeros(count, np.int32))), plan, False)
-    seeds = range(config.seed, config.seed + config.seeds)
-    order = parallel.place(loop.orders(seeds, 0, count, size), plan, several)
+    split = data.Split(images.reshape(-1, *shape), np.zeros(count, np.int32))
+    rows, order = feed.feed(split, config, plan)(0, 0)[:2]
+    example = (state, totals, rows, order, key, 0, 0)
     function = partial(epoch.train, experiment.transition, shape, size)
-    train = parallel.compile(function, plan, loop.seeded(plan)[0], (state, totals, rows, order, key, 0, 0))
+    train = parallel.compile(function, plan, loop.seeded(plan, example)[0], example)
     at = 0  # step within the order
 
     def steps(count: int) -> float:

@@ -1,0 +1,114 @@
+"""The training data as compiled steps take it: all of it on the device, or blocks that are read ahead by Grain.
+
+Both give the same batches in the same order, which is a function of (seed, epoch, step): see `epoch`.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int
+
+from jaxae import epoch, parallel
+from jaxae.config import Config
+from jaxae.data import Split
+from jaxae.errors import InputError
+from jaxae.parallel import Plan
+from jaxae.types import Examples
+
+BLOCK = 1 << 26  # bytes that are read at once, about
+AHEAD = 2  # blocks
+
+
+class Portion(NamedTuple):
+    """What the next steps are taken on."""
+
+    data: Examples  # on the device; with an axis of seeds if streamed
+    order: jax.Array  # of the rows of data
+    start: int  # in the order
+    steps: int  # how many this is enough for
+
+
+Feed: TypeAlias = Callable[[int, int], Portion]  # (epoch, step) -> the portion that begins with this step
+
+
+def feed(split: Split, config: Config, plan: Plan) -> Feed:
+    """The split as portions: a single one, or blocks where it is larger than `--device-data-limit`.
+
+    InputError where there are to be blocks and Grain is not installed.
+    """
+    limit = config.device_data_limit * 2**30 or parallel.memory() / 4
+    return (_streamed if split.x.nbytes > limit else _resident)(split, config, plan)
+
+
+def orders(config: Config, now: int, count: int) -> Int[np.ndarray, "*S N_plus_B"]:
+    """`epoch.order` of each seed, side by side where there are several."""
+    seeds = range(config.seed, config.seed + config.seeds)
+    each = [epoch.order(seed, now, count, config.batch_size) for seed in seeds]
+    return each[0] if len(seeds) == 1 else np.stack(each)
+
+
+def examples(split: Split) -> Examples:
+    """A whole split, as flat rows."""
+    lengths = None if split.lengths is None else jnp.asarray(split.lengths)
+    return Examples(jnp.asarray(split.x.reshape(len(split.x), -1)), jnp.asarray(split.y), lengths)
+
+
+def _resident(split: Split, config: Config, plan: Plan) -> Feed:
+    count, size = len(split.x), config.batch_size
+    data = parallel.place(examples(split), plan, False)
+    of: dict[int, jax.Array] = {}  # the order of the epoch
+
+    def portion(now: int, step: int) -> Portion:
+        if now not in of:
+            of.clear()
+            of[now] = parallel.place(orders(config, now, count), plan, config.seeds > 1)
+        return Portion(data, of[now], step * size - now * count, epoch.first_step(now + 1, count, size) - step)
+
+    return portion
+
+
+def _streamed(split: Split, config: Config, plan: Plan) -> Feed:
+    count, size = len(split.x), config.batch_size
+    steps = max(1, min(BLOCK // (config.seeds * size * split.x[:1].nbytes), -(-count // size)))
+    order = parallel.place(np.arange(steps * size, dtype=np.int32), plan, False)
+    reading: tuple[int, Iterator[Any]] = (-1, iter(()))  # the epoch, and its blocks from the next one on
+    block: tuple[int, int, Any] = (-1, -1, None)  # the epoch, the number of the block in it, and the block
+
+    def portion(now: int, step: int) -> Portion:
+        nonlocal reading, block
+        first, end = (epoch.first_step(e, count, size) for e in (now, now + 1))
+        number = (step - first) // steps
+        if block[:2] != (now, number):
+            if reading[0] != now or block[:2] != (now, number - 1):
+                rows = orders(config, now, count)[..., first * size - now * count :]
+                reading = now, _blocks(split, rows, steps * size, range(number, -(-(end - first) // steps)))
+            block = now, number, parallel.place(next(reading[1]), plan, config.seeds > 1)
+        begin = step - first - number * steps
+        return Portion(block[2], order, begin * size, min(steps - begin, end - step))
+
+    return portion
+
+
+def _blocks(split: Split, order: np.ndarray, length: int, numbers: range) -> Iterator[Examples]:
+    """The blocks of these numbers, read ahead; the last one of an epoch is filled up with its last row."""
+    try:
+        import grain
+    except ImportError:
+        raise InputError(
+            "the training data is larger than --device-data-limit, and to stream it needs Grain: "
+            "pip install -e '.[stream]', or give a larger limit"
+        ) from None
+
+    def read(number: int) -> Examples:
+        at = np.minimum(np.arange(number * length, (number + 1) * length), order.shape[-1] - 1)
+        rows = order[..., at]
+        x = split.x[rows].reshape(*rows.shape, -1)
+        return Examples(x, split.y[rows], None if split.lengths is None else split.lengths[rows])
+
+    numbered = grain.MapDataset.range(numbers.start, numbers.stop).map(read)
+    options = grain.ReadOptions(num_threads=AHEAD, prefetch_buffer_size=AHEAD)
+    blocks: Iterator[Examples] = iter(numbered.to_iter_dataset(options))
+    return blocks
