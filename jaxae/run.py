@@ -17,8 +17,8 @@ from typing import Any, NoReturn
 
 import jax
 
-from jaxae import config as configs
 from jaxae import compiled, data, directory, epoch, figures, log, loop, parallel, report, results, signals
+from jaxae import config as configs
 from jaxae.checkpoint import Checkpoints
 from jaxae.config import Config as Config
 from jaxae.data import Dataset

@@ -8,6 +8,10 @@ first step, and the share of the machine's limit: the time that the operations o
 matrix product, or its bytes at that of a long array, whichever is more, both measured in the same turns. Operations
 are counted as the network is defined.
 
+With --whole, instead: `python -m experiments.vae --epochs 10` from the start of its process to its end, pictures and
+all, against the training alone of the same network in PyTorch; and from the start of the process to the first step,
+with nothing compiled before and with all.
+
 A contender that is not installed is left out with a line: pip install -e '.[bench]' brings all of them.
 """
 
@@ -16,6 +20,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -95,7 +100,6 @@ def measure(name: str, work: Workload, options: argparse.Namespace, images: Path
         counts = {}
         for contender, process in running.items():
             if contender != "limit":
-                process.turn(3)
                 process.turn(10)
                 counts[contender] = max(3, round(10 * options.seconds / process.turn(10)["seconds"]))
         turns: list[dict[str, Any]] = []
@@ -103,6 +107,7 @@ def measure(name: str, work: Workload, options: argparse.Namespace, images: Path
             rates = [running["limit"].turn(count)["loss"] for count in (1, 2)]
             turn: dict[str, Any] = {"limit": 1e3 * max(work.operations / rates[0], work.moved / rates[1])}
             for contender, count in counts.items():
+                running[contender].turn(max(3, count // 5))  # awake again
                 said = running[contender].turn(count)
                 once = 1 if contender == OURS else work.seeds  # the others train one after the other
                 turn[contender] = said | {"ms": 1e3 * once * said["seconds"] / count}
@@ -158,10 +163,11 @@ def main() -> None:
     parser.add_argument("--precision", choices=("float32", "mixed"), default="float32")
     parser.add_argument("--turns", type=int, default=7, help="default: %(default)s")
     parser.add_argument("--seconds", type=float, default=1.0, help="of a turn (default: %(default)s)")
+    parser.add_argument("--whole", action="store_true", help="a whole experiment, as said above")
     parser.add_argument("--json", default="runs/benchmark.json", help="also written (default: %(default)s)")
     options = parser.parse_args()
     try:
-        print(benchmark(options, names))
+        print(whole(options) if options.whole else benchmark(options, names))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -195,6 +201,45 @@ def benchmark(options: argparse.Namespace, names: dict[str, Workload]) -> str:
     out.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
     said = ", ".join(f"{name} {number}" for name, number in machine["versions"].items() if number)
     return f"{machine['device']}, {machine['cores']} cores, {options.precision}; {said}\n\n{table(rows)}"
+
+
+def whole(options: argparse.Namespace) -> str:
+    """A whole experiment and its start: seconds, as lines."""
+    told = {"device": options.device, "precision": "float32", "compile": False, "optimizer": "rmsprop"}
+    told |= {"net": "vae", "batch": 100, "lr": 1e-3, "hidden": 256, "latent": 2}
+    images = data.load(options.data, options.data_dir, options.manual_dir).train.x
+    where = ["--data", options.data, "--data-dir", options.data_dir, "--manual-dir", options.manual_dir]
+    torch = importlib.util.find_spec("torch") is not None
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        environment = os.environ | {"XDG_CACHE_HOME": name} | {"JAXAE_CACHE": ""}
+        np.save(folder / "images.npy", images.reshape(len(images), -1))
+
+        def seconds(*command: str) -> float:
+            began = time.monotonic()
+            subprocess.run([sys.executable, *command], env=environment, check=True, capture_output=True)
+            return time.monotonic() - began
+
+        first = [str(FOLDER / "first.py"), "vae", *where]
+        seconds(*first)  # which also decodes the data
+        for compiled in folder.glob("jaxae/compiled"):
+            shutil.rmtree(compiled)
+        cold, warm = seconds(*first), [seconds(*first) for _ in range(options.turns)]
+        lines = [f"start to first step: {cold:.1f} s, and {statistics.median(warm):.1f} s with a warm cache"]
+        ours, theirs = [], []
+        for turn in range(options.turns):
+            workdir = str(folder / f"run{turn}")
+            ours.append(seconds("-m", "experiments.vae", "--epochs", "10", *where, "--workdir", workdir))
+            if torch:
+                contender = Contender("pytorch", told | {"images": str(folder / "images.npy")})
+                theirs.append(contender.turn(10 * len(images) // 100)["seconds"])
+                contender.end()
+        result = json.loads((folder / "run0" / "result.json").read_text())
+        lines.append(f"ten epochs, start to last picture: {statistics.median(ours):.1f} s (first: {ours[0]:.1f} s)")
+        lines.append(f"memory: {result['peak_memory_bytes'] / 2**30:.2f} GiB")
+        if torch:
+            lines.append(f"training alone in PyTorch: {statistics.median(theirs):.1f} s")
+    return "\n".join(lines)
 
 
 def device(kind: str) -> str:

@@ -95,6 +95,32 @@ def test_hold_out_is_stratified_and_fixed():
     assert len(data.hold_out(x[:60], np.arange(60) % 20, ()).test.x) == 6  # also where each class has but three
 
 
+def test_a_large_npy_stays_on_disk(tmp_path, monkeypatch):
+    """The same splits as of one that is read; written once, and again when the file has changed."""
+    monkeypatch.setenv("JAXAE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "PIECE", 4)
+    np.save(tmp_path / "x.npy", GREY)
+    read = data.load(str(tmp_path / "x.npy"))
+    monkeypatch.setattr(files, "LARGE", 0)
+    mapped = data.load(str(tmp_path / "x.npy"))
+    assert isinstance(mapped.train.x, np.memmap)
+    assert isinstance(mapped.test.x, np.memmap)
+    assert mapped.fingerprint() == read.fingerprint()
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
+    assert len(written) == 2
+    data.load(str(tmp_path / "x.npy"))
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()} == written
+    np.save(tmp_path / "x.npy", 255 - GREY)
+    assert data.load(str(tmp_path / "x.npy")).fingerprint() != read.fingerprint()
+    np.save(tmp_path / "x.npy", GREY / np.float32(255))
+    assert data.load(str(tmp_path / "x.npy")).fingerprint() == read.fingerprint()
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("JAXAE_CACHE", str(tmp_path / "file"))
+    np.save(tmp_path / "x.npy", GREY)
+    with pytest.raises(InputError, match="cannot be written .*: set JAXAE_CACHE"):
+        data.load(str(tmp_path / "x.npy"))
+
+
 @pytest.mark.parametrize("images", [GREY, COLOUR], ids=["grey", "colour"])
 def test_npy_uint8_and_float(tmp_path, images):
     np.save(tmp_path / "a.npy", images)

@@ -68,7 +68,7 @@ def test_streamed_batches_are_the_resident_ones(count, seeds, lengths, monkeypat
 
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_a_streamed_run_is_the_resident_one_to_the_bit(tmp_path, seeds, monkeypatch):
-    """Stopped in the middle of an epoch and of a block, gone on with resident, stopped again, and streamed to the end."""
+    """Stopped within an epoch and a block, gone on with resident, stopped again, and streamed to the end."""
     monkeypatch.setattr(feed, "BLOCK", 3 * 128 * 784 * seeds)
     digits = data.load("digits")
     base = vae.Config(epochs=2, batch_size=128, hidden=(16,), seeds=seeds)

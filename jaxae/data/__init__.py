@@ -1,6 +1,7 @@
 """Data: `load` gives any set as uint8 arrays, decoded once."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,12 +87,20 @@ def labels(y: np.ndarray | None, count: int, path: Path) -> tuple[Int[np.ndarray
 
 
 def hold_out(
-    x: np.ndarray, y: np.ndarray, classes: tuple[str, ...], every: int = 10, lengths: np.ndarray | None = None
+    x: np.ndarray,
+    y: np.ndarray,
+    classes: tuple[str, ...],
+    every: int = 10,
+    lengths: np.ndarray | None = None,
+    take: Callable[[np.ndarray, np.ndarray], np.ndarray] = lambda x, part: x[part],
 ) -> Dataset:
-    """A fixed stratified split: of the examples in the order of their classes, every tenth is for the test."""
+    """A fixed stratified split: of the examples in the order of their classes, every tenth is for the test.
+
+    take: (x, whether an example is one of them) -> these examples.
+    """
     if len(x) < 2:
         raise InputError(f"{len(x)} example: at least 2 are needed, one of them for the test")
     test = np.zeros(len(x), bool)
     test[np.argsort(y, kind="stable")[min(every, len(x)) - 1 :: every]] = True
-    train, held = (Split(x[part], y[part], None if lengths is None else lengths[part]) for part in (~test, test))
+    train, held = (Split(take(x, part), y[part], None if lengths is None else lengths[part]) for part in (~test, test))
     return Dataset(train, held, classes)

@@ -1,17 +1,23 @@
-"""Decoded arrays on disk: an `.npz` per set in the user's cache folder (`JAXAE_CACHE`, or `~/.cache/jaxae`)."""
+"""Decoded arrays in the user's cache folder (`JAXAE_CACHE`, or `~/.cache/jaxae`).
+
+An `.npz` per set; of a large one an `.npy` per split, which is mapped, not read.
+"""
 
 import hashlib
 import logging
 import os
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxae.data import Dataset, Split
+from jaxae.errors import InputError
 
+PIECE = 10_000  # examples
 VERSION = 2  # another one whenever decoding or splitting changes what a key stands for
 
 
@@ -21,12 +27,39 @@ def folder() -> Path:
     return Path(os.environ.get("JAXAE_CACHE") or Path(base) / "jaxae")
 
 
+def part_on_disk(key: str, x: np.ndarray, part: np.ndarray) -> np.ndarray:
+    """x[part] as an array that stays on disk, written once, piece by piece. InputError where it cannot be written.
+
+    key: says all that the result depends on. part: for each row, whether it is wanted.
+    """
+    path, rows = _path(f"{key} {hashlib.sha256(part.tobytes()).hexdigest()}", "npy"), np.flatnonzero(part)
+    if not path.exists():
+        logging.getLogger("jaxae").info("copying %d examples into %s (once)", len(rows), folder())
+        partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            copy = np.lib.format.open_memmap(partial, "w+", x.dtype, (len(rows), *x.shape[1:]))
+            for i in range(0, len(rows), PIECE):
+                copy[i : i + PIECE] = x[rows[i : i + PIECE]]
+            copy.flush()
+            partial.replace(path)
+        except OSError as error:
+            with suppress(OSError):
+                partial.unlink()
+            raise InputError(f"{folder()}: cannot be written ({error.strerror}): set JAXAE_CACHE to a folder") from None
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def _path(key: str, kind: str) -> Path:
+    return folder() / f"{hashlib.sha256(f'{VERSION} {key}'.encode()).hexdigest()[:32]}.{kind}"
+
+
 def cached(key: str, make: Callable[[], Dataset]) -> Dataset:
     """The set that was stored under this key, else what `make` gives, stored. A damaged file is made again.
 
     key: says all that the result depends on.
     """
-    path = folder() / f"{hashlib.sha256(f'{VERSION} {key}'.encode()).hexdigest()[:32]}.npz"
+    path = _path(key, "npz")
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             return Dataset(

@@ -5,6 +5,7 @@ import re
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -12,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jaxae.data import Dataset, Split, hold_out, idx, labels, sequences
-from jaxae.data.cache import cached
+from jaxae.data.cache import cached, part_on_disk
 from jaxae.errors import InputError, first_line
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
@@ -20,6 +21,7 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # others of Pill
 MNIST = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # 8 bits a channel
 GREY = ("1", "L", "LA")
+LARGE = 1 << 30  # bytes
 
 
 def looks_like_path(name: str) -> bool:
@@ -44,7 +46,7 @@ def load(path: Path) -> Dataset:
     if not path.is_file():
         raise InputError(f"{path}: is neither a file nor a folder: copy what it gives into a file")
     if path.suffix == ".npy":
-        return _split(_numpy(path), None, path)
+        return _large(path) or _split(_numpy(path), None, path)
     if path.suffix == ".npz":
         arrays = _npz(path)
         if "x" not in arrays or "lengths" in arrays:
@@ -63,6 +65,19 @@ def _mnist(four: list[Path]) -> Dataset:
     train_y, train_classes = labels(train_y, len(train_x), four[1])
     test_y, test_classes = labels(test_y, len(test_x), four[3])
     return Dataset(Split(train_x, train_y), Split(test_x, test_y), max(train_classes, test_classes, key=len))
+
+
+def _large(path: Path) -> Dataset | None:
+    """The splits of a file of bytes that is better not read into memory, as arrays that stay on disk; else None."""
+    stat = path.stat()
+    if stat.st_size <= LARGE:
+        return None
+    with _reading(path, b"\x93NUMPY"):
+        x = np.load(path, mmap_mode="r", allow_pickle=False)
+    if x.dtype != np.uint8:
+        return None
+    take = partial(part_on_disk, f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}")
+    return hold_out(_checked(x, path), *labels(None, len(x), path), take=take)
 
 
 def _numpy(path: Path) -> np.ndarray:

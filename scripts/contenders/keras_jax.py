@@ -77,7 +77,9 @@ def build(work: dict[str, Any], images: np.ndarray) -> turns.Steps:
     shape = {"dense": (784,), "vae": (784,), "sequence": (28, 28)}.get(work["net"], (28, 28, 1))
     x, size = (images.astype(np.float32) / 255).reshape(-1, *shape), work["batch"]
     model = keras.Sequential([keras.Input(shape), *network(work)])
-    loss: Any = {"vae": per_image, "sequence": keras.losses.BinaryCrossentropy(from_logits=True)}.get(work["net"], "mse")
+    loss: Any = {"vae": per_image, "sequence": keras.losses.BinaryCrossentropy(from_logits=True)}.get(
+        work["net"], "mse"
+    )
     model.compile(keras.optimizers.Adam(work["lr"]), loss, jit_compile=True)
 
     def steps(count: int) -> float:

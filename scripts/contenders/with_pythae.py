@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,8 @@ def build(work: dict[str, Any], images: np.ndarray) -> turns.Steps:
         each = data[: max(1, min(count, len(data) // size)) * size]
         dataset = BaseDataset(each, torch.zeros(len(each)))
         loss = 0.0
-        with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as quiet, contextlib.redirect_stderr(quiet):
+        quiet = Path(os.devnull).open("w")  # noqa: SIM115
+        with tempfile.TemporaryDirectory() as folder, quiet, contextlib.redirect_stderr(quiet):
             settings = BaseTrainerConfig(
                 output_dir=folder,
                 learning_rate=work["lr"],

@@ -24,7 +24,7 @@ class Workload(NamedTuple):
 
     @property
     def moved(self) -> float:
-        """Bytes that Adam reads and writes in a step: parameters, gradients and two moments in, all but gradients out."""
+        """Bytes that Adam moves in a step: parameters, gradients and two moments in, all but gradients out."""
         return 7 * 4.0 * self.seeds * sum(inputs * outputs for _, inputs, outputs in self.layers)
 
 

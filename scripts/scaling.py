@@ -1,0 +1,123 @@
+"""How the cost of training grows: python scripts/scaling.py
+
+Images a second of the VAE 784-500-20, against the batch size, the width of its hidden layers and the number of
+examples, on the device and streamed (--device-data-limit). Examples are noise, made as they are needed into a file.
+Steps alone are timed, neither compilation nor evaluation; where two ways are compared they take turns. A table, and a
+picture beside it.
+"""
+
+import argparse
+import dataclasses
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from contenders.trainer import trainer
+
+from experiments import vae
+from jaxae import loop, run
+from jaxae.data import Info, Split
+
+BATCHES = (32, 128, 512, 2048, 8192)
+WIDTHS = (125, 250, 500, 1000, 2000)
+COUNTS = (10_000, 100_000, 1_000_000, 10_000_000)
+PIECE = 10_000
+BASE = vae.Config(batch_size=128, hidden=(500,), latent=20)
+WAYS = {"on the device": 1e6, "streamed": 1e-9}  # GiB of limit
+
+
+def main() -> None:
+    run.program(scaling)
+
+
+def scaling(stop: loop.Stop) -> str:
+    """The table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of a turn (default: %(default)s)")
+    parser.add_argument("--turns", type=int, default=3, help="default: %(default)s")
+    parser.add_argument("--largest", type=int, default=COUNTS[-1], help="number of examples (default: %(default)s)")
+    parser.add_argument("--picture", type=Path, default=Path("runs/scaling.png"), help="default: %(default)s")
+    options = parser.parse_args()
+    rows: dict[str, dict[str, list[tuple[int, float]]]] = {}
+
+    def measure(what: str, number: int, split: Split, configs: dict[str, vae.Config]) -> None:
+        for how, value in rates(split, configs, options.seconds, options.turns, stop).items():
+            rows.setdefault(what, {}).setdefault(how, []).append((number, value))
+
+    with tempfile.TemporaryDirectory() as folder:
+        some = noise(Path(folder), min(100_000, options.largest))
+        for size in BATCHES:
+            measure("batch size", size, some, {"": dataclasses.replace(BASE, batch_size=size)})
+        for width in WIDTHS:
+            measure("width", width, some, {"": dataclasses.replace(BASE, hidden=(width,))})
+        for count in COUNTS:
+            if count <= options.largest:
+                ways = {how: dataclasses.replace(BASE, device_data_limit=limit) for how, limit in WAYS.items()}
+                measure("examples", count, noise(Path(folder), count), ways)
+    draw(rows, options.picture)
+    lines = [f"{jax.devices()[0].device_kind}", "", "| | | | images a second |", "|---|---|---|---|"]
+    for what, ways in rows.items():
+        for how, values in ways.items():
+            lines += [f"| {what} | {number:,} | {how} | {value:,.0f} |" for number, value in values]
+    return "\n".join(lines)
+
+
+def noise(folder: Path, count: int) -> Split:
+    """So many random images in a file."""
+    path = folder / "x.npy"
+    path.unlink(missing_ok=True)
+    rng = np.random.default_rng(0)
+    x = np.lib.format.open_memmap(path, "w+", np.uint8, (count, 28, 28, 1))
+    for i in range(0, count, PIECE):
+        x[i : i + PIECE] = rng.integers(0, 256, (min(PIECE, count - i), 28, 28, 1), np.uint8)
+    x.flush()
+    return Split(np.load(path, mmap_mode="r", allow_pickle=False), np.zeros(count, np.int32))
+
+
+def rates(
+    split: Split, configs: dict[str, vae.Config], seconds: float, turns: int, stop: loop.Stop
+) -> dict[str, float]:
+    """Images a second of each configuration: the median over the turns."""
+    trainers: dict[str, Callable[[int], float]] = {}
+    for how, config in configs.items():
+        trainers[how] = trainer(vae.build(config, Info((28, 28, 1), len(split.x))), config, split)
+    counts = dict.fromkeys(trainers, 3)
+    found: dict[str, list[float]] = {how: [] for how in trainers}
+    for turn in range(turns + 2):  # the first two find how many steps make a turn
+        for how, steps in trainers.items():
+            stop(None)
+            began = time.perf_counter()
+            steps(counts[how])
+            rate = counts[how] / (time.perf_counter() - began)
+            if turn < 2:
+                counts[how] = max(3, round(rate * (seconds if turn else seconds / 10)))
+            else:
+                found[how].append(rate * configs[how].batch_size)
+    return {how: statistics.median(values) for how, values in found.items()}
+
+
+def draw(rows: dict[str, dict[str, list[tuple[int, float]]]], path: Path) -> None:
+    """A panel for each thing that grows."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, len(rows), figsize=(4 * len(rows), 3.2), layout="constrained")
+    for axis, (what, ways) in zip(axes, rows.items(), strict=True):
+        for how, values in ways.items():
+            axis.plot(*zip(*values, strict=True), marker="o", label=how)
+        axis.set(xscale="log", xlabel=what, ylabel="images a second")
+        axis.set_ylim(bottom=0)
+        if len(ways) > 1:
+            axis.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    main()

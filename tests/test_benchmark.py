@@ -1,0 +1,118 @@
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from conftest import script
+from experiments import vae
+from jaxae import config as configs
+from jaxae import data, log, loop, parallel
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+
+@pytest.fixture(autouse=True)
+def paths(monkeypatch):
+    """As when the scripts are run."""
+    for folder in (SCRIPTS, SCRIPTS / "contenders"):
+        monkeypatch.syspath_prepend(str(folder))
+
+
+def kernels(params):
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return sum(leaf.size for path, leaf in leaves if path[-1].key == "kernel")
+
+
+def test_operations_are_those_of_the_networks():
+    """Every kernel is counted; and the formula, against one counted by hand."""
+    workloads = importlib.import_module("contenders.workloads")
+    for name, work in (workloads.WORKLOADS | workloads.SMALL).items():
+        module = importlib.import_module(f"experiments.{work.experiment}")
+        config = configs.parse(module.Config, "", work.flags)
+        state = loop.abstract(module.build(config, data.Info((28, 28, 1), 1000)), config, (28, 28, 1))["state"]
+        assert kernels(state.params) == sum(inputs * outputs for _, inputs, outputs in work.layers), name
+    # two layers forwards, the gradients in both kernels, and that in the hidden units: five products
+    tiny = workloads.Workload("", "", (), 7, ((1, 3, 5), (1, 5, 3)))
+    assert tiny.operations == 5 * 2 * 7 * 15
+    assert tiny.moved == 7 * 4 * 30
+
+
+@pytest.mark.parametrize("name", ["dense 1024", "VAE 32", "denoising 128", "mirrored 32", "LSTM 128"])
+def test_the_plain_loop_has_the_same_network(name):
+    workloads = importlib.import_module("contenders.workloads")
+    flax = importlib.import_module("plain_flax")
+    work = workloads.WORKLOADS[name]
+    encoder, decoder = flax.nets(work._asdict())
+    shape = {"dense": (784,), "vae": (784,), "sequence": (28, 28)}.get(work.net, (28, 28, 1))
+    x, total = jax.ShapeDtypeStruct((1, *shape), "float32"), 0
+    for net in (encoder, decoder):
+        params = jax.eval_shape(net.init, jax.random.key(0), x)
+        total += kernels(params)
+        z = jax.eval_shape(net.apply, params, x)
+        x = jax.ShapeDtypeStruct((1, work.latent), "float32") if work.latent else z
+    assert total == sum(inputs * outputs for _, inputs, outputs in work.layers)
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_what_is_timed_is_what_trains(tmp_path, seeds):
+    """Its loss is that of the first epoch of a run, by dispatches of any number of steps."""
+    digits = data.load("digits")
+    config = vae.Config(epochs=1, batch_size=128, hidden=(16,), seeds=seeds)
+    experiment = vae.build(config, digits.info)
+    loop.fit(experiment, config, digits, parallel.plan("auto", 128, seeds), tmp_path)
+    expected = log.read(tmp_path / "metrics.jsonl")[0]
+    steps = importlib.import_module("contenders.trainer").trainer(experiment, config, digits.train)
+    total = sum(count * steps(count) for count in (1, 5, expected["step"] - 6))
+    loss = expected["loss_mean"] if seeds > 1 else expected["loss"]
+    assert total / expected["step"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_contenders_take_turns(tmp_path, monkeypatch):
+    """Ratios are within a turn; what is not installed is left out with a line."""
+    command = [sys.executable, str(SCRIPTS / "benchmark.py"), "--workloads", "VAE 32", "--turns", "2"]
+    command += ["--seconds", "0.05", "--json", str(tmp_path / "out.json")]
+    command += ["--contenders", "jaxae", "PyTorch", "plain Flax loop"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    if importlib.util.find_spec("torch") is None:
+        assert "PyTorch is not installed, and is left out: pip install -e '.[bench]'" in done.stderr
+    rows = {row["contender"]: row for row in json.loads((tmp_path / "out.json").read_text())["rows"]}
+    assert rows["jaxae"]["ratio"] == [1, 1, 1]
+    flax = rows["plain Flax loop"]
+    assert flax["ratio"][1] <= flax["ratio"][0] <= flax["ratio"][2]
+    for row in rows.values():
+        assert row["images_per_second"] == pytest.approx(32e3 / row["ms"])
+        assert 0 < row["limit"] < 1.5
+        assert 100 < row["loss"] < 500
+    assert done.stdout.count("| VAE 32 |") == len(rows)
+
+
+def test_the_table_is_made_of_the_turns():
+    benchmark = script("benchmark")
+    work = benchmark.WORKLOADS["8 seeds of VAE 128"]
+    turns = [
+        {
+            "limit": 4.0,
+            "jaxae": {"ms": ours, "loss": 1, "memory": 2**20},
+            "other": {"ms": theirs, "loss": 1, "memory": 5},
+        }
+        for ours, theirs in ((10.0, 30.0), (20.0, 40.0), (8.0, 8.0))
+    ]
+    row = benchmark.row("name", work, "other", 1.0, turns)
+    assert row["ratio"] == [2.0, 1.0, 3.0]
+    assert row["ms"] == 30.0
+    assert row["images_per_second"] == pytest.approx(8 * 128 / 0.030)
+    assert row["limit"] == pytest.approx(4 / 30)
+    assert "| name | other | 30 | 34,133 | 2.00 (1.00 to 3.00) | 13% |" in benchmark.table([row])
+
+
+@pytest.mark.slow
+def test_scaling(tmp_path):
+    command = [sys.executable, str(SCRIPTS / "scaling.py"), "--largest", "10000", "--seconds", "0.05", "--turns", "1"]
+    done = subprocess.run([*command, "--picture", str(tmp_path / "p.png")], capture_output=True, text=True, check=True)
+    assert done.stdout.count("| examples | 10,000 |") == 2
+    assert (tmp_path / "p.png").stat().st_size > 10_000
