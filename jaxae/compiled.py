@@ -1,9 +1,10 @@
 """Compiled programs, kept in the user's cache folder, so that the next start need not compile them again.
 
 JAX writes an entry in place, where another process, or the next one after a kill, finds half of it. So each process
-has a folder of its own with links to what there is, and moves what is new into the common one at its end.
+has a folder of its own with links to what there is, and at its end moves what is new, and whole, into the common one.
 """
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -16,7 +17,7 @@ from typing import Any
 
 import jax
 import jaxlib
-from jax.experimental.compilation_cache import compilation_cache
+from jax._src import compilation_cache
 
 from jaxae.data.cache import folder
 
@@ -26,7 +27,7 @@ SETTINGS = {
     "jax_persistent_cache_min_compile_time_secs": 0,
     "jax_persistent_cache_enable_xla_caches": "none",  # which would put the folder's name into every key
 }
-DAY = 86400  # seconds after which what a killed process has left is removed
+MINUTE = 60  # seconds that a process has, at its start, to lock its folder
 
 
 @contextmanager
@@ -42,6 +43,7 @@ def kept() -> Iterator[None]:
         with suppress(OSError):
             common.mkdir(parents=True, exist_ok=True)
             own = Path(tempfile.mkdtemp(prefix=".", dir=common))
+            lock = _locked(own)
     if own is None:
         yield
         return
@@ -49,8 +51,9 @@ def kept() -> Iterator[None]:
         with suppress(OSError):  # another process removes what is old
             if not path.name.startswith("."):
                 os.link(path, own / path.name)
-            elif time.time() - path.stat().st_mtime > DAY:
-                shutil.rmtree(path)
+            elif path != own and time.time() - path.stat().st_mtime > MINUTE:
+                os.close(_locked(path))
+                shutil.rmtree(path)  # of a process that was killed
     _set(SETTINGS | {"jax_compilation_cache_dir": str(own)})
     try:
         yield
@@ -58,9 +61,31 @@ def kept() -> Iterator[None]:
         _set(before)
         with suppress(OSError):
             for path in own.iterdir():
-                path.replace(common / path.name)
+                if not (common / path.name).exists() and _whole(path):
+                    path.replace(common / path.name)
         shutil.rmtree(own, ignore_errors=True)
+        os.close(lock)
         _forget_oldest(common)
+
+
+def _locked(directory: Path) -> int:
+    """A descriptor that holds the lock of the directory. OSError where another process does."""
+    opened = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(opened)
+        raise
+    return opened
+
+
+def _whole(path: Path) -> bool:
+    """Whether an entry is: where the disk was full, or a signal came, JAX leaves a part."""
+    try:
+        compilation_cache.decompress_executable(path.read_bytes())
+    except Exception:  # of whichever library compresses
+        return False
+    return True
 
 
 def _set(settings: Mapping[str, Any]) -> None:

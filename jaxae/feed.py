@@ -14,7 +14,6 @@ from jaxtyping import Int
 from jaxae import epoch, parallel
 from jaxae.config import Config
 from jaxae.data import Split
-from jaxae.errors import InputError
 from jaxae.parallel import Plan
 from jaxae.types import Examples
 
@@ -35,11 +34,8 @@ Feed: TypeAlias = Callable[[int, int], Portion]  # (epoch, step) -> the portion 
 
 
 def feed(split: Split, config: Config, plan: Plan) -> Feed:
-    """The split as portions: a single one, or blocks where it is larger than `--device-data-limit`.
-
-    InputError where there are to be blocks and Grain is not installed.
-    """
-    limit = config.device_data_limit * 2**30 or parallel.memory() / 4
+    """The split as portions: a single one, or blocks where it is larger than `--device-data-limit`."""
+    limit = parallel.told(config.device_data_limit * 2**30 or parallel.memory() / 4)  # the same for all processes
     return (_streamed if split.x.nbytes > limit else _resident)(split, config, plan)
 
 
@@ -94,13 +90,7 @@ def _streamed(split: Split, config: Config, plan: Plan) -> Feed:
 
 def _blocks(split: Split, order: np.ndarray, length: int, numbers: range) -> Iterator[Examples]:
     """The blocks of these numbers, read ahead; the last one of an epoch is filled up with its last row."""
-    try:
-        import grain
-    except ImportError:
-        raise InputError(
-            "the training data is larger than --device-data-limit, and to stream it needs Grain: "
-            "pip install -e '.[stream]', or give a larger limit"
-        ) from None
+    import grain
 
     def read(number: int) -> Examples:
         at = np.minimum(np.arange(number * length, (number + 1) * length), order.shape[-1] - 1)

@@ -128,6 +128,7 @@ def fit(
                 first, end = (epoch.first_step(e, count, size) for e in (now, now + 1))
                 trained = step == end  # before it was stopped
                 while step < end:
+                    waited = time.monotonic()
                     portion = portions(now, step)
                     steps = min(at_once or 1, portion.steps, *(n - step % n for n in (picture_every, save_every)))
                     args = (state, totals, portion.data, portion.order, train_key, portion.start)
@@ -135,13 +136,14 @@ def fit(
                     with parallel.waiting():
                         state, totals, whole = jax.block_until_ready(train(*args, steps))  # on CPU, unblocked
                         host = jax.device_get(totals)  # collectives can deadlock
-                    t = parallel.most(time.monotonic() - t)  # all processes are to do as many steps
+                    done = time.monotonic()
+                    t = parallel.most(done - t)  # all processes are to do as many steps
                     if not divergence.finite(host, whole):
                         one = epoch.train(experiment.transition, data.shape, size, lambda x: x)
                         raise divergence.explain(train, one, args, size, steps, seeds)
                     step += steps
                     if at_once:  # the first one is slower
-                        seconds, images = seconds + t, images + steps * size * config.seeds
+                        seconds, images = seconds + done - waited, images + steps * size * config.seeds
                     at_once = _pace(at_once, t)
                     progress.update(now + 1, step, float(np.mean(host["sum"]["loss"])) / (step - first), rate())
                     chosen = step == end and str(now + 1).rstrip("0") in ("1", "2", "5")

@@ -156,7 +156,7 @@ def _to_kernel(x: jax.Array, g: jax.Array, to: Geometry) -> jax.Array:
     def of_all(x: jax.Array, g: jax.Array) -> jax.Array:
         n, spread = len(x), prod(to.out) * to.kernel[1] * x.shape[3]
         piece = max(size for size in range(1, n + 1) if n % size == 0 and (size * spread <= IN_CACHE or size == 1))
-        if piece in (1, n):
+        if piece == n or (piece == 1 and n * spread <= 32 * IN_CACHE):
             return _multiplied_to_kernel(x, g, to)
         xs, gs = (array.reshape(n // piece, piece, *array.shape[1:]) for array in (x, g))
         zero = jnp.zeros((*to.kernel, x.shape[3], g.shape[3]))

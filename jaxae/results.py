@@ -13,10 +13,13 @@ import jax
 import numpy as np
 
 from jaxae import evaluate, log
-from jaxae.data import Dataset
+from jaxae.data import Dataset, Split
 from jaxae.errors import DAMAGED, InputError
 from jaxae.experiment import Model
+from jaxae.figures.base import spread
 from jaxae.loop import Outcome
+
+MOST = 10_000  # images that are measured
 
 
 def collect(test: log.Record, expected: Mapping[str, float | tuple[float, float]], outcome: Outcome) -> dict[str, Any]:
@@ -61,11 +64,14 @@ def reached(value: float, expected: float | Sequence[float]) -> bool:
 def measures(model: Model, dataset: Dataset) -> dict[str, Any]:
     """How like their originals the reconstructions of the test images are, and the defects of a plane of codes.
 
-    Of the first seed. Left out: likeness for sequences and images too small for a window of structural similarity,
-    defects where a class has too few codes to have an area.
+    Of the first seed, and of at most 10,000 images. Left out: likeness for sequences and images too small for a window
+    of structural similarity, defects where a class has too few codes to have an area.
     """
     found: dict[str, Any] = {}
     test = dataset.test
+    if len(test.x) > MOST:
+        rows = spread(len(test.x), MOST)
+        test = Split(test.x[rows], test.y[rows])
     if len(model.shape) == 3 and min(model.shape[:2]) >= len(evaluate.WINDOW):
         z = model.encode(model.corrupted(test.x))
         found["likeness"] = evaluate.likeness(model.decode, z, test.x)

@@ -57,9 +57,10 @@ def program(work: Callable[[signals.Stop], str]) -> NoReturn:
     """
     logging.basicConfig(format="%(message)s", force=True)
     logging.getLogger("jaxae").setLevel(logging.INFO)
-    with signals.stopping() as stop, compiled.kept():
+    with signals.stopping() as stop:
         try:
-            said = work(stop)
+            with compiled.kept():
+                said = work(stop)
             with suppress(BrokenPipeError):  # nobody may be listening any more
                 print(said, end="\n" if said else "", flush=True)
             parallel.part()

@@ -55,7 +55,7 @@ class Contender:
     def __init__(self, script: str, work: dict[str, Any]) -> None:
         began = time.monotonic()
         platform = "cpu" if work["device"] == "cpu" else "cuda"
-        environment = os.environ | {"JAX_PLATFORMS": platform, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        environment = os.environ | {"JAX_PLATFORMS": platform, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         command = [sys.executable, str(FOLDER / f"{script}.py"), json.dumps(work)]
         self.process = subprocess.Popen(
@@ -69,7 +69,7 @@ class Contender:
         if not line:
             self.errors.seek(0)
             sys.stderr.write(self.errors.read())
-            raise InputError(f"{self.process.args[1]}: has failed, as above")  # type: ignore[index]
+            raise InputError("it has failed, as said above")
         result: dict[str, Any] = json.loads(line)
         return result
 
@@ -84,18 +84,24 @@ class Contender:
         self.process.wait()
 
 
-def measure(name: str, work: Workload, options: argparse.Namespace, images: Path) -> list[dict[str, Any]]:
+def measure(
+    name: str, work: Workload, precision: str, options: argparse.Namespace, images: Path
+) -> list[dict[str, Any]]:
     """A row for each contender."""
-    flags = [*work.flags, "--batch-size", str(work.batch), "--seeds", str(work.seeds), "--precision", options.precision]
-    told = {"images": str(images), "device": options.device, "precision": options.precision, "flags": flags}
+    flags = [*work.flags, "--batch-size", str(work.batch), "--seeds", str(work.seeds), "--precision", precision]
+    told = {"images": str(images), "device": options.device, "precision": precision, "flags": flags}
     told |= {field: getattr(work, field) for field in ("net", "experiment", "batch", "lr", "hidden", "latent")}
     running = {"limit": Contender("limit", told)}
     try:
         for contender in options.contenders:
             script, _, more = CONTENDERS[contender]
-            if contender == "pythae" and work.net != "vae":
+            if (contender == "pythae" and work.net != "vae") or (precision == "mixed" and contender not in MIXED):
                 continue
-            running[contender] = Contender(script, told | more)
+            try:
+                running[contender] = Contender(script, told | more)
+            except InputError as error:
+                print(f"{name}: {contender} is left out: {error}", file=sys.stderr)
+                continue
             print(f"{name}: {contender}, first step after {running[contender].first:.1f} s", file=sys.stderr)
         counts = {}
         for contender, process in running.items():
@@ -160,11 +166,17 @@ def main() -> None:
     parser.add_argument("--workloads", nargs="+", choices=names, help="default: all; the small ones on a GPU only")
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
-    parser.add_argument("--precision", choices=("float32", "mixed"), default="float32")
+    kinds = ("float32", "mixed")
+    parser.add_argument("--precision", nargs="+", choices=kinds, help="default: float32, on a GPU also mixed")
     parser.add_argument("--turns", type=int, default=7, help="default: %(default)s")
     parser.add_argument("--seconds", type=float, default=1.0, help="of a turn (default: %(default)s)")
     parser.add_argument("--whole", action="store_true", help="a whole experiment, as said above")
-    parser.add_argument("--json", default="runs/benchmark.json", help="also written (default: %(default)s)")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        default=Path("runs/benchmark.json"),
+        help="also written, and the table as .md beside it (default: %(default)s)",
+    )
     options = parser.parse_args()
     try:
         print(whole(options) if options.whole else benchmark(options, names))
@@ -176,8 +188,6 @@ def main() -> None:
 def benchmark(options: argparse.Namespace, names: dict[str, Workload]) -> str:
     """All workloads: the table."""
     wanted = [name for name in CONTENDERS if name in options.contenders]
-    if options.precision == "mixed":
-        wanted = [name for name in wanted if name in MIXED]
     for name in list(wanted):
         if importlib.util.find_spec(CONTENDERS[name][1]) is None:
             print(f"{name} is not installed, and is left out: pip install -e '.[bench]'", file=sys.stderr)
@@ -191,16 +201,27 @@ def benchmark(options: argparse.Namespace, names: dict[str, Workload]) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "images.npy"
         np.save(path, images.reshape(len(images), -1))
-        for name in chosen:
-            rows += measure(name, names[name], options, path)
+        for precision in options.precision or (("float32", "mixed") if options.device == "gpu" else ("float32",)):
+            for name in chosen:
+                if precision == "mixed" and names[name].net == "sequence":
+                    continue  # our LSTMs stay in float32
+                label = name if precision == "float32" else f"{name}, bfloat16"
+                rows += measure(label, names[name], precision, options, path)
+                said = written({"rows": rows}, options)
+    return said
+
+
+def written(result: dict[str, Any], options: argparse.Namespace) -> str:
+    """The result as text, which is also in the files."""
     packages = ("jax", "flax", "torch", "keras", "pythae")
-    machine = {"device": device(options.device), "cores": os.cpu_count(), "precision": options.precision}
-    machine["versions"] = {name: version(name) for name in packages}
-    out = Path(options.json)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
-    said = ", ".join(f"{name} {number}" for name, number in machine["versions"].items() if number)
-    return f"{machine['device']}, {machine['cores']} cores, {options.precision}; {said}\n\n{table(rows)}"
+    versions = {name: number for name in packages if (number := version(name))}
+    machine = {"device": device(options.device), "cores": os.cpu_count(), "versions": versions}
+    heading = f"{machine['device']}, {machine['cores']} cores; {', '.join(map(' '.join, versions.items()))}"
+    body = table(result["rows"]) if "rows" in result else "\n".join(f"{name}: {v}" for name, v in result.items())
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps({"machine": machine} | result, indent=1) + "\n")
+    options.json.with_suffix(".md").write_text(f"{heading}\n\n{body}\n")
+    return f"{heading}\n\n{body}"
 
 
 def whole(options: argparse.Namespace) -> str:
@@ -212,12 +233,18 @@ def whole(options: argparse.Namespace) -> str:
     torch = importlib.util.find_spec("torch") is not None
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        environment = os.environ | {"XDG_CACHE_HOME": name} | {"JAXAE_CACHE": ""}
+        platform = "cpu" if options.device == "cpu" else "cuda"
+        environment = os.environ | {"XDG_CACHE_HOME": name, "JAXAE_CACHE": "", "JAX_PLATFORMS": platform}
+        environment.pop("JAX_COMPILATION_CACHE_DIR", None)
         np.save(folder / "images.npy", images.reshape(len(images), -1))
 
         def seconds(*command: str) -> float:
             began = time.monotonic()
-            subprocess.run([sys.executable, *command], env=environment, check=True, capture_output=True)
+            done = subprocess.run(
+                [sys.executable, *command], env=environment, capture_output=True, text=True, check=False
+            )
+            if done.returncode:
+                raise InputError(f"{' '.join(command)}: {done.stderr.splitlines()[-1]}")
             return time.monotonic() - began
 
         first = [str(FOLDER / "first.py"), "vae", *where]
@@ -225,7 +252,6 @@ def whole(options: argparse.Namespace) -> str:
         for compiled in folder.glob("jaxae/compiled"):
             shutil.rmtree(compiled)
         cold, warm = seconds(*first), [seconds(*first) for _ in range(options.turns)]
-        lines = [f"start to first step: {cold:.1f} s, and {statistics.median(warm):.1f} s with a warm cache"]
         ours, theirs = [], []
         for turn in range(options.turns):
             workdir = str(folder / f"run{turn}")
@@ -235,11 +261,16 @@ def whole(options: argparse.Namespace) -> str:
                 theirs.append(contender.turn(10 * len(images) // 100)["seconds"])
                 contender.end()
         result = json.loads((folder / "run0" / "result.json").read_text())
-        lines.append(f"ten epochs, start to last picture: {statistics.median(ours):.1f} s (first: {ours[0]:.1f} s)")
-        lines.append(f"memory: {result['peak_memory_bytes'] / 2**30:.2f} GiB")
-        if torch:
-            lines.append(f"training alone in PyTorch: {statistics.median(theirs):.1f} s")
-    return "\n".join(lines)
+    found = {
+        "start to first step, seconds": round(cold, 1),
+        "with all compiled before": round(statistics.median(warm), 1),
+        "ten epochs from start to last picture, seconds": round(statistics.median(ours), 1),
+        "with nothing but the steps compiled before": round(ours[0], 1),
+        "memory, GiB": round(result["peak_memory_bytes"] / 2**30, 2),
+    }
+    if torch:
+        found["training alone in PyTorch, seconds"] = round(statistics.median(theirs), 1)
+    return written(found, options)
 
 
 def device(kind: str) -> str:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax import monitoring
+from jax._src.lru_cache import LRUCache
 
 from jaxae import compiled
 
@@ -46,7 +47,7 @@ PROGRAM = """
 import os, jax
 from jaxae import compiled
 with compiled.kept():
-    jax.jit(lambda x: x * 2)(1.0).block_until_ready()
+    jax.jit(lambda x: jax.numpy.sin(x) * 2 + 1)(jax.numpy.float32(0)).block_until_ready()
     os._exit(9)
 """
 
@@ -56,12 +57,31 @@ def test_what_a_killed_process_has_written_is_not_seen(common):
     assert subprocess.run([sys.executable, "-c", PROGRAM], env=environment, check=False).returncode == 9
     (left,) = common.iterdir()
     assert left.name.startswith(".")
-    assert len(list(left.iterdir())) == 1
+    assert list(left.iterdir())
     assert hits(2) == 0
-    assert left.exists()  # it may be that of a process at work
+    assert left.exists()  # it may be that of a process that begins
     os.utime(left, (0, 0))
     assert hits(2) == 1
     assert not left.exists()
+
+
+def test_a_folder_of_a_process_at_work_is_left_alone(common):
+    with compiled.kept():
+        (own,) = common.iterdir()
+        os.utime(own, (0, 0))
+        environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+        program = "from jaxae import compiled\nwith compiled.kept(): pass"
+        subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+        assert own.exists()
+    assert not own.exists()
+
+
+def test_half_an_entry_is_not_kept(common, monkeypatch):
+    """As when the disk is full."""
+    put = LRUCache.put
+    monkeypatch.setattr(LRUCache, "put", lambda cache, key, value: put(cache, key, value[: len(value) // 2]))
+    hits(2)
+    assert list(common.iterdir()) == []
 
 
 def test_the_newest_are_kept(common, monkeypatch):

@@ -112,6 +112,12 @@ def test_a_large_npy_stays_on_disk(tmp_path, monkeypatch):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()} == written
     np.save(tmp_path / "x.npy", 255 - GREY)
     assert data.load(str(tmp_path / "x.npy")).fingerprint() != read.fingerprint()
+    found = set((tmp_path / "cache").iterdir())
+    assert len(found) == 2
+    assert not found & set(written)
+    for path in found:
+        path.write_bytes(path.read_bytes()[:-1])
+    assert data.load(str(tmp_path / "x.npy")).fingerprint() != read.fingerprint()
     np.save(tmp_path / "x.npy", GREY / np.float32(255))
     assert data.load(str(tmp_path / "x.npy")).fingerprint() == read.fingerprint()
     (tmp_path / "file").touch()

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import sys
 
 import jax
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 from conftest import equal
 from experiments import sequence, vae
 from jaxae import data, epoch, feed, loop, parallel
-from jaxae.errors import InputError, Interrupted
+from jaxae.errors import Interrupted
 
 STREAMED = 1e-9  # GiB
 D = 2 * 2
@@ -107,11 +106,3 @@ def test_streamed_sequences_keep_their_lengths(tmp_path, monkeypatch):
         limited = dataclasses.replace(config, device_data_limit=limit)
         states.append(loop.fit(experiment, limited, dataset, plan, folder).state)
     assert equal(*states)
-
-
-def test_without_grain_an_error_names_the_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "grain", None)
-    config = vae.Config(batch_size=5, device_data_limit=STREAMED)
-    portions = feed.feed(split(60), config, parallel.plan("auto", 5, 1))
-    with pytest.raises(InputError, match=r"pip install -e '\.\[stream\]'"):
-        portions(0, 0)

@@ -50,7 +50,8 @@ class Dataset(NamedTuple):
         digest = hashlib.sha256()
         for array in (*self.train, *self.test):
             if array is not None:
-                digest.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).data)
+                digest.update(f"{array.dtype}{array.shape}".encode())
+                digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
 

@@ -27,31 +27,42 @@ def folder() -> Path:
     return Path(os.environ.get("JAXAE_CACHE") or Path(base) / "jaxae")
 
 
-def part_on_disk(key: str, x: np.ndarray, part: np.ndarray) -> np.ndarray:
+def part_on_disk(name: str, state: str, x: np.ndarray, part: np.ndarray) -> np.ndarray:
     """x[part] as an array that stays on disk, written once, piece by piece. InputError where it cannot be written.
 
-    key: says all that the result depends on. part: for each row, whether it is wanted.
+    name, state: of the file that x comes from; copies of its other states are removed. part: for each row, whether it
+    is wanted.
     """
-    path, rows = _path(f"{key} {hashlib.sha256(part.tobytes()).hexdigest()}", "npy"), np.flatnonzero(part)
-    if not path.exists():
-        logging.getLogger("jaxae").info("copying %d examples into %s (once)", len(rows), folder())
-        partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            copy = np.lib.format.open_memmap(partial, "w+", x.dtype, (len(rows), *x.shape[1:]))
+    rows, shape = np.flatnonzero(part), (int(part.sum()), *x.shape[1:])
+    ours = _path(name, state)
+    path = ours.with_name(f"{ours.name}-{hashlib.sha256(part.tobytes()).hexdigest()[:16]}.npy")
+    with suppress(OSError, ValueError):
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        if found.shape == shape:
+            return found
+    logging.getLogger("jaxae").info("copying %d examples into %s (once)", len(rows), folder())
+    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for old in path.parent.glob(f"{_path(name, '').name}*"):
+            if not old.name.startswith(ours.name):
+                old.unlink()
+        with partial.open("wb") as file:  # not a map of it: a full disk would end the process
+            header = {"descr": x.dtype.str, "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
             for i in range(0, len(rows), PIECE):
-                copy[i : i + PIECE] = x[rows[i : i + PIECE]]
-            copy.flush()
-            partial.replace(path)
-        except OSError as error:
-            with suppress(OSError):
-                partial.unlink()
-            raise InputError(f"{folder()}: cannot be written ({error.strerror}): set JAXAE_CACHE to a folder") from None
+                file.write(x[rows[i : i + PIECE]].tobytes())
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise InputError(f"{folder()}: cannot be written ({error.strerror}): set JAXAE_CACHE to a folder") from None
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
-def _path(key: str, kind: str) -> Path:
-    return folder() / f"{hashlib.sha256(f'{VERSION} {key}'.encode()).hexdigest()[:32]}.{kind}"
+def _path(name: str, state: str) -> Path:
+    digests = [hashlib.sha256(f"{VERSION} {part}".encode()).hexdigest()[:16] for part in (name, state) if part]
+    return folder() / f"{digests[0]}-{''.join(digests[1:])}"
 
 
 def cached(key: str, make: Callable[[], Dataset]) -> Dataset:
@@ -59,7 +70,7 @@ def cached(key: str, make: Callable[[], Dataset]) -> Dataset:
 
     key: says all that the result depends on.
     """
-    path = _path(key, "npz")
+    path = folder() / f"{hashlib.sha256(f'{VERSION} {key}'.encode()).hexdigest()[:32]}.npz"
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             return Dataset(

@@ -76,7 +76,7 @@ def _large(path: Path) -> Dataset | None:
         x = np.load(path, mmap_mode="r", allow_pickle=False)
     if x.dtype != np.uint8:
         return None
-    take = partial(part_on_disk, f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}")
+    take = partial(part_on_disk, str(path.resolve()), f"{stat.st_size} {stat.st_mtime_ns}")
     return hold_out(_checked(x, path), *labels(None, len(x), path), take=take)
 
 

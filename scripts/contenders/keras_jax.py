@@ -75,7 +75,8 @@ def network(work: dict[str, Any]) -> list[Any]:
 def build(work: dict[str, Any], images: np.ndarray) -> turns.Steps:
     keras.utils.set_random_seed(0)
     shape = {"dense": (784,), "vae": (784,), "sequence": (28, 28)}.get(work["net"], (28, 28, 1))
-    x, size = (images.astype(np.float32) / 255).reshape(-1, *shape), work["batch"]
+    x, size = images.astype(np.float32).reshape(-1, *shape), work["batch"]
+    x /= 255
     model = keras.Sequential([keras.Input(shape), *network(work)])
     loss: Any = {"vae": per_image, "sequence": keras.losses.BinaryCrossentropy(from_logits=True)}.get(
         work["net"], "mse"
@@ -83,9 +84,9 @@ def build(work: dict[str, Any], images: np.ndarray) -> turns.Steps:
     model.compile(keras.optimizers.Adam(work["lr"]), loss, jit_compile=True)
 
     def steps(count: int) -> float:
-        epochs = -(-count * size // len(x))  # a short epoch has just the images of these steps
-        each = x[: count * size // epochs // size * size]
-        return float(model.fit(each, each, size, epochs, verbose=0).history["loss"][-1])
+        for n in turns.epochs(count, len(x) // size):
+            history = model.fit(x[: n * size], x[: n * size], size, verbose=0).history
+        return float(history["loss"][-1])
 
     return steps
 

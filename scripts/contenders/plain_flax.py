@@ -69,13 +69,14 @@ def nets(work: dict[str, Any]) -> tuple[Net, Net]:
 def build(work: dict[str, Any], images: np.ndarray) -> turns.Steps:
     encoder, decoder = nets(work)
     shape = {"dense": (784,), "vae": (784,), "sequence": (28, 28)}.get(work["net"], (28, 28, 1))
-    x, size = (images.astype(np.float32) / 255).reshape(-1, *shape), work["batch"]
+    x, size = images.astype(np.float32).reshape(-1, *shape), work["batch"]
+    x /= 255
     key = jax.random.key(0)
     e = encoder.init(key, x[:1])
     code = encoder.apply(e, x[:1])
     d = decoder.init(key, code[:, : work["latent"] or None])
     tx = optax.adam(work["lr"])
-    state = (e, d), tx.init((e, d))
+    state = (e, d), tx.init((e, d)), jnp.int32(0)
 
     def loss_of(params: Any, x: jax.Array, key: jax.Array) -> jax.Array:
         if work["net"] == "vae":
@@ -91,23 +92,22 @@ def build(work: dict[str, Any], images: np.ndarray) -> turns.Steps:
         return ((nn.sigmoid(logits) - x) ** 2).mean()
 
     @jax.jit
-    def step(state: Any, x: jax.Array, key: jax.Array) -> Any:
-        params, opt_state = state
-        loss, grads = jax.value_and_grad(loss_of)(params, x, key)
+    def step(state: Any, x: jax.Array) -> Any:
+        params, opt_state, number = state
+        loss, grads = jax.value_and_grad(loss_of)(params, x, jax.random.fold_in(key, number))
         updates, opt_state = tx.update(grads, opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state), loss
+        return (optax.apply_updates(params, updates), opt_state, number + 1), loss
 
     rng = np.random.default_rng(0)
     order, at = rng.permutation(len(x)), 0
 
     def steps(count: int) -> float:
-        nonlocal order, at, state, key
+        nonlocal order, at, state
         loss: Any = 0
         for _ in range(count):
             if at + size > len(x):
                 order, at = rng.permutation(len(x)), 0
-            key, now = jax.random.split(key)
-            state, loss = step(state, x[order[at : at + size]], now)
+            state, loss = step(state, x[order[at : at + size]])
             at += size
         return float(loss)
 

@@ -1,7 +1,6 @@
 """A contender of the benchmark: a process that trains one network, as many steps as it is told, turn by turn."""
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -36,6 +35,16 @@ def serve(build: Callable[[dict[str, Any], np.ndarray], Steps]) -> None:
 
 
 def memory() -> int:
-    """Bytes of memory that this process had at most, without the images that it maps from their file."""
+    """Bytes that this process had at most: on its accelerator, else in the machine, with libraries and data."""
+    torch, jax = sys.modules.get("torch"), sys.modules.get("jax")
+    if torch and torch.cuda.is_initialized():
+        return int(torch.cuda.max_memory_allocated())
+    if jax and (stats := jax.local_devices()[0].memory_stats()):
+        return int(stats["peak_bytes_in_use"])
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - int(status["RssFile"].split()[0]))
+    return 1024 * int(status["VmHWM"].split()[0])
+
+
+def epochs(count: int, most: int) -> list[int]:
+    """So many steps as epochs of at most `most`, for those that train by the epoch."""
+    return [most] * (count // most) + [count % most] * (count % most > 0)

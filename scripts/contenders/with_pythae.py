@@ -47,14 +47,12 @@ def build(work: dict[str, Any], images: np.ndarray) -> turns.Steps:
     logging.disable(logging.CRITICAL)
     config = VAEConfig(input_dim=(1, 28, 28), latent_dim=work["latent"], reconstruction_loss="bce")
     model = VAE(config, Encoder(work), Decoder(work))
-    data = torch.tensor(images).float().reshape(-1, 1, 28, 28) / 255
+    data = torch.tensor(images).float().div_(255).reshape(-1, 1, 28, 28)
     size = work["batch"]
 
-    def steps(count: int) -> float:
-        """An epoch of its trainer over the images of these steps."""
-        each = data[: max(1, min(count, len(data) // size)) * size]
-        dataset = BaseDataset(each, torch.zeros(len(each)))
-        loss = 0.0
+    def epoch(images: torch.Tensor) -> float:
+        """One of its trainer's, over these images."""
+        dataset = BaseDataset(images, torch.zeros(len(images)))
         quiet = Path(os.devnull).open("w")  # noqa: SIM115
         with tempfile.TemporaryDirectory() as folder, quiet, contextlib.redirect_stderr(quiet):
             settings = BaseTrainerConfig(
@@ -66,9 +64,10 @@ def build(work: dict[str, Any], images: np.ndarray) -> turns.Steps:
             )
             trainer = BaseTrainer(model, dataset, training_config=settings)
             trainer.prepare_training()
-            for epoch in range(-(-count * size // len(each))):
-                loss = float(trainer.train_step(epoch))
-        return loss
+            return float(trainer.train_step(1))
+
+    def steps(count: int) -> float:
+        return [epoch(data[: n * size]) for n in turns.epochs(count, len(data) // size)][-1]
 
     return steps
 
