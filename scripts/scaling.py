@@ -111,7 +111,10 @@ def draw(rows: dict[str, dict[str, list[tuple[int, float]]]], path: Path) -> Non
     for axis, (what, ways) in zip(axes, rows.items(), strict=True):
         for how, values in ways.items():
             axis.plot(*zip(*values, strict=True), marker="o", label=how)
+        numbers = [number for number, _ in next(iter(ways.values()))]
         axis.set(xscale="log", xlabel=what, ylabel="images a second")
+        axis.set_xticks(numbers, [f"{number:,}" for number in numbers], minor=False)
+        axis.minorticks_off()
         axis.set_ylim(bottom=0)
         if len(ways) > 1:
             axis.legend()

@@ -57,6 +57,24 @@ def test_the_plain_loop_has_the_same_network(name):
     assert total == sum(inputs * outputs for _, inputs, outputs in work.layers)
 
 
+@pytest.mark.parametrize("name", ["dense 1024", "VAE 32", "denoising 128", "mirrored 32", "LSTM 128"])
+def test_pytorch_has_the_same_network(name):
+    pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[bench]'")
+    workloads = importlib.import_module("contenders.workloads")
+    pytorch = importlib.import_module("pytorch")
+    work = workloads.WORKLOADS[name]
+    nets = pytorch.nets(work._asdict())
+    total = sum(p.numel() for net in nets for p in net.parameters() if p.ndim > 1)
+    assert total == sum(inputs * outputs for _, inputs, outputs in work.layers)
+
+
+def test_epochs_are_as_many_steps():
+    turns = importlib.import_module("turns")
+    assert turns.epochs(500, 468) == [468, 32]
+    assert turns.epochs(936, 468) == [468, 468]
+    assert turns.epochs(3, 468) == [3]
+
+
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_what_is_timed_is_what_trains(tmp_path, seeds):
     """Its loss is that of the first epoch of a run, by dispatches of any number of steps."""

@@ -2,6 +2,9 @@
 
 import dataclasses
 import itertools
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -106,3 +109,32 @@ def test_streamed_sequences_keep_their_lengths(tmp_path, monkeypatch):
         limited = dataclasses.replace(config, device_data_limit=limit)
         states.append(loop.fit(experiment, limited, dataset, plan, folder).state)
     assert equal(*states)
+
+
+SEVERAL = """
+import dataclasses, sys, tempfile
+from pathlib import Path
+import jax
+jax.config.update("jax_num_cpu_devices", 2)
+from experiments import vae
+from jaxae import data, feed, loop, parallel
+from conftest import equal
+feed.BLOCK = 3 * 128 * 784
+digits = data.load("digits")
+for way, seeds in (("pmap", 1), ("jit", 3), ("auto", 2)):
+    states = []
+    for limit in (0.0, 1e-9):
+        config = vae.Config(epochs=1, batch_size=128, hidden=(16,), seeds=seeds, parallel=way, device_data_limit=limit)
+        plan, experiment = parallel.plan(way, 128, seeds), vae.build(config, digits.info)
+        assert plan.mode == {"auto": "seeds"}.get(way, way) and plan.devices == 2
+        with tempfile.TemporaryDirectory() as folder:
+            states.append(loop.fit(experiment, config, digits, plan, Path(folder)).state)
+    assert equal(*states), (way, seeds)
+"""
+
+
+def test_streamed_over_two_devices():
+    done = subprocess.run(
+        [sys.executable, "-c", SEVERAL], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -243,9 +243,10 @@ def test_conv_upsampled_is_the_convolution_of_the_upsampled(shape):
 
 @pytest.mark.parametrize("n", [1, 31, 32, 64, 66, 67])
 @pytest.mark.parametrize("channels", [1, 2])
-def test_the_gradient_in_the_kernel_is_that_of_the_whole_batch(n, channels, monkeypatch):
-    """Whatever pieces the batch divides into."""
-    monkeypatch.setattr(ops, "IN_CACHE", 32 * 4 * 5 * 3 * channels)
+@pytest.mark.parametrize("images", [32, 0.01])
+def test_the_gradient_in_the_kernel_is_that_of_the_whole_batch(n, channels, images, monkeypatch):
+    """Whatever pieces the batch divides into; one image after the other where they are large."""
+    monkeypatch.setattr(ops, "IN_CACHE", images * 4 * 5 * 3 * channels)
     x, w, g = whole(7, (n, 4, 5, channels), (3, 3, channels, 3), (n, 4, 5, 3))
     equal(with_gradients(ops.conv)(x, w, g), with_gradients(lambda x, w: reference(x, w, 1, "SAME"))(x, w, g))
 
