@@ -20,7 +20,7 @@ def serve(build: Callable[[dict[str, Any], np.ndarray], Steps]) -> None:
     talk = sys.stdout
     sys.stdout = sys.stderr  # libraries print too
     work = json.loads(sys.argv[1])
-    steps = build(work, np.load(work["images"], mmap_mode="r"))
+    steps = build(work, np.load(work["images"], mmap_mode="r", allow_pickle=False))
 
     def say(**values: Any) -> None:
         print(json.dumps(values), file=talk, flush=True)
