@@ -42,8 +42,8 @@ def kept() -> Iterator[None]:
     if not before["jax_compilation_cache_dir"]:
         with suppress(OSError):
             common.mkdir(parents=True, exist_ok=True)
-            own = Path(tempfile.mkdtemp(prefix=".", dir=common))
-            lock = _locked(own)
+            made = Path(tempfile.mkdtemp(prefix=".", dir=common))
+            lock, own = _locked(made), made
     if own is None:
         yield
         return
