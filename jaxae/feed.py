@@ -70,20 +70,21 @@ def _streamed(split: Split, config: Config, plan: Plan) -> Feed:
     count, size = len(split.x), config.batch_size
     steps = max(1, min(BLOCK // (config.seeds * size * split.x[:1].nbytes), -(-count // size)))
     order = parallel.place(np.arange(steps * size, dtype=np.int32), plan, False)
-    reading: tuple[int, Iterator[Any]] = (-1, iter(()))  # the epoch, and its blocks from the next one on
-    block: tuple[int, int, Any] = (-1, -1, None)  # the epoch, the number of the block in it, and the block
+    at = (-1, -1)  # the epoch, and the number in it of the block that is on the device
+    block: Any = None
+    following: Iterator[Examples] = iter(())
 
     def portion(now: int, step: int) -> Portion:
-        nonlocal reading, block
+        nonlocal at, block, following
         first, end = (epoch.first_step(e, count, size) for e in (now, now + 1))
         number = (step - first) // steps
-        if block[:2] != (now, number):
-            if reading[0] != now or block[:2] != (now, number - 1):
+        if at != (now, number):
+            if at != (now, number - 1):
                 rows = orders(config, now, count)[..., first * size - now * count :]
-                reading = now, _blocks(split, rows, steps * size, range(number, -(-(end - first) // steps)))
-            block = now, number, parallel.place(next(reading[1]), plan, config.seeds > 1)
+                following = _blocks(split, rows, steps * size, range(number, -(-(end - first) // steps)))
+            at, block = (now, number), parallel.place(next(following), plan, config.seeds > 1)
         begin = step - first - number * steps
-        return Portion(block[2], order, begin * size, min(steps - begin, end - step))
+        return Portion(block, order, begin * size, min(steps - begin, end - step))
 
     return portion
 

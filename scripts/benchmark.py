@@ -37,7 +37,7 @@ from jaxae.errors import InputError
 
 FOLDER = Path(__file__).parent / "contenders"
 OURS = "jaxae"
-# name: script, package, what it is told besides, whether it can do the workload
+# name: script, package, what it is told besides
 CONTENDERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     OURS: ("ours", "jax", {}),
     "PyTorch": ("pytorch", "torch", {"compile": False}),
@@ -54,12 +54,15 @@ class Contender:
 
     def __init__(self, script: str, work: dict[str, Any]) -> None:
         began = time.monotonic()
-        platform = "cpu" if work["device"] == "cpu" else "cuda"
-        environment = os.environ | {"JAX_PLATFORMS": platform, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         command = [sys.executable, str(FOLDER / f"{script}.py"), json.dumps(work)]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, env=environment
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+            env=on(work["device"]),
         )
         self.read()
         self.first = time.monotonic() - began  # seconds to the first step
@@ -233,8 +236,7 @@ def whole(options: argparse.Namespace) -> str:
     torch = importlib.util.find_spec("torch") is not None
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        platform = "cpu" if options.device == "cpu" else "cuda"
-        environment = os.environ | {"XDG_CACHE_HOME": name, "JAXAE_CACHE": "", "JAX_PLATFORMS": platform}
+        environment = on(options.device) | {"XDG_CACHE_HOME": name, "JAXAE_CACHE": ""}
         environment.pop("JAX_COMPILATION_CACHE_DIR", None)
         np.save(folder / "images.npy", images.reshape(len(images), -1))
 
@@ -271,6 +273,12 @@ def whole(options: argparse.Namespace) -> str:
     if torch:
         found["training alone in PyTorch, seconds"] = round(statistics.median(theirs), 1)
     return written(found, options)
+
+
+def on(kind: str) -> dict[str, str]:
+    """The environment of a process that uses this kind of device, which others use too."""
+    platform = "cpu" if kind == "cpu" else "cuda"
+    return os.environ | {"JAX_PLATFORMS": platform, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 
 def device(kind: str) -> str:

@@ -47,7 +47,7 @@ def test_the_plain_loop_has_the_same_network(name):
     flax = importlib.import_module("plain_flax")
     work = workloads.WORKLOADS[name]
     encoder, decoder = flax.nets(work._asdict())
-    shape = {"dense": (784,), "vae": (784,), "sequence": (28, 28)}.get(work.net, (28, 28, 1))
+    shape = importlib.import_module("turns").shape(work.net, (28, 28, 1))
     x, total = jax.ShapeDtypeStruct((1, *shape), "float32"), 0
     for net in (encoder, decoder):
         params = jax.eval_shape(net.init, jax.random.key(0), x)

@@ -43,6 +43,12 @@ def test_a_program_is_compiled_once(common):
     assert jax.config.jax_compilation_cache_dir is None
 
 
+def process(program):
+    """The exit code of a Python in which JAX has no other cache."""
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    return subprocess.run([sys.executable, "-c", program], env=environment, check=False).returncode
+
+
 PROGRAM = """
 import os, jax
 from jaxae import compiled
@@ -53,8 +59,7 @@ with compiled.kept():
 
 
 def test_what_a_killed_process_has_written_is_not_seen(common):
-    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
-    assert subprocess.run([sys.executable, "-c", PROGRAM], env=environment, check=False).returncode == 9
+    assert process(PROGRAM) == 9
     (left,) = common.iterdir()
     assert left.name.startswith(".")
     assert list(left.iterdir())
@@ -69,9 +74,7 @@ def test_a_folder_of_a_process_at_work_is_left_alone(common):
     with compiled.kept():
         (own,) = common.iterdir()
         os.utime(own, (0, 0))
-        environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
-        program = "from jaxae import compiled\nwith compiled.kept(): pass"
-        subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+        assert process("from jaxae import compiled\nwith compiled.kept(): pass") == 0
         assert own.exists()
     assert not own.exists()
 

@@ -33,8 +33,7 @@ def split(count, lengths=False):
 
 def batches(portion, size, steps):
     """The rows that so many steps take, for each seed: images, classes, lengths."""
-    several = portion.data.x.ndim == 3 or portion.order.ndim == 2
-    seeds = (portion.data.x if portion.data.x.ndim == 3 else portion.order).shape[0] if several else 1
+    seeds = next((len(v) for v, flat in ((portion.data.x, 2), (portion.order, 1)) if v.ndim > flat), 1)
     for i, seed in itertools.product(range(steps), range(seeds)):
         rows, order = portion.data, portion.order
         if rows.x.ndim == 3:
@@ -112,7 +111,7 @@ def test_streamed_sequences_keep_their_lengths(tmp_path, monkeypatch):
 
 
 SEVERAL = """
-import dataclasses, sys, tempfile
+import dataclasses, tempfile
 from pathlib import Path
 import jax
 jax.config.update("jax_num_cpu_devices", 2)

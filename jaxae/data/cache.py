@@ -7,10 +7,10 @@ import hashlib
 import logging
 import os
 import zipfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -34,35 +34,26 @@ def part_on_disk(name: str, state: str, x: np.ndarray, part: np.ndarray) -> np.n
     is wanted.
     """
     rows, shape = np.flatnonzero(part), (int(part.sum()), *x.shape[1:])
-    ours = _path(name, state)
-    path = ours.with_name(f"{ours.name}-{hashlib.sha256(part.tobytes()).hexdigest()[:16]}.npy")
+    of_name = f"{_digest(name.encode())}-"
+    of_state = f"{of_name}{_digest(state.encode())}-"
+    path = folder() / f"{of_state}{_digest(part.tobytes())}.npy"
     with suppress(OSError, ValueError):
         found = np.load(path, mmap_mode="r", allow_pickle=False)
         if found.shape == shape:
             return found
     logging.getLogger("jaxae").info("copying %d examples into %s (once)", len(rows), folder())
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for old in path.parent.glob(f"{_path(name, '').name}*"):
-            if not old.name.startswith(ours.name):
+        for old in folder().glob(f"{of_name}*"):
+            if not old.name.startswith(of_state):
                 old.unlink()
-        with partial.open("wb") as file:  # not a map of it: a full disk would end the process
+        with _writing(path) as file:  # not a map of it: a full disk would end the process
             header = {"descr": x.dtype.str, "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
             for i in range(0, len(rows), PIECE):
                 file.write(x[rows[i : i + PIECE]].tobytes())
-        partial.replace(path)
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
         raise InputError(f"{folder()}: cannot be written ({error.strerror}): set JAXAE_CACHE to a folder") from None
     return np.load(path, mmap_mode="r", allow_pickle=False)
-
-
-def _path(name: str, state: str) -> Path:
-    digests = [hashlib.sha256(f"{VERSION} {part}".encode()).hexdigest()[:16] for part in (name, state) if part]
-    return folder() / f"{digests[0]}-{''.join(digests[1:])}"
 
 
 def cached(key: str, make: Callable[[], Dataset]) -> Dataset:
@@ -70,7 +61,7 @@ def cached(key: str, make: Callable[[], Dataset]) -> Dataset:
 
     key: says all that the result depends on.
     """
-    path = folder() / f"{hashlib.sha256(f'{VERSION} {key}'.encode()).hexdigest()[:32]}.npz"
+    path = folder() / f"{_digest(key.encode())}.npz"
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             return Dataset(
@@ -81,13 +72,29 @@ def cached(key: str, make: Callable[[], Dataset]) -> Dataset:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         dataset = make()
     (train, test, classes) = dataset
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
+        with _writing(path) as file:
             arrays: dict[str, Any] = {"train_x": train.x, "train_y": train.y, "test_x": test.x, "test_y": test.y}
             np.savez(file, classes=np.array(classes, dtype=np.str_), **arrays)
-        partial.replace(path)
     except OSError as error:
         logging.getLogger("jaxae").warning("the decoded data is not cached in %s: %s", folder(), error)
     return dataset
+
+
+def _digest(said: bytes) -> str:
+    return hashlib.sha256(f"{VERSION} ".encode() + said).hexdigest()[:32]
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[IO[bytes]]:
+    """A file that is at the path when it is whole, and nowhere when it cannot be written."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with partial.open("wb") as file:
+            yield file
+        partial.replace(path)
+    except OSError:
+        with suppress(OSError):
+            partial.unlink()
+        raise

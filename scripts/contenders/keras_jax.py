@@ -74,10 +74,8 @@ def network(work: dict[str, Any]) -> list[Any]:
 
 def build(work: dict[str, Any], images: np.ndarray) -> turns.Steps:
     keras.utils.set_random_seed(0)
-    shape = {"dense": (784,), "vae": (784,), "sequence": (28, 28)}.get(work["net"], (28, 28, 1))
-    x, size = images.astype(np.float32).reshape(-1, *shape), work["batch"]
-    x /= 255
-    model = keras.Sequential([keras.Input(shape), *network(work)])
+    x, size = turns.pixels(images, work["net"]), work["batch"]
+    model = keras.Sequential([keras.Input(x.shape[1:]), *network(work)])
     loss: Any = {"vae": per_image, "sequence": keras.losses.BinaryCrossentropy(from_logits=True)}.get(
         work["net"], "mse"
     )

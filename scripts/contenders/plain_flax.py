@@ -68,9 +68,7 @@ def nets(work: dict[str, Any]) -> tuple[Net, Net]:
 
 def build(work: dict[str, Any], images: np.ndarray) -> turns.Steps:
     encoder, decoder = nets(work)
-    shape = {"dense": (784,), "vae": (784,), "sequence": (28, 28)}.get(work["net"], (28, 28, 1))
-    x, size = images.astype(np.float32).reshape(-1, *shape), work["batch"]
-    x /= 255
+    x, size = turns.pixels(images, work["net"]), work["batch"]
     key = jax.random.key(0)
     e = encoder.init(key, x[:1])
     code = encoder.apply(e, x[:1])

@@ -102,14 +102,14 @@ def build(work: dict[str, Any], images: np.ndarray) -> turns.Steps:
         torch.set_float32_matmul_precision("high")  # TF32, as JAX multiplies
     device, size = torch.device({"gpu": "cuda"}.get(work["device"], "cpu")), work["batch"]
     encoder, decoder = (net.to(device) for net in nets(work))
-    shape, layout = {"dense": (784,), "vae": (784,), "sequence": (28, 28)}.get(work["net"], (1, 28, 28)), {}
+    shape, layout = turns.shape(work["net"], (1, 28, 28)), {}
     if len(shape) == 3:
         layout = {"memory_format": torch.channels_last}
         encoder, decoder = encoder.to(**layout), decoder.to(**layout)
     x = torch.tensor(images).to(device).float().div_(255).reshape(-1, *shape)
     parameters = [*encoder.parameters(), *decoder.parameters()]
     if work.get("optimizer") == "rmsprop":
-        tx: Any = torch.optim.RMSprop(parameters, 1e-3, alpha=0.9, foreach=True)
+        tx: Any = torch.optim.RMSprop(parameters, work["lr"], alpha=0.9, foreach=True)
     else:
         tx = torch.optim.Adam(parameters, work["lr"], fused=True)
 

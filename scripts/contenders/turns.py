@@ -45,6 +45,18 @@ def memory() -> int:
     return 1024 * int(status["VmHWM"].split()[0])
 
 
+def shape(net: str, image: tuple[int, ...]) -> tuple[int, ...]:
+    """Of an example as the network takes it; image: that of those which convolve."""
+    return {"dense": (784,), "vae": (784,), "sequence": (28, 28)}.get(net, image)
+
+
+def pixels(images: np.ndarray, net: str) -> np.ndarray:
+    """The images as float32 in [0, 1], of the shape that the network takes, channels last; without a second copy."""
+    x = images.astype(np.float32).reshape(-1, *shape(net, (28, 28, 1)))
+    x /= 255
+    return x
+
+
 def epochs(count: int, most: int) -> list[int]:
     """So many steps as epochs of at most `most`, for those that train by the epoch."""
     return [most] * (count // most) + [count % most] * (count % most > 0)
