@@ -60,9 +60,22 @@ def pooled(values: Float[Array, "B *rest"], batch: Batch) -> Float[Array, "*rest
 
     InputError where batches are taken in parts, none of which knows the mean over all.
     """
+    _whole()
+    return mean(values, batch)
+
+
+def _whole() -> None:
     if _alone.get():
         raise InputError("--accumulate, --reduction: not with a term that looks at the batch as a whole: leave it out")
-    return mean(values, batch)
+
+
+def gathered(values: Float[Array, "B *rest"]) -> Float[Array, "N *rest"]:
+    """The values of all examples of the global batch, in the order of `batch.number`, for a loss on pairs of them.
+
+    InputError where batches are taken in parts. Only for training, whose batches are full: padding would count.
+    """
+    _whole()
+    return jax.lax.all_gather(values, AXIS, tiled=True) if axis() else values
 
 
 def average(tree: Tree) -> Tree:

@@ -22,6 +22,8 @@ class Config:
     """Folder of prepared TFDS sets (default: that of TFDS)."""
     manual_dir: str = ""
     """Folder of archives already downloaded, used instead of a download."""
+    binarize: Literal["none", "static", "dynamic"] = "none"
+    """static: each pixel is drawn white or black, once for all seeds. dynamic: the training images anew in every step."""
     epochs: int = 50
     """Passes over the training data."""
     batch_size: int = 100
@@ -71,9 +73,7 @@ class Config:
             value = getattr(self, field.name)
             if isinstance(value, tuple) and not value and field.name != "hidden":
                 raise InputError(f"{flag(field.name)}: at least one value is needed")
-            least = (
-                0 if field.name in ("seed", "picture_every", "process_id") or isinstance(field.default, float) else 1
-            )
+            least = 0 if field.name == "picture_every" or field.default == 0 or isinstance(field.default, float) else 1
             for number in value if isinstance(value, tuple) else (value,):
                 if type(number) is int and number >= 2**31:
                     raise InputError(f"{flag(field.name)} {str(number)[:20]}: must be below {2**31}")

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -12,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, Num
 
+from jaxae.data import Dataset
 from jaxae.errors import InputError
+from jaxae.mixture import Sampler
 from jaxae.step import Transition
 from jaxae.types import Batch, Extra, Loss, Params
 
@@ -24,12 +26,14 @@ class Experiment:
     model: nn.Module  # with methods __call__(x), encode(x) -> codes and decode(codes) -> pixels in [0, 1]
     transition: Transition
     evaluate: Loss  # its metrics over the test split are reported
-    prior: Callable[[Key[Array, ""], int], Float[Array, "N Z"]] | None = None  # codes to generate from
+    prior: Callable[[dict[str, Any], Key[Array, ""], int], Float[Array, "N *code"]] | None = None  # codes to generate from
     corrupt: Callable[[Key[Array, ""], Batch], Float[Array, "B *D"]] | None = None  # what the encoder sees of images
     expected: Mapping[str, float | tuple[float, float]] = field(
         default_factory=dict
     )  # test metric -> at most, or range
     unit: str = "nats per image"  # of the loss
+    # What else is measured of a trained `Model` and its data, and stands in result.json under this name.
+    measures: Mapping[str, "Measure"] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -74,11 +78,19 @@ class Model:
             jax.random.key(0), Batch(images, -jnp.ones_like(number), number, jnp.ones(len(x)))
         )
 
-    def sample(self, key: Key[Array, ""], n: int) -> Float[Array, "n *D"]:
-        """n images from the prior, float32 in [0, 1]. InputError for a model that is not generative."""
+    def sample(self, key: Key[Array, ""], n: int, prior: Sampler | None = None) -> Float[Array, "n *D"]:
+        """n images from the model's own prior, or from another one, as `mixture.fit` gives: float32 in [0, 1].
+
+        InputError for a model that has none.
+        """
+        if prior is not None:
+            return self.decode(prior(key, n))
         if self.experiment.prior is None:
-            raise InputError(f"{type(self.experiment.model).__name__} has no prior to sample from")
-        return self.decode(self.experiment.prior(key, n))
+            raise InputError(
+                f"{type(self.experiment.model).__name__} has no prior to sample from: give one that is fitted to codes, "
+                "sample(key, n, jaxae.mixture.fit(run.encode(images)))"
+            )
+        return self.decode(self.experiment.prior(self._variables, key, n))
 
     @cached_property
     def code(self) -> tuple[int, ...]:
@@ -108,6 +120,9 @@ class Model:
         if x.size and not (x.min() >= 0 and x.max() <= 1):
             raise ValueError("pixels must be uint8, or float in [0, 1]")
         return x
+
+
+Measure: TypeAlias = Callable[[Model, Dataset], Mapping[str, float]]
 
 
 def reads_masks(model: nn.Module) -> bool:

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -19,15 +19,20 @@ Record = dict[str, Any]  # one line of metrics.jsonl
 
 def record(epoch: int, step: int, split: str, metrics: dict[str, Any]) -> Record:
     """A line of `metrics.jsonl`. Several seeds give a list each, with `NAME_mean` and `NAME_std` (n - 1)."""
-    line: Record = {"epoch": epoch, "step": step, "split": split}
+    return {"epoch": epoch, "step": step, "split": split, **fields(metrics)}
+
+
+def fields(metrics: Mapping[str, Any]) -> Record:
+    """Metrics as JSON: numbers, or lists of several seeds with their mean and deviation."""
+    found: Record = {}
     for name, value in sorted(metrics.items()):
         if np.ndim(value):
-            line[name] = [short(v) for v in value]
-            line[f"{name}_mean"] = short(np.mean(value, dtype=np.float64))
-            line[f"{name}_std"] = short(np.std(value, ddof=1, dtype=np.float64))
+            found[name] = [short(v) for v in value]
+            found[f"{name}_mean"] = short(np.mean(value, dtype=np.float64))
+            found[f"{name}_std"] = short(np.std(value, ddof=1, dtype=np.float64))
         else:
-            line[name] = short(value)
-    return line
+            found[name] = short(value)
+    return found
 
 
 def short(value: Any) -> float:

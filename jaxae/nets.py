@@ -39,6 +39,7 @@ class MLP(nn.Module):
     kernel_init: nn.initializers.Initializer = nn.initializers.glorot_uniform()
     bias_init: nn.initializers.Initializer = nn.initializers.zeros
     precision: str = "float32"  # or "mixed": bfloat16 operands
+    last_bias: tuple[float, ...] = ()  # that the last layer starts from, where it is not bias_init
 
     @nn.compact
     def __call__(self, x: Float[Array, "*lead_and_D"], keys: Keys | None = None) -> Float[Array, "*lead_and_outputs"]:  # noqa: ARG002
@@ -46,12 +47,13 @@ class MLP(nn.Module):
         lead = x.shape[:split]
         x = x.reshape(*lead, prod(x.shape[split:]))
         for width in self.hidden:
-            x = self.activation(self._dense(width)(x))
-        return self.final(self._dense(prod(self.outputs))(x)).reshape(*lead, *self.outputs)
+            x = self.activation(self._dense(width, self.bias_init)(x))
+        bias = nn.initializers.constant(jnp.array(self.last_bias)) if self.last_bias else self.bias_init
+        return self.final(self._dense(prod(self.outputs), bias)(x)).reshape(*lead, *self.outputs)
 
-    def _dense(self, width: int) -> nn.Dense:
+    def _dense(self, width: int, bias: nn.initializers.Initializer) -> nn.Dense:
         dot = ops.dot_general(self.precision)
-        return nn.Dense(width, kernel_init=self.kernel_init, bias_init=self.bias_init, dot_general=dot)
+        return nn.Dense(width, kernel_init=self.kernel_init, bias_init=bias, dot_general=dot)
 
 
 class Convolution(nn.Module):

@@ -3,6 +3,7 @@
 from math import log, pi, prod
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -49,6 +50,24 @@ def normal(p: Normal, x: Float[Array, "B *D"]) -> Float[Array, " B"]:
     return per_example(-0.5 * (z**2 + log(2 * pi)) - p.log_scale)
 
 
+def told_apart(real: Float[Array, " B"], fake: Float[Array, " B"]) -> Float[Array, " B"]:
+    """-log D(real) - log(1 - D(fake)), the loss of a discriminator, from its logits.
+
+    Goodfellow et al. 2014, equation 1; 2 log 2 if it cannot tell.
+    """
+    return jax.nn.softplus(-real) + jax.nn.softplus(fake)
+
+
+def importance_weighted(log_weights: Float[Array, "B K"]) -> Float[Array, " B"]:
+    """log (1 / K) sum_k w_k: with w_k = p(x, z_k) / q(z_k|x) a lower bound of log p(x) (Burda et al. 2016, eq. 8)."""
+    return jax.nn.logsumexp(log_weights, axis=1) - log(log_weights.shape[1])
+
+
 def kl_normal(q: Normal) -> Float[Array, " B"]:
     """KL(q || N(0, I)) = sum (mean^2 + scale^2 - 1) / 2 - log scale (Kingma & Welling 2014, appendix B)."""
-    return per_example(0.5 * (q.mean**2 + jnp.exp(2 * q.log_scale) - 1) - q.log_scale)
+    return per_example(kl_units(q))
+
+
+def kl_units(q: Normal) -> Float[Array, "B *D"]:
+    """The terms of `kl_normal`, one for each unit of the code."""
+    return 0.5 * (q.mean**2 + jnp.exp(2 * q.log_scale) - 1) - q.log_scale

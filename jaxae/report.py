@@ -23,6 +23,7 @@ ALT = {
     "codes": "Codes as pictures",
     "manifold": "What is decoded on a grid of the latent plane",
     "samples": "Samples from the prior",
+    "mixture": "Samples from a mixture of normals that was fitted to the codes",
     "latent": "Codes of test examples on a plane, coloured by class",
     "tsne": "Codes of test examples by t-SNE, coloured by class",
     "interpolation": "What is decoded between the codes of two test examples",

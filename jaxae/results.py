@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxae import evaluate, log
+from jaxae import disentanglement, evaluate, log
 from jaxae.data import Dataset, Split
 from jaxae.errors import DAMAGED, InputError
 from jaxae.experiment import Model
@@ -20,6 +20,7 @@ from jaxae.figures.base import spread
 from jaxae.loop import Outcome
 
 MOST = 10_000  # images that are measured
+MOST_UNITS = 64  # of a code whose units are compared with factors of variation: more take minutes
 
 
 def collect(test: log.Record, expected: Mapping[str, float | tuple[float, float]], outcome: Outcome) -> dict[str, Any]:
@@ -61,11 +62,13 @@ def reached(value: float, expected: float | Sequence[float]) -> bool:
     return low <= value <= high
 
 
-def measures(model: Model, dataset: Dataset) -> dict[str, Any]:
+def measures(model: Model, dataset: Dataset, others: Sequence[Model] = ()) -> dict[str, Any]:
     """How like their originals the reconstructions of the test images are, and the defects of a plane of codes.
 
     Of the first seed, and of at most 10,000 images. Left out: likeness for sequences and images too small for a window
     of structural similarity, defects where a class has too few codes to have an area.
+    With `others`, the models of the other seeds: how codes follow the factors of variation where these are known, and
+    what the experiment measures itself; lists with mean and deviation, as in `log.record`, where there are several.
     """
     found: dict[str, Any] = {}
     test = dataset.test
@@ -80,7 +83,19 @@ def measures(model: Model, dataset: Dataset) -> dict[str, Any]:
             plane = evaluate.plane(model.decode, np.asarray(model.encode(test.x)), test.y)
             if all(map(math.isfinite, plane.values())):
                 found["plane"] = plane
+    wanted = dict(model.experiment.measures)
+    if dataset.test.factors is not None and math.prod(model.code) <= MOST_UNITS:
+        wanted["disentanglement"] = _disentanglement
+    for name, measure in wanted.items():
+        rows = [measure(each, dataset) for each in (model, *others)]
+        together = {key: [row[key] for row in rows] if others else rows[0][key] for key in rows[0]}
+        found[name] = log.fields(together)
     return found
+
+
+def _disentanglement(model: Model, dataset: Dataset) -> dict[str, float]:
+    codes, factors = np.asarray(model.encode(dataset.test.x)), dataset.test.factors
+    return {} if factors is None else disentanglement.measure(codes.reshape(len(codes), -1), factors)
 
 
 def summary(workdir: Path) -> str:

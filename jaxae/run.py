@@ -3,6 +3,7 @@
 An experiment script is a docstring, a `Config`, a `build(config, info)`, and `main(Config, build)`.
 """
 
+import dataclasses
 import importlib
 import importlib.util
 import logging
@@ -27,6 +28,7 @@ from jaxae.errors import DAMAGED, Diverged, InputError, Interrupted, first_line
 from jaxae.experiment import Experiment as Experiment
 from jaxae.experiment import Model, layers, reads_masks
 from jaxae.reduction import taken_in
+from jaxae.step import binarized
 from jaxae.types import State
 
 Build = Callable[[Any, Info], Experiment]  # (config, what is known of the data) -> experiment
@@ -102,7 +104,7 @@ def train(
     """
     workdir = Path(config.workdir or f"runs/{name.split('.')[-1]}-{Path(config.data).stem}")
     with parallel.one_first():  # which prepares the data
-        dataset = data.load(config.data, config.data_dir, config.manual_dir)
+        dataset = loaded(config)
     if len(dataset.train.x) < config.batch_size:
         raise InputError(
             f"--batch-size {config.batch_size}: there are only {len(dataset.train.x)} training examples: take fewer"
@@ -131,8 +133,8 @@ def _fill(
     stop: loop.Stop,
     prepare: loop.Prepare | None,
 ) -> None:
-    def model(state: State) -> Model:
-        return Model(experiment, *_pick(state, config, 0), dataset.shape)
+    def model(state: State, seed: int = 0) -> Model:
+        return Model(experiment, *_pick(state, config, seed), dataset.shape)
 
     def look(state: State, step: int, board: log.TensorBoard) -> None:
         now = model(state)
@@ -143,9 +145,9 @@ def _fill(
     if not parallel.leads():
         return
     lines = log.read(workdir / "metrics.jsonl")
-    trained = model(outcome.state)
+    trained, *others = (model(outcome.state, seed) for seed in range(config.seeds))
     expected = experiment.expected if configs.documented(config) else {}
-    result = results.collect(lines[-1], expected, outcome) | results.measures(trained, dataset)
+    result = results.collect(lines[-1], expected, outcome) | results.measures(trained, dataset, others)
     directory.write_json(workdir / "result.json", result)
     paths = figures.draw(workdir / "figures", trained, dataset, lines, title(name, config))
     with log.TensorBoard(workdir / "tensorboard", lines[-1]["step"]) as board:
@@ -155,9 +157,22 @@ def _fill(
     report.write(workdir, title(name, config), trained, dataset, result)
 
 
+def loaded(config: Config) -> Dataset:
+    """The data that the configuration names."""
+    return data.load(config.data, config.data_dir, config.manual_dir, config.binarize)
+
+
+def built(config: Config, build: Build, info: Info) -> Experiment:
+    """The experiment, trained on images that are drawn anew in every step where that is asked for."""
+    experiment = build(config, info)
+    if config.binarize == "dynamic":
+        return dataclasses.replace(experiment, transition=binarized(experiment.transition))
+    return experiment
+
+
 def checked(config: Config, build: Build, dataset: Dataset) -> Experiment:
     """The experiment. InputError, before anything is written, for a configuration that does not suit the data."""
-    experiment = build(config, dataset.info)
+    experiment = built(config, build, dataset.info)
     if dataset.train.lengths is not None and not reads_masks(experiment.model):
         raise InputError(f"--data {config.data}: holds sequences, for which there is experiments.sequence")
     state = loop.abstract(experiment, config, dataset.shape)  # nets see only here what shapes they are given
@@ -223,7 +238,7 @@ def finished(
 
 def dataset(path: Path, saved: dict[str, Any]) -> Dataset:
     """The data of the run that config.json describes. InputError where it is not, or no longer the same."""
-    found = data.load(*(saved["config"][name] for name in ("data", "data_dir", "manual_dir")))
+    found = data.load(*(saved["config"][name] for name in ("data", "data_dir", "manual_dir", "binarize")))
     if found.fingerprint() != saved["data"]["fingerprint"]:
         raise InputError(f"{path}: its data, {saved['config']['data']}, has changed since")
     return found
@@ -241,7 +256,7 @@ def recorded(path: Path, saved: dict[str, Any], module: ModuleType | None = None
 
 def summary(config: Config, build: Build) -> str:
     """The layers of encoder, decoder and the whole, as tables."""
-    dataset = data.load(config.data, config.data_dir, config.manual_dir)
+    dataset = loaded(config)
     return "\n".join(f"{name}\n{t}" for name, t in layers(checked(config, build, dataset).model, dataset.shape).items())
 
 

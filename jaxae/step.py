@@ -6,10 +6,12 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.custom_batching import custom_vmap
-from jaxtyping import Array, Key
+from jaxtyping import Array, Int, Key
 
+from jaxae.batch import keys
 from jaxae.reduction import gradient
 from jaxae.types import Batch, Loss, Metrics, Params, State
 
@@ -80,6 +82,29 @@ def sequence(*transitions: Transition) -> Transition:
         return state._replace(opt_state=tuple(opt_states)), metrics
 
     return Transition(lambda params: tuple(t.init(params) for t in transitions), step)
+
+
+def scheduled(transition: Callable[[Int[Array, ""]], Transition]) -> Transition:
+    """A transition that changes with the step, as `lambda step: descend(loss_with(weight(step)), tx)`.
+
+    Its optimizer state is that of the first step: only numbers may depend on the step.
+    """
+
+    def step(state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, Metrics]:
+        return transition(state.step).step(state, batch, key)
+
+    return Transition(lambda params: transition(jnp.int32(0)).init(params), step)
+
+
+def binarized(transition: Transition) -> Transition:
+    """The transition on images drawn anew in every step, each pixel white with its own probability."""
+
+    def step(state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, Metrics]:
+        drawing, rest = jax.random.split(key)
+        white = jax.vmap(jax.random.bernoulli)(keys(drawing, batch), batch.x)
+        return transition.step(state, batch._replace(x=white.astype(batch.x.dtype)), rest)
+
+    return transition._replace(step=step)
 
 
 def phases(*parts: tuple[int, Transition]) -> Transition:

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 
 from jaxae import config as configs
-from jaxae import data, loop, parallel, run
+from jaxae import loop, parallel, run
 from jaxae.config import Config
 
 
@@ -67,8 +67,8 @@ def plan(config: Config, devices: int) -> parallel.Plan:
 
 def seconds(module: Any, config: Config, devices: int, stop: loop.Stop) -> float:
     """Seconds per image and seed."""
-    dataset = data.load(config.data, config.data_dir, config.manual_dir)
-    experiment = module.build(config, dataset.info)
+    dataset = run.loaded(config)
+    experiment = run.built(config, module.build, dataset.info)
     with tempfile.TemporaryDirectory() as folder:
         outcome = loop.fit(experiment, config, dataset, plan(config, devices), Path(folder), stop)
     return 1 / outcome.images_per_second

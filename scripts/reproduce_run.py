@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from jaxae import data, directory, log, run
+from jaxae import directory, log, run
 from jaxae.checkpoint import recorded
 from jaxae.errors import InputError
 
@@ -43,7 +43,7 @@ def repeat(path: Path, workdir: Path) -> tuple[list[str], list[str]]:
     log.read(path / "metrics.jsonl")
     before = recorded(path / "checkpoints")
     module, config = run.recorded(path, saved)
-    dataset = data.load(config.data, config.data_dir, config.manual_dir)
+    dataset = run.loaded(config)
     facts = differences(saved, directory.describe(config, saved["experiment"], dataset))
     again = run.train(
         dataclasses.replace(config, workdir=str(workdir), overwrite=False), module.build, saved["experiment"]

@@ -26,7 +26,7 @@ import jax
 import numpy as np
 
 from jaxae import config as configs
-from jaxae import data, directory, epoch, log, loop, parallel, results, run
+from jaxae import directory, epoch, log, loop, parallel, results, run
 from jaxae.config import Config
 from jaxae.errors import Diverged, InputError
 from jaxae.figures.base import COLOURS, canvas
@@ -171,10 +171,10 @@ def apart(config: Config, fields: Sequence[str]) -> tuple[Any, ...]:
 
 def arrays(module: ModuleType, config: Config, fields: list[str]) -> tuple[str, ...]:
     """Those of these fields that may enter the step as arrays: nothing is decided by their value before it."""
-    dataset = data.load(config.data, config.data_dir, config.manual_dir)
+    dataset = run.loaded(config)
 
     def start(values: dict[str, jax.Array]) -> Any:
-        experiment = module.build(dataclasses.replace(config, **values), dataset.info)
+        experiment = run.built(dataclasses.replace(config, **values), module.build, dataset.info)
         return loop.start(experiment, config, dataset.shape)
 
     def fits(*fields: str) -> bool:
@@ -199,8 +199,7 @@ def sharing(module: ModuleType, numbers: tuple[str, ...]) -> Callable[[Config], 
             _: Any, info: run.Info, size: int, plan: parallel.Plan, training: Any, evaluation: Any
         ) -> tuple[Callable[..., Any], Callable[..., Any]]:
             def build(values: dict[str, Any]) -> run.Experiment:
-                built: run.Experiment = module.build(dataclasses.replace(config, **values), info)
-                return built
+                return run.built(dataclasses.replace(config, **values), module.build, info)
 
             def train(share: epoch.Share) -> Callable[..., Any]:
                 return lambda values, *args: epoch.train(build(values).transition, info.shape, size, share)(*args)

@@ -6,10 +6,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 ORDER = [
     {"errors", "types"},
-    {"batch", "prob", "ops", "data", "evaluate", "signals"},
+    {"batch", "prob", "ops", "data", "evaluate", "disentanglement", "mixture", "quality", "signals"},
     {"nets", "reduction", "compiled"},
     {"variants", "step"},
-    {"epoch", "experiment", "config", "checkpoint", "divergence"},
+    {"epoch", "experiment", "config", "checkpoint", "divergence", "likelihood"},
+    {"classifier"},
     {"directory", "parallel", "log"},
     {"feed", "figures"},
     {"loop"},

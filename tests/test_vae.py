@@ -144,7 +144,7 @@ def test_encode_is_the_posterior_mean_and_decode_is_in_the_unit_interval():
 
 
 def test_prior_is_standard_normal():
-    z = np.asarray(vae.prior(3)(new_key(), 50_000))
+    z = np.asarray(vae.prior(3)({}, new_key(), 50_000))
     assert z.shape == (50_000, 3)
     np.testing.assert_allclose(z.mean(0), 0, atol=4 / np.sqrt(len(z)))
     np.testing.assert_allclose(np.cov(z.T), np.eye(3), atol=0.03)

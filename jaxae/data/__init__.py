@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int, UInt8
+from jaxtyping import Float, Float32, Int, UInt8
 
 from jaxae.errors import InputError
 
@@ -19,6 +19,7 @@ class Split(NamedTuple):
     x: UInt8[np.ndarray, "N H W C"] | Float32[np.ndarray, "N T D"]
     y: Int[np.ndarray, " N"]  # -1 where there are none
     lengths: Int[np.ndarray, " N"] | None = None  # of sequences; behind them x is 0
+    factors: Int[np.ndarray, "N F"] | None = None  # what made each image, where that is known; counted from 0
 
 
 class Info(NamedTuple):
@@ -26,6 +27,7 @@ class Info(NamedTuple):
 
     shape: tuple[int, ...]  # of one example
     train: int  # number of training examples
+    mean: Callable[[], Float[np.ndarray, "*D"]] | None = None  # of the training examples, where they are there
 
 
 class Dataset(NamedTuple):
@@ -43,7 +45,11 @@ class Dataset(NamedTuple):
     @property
     def info(self) -> Info:
         """What an experiment is built for."""
-        return Info(self.shape, len(self.train.x))
+        return Info(self.shape, len(self.train.x), self._mean)
+
+    def _mean(self) -> Float[np.ndarray, "*D"]:
+        scale = 255 if self.train.x.dtype == np.uint8 else 1
+        return np.asarray(np.mean(self.train.x, axis=0, dtype=np.float64) / scale)
 
     def fingerprint(self) -> str:
         """SHA-256 of all arrays."""
@@ -55,17 +61,26 @@ class Dataset(NamedTuple):
         return digest.hexdigest()
 
 
-def load(name: str, data_dir: str = "", manual_dir: str = "") -> Dataset:
-    """`digits`, a TFDS set (`mnist`, `emnist/letters`, ...), or the path of the user's own images or sequences.
+def load(name: str, data_dir: str = "", manual_dir: str = "", binarize: str = "none") -> Dataset:
+    """As `named`, with its images drawn black and white where they are to be: see `binary.drawn`."""
+    from jaxae.data import binary
+
+    return binary.drawn(named(name, data_dir, manual_dir), binarize)
+
+
+def named(name: str, data_dir: str = "", manual_dir: str = "") -> Dataset:
+    """`digits`, `sprites`, a TFDS set (`mnist`, `emnist/letters`, ...), or the path of the user's images or sequences.
 
     InputError, in one line, for anything that cannot be read.
     """
-    from jaxae.data import digits, files, tfds
+    from jaxae.data import digits, files, sprites, tfds
 
     if not name:
-        raise InputError("--data is empty: give digits, a TFDS name or a path")
+        raise InputError("--data is empty: give digits, sprites, a TFDS name or a path")
     if name == "digits":
         return digits.load()
+    if name.split("/")[0] == "sprites":
+        return sprites.load(name)
     if tfds.prepares(name):
         return tfds.load(name, data_dir, manual_dir)
     try:

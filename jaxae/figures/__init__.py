@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxae import log
+from jaxae import log, mixture
 from jaxae.data import Dataset
 from jaxae.experiment import Model
 from jaxae.figures.base import COLOURS as COLOURS
+from jaxae.figures.base import spread
 from jaxae.figures.images import curves, extremes, reconstructions, strip, training
 from jaxae.figures.metrics import loss
 from jaxae.figures.plane import activity, codes, codes_of, latent, tsne
@@ -32,6 +33,10 @@ __all__ = [
     "traversal",
     "tsne",
 ]
+
+
+COMPONENTS = 20  # of the mixture that a model without a prior is sampled from
+WIDEST = 64  # units of a code: of more, so few codes tell no covariance
 
 
 def draw(folder: Path, model: Model, data: Dataset, lines: list[log.Record], title: str) -> list[Path]:
@@ -61,6 +66,10 @@ def draw(folder: Path, model: Model, data: Dataset, lines: list[log.Record], tit
     figures["traversal"] = traversal(model, data, title)
     if model.experiment.prior:
         figures["samples"] = samples(model, title)
+    elif not sequences and len(data.train.x) > 10 * COMPONENTS and prod(model.code) <= WIDEST:
+        seen = np.asarray(model.encode(data.train.x[spread(len(data.train.x), 10_000)]))
+        figures["mixture"] = samples(model, title, mixture.fit(seen, COMPONENTS))
+    if model.experiment.prior:
         if model.code == (2,):
             figures["manifold"] = manifold(model, title)
     paths = [folder / f"{name}.png" for name in figures]

@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxae.data import Dataset
 from jaxae.experiment import Model
+from jaxae.mixture import Sampler
 from jaxae.figures.base import GAP, canvas, encoded, lengths_of, pictures, show, spread, ten, tile, unit
 
 if TYPE_CHECKING:
@@ -32,10 +33,10 @@ def manifold(model: Model, title: str, n: int = 15) -> "Figure":
     return figure
 
 
-def samples(model: Model, title: str, n: int = 10) -> "Figure":
-    """n x n images decoded from codes of the prior."""
-    figure = canvas(f"{title}: samples from the prior", 6.0, 6.3)
-    show(figure.subplots(), tile(pictures(np.asarray(model.sample(jax.random.key(0), n * n))), n))
+def samples(model: Model, title: str, prior: Sampler | None = None, n: int = 10) -> "Figure":
+    """n x n images decoded from codes of the model's prior, or of one that is fitted to its codes."""
+    figure = canvas(f"{title}: samples from {'a mixture fitted to the codes' if prior else 'the prior'}", 6.0, 6.3)
+    show(figure.subplots(), tile(pictures(np.asarray(model.sample(jax.random.key(0), n * n, prior))), n))
     return figure
 
 

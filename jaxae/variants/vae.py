@@ -1,6 +1,7 @@
 """The variational autoencoder (Kingma & Welling 2014; Rezende, Mohamed & Wierstra 2014)."""
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -10,6 +11,10 @@ from jaxtyping import Array, Float, Key
 from jaxae import prob
 from jaxae.batch import mean, noise
 from jaxae.types import Batch, Extra, Loss, Metrics, Params
+from jaxae.variants import rate as rates
+
+Likelihood = Callable[[Float[Array, "B *D"], Float[Array, "B *D"]], Float[Array, " B"]]  # (what is decoded, x) -> nats
+Prior = Callable[[dict[str, Any], Key[Array, ""], int], Float[Array, "N Z"]]  # (variables, key, N) -> codes
 
 
 class VAE(nn.Module):
@@ -33,6 +38,10 @@ class VAE(nn.Module):
         """The mean of q(z|x): deterministic."""
         return self.posterior(x).mean
 
+    def log_prior(self, z: Float[Array, "N Z"]) -> Float[Array, " N"]:
+        """log p(z)."""
+        return prob.normal(prob.Normal(jnp.zeros_like(z), jnp.zeros_like(z)), z)
+
     def decode(self, z: Float[Array, "B Z"]) -> Float[Array, "B *D"]:
         """The mean of p(x|z): pixels in [0, 1]."""
         return nn.sigmoid(self.decoder(z))
@@ -43,16 +52,16 @@ def reparameterize(q: prob.Normal, eps: Float[Array, "B Z"]) -> Float[Array, "B 
     return q.mean + jnp.exp(q.log_scale) * eps
 
 
-def prior(latent: int) -> Callable[[Key[Array, ""], int], Float[Array, "N Z"]]:
+def prior(latent: int) -> Prior:
     """Codes from p(z) = N(0, I)."""
-    return lambda key, n: jax.random.normal(key, (n, latent))
+    return lambda variables, key, n: jax.random.normal(key, (n, latent))  # noqa: ARG005
 
 
-def loss(model: VAE, log_likelihood: Callable[[jax.Array, jax.Array], Float[Array, " B"]] = prob.bernoulli) -> Loss:
+def loss(model: VAE, log_likelihood: Likelihood = prob.bernoulli, rate: rates.Rate = rates.weighed(1.0)) -> Loss:
     """The negative evidence lower bound with one sample (Kingma & Welling 2014, equation 7), in nats per example.
 
-    log_likelihood: (what the decoder gives [B, *D], x [B, *D]) -> [B].
-    Metrics: `loss` = `reconstruction` (-log p(x|z)) + `kl`, nats per example.
+    rate: how the divergence counts; the bound has it with weight 1.
+    Metrics: `loss` = `reconstruction` (-log p(x|z)) + rate of `kl`, nats per example.
     For the default, a Bernoulli, also `bce` (nats per pixel) and `mse` (pixels in [0, 1]), means over pixels.
     """
 
@@ -63,8 +72,9 @@ def loss(model: VAE, log_likelihood: Callable[[jax.Array, jax.Array], Float[Arra
         latent = jax.eval_shape(lambda: model.apply(variables, batch.x, method="encode")).shape[1:]
         eps = noise(key, batch, latent)
         (q, logits), changed = model.apply(variables, batch.x, eps, mutable=list(extra))
-        terms = {"reconstruction": -log_likelihood(logits, batch.x), "kl": prob.kl_normal(q)}
-        terms["loss"] = terms["reconstruction"] + terms["kl"]
+        kl = prob.kl_units(q)
+        terms = {"reconstruction": -log_likelihood(logits, batch.x), "kl": prob.per_example(kl)}
+        terms["loss"] = terms["reconstruction"] + rate(kl, batch)
         if log_likelihood is prob.bernoulli:
             pixels = logits[0].size
             terms["bce"] = terms["reconstruction"] / pixels

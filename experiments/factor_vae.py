@@ -1,0 +1,60 @@
+"""FactorVAE: a discriminator says how far the units of the code are from independent, and that is a penalty.
+
+Source: Kim & Mnih 2018, gamma = 35 on dSprites.
+Command: python -m experiments.factor_vae --data sprites --seeds 3
+Measured: see experiments/README.md.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import flax.linen as nn
+import optax
+
+from experiments import vae as plain
+from jaxae import nets, run
+from jaxae.step import descend, sequence
+from jaxae.variants import factorvae
+
+
+@dataclass(frozen=True)
+class Config(plain.Config):
+    """1024-512-256-10-256-512-1024, a discriminator of three layers of 256, Adam for both."""
+
+    epochs: int = 30
+    batch_size: int = 128
+    hidden: tuple[int, ...] = (512, 256)
+    """Widths of the encoder; the decoder mirrors them."""
+    latent: int = 10
+    """Size of the code."""
+    gamma: float = 35.0
+    """Weight of the total correlation."""
+    discriminator: tuple[int, ...] = (256, 256, 256)
+    """Widths of the discriminator."""
+    discriminator_lr: float = 1e-4
+    """Its learning rate."""
+
+
+def build(config: Config, info: run.Info) -> run.Experiment:
+    """The experiment for data of this shape."""
+    judge = nets.MLP(
+        config.discriminator, (1,), activation=partial(nn.leaky_relu, negative_slope=0.2), precision=config.precision
+    )
+    model = factorvae.FactorVAE(**plain.network(config, info), discriminator=judge)
+    transition = sequence(
+        plain.train(
+            config,
+            info,
+            partial(factorvae.loss, model, config.gamma),
+            optax.adam(config.lr),
+            wrt=("encoder", "decoder"),
+        ),
+        descend(
+            factorvae.discriminate(model), optax.adam(config.discriminator_lr, b1=0.5), wrt=("discriminator",)
+        ),
+    )
+    return plain.experiment(config, model, transition)
+
+
+if __name__ == "__main__":
+    run.main(Config, build)

@@ -1,0 +1,59 @@
+"""The Wasserstein autoencoder: an encoder without noise whose codes, all together, look like the prior.
+
+Source: Tolstikhin, Bousquet, Gelly & Schoelkopf 2018 (WAE-MMD, eight units and lambda = 10 on MNIST), which shows
+MNIST in pictures and gives no figure.
+Command: python -m experiments.wae --data mnist --seeds 3
+Measured: see experiments/README.md.
+"""
+
+from dataclasses import dataclass
+
+import optax
+
+from jaxae import nets, run
+from jaxae.step import descend
+from jaxae.variants import autoencoder, mmd, vae
+
+
+@dataclass(frozen=True)
+class Network(run.Config):
+    """784-500-8-500-784."""
+
+    epochs: int = 20
+    hidden: tuple[int, ...] = (500,)
+    """Widths of the encoder; the decoder mirrors them."""
+    latent: int = 8
+    """Size of the code."""
+
+
+@dataclass(frozen=True)
+class Config(Network):
+    """784-500-8-500-784, ReLU with a linear code, squared error, Adam."""
+
+    discrepancy: float = 10.0
+    """Weight lambda of the discrepancy of codes and prior."""
+
+
+def network(config: Network, info: run.Info) -> dict[str, nets.MLP]:
+    """Encoder and decoder of the model for data of this shape."""
+    return {
+        "encoder": nets.MLP(config.hidden, (config.latent,), axes=len(info.shape), precision=config.precision),
+        "decoder": nets.MLP(config.hidden[::-1], info.shape, precision=config.precision),
+    }
+
+
+def build(config: Config, info: run.Info) -> run.Experiment:
+    """The experiment for data of this shape."""
+    model = autoencoder.Autoencoder(**network(config, info))
+    loss = mmd.wasserstein(model, config.discrepancy)
+    return run.Experiment(
+        model,
+        descend(loss, optax.adam(config.lr)),
+        autoencoder.loss(model, "mse"),
+        vae.prior(config.latent),
+        unit="per pixel",
+    )
+
+
+if __name__ == "__main__":
+    run.main(Config, build)

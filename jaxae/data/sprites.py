@@ -1,0 +1,120 @@
+"""Sprites whose factors are known, after dSprites (Matthey, Higgins, Hassabis & Lerchner 2017): white on black.
+
+The factors are independent and uniform, and counted from 0:
+
+    0 shape      3   square, ellipse, heart, of one area
+    1 scale      6   0.5, 0.6, ..., 1: of lengths
+    2 rotation  40   anticlockwise, in steps of 9 degrees
+    3 x         32   from left to right
+    4 y         32   from top to bottom
+
+A square looks the same after a quarter of a turn, an ellipse after a half, a heart only after a whole one: for two
+shapes of three the image does not tell the rotation, so that no code can, and measures of it stay below their best.
+"""
+
+from functools import cache, partial
+from math import pi, sqrt
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, Key, UInt8
+
+from jaxae.data import Dataset, Split
+from jaxae.errors import InputError
+
+CLASSES = ("square", "ellipse", "heart")
+COUNTS = (3, 6, 40, 32, 32)  # values of each factor
+SIZES = {"sprites": 32, "sprites/64": 64}
+SEED = 0
+PIECE = 10_000  # images that are drawn at a time
+GRID = 64  # pixels on which sprites move by one; smaller images are means over its blocks
+WINDOW = GRID - COUNTS[3] + 1  # pixels: at any position it lies inside the image, as does what is drawn in it
+SAMPLES = 4  # points of a pixel along either axis that are inside a sprite or not
+
+
+def load(name: str = "sprites") -> Dataset:
+    """60,000 and 10,000 sprites of 32x32 pixels, `sprites/64` of 64x64; InputError for another name.
+
+    The splits are drawn independently: of the 737,280 sprites that there are, a twelfth of the test's are among those
+    for training.
+    """
+    if name not in SIZES:
+        names = " or ".join(f"{known} ({size}x{size} pixels)" for known, size in SIZES.items())
+        raise InputError(f"--data {name}: give {names}, or ./{name} if it is a path")
+    for_train, for_test = jax.random.split(jax.random.key(SEED))
+    return Dataset(_split(for_train, 60_000, SIZES[name]), _split(for_test, 10_000, SIZES[name]), CLASSES)
+
+
+def _split(key: Key[Array, ""], count: int, size: int) -> Split:
+    factors = np.asarray(sample(key, count))
+    return Split(images(factors, size), factors[:, 0], factors=factors)
+
+
+def sample(key: Key[Array, ""], count: int) -> Int[Array, "N 5"]:
+    """Factors, independent and uniform."""
+    return jax.random.randint(key, (count, len(COUNTS)), 0, jnp.array(COUNTS)[None])
+
+
+def images(factors: Int[np.ndarray, "N 5"], size: int = 32) -> UInt8[np.ndarray, "N {size} {size} 1"]:
+    """The images of these factors, a function of them alone: the same bits on every device.
+
+    size: pixels, a divisor of 64. ValueError for another one, and for factors out of range.
+    """
+    if size < 1 or GRID % size:
+        raise ValueError(f"sprites of {size} pixels: their number must divide {GRID}")
+    if (factors < 0).any() or (factors >= COUNTS).any():
+        raise ValueError(f"factors out of range: they are counted from 0, and there are {COUNTS} values")
+    pieces = [factors[i : i + PIECE] for i in range(0, len(factors), PIECE)]
+    return np.concatenate([np.asarray(_draw(_covered(), piece, size)) for piece in pieces])
+
+
+@partial(jax.jit, static_argnames="size")
+def _draw(covered: UInt8[Array, "3 6 40 W W"], factors: Int[Array, "N 5"], size: int) -> UInt8[Array, "N S S 1"]:
+    """Sprites at their places, as grey levels."""
+
+    def place(one: Int[Array, " 5"]) -> UInt8[Array, "G G"]:
+        shape, scale, rotation, x, y = one
+        empty = jnp.zeros((GRID, GRID), jnp.uint8)
+        return jax.lax.dynamic_update_slice(empty, covered[shape, scale, rotation], (y, x))
+
+    block = GRID // size
+    blocks = jax.vmap(place)(factors).reshape(-1, size, block, size, block)
+    count, points = blocks.sum((2, 4), dtype=jnp.int32), (SAMPLES * block) ** 2
+    return ((2 * 255 * count + points) // (2 * points)).astype(jnp.uint8)[..., None]
+
+
+@cache
+def _covered() -> UInt8[np.ndarray, "3 6 40 W W"]:
+    """Of each pixel's points, how many lie inside the sprite, for every shape, scale and rotation about its centroid.
+
+    In NumPy's double precision: from here on all is whole numbers, and rounds nowhere.
+    """
+    at = (np.arange(WINDOW * SAMPLES) + 0.5) / SAMPLES - WINDOW / 2
+    right, up = at[None], -at[:, None]
+    turn = 2 * pi * np.arange(COUNTS[2])[:, None, None] / COUNTS[2]
+    scale = np.linspace(0.5, 1, COUNTS[1])[:, None, None, None]
+    u, v = (np.cos(turn) * right + np.sin(turn) * up) / scale, (np.cos(turn) * up - np.sin(turn) * right) / scale
+    inside = np.stack([_square(u, v), _ellipse(u, v), _heart(u, v)])
+    pixels = inside.reshape(*COUNTS[:3], WINDOW, SAMPLES, WINDOW, SAMPLES)
+    return pixels.sum((-3, -1), dtype=np.uint8)
+
+
+LONG, SHORT = 16.0, 8.0  # pixels: half axes of the ellipse of scale 1, the longest sprite, which fits into the window
+AREA = pi * LONG * SHORT
+
+
+def _square(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return np.maximum(abs(u), abs(v)) <= sqrt(AREA) / 2
+
+
+def _ellipse(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return (u / LONG) ** 2 + (v / SHORT) ** 2 <= 1
+
+
+def _heart(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """A square of side 2a that stands on a corner, and discs of radius a about the middles of its upper sides."""
+    a = sqrt(AREA / (4 + pi))
+    centroid = a * (pi / 2 + 2 / 3) / (4 + pi)  # along either side, from the square's centre
+    s, t = (v + u) / sqrt(2) + centroid, (v - u) / sqrt(2) + centroid
+    return (np.maximum(abs(s), abs(t)) <= a) | ((s - a) ** 2 + t**2 <= a**2) | (s**2 + (t - a) ** 2 <= a**2)

@@ -1,0 +1,113 @@
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxae
+from conftest import batch, equal, new_key
+from experiments import iwae as experiment
+from experiments import vae
+from jaxae import data, run
+from jaxae.data import binary
+from jaxae.errors import Interrupted
+from jaxae.step import Transition, binarized
+from jaxae.types import State
+
+
+def grey(count=3000):
+    """Each image has the same four pixels."""
+    x = np.tile(np.array([0, 51, 204, 255], np.uint8).reshape(1, 2, 2, 1), (count, 1, 1, 1))
+    return data.Dataset(data.Split(x, np.zeros(count, np.int32)), data.Split(x[:1000], np.zeros(1000, np.int32)), ())
+
+
+def test_pixels_are_white_with_their_grey_value_as_probability():
+    drawn = binary.drawn(grey(), "static")
+    for split, count in ((drawn.train, 3000), (drawn.test, 1000)):
+        assert set(np.unique(split.x)) == {0, 255}
+        share = (split.x == 255).mean(0).ravel()
+        assert share[0] == 0 and share[3] == 1
+        np.testing.assert_allclose(share[1:3], [0.2, 0.8], atol=4 * np.sqrt(0.16 / count))
+    assert not np.array_equal(drawn.train.x[:1000], drawn.test.x)
+
+
+def test_what_is_drawn_when():
+    """static: both splits, once; dynamic: the test split, the same; and the same each time."""
+    static, dynamic = (binary.drawn(grey(), how) for how in ("static", "dynamic"))
+    assert static.fingerprint() == binary.drawn(grey(), "static").fingerprint()
+    assert dynamic.train is not static.train and np.array_equal(dynamic.train.x, grey().train.x)
+    assert np.array_equal(static.test.x, dynamic.test.x)
+    assert binary.drawn(grey(), "none").fingerprint() == grey().fingerprint()
+    assert data.load("digits", binarize="static").fingerprint() == data.load("digits", binarize="static").fingerprint()
+
+
+def test_floats_stay_floats():
+    x = np.random.default_rng(0).random((50, 4, 3), np.float32)
+    split = data.Split(x, np.zeros(50, np.int32), np.full(50, 4))
+    drawn = binary.drawn(data.Dataset(split, split, ()), "static").train
+    assert drawn.x.dtype == np.float32 and set(np.unique(drawn.x)) == {0, 1}
+    assert drawn.lengths is split.lengths
+
+
+def test_in_every_step_anew_and_by_example():
+    """Drawn with the right share, from the step's key and the example's number, and not from its neighbours."""
+    seen = Transition(lambda params: (), lambda state, part, key: (state, {"x": part.x}))
+    x = jnp.tile(jnp.array([[0.0, 0.2, 0.8, 1.0]]), (4000, 1))
+    state = State(jnp.int32(0), {}, (), {})
+
+    def draw(part, number):
+        return binarized(seen).step(state, part, jax.random.fold_in(new_key(), number))[1]["x"]
+
+    first, second = draw(batch(x), 0), draw(batch(x), 1)
+    assert set(np.unique(first)) == {0, 1}
+    np.testing.assert_allclose(first.mean(0), x[0], atol=4 * np.sqrt(0.16 / 4000))
+    assert not equal(first, second) and equal(first, draw(batch(x), 0))
+    half = jax.tree.map(lambda a: a[2000:], batch(x))
+    assert equal(first[2000:], draw(half, 0))
+
+
+def train(workdir, how, stop=lambda _: False, **fields):
+    config = vae.Config(binarize=how, epochs=2, batch_size=50, hidden=(8,), workdir=str(workdir), **fields)
+    return run.train(config, vae.build, "experiments.vae", stop)
+
+
+def lines(workdir):
+    return (workdir / "metrics.jsonl").read_text().splitlines()
+
+
+def test_a_run_on_binary_images(tmp_path, blind):
+    """Other figures than on grey ones; dynamic is not static; the run is known by it, and goes on exactly."""
+    runs = {how: train(tmp_path / how, how) for how in ("none", "static", "dynamic")}
+    assert len({tuple(lines(path)) for path in runs.values()}) == 3
+    count = iter(range(1000))
+    with pytest.raises(Interrupted):
+        train(tmp_path / "parts", "dynamic", lambda _: next(count) >= 2)
+    assert lines(train(tmp_path / "parts", "dynamic")) == lines(runs["dynamic"])
+    saved = json.loads((runs["dynamic"] / "config.json").read_text())
+    assert saved["config"]["binarize"] == "dynamic" and "--binarize dynamic" in saved["command"]
+    assert saved["data"]["fingerprint"] == data.load("digits", binarize="dynamic").fingerprint()
+    assert run.dataset(runs["static"], json.loads((runs["static"] / "config.json").read_text())).train.x.max() == 255
+    assert equal(jaxae.load(runs["static"]).params, run.finished(runs["static"])[0].params)
+
+
+def test_the_decoders_bias_starts_at_the_mean_image():
+    """Its logit, of the grey training images: before training each pixel has its mean's probability."""
+    digits = data.load("digits", binarize="dynamic")
+    config = dataclasses.replace(experiment.Config(), latent=3, hidden=(5,))
+    model = experiment.build(config, digits.info).model
+    params = model.init(new_key(), jnp.zeros((1, 28, 28, 1)))["params"]
+    bias = params["decoder"]["Dense_1"]["bias"]
+    expected = np.clip(digits.train.x.mean(0) / 255, 1e-3, 1 - 1e-3).ravel()
+    np.testing.assert_allclose(jax.nn.sigmoid(bias), expected, rtol=1e-4)
+    assert equal(params["decoder"]["Dense_0"]["bias"], np.zeros(5, np.float32))
+
+
+def test_the_rate_falls_in_stages():
+    """Burda et al. 2016, section 5: 10^(-i / 7) after 0, 1, 4, 13, 40, 121, 364, 1093 epochs."""
+    rate = experiment.stages(experiment.Config(), data.Info((28, 28, 1), 60_000))
+    for i, epoch in enumerate((0, 1, 4, 13, 40, 121, 364, 1093)):
+        np.testing.assert_allclose(rate(3000 * epoch + 1), 1e-3 * 10 ** (-i / 7), rtol=1e-4)
+        if epoch:
+            np.testing.assert_allclose(rate(3000 * epoch - 1), 1e-3 * 10 ** (-(i - 1) / 7), rtol=1e-4)

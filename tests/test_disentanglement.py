@@ -1,0 +1,237 @@
+"""Measures of disentanglement on codes whose values are known, and against computations by hand."""
+
+from itertools import product
+from math import log
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from jaxae import disentanglement
+from jaxae.disentanglement import dci, factor_score, mig, sap
+from jaxae.errors import InputError
+
+COUNTS = (3, 4, 8, 10)
+FACTORS = np.tile(np.array(list(product(*map(range, COUNTS)))), (2, 1))  # every combination: exactly independent
+IDENTITY = FACTORS.astype(np.float64)
+UNIT = (IDENTITY - IDENTITY.mean(0)[None]) / IDENTITY.std(0)[None]
+BEST_SAP = (1 - 1 / 3 + 3) / 4  # the second best unit says of a shape in three what chance says
+ROTATED = UNIT @ np.array([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]) / 2
+
+
+def noise(*shape):
+    return np.random.default_rng(0).normal(size=shape)
+
+
+def ints(*rows):
+    return np.array(rows).T
+
+
+def floats(*rows):
+    return np.array(rows, np.float64).T
+
+
+@pytest.mark.parametrize(
+    "codes",
+    [
+        IDENTITY,
+        IDENTITY.astype(np.float32),
+        -3 * IDENTITY + 7,
+        np.concatenate([IDENTITY, np.zeros((len(IDENTITY), 2))], axis=1),
+        np.concatenate([IDENTITY, np.full((len(IDENTITY), 1), 0.1)], axis=1),
+    ],
+    ids=["identity", "float32", "affine", "with zeros", "with a constant"],
+)
+def test_the_identity_is_the_best_there_is(codes):
+    found = disentanglement.measure(codes, FACTORS)
+    assert found.keys() == {
+        "mig", "sap", "factor_score", "dci_disentanglement", "dci_completeness", "dci_informativeness"
+    }  # fmt: skip
+    for name, value in found.items():
+        assert type(value) is float
+        np.testing.assert_allclose(value, BEST_SAP if name == "sap" else 1, rtol=1e-9, err_msg=name)
+
+
+def test_monotone_units_are_as_good():
+    """Bins, thresholds, trees and variances see the order only, or nearly; the line of SAP bends a little."""
+    codes = np.stack([np.tanh(UNIT[:, 0]), UNIT[:, 1] + UNIT[:, 1] ** 3 / 9, -np.exp(UNIT[:, 2] / 2), UNIT[:, 3]], 1)
+    found = disentanglement.measure(codes, FACTORS)
+    np.testing.assert_allclose([found["mig"], found["factor_score"], *dci(codes, FACTORS)], 1, rtol=1e-9)
+    bent = [np.corrcoef(codes[:, j], FACTORS[:, j])[0, 1] ** 2 for j in (1, 2, 3)]
+    assert 0.8 < min(bent) < 0.99
+    np.testing.assert_allclose(found["sap"], (2 / 3 + sum(bent)) / 4, rtol=1e-9)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -1e9])
+def test_a_constant_says_nothing(value):
+    found = disentanglement.measure(np.full((len(FACTORS), 3), value), FACTORS)
+    assert found.pop("factor_score") == 1 / 4
+    assert set(found.values()) == {0.0}
+
+
+def test_every_factor_twice():
+    """Nothing is ahead of its copy; each unit still serves one factor, but of each factor two share the work."""
+    codes = np.concatenate([IDENTITY, IDENTITY], axis=1)
+    assert mig(codes, FACTORS) == 0
+    assert sap(codes, FACTORS) == 0
+    assert factor_score(codes, FACTORS) == 1
+    parts = dci(codes, FACTORS)
+    np.testing.assert_allclose([parts.disentanglement, parts.informativeness], 1, rtol=1e-9)
+    np.testing.assert_allclose(parts.completeness, 1 - log(2) / log(8), atol=0.02)
+
+
+def test_mixed_units_are_worse_than_the_factors_but_as_informative():
+    best, mixed = (disentanglement.measure(codes, FACTORS) for codes in (IDENTITY, ROTATED))
+    for name in set(best) - {"dci_informativeness"}:
+        assert mixed[name] < 0.8 * best[name], name
+    assert mixed["dci_informativeness"] > 0.9
+
+
+def test_order_and_scale_of_units_change_nothing():
+    codes = ROTATED + 0.1 * noise(*ROTATED.shape)
+    changed = codes[:, [2, 0, 3, 1]] * np.array([[2.0, 0.25, 1, 8]])
+    for score in (mig, sap, factor_score):
+        np.testing.assert_allclose(score(changed, FACTORS), score(codes, FACTORS), rtol=1e-9)
+    np.testing.assert_allclose(dci(changed, FACTORS), dci(codes, FACTORS), atol=0.02)  # trees break ties by lot
+
+
+def test_the_seed_alone_decides():
+    codes, factors = (ROTATED + noise(*ROTATED.shape))[::5], FACTORS[::5]
+    first, again, other = (disentanglement.measure(codes, factors, seed) for seed in (1, 1, 2))
+    assert first == again
+    assert first["mig"] == other["mig"]
+    assert first["factor_score"] != other["factor_score"]
+    assert first["dci_disentanglement"] != other["dci_disentanglement"]
+
+
+def test_mig_by_hand():
+    """v = 0011 and two units: the first is v; the second, 0111, has p(0, 0) = 1/4, p(1, 0) = 1/4, p(1, 1) = 1/2."""
+    v, codes = ints([0, 0, 1, 1]), floats([5, 5, 9, 9], [0, 1, 1, 1])
+    second = 1 / 4 * log((1 / 4) / (1 / 4 * 1 / 2)) + 1 / 4 * log((1 / 4) / (3 / 4 * 1 / 2))
+    second += 1 / 2 * log((1 / 2) / (3 / 4 * 1 / 2))
+    np.testing.assert_allclose(mig(codes, v), (log(2) - second) / log(2), rtol=1e-12)
+    two = ints([0, 0, 1, 1], [0, 1, 2, 2])  # of which the units tell log 2, and log(4/3)/2 + log(4)/4 + log(2/3)/4
+    tell = sorted([1.5 * log(2) - 0.5 * log(2), 1 / 4 * log(4) + 1 / 4 * log(4 / 3) + 1 / 2 * log(4 / 3)])
+    expected = ((log(2) - second) / log(2) + (tell[1] - tell[0]) / (1.5 * log(2))) / 2
+    np.testing.assert_allclose(mig(codes, two), expected, rtol=1e-12)
+
+
+def test_mig_takes_20_bins_of_equal_width():
+    """40 values in 20 bins: log 20 of log 40 nats are left. A single far value leaves two bins of the rest."""
+    v = np.arange(40)[:, None]
+    np.testing.assert_allclose(mig(v.astype(np.float64), v), log(20) / log(40), rtol=1e-12)
+    far = np.append(np.arange(39), 39 * 10.0)[:, None]  # bins of 19.5: 0 to 19, 20 to 38, and the last alone
+    halves = -sum(p * log(p) for p in (20 / 40, 19 / 40, 1 / 40))
+    np.testing.assert_allclose(mig(far, v), halves / log(40), rtol=1e-12)
+
+
+def test_sap_by_hand():
+    """Of v = 0123, 0123 tells all; 0011 has covariance 1/2, and variances 1/4 and 5/4: R^2 = 4/5."""
+    v = ints([0, 1, 2, 3])
+    codes = floats([0, 1, 2, 3], [0, 0, 1, 1], [1, -1, -1, 1])
+    np.testing.assert_allclose(sap(codes, v, ()), 1 - 4 / 5, rtol=1e-12)
+    np.testing.assert_allclose(sap(codes[:, 1:], v, ()), 4 / 5, rtol=1e-12)  # the last one is uncorrelated
+    np.testing.assert_allclose(sap(codes[:, 1:2], v, ()), 4 / 5, rtol=1e-12)  # and so is none
+
+
+def test_sap_of_categories_by_hand():
+    """One threshold for two classes: 0111 recalls 1/2 of the first class of 0011 and all of the second."""
+    y = ints([0, 0, 1, 1])
+    np.testing.assert_allclose(sap(floats([3, 3, 1, 1], [0, 1, 1, 1]), y), 1 - 3 / 4, rtol=1e-12)
+    rare = ints([0, 0, 0, 0, 0, 0, 0, 1])  # which counts for as much as the seven others
+    np.testing.assert_allclose(sap(floats([0, 0, 0, 0, 1, 1, 1, 1]), rare), (4 / 7 + 1) / 2 - 1 / 2, rtol=1e-12)
+    middle = ints([0, 0, 1, 1, 2, 2])  # two thresholds find them in any order
+    np.testing.assert_allclose(sap(floats([2, 2, 0, 0, 1, 1]), middle), 1 - 1 / 3, rtol=1e-12)
+    np.testing.assert_allclose(sap(floats([2, 2, 0, 0, 1, 1]), middle, ()), 1 / 4, rtol=1e-12)
+
+
+def test_dci_by_hand():
+    """Units that split their importance 3 : 1, 1 : 1 and 0 : 2, and one without any."""
+    importance = np.array([[3.0, 1.0], [1.0, 1.0], [0.0, 2.0], [0.0, 0.0]])
+    first = 1 + (3 / 4 * log(3 / 4) + 1 / 4 * log(1 / 4)) / log(2)
+    np.testing.assert_allclose(disentanglement.disentanglement(importance), (4 * first + 2 * 0 + 2 * 1) / 8, rtol=1e-12)
+    columns = [1 + (3 / 4 * log(3 / 4) + 1 / 4 * log(1 / 4)) / log(4)]
+    columns.append(1 + (1 / 4 * log(1 / 4) + 1 / 4 * log(1 / 4) + 1 / 2 * log(1 / 2)) / log(4))
+    np.testing.assert_allclose(disentanglement.disentanglement(importance.T), sum(columns) / 2, rtol=1e-12)
+
+
+def test_importance_and_informativeness_by_hand():
+    """A single unit, the sum of two coins: it serves both alike, and tells half of the variance of each."""
+    coins = np.tile(np.array(list(product((0, 1), repeat=2))), (500, 1))
+    parts = dci(coins.sum(1, keepdims=True).astype(np.float64), coins, categorical=())
+    assert parts.disentanglement == 0
+    assert parts.completeness == 1
+    np.testing.assert_allclose(parts.informativeness, 1 / 2, atol=0.05)
+    sure = dci(coins.astype(np.float64), coins, categorical=(0, 1))
+    np.testing.assert_allclose(sure, 1, rtol=1e-12)
+
+
+def test_informativeness_counts_mistakes_in_categories_and_squares_in_numbers():
+    """A unit tells 0 from 1 and 2, of which there are 3, 2 and 1 in 6.
+
+    One mistake in 6 where a guess makes three; a variance of 1/2 * 2/9 of 1 - (2/3)^2.
+    """
+    factor = np.tile([[0], [0], [0], [1], [1], [2]], (1000, 1))
+    codes = (factor > 0).astype(np.float64)
+    np.testing.assert_allclose(dci(codes, factor).informativeness, 1 - 1 / 3, atol=0.03)
+    np.testing.assert_allclose(dci(codes, factor, categorical=()).informativeness, 1 - (1 / 9) / (5 / 9), atol=0.03)
+
+
+def test_informativeness_is_of_examples_that_the_forest_has_not_seen():
+    factors = np.random.default_rng(1).integers(0, 5, (400, 2))
+    assert dci(noise(400, 3), factors).informativeness < 0.1
+    assert dci(noise(400, 3), factors, categorical=()).informativeness == 0  # worse than a guess
+
+
+def test_factor_score_by_hand():
+    """Majorities that are known: of three factors of which no unit is the third, its votes are all wrong."""
+    assert factor_score(IDENTITY[:, :3], FACTORS) == 3 / 4
+    assert factor_score(IDENTITY[:, 2:3], FACTORS) == 1 / 4
+    coins = np.tile(np.array(list(product((-1, 1), repeat=2))), (50, 1))
+    both = np.stack([coins[:, 0] + coins[:, 1], coins[:, 0]], 1).astype(np.float64)
+    assert factor_score(both, coins) == 1  # whichever coin is fixed, its unit varies least: the sum, but for the first
+    same = np.stack([coins[:, 0] + coins[:, 1], coins[:, 1] + coins[:, 0]], 1).astype(np.float64)
+    assert factor_score(same, coins) == 1 / 2  # one unit wins all votes, half of which are about the other coin
+
+
+def test_factor_score_compares_variances_with_those_over_all_examples():
+    """The noisy first unit varies more in absolute terms even where its factor is fixed."""
+    codes = np.stack([100 * (UNIT[:, 0] + 0.3 * noise(len(UNIT))), UNIT[:, 1] * 2], 1)
+    assert factor_score(codes, FACTORS[:, :2]) == 1
+
+
+def test_factor_score_leaves_out_units_that_are_not_in_use():
+    """A trace of a factor is not counted, as in the measure without that unit; ten times as much is."""
+    assert factor_score(UNIT[:, :3], FACTORS) == 3 / 4
+    for size, score in ((0.005, 3 / 4), (0.05, 1)):
+        assert factor_score(UNIT * np.array([[1, 1, 1, size]]), FACTORS) == score
+
+
+def test_factor_score_of_noise_is_chance():
+    """Votes that decide are not those that are scored: else units of noise would be right by their own majorities."""
+    scores = np.array([factor_score(noise(len(FACTORS), 10), FACTORS, seed, votes=40) for seed in range(100)])
+    assert abs(scores.mean() - 1 / 4) < 0.03
+    np.testing.assert_allclose(40 * scores, np.round(40 * scores), atol=1e-9)
+
+
+def test_factor_score_of_a_noisy_unit_against_the_distribution_of_f():
+    """z_1 = a + c, z_2 = b, all normal. With b fixed z_2 does not vary; with a fixed z_1 varies half as much as z_2.
+
+    Then, of 4 examples, it is the one that varies less as often as the ratio of two estimates of variance is below 2.
+    """
+    factors = np.random.default_rng(0).integers(0, 100, (20_000, 2))
+    a, b = stats.norm.ppf((factors.T + 0.5) / 100)
+    codes = np.stack([a + noise(len(a)), b], 1)
+    expected = (1 + stats.f(3, 3).cdf(2)) / 2
+    assert abs(factor_score(codes, factors, votes=10_000, batch=4) - expected) < 0.01
+    assert factor_score(codes, factors, batch=64) > 0.99
+
+
+def test_bad_input():
+    bad = IDENTITY.copy()
+    bad[3, 1] = np.nan
+    for score in (mig, sap, dci, factor_score):
+        with pytest.raises(InputError, match="NaN or infinite"):
+            score(bad, FACTORS)
+        with pytest.raises(InputError, match="same value in all examples"):
+            score(IDENTITY, np.where(np.arange(4)[None] == 2, 5, FACTORS))

@@ -1,0 +1,80 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxae
+from conftest import equal, new_key
+from experiments import dense
+from jaxae import data, mixture, run
+from jaxae.errors import InputError
+
+MEANS = np.array([[4.0, 0.0, 1.0], [-4.0, 2.0, 1.0]])
+FACTORS = np.array([[[1, 0, 0], [0.8, 0.6, 0], [0, 0, 0.5]], [[0.5, 0, 0], [0, 2, 0], [1, 0, 1]]])
+
+
+def known(count=20_000):
+    """Draws from a mixture, a quarter of them from its first part."""
+    rng = np.random.default_rng(0)
+    which = (np.arange(count) % 4 > 0).astype(int)
+    return MEANS[which] + np.einsum("nij,nj->ni", FACTORS[which], rng.normal(size=(count, 3)))
+
+
+def test_draws_are_like_the_codes_that_it_was_fitted_to():
+    """Each of two normals comes back with its weight, mean and covariance."""
+    z = np.asarray(mixture.fit(known(), 2)(new_key(), 40_000), np.float64)
+    first = z[:, 0] > 0
+    assert abs(first.mean() - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 40_000)
+    for part, k in ((z[first], 0), (z[~first], 1)):
+        np.testing.assert_allclose(part.mean(0), MEANS[k], atol=0.08)
+        np.testing.assert_allclose(np.cov(part.T), FACTORS[k] @ FACTORS[k].T, atol=0.15)
+
+
+def test_the_same_key_the_same_codes():
+    sampler = mixture.fit(known(1000), 3)
+    assert equal(sampler(new_key(), 5), sampler(new_key(), 5))
+    assert not equal(sampler(new_key(), 5), sampler(jax.random.key(1), 5))
+
+
+def test_codes_of_any_shape_with_dead_units():
+    codes = np.random.default_rng(0).normal(size=(200, 2, 3, 2)).astype(np.float32)
+    codes[:, 0, 0, 0] = 1.5
+    z = mixture.fit(codes, 4)(new_key(), 300)
+    assert z.shape == (300, 2, 3, 2)
+    np.testing.assert_allclose(z[:, 0, 0, 0], 1.5, atol=0.01)
+    np.testing.assert_allclose(np.std(z[:, 1, 1, 1]), 1, atol=0.2)
+
+
+def test_too_few_codes():
+    with pytest.raises(InputError, match="3 codes are too few for a mixture of 10"):
+        mixture.fit(np.zeros((3, 2)))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "run"
+    config = dense.Config(epochs=30, batch_size=128, hidden=(64,), latent=8, workdir=str(workdir))
+    run.train(config, dense.build, "experiments.dense")
+    return workdir
+
+
+def test_a_plain_autoencoder_can_be_sampled(plain):
+    """What it decodes from the mixture looks more like digits than what it decodes from a single normal."""
+    model, digits = jaxae.load(plain), data.load("digits")
+    codes = np.asarray(model.encode(digits.train.x))
+    with pytest.raises(InputError, match="no prior to sample from"):
+        model.sample(new_key(), 3)
+
+    def nearest(components):
+        made = model.sample(new_key(), 300, mixture.fit(codes, components))
+        assert 0 <= made.min() < made.max() <= 1
+        flat, there = (jnp.asarray(a).reshape(len(a), -1) for a in (made, model.reconstruct(digits.train.x)))
+        square = (flat**2).sum(1)[:, None] + (there**2).sum(1)[None] - 2 * flat @ there.T
+        return float(square.min(1).mean())
+
+    assert nearest(20) < 0.8 * nearest(1)
+
+
+def test_the_pictures_of_a_run_show_it(plain):
+    assert (plain / "figures" / "mixture.png").exists()
+    assert not (plain / "figures" / "samples.png").exists()
