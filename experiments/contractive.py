@@ -1,0 +1,40 @@
+"""A contractive autoencoder: a penalty on how fast its code changes with the image.
+
+Source: Rifai et al. 2011: of the contractive autoencoders on MNIST the one of a single layer; it is judged by the
+classification error of what is trained on its codes, and no figure is given for the loss.
+Command: python -m experiments.contractive --data mnist --seeds 3
+Measured: see experiments/README.md.
+"""
+
+from dataclasses import dataclass
+from math import prod
+
+import flax.linen as nn
+import optax
+
+from jaxae import run
+from jaxae.step import descend
+from jaxae.variants import autoencoder, contractive, tied
+
+
+@dataclass(frozen=True)
+class Config(run.Config):
+    """784-1000-784, sigmoid code, one matrix, cross-entropy, Adam."""
+
+    epochs: int = 15
+    latent: int = 1000
+    """Size of the code."""
+    contraction: float = 0.1
+    """Weight of the squared Frobenius norm of the code's Jacobian."""
+
+
+def build(config: Config, info: run.Info) -> run.Experiment:
+    """The experiment for data of this shape."""
+    model = tied.Tied(info.shape, config.latent, nn.sigmoid, precision=config.precision)
+    reconstruction = autoencoder.loss(model, "bce", weight=float(prod(info.shape)))  # the source sums over pixels
+    loss = contractive.loss(reconstruction, contractive.norm_of_tied(model), config.contraction)
+    return run.Experiment(model, descend(loss, optax.adam(config.lr)), loss)
+
+
+if __name__ == "__main__":
+    run.main(Config, build)

@@ -1,0 +1,49 @@
+"""A k-sparse autoencoder: linear but for the choice of the units that are kept.
+
+Source: Makhzani & Frey 2013, who judge it by the classification error on its codes (see scripts/probe.py) and give no
+figure for the loss.
+Command: python -m experiments.ksparse --data mnist --seeds 3
+Measured: see experiments/README.md.
+"""
+
+from dataclasses import dataclass
+
+import optax
+
+from jaxae import run
+from jaxae.errors import InputError
+from jaxae.step import descend
+from jaxae.variants import autoencoder, ksparse
+
+
+@dataclass(frozen=True)
+class Config(run.Config):
+    """784-1000-784, linear, one matrix, squared error, Adam."""
+
+    epochs: int = 20
+    latent: int = 1000
+    """Size of the code."""
+    active: int = 25
+    """Units of a code that are kept in training."""
+    alpha: float = 1.0
+    """After training, so many times as many are kept (the source: 1 to 3)."""
+
+
+def build(config: Config, info: run.Info) -> run.Experiment:
+    """The experiment for data of this shape."""
+    model = ksparse.KSparse(
+        info.shape, config.latent, precision=config.precision, active=config.active, alpha=config.alpha
+    )
+    for kept in (model.active, model.evaluated):
+        if not 0 < kept <= config.latent:
+            raise InputError(
+                f"--active {config.active} --alpha {config.alpha}: cannot keep {kept} of {config.latent} units"
+            )
+    train = autoencoder.loss(model, "mse", train=True)
+    return run.Experiment(
+        model, descend(train, optax.adam(config.lr)), autoencoder.loss(model, "mse"), unit="per pixel"
+    )
+
+
+if __name__ == "__main__":
+    run.main(Config, build)

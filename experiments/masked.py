@@ -1,0 +1,52 @@
+"""A masked autoencoder: three quarters of the image are hidden, and are to be told from the rest.
+
+Source: He et al. 2022, who hide 75 % of the patches and judge by these alone, with transformers on ImageNet: on MNIST
+there is no figure. Vincent et al. 2010.
+Command: python -m experiments.masked --data mnist --seeds 3
+Measured: see experiments/README.md.
+"""
+
+from dataclasses import dataclass
+
+import optax
+
+from jaxae import nets, run
+from jaxae.step import descend
+from jaxae.variants import autoencoder, masked
+
+
+@dataclass(frozen=True)
+class Config(run.Config):
+    """784-512-256-512-784, ReLU, cross-entropy of the hidden pixels, Adam."""
+
+    epochs: int = 30
+    batch_size: int = 128
+    hidden: tuple[int, ...] = (512,)
+    """Widths of the encoder; the decoder mirrors them."""
+    latent: int = 256
+    """Size of the code."""
+    patch: int = 4
+    """Width of a patch in pixels (1: single pixels)."""
+    hidden_share: float = 0.75
+    """Share of the patches that is hidden."""
+
+
+def build(config: Config, info: run.Info) -> run.Experiment:
+    """The experiment for images of this shape."""
+    model = autoencoder.Autoencoder(
+        encoder=nets.MLP(config.hidden, (config.latent,), axes=len(info.shape), precision=config.precision),
+        decoder=nets.MLP(config.hidden[::-1], info.shape, precision=config.precision),
+    )
+    mask = masked.patches(info.shape, config.patch, config.hidden_share)
+    loss = masked.loss(model, "bce", mask)
+    return run.Experiment(
+        model,
+        descend(loss, optax.adam(config.lr)),
+        loss,
+        corrupt=masked.visible(mask),
+        unit="nats per hidden pixel",
+    )
+
+
+if __name__ == "__main__":
+    run.main(Config, build)

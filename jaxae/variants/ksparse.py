@@ -1,0 +1,48 @@
+"""The k-sparse autoencoder (Makhzani & Frey 2013): of a code only its k largest units are kept."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxae.nets import Activation, Keys, linear
+from jaxae.variants.tied import Tied
+
+
+def largest(z: Float[Array, "B Z"], k: int) -> Float[Array, "B Z"]:
+    """The k largest of each row, zero in place of the others; exactly k, of equal ones the first.
+
+    The gradient passes through those that are kept.
+    """
+    _, places = jax.lax.top_k(z, k)
+    kept = jnp.zeros(z.shape, bool).at[jnp.arange(len(z))[:, None], places].set(True)
+    return jnp.where(kept, z, 0)
+
+
+class KSparse(Tied):
+    """z = the largest of x W + b, x again = z W' + c: `active` units in training, alpha times as many afterwards.
+
+    Makhzani & Frey 2013, section 2.1.
+    """
+
+    activation: Activation = linear
+    output: Activation = linear
+    active: int = 25
+    alpha: float = 1.0
+
+    def __call__(self, x: Float[Array, "B *D"], keys: Keys | None = None) -> tuple[jax.Array, Float[Array, "B *D"]]:
+        """Codes and their images. keys: while training."""
+        z = self.encode(x) if keys is None else largest(super().encode(x), self.active)
+        return z, self.logits(z)
+
+    def encode(self, x: Float[Array, "B *D"]) -> Float[Array, "B Z"]:
+        """Codes as they are used after training."""
+        return largest(super().encode(x), self.evaluated)
+
+    def decode(self, z: Float[Array, "B Z"]) -> Float[Array, "B *D"]:
+        """Pixels in [0, 1]."""
+        return jnp.clip(super().decode(z), 0, 1)
+
+    @property
+    def evaluated(self) -> int:
+        """How many units a code has after training."""
+        return int(self.alpha * self.active + 0.5)

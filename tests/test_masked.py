@@ -1,0 +1,119 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import expit
+from scipy.stats import chi2
+
+from conftest import batch, equal, new_key
+from jaxae import nets
+from jaxae.errors import InputError
+from jaxae.variants import autoencoder, masked
+
+SHAPE = (6, 8, 2)
+X = np.random.default_rng(0).uniform(0.1, 0.9, size=(5, *SHAPE)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("patch", "share", "hidden"), [(1, 0.5, 24), (2, 0.75, 9), (2, 0.1, 1), (3, 0.5, 3)])
+def test_exact_share_of_whole_patches_is_hidden(patch, share, hidden):
+    """In all channels alike. Of 3 pixels' width the patches at the right are cut."""
+    mask = np.asarray(masked.patches(SHAPE, patch, share)(new_key(), batch(X)))
+    assert set(np.unique(mask)) == {0, 1}
+    for one in mask:
+        tops = one[::patch, ::patch, 0]
+        assert tops.sum() == hidden
+        whole = np.kron(tops, np.ones((patch, patch)))[:6, :8]
+        np.testing.assert_array_equal(one, np.repeat(whole[..., None], 2, axis=2))
+    assert len({one.tobytes() for one in mask}) == (5 if patch < 3 or hidden > 1 else len(mask))
+
+
+def test_every_patch_is_hidden_as_often():
+    """The drawing is fair: a goodness-of-fit test of 16 patches, 4,000 draws of 4."""
+    many = batch(np.zeros((4000, 4, 4, 1), np.float32))
+    counts = np.asarray(masked.patches((4, 4, 1), 1, 0.25)(new_key(), many)).sum(0).ravel()
+    expected = 4000 / 4
+    # Draws without replacement: each count's variance is n p (1 - p), and they add up to a constant.
+    statistic = np.sum((counts - expected) ** 2) / (expected * 0.75) * 15 / 16
+    assert chi2(15).ppf(1e-4) < statistic < chi2(15).ppf(1 - 1e-4)
+
+
+def test_mask_belongs_to_the_number_of_the_example():
+    mask, whole = masked.patches(SHAPE, 2, 0.5), batch(X)
+    part = whole._replace(x=whole.x[3:] + 1, y=whole.y[3:], number=whole.number[3:], weight=whole.weight[3:])
+    assert equal(mask(new_key(), part), mask(new_key(), whole)[3:])
+    assert not equal(mask(new_key(), part._replace(number=jnp.array([0, 1]))), mask(new_key(), part))
+    assert not equal(mask(jax.random.key(1), whole), mask(new_key(), whole))
+
+
+def model():
+    """[6, 8, 2] -> 4 -> [6, 8, 2], a tanh code, its parameters from N(0, 1)."""
+    net = autoencoder.Autoencoder(encoder=nets.MLP((), (4,), axes=3, final=jnp.tanh), decoder=nets.MLP((), SHAPE))
+    rng = np.random.default_rng(1)
+    shapes = jax.eval_shape(net.init, new_key(), jnp.asarray(X))["params"]
+    return net, jax.tree.map(lambda p: jnp.asarray(0.3 * rng.normal(size=p.shape), jnp.float32), shapes)
+
+
+@pytest.mark.parametrize("objective", ["bce", "mse"])
+def test_loss_against_numpy(objective):
+    """The encoder sees what `visible` shows for the same key; hidden pixels alone are counted; padding is not."""
+    net, params = model()
+    mask, weight = masked.patches(SHAPE, 2, 0.75), np.array([1, 1, 0, 1, 1], bool)
+    seen = np.asarray(masked.visible(mask)(new_key(), batch(X)))
+    hidden = seen == 0
+    assert np.all(hidden.sum((1, 2, 3)) == 9 * 4 * 2)
+    np.testing.assert_array_equal(seen[~hidden], X[~hidden])
+    layers = [{k: np.asarray(v, np.float64) for k, v in params[n]["Dense_0"].items()} for n in ("encoder", "decoder")]
+    z = np.tanh(seen.reshape(5, -1).astype(np.float64) @ layers[0]["kernel"] + layers[0]["bias"])
+    pixels = expit(z @ layers[1]["kernel"] + layers[1]["bias"]).reshape(X.shape)
+    cross = -(X * np.log(pixels) + (1 - X) * np.log(1 - pixels))
+    expected = {
+        "bce": cross[weight][hidden[weight]].mean(),
+        "mse": ((pixels - X) ** 2)[weight][hidden[weight]].mean(),
+        "code": np.abs(z[weight]).mean(),
+    }
+    expected["loss"] = expected[objective]
+    value, (extra, metrics) = masked.loss(net, objective, mask)(params, {}, batch(X, weight), new_key())
+    assert set(metrics) == set(expected)
+    for name, exact in expected.items():
+        np.testing.assert_allclose(metrics[name], exact, rtol=1e-5, err_msg=name)
+    assert value == metrics["loss"]
+    assert extra == {}
+
+
+def test_reconstruction_of_visible_pixels_has_no_gradient():
+    """The slope in a logit is (s(l) - x) / (hidden pixels) where it is hidden, and 0 elsewhere."""
+    net, params = model()
+    mask = masked.patches(SHAPE, 2, 0.5)
+    one = batch(X[:1])
+    hidden = np.asarray(mask(new_key(), one))
+    layer = params["decoder"]["Dense_0"]
+    slope = jax.grad(lambda p: masked.loss(net, "bce", mask)(p, {}, one, new_key())[0])(params)
+    _, logits = net.apply({"params": params}, masked.visible(mask)(new_key(), one))
+    expected = hidden * (expit(np.asarray(logits)) - X[:1]) / hidden.sum()
+    np.testing.assert_allclose(slope["decoder"]["Dense_0"]["bias"], expected.ravel(), rtol=1e-4, atol=1e-7)
+    assert not np.any(slope["decoder"]["Dense_0"]["bias"][hidden.ravel() == 0])
+    assert np.count_nonzero(slope["decoder"]["Dense_0"]["bias"]) == hidden.sum() == layer["bias"].size // 2
+
+
+def test_what_is_hidden_is_not_seen():
+    """Other values of the hidden pixels change neither what the encoder sees nor the code."""
+    mask = masked.patches(SHAPE, 2, 0.5)
+    hidden = np.asarray(mask(new_key(), batch(X)))
+    other = np.where(hidden == 1, 1 - X, X)
+    assert not np.array_equal(other, X)
+    assert equal(*(masked.visible(mask)(new_key(), batch(x)) for x in (X, other)))
+
+
+@pytest.mark.parametrize(
+    ("shape", "patch", "share", "says"),
+    [
+        ((6, 8, 2), 2, 0.99, "--hidden-share 0.99: hides 12 of 12 patches"),
+        ((6, 8, 2), 2, 0.01, "--hidden-share 0.01: hides 0 of 12 patches"),
+        ((6, 8, 2), 9, 0.5, "--hidden-share 0.5: hides 1 of 1 patches"),
+        ((6, 8, 2), 2, 7.0, "--hidden-share 7.0: hides 84 of 12 patches"),
+        ((59, 1), 2, 0.5, r"examples of shape \(59, 1\) are not images"),
+    ],
+)
+def test_shares_that_hide_all_or_nothing_are_refused(shape, patch, share, says):
+    with pytest.raises(InputError, match=says):
+        masked.patches(shape, patch, share)

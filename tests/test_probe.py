@@ -1,0 +1,95 @@
+"""Errors of a linear classifier, where they are known."""
+
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+import jaxae
+from conftest import script
+from experiments import ksparse
+from jaxae import data, run
+
+probe = script("probe")
+
+
+def dataset(x, y, test):
+    """Two splits of these features [2, N, D], with their classes."""
+    return data.Dataset(data.Split(x[0], y), data.Split(x[1], test), ("a", "b"))
+
+
+def test_errors_that_are_known():
+    """None where a plane parts the classes, however far and small the numbers, and a unit that never moves beside."""
+    rng = np.random.default_rng(0)
+    y = np.arange(400) % 2
+    parted = rng.normal(size=(2, 400, 3)) + 8 * y[:, None] * np.array([1.0, 0, 0])
+    for x in (parted, 1e4 + 0.1 * parted, np.concatenate([parted, np.ones((2, 400, 1))], axis=2)):
+        assert probe.error(dataset(x, y, y), *x) == 0
+    wrong = np.where(np.arange(400) < 100, 1 - y, y)
+    assert probe.error(dataset(parted, y, wrong), *parted) == 25
+    corners = rng.integers(0, 2, (2, 400, 2)).astype(np.float32)
+    odd = corners.sum(2).astype(int) % 2
+    assert probe.error(dataset(corners, *odd), *corners) > 20  # a line gets at most three of four corners right
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """A run of two seeds on the embedded digits."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jaxae.figures.draw", lambda *args: [])
+        patch.setattr("jaxae.report.write", lambda *args: None)
+        path = tmp_path_factory.mktemp("runs") / "two"
+        config = ksparse.Config(epochs=1, latent=40, active=10, alpha=2.0, seeds=2, workdir=str(path))
+        return run.train(config, ksparse.build, "experiments.ksparse")
+
+
+def said(monkeypatch, capsys, *arguments):
+    """Codes' and pixels' errors, a pair for each line."""
+    monkeypatch.setattr("sys.argv", ["probe.py", *map(str, arguments)])
+    probe.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == [str(a) for a in arguments if "--" not in str(a) and a != "1"]
+    return [tuple(map(float, re.findall(r"([\d.]+) %", line))) for line in lines]
+
+
+def test_a_line_for_each_run(two, monkeypatch, capsys):
+    """By the seed that is asked for, with codes as they are after training."""
+    monkeypatch.setattr(probe, "ITERATIONS", 20)
+    digits = data.load("digits")
+    pixels = probe.error(digits, digits.train.x, digits.test.x)
+    assert 0 < pixels < 10
+    for seed in (0, 1):
+        model = jaxae.load(two, seed=seed)
+        train, test = (np.asarray(model.encode(split.x)) for split in digits[:2])
+        assert np.all(np.count_nonzero(test, axis=1) == 20)
+        expected = probe.error(digits, train, test)
+        more = ["--seed", "1"] if seed else []
+        found = said(monkeypatch, capsys, two, two, *more)
+        np.testing.assert_allclose(found, [(expected, pixels)] * 2, atol=0.0051)
+    assert 0 < expected < 90
+
+
+def test_what_cannot_be_probed_is_said(two, tmp_path, monkeypatch, capsys):
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(two, unfinished)
+    (unfinished / "result.json").unlink()
+    unnamed = tmp_path / "unnamed"
+    shutil.copytree(two, unnamed)
+    known = run.dataset
+    monkeypatch.setattr(
+        run, "dataset", lambda path, saved: known(path, saved)._replace(classes=() if path == unnamed else ("0",))
+    )
+    for arguments, message in (
+        ([tmp_path], "holds no run"),
+        ([unfinished], "is not finished"),
+        ([unnamed], "its data has no classes"),
+        ([two, "--seed", "2"], "there is no seed 2"),
+    ):
+        monkeypatch.setattr("sys.argv", ["probe.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            probe.main()
+        text = capsys.readouterr().err
+        assert ended.value.code == 2
+        assert message in text
+        assert text.count("\n") == 1
