@@ -1,0 +1,38 @@
+"""An autoencoder whose code is rounded: an image becomes 7 x 7 points of a grid, without a codebook to learn.
+
+Source: Mentzer, Minnen, Agustsson & Tschannen 2023, which gives no figure for these data.
+Command: python -m experiments.fsq --data mnist --seeds 3
+Measured: see experiments/README.md.
+"""
+
+from dataclasses import dataclass
+from math import prod
+
+import optax
+
+from experiments.vqvae import network
+from jaxae import run
+from jaxae.step import descend
+from jaxae.variants import autoencoder, fsq, vqvae
+
+
+@dataclass(frozen=True)
+class Config(run.Config):
+    """The networks of `vqvae` around a code of four numbers a place; cross-entropy, Adam."""
+
+    epochs: int = 10
+    filters: tuple[int, ...] = (16, 32)
+    """Filters of the encoder, each of stride 2; the decoder mirrors them."""
+    levels: tuple[int, ...] = (8, 5, 5, 5)
+    """Values that each number of the code can take."""
+
+
+def build(config: Config, info: run.Info) -> run.Experiment:
+    """The experiment for images of this shape."""
+    model = fsq.FSQ(*network(config, config.filters, len(config.levels), info), levels=config.levels)
+    loss = autoencoder.loss(model, "bce", weight=float(prod(info.shape)))
+    return run.Experiment(model, descend(loss, optax.adam(config.lr)), loss, measures={"codebook": vqvae.usage})
+
+
+if __name__ == "__main__":
+    run.main(Config, build)

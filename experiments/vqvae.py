@@ -1,0 +1,69 @@
+"""A vector-quantized autoencoder: an image becomes 7 x 7 vectors out of a codebook of 128.
+
+Source: van den Oord, Vinyals & Kavukcuoglu 2017, which gives no figure for these data.
+Command: python -m experiments.vqvae --data mnist --seeds 3
+Measured: see experiments/README.md.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import flax.linen as nn
+import optax
+
+from jaxae import nets, run
+from jaxae.step import descend
+from jaxae.variants import vqvae
+
+
+@dataclass(frozen=True)
+class Config(run.Config):
+    """Convolutions 16-32 of stride 2 and their mirror image, leaky ReLU, Adam."""
+
+    epochs: int = 10
+    filters: tuple[int, ...] = (16, 32)
+    """Filters of the encoder, each of stride 2; the decoder mirrors them."""
+    codes: int = 128
+    """Vectors in the codebook."""
+    latent: int = 16
+    """Size of a vector."""
+    commitment: float = 0.25
+    """Weight of the squared distance from the encoder's vectors to their codes."""
+    codebook: Literal["ema", "gradient"] = "ema"
+    """How it learns: by moving averages of the vectors nearest to a code, or by the gradient."""
+    decay: float = 0.99
+    """Of the moving averages."""
+    revive: float = 0.1
+    """A code of averaged use below this share of an even one is drawn anew from the batch (0: none is)."""
+
+
+def network(config: run.Config, filters: tuple[int, ...], latent: int, info: run.Info) -> tuple[nn.Module, nn.Module]:
+    """Encoder and decoder, whose code has `latent` numbers at every place."""
+    # Where every code is 0 at first, as when rounded, nothing comes back through a plain ReLU.
+    common: dict[str, Any] = {"activation": partial(nn.leaky_relu, negative_slope=0.2), "precision": config.precision}
+    encoder = nets.Conv(filters, strides=(2,), **common)
+    decoder = nets.Deconv(info.shape, filters, strides=(2,), **common)
+    into, out = (nets.MLP((), (width,), precision=config.precision) for width in (latent, filters[-1]))
+    return nn.Sequential((encoder, into)), nn.Sequential((out, decoder))
+
+
+def build(config: Config, info: run.Info) -> run.Experiment:
+    """The experiment for images of this shape."""
+    learned = config.codebook == "gradient"
+    tracked = not learned or config.revive > 0
+    model = vqvae.VQVAE(
+        *network(config, config.filters, config.latent, info),
+        codes=config.codes,
+        latent=config.latent,
+        learned=learned,
+        tracked=tracked,
+    )
+    update = vqvae.track(config.decay, config.revive) if tracked else None
+    loss = vqvae.loss(model, config.commitment)
+    train = vqvae.loss(model, config.commitment, update)
+    return run.Experiment(model, descend(train, optax.adam(config.lr)), loss, measures={"codebook": vqvae.usage})
+
+
+if __name__ == "__main__":
+    run.main(Config, build)

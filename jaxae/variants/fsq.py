@@ -1,0 +1,82 @@
+"""Finite scalar quantization (Mentzer, Minnen, Agustsson & Tschannen 2023): each number is rounded to a few levels."""
+
+from math import prod
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from jaxae.errors import InputError
+from jaxae.nets import Keys
+from jaxae.variants.autoencoder import Autoencoder
+from jaxae.variants.vqvae import straight_through
+
+
+class FSQ(Autoencoder):
+    """An autoencoder whose codes are on a grid: no codebook, and no term for it in the loss.
+
+    InputError for fewer than 3 levels.
+    """
+
+    levels: tuple[int, ...] = (8, 5, 5, 5)  # of each of the Z numbers that the encoder gives at each place
+
+    @property
+    def codes(self) -> int:
+        """How many points the grid has, the size of the codebook that it stands for."""
+        return prod(self.levels)
+
+    def __call__(self, x: Float[Array, "B *D"], keys: Keys | None = None) -> tuple[jax.Array, Float[Array, "B *D"]]:
+        """Codes, and what the decoder makes of them before `output`."""
+        z = quantize(self.encoder(x, keys), self.levels)
+        return z, self.decoder(z, keys)
+
+    def encode(self, x: Float[Array, "B *D"]) -> Float[Array, "B *P Z"]:
+        """Codes, in [-1, 1]."""
+        return quantize(self.encoder(x), self.levels)
+
+    def index(self, z: Float[Array, "B *P Z"]) -> Int[Array, "B *P"]:
+        """The numbers of these codes, from 0 to `codes` - 1."""
+        return index(z, self.levels)
+
+
+def bound(z: Float[Array, "*P Z"], levels: tuple[int, ...]) -> Float[Array, "*P Z"]:
+    """Into the interval whose whole numbers are the levels, 0 to 0: for L levels, odd or even,
+
+        (-(L - 1) / 2, (L - 1) / 2), or (-L / 2, L / 2 - 1), as L is odd or even.
+
+    A hyperbolic tangent (section 3.1 of the paper), which for even L is moved by a half (its appendix A.1).
+    InputError for L < 3: then 0 is at the end of the interval.
+    """
+    if min(levels) < 3:
+        raise InputError(f"--levels {' '.join(map(str, levels))}: must be at least 3")
+    half = (np.array(levels) - 1) / 2
+    offset = np.where(np.array(levels) % 2, 0, 0.5)
+    scale, down, shift = (_row(v, z.ndim) for v in (half, offset, np.arctanh(offset / half)))
+    return scale * jnp.tanh(z + shift) - down
+
+
+def quantize(z: Float[Array, "*P Z"], levels: tuple[int, ...]) -> Float[Array, "*P Z"]:
+    """The nearest level of each number, straight through, and scaled into [-1, 1]: k / floor(L / 2)."""
+    bounded = bound(z, levels)
+    return straight_through(bounded, jnp.round(bounded)) / _row(np.array(levels) // 2, z.ndim)
+
+
+def index(codes: Float[Array, "*P Z"], levels: tuple[int, ...]) -> Int[Array, "*P"]:
+    """The number of each code, from 0 to prod(levels) - 1: its levels as digits, the first one counting least."""
+    middle = _row(np.array(levels) // 2, codes.ndim)
+    digits = jnp.round(codes * middle + middle).astype(jnp.int32)
+    worth = np.cumprod([1, *levels[:-1]]).astype(np.int32)
+    return jnp.sum(digits * worth.reshape(*[1] * (codes.ndim - 1), -1), axis=-1)
+
+
+def code(index: Int[Array, "*P"], levels: tuple[int, ...]) -> Float[Array, "*P Z"]:
+    """The code of each number: the inverse of `index`."""
+    digits = jnp.stack(jnp.unravel_index(index, levels[::-1])[::-1], axis=-1)
+    middle = _row(np.array(levels) // 2, digits.ndim)
+    return (digits - middle) / middle
+
+
+def _row(values: np.ndarray, axes: int) -> jax.Array:
+    """As the last of so many axes."""
+    return jnp.asarray(values, jnp.float32).reshape(*[1] * (axes - 1), -1)

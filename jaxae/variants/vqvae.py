@@ -1,0 +1,209 @@
+"""The vector-quantized variational autoencoder (van den Oord, Vinyals & Kavukcuoglu 2017)."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from jaxae import prob
+from jaxae.batch import AXIS, axis, mean, pooled
+from jaxae.errors import InputError
+from jaxae.types import Batch, Extra, Loss, Metrics, Params
+
+# What training changes of a codebook, and gradients do not: (params, extra, z, rows, batch, key) -> (extra, metrics)
+Update: TypeAlias = Callable[
+    [Params, Extra, Float[Array, "B *P Z"], Int[Array, "B *P"], Batch, Key[Array, ""]], tuple[Extra, Metrics]
+]
+
+
+class Quantized(NamedTuple):
+    """Vectors at the places P of a code, usually h w, and what stands for them."""
+
+    before: Float[Array, "B *P Z"]  # from the encoder
+    after: Float[Array, "B *P Z"]  # the nearest codes
+    rows: Int[Array, "B *P"]  # where these stand in the codebook
+
+
+class VQVAE(nn.Module):
+    """Each vector that the encoder gives is replaced by the nearest of K codes; the decoder sees nothing else.
+
+    The codebook is state, the collection `codebook`; where `learned`, it is the group of parameters `codebook`, and
+    where that is also `tracked`, the sum of both.
+    """
+
+    encoder: nn.Module  # [B, *D] -> [B, *P, Z]
+    decoder: nn.Module  # [B, *P, Z] -> [B, *D]: logits
+    codes: int  # K
+    latent: int  # Z
+    learned: bool = False  # by the gradient, not by averages
+    tracked: bool = True  # whether its use is known, for codes that are learned: what revival needs
+
+    def setup(self) -> None:
+        shape = (self.codes, self.latent)
+        init = nn.initializers.normal(0.1)
+        if self.learned:
+            self.book = self.param("codebook", init, shape)
+        if self.tracked or not self.learned:
+            zero = jnp.zeros(shape)
+            start = self.variable("codebook", "codes", lambda: zero if self.learned else init(self.make_rng(), shape))
+            self.book = self.book + start.value if self.learned else start.value
+            self.variable("codebook", "use", jnp.zeros, self.codes)
+
+    def __call__(self, x: Float[Array, "B *D"]) -> tuple[Quantized, Float[Array, "B *D"]]:
+        """The vectors and their codes, and the logits."""
+        vectors = self.quantize(x)
+        return vectors, self.decoder(straight_through(vectors.before, vectors.after))
+
+    def quantize(self, x: Float[Array, "B *D"]) -> Quantized:
+        """The encoder's vectors and their codes."""
+        z = self.encoder(x)
+        rows = nearest(z, self.book)
+        return Quantized(z, self.book[rows], rows)
+
+    def encode(self, x: Float[Array, "B *D"]) -> Float[Array, "B *P Z"]:
+        """The codes, as vectors."""
+        return self.quantize(x).after
+
+    def index(self, z: Float[Array, "B *P Z"]) -> Int[Array, "B *P"]:
+        """Where in the codebook these codes stand."""
+        return nearest(z, self.book)
+
+    def decode(self, z: Float[Array, "B *P Z"]) -> Float[Array, "B *D"]:
+        """Pixels in [0, 1]."""
+        return nn.sigmoid(self.decoder(z))
+
+
+def nearest(z: Float[Array, "*P Z"], codes: Float[Array, "K Z"]) -> Int[Array, "*P"]:
+    """argmin_k |z - e_k| (equation 1 of the paper); of several that are as near, the first.
+
+    |z - e|^2 without |z|^2, which is the same for all codes: a matrix product.
+    """
+    squares = 0.5 * prob.per_example(codes**2)
+    products = jnp.matmul(z, codes.T, precision="highest")
+    return jnp.argmin(squares.reshape(*[1] * (z.ndim - 1), -1) - products, axis=-1)
+
+
+def straight_through(z: Float[Array, "*D"], q: Float[Array, "*D"]) -> Float[Array, "*D"]:
+    """q, to the bit, with the gradient of z: what follows is differentiated at q, and z moves as q should.
+
+    Bengio, Leonard & Courville 2013; section 3.2 of the paper.
+    """
+    return jax.lax.stop_gradient(q) + (z - jax.lax.stop_gradient(z))
+
+
+def loss(model: VQVAE, commitment: float = 0.25, update: Update | None = None) -> Loss:
+    """-log p(x|z) + |sg(z) - e|^2 + commitment |z - sg(e)|^2 (equation 3 of the paper), in nats per example.
+
+    Every term is a sum: over the pixels of an image, and over the places and dimensions of a code (the paper takes
+    the mean over places). The second term is there only for codes that are learned. Left out is the divergence
+    KL(q(z|x) || p(z)) = h w log K, a constant for a uniform prior.
+    update: in training, of the state of the codebook (see `track`); without it `extra` stays as it is.
+
+    Metrics: `loss`; `reconstruction`, -log p(x|z) of a Bernoulli; `quantization`, |z - e|^2; `bce` (nats per pixel)
+    and `mse` (pixels in [0, 1]), means over pixels; those of the update.
+    """
+
+    def terms(
+        params: Params, extra: Extra, batch: Batch, key: Key[Array, ""]
+    ) -> tuple[jax.Array, tuple[Extra, Metrics]]:
+        found: Any = model.apply({"params": params, **extra}, batch.x)
+        (z, e, rows), logits = found
+        fixed = jax.lax.stop_gradient
+        pixels = logits[0].size
+        values = {
+            "reconstruction": -prob.bernoulli(logits, batch.x),
+            "quantization": prob.per_example((fixed(z) - e) ** 2),
+            "mse": prob.per_example((nn.sigmoid(logits) - batch.x) ** 2) / pixels,
+        }
+        values["bce"] = values["reconstruction"] / pixels
+        values["loss"] = values["reconstruction"] + commitment * prob.per_example((z - fixed(e)) ** 2)
+        if model.learned:
+            values["loss"] = values["loss"] + values["quantization"]
+        metrics = {name: mean(value, batch) for name, value in values.items()}
+        if update:
+            extra, more = update(params, extra, fixed(z), rows, batch, key)
+            metrics |= more
+        return metrics["loss"], (extra, metrics)
+
+    return terms
+
+
+def track(decay: float = 0.99, revival: float = 0.0) -> Update:
+    """Moving averages over the global batches: of the codes' use, and of codes that are not learned (appendix A.1).
+
+    With n_k vectors z of the batch that are nearest to code k (equations 6 to 8 of the paper):
+
+        N_k <- decay N_k + (1 - decay) n_k,  m_k <- decay m_k + (1 - decay) sum z,  e_k = m_k / N_k,
+
+    written as what e_k moves by, so that a code that no vector is near stays where it is, however small its N_k.
+    N is counted in units of even use: a code that gets 1 / K of all vectors has N_k = 1. It starts from 0: the first
+    vectors move a code all the way to their mean.
+    revival: a code whose N_k falls below this becomes a vector of the batch, with N_k = 1; 0: none does.
+
+    Metrics: `perplexity`, exp of the entropy of the codes' shares of the batch, from 1 to K; `usage`, the share of
+    codes that the batch uses. InputError for a decay that is not below 1.
+    """
+    if decay >= 1:
+        raise InputError(f"--decay {decay}: must be below 1")
+
+    def update(
+        params: Params,
+        extra: Extra,
+        z: Float[Array, "B *P Z"],
+        rows: Int[Array, "B *P"],
+        batch: Batch,
+        key: Key[Array, ""],
+    ) -> tuple[Extra, Metrics]:
+        codes, use = extra["codebook"]["codes"], extra["codebook"]["use"]
+        vectors = z.reshape(len(z), -1, z.shape[-1])
+        chosen = jax.nn.one_hot(rows.reshape(vectors.shape[:2]), len(codes))
+        shares = pooled(chosen.mean(1), batch)
+        metrics = {"perplexity": jnp.exp(jax.scipy.special.entr(shares).sum()), "usage": jnp.mean(shares > 0)}
+        n = len(codes) * shares
+        use = decay * use + (1 - decay) * n
+        if "codebook" not in params:
+            sums = jnp.einsum("bpk,bpz->bkz", chosen, vectors, precision="highest") / vectors.shape[1]
+            off = len(codes) * pooled(sums, batch) - n[:, None] * codes
+            codes = codes + (1 - decay) * off / jnp.maximum(use, jnp.finfo(use.dtype).tiny)[:, None]
+        if revival:
+            dead = use < revival
+            fresh = drawn(vectors, len(codes), batch, key) - params.get("codebook", 0.0)
+            codes, use = jnp.where(dead[:, None], fresh, codes), jnp.where(dead, 1.0, use)
+        return {**extra, "codebook": {"codes": codes, "use": use}}, metrics
+
+    return update
+
+
+def drawn(vectors: Float[Array, "B P Z"], k: int, batch: Batch, key: Key[Array, ""]) -> Float[Array, "{k} Z"]:
+    """k of the global batch's vectors, with replacement: the same ones on every device.
+
+    batch: one of training, whose examples are numbered from 0.
+    """
+    places = vectors.shape[1]
+    devices = jax.lax.axis_size(AXIS) if axis() else 1
+    number, place = jnp.divmod(jax.random.randint(key, (k,), 0, devices * len(vectors) * places), places)
+    own = number[:, None] == batch.number[None]  # [k, B]: whether it is this example's
+    found = jnp.where(own.any(1)[:, None], vectors[own.argmax(1), place], 0)
+    return jax.lax.psum(found, AXIS) if axis() else found
+
+
+def usage(trained: Any, data: Any) -> dict[str, float]:
+    """How the test split uses the codebook: `perplexity`, from 1 to K, and `usage`, the share of codes it contains.
+
+    trained: a `Model` of a `VQVAE`, or of another model with as many `codes` and their `index`. data: a `Dataset`.
+    """
+    from scipy import stats
+
+    model = trained.experiment.model
+    variables = {"params": trained.params, **trained.extra}
+    index = jax.jit(partial(model.apply, method="index"))
+    counts = np.zeros(model.codes)
+    for i in range(0, len(data.test.x), 1000):
+        rows = np.ravel(index(variables, trained.encode(data.test.x[i : i + 1000])))
+        counts += np.bincount(rows, minlength=model.codes)
+    return {"perplexity": float(np.exp(stats.entropy(counts))), "usage": float(np.mean(counts > 0))}

@@ -1,0 +1,123 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from conftest import batch, equal, new_key
+from experiments import fsq as experiment
+from jaxae import data, nets
+from jaxae.errors import InputError
+from jaxae.experiment import Model
+from jaxae.types import State
+from jaxae.variants import autoencoder, fsq, vqvae
+
+LEVELS = (8, 5, 4, 3)
+
+
+def test_bound_is_the_interval_that_rounds_to_so_many_levels():
+    """Rising from end to end, 0 at 0; rounded, all the levels and no other."""
+    z = jnp.linspace(-30, 30, 20_001)[:, None]
+    for levels in range(3, 10):
+        bounded = np.asarray(fsq.bound(z, (levels,)))[:, 0]
+        assert np.diff(bounded).min() > -1e-5
+        assert abs(bounded[10_000]) < 1e-6
+        low = -(levels // 2)
+        assert np.array_equal(np.unique(np.round(bounded)), np.arange(low, low + levels))
+        np.testing.assert_allclose(bounded[[0, -1]], [low, low + levels - 1], atol=1e-5)
+
+
+def test_bound_against_the_formula():
+    z = np.random.default_rng(0).normal(size=(6, 7, 4)) * 3
+    half = np.array([3.5, 2, 1.5, 1])
+    offset = np.array([0.5, 0, 0.5, 0])
+    expected = half * np.tanh(z + np.arctanh(offset / half)) - offset
+    np.testing.assert_allclose(fsq.bound(jnp.asarray(z, jnp.float32), LEVELS), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_codes_are_on_the_grid_and_the_nearest_there():
+    z = 3 * jax.random.normal(new_key(), (500, 4))
+    codes = np.asarray(fsq.quantize(z, LEVELS))
+    grid = [np.arange(-4, 4) / 4, np.arange(-2, 3) / 2, np.arange(-2, 2) / 2, np.arange(-1, 2)]
+    bounded = np.asarray(fsq.bound(z, LEVELS))
+    for i, (points, middle) in enumerate(zip(grid, (4, 2, 2, 1), strict=True)):
+        distance = np.abs(bounded[:, i, None] / middle - points)
+        assert np.array_equal(codes[:, i], points[distance.argmin(1)])
+        assert np.array_equal(np.unique(codes[:, i]), points)
+
+
+def test_gradient_is_that_of_the_bound():
+    """Rounding is not seen: what follows is differentiated at the code, and its slope goes on through the bound."""
+    z = jax.random.normal(new_key(), (50, 4))
+    slope = jax.grad(lambda z: jnp.sum(fsq.quantize(z, LEVELS) ** 3))(z)
+    half, offset, middle = np.array([[3.5, 2, 1.5, 1], [0.5, 0, 0.5, 0], [4, 2, 2, 1]])
+    steep = half / np.cosh(np.asarray(z, np.float64) + np.arctanh(offset / half)) ** 2 / middle
+    codes = np.asarray(fsq.quantize(z, LEVELS), np.float64)
+    np.testing.assert_allclose(slope, 3 * codes**2 * steep, rtol=1e-4, atol=1e-6)
+
+
+def test_numbers_and_codes_are_a_bijection():
+    numbers = jnp.arange(8 * 5 * 4 * 3)
+    codes = fsq.code(numbers, LEVELS)
+    assert len(np.unique(np.asarray(codes), axis=0)) == 480
+    assert equal(fsq.index(codes, LEVELS), numbers)
+    assert equal(fsq.index(codes.reshape(10, 6, 8, 4), LEVELS), numbers.reshape(10, 6, 8))
+    by_hand = np.array([0.25, 0, -1, 1])  # levels 5, 2, 0 and 2 from below
+    assert int(fsq.index(jnp.asarray(by_hand, jnp.float32), LEVELS)) == 5 + 8 * 2 + 40 * 0 + 160 * 2
+    z = 3 * jax.random.normal(new_key(), (100, 4))
+    reached = fsq.quantize(z, LEVELS)
+    np.testing.assert_array_equal(fsq.code(fsq.index(reached, LEVELS), LEVELS), reached)
+
+
+def small():
+    model = fsq.FSQ(nets.MLP((), (2, 4), axes=3), nets.MLP((), (3, 3, 1), axes=2), levels=LEVELS)
+    x = jax.random.uniform(new_key(), (5, 3, 3, 1))
+    return model, model.init(new_key(), x)["params"], x
+
+
+def test_model_decodes_codes_and_its_loss_has_no_other_term():
+    model, params, x = small()
+    z = model.apply({"params": params}, 20 * x, method="encode")
+    numbers = model.apply({"params": params}, z, method="index")
+    assert equal(fsq.code(numbers, LEVELS), z + 0)
+    assert (model.codes, len(np.unique(numbers)) > 1) == (480, True)
+    value, (_, metrics) = jax.jit(autoencoder.loss(model, "bce", weight=9.0))(params, {}, batch(x), new_key())
+    z = model.apply({"params": params}, x, method="encode")
+    pixels = np.asarray(model.apply({"params": params}, z, method="decode"), np.float64)
+    target = np.asarray(x, np.float64)
+    cross = -(target * np.log(pixels) + (1 - target) * np.log(1 - pixels)).sum((1, 2, 3)).mean()
+    np.testing.assert_allclose([value, metrics["reconstruction"]], [cross, cross], rtol=1e-5)
+
+
+def test_two_levels_are_refused():
+    with pytest.raises(InputError, match="--levels 5 2: must be at least 3"):
+        fsq.bound(jnp.zeros((1, 2)), (5, 2))
+
+
+def test_learns_digits_with_many_codes():
+    digits = data.load("digits")
+    built = experiment.build(experiment.Config(filters=(4, 8), levels=(5, 5, 5), lr=3e-3), digits.info)
+    params = jax.jit(built.model.init)(new_key(), jnp.zeros((1, *digits.shape)))["params"]
+    state = State(jnp.int32(0), params, built.transition.init(params), {})
+    x = digits.train.x[: 10 * 64].astype(np.float32).reshape(10, 64, *digits.shape) / 255
+    first = batch(x[0])
+
+    @jax.jit
+    def train(state, x):
+        def body(i, state):
+            return built.transition.step(state, first._replace(x=x[i % 10]), jax.random.fold_in(new_key(), i))[0]
+
+        return jax.lax.fori_loop(0, 200, body, state)
+
+    state = train(state, jnp.asarray(x))
+    trained = Model(built, state.params, {}, digits.shape)
+    few = digits._replace(test=data.Split(digits.test.x[:200], digits.test.y[:200]))
+    pixels = few.test.x.astype(np.float32) / 255
+    error = np.mean((np.asarray(trained.reconstruct(few.test.x)) - pixels) ** 2)
+    assert error < 0.4 * np.mean((x.mean((0, 1)) - pixels) ** 2)
+    found = vqvae.usage(trained, few)
+    codes = np.asarray(trained.encode(few.test.x)).reshape(-1, 3)
+    _, counts = np.unique(codes, axis=0, return_counts=True)
+    shares = counts / len(codes)
+    np.testing.assert_allclose(found["perplexity"], np.prod(shares**-shares), rtol=1e-5)
+    assert found["usage"] == len(counts) / 125
+    assert found["perplexity"] > 6
