@@ -209,20 +209,28 @@ def _conv(x: jax.Array, w: jax.Array, to: Geometry) -> jax.Array:
     return _image_to_result(x, w, to)
 
 
-_conv.defvjp(
-    lambda x, w, to: (_image_to_result(x, w, to), (x, w)),
-    lambda to, saved, g: (_result_to_image(g, saved[1], to), _to_kernel(saved[0], g, to)),
-)
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv_transpose(g: jax.Array, w: jax.Array, to: Geometry) -> jax.Array:
+    return _result_to_image(g, w, to)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _conv_transpose(x: jax.Array, w: jax.Array, to: Geometry) -> jax.Array:
-    return _result_to_image(x, w, to)
+def _kernel(x: jax.Array, g: jax.Array, to: Geometry) -> jax.Array:
+    return _to_kernel(x, g, to)
 
 
+# Each is linear in two of image, result and kernel; of any order, its derivatives are the other two.
+_conv.defvjp(
+    lambda x, w, to: (_conv(x, w, to), (x, w)),
+    lambda to, saved, g: (_conv_transpose(g, saved[1], to), _kernel(saved[0], g, to)),
+)
 _conv_transpose.defvjp(
-    lambda x, w, to: (_result_to_image(x, w, to), (x, w)),
-    lambda to, saved, g: (_image_to_result(g, saved[1], to), _to_kernel(g, saved[0], to)),
+    lambda g, w, to: (_conv_transpose(g, w, to), (g, w)),
+    lambda to, saved, x: (_conv(x, saved[1], to), _kernel(x, saved[0], to)),
+)
+_kernel.defvjp(
+    lambda x, g, to: (_kernel(x, g, to), (x, g)),
+    lambda to, saved, w: (_conv_transpose(saved[1], w, to), _conv(saved[0], w, to)),
 )
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import optax
 
 from jaxae import data, log, loop, parallel
-from short_runs import FIELDS, NAMES
+from short_runs import FIELDS, NAMES, WHOLE
 
 
 class Way(NamedTuple):
@@ -89,6 +89,8 @@ def table(name, chosen, fields):
     for seeds in (1,) if chosen in ("fast", "one") else (1, 4):
         state, metrics = fit(name, BITS[0] if chosen == "bits" else Way("auto", 1), seeds, fields)
         for way in CHOSEN[chosen]:
+            if name in WHOLE and way in PARTS:
+                continue
             other, measured = fit(name, way, seeds, fields)
             change = difference((other.params, other.extra), (state.params, state.extra))
             rows[f"{way}, {seeds} seeds"] = [float(f"{d:.1e}") for d in (change, difference(measured, metrics))]

@@ -20,6 +20,8 @@ from jaxae.checkpoint import recorded
 
 NAMES = [f"experiments.{module.name}" for module in pkgutil.iter_modules(experiments.__path__)]
 FIELDS = {"experiments.stacked": {"epochs": 4, "greedy": 1}}  # every one of its phases
+# Their losses, or what they keep, look at a batch as a whole: it is not taken in parts.
+WHOLE = {f"experiments.{name}" for name in ("factor_vae", "infovae", "tcvae", "vqvae", "wae")}
 
 
 def short_run(name, part):

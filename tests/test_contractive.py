@@ -94,6 +94,20 @@ def test_gradient_of_the_penalty_against_finite_differences(norm):
     assert not np.any(slope["decoder_bias"])
 
 
+@pytest.mark.parametrize("net", [nets.Conv((2, 3), strides=(2,), outputs=(3,), activation=jnp.tanh), encoders()["mixed"]])
+def test_gradient_of_the_penalty_of_convolutions(net):
+    """Which takes the derivatives of their own derivatives."""
+    net = net.clone(precision="float32")
+    x = jax.random.uniform(jax.random.key(1), (4, 4, 4, 1))
+    params = net.init(new_key(), x)
+
+    @jax.jit
+    def penalty(params):
+        return contractive.frobenius(lambda x: net.apply(params, x), x).mean()
+
+    check_grads(penalty, (params,), order=1, modes=["rev"], eps=1e-2, rtol=1e-2, atol=1e-2)
+
+
 def test_gradient_in_mixed_precision():
     """Along a direction, against the difference of the values in full precision."""
     net = encoders()["mixed"]

@@ -68,7 +68,7 @@ def test_says_source_command_and_measured_figure(name):
     line = next(line for line in text.splitlines() if line.startswith("Command: python -m "))
     program, *arguments = shlex.split(line.removeprefix("Command: python -m "))
     assert program == f"experiments.{name}"
-    assert config.parse(module(name).Config, text, arguments).data == "mnist"
+    assert config.parse(module(name).Config, text, arguments).data in ("mnist", "sprites")
 
 
 @pytest.mark.parametrize("name", ["convolutional", "mirrored", "sequence", "stacked", "tied", "vae"])
@@ -98,6 +98,8 @@ def test_pictures_while_training(few, tmp_path):
     ("name", "fields"),
     [
         ("stacked", {"epochs": 4, "greedy": 1, "hidden": (16, 8), "latent": 4}),
+        ("factor_vae", {"hidden": (8,), "discriminator": (8,), "warmup": 0.5, "binarize": "dynamic"}),
+        ("vqvae", {"filters": (4, 4), "codes": 8, "latent": 3}),
         ("mirrored", {"filters": (4, 4, 4, 4), "batch_norm": True, "dropout": 0.5, "picture_every": 2}),
     ],
 )

@@ -23,7 +23,7 @@ def frobenius(
     """||d encode(x) / dx||_F^2 of each example, codes being functions of their own example alone.
 
     Backwards, one pass for every unit of the code, one after the other: the nets' own derivatives (see `ops`) know no
-    other mode. To train with it the net must have second derivatives: dense ones do, convolutions on CPU do not.
+    other mode.
     """
     z, pull = jax.vjp(encode, x)
     units = jnp.eye(z[0].size).reshape(-1, 1, *z.shape[1:])

@@ -1,0 +1,70 @@
+"""How good made images are: their features' distribution against that of real ones.
+
+A feature is one number that a net computes of an image (see `classifier.features`); a space of them sees what an image
+shows, where pixels see whether it is shown at the same place. All of these depend on how many images there are:
+compare figures of equal numbers only.
+"""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Num
+
+from jaxae.errors import InputError
+
+PIECE = 1000  # examples whose distances to all others are in memory at a time
+
+
+def frechet(a: Num[Any, "N F"], b: Num[Any, "M F"]) -> float:
+    """Squared Frechet distance of the normal distributions that fit two sets of features; 0 for equal moments.
+
+        |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2))
+
+    Heusel, Ramsauer, Unterthiner, Nessler & Hochreiter 2017, equation 6; Dowson & Landau 1982. With factors
+    C = R' R the trace of the root is the sum of the singular values of R_a R_b': no root of a matrix is taken, and
+    features that are constant, or fewer examples than features, need no care. Small sets have too large a distance.
+    InputError for a set of fewer than 2 examples.
+    """
+    (mean_a, root_a), (mean_b, root_b) = _moments(a), _moments(b)
+    shared = np.linalg.svd(root_a @ root_b.T, compute_uv=False).sum()
+    spread = np.sum(root_a**2) + np.sum(root_b**2) - 2 * shared
+    return float(np.sum((mean_a - mean_b) ** 2) + max(spread, 0.0))  # rounding may take it below 0
+
+
+def precision_recall(real: Num[Any, "N F"], made: Num[Any, "M F"], k: int = 3) -> tuple[float, float]:
+    """Share of what is made that looks real, and of what is real that could be made; both 1 for identical sets.
+
+    A set's manifold is the union of balls around its features, each as wide as the distance to the k-th nearest other
+    one; precision is the share of made features inside the real manifold, recall that of real ones inside the made
+    (Kynkaanniemi, Karras, Laine, Lehtinen & Aila 2019, equations 1 and 2). InputError for a set of k examples or fewer.
+    """
+    from scipy.spatial.distance import cdist
+
+    real, made = np.asarray(real, np.float64), np.asarray(made, np.float64)
+    of_real, of_made = _radii(real, k), _radii(made, k)
+    precise, recalled = 0, np.zeros(len(real), bool)
+    for i in range(0, len(made), PIECE):
+        distances = cdist(made[i : i + PIECE], real)
+        precise += int(np.sum(np.any(distances <= of_real[None], axis=1)))
+        recalled |= np.any(distances <= of_made[i : i + PIECE, None], axis=0)
+    return precise / len(made), float(recalled.mean())
+
+
+def _moments(features: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Mean [F] and a factor R [min(N, F), F] of the unbiased covariance R' R."""
+    features = np.asarray(features, np.float64)
+    if len(features) < 2:
+        raise InputError(f"{len(features)} example has no covariance: at least 2 are needed")
+    mean = features.mean(0)
+    factor: Any = np.linalg.qr((features - mean[None]) / np.sqrt(len(features) - 1), mode="r")
+    return mean, factor
+
+
+def _radii(features: np.ndarray, k: int) -> np.ndarray:
+    """Distance from each of the features [N, F] to the k-th nearest of the others [N]."""
+    from scipy.spatial.distance import cdist
+
+    if len(features) <= k:
+        raise InputError(f"{len(features)} examples have no {k} neighbours each: at least {k + 1} are needed")
+    pieces = (features[i : i + PIECE] for i in range(0, len(features), PIECE))
+    return np.concatenate([np.partition(cdist(piece, features), k)[:, k] for piece in pieces])  # itself is at 0

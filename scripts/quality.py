@@ -1,0 +1,81 @@
+"""How good the images of finished runs of the same data are: python scripts/quality.py RUN [RUN ...]
+
+Frechet distance, precision and recall (see jaxae/quality.py) against the test images, in the features of a classifier
+of these data, which is trained on first use: of images drawn from the prior, where there is one, and of what becomes of
+the test images (of noisy ones, where they are to be denoised). Beside them, for comparison, training images and noise.
+With several seeds, of the first.
+"""
+
+import argparse
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jaxae import classifier, directory, loop, quality, run
+from jaxae.errors import InputError
+from jaxae.experiment import Model
+from jaxae.figures.base import spread
+
+
+def main() -> None:
+    run.program(measure)
+
+
+def measure(_: loop.Stop) -> str:
+    """The table. InputError for directories that hold no finished run, and runs of other data than the first's."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories")
+    parser.add_argument("--samples", type=int, default=10_000, help="images of each kind (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default: %(default)s)")
+    parser.add_argument("--classifier", type=Path, help="weights that scripts/classifier.py wrote (default: the cache)")
+    parser.add_argument("--module", help="module of the experiments, where it is not in the package experiments")
+    options = parser.parse_args()
+    if options.samples < 4 or options.seed < 0:
+        raise InputError("--samples, --seed: at least 4 and 0")
+    try:
+        module = importlib.import_module(options.module) if options.module else None
+    except ImportError as error:
+        raise InputError(f"--module {options.module}: {error}") from None
+    saved = [directory.read(path / "config.json") for path in options.runs]
+    for path, about in zip(options.runs, saved, strict=True):
+        if about["data"]["fingerprint"] != saved[0]["data"]["fingerprint"]:
+            raise InputError(f"{path}: has other data than {options.runs[0]}: compare runs of the same")
+    data = run.dataset(options.runs[0], saved[0])
+    models = [run.finished(path, module, data)[0] for path in options.runs]
+    weights = classifier.load(options.classifier, data) if options.classifier else classifier.kept(data)
+
+    test = data.test.x[spread(len(data.test.x), options.samples)]
+    seen = data.train.x[spread(len(data.train.x), min(options.samples, len(data.train.x) // 2))]
+    real = classifier.features(weights, test)
+
+    def row(label: str, kind: str, images: np.ndarray) -> str:
+        made = classifier.features(weights, images)
+        precision, recall = quality.precision_recall(real, made)
+        return f"{label:<{width}}  {kind:<15}  {quality.frechet(real, made):8.4f}  {precision:9.3f}  {recall:6.3f}"
+
+    width = max(len(str(path)) for path in [*options.runs, "data"])
+    noise = np.random.default_rng(options.seed).random((options.samples, *data.shape), np.float32)
+    rows = [row("data", "training images", seen), row("data", "noise", noise)]
+    for path, model in zip(options.runs, models, strict=True):
+        rows += [row(str(path), kind, images) for kind, images in made(model, test, options.samples, options.seed)]
+    return "\n".join(
+        [
+            f"{len(test)} test images; the classifier's test accuracy is {classifier.accuracy(weights, data.test):.2%}",
+            f"{'':<{width}}  {'':<15}  {'frechet':>8}  {'precision':>9}  {'recall':>6}",
+            *rows,
+        ]
+    )
+
+
+def made(model: Model, test: np.ndarray, samples: int, seed: int) -> Iterator[tuple[str, np.ndarray]]:
+    """What a model makes: images from its prior, where it has one, and what becomes of the test images."""
+    if model.experiment.prior is not None:
+        yield "samples", np.asarray(model.sample(jax.random.key(seed), samples))
+    yield "reconstructions", np.asarray(model.reconstruct(model.corrupted(test)))
+
+
+if __name__ == "__main__":
+    main()

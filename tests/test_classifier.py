@@ -1,0 +1,190 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from conftest import batch, equal, new_key, script
+from jaxae import classifier, data, nets
+from jaxae.data import Dataset, Split
+from jaxae.errors import InputError
+
+rng = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits")
+
+
+@pytest.fixture(scope="module")
+def weights(digits):
+    return classifier.train(digits, 8)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """Twenty images in colour, of no even size, and three classes."""
+    x, y = rng.integers(0, 256, (20, 9, 7, 3), np.uint8), np.arange(20, dtype=np.int32) % 3
+    return Dataset(Split(x[:15], y[:15]), Split(x[15:], y[15:]), ("a", "b", "c"))
+
+
+@pytest.fixture(scope="module")
+def params(small):
+    return classifier.train(small)
+
+
+def test_it_learns_what_it_has_not_seen(digits, weights):
+    assert classifier.accuracy(weights, digits.test) > 0.96
+
+
+@pytest.mark.slow
+def test_more_than_99_percent_on_mnist(mnist, tmp_path):
+    images = data.load("mnist", str(tmp_path), str(mnist))
+    assert classifier.accuracy(classifier.train(images), images.test) > 0.99
+
+
+def test_loss_against_numpy(small, params):
+    """Padding does not count."""
+    model = classifier.Classifier(3)
+    x, y = jnp.asarray(small.train.x / np.float32(255)), small.train.y
+    seen = batch(x, weight=np.arange(15) < 11)._replace(y=jnp.asarray(y))
+    value, (extra, metrics) = classifier.loss(model)(params, {}, seen, new_key())
+    logits = np.asarray(model.apply({"params": params}, x), np.float64)[:11]
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    np.testing.assert_allclose(value, -np.log(probabilities[np.arange(11), y[:11]]).mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["accuracy"], (logits.argmax(1) == y[:11]).mean(), rtol=1e-6)
+    assert metrics["loss"] == value
+    assert extra == {}
+
+
+def test_images_are_moved_by_every_shift_alike_often():
+    """A single dot on a black image says how far it was moved."""
+    image = jnp.zeros((5, 7, 2)).at[2, 3].set(jnp.array([0.25, 1.0]))
+    moved = np.asarray(classifier.shifted(jnp.tile(image, (5000, 1, 1, 1)), jax.random.split(new_key(), 5000), 1))
+    np.testing.assert_allclose(moved.sum((1, 2)), np.tile([0.25, 1.0], (5000, 1)))
+    places = moved[..., 1].reshape(5000, -1).argmax(1)
+    counts = np.bincount(places, minlength=35).reshape(5, 7)
+    assert counts[1:4, 2:5].sum() == 5000
+    assert abs(counts[1:4, 2:5] - 5000 / 9).max() < 4 * np.sqrt(5000 * 8 / 81)
+
+
+def test_what_leaves_the_image_is_lost_and_zeros_come_in():
+    x = jnp.asarray(rng.random((200, 4, 4, 1)), jnp.float32)
+    moved = np.asarray(classifier.shifted(x, jax.random.split(new_key(), 200), 2))
+    padded = np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)))
+    shifts = [padded[:, i : i + 4, j : j + 4] for i in range(5) for j in range(5)]
+    assert all(any(np.array_equal(shift[n], moved[n]) for shift in shifts) for n in range(200))
+    assert equal(classifier.shifted(x, jax.random.split(new_key(), 200), 0), x)
+
+
+def test_the_same_seed_gives_the_same_bits(small, params):
+    assert equal(classifier.train(small), params)
+    assert not equal(classifier.train(small, seed=1), params)
+
+
+def test_features_and_logits_are_made_of_the_same_maps(small, params, monkeypatch):
+    x = small.train.x
+    scaled = jnp.asarray(x / np.float32(255))
+    maps = np.asarray(nets.Conv((16, 32, 64), pools=(2,)).apply({"params": params["maps"]}, scaled), np.float64)
+    features = classifier.features(params, x)
+    np.testing.assert_allclose(features, maps.mean((1, 2)), rtol=1e-5, atol=1e-7)
+    hidden, last = (params["head"][f"Dense_{i}"] for i in (0, 1))
+    units = maps.reshape(15, -1) @ np.asarray(hidden["kernel"]) + np.asarray(hidden["bias"])[None]
+    units = np.where(units > 0, units, np.expm1(units))
+    logits = units @ np.asarray(last["kernel"]) + np.asarray(last["bias"])[None]
+    found = classifier.Classifier(3).apply({"params": params}, scaled)
+    np.testing.assert_allclose(found, logits, rtol=1e-4, atol=1e-5)
+    assert classifier.accuracy(params, small.train) == np.mean(logits.argmax(1) == small.train.y)
+    monkeypatch.setattr(classifier, "PIECE", 4)
+    for images in (x, x / np.float32(255), scaled):
+        np.testing.assert_allclose(classifier.features(params, images), features, rtol=1e-5, atol=1e-6)
+
+
+def test_weights_come_back_from_a_file(small, params, tmp_path):
+    classifier.save(tmp_path / "weights", params)
+    assert equal(classifier.load(tmp_path / "weights", small), params)
+
+
+def test_other_files_are_refused(small, params, digits, tmp_path):
+    path = tmp_path / "weights"
+    classifier.save(path, params)
+    with pytest.raises(InputError, match="other images or classes"):
+        classifier.load(path, digits)
+    whole = path.read_bytes()
+    for content in (b"", b"text", whole[:-100], whole[: len(whole) // 2], whole.replace(b"NUMPY", b"NUMBY", 1)):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="holds no classifier"):
+            classifier.load(path, small)
+    for arrays in ({"maps": np.zeros(3)}, {"maps/a": np.array([{}])}, {"head": np.zeros(3), "head/a": np.zeros(3)}):
+        with path.open("wb") as file:
+            np.savez(file, **arrays)
+        with pytest.raises(InputError, match="holds"):
+            classifier.load(path, small)
+    with pytest.raises(InputError, match="none"):
+        classifier.load(tmp_path / "none", small)
+
+
+def test_the_cache_is_filled_once_and_mended(small, params, tmp_path, monkeypatch):
+    trainings = []
+    monkeypatch.setattr(classifier, "train", lambda images: trainings.append(images) or params)
+    monkeypatch.setenv("JAXAE_CACHE", str(tmp_path / "cache"))
+    for count, content in ((1, None), (1, None), (2, b"half of it"), (2, None)):
+        if content:
+            classifier.cached_at(small).write_bytes(content)
+        assert equal(classifier.kept(small), params)
+        assert trainings == count * [small]
+    other = small._replace(train=Split(small.train.x[::-1], small.train.y))
+    assert classifier.cached_at(other) != classifier.cached_at(small)
+
+
+def test_a_cache_that_cannot_be_written_is_said(small, params, tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("JAXAE_CACHE", str(tmp_path / "file"))
+    assert equal(classifier.kept(small), params)
+    assert f"the classifier is not cached in {tmp_path / 'file'}" in caplog.text
+
+
+def test_data_without_images_or_classes_are_refused(small, tmp_path):
+    sequences = small._replace(train=Split(np.zeros((4, 6, 2), np.float32), np.zeros(4, np.int32)))
+    nameless = small._replace(classes=())
+    for wrong, said in ((sequences, "are not images"), (nameless, "have no classes")):
+        for refused in (classifier.train, classifier.kept, lambda images: classifier.load(tmp_path / "w", images)):
+            with pytest.raises(InputError, match=said):
+                refused(wrong)
+
+
+def make(monkeypatch, *arguments):
+    monkeypatch.setattr("sys.argv", ["classifier.py", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        script("classifier").main()
+    return ended.value.code
+
+
+def test_the_script_writes_what_it_trains(digits, weights, tmp_path, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(classifier, "train", lambda *arguments: asked.append(arguments[1:]) or weights)
+    monkeypatch.setenv("JAXAE_CACHE", str(tmp_path / "cache"))
+    flags = ("--epochs", 1, "--seed", 2)
+    for to, given in (
+        (tmp_path / "weights", ("--to", tmp_path / "weights", *flags)),
+        (classifier.cached_at(digits), ()),
+    ):
+        assert make(monkeypatch, "--data", "digits", *given) == 0
+        said = f"test accuracy {classifier.accuracy(weights, digits.test):.2%}\nweights: {to}\n"
+        assert capsys.readouterr().out == said
+        assert equal(classifier.load(to, digits), weights)
+    assert asked == [(1, 2), (classifier.EPOCHS, 0)]
+
+
+def test_the_script_refuses_in_one_line(weights, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(classifier, "train", lambda *_: weights)
+    for arguments, said in (
+        (("--data", tmp_path / "none"), "none"),
+        (("--data", "digits", "--epochs", 0), "--epochs"),
+        (("--data", "digits", "--epochs", 1, "--to", tmp_path / "none" / "weights"), "cannot be written"),
+    ):
+        assert make(monkeypatch, *arguments) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1
+        assert said in error
