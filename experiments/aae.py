@@ -1,7 +1,7 @@
 """The adversarial autoencoder: a discriminator presses the codes into the shape of the prior.
 
-Source: Makhzani, Shlens, Jaitly, Goodfellow & Frey 2015: with eight units and 10,000 samples a Parzen window estimate of
-340 +- 2 nats on MNIST.
+Source: Makhzani, Shlens, Jaitly, Goodfellow & Frey 2015, whose figure for MNIST is a Parzen window estimate, of another
+network.
 Command: python -m experiments.aae --data mnist --seeds 3
 Measured: see experiments/README.md.
 """
@@ -34,7 +34,7 @@ class Config(wae.Network):
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
     judge = nets.MLP(config.discriminator, (1,), precision=config.precision)
-    model = aae.Adversarial(**wae.network(config, info), discriminator=judge)
+    model = aae.Adversarial(*wae.network(config, info), discriminator=judge)
     loss = autoencoder.loss(model, "mse")
     transition = sequence(
         descend(loss, optax.adam(config.lr), wrt=("encoder", "decoder")),

@@ -1,7 +1,7 @@
 """beta-VAE: the divergence weighs more, so that each unit of the code carries one factor.
 
-Source: Higgins et al. 2017; Burgess et al. 2018 with --beta 1000 --capacity 25 --warmup 30. On dSprites Locatello et al.
-2019 find FactorVAE scores from 0.4 to 0.9 and MIG from 0 to 0.4 for six methods, more by seed and weight than by method.
+Source: Higgins et al. 2017, on dSprites, which differs from the sprites here; Burgess et al. 2018 with
+--beta 1000 --capacity 25 --warmup 30.
 Command: python -m experiments.beta_vae --data sprites --seeds 3
 Measured: see experiments/README.md.
 """
@@ -32,7 +32,7 @@ class Config(plain.Config):
 
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
-    model = vae.VAE(**plain.network(config, info))
+    model = vae.VAE(*plain.network(config, info))
     loss = partial(vae.loss, model, prob.bernoulli)
     return plain.experiment(config, model, plain.train(config, info, loss, optax.adam(config.lr)))
 

@@ -32,9 +32,11 @@ class Config(plain.Config):
 
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
-    model = vae.VAE(**plain.network(config, info))
+    model = vae.VAE(*plain.network(config, info))
     loss = partial(vae.loss, model, prob.bernoulli)
-    return plain.experiment(config, model, plain.train(config, info, loss, optax.adam(config.lr)), expected={"loss": 104.0})
+    return plain.experiment(
+        config, model, plain.train(config, info, loss, optax.adam(config.lr)), expected={"loss": 104.0}
+    )
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     judge = nets.MLP(
         config.discriminator, (1,), activation=partial(nn.leaky_relu, negative_slope=0.2), precision=config.precision
     )
-    model = factorvae.FactorVAE(**plain.network(config, info), discriminator=judge)
+    model = factorvae.FactorVAE(*plain.network(config, info), discriminator=judge)
     transition = sequence(
         plain.train(
             config,
@@ -49,9 +49,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
             optax.adam(config.lr),
             wrt=("encoder", "decoder"),
         ),
-        descend(
-            factorvae.discriminate(model), optax.adam(config.discriminator_lr, b1=0.5), wrt=("discriminator",)
-        ),
+        descend(factorvae.discriminate(model), optax.adam(config.discriminator_lr, b1=0.5), wrt=("discriminator",)),
     )
     return plain.experiment(config, model, transition)
 

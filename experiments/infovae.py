@@ -35,7 +35,7 @@ class Config(plain.Network):
 
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
-    model = vae.VAE(**plain.network(config, info))
+    model = vae.VAE(*plain.network(config, info))
     loss = mmd.information(model, config.alpha, config.discrepancy)
     return plain.experiment(config, model, descend(loss, optax.adam(config.lr)))
 

@@ -42,8 +42,8 @@ def network(config: Config, info: run.Info) -> vae.VAE:
     """The model; its last bias starts at the logit of the mean training image."""
     mean = np.clip(np.full(info.shape, 0.5) if info.mean is None else info.mean(), 1e-3, 1 - 1e-3)
     logits = np.log(mean / (1 - mean)).ravel()
-    nets = plain.network(config, info, activation=nn.tanh)
-    return vae.VAE(nets["encoder"], nets["decoder"].clone(last_bias=tuple(logits.tolist())))
+    encoder, decoder = plain.network(config, info, activation=nn.tanh)
+    return vae.VAE(encoder, decoder.clone(last_bias=tuple(logits.tolist())))
 
 
 def stages(config: Config, info: run.Info) -> optax.Schedule:

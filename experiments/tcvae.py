@@ -31,7 +31,7 @@ class Config(plain.Network):
 
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
-    model = vae.VAE(**plain.network(config, info))
+    model = vae.VAE(*plain.network(config, info))
     loss = tcvae.loss(model, info.train, config.beta)
     return plain.experiment(config, model, descend(loss, optax.adam(config.lr)))
 

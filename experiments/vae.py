@@ -51,14 +51,12 @@ class Config(Network):
     """More than 1: it begins again so often in these epochs, and in each cycle is at its value after the first half."""
 
 
-def network(config: Network, info: run.Info, **options: Any) -> dict[str, nets.MLP]:
+def network(config: Network, info: run.Info, **options: Any) -> tuple[nets.MLP, nets.MLP]:
     """Encoder and decoder of the model for data of this shape. options: of both nets."""
-    return {
-        "encoder": nets.MLP(
-            config.hidden, (2 * config.latent,), axes=len(info.shape), precision=config.precision, **options
-        ),
-        "decoder": nets.MLP(config.hidden[::-1], info.shape, precision=config.precision, **options),
-    }
+    return (
+        nets.MLP(config.hidden, (2 * config.latent,), axes=len(info.shape), precision=config.precision, **options),
+        nets.MLP(config.hidden[::-1], info.shape, precision=config.precision, **options),
+    )
 
 
 def train(
@@ -68,9 +66,9 @@ def train(
     tx: optax.GradientTransformation,
     wrt: Sequence[str] | None = None,
 ) -> Transition:
-    """Descent of a loss whose divergence counts as the configuration says. InputError for fields that do not go together.
+    """Descent of a loss whose divergence counts as the configuration says.
 
-    loss: for a way in which it counts.
+    loss: for a way in which it counts. InputError for fields that do not go together.
     """
     if config.capacity and config.free_bits:
         raise InputError("--capacity, --free-bits: take one of the two")
@@ -106,7 +104,7 @@ def experiment(
 
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
-    model = vae.VAE(**network(config, info))
+    model = vae.VAE(*network(config, info))
     loss = partial(vae.loss, model, prob.bernoulli)
     return experiment(config, model, train(config, info, loss, optax.rmsprop(config.lr)))
 

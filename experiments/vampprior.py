@@ -35,7 +35,7 @@ class Config(plain.Network):
 
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
-    model = vampprior.VampVAE(**plain.network(config, info), shape=info.shape, components=config.components)
+    model = vampprior.VampVAE(*plain.network(config, info), shape=info.shape, components=config.components)
     loss = vampprior.loss(model)
     transition = descend(loss, optax.adam(config.lr))
     return plain.experiment(config, model, transition, loss, prior=vampprior.prior(model))

@@ -34,17 +34,17 @@ class Config(Network):
     """Weight lambda of the discrepancy of codes and prior."""
 
 
-def network(config: Network, info: run.Info) -> dict[str, nets.MLP]:
+def network(config: Network, info: run.Info) -> tuple[nets.MLP, nets.MLP]:
     """Encoder and decoder of the model for data of this shape."""
-    return {
-        "encoder": nets.MLP(config.hidden, (config.latent,), axes=len(info.shape), precision=config.precision),
-        "decoder": nets.MLP(config.hidden[::-1], info.shape, precision=config.precision),
-    }
+    return (
+        nets.MLP(config.hidden, (config.latent,), axes=len(info.shape), precision=config.precision),
+        nets.MLP(config.hidden[::-1], info.shape, precision=config.precision),
+    )
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
-    model = autoencoder.Autoencoder(**network(config, info))
+    model = autoencoder.Autoencoder(*network(config, info))
     loss = mmd.wasserstein(model, config.discrepancy)
     return run.Experiment(
         model,

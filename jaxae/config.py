@@ -23,7 +23,7 @@ class Config:
     manual_dir: str = ""
     """Folder of archives already downloaded, used instead of a download."""
     binarize: Literal["none", "static", "dynamic"] = "none"
-    """static: each pixel is drawn white or black, once for all seeds. dynamic: the training images anew in every step."""
+    """static: each pixel is drawn white or black, once for all seeds. dynamic: training images anew in every step."""
     epochs: int = 50
     """Passes over the training data."""
     batch_size: int = 100

@@ -26,7 +26,9 @@ class Experiment:
     model: nn.Module  # with methods __call__(x), encode(x) -> codes and decode(codes) -> pixels in [0, 1]
     transition: Transition
     evaluate: Loss  # its metrics over the test split are reported
-    prior: Callable[[dict[str, Any], Key[Array, ""], int], Float[Array, "N *code"]] | None = None  # codes to generate from
+    prior: Callable[[dict[str, Any], Key[Array, ""], int], Float[Array, "N *code"]] | None = (
+        None  # codes to generate from
+    )
     corrupt: Callable[[Key[Array, ""], Batch], Float[Array, "B *D"]] | None = None  # what the encoder sees of images
     expected: Mapping[str, float | tuple[float, float]] = field(
         default_factory=dict
@@ -87,8 +89,8 @@ class Model:
             return self.decode(prior(key, n))
         if self.experiment.prior is None:
             raise InputError(
-                f"{type(self.experiment.model).__name__} has no prior to sample from: give one that is fitted to codes, "
-                "sample(key, n, jaxae.mixture.fit(run.encode(images)))"
+                f"{type(self.experiment.model).__name__} has no prior to sample from: give one that is fitted to its "
+                "codes, as jaxae.mixture.fit does"
             )
         return self.decode(self.experiment.prior(self._variables, key, n))
 

@@ -87,8 +87,8 @@ def measures(model: Model, dataset: Dataset, others: Sequence[Model] = ()) -> di
     if dataset.test.factors is not None and math.prod(model.code) <= MOST_UNITS:
         wanted["disentanglement"] = _disentanglement
     for name, measure in wanted.items():
-        rows = [measure(each, dataset) for each in (model, *others)]
-        together = {key: [row[key] for row in rows] if others else rows[0][key] for key in rows[0]}
+        of_seeds = [measure(each, dataset) for each in (model, *others)]
+        together = {key: [row[key] for row in of_seeds] if others else of_seeds[0][key] for key in of_seeds[0]}
         found[name] = log.fields(together)
     return found
 

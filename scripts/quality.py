@@ -1,8 +1,9 @@
 """How good the images of finished runs of the same data are: python scripts/quality.py RUN [RUN ...]
 
 Frechet distance, precision and recall (see jaxae/quality.py) against the test images, in the features of a classifier
-of these data, which is trained on first use: of images drawn from the prior, where there is one, and of what becomes of
-the test images (of noisy ones, where they are to be denoised). Beside them, for comparison, training images and noise.
+of these data, which is trained on first use: of images drawn from the prior, where there is one, of images drawn from a
+mixture of normals that is fitted to the codes of training images, and of what becomes of the test images (of noisy
+ones, where they are to be denoised). Beside them, for comparison, training images and noise.
 With several seeds, of the first.
 """
 
@@ -14,7 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxae import classifier, directory, loop, quality, run
+from jaxae import classifier, directory, loop, mixture, quality, run
 from jaxae.errors import InputError
 from jaxae.experiment import Model
 from jaxae.figures.base import spread
@@ -30,11 +31,12 @@ def measure(_: loop.Stop) -> str:
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories")
     parser.add_argument("--samples", type=int, default=10_000, help="images of each kind (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default: %(default)s)")
+    parser.add_argument("--components", type=int, default=20, help="of the mixture (default: %(default)s; 0: without)")
     parser.add_argument("--classifier", type=Path, help="weights that scripts/classifier.py wrote (default: the cache)")
     parser.add_argument("--module", help="module of the experiments, where it is not in the package experiments")
     options = parser.parse_args()
-    if options.samples < 4 or options.seed < 0:
-        raise InputError("--samples, --seed: at least 4 and 0")
+    if options.samples < 4 or options.seed < 0 or options.components < 0:
+        raise InputError("--samples, --seed, --components: at least 4, 0 and 0")
     try:
         module = importlib.import_module(options.module) if options.module else None
     except ImportError as error:
@@ -60,7 +62,7 @@ def measure(_: loop.Stop) -> str:
     noise = np.random.default_rng(options.seed).random((options.samples, *data.shape), np.float32)
     rows = [row("data", "training images", seen), row("data", "noise", noise)]
     for path, model in zip(options.runs, models, strict=True):
-        rows += [row(str(path), kind, images) for kind, images in made(model, test, options.samples, options.seed)]
+        rows += [row(str(path), kind, images) for kind, images in made(model, seen, test, options)]
     return "\n".join(
         [
             f"{len(test)} test images; the classifier's test accuracy is {classifier.accuracy(weights, data.test):.2%}",
@@ -70,10 +72,16 @@ def measure(_: loop.Stop) -> str:
     )
 
 
-def made(model: Model, test: np.ndarray, samples: int, seed: int) -> Iterator[tuple[str, np.ndarray]]:
-    """What a model makes: images from its prior, where it has one, and what becomes of the test images."""
+def made(
+    model: Model, seen: np.ndarray, test: np.ndarray, options: argparse.Namespace
+) -> Iterator[tuple[str, np.ndarray]]:
+    """What a model makes: images from its prior, where it has one, or a fitted one, and what becomes of test images."""
+    key = jax.random.key(options.seed)
     if model.experiment.prior is not None:
-        yield "samples", np.asarray(model.sample(jax.random.key(seed), samples))
+        yield "prior", np.asarray(model.sample(key, options.samples))
+    if options.components:
+        fitted = mixture.fit(model.encode(seen), options.components, options.seed)
+        yield f"mixture of {options.components}", np.asarray(model.sample(key, options.samples, fitted))
     yield "reconstructions", np.asarray(model.reconstruct(model.corrupted(test)))
 
 

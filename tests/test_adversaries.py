@@ -1,4 +1,4 @@
-"""Terms that look at pairs of a batch, and discriminators: total correlation, discrepancy, adversaries, learned priors."""
+"""Total correlation, discrepancy, discriminators and learned priors."""
 
 from dataclasses import dataclass
 
@@ -150,7 +150,7 @@ def test_no_gradient_of_the_discriminators_loss_reaches_the_encoder(kind):
     transition = descend(loss, optax.sgd(1.0), wrt=("discriminator",))
     state = State(jnp.int32(0), params, transition.init(params), {})
     after = transition.step(state, batch(images()), new_key())[0].params
-    assert equal(after["encoder"], params["encoder"]) and equal(after["decoder"], params["decoder"])
+    assert all(equal(after[group], params[group]) for group in ("encoder", "decoder"))
     assert not equal(after["discriminator"], params["discriminator"])
 
 
@@ -223,7 +223,7 @@ def test_adversarial_training_presses_the_codes_to_the_prior():
             part = batch(jax.lax.dynamic_slice_in_dim(x, 128 * (i % 4), 128))
             return transition.step(state, part, jax.random.fold_in(new_key(), i))[0]
 
-        state = jax.jit(lambda s: jax.lax.fori_loop(0, 400, body, s))(start)  # noqa: B023
+        state = jax.jit(lambda s: jax.lax.fori_loop(0, 400, body, s))(start)
         z = model.apply({"params": state.params}, x, method="encode")
         apart.append(float(mmd.discrepancy(z, jax.random.normal(new_key(), z.shape))))
         errors.append(float(autoencoder.loss(model, "mse")(state.params, {}, batch(x), new_key())[0]))
@@ -301,7 +301,9 @@ def test_learned_prior_against_scipy(vamp):
     z = np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32)
     each = stats.norm.logpdf(z[:, None], np.asarray(q.mean)[None], np.exp(q.log_scale)[None]).sum(2)
     expected = special.logsumexp(each, axis=1) - np.log(5)
-    np.testing.assert_allclose(vamp.model.apply(vamp.variables, jnp.asarray(z), method="log_prior"), expected, rtol=1e-4)
+    np.testing.assert_allclose(
+        vamp.model.apply(vamp.variables, jnp.asarray(z), method="log_prior"), expected, rtol=1e-4
+    )
 
 
 def test_learned_prior_is_what_is_drawn(vamp):

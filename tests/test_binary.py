@@ -28,7 +28,8 @@ def test_pixels_are_white_with_their_grey_value_as_probability():
     for split, count in ((drawn.train, 3000), (drawn.test, 1000)):
         assert set(np.unique(split.x)) == {0, 255}
         share = (split.x == 255).mean(0).ravel()
-        assert share[0] == 0 and share[3] == 1
+        assert share[0] == 0
+        assert share[3] == 1
         np.testing.assert_allclose(share[1:3], [0.2, 0.8], atol=4 * np.sqrt(0.16 / count))
     assert not np.array_equal(drawn.train.x[:1000], drawn.test.x)
 
@@ -37,7 +38,8 @@ def test_what_is_drawn_when():
     """static: both splits, once; dynamic: the test split, the same; and the same each time."""
     static, dynamic = (binary.drawn(grey(), how) for how in ("static", "dynamic"))
     assert static.fingerprint() == binary.drawn(grey(), "static").fingerprint()
-    assert dynamic.train is not static.train and np.array_equal(dynamic.train.x, grey().train.x)
+    assert dynamic.train is not static.train
+    assert np.array_equal(dynamic.train.x, grey().train.x)
     assert np.array_equal(static.test.x, dynamic.test.x)
     assert binary.drawn(grey(), "none").fingerprint() == grey().fingerprint()
     assert data.load("digits", binarize="static").fingerprint() == data.load("digits", binarize="static").fingerprint()
@@ -47,7 +49,8 @@ def test_floats_stay_floats():
     x = np.random.default_rng(0).random((50, 4, 3), np.float32)
     split = data.Split(x, np.zeros(50, np.int32), np.full(50, 4))
     drawn = binary.drawn(data.Dataset(split, split, ()), "static").train
-    assert drawn.x.dtype == np.float32 and set(np.unique(drawn.x)) == {0, 1}
+    assert drawn.x.dtype == np.float32
+    assert set(np.unique(drawn.x)) == {0, 1}
     assert drawn.lengths is split.lengths
 
 
@@ -63,7 +66,8 @@ def test_in_every_step_anew_and_by_example():
     first, second = draw(batch(x), 0), draw(batch(x), 1)
     assert set(np.unique(first)) == {0, 1}
     np.testing.assert_allclose(first.mean(0), x[0], atol=4 * np.sqrt(0.16 / 4000))
-    assert not equal(first, second) and equal(first, draw(batch(x), 0))
+    assert not equal(first, second)
+    assert equal(first, draw(batch(x), 0))
     half = jax.tree.map(lambda a: a[2000:], batch(x))
     assert equal(first[2000:], draw(half, 0))
 
@@ -86,7 +90,8 @@ def test_a_run_on_binary_images(tmp_path, blind):
         train(tmp_path / "parts", "dynamic", lambda _: next(count) >= 2)
     assert lines(train(tmp_path / "parts", "dynamic")) == lines(runs["dynamic"])
     saved = json.loads((runs["dynamic"] / "config.json").read_text())
-    assert saved["config"]["binarize"] == "dynamic" and "--binarize dynamic" in saved["command"]
+    assert saved["config"]["binarize"] == "dynamic"
+    assert "--binarize dynamic" in saved["command"]
     assert saved["data"]["fingerprint"] == data.load("digits", binarize="dynamic").fingerprint()
     assert run.dataset(runs["static"], json.loads((runs["static"] / "config.json").read_text())).train.x.max() == 255
     assert equal(jaxae.load(runs["static"]).params, run.finished(runs["static"])[0].params)

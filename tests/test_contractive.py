@@ -94,7 +94,9 @@ def test_gradient_of_the_penalty_against_finite_differences(norm):
     assert not np.any(slope["decoder_bias"])
 
 
-@pytest.mark.parametrize("net", [nets.Conv((2, 3), strides=(2,), outputs=(3,), activation=jnp.tanh), encoders()["mixed"]])
+@pytest.mark.parametrize(
+    "net", [nets.Conv((2, 3), strides=(2,), outputs=(3,), activation=jnp.tanh), encoders()["mixed"]]
+)
 def test_gradient_of_the_penalty_of_convolutions(net):
     """Which takes the derivatives of their own derivatives."""
     net = net.clone(precision="float32")

@@ -5,7 +5,7 @@ from scipy.linalg import block_diag, sqrtm
 
 from conftest import script
 from experiments import dense, vae
-from jaxae import classifier, data, load, quality, run
+from jaxae import classifier, data, load, mixture, quality, run
 from jaxae.errors import InputError
 
 rng = np.random.default_rng(0)
@@ -162,7 +162,8 @@ def measure(monkeypatch, *arguments):
 def test_the_table_of_two_runs(runs, digits, weights, tmp_path, monkeypatch, capsys):
     classifier.save(tmp_path / "weights", weights)
     before = sorted(path for workdir in runs for path in workdir.rglob("*"))
-    assert measure(monkeypatch, *runs, "--samples", 300, "--seed", 5, "--classifier", tmp_path / "weights") == 0
+    options = ("--samples", 300, "--seed", 5, "--components", 5, "--classifier", tmp_path / "weights")
+    assert measure(monkeypatch, *runs, *options) == 0
     assert sorted(path for workdir in runs for path in workdir.rglob("*")) == before
     first, _, *lines = capsys.readouterr().out.splitlines()
     assert first.startswith("300 test images; ")
@@ -172,15 +173,19 @@ def test_the_table_of_two_runs(runs, digits, weights, tmp_path, monkeypatch, cap
     assert names == [
         "data training images",
         "data noise",
-        f"{runs[0]} samples",
+        f"{runs[0]} prior",
+        f"{runs[0]} mixture of 5",
         f"{runs[0]} reconstructions",
+        f"{runs[1]} mixture of 5",
         f"{runs[1]} reconstructions",
     ]
     test = digits.test.x[np.linspace(0, len(digits.test.x) - 1, 300).astype(int)]
     seen = digits.train.x[np.linspace(0, len(digits.train.x) - 1, 300).astype(int)]
     noise = np.random.default_rng(5).random((300, 28, 28, 1), np.float32)
     first, second = (load(path) for path in runs)
-    images = [seen, noise, first.sample(jax.random.key(5), 300), first.reconstruct(test), second.reconstruct(test)]
+    mixed = [m.sample(jax.random.key(5), 300, mixture.fit(m.encode(seen), 5, 5)) for m in (first, second)]
+    images = [seen, noise, first.sample(jax.random.key(5), 300), mixed[0], first.reconstruct(test), mixed[1]]
+    images.append(second.reconstruct(test))
     for row, made in zip(rows, images, strict=True):
         a, b = (classifier.features(weights, x) for x in (test, made))
         assert float(row[1]) == pytest.approx(quality.frechet(a, b), abs=6e-5)

@@ -1,4 +1,4 @@
-"""Binarized images: each pixel is drawn white with its grey value as probability, once (Salakhutdinov & Murray 2008)."""
+"""Binary images: each pixel is white with its grey value as probability (Salakhutdinov & Murray 2008)."""
 
 import numpy as np
 

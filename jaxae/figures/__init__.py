@@ -69,9 +69,8 @@ def draw(folder: Path, model: Model, data: Dataset, lines: list[log.Record], tit
     elif not sequences and len(data.train.x) > 10 * COMPONENTS and prod(model.code) <= WIDEST:
         seen = np.asarray(model.encode(data.train.x[spread(len(data.train.x), 10_000)]))
         figures["mixture"] = samples(model, title, mixture.fit(seen, COMPONENTS))
-    if model.experiment.prior:
-        if model.code == (2,):
-            figures["manifold"] = manifold(model, title)
+    if model.experiment.prior and model.code == (2,):
+        figures["manifold"] = manifold(model, title)
     paths = [folder / f"{name}.png" for name in figures]
     for path, figure in zip(paths, figures.values(), strict=True):
         for text in figure.findobj(Text):

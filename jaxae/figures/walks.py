@@ -7,8 +7,8 @@ import numpy as np
 
 from jaxae.data import Dataset
 from jaxae.experiment import Model
-from jaxae.mixture import Sampler
 from jaxae.figures.base import GAP, canvas, encoded, lengths_of, pictures, show, spread, ten, tile, unit
+from jaxae.mixture import Sampler
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,7 @@ from jaxae import prob
 from jaxae.batch import gathered, mean, noise
 from jaxae.types import Batch, Extra, Loss, Metrics, Params
 from jaxae.variants import vae
-from jaxae.variants.rate import Rate, Weight, weighed
+from jaxae.variants.rate import BOUND, Rate, Weight
 
 
 class FactorVAE(vae.VAE):
@@ -28,11 +28,11 @@ class FactorVAE(vae.VAE):
         return super().__call__(x, eps)
 
     def judge(self, z: Float[Array, "B Z"]) -> Float[Array, " B"]:
-        """log D(z) / (1 - D(z)), whose mean under q(z) estimates the total correlation (Kim & Mnih 2018, equation 3)."""
+        """log D(z) / (1 - D(z)): its mean under q(z) estimates the total correlation (Kim & Mnih 2018, eq. 3)."""
         return self.discriminator(z)[:, 0]
 
 
-def loss(model: FactorVAE, gamma: Weight, rate: Rate = weighed(1.0)) -> Loss:
+def loss(model: FactorVAE, gamma: Weight, rate: Rate = BOUND) -> Loss:
     """The negative evidence lower bound plus gamma times the total correlation (equation 2): for encoder and decoder.
 
     Metrics as `vae.loss`, and `total_correlation` as the discriminator sees it, in nats.
@@ -64,9 +64,7 @@ def discriminate(model: FactorVAE) -> Loss:
         drawing, permuting = jax.random.split(key)
         z = jax.lax.stop_gradient(_codes(model, variables, batch, drawing))
         permuted = permute(gathered(z), permuting)[batch.number]
-        value = mean(
-            prob.told_apart(_judged(model, variables, z), _judged(model, variables, permuted)), batch
-        )
+        value = mean(prob.told_apart(_judged(model, variables, z), _judged(model, variables, permuted)), batch)
         return value, (extra, {"discriminator": value})
 
     return objective

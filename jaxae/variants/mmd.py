@@ -15,7 +15,7 @@ from jaxae.variants.vae import VAE, Likelihood, reparameterize
 
 
 def inverse_multiquadratic(x: Float[Array, "N Z"], y: Float[Array, "M Z"]) -> Float[Array, "N M"]:
-    """k(x, y) = C / (C + |x - y|^2), C = 2 Z: what two draws of N(0, I) are apart (Tolstikhin et al. 2018, section 4)."""
+    """k(x, y) = C / (C + |x - y|^2), C = 2 Z: |x - y|^2 of two draws of N(0, I) (Tolstikhin et al. 2018)."""
     scale = 2.0 * x.shape[1]
     square = jnp.sum((x[:, None] - y[None]) ** 2, axis=2)
     return scale / (scale + square)
@@ -36,10 +36,10 @@ def discrepancy(x: Float[Array, "N Z"], y: Float[Array, "M Z"]) -> Float[Array, 
 
 
 def wasserstein(model: Autoencoder, weight: Weight) -> Loss:
-    """Squared error plus weight * MMD^2 of codes and N(0, I) (Tolstikhin et al. 2018, algorithm 2), an encoder without noise.
+    """Squared error plus weight * MMD^2 of codes and N(0, I) (Tolstikhin et al. 2018, algorithm 2).
 
-    For training: looks at the batch as a whole (see `batch.gathered`). Metrics: `loss`, `reconstruction`, squared error
-    summed over the pixels of an image, and `mmd`.
+    For an encoder without noise, in training: it looks at the batch as a whole (see `batch.gathered`). Metrics: `loss`,
+    `reconstruction`, squared error summed over the pixels of an image, and `mmd`.
     """
 
     def objective(

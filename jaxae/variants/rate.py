@@ -15,12 +15,17 @@ from jaxae.batch import pooled
 from jaxae.types import Batch
 
 Weight: TypeAlias = float | Float[Array, ""]
-Rate: TypeAlias = Callable[[Float[Array, "B Z"], Batch], Float[Array, " B"]]  # KL of each unit -> term of the loss, nats
+Rate: TypeAlias = Callable[
+    [Float[Array, "B Z"], Batch], Float[Array, " B"]
+]  # KL of each unit -> term of the loss, nats
 
 
 def weighed(weight: Weight) -> Rate:
     """weight * KL: beta-VAE (Higgins et al. 2017, equation 4); 1 is the evidence lower bound."""
     return lambda kl, _: weight * prob.per_example(kl)
+
+
+BOUND = weighed(1.0)
 
 
 def capacity(weight: Weight, nats: Weight) -> Rate:
@@ -29,9 +34,9 @@ def capacity(weight: Weight, nats: Weight) -> Rate:
 
 
 def free_bits(weight: Weight, nats: float) -> Rate:
-    """weight * sum over units of max(nats, mean KL over the batch): so much of each is free (Kingma et al. 2016, eq. 15).
+    """weight * sum over units of max(nats, mean KL over the batch): so much of each is free.
 
-    Not with batches in parts: see `batch.pooled`.
+    Kingma et al. 2016, equation 15. Not with batches in parts: see `batch.pooled`.
     """
 
     def rate(kl: Float[Array, "B Z"], batch: Batch) -> Float[Array, " B"]:

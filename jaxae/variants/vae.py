@@ -57,7 +57,7 @@ def prior(latent: int) -> Prior:
     return lambda variables, key, n: jax.random.normal(key, (n, latent))  # noqa: ARG005
 
 
-def loss(model: VAE, log_likelihood: Likelihood = prob.bernoulli, rate: rates.Rate = rates.weighed(1.0)) -> Loss:
+def loss(model: VAE, log_likelihood: Likelihood = prob.bernoulli, rate: rates.Rate = rates.BOUND) -> Loss:
     """The negative evidence lower bound with one sample (Kingma & Welling 2014, equation 7), in nats per example.
 
     rate: how the divergence counts; the bound has it with weight 1.

@@ -15,7 +15,7 @@ from jaxae.variants.rate import Weight
 
 
 class VampVAE(vae.VAE):
-    """A variational autoencoder with p(z) = (1 / K) sum_k q(z|u_k). Parameter groups: encoder, decoder, pseudo_inputs."""
+    """A variational autoencoder with p(z) = (1 / K) sum_k q(z|u_k). Groups: encoder, decoder, pseudo_inputs."""
 
     shape: tuple[int, ...]  # of an example
     components: int  # K
