@@ -93,13 +93,20 @@ def train(
 
 
 def experiment(
-    config: Network, model: vae.VAE, transition: Transition, evaluate: Loss | None = None, **more: Any
+    config: Network,
+    model: vae.VAE,
+    transition: Transition,
+    evaluate: Loss | None = None,
+    log_likelihood: vae.Likelihood = prob.bernoulli,
+    **more: Any,
 ) -> run.Experiment:
     """Of a variational model: its test loss (the negative evidence lower bound), its prior, and its log-likelihood."""
-    samples = config.likelihood
-    measures = {"likelihood": partial(likelihood.measure, iwae.terms(model), samples)} if samples else {}
-    prior = more.pop("prior", vae.prior(config.latent))
-    return run.Experiment(model, transition, evaluate or vae.loss(model), prior, measures=measures, **more)
+    samples, of = config.likelihood, iwae.terms(model, log_likelihood)
+    fields = {
+        "prior": vae.prior(config.latent),
+        "measures": {"likelihood": partial(likelihood.measure, of, samples)} if samples else {},
+    }
+    return run.Experiment(model, transition, evaluate or vae.loss(model, log_likelihood), **{**fields, **more})
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:

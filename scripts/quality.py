@@ -76,12 +76,12 @@ def made(
     model: Model, seen: np.ndarray, test: np.ndarray, options: argparse.Namespace
 ) -> Iterator[tuple[str, np.ndarray]]:
     """What a model makes: images from its prior, where it has one, or a fitted one, and what becomes of test images."""
-    key = jax.random.key(options.seed)
     if model.experiment.prior is not None:
-        yield "prior", np.asarray(model.sample(key, options.samples))
+        yield "prior", np.asarray(model.sample(jax.random.key(options.seed), options.samples))
     if options.components:
         fitted = mixture.fit(model.encode(seen), options.components, options.seed)
-        yield f"mixture of {options.components}", np.asarray(model.sample(key, options.samples, fitted))
+        images = model.sample(jax.random.key(options.seed), options.samples, fitted)
+        yield f"mixture of {options.components}", np.asarray(images)
     yield "reconstructions", np.asarray(model.reconstruct(model.corrupted(test)))
 
 

@@ -32,7 +32,7 @@ NAMES = [module.name for module in pkgutil.iter_modules(experiments.__path__)]
 WIDTH = 640  # pixels
 HEAD = """# What the experiments reach
 
-On the full MNIST (60,000 images to train, 10,000 to test), written by
+On the full MNIST (60,000 images to train, 10,000 to test), or as many sprites (where factors are to be known), by
 
     python scripts/reproduce.py
 
@@ -57,6 +57,36 @@ is decoded. The formulas are in `jaxae/evaluate.py`.
 | experiment | unequal areas (0) | asymmetry (0) | holes (0.01) | roughness (1) |
 |---|---|---|---|---|
 """
+# Tables of what stands in result.json beside the metrics: their keys, and what is said of them.
+TABLES = {
+    "likelihood": (
+        ("log_likelihood", "monte_carlo_error", "ess", "active_units", "rate", "distortion", "bits_per_dim"),
+        """
+## Likelihoods
+
+Of the test split, by importance sampling (`--likelihood K`; `jaxae/likelihood.py`), in nats per image: the estimate and
+its deviation over other draws, the effective sample size of the K draws, units of the code that are active, rate and
+distortion (together minus the evidence lower bound), and bits per dimension.
+""",
+    ),
+    "codebook": (
+        ("perplexity", "usage"),
+        """
+## Codebooks
+
+On the test split: exp of the entropy of the codes' use, and the share of codes that are used at all.
+""",
+    ),
+    "disentanglement": (
+        ("mig", "sap", "dci_disentanglement", "dci_completeness", "dci_informativeness", "factor_score"),
+        """
+## Factors of variation
+
+How the units of codes follow the known factors of sprites (`jaxae/disentanglement.py`; 1 is best, a code of zeros has 0,
+and for the FactorVAE score about 0.2). Published figures are of dSprites, which differs: see the sources above.
+""",
+    ),
+}
 STACKED = """
 ## Layer by layer, or end to end
 
@@ -114,6 +144,8 @@ def _special(run: Path, result: dict[str, Any], config: dict[str, Any]) -> list[
     exist = {path.stem for path in (run / "figures").glob("*.png")}
     return [
         ("manifold", "manifold" in exist),
+        ("traversal", config["data"].startswith("sprites")),
+        ("samples", "samples" in exist),
         ("training", config["picture_every"] > 0),
         ("latent", "plane" in result),
         ("reconstructions", "noise" in config),
@@ -133,6 +165,12 @@ def table(workdir: Path, names: list[str], pictures: Path) -> str:
     if {"mirrored", "vae"} <= planes.keys():
         worse = [key for key, value in planes["vae"].items() if value >= planes["mirrored"][key]]
         text += f"\n`vae` scores better than `mirrored` on {'each' if not worse else 'each but ' + ', '.join(worse)}.\n"
+    for key, (columns, said) in TABLES.items():
+        results = {name: found for name in names if (found := read(workdir / name, "result.json").get(key))}
+        if results:
+            text += f"{said}\n| experiment | {' | '.join(columns)} |\n|---{'|---' * len(columns)}|\n"
+            for name, found in results.items():
+                text += f"| `{name}` | {' | '.join(report.figure(found, column) for column in columns)} |\n"
     if {"stacked", "deep"} <= set(names):
         text += _stacked(workdir / "stacked", workdir / "deep")
     return text

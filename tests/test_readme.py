@@ -1,14 +1,17 @@
 """What the README shows is run as it stands there."""
 
 import importlib
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+
 import experiments
 import jaxae
-from jaxae import log, run
+from jaxae import data, log, run
 
 README_FILE = Path(__file__).parents[1] / "README.md"
 README = README_FILE.read_text()
@@ -17,25 +20,31 @@ PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
 
 def test_the_new_variant(tmp_path, monkeypatch):
     (variant,) = [code for code in PYTHON if "class Config" in code]
-    (tmp_path / "beta_vae.py").write_text(variant)
+    (tmp_path / "normal_vae.py").write_text(variant)
     command = [
         sys.executable,
         "-m",
         "mypy",
         "--config-file",
         README_FILE.with_name("pyproject.toml"),
-        tmp_path / "beta_vae.py",
+        tmp_path / "normal_vae.py",
     ]
     checked = subprocess.run(command, capture_output=True, text=True, cwd=README_FILE.parent, check=False)
     assert checked.returncode == 0, checked.stdout
     monkeypatch.setattr(experiments, "__path__", [*experiments.__path__, str(tmp_path)])
-    module = importlib.import_module("experiments.beta_vae")
-    config = module.Config(epochs=2, hidden=(16,), beta=7.0, workdir=str(tmp_path / "run"))
-    workdir = run.train(config, module.build, "experiments.beta_vae")
-    for line in log.read(workdir / "metrics.jsonl"):
-        assert abs(line["loss"] - line["reconstruction"] - 7 * line["kl"]) < 1e-3
-    assert jaxae.load(workdir).experiment.prior is not None
-    del sys.modules["experiments.beta_vae"]
+    module = importlib.import_module("experiments.normal_vae")
+    config = module.Config(epochs=2, hidden=(16,), scale=0.5, likelihood=20, workdir=str(tmp_path / "run"))
+    workdir = run.train(config, module.build, "experiments.normal_vae")
+    last = log.read(workdir / "metrics.jsonl")[-1]
+    constant = 784 * (0.5 * np.log(2 * np.pi) + np.log(0.5))  # -log N of an image that is met exactly
+    model, test = jaxae.load(workdir), data.load("digits").test.x
+    error = np.sum((np.asarray(model.reconstruct(test)) - test / 255) ** 2, axis=(1, 2, 3)).mean() / 0.5**2 / 2
+    assert 0.95 * error < last["reconstruction"] - constant < 1.25 * error  # which is of draws, not of the mean
+    assert abs(last["loss"] - last["reconstruction"] - last["kl"]) < 1e-3
+    found = json.loads((workdir / "result.json").read_text())["likelihood"]
+    assert -last["loss"] - 1 < found["log_likelihood"] < -constant
+    assert model.experiment.prior is not None
+    del sys.modules["experiments.normal_vae"]
 
 
 def test_the_python_example(tmp_path, monkeypatch):

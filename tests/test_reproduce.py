@@ -42,7 +42,10 @@ def workdir(tmp_path_factory):
     write(path / "stacked", stacked.Config(), {"metrics": {"loss": 0.01}}, figures, lines)
     write(path / "sequence", sequence.Config(), {"metrics": {"loss": 0.5}, "wall_seconds": 600.0}, figures)
     plane = dict(zip(("unequal_areas", "asymmetry", "holes", "roughness"), (0.5, 0.1, 0.02, 3.0), strict=True))
+    likelihood = dict.fromkeys(("monte_carlo_error", "ess", "active_units", "rate", "distortion", "bits_per_dim"), 2.5)
+    likelihood |= {"log_likelihood": [-140.0, -142.0], "log_likelihood_mean": -141.0, "log_likelihood_std": 1.41}
     result = {"metrics": {"loss": 150.0}, "plane": plane, "likeness": {"mse": 0.04, "ssim": 0.4}}
+    result["likelihood"] = likelihood
     write(path / "vae", vae.Config(), result, (*figures, "manifold"))
     worse = {**plane, "unequal_areas": 0.9, "holes": 0.01}
     write(path / "mirrored", vae.Config(), {"metrics": {"loss": 0.04}, "plane": worse}, figures)
@@ -51,7 +54,7 @@ def workdir(tmp_path_factory):
 
 def test_every_experiment_has_a_command(reproduce):
     assert reproduce.command("dense") == ["--data", "mnist", "--seeds", "3"]
-    assert all("mnist" in reproduce.command(name) for name in reproduce.NAMES)
+    assert all({"mnist", "sprites"} & set(reproduce.command(name)) for name in reproduce.NAMES)
 
 
 def test_table(reproduce, workdir, tmp_path):
@@ -61,6 +64,8 @@ def test_table(reproduce, workdir, tmp_path):
     assert "| loss ≤ 0.3; code 1 to 2 | loss 0.2 ± 0.14; code 3 (**not reached**) | 2 | - | 90 s |" in rows["deep"]
     assert "| no figure | loss 0.5 | 1 | - | 10 min |" in rows["sequence"]
     assert "| loss 150 | 1 | mse 0.04; ssim 0.4 |" in rows["vae"]
+    assert "| `vae` | -141 ± 1.4 | 2.5 | 2.5 | 2.5 | 2.5 | 2.5 | 2.5 |" in page
+    assert "## Codebooks" not in page
     assert "| `vae` | 0.5 | 0.1 | 0.02 | 3 |" in page
     assert "better than `mirrored` on each but asymmetry, holes, roughness." in page
     assert "(128-64-32-64-128)" in page
@@ -81,6 +86,8 @@ def test_table(reproduce, workdir, tmp_path):
         ({"codes", "latent"}, {"noise": 0.5}, {}, "reconstructions"),
         ({"codes", "latent"}, {}, {}, "codes"),
         ({"latent", "tsne"}, {}, {}, "reconstructions"),
+        ({"samples", "latent"}, {}, {}, "samples"),
+        ({"samples", "traversal"}, {"data": "sprites"}, {}, "traversal"),
     ],
 )
 def test_the_picture_is_what_the_experiment_is_about(reproduce, tmp_path, have, fields, result, shows):
@@ -88,7 +95,11 @@ def test_the_picture_is_what_the_experiment_is_about(reproduce, tmp_path, have, 
     for name in have:
         (tmp_path / "figures" / f"{name}.png").touch()
     assert (
-        next(kind for kind, suits in reproduce._special(tmp_path, result, {"picture_every": 0, **fields}) if suits)
+        next(
+            kind
+            for kind, suits in reproduce._special(tmp_path, result, {"picture_every": 0, "data": "mnist", **fields})
+            if suits
+        )
         == shows
     )
 
