@@ -107,15 +107,16 @@ def test_the_lock_is_given_back(tmp_path):
 COMMAND = ["experiments.dense", "--epochs", "12", "--batch-size", "20", "--hidden", "8", "--latent", "2"]
 
 
-def test_killed_25_times_at_random_moments(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("kills", [5, pytest.param(25, marks=pytest.mark.slow)])
+def test_killed_at_random_moments(kills, tmp_path, monkeypatch, capsys):
     """No kill leaves a trace, and none needs a hand."""
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))  # half written entries stay here
     np.savez(tmp_path / "few.npz", x=data.load("digits").train.x[:80])
     torture, command = script("torture"), [*COMMAND, "--data", str(tmp_path / "few.npz")]
     assert not torture.start(command, tmp_path / "compiles").wait()  # so that the others are quicker
-    assert not torture.torture(command, 25, random.Random(1), tmp_path)
+    assert not torture.torture(command, kills, random.Random(1), tmp_path)
     said = capsys.readouterr().out
-    assert "25 kills in " in said
+    assert f"{kills} kills in " in said
     assert "\n0 of " in said
 
 
