@@ -134,7 +134,7 @@ def differences(old: dict[str, Any], new: dict[str, Any], apart: Sequence[str] =
 
 def documented(config: Config) -> bool:
     """Whether the run is the system that its source describes: on MNIST, with the fields' own values."""
-    free = (*PLACE, "data", "seed", "seeds", "precision", "reduction")
+    free = (*PLACE, "data", "seed", "seeds", "precision", "reduction", "likelihood")
     own = all(getattr(config, f.name) == f.default for f in dataclasses.fields(config) if f.name not in free)
     return config.data == "mnist" and own
 

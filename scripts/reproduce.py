@@ -32,7 +32,7 @@ NAMES = [module.name for module in pkgutil.iter_modules(experiments.__path__)]
 WIDTH = 640  # pixels
 HEAD = """# What the experiments reach
 
-On the full MNIST (60,000 images to train, 10,000 to test), or as many sprites (where factors are to be known), by
+On the full MNIST (60,000 images to train, 10,000 to test), or on as many sprites, whose factors are known, by
 
     python scripts/reproduce.py
 
@@ -82,8 +82,8 @@ On the test split: exp of the entropy of the codes' use, and the share of codes 
         """
 ## Factors of variation
 
-How the units of codes follow the known factors of sprites (`jaxae/disentanglement.py`; 1 is best, a code of zeros has 0,
-and for the FactorVAE score about 0.2). Published figures are of dSprites, which differs: see the sources above.
+How the units of codes follow the known factors of sprites (`jaxae/disentanglement.py`; 1 is best, a code of zeros has
+0, and for the FactorVAE score about 0.2). Published figures are of dSprites, which differs: see the sources above.
 """,
     ),
 }
