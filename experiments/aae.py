@@ -20,7 +20,7 @@ from jaxae.variants import aae, autoencoder, vae
 class Config(wae.Network):
     """784-500-500-8 and back, a discriminator of two layers of 500, ReLU; squared error, Adam."""
 
-    epochs: int = 20
+    epochs: int = 10
     hidden: tuple[int, ...] = (500, 500)
     """Widths of the encoder; the decoder mirrors them."""
     latent: int = 8

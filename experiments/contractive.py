@@ -21,7 +21,7 @@ from jaxae.variants import autoencoder, contractive, tied
 class Config(run.Config):
     """784-1000-784, sigmoid code, one matrix, cross-entropy, Adam."""
 
-    epochs: int = 15
+    epochs: int = 10
     latent: int = 1000
     """Size of the code."""
     contraction: float = 0.1

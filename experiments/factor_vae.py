@@ -11,6 +11,7 @@ from functools import partial
 import flax.linen as nn
 import optax
 
+from experiments import beta_vae
 from experiments import vae as plain
 from jaxae import nets, run
 from jaxae.step import descend, sequence
@@ -18,15 +19,11 @@ from jaxae.variants import factorvae
 
 
 @dataclass(frozen=True)
-class Config(plain.Config):
+class Config(beta_vae.Config):
     """1024-512-256-10-256-512-1024, a discriminator of three layers of 256, Adam for both."""
 
-    epochs: int = 30
-    batch_size: int = 128
-    hidden: tuple[int, ...] = (512, 256)
-    """Widths of the encoder; the decoder mirrors them."""
-    latent: int = 10
-    """Size of the code."""
+    beta: float = 1.0
+    """Weight of the divergence while training; the test loss has it with weight 1."""
     gamma: float = 35.0
     """Weight of the total correlation."""
     discriminator: tuple[int, ...] = (256, 256, 256)

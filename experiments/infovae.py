@@ -12,8 +12,8 @@ import optax
 
 from experiments import vae as plain
 from jaxae import run
-from jaxae.step import descend
-from jaxae.variants import mmd, vae
+from jaxae.step import Transition, descend
+from jaxae.variants import mmd, rate, vae
 
 
 @dataclass(frozen=True)
@@ -27,17 +27,21 @@ class Config(plain.Network):
     """Widths of the encoder; the decoder mirrors them."""
     latent: int = 20
     """Size of the code."""
-    alpha: float = 1.0
-    """The divergence of each code from the prior counts 1 - alpha."""
-    discrepancy: float = 1000.0
-    """Weight lambda: the discrepancy of all codes from the prior counts alpha + lambda - 1."""
+    kl_weight: float = 0.0
+    """Weight 1 - alpha of the divergence of each code from the prior."""
+    mmd_weight: float = 1000.0
+    """Weight alpha + lambda - 1 of the discrepancy of all codes together from the prior."""
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
     model = vae.VAE(*plain.network(config, info))
-    loss = mmd.information(model, config.alpha, config.discrepancy)
-    return plain.experiment(config, model, descend(loss, optax.adam(config.lr)))
+    tx = optax.adam(config.lr)
+
+    def at(share: rate.Weight) -> Transition:
+        return descend(mmd.information(model, config.kl_weight * share, config.mmd_weight * share), tx)
+
+    return plain.experiment(config, model, plain.warmed(config, info, at))
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ import optax
 from experiments import vae as plain
 from jaxae import run
 from jaxae.epoch import first_step
-from jaxae.step import descend
-from jaxae.variants import iwae, vae
+from jaxae.step import Transition, descend
+from jaxae.variants import iwae, rate, vae
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,11 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     model = network(config, info)
     loss = iwae.loss(model, config.samples, config.gradient)
     tx = optax.adam(stages(config, info), eps=1e-4)
-    return plain.experiment(config, model, descend(loss, tx), loss)
+
+    def at(share: rate.Weight) -> Transition:
+        return descend(iwae.loss(model, config.samples, config.gradient, weight=share), tx)
+
+    return plain.experiment(config, model, plain.warmed(config, info, at), loss)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from jaxae.variants import autoencoder, ksparse
 class Config(run.Config):
     """784-1000-784, linear, one matrix, squared error, Adam."""
 
-    epochs: int = 20
+    epochs: int = 10
     latent: int = 1000
     """Size of the code."""
     active: int = 25

@@ -19,7 +19,7 @@ from jaxae.variants import autoencoder, masked
 class Config(run.Config):
     """784-512-256-512-784, ReLU, cross-entropy of the hidden pixels, Adam."""
 
-    epochs: int = 30
+    epochs: int = 20
     batch_size: int = 128
     hidden: tuple[int, ...] = (512,)
     """Widths of the encoder; the decoder mirrors them."""

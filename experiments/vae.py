@@ -31,6 +31,10 @@ class Network(run.Config):
     """Widths of the encoder; the decoder mirrors them."""
     latent: int = 2
     """Size of the code."""
+    warmup: float = 0.0
+    """Epochs in which the divergence comes to count, from 0 to what it is to count."""
+    cycles: int = 1
+    """More than 1: it begins again so often in these epochs, and counts in full after the first half of each cycle."""
     likelihood: int = 0
     """Samples for the log-likelihood of the test split, estimated when the run is finished (0: it is not)."""
 
@@ -45,10 +49,6 @@ class Config(Network):
     """Nats that the code is to carry: the divergence counts as beta |KL - capacity| (0: it counts itself)."""
     free_bits: float = 0.0
     """Nats that each unit of the code may carry at no cost."""
-    warmup: float = 0.0
-    """Epochs in which beta, or the capacity, grows from 0 to its value."""
-    cycles: int = 1
-    """More than 1: it begins again so often in these epochs, and in each cycle is at its value after the first half."""
 
 
 def network(config: Network, info: run.Info, **options: Any) -> tuple[nets.MLP, nets.MLP]:
@@ -57,6 +57,24 @@ def network(config: Network, info: run.Info, **options: Any) -> tuple[nets.MLP, 
         nets.MLP(config.hidden, (2 * config.latent,), axes=len(info.shape), precision=config.precision, **options),
         nets.MLP(config.hidden[::-1], info.shape, precision=config.precision, **options),
     )
+
+
+def warmed(config: Network, info: run.Info, at: Callable[[rate.Weight], Transition]) -> Transition:
+    """The transition in which the divergence counts with this share, which grows as the configuration says.
+
+    InputError for fields that do not go together.
+    """
+    if not config.warmup:
+        if config.cycles > 1:
+            raise InputError(f"--cycles {config.cycles}: give the epochs that they divide as --warmup")
+        return at(1.0)
+    steps = first_step(1, info.train, config.batch_size) * config.warmup
+    grow = rate.cyclical(steps, config.cycles, rising=0.5 if config.cycles > 1 else 1.0)
+
+    def now(step: Int[Array, ""]) -> Transition:
+        return at(grow(step))
+
+    return scheduled(now)
 
 
 def train(
@@ -72,10 +90,6 @@ def train(
     """
     if config.capacity and config.free_bits:
         raise InputError("--capacity, --free-bits: take one of the two")
-    if config.cycles > 1 and not config.warmup:
-        raise InputError(f"--cycles {config.cycles}: give the epochs that they divide as --warmup")
-    steps = first_step(1, info.train, config.batch_size) * config.warmup
-    grow = rate.cyclical(steps, config.cycles, rising=0.5 if config.cycles > 1 else 1.0)
 
     def at(share: rate.Weight) -> Transition:
         if config.capacity:
@@ -86,10 +100,7 @@ def train(
             counts = rate.weighed(config.beta * share)
         return descend(loss(counts), tx, wrt)
 
-    def now(step: Int[Array, ""]) -> Transition:
-        return at(grow(step))
-
-    return scheduled(now) if config.warmup else at(1.0)
+    return warmed(config, info, at)
 
 
 def experiment(
@@ -100,7 +111,14 @@ def experiment(
     log_likelihood: vae.Likelihood = prob.bernoulli,
     **more: Any,
 ) -> run.Experiment:
-    """Of a variational model: its test loss (the negative evidence lower bound), its prior, and its log-likelihood."""
+    """Of a variational model: its test loss (the negative evidence lower bound), its prior, and its log-likelihood.
+
+    InputError where that is none.
+    """
+    if config.likelihood and log_likelihood is prob.bernoulli and config.binarize == "none":
+        raise InputError("--likelihood: grey pixels have none under a Bernoulli distribution: add --binarize static")
+    if config.likelihood == 1:
+        raise InputError("--likelihood 1: one sample is the bound itself, whose error is not known: take more")
     samples, of = config.likelihood, iwae.terms(model, log_likelihood)
     fields = {
         "prior": vae.prior(config.latent),

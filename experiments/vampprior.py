@@ -13,8 +13,8 @@ import optax
 
 from experiments import vae as plain
 from jaxae import run
-from jaxae.step import descend
-from jaxae.variants import vampprior
+from jaxae.step import Transition, descend
+from jaxae.variants import rate, vampprior
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Config(plain.Network):
     """784-300-300-40-300-300-784, ReLU, Adam, each pixel drawn white or black."""
 
     binarize: Literal["none", "static", "dynamic"] = "static"
-    epochs: int = 20
+    epochs: int = 10
     batch_size: int = 100
     lr: float = 5e-4
     hidden: tuple[int, ...] = (300, 300)
@@ -37,7 +37,12 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
     model = vampprior.VampVAE(*plain.network(config, info), shape=info.shape, components=config.components)
     loss = vampprior.loss(model)
-    transition = descend(loss, optax.adam(config.lr))
+    tx = optax.adam(config.lr)
+
+    def at(share: rate.Weight) -> Transition:
+        return descend(vampprior.loss(model, share), tx)
+
+    transition = plain.warmed(config, info, at)
     return plain.experiment(config, model, transition, loss, prior=vampprior.prior(model))
 
 

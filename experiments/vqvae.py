@@ -13,6 +13,7 @@ import flax.linen as nn
 import optax
 
 from jaxae import nets, run
+from jaxae.errors import InputError
 from jaxae.step import descend
 from jaxae.variants import vqvae
 
@@ -50,6 +51,8 @@ def network(config: run.Config, filters: tuple[int, ...], latent: int, info: run
 
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for images of this shape."""
+    if config.revive >= 1:
+        raise InputError(f"--revive {config.revive}: must be below 1, or every code is always drawn anew")
     learned = config.codebook == "gradient"
     tracked = not learned or config.revive > 0
     model = vqvae.VQVAE(

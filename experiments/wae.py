@@ -30,7 +30,7 @@ class Network(run.Config):
 class Config(Network):
     """784-500-8-500-784, ReLU with a linear code, squared error, Adam."""
 
-    discrepancy: float = 10.0
+    mmd_weight: float = 10.0
     """Weight lambda of the discrepancy of codes and prior."""
 
 
@@ -45,7 +45,7 @@ def network(config: Network, info: run.Info) -> tuple[nets.MLP, nets.MLP]:
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
     model = autoencoder.Autoencoder(*network(config, info))
-    loss = mmd.wasserstein(model, config.discrepancy)
+    loss = mmd.wasserstein(model, config.mmd_weight)
     return run.Experiment(
         model,
         descend(loss, optax.adam(config.lr)),

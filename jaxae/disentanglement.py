@@ -34,7 +34,7 @@ def measure(
     return {
         "mig": mig(codes, factors),
         "sap": sap(codes, factors, categorical),
-        "factor_score": factor_score(codes, factors, seed),
+        "factor_vae_score": factor_score(codes, factors, seed),
         **{f"dci_{name}": value for name, value in parts._asdict().items()},
     }
 

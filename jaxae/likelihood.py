@@ -42,7 +42,8 @@ def estimate(
 
     Burda et al. 2016, section 5: below the true value on average, and the nearer the larger K.
     With it: `standard_error` of that mean as an estimate for all data like these, `monte_carlo_error`, its deviation
-    over other draws for the same examples (by the delta method: 1 / ess - 1 / K each); `ess`, mean effective sample
+    over other draws for the same examples (by the delta method: 1 / ess - 1 / K each; too small where ess is near 1);
+    `ess`, mean effective sample
     size (sum w)^2 / sum w^2 (Kong 1992); `bits_per_dim` = -log_likelihood / (D log 2); `rate` and `distortion`, means
     of log q(z|x) - log p(z) and -log p(x|z) under q, whose sum is minus the evidence lower bound `elbo` (Alemi et al.
     2018, section 2), in nats per example.
@@ -90,7 +91,7 @@ def _sums(
         z = iwae.draws(q, noise(jax.random.fold_in(key, i), batch, (per, q.mean.shape[1])))
         terms = of(variables, x, q, z)
         counts = (i * per + jnp.arange(per) < samples)[None]  # the last draws may be more than are wanted
-        log_w = jnp.where(counts, terms.log_weights, -jnp.inf)
+        log_w = jnp.where(counts, terms.log_weights(), -jnp.inf)
         new = (jax.nn.logsumexp(log_w, axis=1), jax.nn.logsumexp(2 * log_w, axis=1))
         means = (jnp.where(counts, values, 0).sum(1) / samples for values in (_rate(terms), -terms.likelihood))
         logs = [jnp.logaddexp(totals[:, j], values) for j, values in enumerate(new)]

@@ -46,11 +46,16 @@ def bernoulli(logits: Float[Array, "B *D"], x: Float[Array, "B *D"]) -> Float[Ar
 
 def normal(p: Normal, x: Float[Array, "B *D"]) -> Float[Array, " B"]:
     """log N(x; mean, scale^2) (Kingma & Welling 2014, appendix C.2)."""
+    return per_example(normal_units(p, x))
+
+
+def normal_units(p: Normal, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+    """The terms of `normal`, one for each unit."""
     z = (x - p.mean) * jnp.exp(-p.log_scale)
-    return per_example(-0.5 * (z**2 + log(2 * pi)) - p.log_scale)
+    return -0.5 * (z**2 + log(2 * pi)) - p.log_scale
 
 
-def told_apart(real: Float[Array, " B"], fake: Float[Array, " B"]) -> Float[Array, " B"]:
+def discrimination(real: Float[Array, " B"], fake: Float[Array, " B"]) -> Float[Array, " B"]:
     """-log D(real) - log(1 - D(fake)), the loss of a discriminator, from its logits.
 
     Goodfellow et al. 2014, equation 1; 2 log 2 if it cannot tell.

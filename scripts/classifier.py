@@ -20,13 +20,16 @@ def make(_: loop.Stop) -> str:
     parser.add_argument("--data", default="mnist", help="as for the experiments (default: %(default)s)")
     parser.add_argument("--data-dir", default="", help="as for the experiments")
     parser.add_argument("--manual-dir", default="", help="as for the experiments")
+    parser.add_argument("--binarize", choices=("none", "static"), default="none", help="as for the experiments")
     parser.add_argument("--epochs", type=int, default=classifier.EPOCHS, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--to", type=Path, help="file to write (default: in the cache, where quality.py looks)")
     options = parser.parse_args()
     if options.epochs < 1 or options.seed < 0:
         raise InputError("--epochs, --seed: at least 1 and 0")
-    images = data.load(options.data, options.data_dir, options.manual_dir)
+    if options.to is None and (options.epochs, options.seed) != (classifier.EPOCHS, 0):
+        raise InputError("--epochs, --seed: only its own are for the cache: give a file as --to")
+    images = data.load(options.data, options.data_dir, options.manual_dir, options.binarize)
     to = options.to or classifier.cached_at(images)
     params = classifier.train(images, options.epochs, options.seed)
     try:

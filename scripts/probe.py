@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 import jaxae
-from jaxae import run
-from jaxae.data import Dataset
+from jaxae import directory, run
+from jaxae.data import Dataset, binary
 from jaxae.errors import InputError
 from jaxae.experiment import Model
 
@@ -29,6 +29,7 @@ def main() -> None:
     try:
         for path in options.runs:
             _, dataset, _, title = run.finished(path)
+            dataset = binary.seen(dataset, directory.read(path / "config.json")["config"]["binarize"])
             if not dataset.classes:
                 raise InputError(f"{path}: its data has no classes")
             model = jaxae.load(path, seed=options.seed)

@@ -4,7 +4,7 @@ Frechet distance, precision and recall (see jaxae/quality.py) against the test i
 of these data, which is trained on first use: of images drawn from the prior, where there is one, of images drawn from a
 mixture of normals that is fitted to the codes of training images, and of what becomes of the test images (of noisy
 ones, where they are to be denoised). Beside them, for comparison, training images and noise.
-With several seeds, of the first.
+With several seeds, of the first. Of runs on binary images the pixels of what is decoded are drawn, too.
 """
 
 import argparse
@@ -16,9 +16,10 @@ import jax
 import numpy as np
 
 from jaxae import classifier, directory, loop, mixture, quality, run
+from jaxae.data import binary
 from jaxae.errors import InputError
 from jaxae.experiment import Model
-from jaxae.figures.base import spread
+from jaxae.figures.base import spread, unit
 
 
 def main() -> None:
@@ -29,7 +30,9 @@ def measure(_: loop.Stop) -> str:
     """The table. InputError for directories that hold no finished run, and runs of other data than the first's."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories")
-    parser.add_argument("--samples", type=int, default=10_000, help="images of each kind (default: %(default)s)")
+    parser.add_argument(
+        "--samples", type=int, default=10_000, help="images of each kind, at most (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default: %(default)s)")
     parser.add_argument("--components", type=int, default=20, help="of the mixture (default: %(default)s; 0: without)")
     parser.add_argument("--classifier", type=Path, help="weights that scripts/classifier.py wrote (default: the cache)")
@@ -45,21 +48,25 @@ def measure(_: loop.Stop) -> str:
     for path, about in zip(options.runs, saved, strict=True):
         if about["data"]["fingerprint"] != saved[0]["data"]["fingerprint"]:
             raise InputError(f"{path}: has other data than {options.runs[0]}: compare runs of the same")
+    how = saved[0]["config"]["binarize"]
     data = run.dataset(options.runs[0], saved[0])
     models = [run.finished(path, module, data)[0] for path in options.runs]
+    data = binary.seen(data, how)
     weights = classifier.load(options.classifier, data) if options.classifier else classifier.kept(data)
 
-    test = data.test.x[spread(len(data.test.x), options.samples)]
-    seen = data.train.x[spread(len(data.train.x), min(options.samples, len(data.train.x) // 2))]
+    count = min(options.samples, len(data.test.x), len(data.train.x) // 2)  # of each kind: distances depend on it
+    test, seen = (split.x[spread(len(split.x), count)] for split in (data.test, data.train))
     real = classifier.features(weights, test)
 
     def row(label: str, kind: str, images: np.ndarray) -> str:
+        if how != "none":  # what is decoded are probabilities of white
+            images = (np.random.default_rng(options.seed).random(images.shape) < unit(images)).astype(np.float32)
         made = classifier.features(weights, images)
         precision, recall = quality.precision_recall(real, made)
         return f"{label:<{width}}  {kind:<15}  {quality.frechet(real, made):8.4f}  {precision:9.3f}  {recall:6.3f}"
 
     width = max(len(str(path)) for path in [*options.runs, "data"])
-    noise = np.random.default_rng(options.seed).random((options.samples, *data.shape), np.float32)
+    noise = np.random.default_rng(options.seed).random((count, *data.shape), np.float32)
     rows = [row("data", "training images", seen), row("data", "noise", noise)]
     for path, model in zip(options.runs, models, strict=True):
         rows += [row(str(path), kind, images) for kind, images in made(model, seen, test, options)]
@@ -77,10 +84,10 @@ def made(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """What a model makes: images from its prior, where it has one, or a fitted one, and what becomes of test images."""
     if model.experiment.prior is not None:
-        yield "prior", np.asarray(model.sample(jax.random.key(options.seed), options.samples))
+        yield "prior", np.asarray(model.sample(jax.random.key(options.seed), len(test)))
     if options.components:
         fitted = mixture.fit(model.encode(seen), options.components, options.seed)
-        images = model.sample(jax.random.key(options.seed), options.samples, fitted)
+        images = model.sample(jax.random.key(options.seed), len(test), fitted)
         yield f"mixture of {options.components}", np.asarray(images)
     yield "reconstructions", np.asarray(model.reconstruct(model.corrupted(test)))
 

@@ -78,7 +78,7 @@ On the test split: exp of the entropy of the codes' use, and the share of codes 
 """,
     ),
     "disentanglement": (
-        ("mig", "sap", "dci_disentanglement", "dci_completeness", "dci_informativeness", "factor_score"),
+        ("mig", "sap", "dci_disentanglement", "dci_completeness", "dci_informativeness", "factor_vae_score"),
         """
 ## Factors of variation
 

@@ -66,7 +66,7 @@ def test_plain_gradient_is_that_of_a_numpy_reference():
     def log_weights(params):
         variables = {"params": params}
         q = model.apply(variables, one.x, method="posterior")
-        return of(variables, one.x, q, iwae.draws(q, eps)).log_weights
+        return of(variables, one.x, q, iwae.draws(q, eps)).log_weights()
 
     weights = np.asarray(jax.nn.softmax(log_weights(params), axis=1))
     jacobian = jax.jacobian(log_weights)(params)
@@ -163,7 +163,7 @@ def test_samples_are_counted_when_pieces_do_not_divide_them(monkeypatch):
     q = MODEL.apply(variables, whole.x, method="posterior")
     pieces = [iwae.noise(jax.random.fold_in(new_key(), i), whole, (3, 2)) for i in range(3)]
     terms = OF(variables, whole.x, q, iwae.draws(q, jnp.concatenate(pieces, axis=1)[:, :7]))
-    w = np.asarray(terms.log_weights, np.float64)
+    w = np.asarray(terms.log_weights(), np.float64)
     log_p = np.log(np.exp(w).mean(1))
     ess = np.exp(w).sum(1) ** 2 / np.exp(2 * w).sum(1)
     np.testing.assert_allclose(found["log_likelihood"], log_p.mean(), rtol=1e-5)

@@ -17,6 +17,11 @@ def drawn(dataset: Dataset, how: str) -> Dataset:
     return dataset if how == "none" else dataset._replace(train=train, test=_drawn(dataset.test, 1))
 
 
+def seen(dataset: Dataset, how: str) -> Dataset:
+    """A set as `drawn` gives it, whose training images are also as training sees them: black and white, if dynamic."""
+    return drawn(dataset, "static") if how == "dynamic" else dataset
+
+
 def _drawn(split: Split, stream: int) -> Split:
     rng = np.random.default_rng((20080705, stream))
     white = 255 if split.x.dtype == np.uint8 else 1

@@ -36,7 +36,6 @@ __all__ = [
 
 
 COMPONENTS = 20  # of the mixture that a model without a prior is sampled from
-WIDEST = 64  # units of a code: of more, so few codes tell no covariance
 
 
 def draw(folder: Path, model: Model, data: Dataset, lines: list[log.Record], title: str) -> list[Path]:
@@ -66,7 +65,7 @@ def draw(folder: Path, model: Model, data: Dataset, lines: list[log.Record], tit
     figures["traversal"] = traversal(model, data, title)
     if model.experiment.prior:
         figures["samples"] = samples(model, title)
-    elif not sequences and len(data.train.x) > 10 * COMPONENTS and prod(model.code) <= WIDEST:
+    elif not sequences and len(data.train.x) > 10 * COMPONENTS:
         seen = np.asarray(model.encode(data.train.x[spread(len(data.train.x), 10_000)]))
         figures["mixture"] = samples(model, title, mixture.fit(seen, COMPONENTS))
     if model.experiment.prior and model.code == (2,):

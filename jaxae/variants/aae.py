@@ -41,7 +41,7 @@ def discriminate(model: Adversarial) -> Loss:
     ) -> tuple[jax.Array, tuple[Extra, Metrics]]:
         z = jax.lax.stop_gradient(_codes(model, params, extra, batch))
         drawn = noise(key, batch, z.shape[1:])
-        value = mean(prob.told_apart(_judged(model, params, extra, drawn), _judged(model, params, extra, z)), batch)
+        value = mean(prob.discrimination(_judged(model, params, extra, drawn), _judged(model, params, extra, z)), batch)
         return value, (extra, {"discriminator": value})
 
     return objective

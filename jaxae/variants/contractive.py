@@ -56,7 +56,7 @@ def norm_of_tied(model: Tied) -> Norm:
 
 
 def loss(reconstruction: Loss, norm: Norm, weight: float) -> Loss:
-    """reconstruction + weight * ||d code / dx||_F^2, mean over examples (Rifai et al. 2011, equation 5).
+    """reconstruction + weight * ||d code / dx||_F^2, mean over examples (Rifai et al. 2011, section 3).
 
     Metrics: those of `reconstruction`, with the `loss` that is meant here, and `jacobian`, the norm squared.
     """

@@ -54,6 +54,7 @@ def loss(model: FactorVAE, gamma: Weight, rate: Rate = BOUND) -> Loss:
 def discriminate(model: FactorVAE) -> Loss:
     """Cross-entropy of the discriminator on codes and on codes whose units are permuted over the batch (algorithm 2).
 
+    The permuted ones are of the same images as the others, drawn apart, where the source takes a second batch.
     For descend(..., wrt=("discriminator",)): nothing of it reaches the encoder. Metrics: `discriminator`, in nats.
     """
 
@@ -61,17 +62,20 @@ def discriminate(model: FactorVAE) -> Loss:
         params: Params, extra: Extra, batch: Batch, key: Key[Array, ""]
     ) -> tuple[jax.Array, tuple[Extra, Metrics]]:
         variables = {"params": params, **extra}
-        drawing, permuting = jax.random.split(key)
-        z = jax.lax.stop_gradient(_codes(model, variables, batch, drawing))
-        permuted = permute(gathered(z), permuting)[batch.number]
-        value = mean(prob.told_apart(_judged(model, variables, z), _judged(model, variables, permuted)), batch)
+        *drawing, permuting = jax.random.split(key, 3)
+        z, other = (jax.lax.stop_gradient(_codes(model, variables, batch, k)) for k in drawing)
+        permuted = permute(gathered(other), permuting)[batch.number]
+        value = mean(prob.discrimination(_judged(model, variables, z), _judged(model, variables, permuted)), batch)
         return value, (extra, {"discriminator": value})
 
     return objective
 
 
 def permute(z: Float[Array, "N Z"], key: Key[Array, ""]) -> Float[Array, "N Z"]:
-    """Each unit permuted over the examples, apart from the others: a draw from the product of their marginals."""
+    """Each unit permuted over the examples, apart from the others: a draw from the product of their marginals.
+
+    Kim & Mnih 2018, algorithm 1.
+    """
     orders = jax.vmap(lambda k: jax.random.permutation(k, len(z)))(jax.random.split(key, z.shape[1]))
     return jnp.take_along_axis(z, orders.T, axis=0)
 

@@ -16,7 +16,7 @@ from jaxae.variants.vqvae import straight_through
 class FSQ(Autoencoder):
     """An autoencoder whose codes are on a grid: no codebook, and no term for it in the loss.
 
-    InputError for fewer than 3 levels.
+    InputError for fewer than 3 levels, and for more codes than have numbers.
     """
 
     levels: tuple[int, ...] = (8, 5, 5, 5)  # of each of the Z numbers that the encoder gives at each place
@@ -35,6 +35,12 @@ class FSQ(Autoencoder):
         """Codes, in [-1, 1]."""
         return quantize(self.encoder(x), self.levels)
 
+    def decode(self, z: Float[Array, "B *P Z"]) -> Float[Array, "B *D"]:
+        """Pixels in [0, 1], of the codes that are nearest to these."""
+        middle = _row(np.array(self.levels) // 2, z.ndim)
+        top = _row((np.array(self.levels) - 1) // 2, z.ndim)
+        return super().decode(jnp.clip(jnp.round(z * middle), -middle, top) / middle)
+
     def index(self, z: Float[Array, "B *P Z"]) -> Int[Array, "B *P"]:
         """The numbers of these codes, from 0 to `codes` - 1."""
         return index(z, self.levels)
@@ -46,10 +52,10 @@ def bound(z: Float[Array, "*P Z"], levels: tuple[int, ...]) -> Float[Array, "*P 
         (-(L - 1) / 2, (L - 1) / 2), or (-L / 2, L / 2 - 1), as L is odd or even.
 
     A hyperbolic tangent (section 3.1 of the paper), which for even L is moved by a half (its appendix A.1).
-    InputError for L < 3: then 0 is at the end of the interval.
+    InputError for L < 3: then 0 is at the end of the interval; and for more codes than have numbers.
     """
-    if min(levels) < 3:
-        raise InputError(f"--levels {' '.join(map(str, levels))}: must be at least 3")
+    if min(levels) < 3 or prod(levels) >= 2**31:
+        raise InputError(f"--levels {' '.join(map(str, levels))}: must be at least 3, and their product below {2**31}")
     half = (np.array(levels) - 1) / 2
     offset = np.where(np.array(levels) % 2, 0, 0.5)
     scale, down, shift = (_row(v, z.ndim) for v in (half, offset, np.arctanh(offset / half)))

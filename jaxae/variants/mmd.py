@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxae import prob
 from jaxae.batch import gathered, mean, noise
+from jaxae.errors import InputError
 from jaxae.types import Batch, Extra, Loss, Metrics, Params
 from jaxae.variants.autoencoder import Autoencoder
 from jaxae.variants.rate import Weight
@@ -24,9 +25,12 @@ def inverse_multiquadratic(x: Float[Array, "N Z"], y: Float[Array, "M Z"]) -> Fl
 def discrepancy(x: Float[Array, "N Z"], y: Float[Array, "M Z"]) -> Float[Array, ""]:
     """The unbiased estimate of MMD^2 (Gretton et al. 2012, equation 3): zero on average for equal distributions.
 
-    Mean of k over pairs of different x, plus that of different y, minus twice that of x and y.
+    Mean of k over pairs of different x, plus that of different y, minus twice that of x and y. InputError for batches
+    without pairs.
     """
     n, m = len(x), len(y)
+    if min(n, m) < 2:
+        raise InputError(f"--batch-size {min(n, m)}: a discrepancy of codes needs at least 2 of them")
 
     def within(k: Float[Array, "N N"], count: int) -> Float[Array, ""]:
         return (jnp.sum(k) - count) / (count * (count - 1))  # k(x, x) = 1
@@ -45,7 +49,8 @@ def wasserstein(model: Autoencoder, weight: Weight) -> Loss:
     def objective(
         params: Params, extra: Extra, batch: Batch, key: Key[Array, ""]
     ) -> tuple[jax.Array, tuple[Extra, Metrics]]:
-        z, before = _applied(model, params, extra, batch.x)
+        applied: Any = model.apply({"params": params, **extra}, batch.x)
+        z, before = applied
         error = prob.per_example((model.output(before) - batch.x) ** 2)
         apart = discrepancy(gathered(z), gathered(noise(key, batch, z.shape[1:])))
         return _summed({"reconstruction": error}, error, weight, apart, extra, batch)
@@ -53,10 +58,11 @@ def wasserstein(model: Autoencoder, weight: Weight) -> Loss:
     return objective
 
 
-def information(model: VAE, alpha: Weight, weight: Weight, log_likelihood: Likelihood = prob.bernoulli) -> Loss:
-    """InfoVAE: -log p(x|z) + (1 - alpha) KL + (alpha + weight - 1) MMD^2 of q(z) and N(0, I) (Zhao et al. 2019, eq. 6).
+def information(model: VAE, kl: Weight, weight: Weight, log_likelihood: Likelihood = prob.bernoulli) -> Loss:
+    """InfoVAE: -log p(x|z) + kl * KL + weight * MMD^2 of q(z) and N(0, I).
 
-    alpha = 0, weight = 1: the negative evidence lower bound. For training, as `wasserstein`. Metrics: `loss`,
+    Zhao et al. 2019, equation 6, with kl = 1 - alpha and weight = alpha + lambda - 1. 1 and 0: the negative evidence
+    lower bound. For training, as `wasserstein`. Metrics: `loss`,
     `reconstruction`, `kl`, in nats per example, and `mmd`.
     """
 
@@ -67,17 +73,13 @@ def information(model: VAE, alpha: Weight, weight: Weight, log_likelihood: Likel
         posterior, prior = jax.random.split(key)
         q: Any = model.apply(variables, batch.x, method="posterior")
         z = reparameterize(q, noise(posterior, batch, q.mean.shape[1:]))
-        logits: Any = model.apply(variables, z, method=lambda model, z: model.decoder(z))
+        logits: Any = model.apply(variables, z, method="logits")
         terms = {"reconstruction": -log_likelihood(logits, batch.x), "kl": prob.kl_normal(q)}
         apart = discrepancy(gathered(z), gathered(noise(prior, batch, z.shape[1:])))
-        value = terms["reconstruction"] + (1 - alpha) * terms["kl"]
-        return _summed(terms, value, alpha + weight - 1, apart, extra, batch)
+        value = terms["reconstruction"] + kl * terms["kl"]
+        return _summed(terms, value, weight, apart, extra, batch)
 
     return objective
-
-
-def _applied(model: Autoencoder, params: Params, extra: Extra, x: jax.Array) -> Any:
-    return model.apply({"params": params, **extra}, x)
 
 
 def _summed(

@@ -42,6 +42,10 @@ class VAE(nn.Module):
         """log p(z)."""
         return prob.normal(prob.Normal(jnp.zeros_like(z), jnp.zeros_like(z)), z)
 
+    def logits(self, z: Float[Array, "B Z"]) -> Float[Array, "B *D"]:
+        """What the decoder gives."""
+        return self.decoder(z)
+
     def decode(self, z: Float[Array, "B Z"]) -> Float[Array, "B *D"]:
         """The mean of p(x|z): pixels in [0, 1]."""
         return nn.sigmoid(self.decoder(z))

@@ -4,7 +4,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from jaxae import prob
@@ -32,9 +31,8 @@ class VampVAE(vae.VAE):
     def log_prior(self, z: Float[Array, "N Z"]) -> Float[Array, " N"]:
         """log p(z) (Tomczak & Welling 2018, equation 9)."""
         q = self.mixture()
-        units = (z[:, None] - q.mean[None]) * jnp.exp(-q.log_scale)[None]
-        density = -0.5 * (units**2 + jnp.log(2 * jnp.pi)) - q.log_scale[None]
-        return prob.importance_weighted(density.sum(2))
+        each = prob.normal_units(prob.Normal(*(part[None] for part in q)), z[:, None])
+        return prob.importance_weighted(each.sum(2))
 
 
 def prior(model: VampVAE) -> vae.Prior:

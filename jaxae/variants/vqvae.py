@@ -74,8 +74,8 @@ class VQVAE(nn.Module):
         return nearest(z, self.book)
 
     def decode(self, z: Float[Array, "B *P Z"]) -> Float[Array, "B *D"]:
-        """Pixels in [0, 1]."""
-        return nn.sigmoid(self.decoder(z))
+        """Pixels in [0, 1], of the codes that are nearest to these vectors."""
+        return nn.sigmoid(self.decoder(self.book[nearest(z, self.book)]))
 
 
 def nearest(z: Float[Array, "*P Z"], codes: Float[Array, "K Z"]) -> Int[Array, "*P"]:
@@ -202,8 +202,7 @@ def usage(trained: Any, data: Any) -> dict[str, float]:
     model = trained.experiment.model
     variables = {"params": trained.params, **trained.extra}
     index = jax.jit(partial(model.apply, method="index"))
-    counts = np.zeros(model.codes)
-    for i in range(0, len(data.test.x), 1000):
-        rows = np.ravel(index(variables, trained.encode(data.test.x[i : i + 1000])))
-        counts += np.bincount(rows, minlength=model.codes)
-    return {"perplexity": float(np.exp(stats.entropy(counts))), "usage": float(np.mean(counts > 0))}
+    starts = range(0, len(data.test.x), 1000)
+    rows = [np.ravel(index(variables, trained.encode(data.test.x[i : i + 1000]))) for i in starts]
+    counts = np.unique(np.concatenate(rows), return_counts=True)[1]
+    return {"perplexity": float(np.exp(stats.entropy(counts))), "usage": len(counts) / model.codes}
