@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxae
-from conftest import batch, equal, new_key
+from conftest import batch, equal, new_key, script
 from experiments import iwae as experiment
 from experiments import vae
 from jaxae import data, run
@@ -116,3 +116,32 @@ def test_the_rate_falls_in_stages():
         np.testing.assert_allclose(rate(3000 * epoch + 1), 1e-3 * 10 ** (-i / 7), rtol=1e-4)
         if epoch:
             np.testing.assert_allclose(rate(3000 * epoch - 1), 1e-3 * 10 ** (-(i - 1) / 7), rtol=1e-4)
+
+
+def estimate(monkeypatch, *arguments):
+    monkeypatch.setattr("sys.argv", ["likelihood.py", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        script("likelihood").main()
+    return ended.value.code
+
+
+def test_the_likelihood_of_a_finished_run(tmp_path, blind, monkeypatch, capsys):
+    """The same as at the end of a run, of every seed; and nothing but it is written there."""
+    workdir = train(tmp_path / "run", "static", seeds=2, likelihood=20)
+    (workdir / "report.html").touch()
+    known = json.loads((workdir / "result.json").read_text())["likelihood"]
+    before = sorted(workdir.rglob("*"))
+    capsys.readouterr()
+    assert estimate(monkeypatch, workdir, "--samples", 20) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found.pop("run"), found.pop("samples")) == ("vae on digits", 20)
+    assert found == known
+    assert len(found["log_likelihood"]) == 2
+    assert estimate(monkeypatch, workdir, "--samples", 200) == 0
+    more = json.loads(capsys.readouterr().out)
+    assert more["log_likelihood_mean"] > known["log_likelihood_mean"]
+    assert more["monte_carlo_error_mean"] < known["monte_carlo_error_mean"]
+    assert sorted(workdir.rglob("*")) == before
+    for arguments, says in (((tmp_path,), "config.json"), ((workdir, "--samples", 1), "--samples: at least 2")):
+        assert estimate(monkeypatch, *arguments) == 2
+        assert says in capsys.readouterr().err

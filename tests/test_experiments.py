@@ -46,7 +46,7 @@ def test_runs_and_is_used(name, few, tmp_path):
     model = jaxae.load(workdir)
     assert model.experiment.expected.keys() <= result["metrics"].keys()
     assert result["expected"] == {}  # the figure is for the documented run on MNIST
-    digits = data.load(str(few)).test.x
+    digits = data.load(str(few), binarize=settings.binarize).test.x
     z = model.encode(digits)
     assert equal(z, model.encode(digits))  # deterministic
     assert not equal(z[0], z[1])
@@ -136,6 +136,15 @@ def test_bad_configurations_are_refused_before_anything_is_written(few, tmp_path
     for says, name, fields in (
         ("--strides 2 2 2: 3 values for 2 --filters", "mirrored", {"filters": (2, 4), "strides": (2, 2, 2)}),
         ("--dropout 1.5: must be below 1", "mirrored", {"dropout": 1.5}),
+        ("--likelihood: grey pixels have none", "beta_vae", {"likelihood": 10}),
+        ("--likelihood 1: one sample is the bound", "binary", {"likelihood": 1}),
+        ("--revive 1.0: must be below 1", "vqvae", {"revive": 1.0}),
+        ("--levels 2 8: must be at least 3", "fsq", {"levels": (2, 8)}),
+        ("their product below", "fsq", {"levels": (2000, 2000, 2000)}),
+        ("--batch-size 1: a discrepancy", "wae", {"batch_size": 1}),
+        ("looks at the batch as a whole: leave it out", "tcvae", {"accumulate": 2}),
+        ("looks at the batch as a whole: leave it out", "factor_vae", {"reduction": "reproducible"}),
+        ("looks at the batch as a whole: leave it out", "vae", {"accumulate": 2, "free_bits": 0.5}),
         ("--kernels: at least one value", "convolutional", {"kernels": ()}),
         ("--filters: at least one value", "strided", {"filters": ()}),
         ("--kernels 0: must be at least 1", "strided", {"kernels": (0,)}),

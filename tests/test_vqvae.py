@@ -224,6 +224,13 @@ def test_revival_puts_in_an_output_of_the_encoder_and_nothing_else(learned):
     assert equal(after(revival=0.49), without)  # in one step of decay 0.5 nothing falls that low
 
 
+def test_no_code_becomes_a_copy_of_another():
+    """Not of one that is there, nor of one that is drawn with it; to rounding."""
+    codes = jnp.array([[1.0, 0.0], [0.0, 3.0]])
+    fresh = jnp.array([[0.0, 3.0], [2.0, 2.0], [1.0, 1e-6], [2.0, 2.0000002], [2.0, 2.1], [0.0, 0.0]])
+    assert vqvae.unlike(fresh, codes).tolist() == [False, True, False, False, True, True]
+
+
 def test_every_vector_is_drawn_as_often():
     vectors = jnp.arange(12.0).reshape(4, 3, 1)
     drawn = np.asarray(vqvae.drawn(vectors, 30_000, batch(vectors), new_key()))[:, 0]

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxae import prob
 from jaxae.batch import AXIS, axis, mean, pooled
@@ -19,6 +19,8 @@ from jaxae.types import Batch, Extra, Loss, Metrics, Params
 Update: TypeAlias = Callable[
     [Params, Extra, Float[Array, "B *P Z"], Int[Array, "B *P"], Batch, Key[Array, ""]], tuple[Extra, Metrics]
 ]
+
+COPY = 1e-6  # squared distance, in squared lengths, of vectors that are the same but for rounding
 
 
 class Quantized(NamedTuple):
@@ -143,7 +145,8 @@ def track(decay: float = 0.99, revival: float = 0.0) -> Update:
     written as what e_k moves by, so that a code that no vector is near stays where it is, however small its N_k.
     N is counted in units of even use: a code that gets 1 / K of all vectors has N_k = 1. It starts from 0: the first
     vectors move a code all the way to their mean.
-    revival: a code whose N_k falls below this becomes a vector of the batch, with N_k = 1; 0: none does.
+    revival: a code whose N_k falls below this becomes a vector of the batch, with N_k = 1, unless another code is that
+    vector already; 0: none does.
 
     Metrics: `perplexity`, exp of the entropy of the codes' shares of the batch, from 1 to K; `usage`, the share of
     codes that the batch uses. InputError for a decay that is not below 1.
@@ -171,9 +174,10 @@ def track(decay: float = 0.99, revival: float = 0.0) -> Update:
             off = len(codes) * pooled(sums, batch) - n[:, None] * codes
             codes = codes + (1 - decay) * off / jnp.maximum(use, jnp.finfo(use.dtype).tiny)[:, None]
         if revival:
-            dead = use < revival
-            fresh = drawn(vectors, len(codes), batch, key) - params.get("codebook", 0.0)
-            codes, use = jnp.where(dead[:, None], fresh, codes), jnp.where(dead, 1.0, use)
+            learned = params.get("codebook", 0.0)
+            fresh = drawn(vectors, len(codes), batch, key)
+            revived = (use < revival) & unlike(fresh, codes + learned)
+            codes, use = jnp.where(revived[:, None], fresh - learned, codes), jnp.where(revived, 1.0, use)
         return {**extra, "codebook": {"codes": codes, "use": use}}, metrics
 
     return update
@@ -190,6 +194,17 @@ def drawn(vectors: Float[Array, "B P Z"], k: int, batch: Batch, key: Key[Array, 
     own = number[:, None] == batch.number[None]  # [k, B]: whether it is this example's
     found = jnp.where(own.any(1)[:, None], vectors[own.argmax(1), place], 0)
     return jax.lax.psum(found, AXIS) if axis() else found
+
+
+def unlike(fresh: Float[Array, "N Z"], codes: Float[Array, "K Z"]) -> Bool[Array, " N"]:
+    """Which vectors are copies of no code, and of none of the vectors before them.
+
+    Blank places give the same vector: of codes that are alike, which one is nearest would be a matter of rounding.
+    """
+    n, k = len(fresh), len(codes)
+    square = jnp.sum((fresh[:, None] - jnp.concatenate([codes, fresh])[None]) ** 2, axis=2)
+    before = jnp.arange(k + n)[None] < k + jnp.arange(n)[:, None]
+    return jnp.min(jnp.where(before, square, jnp.inf), axis=1) > COPY * jnp.mean(jnp.sum(fresh**2, axis=1))
 
 
 def usage(trained: Any, data: Any) -> dict[str, float]:
