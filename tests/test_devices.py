@@ -24,8 +24,8 @@ def agree(name, modes, rows, **fields):
     within(name, json.loads(done.stdout.splitlines()[-1]), rows, 0 if modes == "bits" else 1e-5)
 
 
-# These hold biases that start from 0 and whose gradients nearly cancel over a batch, as of
-# what is drawn and what is encoded, so that rounding is much of what they become; the kernels beside them agree within 1e-6.
+# These hold biases that start from 0 and whose gradients nearly cancel over a batch, as of what is drawn and what is
+# encoded, so that rounding is much of what they become; the kernels beside them agree within 1e-6.
 CANCELLING = {"experiments.aae": 2e-4, "experiments.factor_vae": 2e-3, "experiments.vampprior": 1e-4}
 
 
