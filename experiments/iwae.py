@@ -4,7 +4,8 @@ Source: Burda, Grosse & Salakhutdinov 2016, table 1, one stochastic layer: test 
 of 86.76 nats with K = 1 (a variational autoencoder), 85.54 with K = 5, 84.78 with K = 50, after 3,280 epochs in eight
 stages; the 364 epochs here are the first six of them.
 Command: python -m experiments.iwae --data mnist --samples 5 --likelihood 5000
-Measured: see experiments/README.md.
+Measured: log-likelihood by 5,000 samples -87.12 +- 0.23 nats (bound -90.91); with --samples 1: -88.19 +- 0.23 (-93.42).
+One seed each, the deviation is that over test images; 102 and 60 min on a shared CPU core each.
 """
 
 from dataclasses import dataclass
