@@ -89,7 +89,7 @@ def table(name, chosen, fields):
     for seeds in (1,) if chosen in ("fast", "one") else (1, 4):
         state, metrics = fit(name, BITS[0] if chosen == "bits" else Way("auto", 1), seeds, fields)
         for way in CHOSEN[chosen]:
-            if name in WHOLE and way in PARTS:
+            if name in WHOLE and (way.accumulate > 1 or way.reduction != "fast"):
                 continue
             other, measured = fit(name, way, seeds, fields)
             change = difference((other.params, other.extra), (state.params, state.extra))

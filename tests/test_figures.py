@@ -28,7 +28,7 @@ class Plain(nn.Module):
 
 
 def model(codes=2, prior=True):
-    draw = (lambda key, n: jax.random.normal(key, (n, codes))) if prior else None
+    draw = (lambda variables, key, n: jax.random.normal(key, (n, codes))) if prior else None
     return Model(Experiment(Plain(codes), Transition(dict, dict), dict, draw), {}, {}, (2, 2, 1))
 
 

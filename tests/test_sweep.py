@@ -135,7 +135,7 @@ def test_points_of_another_sweep_are_refused(tmp_path):
         (["vae", "--grid", "lr=1,"], "--grid lr=1,: must be FIELD=A,B"),
         (["vae", "--grid", "lr=1", "lr=2"], "a field is given twice"),
         (["vae", "--grid", "lr=x"], "--lr"),
-        (["vae", "--grid", "beta=1"], "--beta"),
+        (["vae", "--grid", "gamma=1"], "--gamma"),
         (["none", "--grid", "lr=1"], "experiments.none: there is no such experiment"),
         (["vae", "--grid", "lr=1", "--shard", "3/2"], "--shard 3/2: must be I/N"),
         (["vae"], "--grid"),

@@ -65,7 +65,7 @@ def draw(folder: Path, model: Model, data: Dataset, lines: list[log.Record], tit
     figures["traversal"] = traversal(model, data, title)
     if model.experiment.prior:
         figures["samples"] = samples(model, title)
-    elif not sequences and len(data.train.x) > 10 * COMPONENTS:
+    elif not sequences and len(data.train.x) > 10 * COMPONENTS and np.ptp(z, axis=0).any():
         seen = np.asarray(model.encode(data.train.x[spread(len(data.train.x), 10_000)]))
         figures["mixture"] = samples(model, title, mixture.fit(seen, COMPONENTS))
     if model.experiment.prior and model.code == (2,):
