@@ -26,9 +26,8 @@ class Experiment:
     model: nn.Module  # with methods __call__(x), encode(x) -> codes and decode(codes) -> pixels in [0, 1]
     transition: Transition
     evaluate: Loss  # its metrics over the test split are reported
-    prior: Callable[[dict[str, Any], Key[Array, ""], int], Float[Array, "N *code"]] | None = (
-        None  # codes to generate from
-    )
+    # (variables, key, N) -> codes to generate from
+    prior: Callable[[dict[str, Any], Key[Array, ""], int], Float[Array, "N *code"]] | None = None
     corrupt: Callable[[Key[Array, ""], Batch], Float[Array, "B *D"]] | None = None  # what the encoder sees of images
     expected: Mapping[str, float | tuple[float, float]] = field(
         default_factory=dict

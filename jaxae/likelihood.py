@@ -43,10 +43,9 @@ def estimate(
     Burda et al. 2016, section 5: below the true value on average, and the nearer the larger K.
     With it: `standard_error` of that mean as an estimate for all data like these, `monte_carlo_error`, its deviation
     over other draws for the same examples (by the delta method: 1 / ess - 1 / K each; too small where ess is near 1);
-    `ess`, mean effective sample
-    size (sum w)^2 / sum w^2 (Kong 1992); `bits_per_dim` = -log_likelihood / (D log 2); `rate` and `distortion`, means
-    of log q(z|x) - log p(z) and -log p(x|z) under q, whose sum is minus the evidence lower bound `elbo` (Alemi et al.
-    2018, section 2), in nats per example.
+    `ess`, mean effective sample size (sum w)^2 / sum w^2 (Kong 1992); `bits_per_dim` = -log_likelihood / (D log 2);
+    `rate` and `distortion`, means of log q(z|x) - log p(z) and -log p(x|z) under q, whose sum is minus the evidence
+    lower bound `elbo` (Alemi et al. 2018, section 2), in nats per example.
     """
     size = 20
     per = max(1, min(samples, ROWS // size))
@@ -93,13 +92,12 @@ def _sums(
         counts = (i * per + jnp.arange(per) < samples)[None]  # the last draws may be more than are wanted
         log_w = jnp.where(counts, terms.log_weights(), -jnp.inf)
         new = (jax.nn.logsumexp(log_w, axis=1), jax.nn.logsumexp(2 * log_w, axis=1))
-        means = (jnp.where(counts, values, 0).sum(1) / samples for values in (_rate(terms), -terms.likelihood))
+        means = (
+            jnp.where(counts, values, 0).sum(1) / samples
+            for values in (terms.posterior - terms.prior, -terms.likelihood)
+        )
         logs = [jnp.logaddexp(totals[:, j], values) for j, values in enumerate(new)]
         return jnp.stack([*logs, *(totals[:, 2 + j] + values for j, values in enumerate(means))], axis=1)
 
     start = jnp.concatenate([jnp.full((len(x), 2), -jnp.inf), jnp.zeros((len(x), 2))], axis=1)
     return jax.lax.fori_loop(0, -(-samples // per), body, start)
-
-
-def _rate(terms: iwae.Terms) -> Float[Array, "B K"]:
-    return terms.posterior - terms.prior

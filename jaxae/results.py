@@ -15,7 +15,7 @@ import numpy as np
 from jaxae import disentanglement, evaluate, log
 from jaxae.data import Dataset, Split
 from jaxae.errors import DAMAGED, InputError
-from jaxae.experiment import Model
+from jaxae.experiment import Measure, Model
 from jaxae.figures.base import spread
 from jaxae.loop import Outcome
 
@@ -87,10 +87,14 @@ def measures(model: Model, dataset: Dataset, others: Sequence[Model] = ()) -> di
     if dataset.test.factors is not None and math.prod(model.code) <= MOST_UNITS:
         wanted["disentanglement"] = _disentanglement
     for name, measure in wanted.items():
-        of_seeds = [measure(each, dataset) for each in (model, *others)]
-        together = {key: [row[key] for row in of_seeds] if others else of_seeds[0][key] for key in of_seeds[0]}
-        found[name] = log.fields(together)
+        found[name] = of_seeds(measure, [model, *others], dataset)
     return found
+
+
+def of_seeds(measure: Measure, models: Sequence[Model], dataset: Dataset) -> log.Record:
+    """What is measured of one model, or of one for each seed: then lists with mean and deviation."""
+    rows = [measure(model, dataset) for model in models]
+    return log.fields({key: [row[key] for row in rows] if len(rows) > 1 else rows[0][key] for key in rows[0]})
 
 
 def _disentanglement(model: Model, dataset: Dataset) -> dict[str, float]:

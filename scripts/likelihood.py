@@ -9,7 +9,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from jaxae import directory, log, loop, run
+from jaxae import directory, loop, results, run
 from jaxae.errors import InputError
 
 
@@ -35,10 +35,9 @@ def estimate(_: loop.Stop) -> str:
             raise InputError(f"{path}: is not of a variational model")
         _, data, _, title = run.finished(path)
         experiment = module.build(dataclasses.replace(config, likelihood=options.samples), data.info)
-        models = (run.load(path, seed=seed) for seed in range(config.seeds))
-        found = [experiment.measures["likelihood"](model, data) for model in models]
-        together = {name: [each[name] for each in found] if config.seeds > 1 else found[0][name] for name in found[0]}
-        lines.append(json.dumps({"run": title, "samples": options.samples, **log.fields(together)}))
+        models = [run.load(path, seed=seed) for seed in range(config.seeds)]
+        found = results.of_seeds(experiment.measures["likelihood"], models, data)
+        lines.append(json.dumps({"run": title, "samples": options.samples, **found}))
     return "\n".join(lines)
 
 
