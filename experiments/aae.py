@@ -28,7 +28,7 @@ class Config(wae.Network):
     """Size of the code."""
     discriminator: tuple[int, ...] = (500, 500)
     """Widths of the discriminator."""
-    adversarial_lr: float = 1e-4
+    adversarial_lr: float = 3e-4
     """Learning rate of the discriminator, and of the encoder against it."""
 
 

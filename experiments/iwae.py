@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import flax.linen as nn
-import numpy as np
 import optax
+from scipy.special import logit
 
 from experiments import vae as plain
 from jaxae import run
@@ -41,8 +41,7 @@ class Config(plain.Network):
 
 def network(config: Config, info: run.Info) -> vae.VAE:
     """The model; its last bias starts at the logit of the mean training image."""
-    mean = np.clip(np.full(info.shape, 0.5) if info.mean is None else info.mean(), 1e-3, 1 - 1e-3)
-    logits = np.log(mean / (1 - mean)).ravel()
+    logits = logit(plain.mean(info)).ravel()
     encoder, decoder = plain.network(config, info, activation=nn.tanh)
     return vae.VAE(encoder, decoder.clone(last_bias=tuple(logits.tolist())))
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import optax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from jaxae import likelihood, nets, prob, run
 from jaxae.epoch import first_step
@@ -57,6 +58,11 @@ def network(config: Network, info: run.Info, **options: Any) -> tuple[nets.MLP, 
         nets.MLP(config.hidden, (2 * config.latent,), axes=len(info.shape), precision=config.precision, **options),
         nets.MLP(config.hidden[::-1], info.shape, precision=config.precision, **options),
     )
+
+
+def mean(info: run.Info) -> Float[np.ndarray, "*D"]:
+    """The mean training image, off 0 and 1, a half where there is none: its logit is what a decoder is to start from."""
+    return np.clip(np.full(info.shape, 0.5) if info.mean is None else info.mean(), 1e-3, 1 - 1e-3)
 
 
 def warmed(config: Network, info: run.Info, at: Callable[[rate.Weight], Transition]) -> Transition:

@@ -12,7 +12,9 @@ from typing import Any, Literal
 
 import flax.linen as nn
 import optax
+from scipy.special import logit
 
+from experiments import vae as plain
 from jaxae import nets, run
 from jaxae.errors import InputError
 from jaxae.step import descend
@@ -42,10 +44,12 @@ class Config(run.Config):
 
 def network(config: run.Config, filters: tuple[int, ...], latent: int, info: run.Info) -> tuple[nn.Module, nn.Module]:
     """Encoder and decoder, whose code has `latent` numbers at every place."""
-    # Where every code is 0 at first, as when rounded, nothing comes back through a plain ReLU.
+    # Where every code is 0 at first, as when rounded, nothing comes back through a plain ReLU. The decoder starts from
+    # the mean pixel: otherwise all codes are pushed the same way first, that of darker images, and some to the end.
     common: dict[str, Any] = {"activation": partial(nn.leaky_relu, negative_slope=0.2), "precision": config.precision}
     encoder = nets.Conv(filters, strides=(2,), **common)
-    decoder = nets.Deconv(info.shape, filters, strides=(2,), **common)
+    bias = float(logit(plain.mean(info).mean()))
+    decoder = nets.Deconv(info.shape, filters, strides=(2,), bias=bias, **common)
     into, out = (nets.MLP((), (width,), precision=config.precision) for width in (latent, filters[-1]))
     return nn.Sequential((encoder, into)), nn.Sequential((out, decoder))
 

@@ -87,12 +87,13 @@ class TransposedConvolution(nn.Module):
     kernel: int = 3
     stride: int = 1
     precision: str = "float32"
+    bias: float = 0.0  # that it starts from
 
     @nn.compact
     def __call__(self, x: Float[Array, "B h w O"]) -> Float[Array, "B H W filters"]:
         shape = (self.kernel, self.kernel, self.filters, x.shape[3])
         w = self.param("kernel", nn.initializers.glorot_uniform(), shape)
-        bias = self.param("bias", nn.initializers.zeros, (1, 1, 1, self.filters))
+        bias = self.param("bias", nn.initializers.constant(self.bias), (1, 1, 1, self.filters))
         return ops.conv_transpose(x, w, self.size, self.stride, "SAME", self.precision) + bias
 
 
@@ -198,6 +199,7 @@ class Deconv(nn.Module):
     filters: tuple[int, ...]
     kernels: tuple[int, ...] = (3,)
     strides: tuple[int, ...] = (1,)
+    bias: float = 0.0  # that the last layer starts from
     activation: Activation = nn.relu
     batch_norm: bool = False
     dropout: float = 0.0
@@ -220,8 +222,10 @@ class Deconv(nn.Module):
             z = MLP((), small, precision=self.precision)(z)
         x = z.reshape(-1, *small)
         for number, (filters, kernel, stride, size) in enumerate(reversed(layers), 1):
-            x = TransposedConvolution(size, filters, kernel, stride, self.precision)(x)
-            if number < len(layers):
+            last = number == len(layers)
+            bias = self.bias if last else 0.0
+            x = TransposedConvolution(size, filters, kernel, stride, self.precision, bias)(x)
+            if not last:
                 x = self.activation(x)
                 if self.batch_norm or self.dropout:
                     x = Regularization(self.batch_norm, self.dropout)(x, keys)

@@ -93,6 +93,15 @@ def test_two_levels_are_refused():
         fsq.bound(jnp.zeros((1, 2)), (5, 2))
 
 
+def test_untrained_codes_of_nothing_are_the_mean_pixel():
+    """Codes are not all pushed the same way by images that are darker than gray."""
+    digits = data.load("digits")
+    built = experiment.build(experiment.Config(), digits.info)
+    (z, _), variables = built.model.init_with_output(new_key(), jnp.zeros((1, *digits.shape)))
+    pixels = built.model.apply(variables, jnp.zeros_like(z), method="decode")
+    np.testing.assert_allclose(pixels, digits.train.x.mean() / 255, atol=1e-3)  # means of 0 are taken as 1e-3
+
+
 def test_learns_digits_with_many_codes():
     digits = data.load("digits")
     built = experiment.build(experiment.Config(filters=(4, 8), levels=(5, 5, 5), lr=3e-3), digits.info)

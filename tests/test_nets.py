@@ -168,6 +168,14 @@ def test_deconv_is_the_transpose_of_conv(size, strides, sizes):
     np.testing.assert_allclose(jnp.vdot(y, g), jnp.vdot(x, back), rtol=1e-4)
 
 
+@pytest.mark.parametrize("build", [nets.UpConv, nets.Deconv])
+def test_the_last_layer_of_an_image_decoder_starts_from_a_bias(build):
+    """With biases of 0 before it, a code of 0 becomes this number everywhere."""
+    net = build((6, 6, 2), (3, 4), bias=-1.5)
+    code = jnp.zeros((2, 6, 6, 4) if build is nets.Deconv else (2, 3, 3, 4))
+    assert equal(net.apply(net.init(new_key(), code), code), jnp.full((2, 6, 6, 2), -1.5))
+
+
 def test_deconv_activates_all_but_the_last_and_a_flat_code_passes_a_dense_layer():
     net = nets.Deconv((5, 6, 1), (2, 3), (3,), (1, 2), activation=jnp.tanh)
     z = jax.random.normal(new_key(), (4, 2))
