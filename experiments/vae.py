@@ -61,7 +61,7 @@ def network(config: Network, info: run.Info, **options: Any) -> tuple[nets.MLP, 
 
 
 def mean(info: run.Info) -> Float[np.ndarray, "*D"]:
-    """The mean training image, off 0 and 1, a half where there is none: its logit is what a decoder is to start from."""
+    """The mean training image, off 0 and 1, or halves where there is none: a decoder may start from its logit."""
     return np.clip(np.full(info.shape, 0.5) if info.mean is None else info.mean(), 1e-3, 1 - 1e-3)
 
 
