@@ -1,8 +1,9 @@
 """How well a linear classifier reads the classes from the codes of finished runs: python scripts/probe.py RUN ...
 
 Logistic regression, as scikit-learn has it, on the codes of the training split, each unit of mean 0 and variance 1; its
-error on the test split, and that of the same classifier on the pixels, in percent. For such errors on MNIST, of codes
-of 1,000 units, see the table of unsupervised features of Makhzani & Frey 2013.
+error on the test split, with several seeds the mean and standard deviation over them, and that of the same classifier
+on the pixels, in percent. For such errors on MNIST, of codes of 1,000 units, see the table of unsupervised features of
+Makhzani & Frey 2013.
 """
 
 import argparse
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import jaxae
-from jaxae import directory, run
+from jaxae import directory, report, results, run
 from jaxae.data import Dataset, binary
 from jaxae.errors import InputError
 from jaxae.experiment import Model
@@ -23,28 +24,29 @@ ITERATIONS = 100  # of the optimizer, at most
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories")
-    parser.add_argument("--seed", type=int, default=0, help="which of a run with several (default: %(default)s)")
     options = parser.parse_args()
     pixels: dict[str, float] = {}  # by the data's fingerprint
     try:
         for path in options.runs:
             _, dataset, _, title = run.finished(path)
-            dataset = binary.seen(dataset, directory.read(path / "config.json")["config"]["binarize"])
+            config = directory.read(path / "config.json")["config"]
+            dataset = binary.seen(dataset, config["binarize"])
             if not dataset.classes:
                 raise InputError(f"{path}: its data has no classes")
-            model = jaxae.load(path, seed=options.seed)
             data = dataset.fingerprint()
             if data not in pixels:
                 pixels[data] = error(dataset, dataset.train.x, dataset.test.x)
-            found = error(dataset, *codes(model, dataset))
-            print(f"{path}: {title}: error from codes {found:.2f} %, from pixels {pixels[data]:.2f} %", flush=True)
+            models = [jaxae.load(path, seed=seed) for seed in range(config["seeds"])]
+            found = report.figure(results.of_seeds(measure, models, dataset), "error")
+            print(f"{path}: {title}: error from codes {found} %, from pixels {pixels[data]:.4g} %", flush=True)
     except InputError as problem:
         parser.exit(2, f"error: {problem}\n")
 
 
-def codes(model: Model, dataset: Dataset) -> list[np.ndarray]:
-    """Codes of the training and of the test split."""
-    return [np.asarray(model.encode(split.x, split.lengths)) for split in (dataset.train, dataset.test)]
+def measure(model: Model, dataset: Dataset) -> dict[str, float]:
+    """`error` of the model's codes."""
+    codes = (np.asarray(model.encode(split.x, split.lengths)) for split in (dataset.train, dataset.test))
+    return {"error": error(dataset, *codes)}
 
 
 def error(dataset: Dataset, train: np.ndarray, test: np.ndarray) -> float:

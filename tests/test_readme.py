@@ -2,12 +2,14 @@
 
 import importlib
 import json
+import pkgutil
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import experiments
 import jaxae
@@ -57,6 +59,12 @@ def test_the_python_example(tmp_path, monkeypatch):
         f"{example}\nassert images.shape == (64, 28, 28, 1) and codes.shape == (64, 2) and again.shape == images.shape"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path)
+
+
+@pytest.mark.parametrize("page", [README_FILE, README_FILE.with_name("experiments") / "README.md"])
+def test_the_table_has_each_experiment_once(page):
+    rows = re.findall(r"^\| \[`(\w+)`\]", page.read_text(), re.M)
+    assert rows == sorted(module.name for module in pkgutil.iter_modules(experiments.__path__))
 
 
 def test_files_that_it_names_exist():
