@@ -40,8 +40,8 @@ which runs each experiment by the command of its docstring. Expected is the figu
 this project, at most (or within a range); measured is the mean and the standard deviation over seeds that were trained
 in one program. `loss` is the objective: nats or squared error per pixel, nats per image for the variational one;
 `code` is the mean size |z| of a unit of the code; `mse`, `shift_mse` (the least over shifts by up to two pixels) and
-`ssim` compare the test images with their reconstructions, of the first seed. Time is that of the whole run, all seeds
-together, on {device}. Documents 000 to 004 are the five texts whose systems are built here.
+`ssim` compare the test images with their reconstructions, of the first seed. Time is that of training, all seeds together,
+on {device}. Documents 000 to 004 are the five texts whose systems are built here.
 
 | experiment | source | expected | measured | seeds | likeness | time | picture |
 |---|---|---|---|---|---|---|---|

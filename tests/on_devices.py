@@ -69,8 +69,12 @@ def fit(name, way, seeds, fields):
 
 def difference(a, b):
     """The largest relative difference |u - v| / |v| of two trees' leaves, in the Euclidean norm."""
-    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return max(float(np.linalg.norm(np.ravel(u) - np.ravel(v)) / np.linalg.norm(np.ravel(v))) for u, v in pairs)
+
+    def relative(u, v):
+        changed = np.linalg.norm(np.ravel(u) - np.ravel(v))
+        return float(changed / np.linalg.norm(np.ravel(v))) if changed else 0.0  # also where both are zero
+
+    return max(relative(u, v) for u, v in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
 def plain_descent(rate):
