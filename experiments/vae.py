@@ -122,7 +122,7 @@ def experiment(
     InputError where that is none.
     """
     if config.likelihood and log_likelihood is prob.bernoulli and config.binarize == "none":
-        raise InputError("--likelihood: grey pixels have none under a Bernoulli distribution: add --binarize static")
+        raise InputError("--likelihood: grey pixels have none under a Bernoulli: train with --binarize static")
     if config.likelihood == 1:
         raise InputError("--likelihood 1: one sample is the bound itself, whose error is not known: take more")
     samples, of = config.likelihood, iwae.terms(model, log_likelihood)

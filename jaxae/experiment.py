@@ -45,8 +45,8 @@ class Model:
     """
 
     experiment: Experiment
-    params: Params
-    extra: Extra
+    params: Params = field(repr=False)
+    extra: Extra = field(repr=False)
     shape: tuple[int, ...]  # of one example
 
     def encode(self, x: Num[Any, "N *D"], lengths: Int[Any, " N"] | None = None) -> Float[Array, "N *code"]:

@@ -132,11 +132,12 @@ class Progress:
         if not self._bar.disable:
             return
         step = train["step"]
-        left = (time.monotonic() - self._start) / max(step - self._first, 1) * (self._steps - step)
+        done = step - self._first  # none yet where an epoch is one dispatch, and this the first
+        left = f"  {(time.monotonic() - self._start) / done * (self._steps - step):.0f} s left" if done else ""
         with suppress(OSError):  # nobody may be listening any more
             print(
                 f"epoch {train['epoch']}/{self._epochs}  train loss {scalar(train, 'loss'):.4f}  "
-                f"test loss {scalar(test, 'loss'):.4f}  {rate:,.0f} images/s  {left:.0f} s left",
+                f"test loss {scalar(test, 'loss'):.4f}  {rate:,.0f} images/s{left}",
                 flush=True,
             )
 

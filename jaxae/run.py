@@ -9,6 +9,7 @@ import importlib.util
 import logging
 import math
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
@@ -144,6 +145,7 @@ def _fill(
     outcome = loop.fit(experiment, config, dataset, plan, workdir, stop, look, prepare)
     if not parallel.leads():
         return
+    logging.getLogger("jaxae").info("trained: now it is measured, and the figures are drawn")
     lines = log.read(workdir / "metrics.jsonl")
     trained, *others = (model(outcome.state, seed) for seed in range(config.seeds))
     expected = experiment.expected if configs.documented(config) else {}
@@ -229,11 +231,17 @@ def finished(
     path = Path(path)
     saved = directory.read(path / "config.json")
     module, config = recorded(path, saved, module)
-    if not (path / "result.json").exists():
-        raise InputError(f"{path}: is not finished: {saved['command']} goes on with it")
+    ended(path, saved)
     result = results.read(path)
     found = dataset(path, saved) if known is None else known
     return load(path, module), found, result, title(saved["experiment"], config)
+
+
+def ended(path: Path, saved: dict[str, Any]) -> None:
+    """InputError for a run that is not finished."""
+    if not (path / "result.json").exists():
+        again = f"{saved['command']} --workdir {shlex.quote(str(path))}"
+        raise InputError(f"{path}: is not finished: {again} goes on with it")
 
 
 def dataset(path: Path, saved: dict[str, Any]) -> Dataset:

@@ -10,7 +10,9 @@ import json
 from pathlib import Path
 
 from jaxae import directory, loop, results, run
+from jaxae.data import Dataset
 from jaxae.errors import InputError
+from jaxae.experiment import Measure, Model
 
 
 def main() -> None:
@@ -18,7 +20,7 @@ def main() -> None:
 
 
 def estimate(_: loop.Stop) -> str:
-    """A line for each run. InputError for directories that hold no finished run, or one without a likelihood."""
+    """Print a line for each run as it comes. InputError, before the first, where one has no likelihood."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories")
     parser.add_argument(
@@ -27,18 +29,24 @@ def estimate(_: loop.Stop) -> str:
     options = parser.parse_args()
     if options.samples < 2:
         raise InputError("--samples: at least 2")
-    lines = []
-    for path in options.runs:
-        saved = directory.read(path / "config.json")
-        module, config = run.recorded(path, saved)
-        if not hasattr(config, "likelihood"):
-            raise InputError(f"{path}: is not of a variational model")
-        _, data, _, title = run.finished(path)
-        experiment = module.build(dataclasses.replace(config, likelihood=options.samples), data.info)
-        models = [run.load(path, seed=seed) for seed in range(config.seeds)]
-        found = results.of_seeds(experiment.measures["likelihood"], models, data)
-        lines.append(json.dumps({"run": title, "samples": options.samples, **found}))
-    return "\n".join(lines)
+    for title, measure, models, data in [found(path, options.samples) for path in options.runs]:
+        estimates = results.of_seeds(measure, models, data)
+        print(json.dumps({"run": title, "samples": options.samples, **estimates}), flush=True)
+    return ""
+
+
+def found(path: Path, samples: int) -> tuple[str, Measure, list[Model], Dataset]:
+    """The title of a run, how its likelihood is estimated, its model for each seed, and its data."""
+    saved = directory.read(path / "config.json")
+    module, config = run.recorded(path, saved)
+    if not hasattr(config, "likelihood"):
+        raise InputError(f"{path}: is not of a variational model")
+    _, data, _, title = run.finished(path)
+    try:
+        experiment = module.build(dataclasses.replace(config, likelihood=samples), data.info)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return title, experiment.measures["likelihood"], [run.load(path, seed=seed) for seed in range(config.seeds)], data
 
 
 if __name__ == "__main__":

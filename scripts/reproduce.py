@@ -37,11 +37,12 @@ On the full MNIST (60,000 images to train, 10,000 to test), or on as many sprite
     python scripts/reproduce.py
 
 which runs each experiment by the command of its docstring. Expected is the figure of the source, or the one set for
-this project, at most (or within a range); measured is the mean and the standard deviation over seeds that were trained
-in one program. `loss` is the objective: nats or squared error per pixel, nats per image for the variational one;
-`code` is the mean size |z| of a unit of the code; `mse`, `shift_mse` (the least over shifts by up to two pixels) and
-`ssim` compare the test images with their reconstructions, of the first seed. Time is that of training, all seeds together,
-on {device}. Documents 000 to 004 are the five texts whose systems are built here.
+this project, at most (or within a range); measured is the mean and the standard deviation over seeds that were
+trained in one program. `loss` is the objective: nats or squared error per pixel, nats per image where a model is
+variational, quantized or contractive; `code` is the mean size |z| of a unit of the code; `mse`, `shift_mse` (the
+least over shifts by up to two pixels) and `ssim` compare the test images with their reconstructions, of the first
+seed. Time is that of training, all seeds together, on {device}. Documents 000 to 004 are the five texts whose systems
+are built here.
 
 | experiment | source | expected | measured | seeds | likeness | time | picture |
 |---|---|---|---|---|---|---|---|

@@ -36,8 +36,7 @@ def main() -> None:
 def repeat(path: Path, workdir: Path) -> tuple[list[str], list[str]]:
     """What differs of the run and its repetition, and the recorded facts that do."""
     saved = directory.read(path / "config.json")
-    if not (path / "result.json").exists():
-        raise InputError(f"{path}: is not finished: {saved['command']} goes on with it")
+    run.ended(path, saved)
     if (workdir / "config.json").exists():
         raise InputError(f"--workdir {workdir}: holds a run already: give another")
     log.read(path / "metrics.jsonl")

@@ -132,8 +132,9 @@ def test_the_likelihood_of_a_finished_run(tmp_path, blind, monkeypatch, capsys):
     known = json.loads((workdir / "result.json").read_text())["likelihood"]
     before = sorted(workdir.rglob("*"))
     capsys.readouterr()
-    assert estimate(monkeypatch, workdir, "--samples", 20) == 0
-    found = json.loads(capsys.readouterr().out)
+    assert estimate(monkeypatch, workdir, workdir, "--samples", 20) == 0
+    found, again = map(json.loads, capsys.readouterr().out.splitlines())
+    assert found == again
     assert (found.pop("run"), found.pop("samples")) == ("vae on digits", 20)
     assert found == known
     assert len(found["log_likelihood"]) == 2
