@@ -1,6 +1,5 @@
-"""The same seed gives the same bits, whatever was compiled before; and the figures of today are those of yesterday."""
+"""The same seed gives the same bits, whatever was compiled before."""
 
-import json
 import os
 import subprocess
 import sys
@@ -8,47 +7,31 @@ from pathlib import Path
 
 import pytest
 
+from short_runs import NAMES
+
 SCRIPT = Path(__file__).with_name("short_runs.py")
-GOLDEN = json.loads(SCRIPT.with_name("golden.json").read_text())
-
-
 # One of each kind: nets, optimizers, phases, state that is not a parameter, adversaries, draws.
 KINDS = [f"experiments.{name}" for name in ("convolutional", "factor_vae", "iwae", "sequence", "stacked", "vqvae")]
 
 
-def short_runs(cache, file, names=()):
-    """The digest of each experiment, and its figures."""
+def short_runs(cache, file, names):
+    """The digest of each experiment."""
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache)}
     command = [sys.executable, SCRIPT, file, *names]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     words = [line.split() for line in done.stdout.splitlines()]
-    return {line[1]: line[2] for line in words if line[0] == "SHA-256"}, json.loads(file.read_text())
+    return {line[1]: line[2] for line in words if line[0] == "SHA-256"}
 
 
-@pytest.fixture(scope="module")
-def cold(tmp_path_factory):
-    """Of a process that has to compile everything; and what it has compiled."""
-    cache, folder = (tmp_path_factory.mktemp(name) for name in ("compiled", "figures"))
-    return *short_runs(cache, folder / "figures.json"), cache
-
-
-@pytest.mark.parametrize("names", [KINDS, pytest.param(list(GOLDEN), marks=pytest.mark.slow)], ids=("kinds", "all"))
-def test_same_seed_same_bits_with_a_cold_and_a_warm_compilation_cache(cold, names, tmp_path):
-    digests, _, cache = cold
+@pytest.mark.parametrize("names", [KINDS, pytest.param(NAMES, marks=pytest.mark.slow)], ids=("kinds", "all"))
+def test_same_seed_same_bits_with_a_cold_and_a_warm_compilation_cache(names, tmp_path):
+    cache = tmp_path / "compiled"
+    digests = short_runs(cache, tmp_path / "cold.json", names)
     filled = set(cache.iterdir())
-    again, _ = short_runs(cache, tmp_path / "figures.json", names)
-    assert len(filled) > 50
+    assert len(filled) > 8 * len(names)
+    assert short_runs(cache, tmp_path / "warm.json", names) == digests
     assert set(cache.iterdir()) == filled
-    assert again == {name: digests[name] for name in names}
-    assert digests.keys() == GOLDEN.keys()
+    assert (tmp_path / "warm.json").read_bytes() == (tmp_path / "cold.json").read_bytes()
+    assert list(digests) == names
     assert len(set(digests.values())) == len(digests)  # every experiment has its own
-
-
-@pytest.mark.parametrize("name", GOLDEN)
-def test_golden_steps(cold, name):
-    """Losses and parameters after three steps are what they were: to rounding, since processors differ."""
-    assert cold[1][name] == pytest.approx(GOLDEN[name], rel=1e-4), (
-        f"{name} has moved. If that was meant, say why in the commit, and write down what is right from now on: "
-        f"python tests/short_runs.py tests/golden.json"
-    )

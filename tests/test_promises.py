@@ -107,7 +107,7 @@ def test_the_lock_is_given_back(tmp_path):
 COMMAND = ["experiments.dense", "--epochs", "12", "--batch-size", "20", "--hidden", "8", "--latent", "2"]
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(25, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [3, pytest.param(25, marks=pytest.mark.slow)])
 def test_killed_at_random_moments(kills, tmp_path, monkeypatch, capsys):
     """No kill leaves a trace, and none needs a hand."""
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))  # half written entries stay here
