@@ -100,6 +100,12 @@ class Silent:
         return lambda *_, **__: None
 
 
+def say(text: str) -> None:
+    """A line, at once."""
+    with suppress(OSError):  # nobody may be listening any more
+        print(text, flush=True)
+
+
 class Progress:
     """A bar with epoch, loss, images per second and time left; a line per epoch where there is no terminal."""
 
@@ -134,12 +140,10 @@ class Progress:
         step = train["step"]
         done = step - self._first  # none yet where an epoch is one dispatch, and this the first
         left = f"  {(time.monotonic() - self._start) / done * (self._steps - step):.0f} s left" if done else ""
-        with suppress(OSError):  # nobody may be listening any more
-            print(
-                f"epoch {train['epoch']}/{self._epochs}  train loss {scalar(train, 'loss'):.4f}  "
-                f"test loss {scalar(test, 'loss'):.4f}  {rate:,.0f} images/s{left}",
-                flush=True,
-            )
+        say(
+            f"epoch {train['epoch']}/{self._epochs}  train loss {scalar(train, 'loss'):.4f}  "
+            f"test loss {scalar(test, 'loss'):.4f}  {rate:,.0f} images/s{left}"
+        )
 
 
 class TensorBoard:

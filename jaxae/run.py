@@ -145,7 +145,7 @@ def _fill(
     outcome = loop.fit(experiment, config, dataset, plan, workdir, stop, look, prepare)
     if not parallel.leads():
         return
-    logging.getLogger("jaxae").info("trained: now it is measured, and the figures are drawn")
+    log.say("trained: now it is measured, and the figures are drawn")
     lines = log.read(workdir / "metrics.jsonl")
     trained, *others = (model(outcome.state, seed) for seed in range(config.seeds))
     expected = experiment.expected if configs.documented(config) else {}

@@ -38,7 +38,8 @@ def finished(tmp_path_factory):
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith("epoch 1/6  train loss ")
-    assert lines[6].startswith("done: test bce ")
+    assert lines[6].startswith("trained: ")
+    assert lines[7].startswith("done: test bce ")
     assert lines[-2] == "pictures: runs/vae-digits/figures"
     assert done.stderr == ""
     return folder / "runs" / "vae-digits"
