@@ -17,7 +17,8 @@ class Config:
     """Fields of every experiment. An experiment adds its own: `class Config(run.Config): latent: int = 2`."""
 
     data: str = "digits"
-    """digits (embedded), mnist or another TFDS image set, or the path of your own .npy, .npz, IDX file or folder."""
+    """digits (embedded), sprites (of known factors), mnist or another TFDS image set, or the path of your own .npy,
+    .npz, IDX file or folder."""
     data_dir: str = ""
     """Folder of prepared TFDS sets (default: that of TFDS)."""
     manual_dir: str = ""

@@ -37,7 +37,7 @@ def page(paths: list[Path]) -> str:
     saved = [directory.read(path / "config.json") for path in paths]
     for path, about in zip(paths, saved, strict=True):
         if about["data"]["fingerprint"] != saved[0]["data"]["fingerprint"]:
-            raise InputError(f"{path}: has other data than {paths[0]}: compare runs of the same")
+            raise InputError(f"{path}: has other data than {paths[0]}: take runs of one --data, --binarize")
     data = run.dataset(paths[0], saved[0])
     loaded = [run.finished(path, known=data) for path in paths]
     rows = {"original": unit(data.test.x[ten(data)])}

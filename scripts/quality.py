@@ -47,7 +47,7 @@ def measure(_: loop.Stop) -> str:
     saved = [directory.read(path / "config.json") for path in options.runs]
     for path, about in zip(options.runs, saved, strict=True):
         if about["data"]["fingerprint"] != saved[0]["data"]["fingerprint"]:
-            raise InputError(f"{path}: has other data than {options.runs[0]}: compare runs of the same")
+            raise InputError(f"{path}: has other data than {options.runs[0]}: take runs of one --data, --binarize")
     how = saved[0]["config"]["binarize"]
     data = run.dataset(options.runs[0], saved[0])
     models = [run.finished(path, module, data)[0] for path in options.runs]

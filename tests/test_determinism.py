@@ -29,7 +29,7 @@ def test_same_seed_same_bits_with_a_cold_and_a_warm_compilation_cache(names, tmp
     cache = tmp_path / "compiled"
     digests = short_runs(cache, tmp_path / "cold.json", names)
     filled = set(cache.iterdir())
-    assert len(filled) > 8 * len(names)
+    assert len(filled) > 5 * len(names)
     assert short_runs(cache, tmp_path / "warm.json", names) == digests
     assert set(cache.iterdir()) == filled
     assert (tmp_path / "warm.json").read_bytes() == (tmp_path / "cold.json").read_bytes()
