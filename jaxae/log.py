@@ -138,8 +138,9 @@ class Progress:
         if not self._bar.disable:
             return
         step = train["step"]
-        done = step - self._first  # none yet where an epoch is one dispatch, and this the first
-        left = f"  {(time.monotonic() - self._start) / done * (self._steps - step):.0f} s left" if done else ""
+        done = step - self._first
+        timed = self._start and done  # not where a run goes on at the end of an epoch, or an epoch is one dispatch
+        left = f"  {(time.monotonic() - self._start) / done * (self._steps - step):.0f} s left" if timed else ""
         say(
             f"epoch {train['epoch']}/{self._epochs}  train loss {scalar(train, 'loss'):.4f}  "
             f"test loss {scalar(test, 'loss'):.4f}  {rate:,.0f} images/s{left}"

@@ -10,6 +10,7 @@ import termios
 
 import pytest
 
+from jaxae import log
 from test_data import bad_inputs
 
 ARGS = ["--epochs", "6", "--batch-size", "128", "--hidden", "16"]
@@ -141,3 +142,17 @@ def test_bar_on_a_terminal(tmp_path):
     bar = text.decode().strip().split("\r")[-1]
     for part in ("epoch 6/6", "100%", "loss ", "images/s", "00:00 left"):
         assert part in bar, bar
+
+
+def test_time_left_is_by_the_steps_that_were_timed(capsys, monkeypatch):
+    """None where a run goes on at the end of an epoch, after which nothing has been trained yet."""
+    monkeypatch.setattr(log.time, "monotonic", lambda: 1000.0)
+    with log.Progress(4, 40, 10) as progress:
+        progress.epoch({"epoch": 1, "step": 10, "loss": 2.0}, {"loss": 3.0}, 50.0)
+        progress.update(2, 15, 2.0, 50.0)
+        monkeypatch.setattr(log.time, "monotonic", lambda: 1010.0)
+        progress.epoch({"epoch": 2, "step": 20, "loss": 1.0}, {"loss": 2.0}, 50.0)
+    assert capsys.readouterr().out.splitlines() == [
+        "epoch 1/4  train loss 2.0000  test loss 3.0000  50 images/s",
+        "epoch 2/4  train loss 1.0000  test loss 2.0000  50 images/s  40 s left",
+    ]
