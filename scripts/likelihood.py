@@ -41,12 +41,13 @@ def found(path: Path, samples: int) -> tuple[str, Measure, list[Model], Dataset]
     module, config = run.recorded(path, saved)
     if not hasattr(config, "likelihood"):
         raise InputError(f"{path}: is not of a variational model")
-    _, data, _, title = run.finished(path)
+    first, data, _, title = run.finished(path)
     try:
         experiment = module.build(dataclasses.replace(config, likelihood=samples), data.info)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    return title, experiment.measures["likelihood"], [run.load(path, seed=seed) for seed in range(config.seeds)], data
+    models = [first, *(run.load(path, seed=seed) for seed in range(1, config.seeds))]
+    return title, experiment.measures["likelihood"], models, data
 
 
 if __name__ == "__main__":

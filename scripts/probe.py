@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-import jaxae
 from jaxae import directory, report, results, run
 from jaxae.data import Dataset, binary
 from jaxae.errors import InputError
@@ -28,7 +27,7 @@ def main() -> None:
     pixels: dict[str, float] = {}  # by the data's fingerprint
     try:
         for path in options.runs:
-            _, dataset, _, title = run.finished(path)
+            first, dataset, _, title = run.finished(path)
             config = directory.read(path / "config.json")["config"]
             dataset = binary.seen(dataset, config["binarize"])
             if not dataset.classes:
@@ -36,7 +35,7 @@ def main() -> None:
             data = dataset.fingerprint()
             if data not in pixels:
                 pixels[data] = error(dataset, dataset.train.x, dataset.test.x)
-            models = [jaxae.load(path, seed=seed) for seed in range(config["seeds"])]
+            models = [first, *(run.load(path, seed=seed) for seed in range(1, config["seeds"]))]
             found = report.figure(results.of_seeds(measure, models, dataset), "error")
             print(f"{path}: {title}: error from codes {found} %, from pixels {pixels[data]:.4g} %", flush=True)
     except InputError as problem:

@@ -68,6 +68,10 @@ def test_runs_and_is_used(name, few, tmp_path, request):
     )
 
 
+def test_golden_figures_are_those_of_every_experiment():
+    assert list(GOLDEN) == short_runs.NAMES
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_says_source_command_and_measured_figure(name):
     """And its command is one that it understands."""

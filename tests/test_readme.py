@@ -41,7 +41,7 @@ def test_the_new_variant(tmp_path, monkeypatch):
     constant = 784 * (0.5 * np.log(2 * np.pi) + np.log(0.5))  # -log N of an image that is met exactly
     model, test = jaxae.load(workdir), data.load("digits").test.x
     error = np.sum((np.asarray(model.reconstruct(test)) - test / 255) ** 2, axis=(1, 2, 3)).mean() / 0.5**2 / 2
-    assert 0.8 * error < last["reconstruction"] - constant < 1.25 * error  # which is of draws, not of the mean
+    assert 0.9 * error < last["reconstruction"] - constant < 1.25 * error  # which is of draws, not of the mean
     assert abs(last["loss"] - last["reconstruction"] - last["kl"]) < 1e-3
     found = json.loads((workdir / "result.json").read_text())["likelihood"]
     assert -last["loss"] - 1 < found["log_likelihood"] < -constant

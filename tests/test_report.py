@@ -343,6 +343,7 @@ def test_what_cannot_be_compared_is_said(runs, tmp_path, monkeypatch, capsys):
     (other / "config.json").write_text(json.dumps(saved))
     for name, arguments, message in (
         ("report", [tmp_path], "holds no run"),
+        ("report", [unfinished], "is not finished: python -m experiments.vae"),
         ("report", [unfinished], f"--workdir {unfinished} goes on with it"),
         ("report", [other], "its data, digits, has changed since"),
         ("compare", [runs[0], runs[0]], "given twice"),
