@@ -1,4 +1,4 @@
-"""The adversarial autoencoder: a discriminator presses the codes into the shape of the prior.
+"""The adversarial autoencoder: a discriminator matches the aggregate posterior to the prior.
 
 Source: Makhzani, Shlens, Jaitly, Goodfellow & Frey 2015, whose figure for MNIST is a Parzen window estimate, of another
 network.
@@ -12,7 +12,7 @@ import optax
 
 from experiments import wae
 from jaxae import nets, run
-from jaxae.step import descend, sequence
+from jaxae.core.step import alternate, descend
 from jaxae.variants import aae, autoencoder, vae
 
 
@@ -33,15 +33,16 @@ class Config(wae.Network):
 
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
-    judge = nets.MLP(config.discriminator, (1,), precision=config.precision)
-    model = aae.Adversarial(*wae.network(config, info), discriminator=judge)
+    discriminator = nets.MLP(config.discriminator, (1,), precision=config.precision)
+    model = aae.Adversarial(*wae.network(config, info), discriminator=discriminator)
     loss = autoencoder.loss(model, "mse")
-    transition = sequence(
+    adversary = optax.adam(config.adversarial_lr, b1=0.5)
+    train = alternate(
         descend(loss, optax.adam(config.lr), wrt=("encoder", "decoder")),
-        descend(aae.discriminate(model), optax.adam(config.adversarial_lr, b1=0.5), wrt=("discriminator",)),
-        descend(aae.confuse(model), optax.adam(config.adversarial_lr, b1=0.5), wrt=("encoder",)),
+        descend(aae.discriminator_loss(model), adversary, wrt=("discriminator",), name="discriminator"),
+        descend(aae.generator_loss(model), adversary, wrt=("encoder",), name="generator"),
     )
-    return run.Experiment(model, transition, loss, vae.prior(config.latent), unit="per pixel")
+    return run.Experiment(model, train, loss, vae.prior(config.latent), unit="per pixel")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import flax.linen as nn
 import optax
 
 from jaxae import run
-from jaxae.step import descend
+from jaxae.core.step import descend
 from jaxae.variants import autoencoder, contractive, tied
 
 

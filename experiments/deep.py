@@ -24,7 +24,7 @@ class Config(simple.Config):
 
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
-    return replace(simple.build(config, info), expected={"loss": 0.099})
+    return replace(simple.build(config, info), expected={"mnist": {"loss": 0.099}})
 
 
 if __name__ == "__main__":

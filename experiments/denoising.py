@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import optax
 
 from jaxae import nets, run
-from jaxae.step import descend
+from jaxae.core.step import descend
 from jaxae.variants import autoencoder, denoising
 
 # Logit of 0.13, the mean pixel of MNIST: from 0 the squared error drives every pixel to black, and gets stuck there.

@@ -1,4 +1,4 @@
-"""FactorVAE: a discriminator says how far the units of the code are from independent, and that is a penalty.
+"""FactorVAE: a penalty on the total correlation of the code, which a discriminator estimates.
 
 Source: Kim & Mnih 2018, gamma = 35 on dSprites.
 Command: python -m experiments.factor_vae --data sprites --seeds 3
@@ -15,7 +15,7 @@ import optax
 from experiments import beta_vae
 from experiments import vae as plain
 from jaxae import nets, run
-from jaxae.step import descend, sequence
+from jaxae.core.step import alternate, descend
 from jaxae.variants import factorvae
 
 
@@ -23,33 +23,28 @@ from jaxae.variants import factorvae
 class Config(beta_vae.Config):
     """1024-512-256-10-256-512-1024, a discriminator of three layers of 256, Adam for both."""
 
-    beta: float = 1.0
-    """Weight of the divergence while training; the test loss has it with weight 1."""
+    kl_weight: float = 1.0
+    """Weight of the KL term in training; the test loss has weight 1."""
     gamma: float = 35.0
     """Weight of the total correlation."""
     discriminator: tuple[int, ...] = (256, 256, 256)
     """Widths of the discriminator."""
     discriminator_lr: float = 1e-4
-    """Its learning rate."""
+    """Learning rate of the discriminator."""
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
-    judge = nets.MLP(
-        config.discriminator, (1,), activation=partial(nn.leaky_relu, negative_slope=0.2), precision=config.precision
+    leaky = partial(nn.leaky_relu, negative_slope=0.2)
+    discriminator = nets.MLP(config.discriminator, (1,), activation=leaky, precision=config.precision)
+    model = factorvae.FactorVAE(**plain.network(config, info), discriminator=discriminator)
+    loss = factorvae.loss(model, config.gamma, plain.kl_rate(config, info))
+    adversary = optax.adam(config.discriminator_lr, b1=0.5)
+    train = alternate(
+        descend(loss, optax.adam(config.lr), wrt=("encoder", "decoder")),
+        descend(factorvae.discriminator_loss(model), adversary, wrt=("discriminator",), name="discriminator"),
     )
-    model = factorvae.FactorVAE(*plain.network(config, info), discriminator=judge)
-    transition = sequence(
-        plain.train(
-            config,
-            info,
-            partial(factorvae.loss, model, config.gamma),
-            optax.adam(config.lr),
-            wrt=("encoder", "decoder"),
-        ),
-        descend(factorvae.discriminate(model), optax.adam(config.discriminator_lr, b1=0.5), wrt=("discriminator",)),
-    )
-    return plain.experiment(config, model, transition)
+    return plain.experiment(config, model, train)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import optax
 
 from experiments.vqvae import network
 from jaxae import run
-from jaxae.step import descend
+from jaxae.core.step import descend
 from jaxae.variants import autoencoder, fsq, vqvae
 
 

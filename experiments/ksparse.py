@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import optax
 
 from jaxae import run
-from jaxae.errors import InputError
-from jaxae.step import descend
+from jaxae.core.step import descend
 from jaxae.variants import autoencoder, ksparse
 
 
@@ -36,13 +35,11 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     )
     for kept in (model.active, model.evaluated):
         if not 0 < kept <= config.latent:
-            raise InputError(
-                f"--active {config.active} --alpha {config.alpha}: cannot keep {kept} of {config.latent} units"
+            raise ValueError(
+                f"active={config.active} alpha={config.alpha}: cannot keep {kept} of latent={config.latent} dimensions"
             )
-    train = autoencoder.loss(model, "mse", train=True)
-    return run.Experiment(
-        model, descend(train, optax.adam(config.lr)), autoencoder.loss(model, "mse"), unit="per pixel"
-    )
+    loss = autoencoder.loss(model, "mse")
+    return run.Experiment(model, descend(loss, optax.adam(config.lr)), loss, unit="per pixel")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import flax.linen as nn
 import optax
 
 from jaxae import nets, run
-from jaxae.step import descend
+from jaxae.core.step import descend
 from jaxae.variants import autoencoder
 
 
@@ -53,10 +53,8 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         encoder=nets.Conv(config.filters, *layers, outputs=(config.latent,), **options),
         decoder=nets.Deconv(info.shape, config.filters, *layers, **options),
     )
-    train = autoencoder.loss(model, "mse", train=True)
-    return run.Experiment(
-        model, descend(train, optax.adam(config.lr)), autoencoder.loss(model, "mse"), unit="per pixel"
-    )
+    loss = autoencoder.loss(model, "mse")
+    return run.Experiment(model, descend(loss, optax.adam(config.lr)), loss, unit="per pixel")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import flax.linen as nn
 import optax
 
 from jaxae import nets, run
-from jaxae.step import descend
+from jaxae.core.step import descend
 from jaxae.variants import autoencoder
 
 
@@ -47,7 +47,9 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
     model = network(config, info, nn.initializers.normal(1.0), code=nn.sigmoid)
     loss = autoencoder.loss(model, "mse")
-    return run.Experiment(model, descend(loss, optax.adam(config.lr)), loss, expected={"loss": 0.048}, unit="per pixel")
+    return run.Experiment(
+        model, descend(loss, optax.adam(config.lr)), loss, expected={"mnist": {"loss": 0.048}}, unit="per pixel"
+    )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from experiments import simple
 from jaxae import run
-from jaxae.step import descend
+from jaxae.core.step import descend
 from jaxae.variants import autoencoder, sparse
 
 
@@ -32,7 +32,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         model,
         descend(loss, simple.adadelta(config.lr, config.eps)),
         loss,
-        expected={"loss": 0.112, "code": (3.0, 3.7)},
+        expected={"mnist": {"loss": 0.112, "code": (3.0, 3.7)}},
         unit="nats per pixel",
     )
 

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 from experiments import simple
 from jaxae import run
-from jaxae.epoch import first_step
-from jaxae.errors import InputError
-from jaxae.step import descend, phases
+from jaxae.core.step import descend, phases
+from jaxae.training.epoch import first_step
 from jaxae.variants import autoencoder, stacked
 
 
@@ -37,8 +36,8 @@ class Config(run.Config):
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
     if config.greedy * (len(config.hidden) + 1) >= config.epochs:
-        raise InputError(
-            f"--greedy {config.greedy} for each layer leaves none of --epochs {config.epochs} to fine-tune"
+        raise ValueError(
+            f"greedy={config.greedy} epochs for each layer leave none of epochs={config.epochs} to fine-tune"
         )
     model = stacked.Stacked(info.shape, (*config.hidden, config.latent), precision=config.precision)
     loss = autoencoder.loss(model, "bce")

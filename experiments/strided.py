@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxae import nets, run
-from jaxae.step import descend
+from jaxae.core.step import descend
 from jaxae.variants import autoencoder
 
 

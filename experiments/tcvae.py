@@ -1,4 +1,4 @@
-"""beta-TCVAE: of the divergence only the total correlation weighs more.
+"""beta-TCVAE: of the KL term only the total correlation has a larger weight.
 
 Source: Chen, Li, Grosse & Duvenaud 2018, beta = 6 on dSprites: a MIG of about 0.5 without the shape, in a run of the
 authors' code (github.com/YannDubs/disentangling-vae, issue 64).
@@ -13,7 +13,7 @@ import optax
 
 from experiments import vae as plain
 from jaxae import run
-from jaxae.step import Transition, descend
+from jaxae.core.step import descend
 from jaxae.variants import rate, tcvae, vae
 
 
@@ -33,13 +33,10 @@ class Config(plain.Network):
 
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
-    model = vae.VAE(*plain.network(config, info))
-    tx = optax.adam(config.lr)
-
-    def at(share: rate.Weight) -> Transition:
-        return descend(tcvae.loss(model, info.train, config.beta * share, share, share), tx)
-
-    return plain.experiment(config, model, plain.warmed(config, info, at))
+    model = vae.VAE(**plain.network(config, info))
+    warmup = plain.kl_schedule(config, info)
+    loss = tcvae.loss(model, info.train, rate.scaled(config.beta, warmup), warmup, warmup)
+    return plain.experiment(config, model, descend(loss, optax.adam(config.lr)))
 
 
 if __name__ == "__main__":

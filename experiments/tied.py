@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from experiments import simple
 from jaxae import run
-from jaxae.step import descend
+from jaxae.core.step import descend
 from jaxae.variants import autoencoder, tied
 
 

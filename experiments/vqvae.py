@@ -16,8 +16,7 @@ from scipy.special import logit
 
 from experiments import vae as plain
 from jaxae import nets, run
-from jaxae.errors import InputError
-from jaxae.step import descend
+from jaxae.core.step import descend
 from jaxae.variants import vqvae
 
 
@@ -39,7 +38,7 @@ class Config(run.Config):
     decay: float = 0.99
     """Of the moving averages."""
     revive: float = 0.1
-    """A code of averaged use below this share of an even one is drawn anew from the batch (0: none is)."""
+    """Codes whose EMA usage is below this fraction of uniform are re-initialised from the batch (0: none)."""
 
 
 def network(config: run.Config, filters: tuple[int, ...], latent: int, info: run.Info) -> tuple[nn.Module, nn.Module]:
@@ -57,7 +56,7 @@ def network(config: run.Config, filters: tuple[int, ...], latent: int, info: run
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for images of this shape."""
     if config.revive >= 1:
-        raise InputError(f"--revive {config.revive}: must be below 1, or every code is always drawn anew")
+        raise ValueError(f"revive={config.revive} must be below 1, or every code is re-initialised in every step")
     learned = config.codebook == "gradient"
     tracked = not learned or config.revive > 0
     model = vqvae.VQVAE(
@@ -67,10 +66,8 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         learned=learned,
         tracked=tracked,
     )
-    update = vqvae.track(config.decay, config.revive) if tracked else None
-    loss = vqvae.loss(model, config.commitment)
-    train = vqvae.loss(model, config.commitment, update)
-    return run.Experiment(model, descend(train, optax.adam(config.lr)), loss, measures={"codebook": vqvae.usage})
+    loss = vqvae.loss(model, config.commitment, vqvae.track(config.decay, config.revive) if tracked else None)
+    return run.Experiment(model, descend(loss, optax.adam(config.lr)), loss, measures={"codebook": vqvae.usage})
 
 
 if __name__ == "__main__":

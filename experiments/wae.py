@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import optax
 
 from jaxae import nets, run
-from jaxae.step import descend
+from jaxae.core.step import descend
 from jaxae.variants import autoencoder, mmd, vae
 
 

@@ -56,13 +56,17 @@ class Checkpoints:
             self._manager.close()
 
     def save(self, step: int, items: Items, meta: dict[str, Any], wait: bool = False) -> None:
-        """Save, in the background unless it is to wait. meta: JSON values. A step already saved is left as it is.
+        """Save, in the background unless it is to wait. meta: JSON values. A step saved with these arrays is left.
 
         OSError if it cannot be written, or the one before could not.
         """
         with self._saving, self._writing():
+            host = jax.device_get(items)
+            if step == self._manager.latest_step():
+                self._manager.wait_until_finished()
+                if self._meta(step)["sha256"] != digests(host):  # saved before the evaluation, now after it
+                    self._manager.delete(step)
             if step != self._manager.latest_step():
-                host = jax.device_get(items)
                 meta = {"step": step, "meta": meta, "leaves": leaves(host), "sha256": digests(host)}
                 arrays = {name: ocp.args.StandardSave(tree) for name, tree in host.items()}
                 self._manager.save(

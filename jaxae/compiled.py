@@ -21,7 +21,7 @@ from jax._src import compilation_cache
 
 from jaxae.data.cache import folder
 
-LARGEST = 1 << 30  # bytes that are kept, the newest
+LARGEST = 1 << 30  # bytes
 SETTINGS = {
     "jax_compilation_cache_dir": None,
     "jax_persistent_cache_min_compile_time_secs": 0,
@@ -31,10 +31,11 @@ MINUTE = 60  # seconds that a process has, at its start, to lock its folder
 
 
 @contextmanager
-def kept() -> Iterator[None]:
+def kept(largest: int = LARGEST) -> Iterator[None]:
     """What is compiled meanwhile is taken from the cache, or goes there at the end.
 
     Where JAX has a cache already (`JAX_COMPILATION_CACHE_DIR`), or the folder cannot be written, nothing is done.
+    largest: bytes that are kept, the newest.
     """
     common = folder() / "compiled" / _machine()
     own = None
@@ -65,7 +66,7 @@ def kept() -> Iterator[None]:
                     path.replace(common / path.name)
         shutil.rmtree(own, ignore_errors=True)
         os.close(lock)
-        _forget_oldest(common)
+        _forget_oldest(common, largest)
 
 
 def _locked(directory: Path) -> int:
@@ -94,13 +95,13 @@ def _set(settings: Mapping[str, Any]) -> None:
     compilation_cache.reset_cache()
 
 
-def _forget_oldest(common: Path) -> None:
+def _forget_oldest(common: Path, largest: int) -> None:
     with suppress(OSError):
         files = [(path.stat(), path) for path in common.iterdir() if path.is_file()]
         size = 0
         for stat, path in sorted(files, key=lambda pair: -pair[0].st_mtime):
             size += stat.st_size
-            if size > LARGEST:
+            if size > largest:
                 path.unlink()
 
 

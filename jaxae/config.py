@@ -6,7 +6,7 @@ import io
 import math
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from jaxae.errors import InputError
@@ -63,25 +63,27 @@ class Config:
     """What --checkpoint-every counts."""
     picture_every: int = 0
     """Steps between pictures of ten reconstructions while training (0: none)."""
+    figures: Literal["all", "none"] = "all"
+    """none: no pictures and no report.html."""
     overwrite: bool = False
     """Start again in a workdir that holds a run."""
     summary: bool = False
     """Print the layers of each net (name, output shape, parameters), and do nothing else."""
 
     def __post_init__(self) -> None:
-        """InputError for a number that no run can have."""
+        """ValueError for a number that no run can have."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(value, tuple) and not value and field.name != "hidden":
-                raise InputError(f"{flag(field.name)}: at least one value is needed")
+                raise ValueError(f"{field.name}=() is empty: at least one value is needed")
             least = 0 if field.name == "picture_every" or field.default == 0 or isinstance(field.default, float) else 1
             for number in value if isinstance(value, tuple) else (value,):
                 if type(number) is int and number >= 2**31:
-                    raise InputError(f"{flag(field.name)} {str(number)[:20]}: must be below {2**31}")
+                    raise ValueError(f"{field.name}={str(number)[:20]} must be below {2**31}")
                 if type(number) in (int, float) and not least <= number < math.inf:
-                    raise InputError(f"{flag(field.name)} {str(number)[:20]}: must be at least {least}")
+                    raise ValueError(f"{field.name}={str(number)[:20]} must be at least {least}")
         if self.seed + self.seeds > 2**31:
-            raise InputError(f"--seed {self.seed}: must be below {2**31 - self.seeds}")
+            raise ValueError(f"seed={self.seed} must be below {2**31 - self.seeds}")
 
 
 # In these the processes of one run may differ.
@@ -97,6 +99,7 @@ PLACE = (
     "checkpoint_every",
     "checkpoint_unit",
     "picture_every",
+    "figures",
     "overwrite",
     "summary",
 )
@@ -107,6 +110,23 @@ C = TypeVar("C", bound=Config)
 def flag(field: str) -> str:
     """`batch_size` -> `--batch-size`."""
     return "--" + field.replace("_", "-")
+
+
+@contextlib.contextmanager
+def flags_of(config: Config | type[Config]) -> Iterator[None]:
+    """Turns a ValueError about arguments, `batch_size=100 ...`, into an InputError about flags, `--batch-size 100 ...`.
+
+    For code that looks at a configuration before anything is computed: a ValueError from anywhere else is a bug.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise InputError(_with_flags(config, str(error))) from error
+
+
+def _with_flags(config: Config | type[Config], text: str) -> str:
+    names = "|".join(field.name for field in dataclasses.fields(config))
+    return re.sub(rf"\b({names})=(\S)", lambda found: f"{flag(found[1])} {found[2]}", text)
 
 
 def parse(kind: type[C], description: str, argv: Sequence[str] | None = None) -> C:
@@ -124,7 +144,9 @@ def parse(kind: type[C], description: str, argv: Sequence[str] | None = None) ->
     text = re.sub(r"[╭╮╰╯│]", " ", re.sub(r"╭.*╮", " ", box.getvalue()))
     sections = [" ".join(section.split()) for section in re.split(r"─{3,}", text)]
     said = [section for section in sections if section and not section.startswith(("Argument help", "For full help"))]
-    raise InputError("; ".join(said).replace(f"Error parsing {kind.__name__}: ", "") + " (see --help)")
+    # A ValueError of `kind` itself is among them.
+    line = "; ".join(said).replace(f"Error parsing {kind.__name__}: ", "")
+    raise InputError(f"{_with_flags(kind, line)} (see --help)")
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], apart: Sequence[str] = PLACE) -> str:
@@ -134,10 +156,9 @@ def differences(old: dict[str, Any], new: dict[str, Any], apart: Sequence[str] =
 
 
 def documented(config: Config) -> bool:
-    """Whether the run is the system that its source describes: on MNIST, with the fields' own values."""
-    free = (*PLACE, "data", "seed", "seeds", "precision", "reduction", "likelihood")
-    own = all(getattr(config, f.name) == f.default for f in dataclasses.fields(config) if f.name not in free)
-    return config.data == "mnist" and own
+    """Whether the run is the system that its source describes, on some data: with the fields' own values."""
+    free = (*PLACE, "data", "seed", "seeds", "precision", "reduction", "log_likelihood_samples")
+    return all(getattr(config, f.name) == f.default for f in dataclasses.fields(config) if f.name not in free)
 
 
 def command(config: Config, name: str) -> str:
@@ -164,7 +185,8 @@ def from_json(kind: type[C], fields: dict[str, Any]) -> C:
     for name, value in values.items():
         if not _fits(value, hints[name]):
             raise InputError(f"config.json: {name} is {value!r}; it was written by another version")
-    return kind(**values)
+    with flags_of(kind):
+        return kind(**values)
 
 
 def _fits(value: Any, hint: Any) -> bool:

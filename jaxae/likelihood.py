@@ -2,38 +2,42 @@
 
 from functools import partial
 from math import log, prod
-from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
-from jaxae import prob
-from jaxae.batch import noise
-from jaxae.types import Batch
+from jaxae.core.batch import Batch
+from jaxae.core.divergences import DiagonalNormal
+from jaxae.core.experiment import MeasuredData, TrainedModel
+from jaxae.core.types import Variables
 from jaxae.variants import iwae
 
 ROWS = 1000  # codes decoded at once: what a core keeps near
 ACTIVE = 0.01  # least variance of an active unit's mean
 
 
-def measure(of: iwae.TermsOf, samples: int, trained: Any, dataset: Any) -> dict[str, float]:
-    """Of a trained model (`experiment.Model`) on the test split; the key is that of seed 0. See `estimate`.
+def measure(of: iwae.DensitiesOf, samples: int, trained: TrainedModel, data: MeasuredData) -> dict[str, float]:
+    """`estimate` of a trained model on the test split; the key is that of seed 0.
 
-    Also `active_units`: those whose posterior mean varies by more than 0.01 over the examples (Burda et al. 2016,
-    section 5.1).
+    With it, `active_units`.
     """
     key = jax.random.key(0)
-    variables = {"params": trained.params, **trained.extra}
-    found = estimate(of, trained.experiment.model, variables, dataset.test.x, key, samples)
-    return {**found, "active_units": float(np.sum(np.asarray(trained.encode(dataset.test.x)).var(0) > ACTIVE))}
+    found = estimate(of, trained.experiment.model, trained.variables, data.test.x, key, samples)
+    return {**found, "active_units": float(active_units(np.asarray(trained.encode(data.test.x))))}
+
+
+def active_units(means: Float[np.ndarray, "N Z"]) -> int:
+    """Latent dimensions whose posterior mean has a variance above 0.01 over the examples (Burda et al. 2016, 5.1)."""
+    return int(np.sum(means.var(0) > ACTIVE))
 
 
 def estimate(
-    of: iwae.TermsOf,
-    model: Any,
-    variables: dict[str, Any],
+    of: iwae.DensitiesOf,
+    model: nn.Module,
+    variables: Variables,
     x: UInt8[np.ndarray, "N *D"] | Float[np.ndarray, "N *D"],
     key: Key[Array, ""],
     samples: int,
@@ -71,11 +75,11 @@ def estimate(
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _sums(
-    of: iwae.TermsOf,
-    model: Any,
+    of: iwae.DensitiesOf,
+    model: nn.Module,
     per: int,
     samples: int,
-    variables: dict[str, Any],
+    variables: Variables,
     x: jax.Array,
     first: jax.Array,
     key: Key[Array, ""],
@@ -83,11 +87,11 @@ def _sums(
     """For each example log sum w, log sum w^2, and the means of rate and distortion; `per` draws at once."""
     x = x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x
     number = first + jnp.arange(len(x))
-    batch = Batch(x, -jnp.ones_like(number), number, jnp.ones(len(x)))
-    q: prob.Normal = model.apply(variables, x, method="posterior")
+    batch = Batch(x, number, jnp.ones(len(x)), jnp.int32(0))
+    q: DiagonalNormal = model.apply(variables, x, method="posterior")  # type: ignore[assignment]
 
     def body(i: jax.Array, totals: jax.Array) -> jax.Array:
-        z = iwae.draws(q, noise(jax.random.fold_in(key, i), batch, (per, q.mean.shape[1])))
+        z = iwae.samples_of(q, batch.noise(jax.random.fold_in(key, i), (per, q.mean.shape[1])))
         terms = of(variables, x, q, z)
         counts = (i * per + jnp.arange(per) < samples)[None]  # the last draws may be more than are wanted
         log_w = jnp.where(counts, terms.log_weights(), -jnp.inf)

@@ -15,21 +15,26 @@ import numpy as np
 from jaxae.errors import DAMAGED, InputError
 
 Record = dict[str, Any]  # one line of metrics.jsonl
+OTHERS = ("epoch", "step", "split")  # fields of a line that are no metrics
 
 
 def record(epoch: int, step: int, split: str, metrics: dict[str, Any]) -> Record:
-    """A line of `metrics.jsonl`. Several seeds give a list each, with `NAME_mean` and `NAME_std` (n - 1)."""
+    """A line of `metrics.jsonl`. ValueError for a metric that is named as one of its other fields."""
+    if taken := sorted(set(OTHERS) & set(metrics)):
+        raise ValueError(f"a metric is named {taken[0]}, as a field of every line of metrics.jsonl: rename it")
     return {"epoch": epoch, "step": step, "split": split, **fields(metrics)}
 
 
 def fields(metrics: Mapping[str, Any]) -> Record:
-    """Metrics as JSON: numbers, or lists of several seeds with their mean and deviation."""
+    """Metrics as JSON: a number each, or of several seeds a record of `seeds`, `mean` and `std` (n - 1)."""
     found: Record = {}
     for name, value in sorted(metrics.items()):
         if np.ndim(value):
-            found[name] = [short(v) for v in value]
-            found[f"{name}_mean"] = short(np.mean(value, dtype=np.float64))
-            found[f"{name}_std"] = short(np.std(value, ddof=1, dtype=np.float64))
+            found[name] = {
+                "seeds": [short(v) for v in value],
+                "mean": short(np.mean(value, dtype=np.float64)),
+                "std": short(np.std(value, ddof=1, dtype=np.float64)),
+            }
         else:
             found[name] = short(value)
     return found
@@ -40,21 +45,30 @@ def short(value: Any) -> float:
     return float(str(np.float32(value)))
 
 
-def scalar(line: Record, name: str) -> float:
-    """A metric of a line as one number: its mean over seeds."""
-    return float(line[f"{name}_mean" if f"{name}_mean" in line else name])
+def mean(value: Any) -> float:
+    """A metric as one number: its mean over seeds."""
+    return float(value["mean"] if isinstance(value, dict) else value)
+
+
+def std(value: Any) -> float | None:
+    """The standard deviation of a metric over seeds; None for one seed."""
+    return float(value["std"]) if isinstance(value, dict) else None
+
+
+def each(value: Any) -> list[float]:
+    """A metric of every seed."""
+    return [float(v) for v in value["seeds"]] if isinstance(value, dict) else [float(value)]
 
 
 def names(line: Record) -> list[str]:
     """The metrics of a line."""
-    return [n for n in line if n not in ("epoch", "step", "split") and not n.endswith(("_mean", "_std"))]
+    return [name for name in line if name not in OTHERS]
 
 
 def check(line: Record) -> None:
-    """One of `DAMAGED` if a metric is not a number."""
+    """One of `DAMAGED` if a metric is not a number, or not one per seed."""
     for name in names(line):
-        scalar(line, name)
-        float(line.get(f"{name}_std", 0))
+        mean(line[name]), std(line[name]), each(line[name])
 
 
 def append(path: Path, line: Record) -> None:
@@ -142,15 +156,15 @@ class Progress:
         timed = self._start and done  # not where a run goes on at the end of an epoch, or an epoch is one dispatch
         left = f"  {(time.monotonic() - self._start) / done * (self._steps - step):.0f} s left" if timed else ""
         say(
-            f"epoch {train['epoch']}/{self._epochs}  train loss {scalar(train, 'loss'):.4f}  "
-            f"test loss {scalar(test, 'loss'):.4f}  {rate:,.0f} images/s{left}"
+            f"epoch {train['epoch']}/{self._epochs}  train loss {mean(train['loss']):.4f}  "
+            f"test loss {mean(test['loss']):.4f}  {rate:,.0f} images/s{left}"
         )
 
 
 class TensorBoard:
     """Event files: a scalar per metric and split at every epoch, pictures, histograms, and hyper-parameters.
 
-    Of several seeds, the mean and, as `NAME_std`, the deviation.
+    Of several seeds, the mean and, as `NAME/SPLIT/std`, the deviation.
     """
 
     def __init__(self, directory: Path, step: int) -> None:
@@ -167,9 +181,9 @@ class TensorBoard:
     def scalars(self, line: Record) -> None:
         """The metrics of a line."""
         for name in names(line):
-            self._writer.add_scalar(f"{name}/{line['split']}", scalar(line, name), line["step"])
-            if f"{name}_std" in line:
-                self._writer.add_scalar(f"{name}_std/{line['split']}", line[f"{name}_std"], line["step"])
+            self._writer.add_scalar(f"{name}/{line['split']}", mean(line[name]), line["step"])
+            if (deviation := std(line[name])) is not None:
+                self._writer.add_scalar(f"{name}/{line['split']}/std", deviation, line["step"])
         self._writer.flush()
 
     def picture(self, path: Path, step: int, name: str = "") -> None:
@@ -187,4 +201,4 @@ class TensorBoard:
     def parameters(self, config: dict[str, Any], test: Record) -> None:
         """The fields of a run with what it has reached, for the table of hyper-parameters."""
         fields = {k: v if isinstance(v, int | float | str) else " ".join(map(str, v)) for k, v in config.items()}
-        self._writer.add_hparams(fields, {f"final/{n}": scalar(test, n) for n in names(test)}, "final", test["step"])
+        self._writer.add_hparams(fields, {f"final/{n}": mean(test[n]) for n in names(test)}, "final", test["step"])

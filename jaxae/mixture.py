@@ -1,18 +1,14 @@
 """A prior that is fitted afterwards: a mixture of normals over the codes of a trained model, to sample from."""
 
 import warnings
-from collections.abc import Callable
-from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, Num
 
+from jaxae.core.types import Sampler
 from jaxae.errors import InputError
-
-Sampler: TypeAlias = Callable[[Key[Array, ""], int], Float[Array, "N *code"]]
-
 
 WIDEST = 64  # units of a code that have covariances; of more, so few codes tell none
 

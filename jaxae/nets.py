@@ -1,7 +1,8 @@
 """Encoders and decoders: arrays to arrays, no losses.
 
 Every net takes `keys`, one per example, while it trains, and None otherwise: then nothing is dropped and batch norm
-uses its running averages. Kernels start from Glorot uniform (Glorot & Bengio 2010, equation 16), biases from zero.
+uses its running averages. `axis` is the mapped axis that statistics of the batch are taken over (see `Batch.axis`).
+Kernels start from Glorot uniform (Glorot & Bengio 2010, equation 16), biases from zero.
 Lists of kernels, strides and the like hold one value per layer, or a single one for all.
 """
 
@@ -16,8 +17,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from jaxae import ops
-from jaxae.batch import axis
-from jaxae.errors import InputError
 
 Activation = Callable[[jax.Array], jax.Array]
 Keys = Key[Array, " B"]
@@ -42,7 +41,12 @@ class MLP(nn.Module):
     last_bias: tuple[float, ...] = ()  # that the last layer starts from, where it is not bias_init
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*lead_and_D"], keys: Keys | None = None) -> Float[Array, "*lead_and_outputs"]:  # noqa: ARG002
+    def __call__(
+        self,
+        x: Float[Array, "*lead_and_D"],
+        keys: Keys | None = None,  # noqa: ARG002
+        axis: str | None = None,  # noqa: ARG002
+    ) -> Float[Array, "*lead_and_outputs"]:
         split = x.ndim - self.axes
         lead = x.shape[:split]
         x = x.reshape(*lead, prod(x.shape[split:]))
@@ -104,12 +108,12 @@ class Regularization(nn.Module):
     dropout: float
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B *D"], keys: Keys | None) -> Float[Array, "B *D"]:
+    def __call__(self, x: Float[Array, "B *D"], keys: Keys | None, axis: str | None) -> Float[Array, "B *D"]:
         if self.batch_norm:
             flat = x.reshape(-1, x.shape[-1])
-            x = nn.BatchNorm(keys is None, momentum=0.99, epsilon=1e-3, axis_name=axis())(flat).reshape(x.shape)
+            x = nn.BatchNorm(keys is None, momentum=0.99, epsilon=1e-3, axis_name=axis)(flat).reshape(x.shape)
         if self.dropout >= 1:
-            raise InputError(f"--dropout {self.dropout}: must be below 1")
+            raise ValueError(f"dropout={self.dropout} must be below 1")
         if self.dropout and keys is not None:
             layer = crc32("/".join(self.path).encode())
             x = drop(x, jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, jnp.uint32(layer)), self.dropout)
@@ -125,7 +129,7 @@ def drop(x: Float[Array, "B *D"], keys: Keys, rate: float) -> Float[Array, "B *D
 class Conv(nn.Module):
     """Convolutions with padding SAME, each followed by max-pooling where asked, and a dense layer where asked.
 
-    [*lead, H, W, C] -> [*lead, h, w, filters[-1]], or [*lead, *outputs]. InputError for lists that do not fit.
+    [*lead, H, W, C] -> [*lead, h, w, filters[-1]], or [*lead, *outputs]. ValueError for lists that do not fit.
     """
 
     filters: tuple[int, ...]
@@ -139,7 +143,9 @@ class Conv(nn.Module):
     precision: str = "float32"
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*lead H W C"], keys: Keys | None = None) -> Float[Array, "*lead_and_outputs"]:
+    def __call__(
+        self, x: Float[Array, "*lead H W C"], keys: Keys | None = None, axis: str | None = None
+    ) -> Float[Array, "*lead_and_outputs"]:
         lead = x.shape[:-3]
         x = x.reshape(-1, *x.shape[-3:])
         for filters, kernel, stride, pool in _layers(
@@ -148,7 +154,7 @@ class Conv(nn.Module):
             x = Convolution(filters, kernel, stride, precision=self.precision)(x)
             x = self.activation(x)
             if self.batch_norm or self.dropout:
-                x = Regularization(self.batch_norm, self.dropout)(x, keys)
+                x = Regularization(self.batch_norm, self.dropout)(x, keys, axis)
             x = ops.max_pool(x, pool) if pool > 1 else x
         if self.outputs:
             x = MLP((), self.outputs, axes=3, precision=self.precision)(x)
@@ -158,7 +164,7 @@ class Conv(nn.Module):
 class UpConv(nn.Module):
     """Convolutions, each followed by upsampling, and a last one, linear; cut to the image where larger.
 
-    [*lead, h, w, c] -> [*lead, *shape]. InputError for lists that do not fit and images that do not come out.
+    [*lead, h, w, c] -> [*lead, *shape]. ValueError for lists that do not fit and images that do not come out.
     """
 
     shape: tuple[int, ...]  # of an image
@@ -172,7 +178,12 @@ class UpConv(nn.Module):
     precision: str = "float32"
 
     @nn.compact
-    def __call__(self, z: Float[Array, "*lead h w c"], keys: Keys | None = None) -> Float[Array, "*lead_and_shape"]:  # noqa: ARG002
+    def __call__(
+        self,
+        z: Float[Array, "*lead h w c"],
+        keys: Keys | None = None,  # noqa: ARG002
+        axis: str | None = None,  # noqa: ARG002
+    ) -> Float[Array, "*lead_and_shape"]:
         height, width, channels = _image(self.shape)
         lead = z.shape[:-3]
         x, before = z.reshape(-1, *z.shape[-3:]), 1
@@ -184,7 +195,7 @@ class UpConv(nn.Module):
         x = Convolution(channels, self.last, up=before, precision=self.precision, bias=self.bias)(x)
         if x.shape[1] < height or x.shape[2] < width:
             small = f"images of {height}x{width} come out as {x.shape[1]}x{x.shape[2]}"
-            raise InputError(f"{small}: they do not suit these --kernels and --filters")
+            raise ValueError(f"{small}: they do not suit these kernels and filters")
         return x[:, :height, :width].reshape(*lead, *self.shape)
 
 
@@ -192,7 +203,7 @@ class Deconv(nn.Module):
     """The mirror image of a `Conv` of the same arguments: transposed convolutions, the last one linear.
 
     [*lead, *code] -> [*lead, *shape]. A code that is not yet of the shape that `Conv` ends with passes a dense layer.
-    InputError for lists that do not fit.
+    ValueError for lists that do not fit.
     """
 
     shape: tuple[int, ...]  # of an image
@@ -206,7 +217,9 @@ class Deconv(nn.Module):
     precision: str = "float32"
 
     @nn.compact
-    def __call__(self, z: Float[Array, "*lead_and_code"], keys: Keys | None = None) -> Float[Array, "*lead_and_shape"]:
+    def __call__(
+        self, z: Float[Array, "*lead_and_code"], keys: Keys | None = None, axis: str | None = None
+    ) -> Float[Array, "*lead_and_shape"]:
         height, width, channels = _image(self.shape)
         layers, sizes = [], [(height, width)]
         for before, kernel, stride in _layers(
@@ -228,7 +241,7 @@ class Deconv(nn.Module):
             if not last:
                 x = self.activation(x)
                 if self.batch_norm or self.dropout:
-                    x = Regularization(self.batch_norm, self.dropout)(x, keys)
+                    x = Regularization(self.batch_norm, self.dropout)(x, keys, axis)
         return x.reshape(*lead, *self.shape)
 
 
@@ -257,9 +270,8 @@ def _layers(filters: tuple[int, ...], **others: tuple[Any, ...]) -> list[Any]:
     layers = len(filters)
     for name, values in others.items():
         if len(values) not in (1, layers):
-            given = " ".join(map(str, values))
-            raise InputError(
-                f"--{name} {given}: {len(values)} values for {layers} --filters: give {layers}, or one for all"
+            raise ValueError(
+                f"{name}={list(values)}: {len(values)} values for {layers} filters: give {layers}, or one for all"
             )
     same = [values * (layers if len(values) == 1 else 1) for values in others.values()]
     return list(zip(filters, *same, strict=True))
@@ -267,5 +279,5 @@ def _layers(filters: tuple[int, ...], **others: tuple[Any, ...]) -> list[Any]:
 
 def _image(shape: tuple[int, ...]) -> tuple[int, ...]:
     if len(shape) != 3:
-        raise InputError(f"examples of shape {shape} are not images: this net needs [H, W, C]")
+        raise ValueError(f"examples of shape {shape} are not images: this net needs [H, W, C]")
     return shape

@@ -8,10 +8,10 @@ from typing import Any
 
 from jaxae import directory, log
 from jaxae.data import Dataset
-from jaxae.experiment import Model, layers
 from jaxae.figures.base import COLOURS, address
 from jaxae.figures.metrics import order, series, unit_of
 from jaxae.results import reached
+from jaxae.training.trained import Model, layers
 from jaxae.wall import wall
 
 PAGE = Path(__file__).parent / "page"
@@ -123,10 +123,10 @@ def charts(runs: dict[str, tuple[list[log.Record], str]]) -> list[dict[str, Any]
     return found
 
 
-def figure(metrics: dict[str, Any], name: str) -> str:
+def figure(value: Any) -> str:
     """A metric with four digits, and its deviation over seeds where there are several."""
-    spread = f" ± {metrics[f'{name}_std']:.2g}" if f"{name}_std" in metrics else ""
-    return f"{log.scalar(metrics, name):.4g}{spread}"
+    std = log.std(value)
+    return f"{log.mean(value):.4g}" + ("" if std is None else f" ± {std:.2g}")
 
 
 def bound(value: float | list[float]) -> str:
@@ -138,11 +138,11 @@ def _cards(result: dict[str, Any], unit: str) -> list[dict[str, Any]]:
     return [
         {
             "name": f"test {name}",
-            "value": figure(result["metrics"], name),
+            "value": figure(result["metrics"][name]),
             "unit": unit_of(name, unit),
             "expected": bound(result["expected"][name]) if name in result["expected"] else "",
             "reached": name in result["expected"]
-            and reached(log.scalar(result["metrics"], name), result["expected"][name]),
+            and reached(log.mean(result["metrics"][name]), result["expected"][name]),
         }
         for name in order([result["metrics"]])
     ]

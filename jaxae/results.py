@@ -13,11 +13,12 @@ import jax
 import numpy as np
 
 from jaxae import disentanglement, evaluate, log
+from jaxae.core.experiment import Measure, MeasuredData, TrainedModel
 from jaxae.data import Dataset, Split
 from jaxae.errors import DAMAGED, InputError
-from jaxae.experiment import Measure, Model
 from jaxae.figures.base import spread
 from jaxae.loop import Outcome
+from jaxae.training.trained import Model
 
 MOST = 10_000  # images that are measured
 MOST_UNITS = 64  # of a code whose units are compared with factors of variation: more take minutes
@@ -30,7 +31,7 @@ def collect(test: log.Record, expected: Mapping[str, float | tuple[float, float]
     return {
         "metrics": {key: value for key, value in test.items() if key != "split"},
         "expected": dict(expected),
-        "reached": all(reached(log.scalar(test, key), value) for key, value in expected.items()) if expected else None,
+        "reached": all(reached(log.mean(test[key]), value) for key, value in expected.items()) if expected else None,
         "wall_seconds": round(outcome.wall_seconds, 3),
         "images_per_second": round(outcome.images_per_second, 1),
         "peak_memory_bytes": max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, *peaks),
@@ -45,7 +46,7 @@ def read(workdir: Path) -> dict[str, Any]:
         line = found["metrics"]
         log.check(line)
         for name, value in found["expected"].items():
-            reached(log.scalar(line, name), value)
+            reached(log.mean(line[name]), value)
         numbers = [found[name] for name in ("wall_seconds", "images_per_second", "peak_memory_bytes")]
         if found["reached"] not in (True, False, None) or not all(math.isfinite(number) for number in numbers):
             raise TypeError("wrong types")
@@ -97,8 +98,8 @@ def of_seeds(measure: Measure, models: Sequence[Model], dataset: Dataset) -> log
     return log.fields({key: [row[key] for row in rows] if len(rows) > 1 else rows[0][key] for key in rows[0]})
 
 
-def _disentanglement(model: Model, dataset: Dataset) -> dict[str, float]:
-    codes, factors = np.asarray(model.encode(dataset.test.x)), dataset.test.factors
+def _disentanglement(model: TrainedModel, data: MeasuredData) -> dict[str, float]:
+    codes, factors = np.asarray(model.encode(data.test.x)), data.test.factors
     return {} if factors is None else disentanglement.measure(codes.reshape(len(codes), -1), factors)
 
 
@@ -106,11 +107,13 @@ def summary(workdir: Path) -> str:
     """What a finished run says last."""
     result = read(workdir)
     line = result["metrics"]
-    spread = {name: f" +- {line[f'{name}_std']:.4f}" for name in log.names(line) if f"{name}_std" in line}
-    metrics = ", ".join(f"{name} {log.scalar(line, name):.4f}{spread.get(name, '')}" for name in log.names(line))
+    spread = {name: f" +- {std:.4f}" for name in log.names(line) if (std := log.std(line[name])) is not None}
+    metrics = ", ".join(f"{name} {log.mean(line[name]):.4f}{spread.get(name, '')}" for name in log.names(line))
     reached = {True: " (expected figure reached)", False: " (expected figure NOT reached)", None: ""}
-    return (
-        f"done: test {metrics}{reached[result['reached']]}\n"
-        f"{result['wall_seconds']:.1f} s, {result['images_per_second']:,.0f} images/s\n"
-        f"pictures: {workdir / 'figures'}\nreport:   {workdir / 'report.html'}"
-    )
+    lines = [
+        f"done: test {metrics}{reached[result['reached']]}",
+        f"{result['wall_seconds']:.1f} s, {result['images_per_second']:,.0f} images/s",
+    ]
+    if (workdir / "report.html").exists():
+        lines += [f"pictures: {workdir / 'figures'}", f"report:   {workdir / 'report.html'}"]
+    return "\n".join(lines)

@@ -19,18 +19,23 @@ from typing import Any, NoReturn
 
 import jax
 
-from jaxae import compiled, data, directory, epoch, figures, log, loop, parallel, report, results, signals
+from jaxae import compiled, data, directory, figures, log, loop, report, results
 from jaxae import config as configs
 from jaxae.checkpoint import Checkpoints
 from jaxae.config import Config as Config
+from jaxae.core.batch import Layout
+from jaxae.core.experiment import Experiment as Experiment
+from jaxae.core.step import binarized
+from jaxae.core.types import Info as Info
+from jaxae.core.types import State
 from jaxae.data import Dataset
-from jaxae.data import Info as Info
+from jaxae.devices import plan as plans
+from jaxae.devices import processes, signals
+from jaxae.devices.processes import ALONE, Processes
 from jaxae.errors import DAMAGED, Diverged, InputError, Interrupted, first_line
-from jaxae.experiment import Experiment as Experiment
-from jaxae.experiment import Model, layers, reads_masks
-from jaxae.reduction import taken_in
-from jaxae.step import binarized
-from jaxae.types import State
+from jaxae.training import epoch
+from jaxae.training.iterate import Compiler
+from jaxae.training.trained import Model, layers
 
 Build = Callable[[Any, Info], Experiment]  # (config, what is known of the data) -> experiment
 
@@ -40,20 +45,26 @@ def main(kind: type[Config], build: Build, argv: Sequence[str] | None = None) ->
     module = sys.modules[build.__module__]
     name = module.__spec__.name if module.__spec__ else Path(module.__file__ or "experiment").stem
 
+    together = ALONE
+
     def work(stop: signals.Stop) -> str:
+        nonlocal together
         config = configs.parse(kind, module.__doc__ or "", argv)
         if config.summary:
             return summary(config, build)
-        parallel.join(config.coordinator, config.num_processes, config.process_id, config.heartbeat, config.patience)
-        stop.patient = parallel.several()
-        workdir = train(config, build, name, stop)
-        return results.summary(workdir) if parallel.leads() else ""
+        with configs.flags_of(config):
+            together = processes.join(
+                config.coordinator, config.num_processes, config.process_id, config.heartbeat, config.patience
+            )
+        stop.patient = together.is_multiprocess
+        workdir = train(config, build, name, stop, together)
+        return results.summary(workdir) if together.is_main_process else ""
 
-    program(work)
+    program(work, lambda: together)
 
 
-def program(work: Callable[[signals.Stop], str]) -> NoReturn:
-    """Do it, print what it gives, and exit; `work` is given what tells it to stop.
+def program(work: Callable[[signals.Stop], str], together: Callable[[], Processes] = lambda: ALONE) -> NoReturn:
+    """Do it, print what it gives, and exit; `work` is given what tells it to stop. together: the processes of the run.
 
     0: done. 1: another process was lost. 2: bad input. 3: diverged. 128 + signal: stopped by SIGINT or SIGTERM, with
     the last step saved.
@@ -66,13 +77,13 @@ def program(work: Callable[[signals.Stop], str]) -> NoReturn:
                 said = work(stop)
             with suppress(BrokenPipeError):  # nobody may be listening any more
                 print(said, end="\n" if said else "", flush=True)
-            parallel.part()
+            together().shutdown()
             code = 0
         except InputError as error:
             print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
             code = 2
         except Diverged as error:
-            print(f"diverged: {error}", file=sys.stderr)
+            print(f"diverged: {error}; what was saved before is kept: lower --lr?", file=sys.stderr)
             code = 3
         except Interrupted:
             stop.end()
@@ -81,13 +92,13 @@ def program(work: Callable[[signals.Stop], str]) -> NoReturn:
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" in str(error):
                 said, code = "out of memory: take a smaller --batch-size, fewer --seeds or a smaller net", 2
-            elif parallel.several():
+            elif together().is_multiprocess:
                 said, code = f"another process was lost: the same commands go on ({first_line(error)})", 1
             else:
                 raise
             print(f"error: {said}", file=sys.stderr)
-    if code and parallel.several():
-        parallel.leave(code)
+    if code and together().is_multiprocess:
+        together().leave(code)
     sys.exit(code)
 
 
@@ -95,44 +106,54 @@ def train(
     config: Config,
     build: Build,
     name: str,
-    stop: loop.Stop = loop.go_on,
-    prepare: loop.Prepare | None = None,
+    stop: loop.Stop = loop.never,
+    together: Processes = ALONE,
+    compiler: Compiler | None = None,
 ) -> Path:
-    """Train, or go on training, and write everything that a run directory holds; the directory.
+    """Train, or resume, and write everything that a run directory holds; the directory.
 
-    name: the module of the experiment. stop, prepare: see `loop.fit`.
+    name: the module of the experiment. stop, compiler: see `loop.train`. together: the processes of the run.
     Raises InputError, errors.Diverged, errors.Interrupted, and OSError when the disk is full or the directory lost.
     """
     workdir = Path(config.workdir or f"runs/{name.split('.')[-1]}-{Path(config.data).stem}")
-    with parallel.one_first():  # which prepares the data
+    with together.main_process_first():  # which prepares the data
         dataset = loaded(config)
     if len(dataset.train.x) < config.batch_size:
         raise InputError(
             f"--batch-size {config.batch_size}: there are only {len(dataset.train.x)} training examples: take fewer"
         )
-    plan = parallel.plan(config.parallel, config.batch_size, config.seeds, None, config.reduction, config.accumulate)
-    with taken_in(plan.parts):  # so that what does not go in parts is found before anything is written
-        experiment = checked(config, build, dataset)
-    writes, description = parallel.leads(), directory.describe(config, name, dataset)
-    if other := directory.difference(parallel.told(description), description, configs.OWN):
+    with configs.flags_of(config):
+        plan = plans.plan(
+            config.parallel, config.batch_size, config.seeds, None, config.reduction, config.accumulate, together
+        )
+    # So that what does not go in microbatches is found before anything is written.
+    experiment = checked(config, build, dataset, plan.layout._replace(axis=None))
+    writes, description = together.is_main_process, directory.describe(config, name, dataset)
+    if other := directory.difference(together.broadcast_json(description), description, configs.OWN):
         raise InputError(f"--process-id {config.process_id}: is not in the run of process 0: {other}")
     with directory.alone(workdir) if writes else nullcontext():
         if writes:
             directory.prepare(workdir, config, description)
-        if not parallel.told((workdir / "report.html").exists()):  # what is written last
-            _fill(workdir, config, experiment, plan, dataset, name, stop, prepare)
+        if not together.broadcast_json(complete(workdir, config)):
+            _fill(workdir, config, experiment, plan, dataset, name, stop, compiler)
     return workdir
+
+
+def complete(workdir: Path, config: Config) -> bool:
+    """Whether a run directory holds everything: the report is written last."""
+    last = "report.html" if config.figures == "all" else "result.json"
+    return (workdir / last).exists()
 
 
 def _fill(
     workdir: Path,
     config: Config,
     experiment: Experiment,
-    plan: parallel.Plan,
+    plan: plans.Plan,
     dataset: Dataset,
     name: str,
     stop: loop.Stop,
-    prepare: loop.Prepare | None,
+    compiler: Compiler | None,
 ) -> None:
     def model(state: State, seed: int = 0) -> Model:
         return Model(experiment, *_pick(state, config, seed), dataset.shape)
@@ -142,44 +163,49 @@ def _fill(
         board.picture(figures.strip(workdir / "figures" / "training", step, now, dataset), step, "while_training")
         board.histogram("codes", figures.codes_of(now, dataset, 1000)[0], step)
 
-    outcome = loop.fit(experiment, config, dataset, plan, workdir, stop, look, prepare)
-    if not parallel.leads():
+    draws = config.figures == "all"
+    outcome = loop.train(experiment, config, dataset, plan, workdir, stop, look if draws else None, compiler)
+    if not plan.processes.is_main_process:
         return
-    log.say("trained: now it is measured, and the figures are drawn")
+    log.say("trained: now it is measured, and the figures are drawn" if draws else "trained: now it is measured")
     lines = log.read(workdir / "metrics.jsonl")
     trained, *others = (model(outcome.state, seed) for seed in range(config.seeds))
-    expected = experiment.expected if configs.documented(config) else {}
+    expected = experiment.expected.get(config.data, {}) if configs.documented(config) else {}
     result = results.collect(lines[-1], expected, outcome) | results.measures(trained, dataset, others)
     directory.write_json(workdir / "result.json", result)
-    paths = figures.draw(workdir / "figures", trained, dataset, lines, title(name, config))
+    paths = figures.draw(workdir / "figures", trained, dataset, lines, title(name, config)) if draws else []
     with log.TensorBoard(workdir / "tensorboard", lines[-1]["step"]) as board:
         for path in paths:
             board.picture(path, lines[-1]["step"])
         board.parameters(configs.to_json(config), lines[-1])
-    report.write(workdir, title(name, config), trained, dataset, result)
+    if draws:
+        report.write(workdir, title(name, config), trained, dataset, result)
 
 
 def loaded(config: Config) -> Dataset:
     """The data that the configuration names."""
-    return data.load(config.data, config.data_dir, config.manual_dir, config.binarize)
+    with configs.flags_of(config):
+        return data.load(config.data, config.data_dir, config.manual_dir, config.binarize)
 
 
 def built(config: Config, build: Build, info: Info) -> Experiment:
-    """The experiment, trained on images that are drawn anew in every step where that is asked for."""
+    """The experiment, trained on images that are sampled anew in every step where that is asked for."""
     experiment = build(config, info)
     if config.binarize == "dynamic":
-        return dataclasses.replace(experiment, transition=binarized(experiment.transition))
+        return dataclasses.replace(experiment, train=binarized(experiment.train))
     return experiment
 
 
-def checked(config: Config, build: Build, dataset: Dataset) -> Experiment:
+def checked(config: Config, build: Build, dataset: Dataset, layout: Layout = Layout()) -> Experiment:  # noqa: B008
     """The experiment. InputError, before anything is written, for a configuration that does not suit the data."""
-    experiment = built(config, build, dataset.info)
-    if dataset.train.lengths is not None and not reads_masks(experiment.model):
-        raise InputError(f"--data {config.data}: holds sequences, for which there is experiments.sequence")
-    state = loop.abstract(experiment, config, dataset.shape)  # nets see only here what shapes they are given
+    with configs.flags_of(config):
+        experiment = built(config, build, dataset.info)
+        if dataset.train.lengths is not None and not experiment.sequences:
+            raise InputError(f"--data {config.data}: holds sequences, and this experiment takes none")
+        # Nets see only here what shapes they are given.
+        state = loop.abstract(experiment, config, dataset.info, layout)
     needed = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    if needed > (there := parallel.memory()):
+    if needed > (there := plans.memory()):
         raise InputError(
             f"parameters and optimizer take {needed / 2**30:,.0f} GiB, and there are {there / 2**30:,.0f}: take fewer "
             f"--seeds or a smaller net"
@@ -209,7 +235,7 @@ def load(path: str | Path, module: ModuleType | None = None, seed: int = 0) -> M
         raise InputError(f"{path}: has {config.seeds} seed(s), counted from 0: there is no seed {seed}")
     try:
         experiment = module.build(config, info)
-        state = loop.abstract(experiment, config, info.shape)["state"]
+        state = loop.abstract(experiment, config, info)["state"]
     except (*DAMAGED, IndexError) as error:
         raise InputError(f"{path}: its config.json describes no model: {first_line(error)}") from None
     restored = None

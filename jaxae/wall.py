@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from jaxae.data import Dataset
-from jaxae.experiment import Model
 from jaxae.figures.base import address, bitmap, encoded, lengths_of, pictures, spread, tile, unit
 from jaxae.figures.plane import principal
+from jaxae.training.trained import Model
 
 SIZES = (48, 40, 32, 24, 16, 12, 8, 5, 3)  # places of the grid to either side: the most that the budget has room for
 COARSE = (5, 3)  # the same, for components beyond the second

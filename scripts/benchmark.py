@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 from contenders.workloads import SMALL, WORKLOADS, Workload
 
-from jaxae import data
+from jaxae import run
 from jaxae.errors import InputError
 
 FOLDER = Path(__file__).parent / "contenders"
@@ -196,7 +196,7 @@ def benchmark(options: argparse.Namespace, names: dict[str, Workload]) -> str:
             print(f"{name} is not installed, and is left out: pip install -e '.[bench]'", file=sys.stderr)
             wanted.remove(name)
     options.contenders = wanted
-    images = data.load(options.data, options.data_dir, options.manual_dir).train.x
+    images = training_images(options)
     if images.shape[1:] != (28, 28, 1):
         raise InputError(f"--data {options.data}: the networks are for images of 28x28, not {images.shape[1:]}")
     chosen = options.workloads or (names if options.device == "gpu" else WORKLOADS)
@@ -212,6 +212,11 @@ def benchmark(options: argparse.Namespace, names: dict[str, Workload]) -> str:
                 rows += measure(label, names[name], precision, options, path)
                 said = written({"rows": rows}, options)
     return said
+
+
+def training_images(options: argparse.Namespace) -> np.ndarray:
+    """Of the data that the options name."""
+    return run.loaded(run.Config(data=options.data, data_dir=options.data_dir, manual_dir=options.manual_dir)).train.x
 
 
 def written(result: dict[str, Any], options: argparse.Namespace) -> str:
@@ -231,7 +236,7 @@ def whole(options: argparse.Namespace) -> str:
     """A whole experiment and its start: seconds, as lines."""
     told = {"device": options.device, "precision": "float32", "compile": False, "optimizer": "rmsprop"}
     told |= {"net": "vae", "batch": 100, "lr": 1e-3, "hidden": 256, "latent": 2}
-    images = data.load(options.data, options.data_dir, options.manual_dir).train.x
+    images = training_images(options)
     where = ["--data", options.data, "--data-dir", options.data_dir, "--manual-dir", options.manual_dir]
     torch = importlib.util.find_spec("torch") is not None
     with tempfile.TemporaryDirectory() as name:

@@ -6,7 +6,7 @@ Prints its test accuracy. On MNIST that is to be above 99 %, which takes about a
 import argparse
 from pathlib import Path
 
-from jaxae import classifier, data, loop, run
+from jaxae import classifier, loop, run
 from jaxae.errors import InputError
 
 
@@ -29,7 +29,8 @@ def make(_: loop.Stop) -> str:
         raise InputError("--epochs, --seed: at least 1 and 0")
     if options.to is None and (options.epochs, options.seed) != (classifier.EPOCHS, 0):
         raise InputError("--epochs, --seed: only its own are for the cache: give a file as --to")
-    images = data.load(options.data, options.data_dir, options.manual_dir, options.binarize)
+    fields = {name: getattr(options, name) for name in ("data", "data_dir", "manual_dir", "binarize")}
+    images = run.loaded(run.Config(**fields))
     to = options.to or classifier.cached_at(images)
     params = classifier.train(images, options.epochs, options.seed)
     try:

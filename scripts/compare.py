@@ -58,7 +58,7 @@ def page(paths: list[Path]) -> str:
     about_runs = [
         {
             "label": label,
-            "metrics": {name: report.figure(result["metrics"], name) for name in log.names(result["metrics"])},
+            "metrics": {name: report.figure(result["metrics"][name]) for name in log.names(result["metrics"])},
             "seeds": about["config"]["seeds"],
             "reached": result["reached"],
             "seconds": f"{result['wall_seconds']:,.0f}",

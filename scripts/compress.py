@@ -43,10 +43,11 @@ from sklearn.decomposition import PCA
 import jaxae
 from experiments import dense
 from experiments.dense import Config
+from jaxae import config as configs
 from jaxae import data, figures, nets, run
+from jaxae.core.step import descend
 from jaxae.errors import Diverged, InputError
-from jaxae.experiment import Model
-from jaxae.step import descend
+from jaxae.training.trained import Model
 from jaxae.variants import autoencoder
 
 LEVELS = 256  # of a quantised number: a byte
@@ -186,12 +187,13 @@ def trained(options: argparse.Namespace, info: run.Info, size: int) -> dict[str,
     """The autoencoders with a code of this size, from their runs in the workdir, which are finished first."""
     fields = {"data": options.data, "data_dir": options.data_dir, "manual_dir": options.manual_dir}
     fields |= {"epochs": options.epochs, "batch_size": min(Config.batch_size, info.train), "latent": size}
-    fields |= {"overwrite": options.overwrite}
+    fields |= {"overwrite": options.overwrite, "figures": options.figures}
     kinds = {"experiments.dense": (dense, Config.hidden), "compress.linear": (sys.modules[__name__], ())}
     models = {}
     for name, (module, hidden) in kinds.items():
         kind = name.split(".")[1]
-        config = Config(**fields, hidden=hidden, workdir=str(options.workdir / f"{kind}-{size}"))
+        with configs.flags_of(Config):
+            config = Config(**fields, hidden=hidden, workdir=str(options.workdir / f"{kind}-{size}"))
         models[kind] = jaxae.load(run.train(config, module.build, name), module)
     return models
 
@@ -276,9 +278,11 @@ def compare(argv: Sequence[str] | None = None) -> str:
     parser.add_argument("--latents", type=int, nargs="+", default=[4, 8, 16, 32, 64], help="code sizes")
     parser.add_argument("--epochs", type=int, default=30, help="of each training (default: 30)")
     parser.add_argument("--workdir", type=Path, default=Path("runs/compression"), help="everything goes here")
+    parser.add_argument("--figures", choices=("all", "none"), default="all", help="of each run, as for an experiment")
     parser.add_argument("--overwrite", action="store_true", help="start again in a workdir that holds other runs")
     options = parser.parse_args(argv)
-    dataset = data.load(options.data, options.data_dir, options.manual_dir)
+    fields = {"data": options.data, "data_dir": options.data_dir, "manual_dir": options.manual_dir}
+    dataset = run.loaded(Config(**fields))
     coders = contest(options, dataset)
     test = dataset.test.x
     jpegs = [jpeg(test, quality) for quality in QUALITIES]

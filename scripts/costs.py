@@ -10,22 +10,24 @@ import dataclasses
 import importlib
 import statistics
 import sys
-import tempfile
-from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import jax
 
 from jaxae import config as configs
-from jaxae import loop, parallel, run
+from jaxae import loop, run
 from jaxae.config import Config
+from jaxae.data import Dataset
+from jaxae.devices import plan as plans
+from jaxae.errors import InputError
+from jaxae.training.iterate import iterate
 
 
 def main() -> None:
     run.program(costs)
 
 
-def costs(stop: loop.Stop) -> str:
+def costs(_: loop.Stop) -> str:
     """A row for each comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", help="its module: vae or experiments.vae")
@@ -43,9 +45,10 @@ def costs(stop: loop.Stop) -> str:
     rows += [(f"reproducible against fast, {n} devices", (ordered, n), (config, n)) for n in (1, 2, 4, 8)]
     rows += [("--accumulate 4 against 1", (parts, 1), (config, 1))]
     rows = [row for row in rows if row[1][1] <= len(jax.devices())]
+    dataset = run.loaded(config)
     for _, *both in rows:
         for one in both:
-            plan(*one)  # what does not divide is said now
+            prepare(module, dataset, *one)  # InputError before anything is timed
     print(
         f"{name} on {jax.devices()[0].device_kind}, batch size {config.batch_size}: time against time", file=sys.stderr
     )
@@ -53,25 +56,41 @@ def costs(stop: loop.Stop) -> str:
     for title, *both in rows:
         ratios = []
         for _ in range(options.turns):
-            slow, fast = (seconds(module, *one, stop) for one in both)
+            slow, fast = (seconds(module, dataset, *one) for one in both)
             ratios.append(slow / fast)
         said.append(f"| {title} | {statistics.median(ratios):.2f} | {min(ratios):.2f} to {max(ratios):.2f} |")
     return "\n".join(said)
 
 
-def plan(config: Config, devices: int) -> parallel.Plan:
-    """How this is done on so many devices."""
+def prepare(module: ModuleType, dataset: Dataset, config: Config, devices: int) -> tuple[run.Experiment, plans.Plan]:
+    """The experiment, and the plan for this number of devices. InputError for a configuration that suits neither."""
     some = jax.devices()[:devices]
-    return parallel.plan("auto", config.batch_size, config.seeds, some, config.reduction, config.accumulate)
+    with configs.flags_of(config):
+        plan = plans.plan("auto", config.batch_size, config.seeds, some, config.reduction, config.accumulate)
+    return run.checked(config, module.build, dataset, plan.layout._replace(axis=None)), plan
 
 
-def seconds(module: Any, config: Config, devices: int, stop: loop.Stop) -> float:
-    """Seconds per image and seed."""
-    dataset = run.loaded(config)
-    experiment = run.built(config, module.build, dataset.info)
-    with tempfile.TemporaryDirectory() as folder:
-        outcome = loop.fit(experiment, config, dataset, plan(config, devices), Path(folder), stop)
-    return 1 / outcome.images_per_second
+def seconds(module: ModuleType, dataset: Dataset, config: Config, devices: int) -> float:
+    """Seconds per image and seed. InputError for a training that is too short to time."""
+    experiment, plan = prepare(module, dataset, config, devices)
+    snapshots = iterate(
+        experiment,
+        dataset,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        seeds=config.seeds,
+        plan=plan,
+        data_limit=config.device_data_limit * 2**30,
+    )
+    step, timed, spent = 0, 0, 0.0
+    for now in snapshots:
+        if now.seconds:
+            timed, spent = timed + now.step - step, spent + now.seconds
+        step = now.step
+    if not timed:
+        raise InputError(f"--epochs {config.epochs}: has too few steps to time: take more")
+    return spent / (timed * config.batch_size * config.seeds)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The log-likelihood of the test split, of finished runs: python scripts/likelihood.py RUN [RUN ...] --samples 5000
 
-As `--likelihood` estimates it at the end of a run (see jaxae/likelihood.py), of every seed; one line of JSON a run. For
-variational models on binary images. Nothing is written into the run directory.
+As `--log-likelihood-samples` estimates it at the end of a run (see jaxae/likelihood.py), of every seed; one line of
+JSON a run. For variational models whose pixels have a density: on binary images, or with a normal likelihood.
+Nothing is written into the run directory.
 """
 
 import argparse
@@ -9,10 +10,12 @@ import dataclasses
 import json
 from pathlib import Path
 
+from jaxae import config as configs
 from jaxae import directory, loop, results, run
+from jaxae.core.experiment import Measure
 from jaxae.data import Dataset
 from jaxae.errors import InputError
-from jaxae.experiment import Measure, Model
+from jaxae.training.trained import Model
 
 
 def main() -> None:
@@ -39,11 +42,12 @@ def found(path: Path, samples: int) -> tuple[str, Measure, list[Model], Dataset]
     """The title of a run, how its likelihood is estimated, its model for each seed, and its data."""
     saved = directory.read(path / "config.json")
     module, config = run.recorded(path, saved)
-    if not hasattr(config, "likelihood"):
+    if not hasattr(config, "log_likelihood_samples"):
         raise InputError(f"{path}: is not of a variational model")
     first, data, _, title = run.finished(path)
     try:
-        experiment = module.build(dataclasses.replace(config, likelihood=samples), data.info)
+        with configs.flags_of(config):
+            experiment = module.build(dataclasses.replace(config, log_likelihood_samples=samples), data.info)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     models = [first, *(run.load(path, seed=seed) for seed in range(1, config.seeds))]

@@ -15,7 +15,7 @@ import numpy as np
 from jaxae import directory, report, results, run
 from jaxae.data import Dataset, binary
 from jaxae.errors import InputError
-from jaxae.experiment import Model
+from jaxae.training.trained import Model
 
 ITERATIONS = 100  # of the optimizer, at most
 
@@ -36,7 +36,7 @@ def main() -> None:
             if data not in pixels:
                 pixels[data] = error(dataset, dataset.train.x, dataset.test.x)
             models = [first, *(run.load(path, seed=seed) for seed in range(1, config["seeds"]))]
-            found = report.figure(results.of_seeds(measure, models, dataset), "error")
+            found = report.figure(results.of_seeds(measure, models, dataset)["error"])
             print(f"{path}: {title}: error from codes {found} %, from pixels {pixels[data]:.4g} %", flush=True)
     except InputError as problem:
         parser.exit(2, f"error: {problem}\n")

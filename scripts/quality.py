@@ -18,8 +18,8 @@ import numpy as np
 from jaxae import classifier, directory, loop, mixture, quality, run
 from jaxae.data import binary
 from jaxae.errors import InputError
-from jaxae.experiment import Model
 from jaxae.figures.base import spread, unit
+from jaxae.training.trained import Model
 
 
 def main() -> None:

@@ -65,9 +65,9 @@ TABLES = {
         """
 ## Likelihoods
 
-Of the test split, by importance sampling (`--likelihood K`; `jaxae/likelihood.py`), in nats per image: the estimate and
-its deviation over other draws, the effective sample size of the K draws, units of the code that are active, rate and
-distortion (together minus the evidence lower bound), and bits per dimension.
+Of the test split, by importance sampling (`--log-likelihood-samples K`; `jaxae/likelihood.py`), in nats per image: the
+estimate and its deviation over other draws, the effective sample size of the K draws, units of the code that are
+active, rate and distortion (together minus the evidence lower bound), and bits per dimension.
 """,
     ),
     "codebook": (
@@ -119,7 +119,7 @@ def row(name: str, run: Path, pictures: Path) -> str:
     metrics = [key for key in ("loss", "code") if key in result["expected"] or key == "loss"]
     reached = {True: " (reached)", False: " (**not reached**)", None: ""}[result["reached"]]
     expected = "; ".join(f"{key} {report.bound(value)}" for key, value in result["expected"].items()) or "no figure"
-    measured = "; ".join(f"{key} {report.figure(result['metrics'], key)}" for key in metrics)
+    measured = "; ".join(f"{key} {report.figure(result['metrics'][key])}" for key in metrics)
     likeness = "; ".join(f"{key} {value:.3g}" for key, value in result.get("likeness", {}).items()) or "-"
     special = next(kind for kind, suits in _special(run, result, config) if suits)
     images = []
@@ -171,7 +171,7 @@ def table(workdir: Path, names: list[str], pictures: Path) -> str:
         if results:
             text += f"{said}\n| experiment | {' | '.join(columns)} |\n|---{'|---' * len(columns)}|\n"
             for name, found in results.items():
-                text += f"| `{name}` | {' | '.join(report.figure(found, column) for column in columns)} |\n"
+                text += f"| `{name}` | {' | '.join(report.figure(found[column]) for column in columns)} |\n"
     if {"stacked", "deep"} <= set(names):
         text += _stacked(workdir / "stacked", workdir / "deep")
     return text
@@ -186,9 +186,9 @@ def _stacked(run: Path, deep: Path) -> str:
         greedy=config["greedy"],
         epochs=config["epochs"],
         deep_epochs=last["epochs"],
-        before=report.figure(tests[config["greedy"] * len(widths)], "loss"),
-        after=report.figure(tests[config["epochs"]], "loss"),
-        deep=report.figure(read(deep, "result.json")["metrics"], "loss"),
+        before=report.figure(tests[config["greedy"] * len(widths)]["loss"]),
+        after=report.figure(tests[config["epochs"]]["loss"]),
+        deep=report.figure(read(deep, "result.json")["metrics"]["loss"]),
     )
 
 

@@ -10,17 +10,17 @@ import argparse
 import dataclasses
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
-from contenders.trainer import trainer
 
 from experiments import vae
 from jaxae import loop, run
-from jaxae.data import Info, Split
+from jaxae.data import Dataset, Split
+from jaxae.devices import plan as plans
+from jaxae.training.iterate import Snapshot, iterate
 
 BATCHES = (32, 128, 512, 2048, 8192)
 WIDTHS = (125, 250, 500, 1000, 2000)
@@ -28,6 +28,7 @@ COUNTS = (10_000, 100_000, 1_000_000, 10_000_000)
 PIECE = 10_000
 BASE = vae.Config(batch_size=128, hidden=(500,), latent=20)
 WAYS = {"on the device": 1e6, "streamed": 1e-9}  # GiB of limit
+EPOCHS = 2**31  # more than there is time for
 
 
 def main() -> None:
@@ -44,8 +45,8 @@ def scaling(stop: loop.Stop) -> str:
     options = parser.parse_args()
     rows: dict[str, dict[str, list[tuple[int, float]]]] = {}
 
-    def measure(what: str, number: int, split: Split, configs: dict[str, vae.Config]) -> None:
-        for how, value in rates(split, configs, options.seconds, options.turns, stop).items():
+    def measure(what: str, number: int, data: Dataset, configs: dict[str, vae.Config]) -> None:
+        for how, value in rates(data, configs, options.seconds, options.turns, stop).items():
             rows.setdefault(what, {}).setdefault(how, []).append((number, value))
 
     with tempfile.TemporaryDirectory() as folder:
@@ -66,8 +67,8 @@ def scaling(stop: loop.Stop) -> str:
     return "\n".join(lines)
 
 
-def noise(folder: Path, count: int) -> Split:
-    """So many random images in a file."""
+def noise(folder: Path, count: int) -> Dataset:
+    """So many random images in a file, the first of which is the test split."""
     path = folder / "x.npy"
     path.unlink(missing_ok=True)
     rng = np.random.default_rng(0)
@@ -75,29 +76,48 @@ def noise(folder: Path, count: int) -> Split:
     for i in range(0, count, PIECE):
         x[i : i + PIECE] = rng.integers(0, 256, (min(PIECE, count - i), 28, 28, 1), np.uint8)
     x.flush()
-    return Split(np.load(path, mmap_mode="r", allow_pickle=False), np.zeros(count, np.int32))
+    train = Split(np.load(path, mmap_mode="r", allow_pickle=False), np.zeros(count, np.int32))
+    return Dataset(train, Split(train.x[:1], train.y[:1]), ())
 
 
 def rates(
-    split: Split, configs: dict[str, vae.Config], seconds: float, turns: int, stop: loop.Stop
+    data: Dataset, configs: dict[str, vae.Config], seconds: float, turns: int, stop: loop.Stop
 ) -> dict[str, float]:
     """Images a second of each configuration: the median over the turns."""
-    trainers: dict[str, Callable[[int], float]] = {}
-    for how, config in configs.items():
-        trainers[how] = trainer(vae.build(config, Info((28, 28, 1), len(split.x))), config, split)
-    counts = dict.fromkeys(trainers, 3)
-    found: dict[str, list[float]] = {how: [] for how in trainers}
-    for turn in range(turns + 2):  # the first two find how many steps make a turn
-        for how, steps in trainers.items():
-            stop(None)
-            began = time.perf_counter()
-            steps(counts[how])
-            rate = counts[how] / (time.perf_counter() - began)
-            if turn < 2:
-                counts[how] = max(3, round(rate * (seconds if turn else seconds / 10)))
-            else:
+    running = {how: training(data, config) for how, config in configs.items()}
+    found: dict[str, list[float]] = {how: [] for how in running}
+    for turn in range(turns + 1):
+        for how, snapshots in running.items():
+            # Before the first turn, a shorter one: until then a dispatch has few steps.
+            rate = steps_a_second(snapshots, seconds if turn else seconds / 5, stop)
+            if turn:
                 found[how].append(rate * configs[how].batch_size)
     return {how: statistics.median(values) for how, values in found.items()}
+
+
+def training(data: Dataset, config: vae.Config) -> Iterator[Snapshot]:
+    """Endless training on one device."""
+    return iterate(
+        vae.build(config, data.info),
+        data,
+        epochs=EPOCHS,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        plan=plans.plan("auto", config.batch_size, 1, jax.devices()[:1]),
+        data_limit=config.device_data_limit * 2**30,
+    )
+
+
+def steps_a_second(snapshots: Iterator[Snapshot], seconds: float, stop: loop.Stop) -> float:
+    """The rate of the next steps, which take this long."""
+    step, done, spent = next(snapshots).step, 0, 0.0
+    while spent < seconds:
+        stop(None)
+        now = next(snapshots)
+        if now.seconds:
+            done, spent = done + now.step - step, spent + now.seconds
+        step = now.step
+    return done / spent
 
 
 def draw(rows: dict[str, dict[str, list[tuple[int, float]]]], path: Path) -> None:

@@ -26,10 +26,15 @@ import jax
 import numpy as np
 
 from jaxae import config as configs
-from jaxae import directory, epoch, log, loop, parallel, results, run
+from jaxae import directory, log, loop, report, results, run
 from jaxae.config import Config
+from jaxae.core.batch import Layout, Share
+from jaxae.devices import plan as plans
 from jaxae.errors import Diverged, InputError
 from jaxae.figures.base import COLOURS, canvas
+from jaxae.figures.metrics import order
+from jaxae.training import epoch
+from jaxae.training.iterate import Compiler, Programs, seeded, start
 
 Point = dict[str, str]  # field -> value, as they were given
 
@@ -61,7 +66,7 @@ def sweep(stop: loop.Stop, argv: Sequence[str] | None = None) -> str:
     chosen = [configure(module, flags, point, workdir) for point in points]
     check(chosen)
     train(module, name, share(chosen, options.shard or slurm(os.environ)), points[0], stop)
-    rows = [(point, workdir / folder(point)) for point in points]
+    rows = list(zip(points, chosen, strict=True))
     workdir.mkdir(parents=True, exist_ok=True)
     with (workdir / ".lock").open("a") as file:  # other shares write it too
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -144,7 +149,7 @@ def share(all_of_them: list[Config], shard: str) -> list[Config]:
 def train(module: ModuleType, name: str, points: list[Config], axes: Point, stop: loop.Stop) -> None:
     """Train all of them; note those that diverge."""
     numbers: dict[Any, tuple[str, ...]] = {}  # by what else there is in a configuration
-    shared: dict[Any, Callable[[Config], loop.Prepare]] = {}
+    shared: dict[Any, Callable[[Config], Compiler]] = {}
     floats = [field for field in axes if points and isinstance(getattr(points[0], field), float)]
     for config in points:
         group = apart(config, floats)
@@ -153,14 +158,13 @@ def train(module: ModuleType, name: str, points: list[Config], axes: Point, stop
         same = apart(config, numbers[group])
         if same not in shared:
             shared[same] = sharing(module, numbers[group])
-        note = Path(f"{config.workdir}.diverged")
         try:
-            run.train(config, module.build, name, stop, shared[same](config))
-            note.unlink(missing_ok=True)
+            run.train(config, module.build, name, stop, compiler=shared[same](config))
+            note_of(config).unlink(missing_ok=True)
         except Diverged as error:
             stop(None)  # its checkpoints are closed
             print(f"{config.workdir}: diverged: {error}", file=sys.stderr)
-            note.write_text(f"{error}\n")
+            note_of(config).write_text(f"{error}\n")
 
 
 def apart(config: Config, fields: Sequence[str]) -> tuple[Any, ...]:
@@ -173,13 +177,14 @@ def arrays(module: ModuleType, config: Config, fields: list[str]) -> tuple[str, 
     """Those of these fields that may enter the step as arrays: nothing is decided by their value before it."""
     dataset = run.loaded(config)
 
-    def start(values: dict[str, jax.Array]) -> Any:
+    def state(values: dict[str, jax.Array]) -> Any:
         experiment = run.built(dataclasses.replace(config, **values), module.build, dataset.info)
-        return loop.start(experiment, config, dataset.shape)
+        return start(experiment, dataset.info, config.batch_size, loop.seeds_of(config))
 
     def fits(*fields: str) -> bool:
         try:
-            jax.eval_shape(start, {field: np.float32(1) for field in fields})
+            with configs.flags_of(config):
+                jax.eval_shape(state, {field: np.float32(1) for field in fields})
         except TypeError:  # JAX's own among them
             return False
         return True
@@ -188,73 +193,74 @@ def arrays(module: ModuleType, config: Config, fields: list[str]) -> tuple[str, 
     return found if fits(*found) else found[:1]
 
 
-def sharing(module: ModuleType, numbers: tuple[str, ...]) -> Callable[[Config], loop.Prepare]:
-    """As `loop.programs`, but compiled once for all configurations that differ in these numbers alone."""
-    compiled: list[tuple[Callable[..., Any], Callable[..., Any]]] = []
+def sharing(module: ModuleType, numbers: tuple[str, ...]) -> Callable[[Config], Compiler]:
+    """Compilers, one per configuration, that compile once for all configurations that differ in these numbers alone."""
+    shared: list[Programs] = []
 
-    def of(config: Config) -> loop.Prepare:
+    def of(config: Config) -> Compiler:
         values = {name: np.float32(getattr(config, name)) for name in numbers}
 
-        def prepare(
-            _: Any, info: run.Info, size: int, plan: parallel.Plan, training: Any, evaluation: Any
-        ) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        def compiler(
+            _: run.Experiment, info: run.Info, size: int, plan: plans.Plan, training: Any, evaluation: Any
+        ) -> Programs:
             def build(values: dict[str, Any]) -> run.Experiment:
                 return run.built(dataclasses.replace(config, **values), module.build, info)
 
-            def train(share: epoch.Share) -> Callable[..., Any]:
-                return lambda values, *args: epoch.train(build(values).transition, info.shape, size, share)(*args)
+            def train(share: Share, layout: Layout) -> Callable[..., Any]:
+                def steps(values: dict[str, Any], *args: Any) -> Any:
+                    return epoch.train(build(values).train, info.shape, size, share, layout)(*args)
 
-            def evaluate(share: epoch.Share) -> Callable[..., Any]:
-                return lambda values, *args: epoch.evaluate(build(values).evaluate, info.shape, size, share)(*args)
+                return steps
 
-            if not compiled:
-                seeded = loop.seeded(plan, training)
-                compiled.append(
-                    (
-                        parallel.compile(train, plan, (False, *seeded[0]), (values, *training)),
-                        parallel.compile(evaluate, plan, (False, *seeded[1]), (values, *evaluation)),
+            def evaluate(share: Share, layout: Layout) -> Callable[..., Any]:
+                def measure(values: dict[str, Any], *args: Any) -> Any:
+                    return epoch.evaluate(build(values).evaluate, info.shape, size, share, layout)(*args)
+
+                return measure
+
+            if not shared:
+                for_training, for_evaluation = seeded(plan, training)
+                shared.append(
+                    Programs(
+                        plans.compile(train, plan, (False, *for_training), (values, *training)),
+                        plans.compile(evaluate, plan, (False, *for_evaluation), (values, *evaluation)),
                     )
                 )
-            return partial(compiled[0][0], values), partial(compiled[0][1], values)
+            return Programs(*(partial(program, values) for program in shared[0]))
 
-        return prepare
+        return compiler
 
     return of
 
 
-def summarize(rows: list[tuple[Point, Path]]) -> str:
+def summarize(rows: list[tuple[Point, Config]]) -> str:
     """A Markdown table: the test metrics of each point, with deviations where there are several seeds."""
-    lines = {str(path): finished(path) for _, path in rows}
-    metrics = sorted(
-        {name for line in lines.values() if line for name in log.names(line)}, key=lambda n: (n != "loss", n)
-    )
+    lines = [finished(config) for _, config in rows]
+    metrics = order([line for line in lines if line])
     fields = [*rows[0][0]]
     text = [" | ".join(["", *fields, *metrics, ""]).strip(), "|" + "---|" * (len(fields) + len(metrics))]
-    for point, path in rows:
-        line = lines[str(path)]
-        cells = [value(line, name) for name in metrics] if line else [""] * len(metrics)
+    for (point, config), line in zip(rows, lines, strict=True):
+        cells = [report.figure(line[name]) if line and name in line else "" for name in metrics]
         if not line and metrics:
-            cells[0] = "diverged" if Path(f"{path}.diverged").exists() else "not yet"
+            cells[0] = "diverged" if note_of(config).exists() else "not yet"
         text.append(" | ".join(["", *point.values(), *cells, ""]).strip())
     return "\n".join(text) + "\n"
 
 
-def finished(path: Path) -> log.Record | None:
-    """The test metrics of a run that has ended."""
-    return results.read(path)["metrics"] if (path / "report.html").exists() else None
+def finished(config: Config) -> log.Record | None:
+    """The test metrics of a run; None for one that is not finished."""
+    path = Path(config.workdir)
+    return results.read(path)["metrics"] if run.complete(path, config) else None
 
 
-def value(line: log.Record, name: str) -> str:
-    """A metric, with its deviation where there are several seeds."""
-    if name not in line:
-        return ""
-    spread = f" ± {line[f'{name}_std']:.2g}" if f"{name}_std" in line else ""
-    return f"{log.scalar(line, name):.4g}{spread}"
+def note_of(config: Config) -> Path:
+    """The file that says where a point diverged."""
+    return Path(f"{config.workdir}.diverged")
 
 
-def picture(rows: list[tuple[Point, Path]], path: Path, title: str) -> None:
+def picture(rows: list[tuple[Point, Config]], path: Path, title: str) -> None:
     """The test loss over the first field, a line for each value of the others, with bars of one standard deviation."""
-    (first, *others), lines = rows[0][0], {str(path): finished(path) for _, path in rows}
+    (first, *others), done = rows[0][0], [(point, line) for point, config in rows if (line := finished(config))]
     values = list(dict.fromkeys(point[first] for point, _ in rows))
     try:
         places = {text: float(text) for text in values}
@@ -264,12 +270,12 @@ def picture(rows: list[tuple[Point, Path]], path: Path, title: str) -> None:
     axis = figure.subplots()
     groups = list(dict.fromkeys(tuple(point[field] for field in others) for point, _ in rows))
     for i, group in enumerate(groups):
-        part = [(p[first], lines[str(d)]) for p, d in rows if tuple(p[field] for field in others) == group]
-        part = sorted(((text, line) for text, line in part if line), key=lambda pair: places[pair[0]])
+        part = [(p[first], line["loss"]) for p, line in done if tuple(p[field] for field in others) == group]
+        part = sorted(part, key=lambda pair: places[pair[0]])
         axis.errorbar(
             [places[text] for text, _ in part],
-            [log.scalar(line, "loss") for _, line in part],
-            [line.get("loss_std", 0) for _, line in part],
+            [log.mean(loss) for _, loss in part],
+            [log.std(loss) or 0 for _, loss in part],
             color=COLOURS[i % len(COLOURS)],
             marker="o",
             capsize=3,

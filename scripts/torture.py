@@ -50,7 +50,8 @@ def torture(command: list[str], kills: int, chance: random.Random, folder: Path,
     while phases.total() < kills:
         rounds += 1
         workdir = folder / str(rounds)
-        while not (workdir / "report.html").exists():
+        code = -1
+        while code:
             process = start(command, workdir)
             try:
                 # Moments far enough apart that it gets on, some of them after its end.

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxae.types import Batch
+from jaxae.core.batch import Batch, Layout
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_enable_x64", False)
@@ -53,11 +53,20 @@ def script(name):
     return module
 
 
-def batch(x, weight=None, mask=None):
-    """A whole batch of these examples, numbered from 0."""
+def batch(x, weight=None, mask=None, training=True, layout=Layout()):  # noqa: B008
+    """A whole batch of these examples, numbered from 0, at step 0."""
     n = len(x)
     weight = jnp.ones(n) if weight is None else jnp.asarray(weight, jnp.float32)
-    return Batch(jnp.asarray(x), jnp.full(n, -1), jnp.arange(n), weight, mask)
+    return Batch(
+        jnp.asarray(x),
+        jnp.arange(n),
+        weight,
+        jnp.int32(0),
+        observed=mask,
+        y=jnp.full(n, -1),
+        training=training,
+        layout=layout,
+    )
 
 
 def new_key():
@@ -70,13 +79,6 @@ def equal(a, b):
     a, b = (jax.tree.map(np.asarray, tree) for tree in (a, b))
     same = jax.tree.map(lambda u, v: u.dtype == v.dtype and u.shape == v.shape and u.tobytes() == v.tobytes(), a, b)
     return jax.tree.structure(a) == jax.tree.structure(b) and all(jax.tree.leaves(same))
-
-
-@pytest.fixture
-def blind(monkeypatch):
-    """Runs in this process draw nothing at their end: for tests of what they compute."""
-    monkeypatch.setattr("jaxae.figures.draw", lambda *args: [])
-    monkeypatch.setattr("jaxae.report.write", lambda *args: None)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 Arguments: its module; `all` ways on 1, 2, 4 and 8 devices, `some` of them, or a `fast` one; fields as JSON. One seed,
 and four unless it is to be fast. With `bits` those that are to be the same to the bit, with the experiment's optimizer.
+Instead of a module, `terms`: one gradient of each term that looks at the whole batch, on 2 and 8 devices.
 Run in its own process, since the number of virtual devices is fixed when JAX starts.
 `python tests/on_devices.py tests/devices.json` writes down the table of all experiments, or of those that follow.
 """
@@ -10,19 +11,26 @@ import importlib
 import json
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 
 import numpy as np
 import optax
+from flax import linen as nn
 
-from jaxae import data, log, loop, parallel
+from jaxae import data
+from jaxae.core.batch import Batch
+from jaxae.core.divergences import DiagonalNormal
+from jaxae.core.reduction import gradient
+from jaxae.devices.plan import compile, plan
+from jaxae.training.iterate import iterate
+from jaxae.variants import mmd, tcvae, vqvae
 from short_runs import FIELDS, NAMES, WHOLE
 
 
@@ -43,28 +51,34 @@ FAST = [Way("pmap", 4), Way("pmap", 2, accumulate=4), Way("jit", 2)]
 SOME = [Way("pmap", 2), Way("pmap", 8), Way("jit", 1), Way("jit", 4)]
 SPLIT = [Way(mode, n) for mode in ("pmap", "jit") for n in (1, 2, 4, 8)]
 BITS = [Way("auto", n, "reproducible") for n in (1, 2, 4, 8)]
-PARTS = [
+MICROBATCHES = [
     *BITS,
     *(Way(mode, n, "fast", 4) for mode, n in (("auto", 1), ("pmap", 4), ("jit", 2))),
 ]
-CHOSEN = {"all": SPLIT + PARTS, "some": SOME, "split": SPLIT, "fast": FAST, "one": FAST[:1], "bits": BITS}
+CHOSEN = {"all": SPLIT + MICROBATCHES, "some": SOME, "split": SPLIT, "fast": FAST, "one": FAST[:1], "bits": BITS}
 RATES = {"experiments.sigmoid": 10.0}  # elsewhere parameters move enough at 1e-3
 
 
 def fit(name, way, seeds, fields):
     """State and metrics after epochs of 5 steps, each with an evaluation."""
     module = importlib.import_module(name)
-    config = module.Config(**{"epochs": 1, "batch_size": 32, "seeds": seeds, "picture_every": 0, **fields})
+    config = module.Config(**{"epochs": 1, "batch_size": 32, "seeds": seeds, **fields})
     dataset = data.load(config.data)
     cut = [jax.tree.map(lambda a, n=n: a[:n], split) for split, n in zip(dataset[:2], (160, 75), strict=True)]
     part = data.Dataset(*cut, dataset.classes)
     devices = jax.devices()[: way.devices]
-    plan = parallel.plan(way.mode, config.batch_size, seeds, devices, way.reduction, way.accumulate)
-    with tempfile.TemporaryDirectory() as folder:
-        outcome = loop.fit(module.build(config, part.info), config, part, plan, Path(folder))
-        lines = log.read(Path(folder) / "metrics.jsonl")
-    assert np.all(outcome.state.step == 5 * config.epochs)
-    return outcome.state, {f"{line['split']} {m}": line[m] for line in lines for m in log.names(line)}
+    *_, end = iterate(
+        module.build(config, part.info),
+        part,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        seeds=seeds,
+        plan=plan(way.mode, config.batch_size, seeds, devices, way.reduction, way.accumulate),
+    )
+    state = jax.device_get(end.state)
+    assert np.all(state.step == 5 * config.epochs)
+    return state, {"train": end.train, "test": end.test}
 
 
 def difference(a, b):
@@ -101,6 +115,71 @@ def table(name, chosen, fields):
     return rows
 
 
+def mean_discrepancy(variables, batch, key):
+    """The kernel distance of codes and samples of N(0, I), each example with a weight of its own besides."""
+    z = batch.x @ variables["params"]["a"]
+    return {"loss": 0.7 * mmd.from_prior(batch, z, key) + 0.3 * jnp.sum(z**2, axis=1)}, {}
+
+
+def total_correlation(variables, batch, key):
+    """All three parts of the KL term, of which two look at the whole batch, with different weights."""
+    q = DiagonalNormal(batch.x @ variables["params"]["a"], batch.x @ variables["params"]["b"])
+    z = q.mean + jnp.exp(q.log_scale) * batch.noise(key, q.mean.shape[1:])
+    everyone = DiagonalNormal(*(batch.gather(part) for part in q))
+    mutual, correlation, divergence = tcvae.parts(q, z, everyone, 1000)
+    return {"loss": 0.5 * mutual + 6 * correlation + 0.8 * divergence, "correlation": correlation}, {}
+
+
+def codebook(variables, batch, key):
+    """Moving averages of the vectors nearest to a code, codes that are resampled, and their mean use in the loss."""
+    z = batch.x @ variables["params"]["a"]
+    codes = variables["codebook"]["codes"]
+    soft = nn.softmax(z @ codes.T)
+    evenness = jnp.sum((batch.mean(soft) - 1 / len(codes)) ** 2)
+    update = vqvae.track(0.8, 0.2)
+    terms, updates = update(variables, jax.lax.stop_gradient(z), vqvae.nearest(z, codes), batch, key)
+    return {**terms, "loss": jnp.sum((z - codes[0]) ** 2, axis=1) + 50 * batch.repeat(evenness)}, updates
+
+
+TERMS = {"mmd": mean_discrepancy, "total correlation": total_correlation, "codebook": codebook}
+
+
+def gradients(loss, mode, devices):
+    """Gradients, metrics and updates of a loss for a batch of 16 examples."""
+    size = 16
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(size, 5)).astype(np.float32)
+    params = {name: 0.5 * rng.normal(size=(5, 3)).astype(np.float32) for name in ("a", "b")}
+    book = {"codes": rng.normal(size=(6, 3)).astype(np.float32), "use": np.linspace(0, 2, 6, dtype=np.float32)}
+
+    def make(share, layout):
+        def one(params, x, key):
+            rows = share(jnp.arange(size))
+            batch = Batch(x[rows], rows, jnp.ones(rows.shape), jnp.int32(0), layout=layout)
+            return gradient(lambda params, batch: loss({"params": params, "codebook": book}, batch, key), params, batch)
+
+        return one
+
+    how = plan(mode, size, 1, jax.devices()[:devices])
+    assert how.devices == devices
+    assert how.layout.axis == ("data" if mode == "pmap" else None)
+    return jax.device_get(compile(make, how, (False, False, False))(params, x, jax.random.key(1)))
+
+
+def terms():
+    """The differences from one device without a mapped axis, of each term: gradients, metrics, updates."""
+    rows = {}
+    for name, loss in TERMS.items():
+        here = gradients(loss, "auto", 1)
+        assert np.linalg.norm(here[0]["a"]) > 0.1
+        for mode, devices in (("pmap", 2), ("pmap", 8), ("jit", 8)):
+            there = gradients(loss, mode, devices)
+            rows[f"{name}, {mode} {devices}"] = [
+                difference(a, b) if jax.tree.leaves(b) else 0.0 for a, b in zip(there, here, strict=True)
+            ]
+    return rows
+
+
 def write(path, names):
     """Measure these experiments again, each in a process of its own, and put them into the table."""
     tables = json.loads(path.read_text()) if path.exists() else {}
@@ -115,6 +194,8 @@ if __name__ == "__main__":
     first, *more = sys.argv[1:]
     if first.endswith(".json"):
         write(Path(first), more or NAMES)
+    elif first == "terms":
+        print(json.dumps(terms()))
     else:
         if first != "toy" and more[0] != "bits":
             plain_descent(RATES.get(first, 1e-3))

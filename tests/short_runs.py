@@ -17,13 +17,12 @@ import numpy as np
 
 import experiments
 import jaxae
-import undrawn
 from jaxae import data, log, run
 from jaxae.checkpoint import recorded
 
 NAMES = [f"experiments.{module.name}" for module in pkgutil.iter_modules(experiments.__path__)]
 FIELDS = {"experiments.stacked": {"epochs": 4, "greedy": 1}}  # every one of its phases
-# Their losses, or what they keep, look at a batch as a whole: it is not taken in parts.
+# Their losses, or what they keep, look at a batch as a whole: it is not split into microbatches.
 WHOLE = {f"experiments.{name}" for name in ("factor_vae", "infovae", "tcvae", "vqvae", "wae")}
 
 
@@ -36,7 +35,7 @@ def few(folder):
 
 def fields(name):
     """One epoch (in stacked, for each of its phases) of five steps."""
-    return {"epochs": 1, "batch_size": 16, "picture_every": 0, **FIELDS.get(name, {})}
+    return {"epochs": 1, "batch_size": 16, "figures": "none", **FIELDS.get(name, {})}
 
 
 def reached(workdir):
@@ -58,7 +57,6 @@ def short_run(name, file):
 
 
 def main(path, names):
-    undrawn.draw_nothing()
     with tempfile.TemporaryDirectory() as folder:
         file = few(Path(folder))
         found = {name: short_run(name, file) for name in names}

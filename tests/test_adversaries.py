@@ -1,6 +1,6 @@
 """Total correlation, discrepancy, discriminators and learned priors."""
 
-from dataclasses import dataclass
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -12,12 +12,15 @@ from jax.test_util import check_grads
 from scipy import special, stats
 
 from conftest import batch, equal, new_key
-from jaxae import data, nets, prob
-from jaxae.batch import AXIS, alone, average
-from jaxae.errors import InputError
-from jaxae.step import descend, sequence
-from jaxae.types import State
-from jaxae.variants import aae, autoencoder, factorvae, iwae, mmd, tcvae, vae, vampprior
+from experiments import aae as aae_experiment
+from jaxae import data, nets
+from jaxae.core import divergences, reduction
+from jaxae.core.batch import AXIS, Layout
+from jaxae.core.divergences import DiagonalNormal
+from jaxae.core.step import alternate, descend
+from jaxae.core.types import Info, State
+from jaxae.variants import aae, autoencoder, factorvae, mmd, tcvae, vae, vampprior
+from test_vae import means
 
 SHAPE = (3, 3, 1)
 
@@ -45,84 +48,125 @@ def systems():
     return {
         "tcvae": (plain, tcvae.loss(plain, 100, 6.0, 2.0, 3.0)),
         "factorvae": (factor, factorvae.loss(factor, 5.0)),
-        "factorvae discriminator": (factor, factorvae.discriminate(factor)),
+        "factorvae discriminator": (factor, factorvae.discriminator_loss(factor)),
         "wasserstein": (flat, mmd.wasserstein(flat, 10.0)),
         "information": (plain, mmd.information(plain, 0.5, 10.0)),
-        "aae discriminator": (adversarial, aae.discriminate(adversarial)),
-        "aae generator": (adversarial, aae.confuse(adversarial)),
+        "aae discriminator": (adversarial, aae.discriminator_loss(adversarial)),
+        "aae generator": (adversarial, aae.generator_loss(adversarial)),
     }
+
+
+def initial(model):
+    return jax.jit(model.init)(new_key(), images())["params"]
 
 
 @pytest.mark.parametrize("name", systems())
 def test_two_devices_see_the_batch_that_one_sees(name):
-    """Values and gradients: shares with pmap's axis are the whole."""
+    """Values and gradients: shares of a mapped axis are the whole."""
     model, loss = systems()[name]
-    params, whole = model.init(new_key(), images())["params"], batch(images())
-    descent = jax.value_and_grad(lambda p, part, key: loss(p, {}, part, key)[0])
-    shares = jax.tree.map(lambda a: a.reshape(2, 4, *a.shape[1:]), whole)
+    params, whole = initial(model), batch(images())
+    shares = jax.tree.map(lambda a: a.reshape(2, 4, *a.shape[1:]), whole.replace(step=None))
 
-    def on_device(part):
-        value, slope = descent(params, part, new_key())
-        return value, average(slope)
+    def descent(part):
+        return reduction.gradient(lambda p, b: loss({"params": p}, b, new_key()), params, part)[:2]
 
-    values, slopes = jax.jit(jax.vmap(on_device, axis_name=AXIS))(shares)
-    value, slope = jax.jit(descent)(params, whole, new_key())
-    np.testing.assert_allclose(values, [value, value], rtol=1e-5)
+    def on_device(share):
+        return descent(share.replace(step=jnp.int32(0), layout=Layout(AXIS)))
+
+    slopes, values = jax.jit(jax.vmap(on_device, axis_name=AXIS))(shares)
+    slope, value = jax.jit(descent)(whole)
+    for term, number in value.items():
+        np.testing.assert_allclose(values[term], [number, number], rtol=1e-4, atol=1e-6, err_msg=term)
     for device in range(2):
         jax.tree.map(lambda a, b, d=device: np.testing.assert_allclose(a[d], b, rtol=1e-3, atol=1e-5), slopes, slope)
     assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(slope)) > 1e-3
 
 
 @pytest.mark.parametrize("name", ["tcvae", "factorvae discriminator", "wasserstein", "information"])
-def test_a_part_of_a_batch_is_refused(name):
+def test_a_microbatch_is_refused(name):
     model, loss = systems()[name]
-    params = model.init(new_key(), images())["params"]
-    with alone(), pytest.raises(InputError, match="as a whole"):
-        loss(params, {}, batch(images()), new_key())
+    variables = {"params": initial(model)}
+    with pytest.raises(ValueError, match="needs the whole batch"):
+        loss(variables, batch(images(), layout=Layout(partial=True)), new_key())
+
+
+@pytest.mark.parametrize("name", ["tcvae", "factorvae discriminator", "wasserstein", "information"])
+def test_evaluation_is_refused(name):
+    """Where padding would count."""
+    model, loss = systems()[name]
+    variables = {"params": initial(model)}
+    with pytest.raises(ValueError, match="gather is for training"):
+        loss(variables, batch(images(), training=False), new_key())
 
 
 @pytest.mark.parametrize("name", systems())
 def test_gradients_against_finite_differences(name):
     model, loss = systems()[name]
-    params = model.init(new_key(), images())["params"]
+    params = initial(model)
     wrt = {"factorvae discriminator": "discriminator", "aae discriminator": "discriminator"}.get(name, "encoder")
 
     def value(group):
-        return loss({**params, wrt: group}, {}, batch(images()), new_key())[0]
+        return means(loss, {**params, wrt: group}, batch(images()))["loss"]
 
     check_grads(jax.jit(value), (params[wrt],), order=1, modes=["rev"], eps=1e-2, rtol=2e-2, atol=2e-2)
 
 
 def posteriors(count=5, units=3):
     rng = np.random.default_rng(1)
-    q = prob.Normal(*(rng.normal(size=(count, units)).astype(np.float32) * scale for scale in (1.0, 0.3)))
+    q = DiagonalNormal(*(rng.normal(size=(count, units)).astype(np.float32) * scale for scale in (1.0, 0.3)))
     return q, np.asarray(q.mean + np.exp(q.log_scale) * rng.normal(size=(count, units)), np.float32)
 
 
-def test_parts_of_the_divergence_against_numpy():
+def kl_parts(q, z, examples):
+    """Mutual information, total correlation and dimension-wise KL of every example, by SciPy."""
+    mean, scale = np.asarray(q.mean, np.float64), np.exp(np.asarray(q.log_scale, np.float64))
+    z = np.asarray(z, np.float64)
+    density = stats.norm.logpdf(z[:, None], mean[None], scale[None])  # [B, N, Z]
+    known = np.log(examples * len(mean))
+    joint = special.logsumexp(density.sum(2), axis=1) - known
+    product = (special.logsumexp(density, axis=1) - known).sum(1)
+    own = stats.norm.logpdf(z, mean, scale).sum(1)
+    return own - joint, joint - product, product - stats.norm.logpdf(z).sum(1)
+
+
+def test_parts_of_the_kl_term_against_scipy():
     q, z = posteriors()
-    information, correlation, units = tcvae.parts(q, jnp.asarray(z), q, 40)
-    density = stats.norm.logpdf(z[:, None], q.mean[None], np.exp(q.log_scale)[None])  # [B, N, Z]
-    joint = special.logsumexp(density.sum(2), axis=1) - np.log(40 * 5)
-    each = special.logsumexp(density, axis=1) - np.log(40 * 5)
+    found = tcvae.parts(DiagonalNormal(*map(jnp.asarray, q)), jnp.asarray(z), DiagonalNormal(*map(jnp.asarray, q)), 40)
+    for ours, theirs in zip(found, kl_parts(q, z, 40), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4)
     own = stats.norm.logpdf(z, q.mean, np.exp(q.log_scale)).sum(1)
-    np.testing.assert_allclose(information, own - joint, rtol=1e-5)
-    np.testing.assert_allclose(correlation, joint - each.sum(1), rtol=1e-5)
-    np.testing.assert_allclose(units, each.sum(1) - stats.norm.logpdf(z).sum(1), rtol=1e-4)
-    np.testing.assert_allclose(information + correlation + units, own - stats.norm.logpdf(z).sum(1), rtol=1e-4)
+    np.testing.assert_allclose(sum(found), own - stats.norm.logpdf(z).sum(1), rtol=1e-4)
 
 
-def test_total_correlation_of_codes_with_weights_of_one_is_the_bound():
-    """To the draw: the three parts telescope to log q(z|x) - log p(z)."""
+TCVAE_TERMS = ("mutual_information", "total_correlation", "dimension_wise_kl")
+
+
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_every_part_of_the_kl_term_has_its_own_weight(scheduled):
+    """Against SciPy: 6 for the total correlation, 2 for the mutual information, 3 for the dimension-wise KL."""
     model = vae.VAE(**coders())
-    params = model.init(new_key(), images())["params"]
-    value, (_, metrics) = tcvae.loss(model, 1000, 1.0)(params, {}, batch(images()), new_key())
-    eps = tcvae.noise(new_key(), batch(images()), (2,))[:, None]
-    q = model.apply({"params": params}, images(), method="posterior")
-    terms = iwae.terms(model)({"params": params}, images(), q, iwae.draws(q, eps))
-    np.testing.assert_allclose(value, -terms.log_weights().mean(), rtol=1e-5)
-    six = tcvae.loss(model, 1000, 6.0)(params, {}, batch(images()), new_key())[0]
-    np.testing.assert_allclose(six - value, 5 * metrics["total_correlation"], rtol=1e-4)
+    variables, examples = {"params": initial(model)}, batch(images()).replace(step=jnp.int32(10))
+    weights = [(lambda step, w=w: 0.1 * w * step) if scheduled else w for w in (6.0, 2.0, 3.0)]
+    terms, _ = tcvae.loss(model, 1000, *weights)(variables, examples, new_key())
+    q, z = vae.sample_posterior(model, variables, examples, new_key())
+    pixels = np.asarray(model.apply(variables, z, method="decode"), np.float64)
+    error = -(images() * np.log(pixels) + (1 - images()) * np.log(1 - pixels)).sum((1, 2, 3))
+    parts = kl_parts(q, z, 1000)
+    for name, values in zip(TCVAE_TERMS, parts, strict=True):
+        np.testing.assert_allclose(terms[name], values, rtol=1e-4, err_msg=name)
+    np.testing.assert_allclose(terms["reconstruction"], error, rtol=1e-5)
+    information, correlation, units = parts
+    np.testing.assert_allclose(terms["loss"], error + 2 * information + 6 * correlation + 3 * units, rtol=1e-4)
+
+
+def test_tcvae_with_weights_of_one_is_the_bound():
+    """To the sample: the three parts telescope to log q(z|x) - log p(z)."""
+    model = vae.VAE(**coders())
+    variables, examples = {"params": initial(model)}, batch(images())
+    terms, _ = tcvae.loss(model, 1000, 1.0)(variables, examples, new_key())
+    q, z = vae.sample_posterior(model, variables, examples, new_key())
+    kl = stats.norm.logpdf(z, q.mean, np.exp(q.log_scale)).sum(1) - stats.norm.logpdf(z).sum(1)
+    np.testing.assert_allclose(terms["loss"] - terms["reconstruction"], kl, rtol=1e-3, atol=1e-5)
 
 
 def test_total_correlation_grows_with_dependence():
@@ -131,7 +175,7 @@ def test_total_correlation_grows_with_dependence():
     found = []
     for r in (0.0, 0.9):
         mean = rng.multivariate_normal([0, 0], [[1, r], [r, 1]], 2000).astype(np.float32)
-        q = prob.Normal(jnp.asarray(mean), jnp.full(mean.shape, np.log(0.2)))
+        q = DiagonalNormal(jnp.asarray(mean), jnp.full(mean.shape, np.log(0.2)))
         z = vae.reparameterize(q, jnp.asarray(rng.normal(size=mean.shape), jnp.float32))
         found.append(float(tcvae.parts(q, z, q, 2000)[1].mean()))
     covariance = 0.9 / 1.04  # of z, whose variance is 1 + 0.2^2
@@ -142,16 +186,17 @@ def test_total_correlation_grows_with_dependence():
 def test_no_gradient_of_the_discriminators_loss_reaches_the_encoder(kind):
     outputs = 4 if kind is factorvae else 2
     model = (factorvae.FactorVAE if kind is factorvae else aae.Adversarial)(**coders(outputs), discriminator=critic())
-    params = model.init(new_key(), images())["params"]
-    loss = kind.discriminate(model)
-    slope = jax.grad(lambda p: loss(p, {}, batch(images()), new_key())[0])(params)
+    params = initial(model)
+    loss = kind.discriminator_loss(model)
+    slope = jax.grad(lambda p: means(loss, p, batch(images()))["loss"])(params)
     size = {group: max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(slope[group])) for group in slope}
     assert size["encoder"] == size["decoder"] == 0 < size["discriminator"]
-    transition = descend(loss, optax.sgd(1.0), wrt=("discriminator",))
+    transition = descend(loss, optax.sgd(1.0), wrt=("discriminator",), name="discriminator")
     state = State(jnp.int32(0), params, transition.init(params), {})
-    after = transition.step(state, batch(images()), new_key())[0].params
-    assert all(equal(after[group], params[group]) for group in ("encoder", "decoder"))
-    assert not equal(after["discriminator"], params["discriminator"])
+    after, metrics = transition.step(state, batch(images()), new_key())
+    assert metrics.keys() == {"discriminator"}
+    assert all(equal(after.params[group], params[group]) for group in ("encoder", "decoder"))
+    assert not equal(after.params["discriminator"], params["discriminator"])
 
 
 def test_permuted_units_keep_their_values_and_lose_their_partners():
@@ -162,45 +207,148 @@ def test_permuted_units_keep_their_values_and_lose_their_partners():
 
 
 class Known(nn.Module):
-    """log N(z; 0, C) / prod_j N(z_j; 0, 1), C with correlation r: what an optimal discriminator says."""
+    """log N(z; 0, C) / prod_j N(z_j; 0, 1), C with correlation r: the logit of an optimal discriminator."""
 
     r: float
 
     @nn.compact
     def __call__(self, z):
         self.param("none", nn.initializers.zeros, (1,))
-        quadratic = (z[:, :1] ** 2 - 2 * self.r * z[:, :1] * z[:, 1:] + z[:, 1:] ** 2) / (1 - self.r**2)
-        return -0.5 * (quadratic - z[:, :1] ** 2 - z[:, 1:] ** 2) - 0.5 * np.log(1 - self.r**2)
+        return ratio(z, self.r)[:, None]
 
 
-def test_the_best_discriminator_knows_the_total_correlation():
-    """The mean logit is -log(1 - r^2) / 2, and no scaled discriminator has less cross-entropy."""
-    r, count = 0.8, 40_000
+def ratio(z, r):
+    quadratic = (z[:, 0] ** 2 - 2 * r * z[:, 0] * z[:, 1] + z[:, 1] ** 2) / (1 - r**2)
+    return -0.5 * (quadratic - z[:, 0] ** 2 - z[:, 1] ** 2) - 0.5 * np.log(1 - r**2)
+
+
+class Given(nn.Module):
+    """Codes that are given, with a small or a large deviation."""
+
+    log_scale: float = -20.0
+
+    def __call__(self, x, keys=None, axis=None):
+        return jnp.concatenate([x, jnp.full(x.shape, self.log_scale)], axis=1)
+
+
+R = 0.8
+
+
+def correlated(count):
+    """Codes of correlation R, and a model whose discriminator is optimal for them."""
     rng = np.random.default_rng(0)
-    z = jnp.asarray(rng.multivariate_normal([0, 0], [[1, r], [r, 1]], count), jnp.float32)
+    z = jnp.asarray(rng.multivariate_normal([0, 0], [[1, R], [R, 1]], count), jnp.float32)
+    model = factorvae.FactorVAE(encoder=Given(), decoder=nets.MLP((), (2,)), discriminator=Known(R))
+    return z, model, model.init(new_key(), z)["params"]
 
-    class Given(nn.Module):
-        """Codes that are given, without noise."""
 
-        def __call__(self, x, keys=None):
-            return jnp.concatenate([x, jnp.full(x.shape, -20.0)], axis=1)
+@pytest.mark.parametrize("gamma", [3.0, lambda step: 0.5 * step], ids=["number", "schedule"])
+def test_the_optimal_discriminator_estimates_the_total_correlation(gamma):
+    """Its mean logit is -log(1 - r^2) / 2; gamma of it is in the loss."""
+    count = 40_000
+    z, model, params = correlated(count)
+    examples = batch(z).replace(step=jnp.int32(6))
+    terms, _ = factorvae.loss(model, gamma)({"params": params}, examples, new_key())
+    exact = -0.5 * np.log(1 - R**2)
+    assert abs(terms["total_correlation"].mean() - exact) < 4 / np.sqrt(count)
+    np.testing.assert_allclose(terms["total_correlation"], ratio(z, R), rtol=1e-4, atol=1e-5)
+    expected = terms["reconstruction"] + terms["kl"] + 3 * ratio(z, R)
+    np.testing.assert_allclose(terms["loss"], expected, rtol=1e-5, atol=1e-4)
 
-    model = factorvae.FactorVAE(encoder=Given(), decoder=nets.MLP((), (2,)), discriminator=Known(r))
-    params = model.init(new_key(), z)["params"]
-    metrics = factorvae.loss(model, 3.0)(params, {}, batch(z), new_key())[1][1]
-    exact = -0.5 * np.log(1 - r**2)
-    assert abs(metrics["total_correlation"] - exact) < 4 / np.sqrt(count)
-    np.testing.assert_allclose(
-        metrics["loss"], metrics["reconstruction"] + metrics["kl"] + 3 * metrics["total_correlation"], rtol=1e-5
-    )
-    real = Known(r).apply({"params": {"none": jnp.zeros(1)}}, z)[:, 0]
-    fake = Known(r).apply({"params": {"none": jnp.zeros(1)}}, factorvae.permute(z, new_key()))[:, 0]
-    scaled = {a: float(prob.discrimination(a * real, a * fake).mean()) for a in (0.0, 0.7, 1.0, 1.4)}
+
+def test_the_discriminator_tells_codes_from_permuted_ones():
+    """Cross-entropy of the optimal one: codes are its positive class, independent pairs its negative one."""
+    count = 40_000
+    z, model, params = correlated(count)
+    terms, _ = factorvae.discriminator_loss(model)({"params": params}, batch(z), new_key())
+    independent = np.random.default_rng(1).normal(size=(count, 2))
+    real, fake = np.logaddexp(0, -ratio(np.asarray(z), R)), np.logaddexp(0, ratio(independent, R))
+    found = np.asarray(terms["loss"], np.float64)
+    error = np.sqrt((found.var() + real.var() + fake.var()) / count)
+    assert abs(found.mean() - real.mean() - fake.mean()) < 4 * error < 0.03
+    assert found.mean() < 2 * np.log(2) - 10 * error  # better than chance
+
+
+def test_no_scaled_discriminator_has_less_cross_entropy_than_the_optimal_one():
+    z, _, _ = correlated(40_000)
+    real, fake = ratio(z, R), ratio(factorvae.permute(z, new_key()), R)
+    scaled = {a: float(divergences.discrimination(a * real, a * fake).mean()) for a in (0.0, 0.7, 1.0, 1.4)}
     assert min(scaled, key=scaled.get) == 1.0
     np.testing.assert_allclose(scaled[0.0], 2 * np.log(2), rtol=1e-6)
 
 
-def test_adversarial_training_presses_the_codes_to_the_prior():
+@pytest.fixture
+def adversarial():
+    """An autoencoder whose discriminator is z_1 - 2 z_2 + 0.5, on inputs that are their own codes."""
+    model = aae.Adversarial(encoder=Direct(), decoder=nets.MLP((), (2,)), discriminator=nets.MLP((), (1,)))
+    z = jnp.asarray(np.random.default_rng(0).normal([1.5, -0.5], size=(50, 2)), jnp.float32)
+    params = model.init(new_key(), z)["params"]
+    kernel = {"kernel": jnp.array([[1.0], [-2.0]]), "bias": jnp.array([0.5])}
+    return model, {**params, "discriminator": {"Dense_0": kernel}}, z
+
+
+class Direct(nn.Module):
+    """Codes are what goes in, moved."""
+
+    @nn.compact
+    def __call__(self, x, keys=None, axis=None):
+        return x + self.param("moved", nn.initializers.zeros, (1, 2))
+
+
+def logits(z):
+    z = np.asarray(z, np.float64)
+    return z[:, 0] - 2 * z[:, 1] + 0.5
+
+
+def test_the_discriminator_of_an_adversarial_autoencoder_tells_the_prior_from_codes(adversarial):
+    """-log D(prior) - log(1 - D(code)), by NumPy."""
+    model, params, z = adversarial
+    terms, _ = aae.discriminator_loss(model)({"params": params}, batch(z), new_key())
+    prior = batch(z).noise(new_key(), (2,))
+    expected = np.logaddexp(0, -logits(prior)) + np.logaddexp(0, logits(z))
+    np.testing.assert_allclose(terms["loss"], expected, rtol=1e-5)
+
+
+def test_the_generator_wants_codes_to_be_taken_for_the_prior(adversarial):
+    """-log D(code), by NumPy; and its descent moves codes the way that the discriminator's logit rises."""
+    model, params, z = adversarial
+    terms, _ = aae.generator_loss(model)({"params": params}, batch(z), new_key())
+    np.testing.assert_allclose(terms["loss"], np.logaddexp(0, -logits(z)), rtol=1e-5)
+    transition = descend(aae.generator_loss(model), optax.sgd(0.3), wrt=("encoder",), name="generator")
+    state = State(jnp.int32(0), params, transition.init(params), {})
+    after, metrics = transition.step(state, batch(z), new_key())
+    moved = after.params["encoder"]["moved"][0]
+    np.testing.assert_allclose(moved / moved[0], [1, -2], rtol=1e-5)
+    assert moved[0] > 0
+    np.testing.assert_allclose(metrics["generator"], np.logaddexp(0, -logits(z)).mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rates", "changed"), [((0.01, 0.0), {"encoder", "decoder"}), ((0.0, 0.01), {"encoder", "discriminator"})]
+)
+def test_the_phases_of_an_adversarial_autoencoder_change_their_own_groups(rates, changed):
+    """Reconstruction with one rate, then discriminator and generator with another; each sees what the last has left."""
+    lr, adversarial_lr = rates
+    config = aae_experiment.Config(
+        hidden=(5,), latent=2, discriminator=(4,), lr=lr, adversarial_lr=adversarial_lr, batch_size=8
+    )
+    built = aae_experiment.build(config, Info(SHAPE, 100))
+    params = initial(built.model)
+    state = State(jnp.int32(0), params, built.train.init(params), {})
+    state, metrics = jax.jit(built.train.step)(state, batch(images()), new_key())
+    after = state.params
+    assert {group for group in params if not equal(params[group], after[group])} == changed
+    first = after if lr else params
+    second = {**first, "discriminator": after["discriminator"]}
+    model, key = built.model, jax.random.fold_in(new_key(), 1)
+    expected = means(aae.discriminator_loss(model), first, batch(images()), key)
+    np.testing.assert_allclose(metrics["discriminator"], expected["loss"], rtol=1e-5)
+    expected = means(aae.generator_loss(model), second, batch(images()))
+    np.testing.assert_allclose(metrics["generator"], expected["loss"], rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], means(built.evaluate, params, batch(images()))["loss"], rtol=1e-5)
+
+
+def test_adversarial_training_moves_the_codes_towards_the_prior():
     """Three transitions in turn on the digits: the codes come nearer to N(0, I) than without the adversary."""
     digits = data.load("digits")
     x = jnp.asarray(digits.train.x[:512].reshape(-1, 28, 28, 1) / np.float32(255))
@@ -211,12 +359,13 @@ def test_adversarial_training_presses_the_codes_to_the_prior():
     )
     params = model.init(new_key(), x[:1])["params"]
     rebuild = descend(autoencoder.loss(model, "mse"), optax.adam(3e-3), wrt=("encoder", "decoder"))
+    discriminator, generator = (optax.adam(2e-3, b1=0.5) for _ in range(2))
     adversaries = [
-        descend(aae.discriminate(model), optax.adam(2e-3, b1=0.5), wrt=("discriminator",)),
-        descend(aae.confuse(model), optax.adam(2e-3, b1=0.5), wrt=("encoder",)),
+        descend(aae.discriminator_loss(model), discriminator, wrt=("discriminator",), name="discriminator"),
+        descend(aae.generator_loss(model), generator, wrt=("encoder",), name="generator"),
     ]
     apart, errors = [], []
-    for transition in (sequence(rebuild), sequence(rebuild, *adversaries)):
+    for transition in (alternate(rebuild), alternate(rebuild, *adversaries)):
         start = State(jnp.int32(0), params, transition.init(params), {})
 
         def body(i, state, transition=transition):
@@ -226,7 +375,7 @@ def test_adversarial_training_presses_the_codes_to_the_prior():
         state = jax.jit(lambda s: jax.lax.fori_loop(0, 400, body, s))(start)
         z = model.apply({"params": state.params}, x, method="encode")
         apart.append(float(mmd.discrepancy(z, jax.random.normal(new_key(), z.shape))))
-        errors.append(float(autoencoder.loss(model, "mse")(state.params, {}, batch(x), new_key())[0]))
+        errors.append(float(means(autoencoder.loss(model, "mse"), state.params, batch(x))["loss"]))
     assert apart[1] < 0.5 * apart[0]
     assert errors[1] < float(jnp.var(x, axis=0).mean())  # better than the mean image
 
@@ -244,6 +393,11 @@ def test_discrepancy_against_numpy():
     np.testing.assert_allclose(mmd.discrepancy(jnp.asarray(x), jnp.asarray(y)), xx + yy - 2 * xy, rtol=1e-4, atol=1e-6)
 
 
+def test_a_discrepancy_of_a_single_code_is_refused():
+    with pytest.raises(ValueError, match="batch_size=1: a discrepancy of codes needs at least 2"):
+        mmd.discrepancy(jnp.zeros((1, 3)), jnp.zeros((5, 3)))
+
+
 def test_discrepancy_is_zero_on_average_for_equal_distributions_and_positive_for_others():
     keys = jax.random.split(new_key(), 6000).reshape(2, 3000)
     x, y = jax.jit(jax.vmap(jax.vmap(lambda key: jax.random.normal(key, (20, 2)))))(keys)
@@ -255,43 +409,54 @@ def test_discrepancy_is_zero_on_average_for_equal_distributions_and_positive_for
     assert moved.mean() > 20 * error
 
 
-def test_info_vae_without_its_terms_is_the_bound():
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_info_vae_weighs_the_kl_term_and_the_discrepancy(scheduled):
     model = vae.VAE(**coders())
-    params = model.init(new_key(), images())["params"]
-    value, (_, metrics) = mmd.information(model, 1.0, 0.0)(params, {}, batch(images()), new_key())
-    np.testing.assert_allclose(value, metrics["reconstruction"] + metrics["kl"], rtol=1e-6)
-    more = mmd.information(model, 0.7, 9.3)(params, {}, batch(images()), new_key())[0]
-    expected = metrics["reconstruction"] + 0.7 * metrics["kl"] + 9.3 * metrics["mmd"]
-    np.testing.assert_allclose(more, expected, rtol=1e-5)
-    kl = prob.kl_normal(model.apply({"params": params}, images(), method="posterior")).mean()
-    np.testing.assert_allclose(metrics["kl"], kl, rtol=1e-5)
+    variables, examples = {"params": initial(model)}, batch(images()).replace(step=jnp.int32(10))
+    plain, _ = mmd.information(model, 1.0, 0.0)(variables, examples, new_key())
+    np.testing.assert_allclose(plain["loss"], plain["reconstruction"] + plain["kl"], rtol=1e-6)
+    weights = [(lambda step, w=w: 0.1 * w * step) if scheduled else w for w in (0.7, 9.3)]
+    terms, _ = mmd.information(model, *weights)(variables, examples, new_key())
+    np.testing.assert_array_equal(terms["mmd"], np.full(8, terms["mmd"][0]))
+    expected = plain["reconstruction"] + 0.7 * plain["kl"] + 9.3 * plain["mmd"]
+    np.testing.assert_allclose(terms["loss"], expected, rtol=1e-5)
+    q = model.apply(variables, images(), method="posterior")
+    kl = 0.5 * (np.asarray(q.mean) ** 2 + np.exp(2 * q.log_scale) - 1 - 2 * q.log_scale).sum(1)
+    np.testing.assert_allclose(terms["kl"], kl, rtol=1e-5)
 
 
-def test_wasserstein_loss_is_squared_error_and_discrepancy():
+def test_info_vae_compares_samples_of_the_posterior_with_the_prior():
+    """Posteriors that are all N(0, I): the discrepancy of samples is 0 on average, that of their means is not."""
+    model = vae.VAE(encoder=Given(0.0), decoder=nets.MLP((), (2,)))
+    x = jnp.zeros((20, 2))
+    params = model.init(new_key(), x)["params"]
+    loss = mmd.information(model, 0.5, 3.0)
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(new_key(), jnp.arange(2000))
+    found = np.asarray(jax.jit(jax.vmap(lambda key: means(loss, params, batch(x), key)["mmd"]))(keys), np.float64)
+    error = found.std() / np.sqrt(2000)
+    assert abs(found.mean()) < 4 * error < 0.01
+    away = jax.vmap(lambda key: mmd.discrepancy(x, batch(x).noise(key, (2,))))(keys)
+    assert away.mean() > 0.1
+
+
+@pytest.mark.parametrize("weight", [7.0, lambda step: 0.7 * step], ids=["number", "schedule"])
+def test_wasserstein_loss_is_squared_error_and_discrepancy(weight):
     model = autoencoder.Autoencoder(**coders(2))
-    params = model.init(new_key(), images())["params"]
-    value, (_, metrics) = mmd.wasserstein(model, 7.0)(params, {}, batch(images()), new_key())
-    z = model.apply({"params": params}, images(), method="encode")
-    again = model.apply({"params": params}, z, method="decode")
-    error = np.sum((np.asarray(again) - np.asarray(images())) ** 2, axis=(1, 2, 3)).mean()
-    drawn = mmd.noise(new_key(), batch(images()), (2,))
-    np.testing.assert_allclose(metrics["reconstruction"], error, rtol=1e-5)
-    np.testing.assert_allclose(metrics["mmd"], mmd.discrepancy(z, drawn), rtol=1e-4, atol=1e-7)
-    np.testing.assert_allclose(value, error + 7 * metrics["mmd"], rtol=1e-5)
-
-
-@dataclass
-class Vamp:
-    """A small one."""
-
-    model: vampprior.VampVAE
-    variables: dict
+    variables, examples = {"params": initial(model)}, batch(images()).replace(step=jnp.int32(10))
+    terms, _ = mmd.wasserstein(model, weight)(variables, examples, new_key())
+    z = model.apply(variables, images(), method="encode")
+    again = model.apply(variables, z, method="decode")
+    error = np.sum((np.asarray(again) - np.asarray(images())) ** 2, axis=(1, 2, 3))
+    discrepancy = mmd.discrepancy(z, examples.noise(new_key(), (2,)))
+    np.testing.assert_allclose(terms["reconstruction"], error, rtol=1e-5)
+    np.testing.assert_allclose(terms["mmd"], np.full(8, discrepancy), rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(terms["loss"], error + 7 * discrepancy, rtol=1e-5)
 
 
 @pytest.fixture
 def vamp():
     model = vampprior.VampVAE(**coders(), shape=SHAPE, components=5)
-    return Vamp(model, {"params": model.init(new_key(), images())["params"]})
+    return SimpleNamespace(model=model, variables={"params": initial(model)})
 
 
 def test_learned_prior_against_scipy(vamp):
@@ -306,8 +471,7 @@ def test_learned_prior_against_scipy(vamp):
     )
 
 
-def test_learned_prior_is_what_is_drawn(vamp):
-    """Mean and covariance of draws are those of the mixture."""
+def test_samples_of_the_learned_prior_have_the_moments_of_the_mixture(vamp):
     q = vamp.model.apply(vamp.variables, method="mixture")
     z = np.asarray(vampprior.prior(vamp.model)(vamp.variables, new_key(), 100_000), np.float64)
     mean, within = np.asarray(q.mean, np.float64), np.diag(np.exp(2 * np.asarray(q.log_scale, np.float64)).mean(0))
@@ -316,14 +480,31 @@ def test_learned_prior_is_what_is_drawn(vamp):
     np.testing.assert_allclose(np.cov(z.T), covariance, atol=0.03 * covariance.max())
 
 
-def test_bound_with_a_learned_prior(vamp):
-    value, (_, metrics) = vampprior.loss(vamp.model)(vamp.variables["params"], {}, batch(images()), new_key())
-    eps = vampprior.noise(new_key(), batch(images()), (1, 2))
-    q = vamp.model.apply(vamp.variables, images(), method="posterior")
-    terms = iwae.terms(vamp.model)(vamp.variables, images(), q, iwae.draws(q, eps))
-    np.testing.assert_allclose(value, -terms.log_weights().mean(), rtol=1e-5)
-    np.testing.assert_allclose(metrics["kl"], (terms.posterior - terms.prior).mean(), rtol=1e-5)
-    slope = jax.grad(lambda p: vampprior.loss(vamp.model)(p, {}, batch(images()), new_key())[0])(
+def mixture(vamp, z):
+    """log p(z) of the learned prior, by SciPy."""
+    q = vamp.model.apply(vamp.variables, method="mixture")
+    each = stats.norm.logpdf(np.asarray(z)[:, None], np.asarray(q.mean)[None], np.exp(q.log_scale)[None]).sum(2)
+    return special.logsumexp(each, axis=1) - np.log(len(q.mean))
+
+
+@pytest.mark.parametrize("kl_weight", [0.3, lambda step: 0.03 * step], ids=["number", "schedule"])
+def test_bound_with_a_learned_prior_and_a_kl_weight(vamp, kl_weight):
+    """Against SciPy: -log p(x|z) + 0.3 (log q(z|x) - log p(z)), and with weight 1 the negative bound."""
+    examples = batch(images()).replace(step=jnp.int32(10))
+    terms, _ = vampprior.loss(vamp.model, kl_weight)(vamp.variables, examples, new_key())
+    q, z = vae.sample_posterior(vamp.model, vamp.variables, examples, new_key())
+    pixels = np.asarray(vamp.model.apply(vamp.variables, z, method="decode"), np.float64)
+    error = -(images() * np.log(pixels) + (1 - images()) * np.log(1 - pixels)).sum((1, 2, 3))
+    kl = stats.norm.logpdf(z, q.mean, np.exp(q.log_scale)).sum(1) - mixture(vamp, z)
+    np.testing.assert_allclose(terms["reconstruction"], error, rtol=1e-5)
+    np.testing.assert_allclose(terms["kl"], kl, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(terms["loss"], error + 0.3 * kl, rtol=1e-4)
+    plain, _ = vampprior.loss(vamp.model)(vamp.variables, examples, new_key())
+    np.testing.assert_allclose(plain["loss"], error + kl, rtol=1e-4)
+
+
+def test_the_pseudo_inputs_learn(vamp):
+    slope = jax.grad(lambda p: means(vampprior.loss(vamp.model, 0.3), p, batch(images()))["loss"])(
         vamp.variables["params"]
     )
     assert float(jnp.abs(slope["pseudo_inputs"]).max()) > 1e-4

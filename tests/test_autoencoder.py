@@ -7,11 +7,15 @@ import pytest
 from scipy.special import expit
 
 from conftest import batch, equal, new_key
+from experiments import denoising as denoising_experiment
 from experiments import simple
+from experiments import sparse as sparse_experiment
 from experiments import tied as tied_experiment
 from jaxae import data, nets
-from jaxae.step import descend
-from jaxae.types import State
+from jaxae.core.batch import AXIS, Batch, Layout
+from jaxae.core.reduction import gradient
+from jaxae.core.step import descend
+from jaxae.core.types import State
 from jaxae.variants import autoencoder, denoising, sparse, tied
 
 X = np.random.default_rng(0).uniform(size=(5, 2, 3)).astype(np.float32)
@@ -54,92 +58,119 @@ def cross_entropy(logits, x):
     return -(x * np.log(p) + (1 - x) * np.log(1 - p))
 
 
+def slope(loss, params, given):
+    """Gradient of the mean of the loss, and the means of its terms."""
+    grads, metrics, _ = gradient(lambda p, b: loss({"params": p}, b, new_key()), params, given)
+    return grads, metrics
+
+
 @pytest.mark.parametrize("objective", ["bce", "mse"])
 def test_loss_against_numpy(objective):
     model, params = single()
     z, logits = forward(params)
-    weight = np.array([1, 1, 0, 1, 1], bool)
-    value, (extra, metrics) = autoencoder.loss(model, objective, weight=3.0)(params, {}, batch(X, weight), new_key())
+    terms, updates = autoencoder.loss(model, objective, weight=3.0)({"params": params}, batch(X), new_key())
     squared = (expit(logits) - X) ** 2
     expected = {
-        "mse": squared[weight].mean(),
-        "rmse": np.sqrt(squared.mean((1, 2)))[weight].mean(),
-        "bce": cross_entropy(logits, X)[weight].mean(),
-        "reconstruction": cross_entropy(logits, X).sum((1, 2))[weight].mean(),
-        "code": np.abs(z[weight]).mean(),
+        "mse": squared.mean((1, 2)),
+        "rmse": np.sqrt(squared.mean((1, 2))),
+        "bce": cross_entropy(logits, X).mean((1, 2)),
+        "reconstruction": cross_entropy(logits, X).sum((1, 2)),
+        "code": np.abs(z).mean(1),
     }
     expected["loss"] = 3 * expected[objective]
-    assert set(metrics) == set(expected)
+    assert set(terms) == set(expected)
     for name, exact in expected.items():
-        np.testing.assert_allclose(metrics[name], exact, rtol=1e-5, err_msg=name)
-    assert value == metrics["loss"]
-    assert extra == {}
+        np.testing.assert_allclose(terms[name], exact, rtol=1e-5, err_msg=name)
+    assert updates == {}
 
 
-def test_padding_does_not_count():
+def test_padding_changes_neither_gradient_nor_metrics():
     model, params = single()
     garbage = X.copy()
     garbage[3:] = 1e3
-    value = jax.jit(jax.value_and_grad(lambda p, x: autoencoder.loss(model, "mse")(p, {}, x, new_key())[0]))
-    padded, alone = value(params, batch(garbage, [1, 1, 1, 0, 0])), value(params, batch(X[:3]))
+    loss = autoencoder.loss(model, "mse", weight=3.0)
+    padded, alone = slope(loss, params, batch(garbage, [1, 1, 1, 0, 0])), slope(loss, params, batch(X[:3]))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), padded, alone)
 
 
-def test_another_output_has_no_cross_entropy_and_is_cut_to_pixels():
+def test_output_other_than_logistic_has_no_cross_entropy_and_is_clipped_to_pixels():
     model, params = single(output=jnp.tanh)
     z, before = forward(params)
-    value, (_, metrics) = autoencoder.loss(model, "mse")(params, {}, batch(X), new_key())
-    np.testing.assert_allclose(value, ((np.tanh(before) - X) ** 2).mean(), rtol=1e-5)
-    assert set(metrics) == {"loss", "mse", "rmse", "code"}
+    terms, _ = autoencoder.loss(model, "mse")({"params": params}, batch(X), new_key())
+    np.testing.assert_allclose(terms["loss"], ((np.tanh(before) - X) ** 2).mean((1, 2)), rtol=1e-5)
+    assert set(terms) == {"loss", "mse", "rmse", "code"}
     decoded = model.apply({"params": params}, jnp.asarray(z, jnp.float32), method="decode")
     assert before.min() < 0
     np.testing.assert_allclose(decoded, np.tanh(before).clip(0, 1), rtol=1e-4, atol=1e-6)
 
 
 class Dropping(nn.Module):
-    """An encoder that drops a share of what it is given."""
+    """An encoder that drops a share of its input."""
 
     @nn.compact
-    def __call__(self, x, keys=None):
-        return nets.Regularization(False, 0.3)(x.reshape(len(x), -1), keys)
+    def __call__(self, x, keys=None, axis=None):
+        return nets.Regularization(False, 0.3)(x.reshape(len(x), -1), keys, axis)
 
 
 class Fixed(nn.Module):
     """A decoder that only reshapes."""
 
     @nn.compact
-    def __call__(self, z, keys=None):
+    def __call__(self, z, keys=None, axis=None):
         return z.reshape(-1, 2, 3)
 
 
-def test_dropout_acts_in_training_alone():
+def test_dropout_acts_in_training_only():
     model = autoencoder.Autoencoder(encoder=Dropping(), decoder=Fixed(), output=nets.linear)
-    calm = autoencoder.loss(model, "mse")({}, {}, batch(X), new_key())[0]
-    assert calm == 0
-    one, same, other = (
-        autoencoder.loss(model, "mse", train=True)({}, {}, batch(X), key)[0]
-        for key in (new_key(), new_key(), jax.random.key(1))
-    )
-    assert one == same > 0
-    assert one != other
-    number = batch(X)._replace(number=jnp.arange(5) + 5)
-    assert autoencoder.loss(model, "mse", train=True)({}, {}, number, new_key())[0] != one
+    loss = autoencoder.loss(model, "mse")
+
+    def error(key, **changes):
+        return loss({}, batch(X).replace(**changes), key)[0]["loss"]
+
+    assert not error(new_key(), training=False).any()
+    one, same, other = error(new_key()), error(new_key()), error(jax.random.key(1))
+    assert equal(one, same)
+    assert np.all(one > 0)
+    assert np.any(one != other)
+    assert np.any(error(new_key(), index=jnp.arange(5) + 5) != one)
 
 
-def test_running_averages_move_in_training_alone():
+def convolutional():
+    """With batch norm in encoder and decoder, its variables and four images."""
     model = autoencoder.Autoencoder(
         encoder=nets.Conv((2,), batch_norm=True), decoder=nets.Deconv((4, 4, 1), (1, 2), batch_norm=True)
     )
-    x = jax.random.uniform(new_key(), (3, 4, 4, 1))
-    variables = jax.jit(model.init)(new_key(), x)
-    extra = {"batch_stats": variables["batch_stats"]}
-    losses = [autoencoder.loss(model, "mse", train=train) for train in (False, True)]
-    still, moved = (jax.jit(loss)(variables["params"], extra, batch(x), new_key())[1][0] for loss in losses)
-    assert equal(still, extra)
+    x = jax.random.uniform(new_key(), (4, 4, 4, 1))
+    return model, jax.jit(model.init)(new_key(), x), x
+
+
+def test_running_averages_move_in_training_only():
+    model, variables, x = convolutional()
+    loss = jax.jit(autoencoder.loss(model, "mse"))
+    assert loss(variables, batch(x, training=False), new_key())[1] == {}
+    updates = loss(variables, batch(x), new_key())[1]
+    assert set(updates) == {"batch_stats"}
     for name in ("encoder", "decoder"):
-        before, after = (tree["batch_stats"][name]["Regularization_0"]["BatchNorm_0"] for tree in (extra, moved))
+        before, after = (tree["batch_stats"][name]["Regularization_0"]["BatchNorm_0"] for tree in (variables, updates))
         assert np.all(before["mean"] != after["mean"])
         assert np.all(before["var"] != after["var"])
+
+
+def test_batch_statistics_are_those_of_the_batch_over_all_devices():
+    model, variables, x = convolutional()
+    loss = jax.jit(autoencoder.loss(model, "mse", weight=3.0))
+    terms, updates = loss(variables, batch(x), new_key())
+
+    def share(x, index):
+        part = Batch(x, index, jnp.ones(2), jnp.int32(0), layout=Layout(AXIS))
+        return loss(variables, part, new_key())
+
+    halves = x.reshape(2, 2, *x.shape[1:]), jnp.arange(4).reshape(2, 2)
+    found, moved = jax.jit(jax.vmap(share, axis_name=AXIS))(*halves)
+    both = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), updates)
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)  # noqa: E731
+    jax.tree.map(close, {name: term.ravel() for name, term in found.items()}, terms)
+    jax.tree.map(close, moved, both)
 
 
 def test_three_models_share_their_weights():
@@ -156,7 +187,7 @@ def test_three_models_share_their_weights():
 
 
 def test_sparse_penalty_and_its_gradient():
-    """w sum |z|, z = x W + b: its slope in W is w times the mean of x sign(z)."""
+    """w sum |z|, z = x W + b: its slope in W is w times the mean of x sign(z), whatever the weight of the error."""
     model, params = single(encoder=nets.MLP((), (4,), axes=2))
     flat = X.reshape(5, 6).astype(np.float64)
     w, b = dense(params, "encoder")
@@ -165,21 +196,31 @@ def test_sparse_penalty_and_its_gradient():
     assert (z < 0).any()
     np.testing.assert_allclose(sparse.l1(0.3)(jnp.asarray(z, jnp.float32)), 0.3 * np.abs(z).sum(1), rtol=1e-5)
 
-    def loss(params, penalty):
-        value, (_, metrics) = autoencoder.loss(model, "bce", penalty=penalty)(params, {}, batch(X), new_key())
-        return value, metrics
+    def loss(penalty):
+        return autoencoder.loss(model, "bce", penalty=penalty, weight=2.5)
 
-    slope, metrics = jax.grad(loss, has_aux=True)(params, sparse.l1(0.3))
-    plain, without = jax.grad(loss, has_aux=True)(params, None)
-    np.testing.assert_allclose(metrics["penalty"], 0.3 * np.abs(z).sum(1).mean(), rtol=1e-5)
-    np.testing.assert_allclose(metrics["loss"], metrics["bce"] + metrics["penalty"], rtol=1e-6)
-    assert metrics["bce"] == without["bce"] == without["loss"]
-    difference = jax.tree.map(lambda a, b: a - b, slope, plain)
+    terms, _ = loss(sparse.l1(0.3))({"params": params}, batch(X), new_key())
+    np.testing.assert_allclose(terms["penalty"], 0.3 * np.abs(z).sum(1), rtol=1e-5)
+    np.testing.assert_allclose(terms["loss"], 2.5 * terms["bce"] + terms["penalty"], rtol=1e-6)
+    (with_it, metrics), (plain, without) = (slope(loss(p), params, batch(X)) for p in (sparse.l1(0.3), None))
+    assert metrics["bce"] == without["bce"]
+    assert "penalty" not in without
+    np.testing.assert_allclose(without["loss"], 2.5 * without["bce"], rtol=1e-6)
+    difference = jax.tree.map(lambda a, b: a - b, with_it, plain)
     np.testing.assert_allclose(
         difference["encoder"]["Dense_0"]["kernel"], 0.3 * flat.T @ np.sign(z) / 5, rtol=1e-4, atol=1e-6
     )
     np.testing.assert_allclose(difference["encoder"]["Dense_0"]["bias"], 0.3 * np.sign(z).mean(0), rtol=1e-4, atol=1e-6)
     assert not np.any(difference["decoder"]["Dense_0"]["kernel"])
+
+
+def test_sparse_experiment_weighs_the_penalty_by_its_field():
+    built = sparse_experiment.build(sparse_experiment.Config(latent=4, sparsity=0.3), data.Info((2, 3), 100))
+    params = normal(built.model)
+    terms, _ = built.evaluate({"params": params}, batch(X, training=False), new_key())
+    z = built.model.apply({"params": params}, IMAGES, method="encode")
+    assert np.all(np.abs(z).sum(1) > 0)
+    np.testing.assert_allclose(terms["loss"] - terms["bce"], 0.3 * np.abs(z).sum(1), rtol=1e-5)
 
 
 def test_noise_on_images():
@@ -196,29 +237,40 @@ def test_noise_on_images():
     assert not equal(denoising.gaussian(0.1)(jax.random.key(1), grey), denoising.gaussian(0.1)(new_key(), grey))
 
 
-def test_noise_belongs_to_the_number_of_the_example():
+def test_noise_is_a_function_of_the_index_of_the_example():
     whole = batch(X)
-    part = whole._replace(x=whole.x[3:], y=whole.y[3:], number=whole.number[3:], weight=whole.weight[3:])
+    part = whole.replace(x=whole.x[3:], y=whole.y[3:], index=whole.index[3:], weight=whole.weight[3:])
     corrupt = denoising.gaussian(0.5)
     assert equal(corrupt(new_key(), part), corrupt(new_key(), whole)[3:])
-    again = corrupt(new_key(), part._replace(number=jnp.array([0, 1])))
+    again = corrupt(new_key(), part.replace(index=jnp.array([0, 1])))
     assert np.any(again != corrupt(new_key(), part))
 
 
-def test_denoising_is_judged_by_the_clean_image():
+def test_target_of_denoising_is_the_clean_image():
     model, params = single()
-    deaf = {**params, "decoder": jax.tree.map(jnp.zeros_like, params["decoder"])}
+    constant = {**params, "decoder": jax.tree.map(jnp.zeros_like, params["decoder"])}
     corrupt = denoising.gaussian(0.5)
     loss = autoencoder.loss(model, "mse", corrupt=corrupt)
     for key in (new_key(), jax.random.key(1)):
-        np.testing.assert_allclose(loss(deaf, {}, batch(X), key)[0], ((0.5 - X) ** 2).mean(), rtol=1e-6)
-    value, (_, metrics) = loss(params, {}, batch(X), new_key())
+        error = loss({"params": constant}, batch(X), key)[0]["loss"]
+        np.testing.assert_allclose(error, ((0.5 - X) ** 2).mean((1, 2)), rtol=1e-6)
+    terms, _ = loss({"params": params}, batch(X), new_key())
     noisy = np.asarray(corrupt(jax.random.split(new_key())[0], batch(X)))
     z, logits = forward(params, noisy)
-    np.testing.assert_allclose(value, ((expit(logits) - X) ** 2).mean(), rtol=1e-5)
-    np.testing.assert_allclose(metrics["bce"], cross_entropy(logits, X).mean(), rtol=1e-5)
-    np.testing.assert_allclose(metrics["code"], np.abs(z).mean(), rtol=1e-5)
-    assert abs(value - autoencoder.loss(model, "mse")(params, {}, batch(X), new_key())[0]) > 1e-3
+    np.testing.assert_allclose(terms["loss"], ((expit(logits) - X) ** 2).mean((1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(terms["bce"], cross_entropy(logits, X).mean((1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(terms["code"], np.abs(z).mean(1), rtol=1e-5)
+    clean = autoencoder.loss(model, "mse")({"params": params}, batch(X), new_key())[0]["loss"]
+    assert np.all(abs(terms["loss"] - clean) > 1e-3)
+
+
+def test_denoising_experiment_adds_the_noise_of_its_field():
+    built = denoising_experiment.build(denoising_experiment.Config(filters=(2, 2), noise=0.2), data.Info((4, 4, 1), 9))
+    images = batch(np.random.default_rng(2).uniform(size=(5, 4, 4, 1)).astype(np.float32))
+    variables = built.model.init(new_key(), images.x)
+    assert equal(built.corrupt(new_key(), images), denoising.gaussian(0.2)(new_key(), images))
+    exact = autoencoder.loss(built.model, "mse", corrupt=denoising.gaussian(0.2))
+    assert equal(*(loss(variables, images, new_key()) for loss in (built.evaluate, exact)))
 
 
 def test_tied_weights():
@@ -236,10 +288,8 @@ def test_tied_weights():
     np.testing.assert_allclose(logits, exact_logits, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(model.apply({"params": params}, z, method="decode"), expit(exact_logits), rtol=1e-5)
 
-    def slope(model, params):
-        return jax.grad(lambda p: autoencoder.loss(model, "bce")(p, {}, batch(X), new_key())[0])(params)
-
-    ours, theirs = slope(model, params), slope(loose, copy)
+    ours = slope(autoencoder.loss(model, "bce"), params, batch(X))[0]
+    theirs = slope(autoencoder.loss(loose, "bce"), copy, batch(X))[0]
     up, down = (np.asarray(theirs[name]["Dense_0"]["kernel"]) for name in ("encoder", "decoder"))
     np.testing.assert_allclose(ours["kernel"], up + down.T, rtol=1e-4, atol=1e-6)
     assert np.abs(up).max() > 1e-3 < np.abs(down).max()

@@ -1,44 +1,130 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+import pytest
 
-from conftest import batch
-from jaxae.batch import axis, mean, noise
+from conftest import batch, equal, new_key
+from jaxae.core.batch import AXIS, Layout
+
+MAPPED = Layout(AXIS)
+MICROBATCH = Layout(partial=True)
 
 
 def test_mean_leaves_padding_out():
     values = jnp.array([1.0, 2.0, 6.0, jnp.pi])
-    assert mean(values, batch(jnp.zeros((4, 1)), weight=[1, 1, 1, 0])) == 3
+    assert batch(jnp.zeros((4, 1)), weight=[1, 1, 1, 0]).mean(values) == 3
     rows = jnp.arange(8.0).reshape(4, 2)
-    np.testing.assert_array_equal(mean(rows, batch(jnp.zeros((4, 1)), weight=[1, 1, 0, 0])), [1, 2])
+    np.testing.assert_array_equal(batch(jnp.zeros((4, 1)), weight=[1, 1, 0, 0]).mean(rows), [1, 2])
+
+
+def test_mean_is_known_in_evaluation():
+    assert batch(jnp.zeros((4, 1)), weight=[0, 1, 1, 0], training=False).mean(jnp.array([9.0, 1.0, 4.0, 9.0])) == 2.5
 
 
 def test_mean_under_pmap_is_over_all_devices_and_so_is_its_gradient():
-    """On one device the mapped axis has size 1; `on_devices.py` does this on 2, 4 and 8."""
+    """On one device the mapped axis has size 1; `on_devices.py` does this on 2 and 8."""
 
     def value(x):
-        assert axis() == "data"
-        return mean(x**2, batch(jnp.zeros((3, 1))))
+        here = batch(jnp.zeros((3, 1)), layout=MAPPED)
+        assert here.axis == "data"
+        return here.mean(x**2)
 
     x = jnp.array([1.0, 2.0, 3.0])
     value, slope = jax.pmap(jax.value_and_grad(value), axis_name="data")(x[None])
     np.testing.assert_allclose(value, [14 / 3], rtol=1e-6)
     np.testing.assert_allclose(slope, 2 * x[None] / 3, rtol=1e-6)
-    assert axis() is None
+
+
+def test_mean_and_gather_under_pmap_name_the_axis():
+    """Outside of it there is none of that name."""
+    here = batch(jnp.zeros((3, 1)), layout=MAPPED)
+    for method in (here.mean, here.gather):
+        with pytest.raises(NameError, match="unbound axis name"):
+            method(here.x)
+
+
+def test_gather_is_the_whole_batch_in_the_order_of_the_examples():
+    values = jax.random.normal(new_key(), (4, 2, 3))
+    assert equal(batch(jnp.zeros((4, 1))).gather(values), values)
+    gathered = jax.pmap(lambda v: batch(jnp.zeros((4, 1)), layout=MAPPED).gather(v), axis_name="data")(values[None])
+    assert equal(gathered[0], values)
+
+
+def test_mean_and_gather_of_a_microbatch_are_refused():
+    part = batch(jnp.zeros((4, 1)), layout=MICROBATCH)
+    assert part.axis is None
+    for name in ("mean", "gather"):
+        line = f"Batch.{name} needs the whole batch, and a microbatch is a part of it: leave out accumulate"
+        with pytest.raises(ValueError, match=line):
+            getattr(part, name)(part.x)
+
+
+@pytest.mark.parametrize("layout", [Layout(), MAPPED])
+def test_gather_is_refused_in_evaluation(layout):
+    with pytest.raises(ValueError, match="the batches of an evaluation hold padding"):
+        batch(jnp.zeros((4, 1)), training=False, layout=layout).gather(jnp.zeros(4))
+
+
+def test_layout_splits_into_several_microbatches_or_one_that_is_ordered():
+    assert not Layout(AXIS).split
+    assert Layout(microbatches=2).split
+    assert Layout(AXIS, 1, ordered=True).split
 
 
 def test_noise_belongs_to_the_example_not_to_its_place():
     key, whole = jax.random.key(1), batch(jnp.zeros((6, 1)))
-    full = noise(key, whole, (3, 2))
-    half = whole._replace(number=whole.number[::-2])
-    np.testing.assert_array_equal(noise(key, half, (3, 2)), full[::-2])
+    full = whole.noise(key, (3, 2))
+    half = whole.replace(index=whole.index[::-2])
+    np.testing.assert_array_equal(half.noise(key, (3, 2)), full[::-2])
     assert len(np.unique(full)) == full.size
-    assert not np.any(noise(jax.random.key(2), whole, (3, 2)) == full)
+    assert not np.any(whole.noise(jax.random.key(2), (3, 2)) == full)
 
 
 def test_noise_is_standard_normal():
-    draws = np.asarray(noise(jax.random.key(0), batch(jnp.zeros((400, 1))), (500,)), np.float64)
+    draws = np.asarray(batch(jnp.zeros((400, 1))).noise(jax.random.key(0), (500,)), np.float64)
     n = draws.size
     assert abs(draws.mean()) < 4 / np.sqrt(n)
     assert abs(draws.var() - 1) < 4 * np.sqrt(2 / n)
     assert abs(np.mean(draws[1:] * draws[:-1])) < 4 / np.sqrt(n)
+
+
+def test_keys_differ_between_examples_and_noise_comes_from_them():
+    whole, key = batch(jnp.zeros((5, 1))), new_key()
+    keys = whole.keys(key)
+    assert len(np.unique(jax.random.key_data(keys), axis=0)) == 5
+    assert equal(jax.random.normal(keys[3], (2,)), whole.noise(jax.random.clone(key), (2,))[3])
+
+
+def test_a_schedule_is_read_at_the_step_and_a_number_is_itself():
+    half_way = batch(jnp.zeros((4, 1))).replace(step=jnp.int32(3))
+    assert half_way.scheduled(optax.linear_schedule(0.0, 2.0, 6)) == 1.0
+    assert half_way.scheduled(0.7) == 0.7
+    assert batch(jnp.zeros((4, 1))).scheduled(optax.linear_schedule(0.5, 2.0, 6)) == 0.5
+
+
+def test_repeat_gives_every_example_the_number_and_its_mean_is_the_number():
+    whole = batch(jnp.zeros((4, 1)), weight=[1, 1, 1, 0])
+    assert equal(whole.repeat(jnp.float32(2.5)), jnp.full(4, 2.5))
+    value, slope = jax.value_and_grad(lambda number: whole.mean(whole.repeat(number)))(2.5)
+    np.testing.assert_allclose([value, slope], [2.5, 1.0], rtol=1e-6)
+
+
+def test_static_fields_are_part_of_the_structure():
+    """So that a loss may branch on them, and is traced anew where they differ."""
+    traced = []
+
+    @jax.jit
+    def count(batch):
+        traced.append((batch.training, batch.layout))
+        return batch.x
+
+    for how in ({}, {"training": False}, {"layout": MAPPED}, {}):
+        count(batch(jnp.zeros((4, 1)), **how))
+    assert traced == [(True, Layout()), (False, Layout()), (True, MAPPED)]
+
+
+def test_optional_fields_may_be_missing():
+    bare = batch(jnp.zeros((4, 1))).replace(y=None)
+    assert bare.observed is bare.y is bare.context is None
+    assert jax.jit(lambda b: b.mean(b.x))(bare).shape == (1,)

@@ -5,12 +5,15 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from conftest import script
 from experiments import vae
 from jaxae import config as configs
-from jaxae import data, log, loop, parallel
+from jaxae import data, log, loop
+from jaxae.devices import plan as plans
+from jaxae.training.iterate import iterate
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
@@ -33,7 +36,8 @@ def test_operations_are_those_of_the_networks():
     for name, work in (workloads.WORKLOADS | workloads.SMALL).items():
         module = importlib.import_module(f"experiments.{work.experiment}")
         config = configs.parse(module.Config, "", work.flags)
-        state = loop.abstract(module.build(config, data.Info((28, 28, 1), 1000)), config, (28, 28, 1))["state"]
+        info = data.Info((28, 28, 1), 1000)
+        state = loop.abstract(module.build(config, info), config, info)["state"]
         assert kernels(state.params) == sum(inputs * outputs for _, inputs, outputs in work.layers), name
     # two layers forwards, the gradients in both kernels, and that in the hidden units: five products
     tiny = workloads.Workload("", "", (), 7, ((1, 3, 5), (1, 5, 3)))
@@ -76,17 +80,28 @@ def test_epochs_are_as_many_steps():
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
-def test_what_is_timed_is_what_trains(tmp_path, seeds):
-    """Its loss is that of the first epoch of a run, by dispatches of any number of steps."""
+def test_a_contender_trains_as_a_run_does_exactly_as_many_steps_as_asked(tmp_path, seeds):
+    """In any turns: the mean loss over the first epoch is that of the command line's run, to the bit."""
     digits = data.load("digits")
     config = vae.Config(epochs=1, batch_size=128, hidden=(16,), seeds=seeds)
     experiment = vae.build(config, digits.info)
-    loop.fit(experiment, config, digits, parallel.plan("auto", 128, seeds), tmp_path)
-    expected = log.read(tmp_path / "metrics.jsonl")[0]
-    steps = importlib.import_module("contenders.trainer").trainer(experiment, config, digits.train)
-    total = sum(count * steps(count) for count in (1, 5, expected["step"] - 6))
-    loss = expected["loss_mean"] if seeds > 1 else expected["loss"]
-    assert total / expected["step"] == pytest.approx(loss, rel=1e-5)
+    plan = plans.plan("auto", 128, seeds, jax.devices()[:1])
+    loop.train(experiment, config, digits, plan, tmp_path)
+    line = log.read(tmp_path / "metrics.jsonl")[0]
+    steps = importlib.import_module("ours").stepper(experiment, config, digits)
+    losses = [steps(count) for count in (1, 5, line["step"] - 6, 4)]
+    assert np.float32(losses[2]) == np.float32(np.mean(np.float32(log.each(line["loss"]))))
+    end = line["step"] + 4  # in the second epoch
+    snapshots = iterate(experiment, digits, epochs=2, batch_size=128, seeds=seeds, plan=plan, every=end)
+    expected = next(now for now in snapshots if now.step == end)
+    assert losses[3] == float(np.mean(expected.train["loss"]))
+
+
+def test_the_evaluation_that_a_contender_cannot_leave_out_is_of_one_example():
+    images = np.random.default_rng(0).integers(0, 256, (64, 784), np.uint8)
+    dataset = importlib.import_module("ours").dataset(images)
+    assert (len(dataset.train.x), len(dataset.test.x)) == (64, 1)
+    np.testing.assert_array_equal(dataset.train.x.reshape(64, 784), images)
 
 
 def test_contenders_take_turns(tmp_path, monkeypatch):

@@ -11,10 +11,10 @@ from conftest import batch, equal, new_key, script
 from experiments import iwae as experiment
 from experiments import vae
 from jaxae import data, run
+from jaxae.core.step import Transition, binarized
+from jaxae.core.types import Info, State
 from jaxae.data import binary
 from jaxae.errors import Interrupted
-from jaxae.step import Transition, binarized
-from jaxae.types import State
 
 
 def grey(count=3000):
@@ -68,12 +68,14 @@ def test_in_every_step_anew_and_by_example():
     np.testing.assert_allclose(first.mean(0), x[0], atol=4 * np.sqrt(0.16 / 4000))
     assert not equal(first, second)
     assert equal(first, draw(batch(x), 0))
-    half = jax.tree.map(lambda a: a[2000:], batch(x))
+    half = jax.tree.map(lambda a: a[2000:], batch(x).replace(step=None)).replace(step=jnp.int32(0))
     assert equal(first[2000:], draw(half, 0))
 
 
 def train(workdir, how, stop=lambda _: False, **fields):
-    config = vae.Config(binarize=how, epochs=2, batch_size=50, hidden=(8,), workdir=str(workdir), **fields)
+    config = vae.Config(
+        binarize=how, epochs=2, batch_size=50, hidden=(8,), figures="none", workdir=str(workdir), **fields
+    )
     return run.train(config, vae.build, "experiments.vae", stop)
 
 
@@ -81,14 +83,14 @@ def lines(workdir):
     return (workdir / "metrics.jsonl").read_text().splitlines()
 
 
-def test_a_run_on_binary_images(tmp_path, blind):
-    """Other figures than on grey ones; dynamic is not static; the run is known by it, and goes on exactly."""
+def test_a_run_on_binary_images(tmp_path):
+    """Other metrics than on grey ones; dynamic is not static; the run records it, and resumes exactly."""
     runs = {how: train(tmp_path / how, how) for how in ("none", "static", "dynamic")}
     assert len({tuple(lines(path)) for path in runs.values()}) == 3
     count = iter(range(1000))
     with pytest.raises(Interrupted):
-        train(tmp_path / "parts", "dynamic", lambda _: next(count) >= 2)
-    assert lines(train(tmp_path / "parts", "dynamic")) == lines(runs["dynamic"])
+        train(tmp_path / "resumed", "dynamic", lambda _: next(count) >= 2)
+    assert lines(train(tmp_path / "resumed", "dynamic")) == lines(runs["dynamic"])
     saved = json.loads((runs["dynamic"] / "config.json").read_text())
     assert saved["config"]["binarize"] == "dynamic"
     assert "--binarize dynamic" in saved["command"]
@@ -111,11 +113,30 @@ def test_the_decoders_bias_starts_at_the_mean_image():
 
 def test_the_rate_falls_in_stages():
     """Burda et al. 2016, section 5: 10^(-i / 7) after 0, 1, 4, 13, 40, 121, 364, 1093 epochs."""
-    rate = experiment.stages(experiment.Config(), data.Info((28, 28, 1), 60_000))
+    rate = experiment.stages(experiment.Config(), Info((28, 28, 1), 60_000))
     for i, epoch in enumerate((0, 1, 4, 13, 40, 121, 364, 1093)):
         np.testing.assert_allclose(rate(3000 * epoch + 1), 1e-3 * 10 ** (-i / 7), rtol=1e-4)
         if epoch:
             np.testing.assert_allclose(rate(3000 * epoch - 1), 1e-3 * 10 ** (-(i - 1) / 7), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"log_likelihood_samples": 20}, "log_likelihood_samples=20: grey pixels have no density under a Bernoulli"),
+        ({"log_likelihood_samples": 1, "binarize": "static"}, "log_likelihood_samples=1: one sample is the bound"),
+        ({"log_likelihood_samples": 1, "likelihood": "normal"}, "log_likelihood_samples=1: one sample is the bound"),
+    ],
+)
+def test_a_log_likelihood_that_does_not_exist_is_refused(fields, says):
+    with pytest.raises(ValueError, match=says):
+        vae.build(vae.Config(**fields), Info((28, 28, 1), 100))
+
+
+@pytest.mark.parametrize("fields", [{"binarize": "static"}, {"binarize": "dynamic"}, {"likelihood": "normal-learned"}])
+def test_a_log_likelihood_is_measured_where_pixels_have_a_density(fields):
+    config = vae.Config(log_likelihood_samples=20, **fields)
+    assert vae.build(config, Info((28, 28, 1), 100)).measures.keys() == {"likelihood"}
 
 
 def estimate(monkeypatch, *arguments):
@@ -125,10 +146,9 @@ def estimate(monkeypatch, *arguments):
     return ended.value.code
 
 
-def test_the_likelihood_of_a_finished_run(tmp_path, blind, monkeypatch, capsys):
+def test_the_likelihood_of_a_finished_run(tmp_path, monkeypatch, capsys):
     """The same as at the end of a run, of every seed; and nothing but it is written there."""
-    workdir = train(tmp_path / "run", "static", seeds=2, likelihood=20)
-    (workdir / "report.html").touch()
+    workdir = train(tmp_path / "run", "static", seeds=2, log_likelihood_samples=20)
     known = json.loads((workdir / "result.json").read_text())["likelihood"]
     before = sorted(workdir.rglob("*"))
     capsys.readouterr()
@@ -137,11 +157,11 @@ def test_the_likelihood_of_a_finished_run(tmp_path, blind, monkeypatch, capsys):
     assert found == again
     assert (found.pop("run"), found.pop("samples")) == ("vae on digits", 20)
     assert found == known
-    assert len(found["log_likelihood"]) == 2
+    assert len(found["log_likelihood"]["seeds"]) == 2
     assert estimate(monkeypatch, workdir, "--samples", 200) == 0
     more = json.loads(capsys.readouterr().out)
-    assert more["log_likelihood_mean"] > known["log_likelihood_mean"]
-    assert more["monte_carlo_error_mean"] < known["monte_carlo_error_mean"]
+    assert more["log_likelihood"]["mean"] > known["log_likelihood"]["mean"]
+    assert more["monte_carlo_error"]["mean"] < known["monte_carlo_error"]["mean"]
     assert sorted(workdir.rglob("*")) == before
     for arguments, says in (((tmp_path,), "config.json"), ((workdir, "--samples", 1), "--samples: at least 2")):
         assert estimate(monkeypatch, *arguments) == 2

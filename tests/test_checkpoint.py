@@ -11,8 +11,8 @@ import pytest
 
 from conftest import equal
 from jaxae.checkpoint import Checkpoints, recorded
+from jaxae.core.types import State
 from jaxae.errors import InputError
-from jaxae.types import State
 
 STATE = State(
     jnp.int32(3),
@@ -36,7 +36,7 @@ def restore(folder, abstract=ABSTRACT, read_only=False):
         return checkpoints.restore(abstract)
 
 
-def test_round_trip_is_the_same_bits(tmp_path):
+def test_a_round_trip_is_the_same_bits(tmp_path):
     save(tmp_path, [3])
     items, meta = restore(tmp_path)
     assert equal(items, ITEMS)
@@ -44,24 +44,41 @@ def test_round_trip_is_the_same_bits(tmp_path):
     assert meta == {"size": 3}
 
 
-def test_one_item_alone(tmp_path):
+def test_one_item_is_restored_alone(tmp_path):
     save(tmp_path, [3])
     items, _ = restore(tmp_path, {"state": ABSTRACT["state"]}, read_only=True)
     assert equal(items["state"], STATE)
     assert set(items) == {"state"}
 
 
-def test_nothing_there(tmp_path):
+def test_an_empty_folder_holds_no_checkpoint(tmp_path):
     assert restore(tmp_path) is None
 
 
 def test_newest_comes_first_and_two_are_kept(tmp_path):
     save(tmp_path, [1, 2, 5])
     assert restore(tmp_path)[1] == {"size": 5}
-    with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(5, ITEMS, {"size": 99})  # already there
-    assert restore(tmp_path)[1] == {"size": 5}
     assert len([p for p in tmp_path.iterdir() if p.name.isdigit()]) == 2
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_step_is_saved_again_where_other_arrays_belong_to_it(tmp_path, at_once):
+    """As the totals before and after the evaluation that ends an epoch: those that were saved last are restored."""
+    later = {**ITEMS, "totals": {"sum": jnp.array([0.0, 1 / 3])}}
+    save(tmp_path, [1])
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(3, ITEMS, {"size": 5}, wait=not at_once)
+        checkpoints.save(3, ITEMS, {"size": 99})  # already there
+        if not at_once:
+            assert checkpoints.restore(ABSTRACT)[1] == {"size": 5}
+        checkpoints.save(3, later, {"size": 6})
+    items, meta = restore(tmp_path)
+    assert equal(items, later)
+    assert meta == {"size": 6}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(3, later, {"size": 99})
+    assert restore(tmp_path)[1] == {"size": 6}
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name.isdigit()) == ["1", "3"]
 
 
 @pytest.mark.parametrize("read_only", [True, False])
@@ -181,7 +198,7 @@ def test_a_damaged_checkpoint_has_no_recorded_digests(tmp_path):
         recorded(tmp_path)
 
 
-def test_saving_goes_on_after_a_damaged_one(tmp_path):
+def test_saving_resumes_after_a_damaged_checkpoint(tmp_path):
     save(tmp_path, [1, 5])
     for path in (tmp_path / "5").rglob("*"):
         if path.is_file():
@@ -217,6 +234,6 @@ def fail_twice(folder):
         raise OSError("the first")
 
 
-def test_the_first_error_is_the_one_that_is_said(tmp_path):
+def test_the_first_error_is_the_one_that_is_raised(tmp_path):
     with pytest.raises(OSError, match="the first"):
         fail_twice(tmp_path)

@@ -1,3 +1,5 @@
+import logging
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +32,7 @@ def small():
 
 @pytest.fixture(scope="module")
 def params(small):
-    return classifier.train(small)
+    return jax.tree.map(jnp.asarray, classifier.train(small))
 
 
 def test_it_learns_what_it_has_not_seen(digits, weights):
@@ -44,17 +46,26 @@ def test_more_than_99_percent_on_mnist(mnist, tmp_path):
 
 
 def test_loss_against_numpy(small, params):
-    """Padding does not count."""
     model = classifier.Classifier(3)
     x, y = jnp.asarray(small.train.x / np.float32(255)), small.train.y
-    seen = batch(x, weight=np.arange(15) < 11)._replace(y=jnp.asarray(y))
-    value, (extra, metrics) = classifier.loss(model)(params, {}, seen, new_key())
-    logits = np.asarray(model.apply({"params": params}, x), np.float64)[:11]
+    seen = batch(x, training=False).replace(y=jnp.asarray(y))
+    terms, updates = classifier.loss(model, reach=2)({"params": params}, seen, new_key())  # not shifted: no training
+    logits = np.asarray(model.apply({"params": params}, x), np.float64)
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    np.testing.assert_allclose(value, -np.log(probabilities[np.arange(11), y[:11]]).mean(), rtol=1e-5)
-    np.testing.assert_allclose(metrics["accuracy"], (logits.argmax(1) == y[:11]).mean(), rtol=1e-6)
-    assert metrics["loss"] == value
-    assert extra == {}
+    np.testing.assert_allclose(terms["loss"], -np.log(probabilities[np.arange(15), y]), rtol=1e-5)
+    np.testing.assert_array_equal(terms["accuracy"], logits.argmax(1) == y)
+    assert set(terms) == {"loss", "accuracy"}
+    assert updates == {}
+
+
+def test_training_images_are_shifted_by_the_keys_of_their_examples(small, params):
+    model, x = classifier.Classifier(3), jnp.asarray(small.train.x / np.float32(255))
+    seen = batch(x).replace(y=jnp.asarray(small.train.y), index=jnp.arange(7, 22))
+    terms = classifier.loss(model, reach=2)({"params": params}, seen, new_key())[0]
+    moved = classifier.shifted(x, seen.keys(new_key()), 2)
+    expected = classifier.loss(model)({"params": params}, seen.replace(x=moved), jax.random.key(1))[0]
+    np.testing.assert_allclose(terms["loss"], expected["loss"], rtol=1e-6)
+    assert not np.allclose(moved, x)
 
 
 def test_images_are_moved_by_every_shift_alike_often():
@@ -82,7 +93,7 @@ def test_the_same_seed_gives_the_same_bits(small, params):
     assert not equal(classifier.train(small, seed=1), params)
 
 
-def test_features_and_logits_are_made_of_the_same_maps(small, params, monkeypatch):
+def test_features_and_logits_are_made_of_the_same_maps(small, params):
     x = small.train.x
     scaled = jnp.asarray(x / np.float32(255))
     maps = np.asarray(nets.Conv((16, 32, 64), pools=(2,)).apply({"params": params["maps"]}, scaled), np.float64)
@@ -95,9 +106,16 @@ def test_features_and_logits_are_made_of_the_same_maps(small, params, monkeypatc
     found = classifier.Classifier(3).apply({"params": params}, scaled)
     np.testing.assert_allclose(found, logits, rtol=1e-4, atol=1e-5)
     assert classifier.accuracy(params, small.train) == np.mean(logits.argmax(1) == small.train.y)
-    monkeypatch.setattr(classifier, "PIECE", 4)
-    for images in (x, x / np.float32(255), scaled):
+    for images in (x / np.float32(255), scaled):
         np.testing.assert_allclose(classifier.features(params, images), features, rtol=1e-5, atol=1e-6)
+
+
+def test_many_images_pass_the_net_in_pieces(small, params):
+    """Two whole ones and a short one."""
+    count = 2 * classifier.PIECE + 10
+    many = np.resize(small.train.x, (count, *small.shape))
+    expected = np.resize(classifier.features(params, small.train.x), (count, 64))
+    np.testing.assert_allclose(classifier.features(params, many), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_weights_come_back_from_a_file(small, params, tmp_path):
@@ -124,15 +142,16 @@ def test_other_files_are_refused(small, params, digits, tmp_path):
         classifier.load(tmp_path / "none", small)
 
 
-def test_the_cache_is_filled_once_and_mended(small, params, tmp_path, monkeypatch):
-    trainings = []
-    monkeypatch.setattr(classifier, "train", lambda images: trainings.append(images) or params)
+def test_the_cache_is_filled_once_and_mended(small, params, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("JAXAE_CACHE", str(tmp_path / "cache"))
-    for count, content in ((1, None), (1, None), (2, b"half of it"), (2, None)):
+    caplog.set_level(logging.INFO, "jaxae")
+    for trained, content in ((True, None), (False, None), (True, b"half of it"), (False, None)):
         if content:
             classifier.cached_at(small).write_bytes(content)
+        caplog.clear()
         assert equal(classifier.kept(small), params)
-        assert trainings == count * [small]
+        assert ("training a classifier of these images" in caplog.text) == trained
+        assert equal(classifier.load(classifier.cached_at(small), small), params)
     other = small._replace(train=Split(small.train.x[::-1], small.train.y))
     assert classifier.cached_at(other) != classifier.cached_at(small)
 
@@ -160,28 +179,34 @@ def make(monkeypatch, *arguments):
     return ended.value.code
 
 
-def test_the_script_writes_what_it_trains(digits, weights, tmp_path, monkeypatch, capsys):
-    asked = []
-    monkeypatch.setattr(classifier, "train", lambda *arguments: asked.append(arguments[1:]) or weights)
+@pytest.fixture
+def few(digits, tmp_path):
+    """A file of 200 digits of three classes."""
+    chosen = np.flatnonzero(digits.train.y < 3)[:200]
+    np.savez(tmp_path / "few.npz", x=digits.train.x[chosen], y=digits.train.y[chosen])
+    return tmp_path / "few.npz"
+
+
+def test_the_script_writes_what_it_trains(few, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("JAXAE_CACHE", str(tmp_path / "cache"))
-    flags = ("--epochs", 1, "--seed", 2)
-    for to, given in (
-        (tmp_path / "weights", ("--to", tmp_path / "weights", *flags)),
-        (classifier.cached_at(digits), ()),
+    images = data.load(str(few))
+    for to, given, fields in (
+        (tmp_path / "weights", ("--to", tmp_path / "weights", "--epochs", 1, "--seed", 2), {"epochs": 1, "seed": 2}),
+        (classifier.cached_at(images), (), {}),
     ):
-        assert make(monkeypatch, "--data", "digits", *given) == 0
-        said = f"test accuracy {classifier.accuracy(weights, digits.test):.2%}\nweights: {to}\n"
+        assert make(monkeypatch, "--data", few, *given) == 0
+        expected = classifier.train(images, **fields)
+        said = f"test accuracy {classifier.accuracy(expected, images.test):.2%}\nweights: {to}\n"
         assert capsys.readouterr().out == said
-        assert equal(classifier.load(to, digits), weights)
-    assert asked == [(1, 2), (classifier.EPOCHS, 0)]
+        assert equal(classifier.load(to, images), expected)
 
 
-def test_the_script_refuses_in_one_line(weights, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(classifier, "train", lambda *_: weights)
+def test_the_script_refuses_in_one_line(few, tmp_path, monkeypatch, capsys):
     for arguments, said in (
-        (("--data", tmp_path / "none"), "none"),
-        (("--data", "digits", "--epochs", 0), "--epochs"),
-        (("--data", "digits", "--epochs", 1, "--to", tmp_path / "none" / "weights"), "cannot be written"),
+        (("--data", "sprites/none"), "--data sprites/none"),
+        (("--data", few, "--epochs", 0), "--epochs"),
+        (("--data", few, "--epochs", 1, "--to", tmp_path / "none" / "weights"), "cannot be written"),
+        (("--data", few, "--seed", 1), "only its own are for the cache"),
     ):
         assert make(monkeypatch, *arguments) == 2
         error = capsys.readouterr().err

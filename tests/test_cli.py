@@ -7,11 +7,15 @@ import signal
 import subprocess
 import sys
 import termios
+import time
 
 import pytest
 
-from jaxae import log
+from conftest import equal
+from experiments import vae
+from jaxae import log, run
 from test_data import bad_inputs
+from test_run import final
 
 ARGS = ["--epochs", "6", "--batch-size", "128", "--hidden", "16"]
 
@@ -46,7 +50,7 @@ def finished(tmp_path_factory):
     return folder / "runs" / "vae-digits"
 
 
-def test_repeating_a_finished_command_says_the_result_again(finished):
+def test_repeating_a_finished_command_prints_the_result_again(finished):
     done = call(*ARGS, cwd=finished.parents[1])
     assert done.returncode == 0
     assert done.stdout.startswith("done: test bce ")
@@ -70,11 +74,8 @@ def test_bad_input_exits_with_2_and_one_line(finished, tmp_path):
     assert saved == sorted((p, p.stat().st_mtime_ns) for p in finished.rglob("*"))
 
 
-def test_every_bad_data_exits_with_2(tmp_path, capfd, monkeypatch):
+def test_bad_data_exits_with_2_and_one_line(tmp_path, capfd, monkeypatch):
     """As `test_data` lists them, through `main` in this process."""
-    from experiments import vae
-    from jaxae import run
-
     monkeypatch.chdir(tmp_path)
     for name, (given, says) in bad_inputs(tmp_path / "bad").items():
         with pytest.raises(SystemExit) as stop:
@@ -87,6 +88,37 @@ def test_every_bad_data_exits_with_2(tmp_path, capfd, monkeypatch):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--lr", "-1"], "--lr -1.0 must be at least 0"),  # config
+        (
+            ["--batch-size", "10", "--accumulate", "3"],
+            "--batch-size 10 does not divide into 3 microbatches: use 9 or 12",
+        ),
+        (["--reduction", "reproducible", "--parallel", "jit"], "leave out --parallel jit"),  # plan
+        (["--num-processes", "2"], "--num-processes 2, --process-id 0: say where the first one is: --coordinator"),
+        (["--kl-cycles", "2"], "--kl-cycles 2: give the epochs that they divide as --kl-warmup EPOCHS"),  # build
+        (["--log-likelihood-samples", "9"], "train with --binarize static"),
+        (["--likelihood", "normal", "--likelihood-scale", "0"], "scale=0.0 must be positive"),
+        (["--accumulate", "2", "--free-bits", "0.5"], "leave out accumulate"),  # the first batch
+        (["--data", ""], "--data '' is empty"),  # data
+        (["--data", "sprites/7"], "--data sprites/7"),
+    ],
+)
+def test_value_error_about_arguments_exits_with_2_and_names_flags(flags, says, tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        run.main(vae.Config, vae.build, [*ARGS, *flags])
+    out, err = capfd.readouterr()
+    assert stop.value.code == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert says in err
+    assert out == ""
+    assert not any(tmp_path.iterdir())
+
+
 def test_divergence_exits_with_3(tmp_path):
     done = call(*ARGS, "--lr", 1e30, cwd=tmp_path)
     assert done.returncode == 3
@@ -96,10 +128,6 @@ def test_divergence_exits_with_3(tmp_path):
 
 
 def same(a, b):
-    from conftest import equal
-    from experiments import vae
-    from test_run import final
-
     config = vae.Config(epochs=6, batch_size=128, hidden=(16,))
     assert (a / "metrics.jsonl").read_bytes() == (b / "metrics.jsonl").read_bytes()
     assert equal(final(a, config), final(b, config))
@@ -122,7 +150,7 @@ def test_signal_saves_and_exits_with_128_plus_its_number(finished, tmp_path, num
     same(tmp_path / "runs" / "vae-digits", finished)
 
 
-def test_bar_on_a_terminal(tmp_path):
+def test_terminal_shows_one_progress_bar(tmp_path):
     """With a terminal there is one bar: epoch, loss, images per second and time left."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 120))
@@ -144,13 +172,13 @@ def test_bar_on_a_terminal(tmp_path):
         assert part in bar, bar
 
 
-def test_time_left_is_by_the_steps_that_were_timed(capsys, monkeypatch):
+def test_time_left_counts_timed_steps_only(capsys, monkeypatch):
     """None where a run goes on at the end of an epoch, after which nothing has been trained yet."""
-    monkeypatch.setattr(log.time, "monotonic", lambda: 1000.0)
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
     with log.Progress(4, 40, 10) as progress:
         progress.epoch({"epoch": 1, "step": 10, "loss": 2.0}, {"loss": 3.0}, 50.0)
         progress.update(2, 15, 2.0, 50.0)
-        monkeypatch.setattr(log.time, "monotonic", lambda: 1010.0)
+        monkeypatch.setattr(time, "monotonic", lambda: 1010.0)
         progress.epoch({"epoch": 2, "step": 20, "loss": 1.0}, {"loss": 2.0}, 50.0)
     assert capsys.readouterr().out.splitlines() == [
         "epoch 1/4  train loss 2.0000  test loss 3.0000  50 images/s",

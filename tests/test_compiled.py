@@ -21,12 +21,12 @@ def common(tmp_path, monkeypatch):
     jax.config.update("jax_compilation_cache_dir", before)
 
 
-def hits(number):
+def hits(number, **how):
     """Compile, in a new function, what is the same program for the same number: how often the cache had it."""
     events, zero = [], jnp.float32(0)
     monitoring.register_event_listener(listener := lambda name, **_: events.append(name))
     try:
-        with compiled.kept():
+        with compiled.kept(**how):
             assert float(jax.jit(lambda x: jnp.sin(x) * number + 1)(zero)) == 1
     finally:
         monitoring.unregister_event_listener(listener)
@@ -87,12 +87,11 @@ def test_half_an_entry_is_not_kept(common, monkeypatch):
     assert list(common.iterdir()) == []
 
 
-def test_the_newest_are_kept(common, monkeypatch):
+def test_the_newest_are_kept(common):
     hits(2)
     (old,) = common.iterdir()
     os.utime(old, (0, 0))
-    monkeypatch.setattr(compiled, "LARGEST", old.stat().st_size * 3 // 2)
-    hits(3)
+    hits(3, largest=old.stat().st_size * 3 // 2)
     assert not old.exists()
     assert len(list(common.iterdir())) == 1
 

@@ -35,7 +35,8 @@ def digits():
 @pytest.fixture(scope="module")
 def finished(script, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("compression") / "run"
-    arguments = ["--data", "digits", "--latents", "2", "1", "--epochs", "1", "--workdir", str(workdir)]
+    arguments = ["--data", "digits", "--latents", "2", "1", "--epochs", "1", "--figures", "none"]
+    arguments += ["--workdir", str(workdir)]
     return arguments, workdir, script.compare(arguments)
 
 
@@ -169,6 +170,7 @@ def test_a_whole_run_and_again(script, finished):
         (["--epochs", "0"], "--epochs 0"),
         (["--nonsense", "1"], "--nonsense"),
         (["--data", "/nowhere.npy"], "/nowhere.npy"),
+        (["--data", "sprites/none"], "--data sprites/none"),
     ],
 )
 def test_bad_input_is_one_line_and_2(script, monkeypatch, tmp_path, capsys, arguments, says):

@@ -13,7 +13,7 @@ class Config(configs.Config):
     beta: float = 4.0
 
 
-def test_command_line():
+def test_command_line_sets_fields():
     config = configs.parse(Config, "", "--hidden 500 20 --batch-size 7 --data-dir x --overwrite".split())
     assert config == Config(hidden=(500, 20), batch_size=7, data_dir="x", overwrite=True)
     assert configs.parse(Config, "", []).lr == 0.5
@@ -25,16 +25,17 @@ def test_command_line():
         ("--lrr 1", "--lrr"),
         ("--over", "--overwrite"),  # abbreviated
         ("--lr x", "'x'"),
-        ("--lr nan", "--lr nan: must be at least 0"),
-        ("--lr -1", "--lr -1.0: must be at least 0"),
-        ("--epochs 0", "--epochs 0: must be at least 1"),
+        ("--lr nan", "--lr nan must be at least 0"),
+        ("--lr -1", "--lr -1.0 must be at least 0"),
+        ("--epochs 0", "--epochs 0 must be at least 1"),
         ("--epochs 1.5", "1.5"),
-        ("--epochs 2147483648", "--epochs 2147483648: must be below 2147483648"),
-        ("--hidden 5 0", "--hidden 0: must be at least 1"),
+        ("--epochs 2147483648", "--epochs 2147483648 must be below 2147483648"),
+        ("--hidden 5 0", "--hidden 0 must be at least 1"),
         ("--data-dir", "--data-dir"),
         ("--parallel z", "'pmap'"),
-        ("--seed -1", "--seed -1: must be at least 0"),
-        ("--seed 2147483648", "--seed 2147483648: must be below"),
+        ("--seed -1", "--seed -1 must be at least 0"),
+        ("--seed 2147483648", "--seed 2147483648 must be below"),
+        ("--figures some", "'none'"),
         ("stray", "stray"),
     ],
 )
@@ -45,6 +46,37 @@ def test_bad_command_lines_get_one_line(line, says, capsys):
     assert "\n" not in str(caught.value)
     assert "╭" not in str(caught.value)
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("argument", "flag"),
+    [
+        ("batch_size=10 does not divide over 4 devices", "--batch-size 10 does not divide over 4 devices"),
+        ("seed=1, seeds=-2: choose", "--seed 1, --seeds -2: choose"),
+        ("hidden=(8, 4) are two", "--hidden (8, 4) are two"),
+        ("leave out accumulate and reduction=fast", "leave out accumulate and --reduction fast"),
+        ("my_lr=1, tail=2, lr is small, lr= 3", "my_lr=1, tail=2, lr is small, lr= 3"),  # no fields, or no values
+    ],
+)
+def test_arguments_in_a_value_error_become_flags(argument, flag):
+    for given in (Config, Config(lr=1.0)):
+        with pytest.raises(InputError) as caught, configs.flags_of(given):
+            raise ValueError(argument)
+        assert str(caught.value) == flag
+
+
+def test_only_a_value_error_becomes_an_input_error():
+    for error in (TypeError("lr=1"), ArithmeticError("lr=1")):
+        with pytest.raises(type(error), match="lr=1"), configs.flags_of(Config):
+            raise error
+
+
+@pytest.mark.parametrize("fields", [{"lr": -1.0}, {"epochs": 0}, {"hidden": (5, 0)}, {"seed": 2**31 - 1, "seeds": 2}])
+def test_library_call_names_arguments_not_flags(fields):
+    with pytest.raises(ValueError, match=f"^{next(iter(fields))}=") as caught:
+        Config(**fields)
+    assert type(caught.value) is ValueError
+    assert "--" not in str(caught.value)
 
 
 def test_help_names_every_flag(capsys):
@@ -78,14 +110,24 @@ def test_json_round_trip_and_differences():
         {"precision": "x"},
     ],
 )
-def test_wrong_json_is_refused(change):
+def test_json_with_wrong_fields_is_refused(change):
     with pytest.raises(InputError, match="config.json"):
         configs.from_json(Config, {**configs.to_json(Config()), **change})
 
 
-def test_a_figure_belongs_to_the_documented_configuration():
+def test_documented_configuration_has_the_default_fields():
+    """On any data: which data it belongs to, the experiment says (`Experiment.expected`)."""
     base = Config(data="mnist")
-    for free in ({"seed": 3}, {"seeds": 4}, {"workdir": "x"}, {"precision": "mixed"}):
+    for free in (
+        {"seed": 3},
+        {"seeds": 4},
+        {"workdir": "x"},
+        {"precision": "mixed"},
+        {"data": "digits"},
+        {"figures": "none"},
+        {"reduction": "reproducible"},
+        {"accumulate": 4},
+    ):
         assert configs.documented(dataclasses.replace(base, **free))
-    for other in ({"data": "digits"}, {"epochs": 1}, {"hidden": (3,)}, {"lr": 0.1}):
+    for other in ({"epochs": 1}, {"hidden": (3,)}, {"lr": 0.1}, {"binarize": "static"}):
         assert not configs.documented(dataclasses.replace(base, **other))

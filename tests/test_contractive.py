@@ -5,14 +5,15 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from conftest import batch, new_key
+from conftest import batch, equal, new_key
 from experiments import contractive as experiment
 from jaxae import data, nets
+from jaxae.core.reduction import gradient
 from jaxae.variants import autoencoder, contractive, tied
 
 
 def encoders():
-    """Dense nets, also of mixed precision, a convolution, and a code wider than its image."""
+    """Dense nets (one in mixed precision, one with a code wider than its image) and a convolution."""
     return {
         "dense": nets.MLP((5,), (3,), axes=3, activation=jnp.tanh),
         "wide": nets.MLP((), (20,), axes=3, final=nn.sigmoid),
@@ -22,7 +23,7 @@ def encoders():
 
 
 def prepared(name):
-    """What encodes, and four images [4, 4, 1]."""
+    """The encoder, and four images [4, 4, 1]."""
     net = encoders()[name]
     x = jax.random.uniform(jax.random.key(1), (4, 4, 4, 1))
     params = net.init(new_key(), x)
@@ -65,19 +66,28 @@ def model():
 
 @pytest.mark.parametrize("norm", [contractive.norm, contractive.norm_of_tied])
 def test_loss_is_reconstruction_and_weighted_norm(norm):
-    """Padding does not count, neither in the one nor in the other."""
     net, params, x = model()
     plain = autoencoder.loss(net, "bce", weight=6.0)
-    real = batch(x, [1, 1, 0, 1, 1])
-    value, (_, metrics) = contractive.loss(plain, norm(net), 0.3)(params, {}, real, new_key())
-    without = plain(params, {}, real, new_key())[1][1]
-    expected = exact(lambda x: net.apply({"params": params}, x, method="encode"), x)[[0, 1, 3, 4]].mean()
-    np.testing.assert_allclose(metrics["jacobian"], expected, rtol=1e-5)
-    np.testing.assert_allclose(value, without["reconstruction"] + 0.3 * expected, rtol=1e-5)
-    assert metrics["loss"] == value
-    assert {name: metrics[name] for name in without if name != "loss"} == {
-        k: without[k] for k in without if k != "loss"
-    }
+    terms, updates = contractive.loss(plain, norm(net), 0.3)({"params": params}, batch(x), new_key())
+    without, _ = plain({"params": params}, batch(x), new_key())
+    expected = exact(lambda x: net.apply({"params": params}, x, method="encode"), x)
+    np.testing.assert_allclose(terms["jacobian"], expected, rtol=1e-5)
+    np.testing.assert_allclose(terms["loss"], without["reconstruction"] + 0.3 * expected, rtol=1e-5)
+    assert terms.keys() == without.keys() | {"jacobian"}
+    assert equal(*({name: found[name] for name in without if name != "loss"} for found in (terms, without)))
+    assert updates == {}
+
+
+def test_updates_are_those_of_the_reconstruction():
+    net, params, x = model()
+    plain = autoencoder.loss(net, "bce")
+
+    def updating(variables, batch, key):
+        return plain({"params": variables["params"]}, batch, key)[0], {"codebook": {"use": variables["codebook"]["use"] + 1}}
+
+    loss = contractive.loss(updating, contractive.norm(net), 0.3)
+    _, updates = loss({"params": params, "codebook": {"use": jnp.zeros(2)}}, batch(x), new_key())
+    assert equal(updates, {"codebook": {"use": jnp.ones(2)}})
 
 
 @pytest.mark.parametrize("norm", [contractive.norm, contractive.norm_of_tied])
@@ -98,7 +108,7 @@ def test_gradient_of_the_penalty_against_finite_differences(norm):
     "net", [nets.Conv((2, 3), strides=(2,), outputs=(3,), activation=jnp.tanh), encoders()["mixed"]]
 )
 def test_gradient_of_the_penalty_of_convolutions(net):
-    """Which takes the derivatives of their own derivatives."""
+    """It takes derivatives of `ops`'s own derivatives."""
     net = net.clone(precision="float32")
     x = jax.random.uniform(jax.random.key(1), (4, 4, 4, 1))
     params = net.init(new_key(), x)
@@ -127,27 +137,27 @@ def test_gradient_in_mixed_precision():
     np.testing.assert_allclose(slope, expected, rtol=0.03)
 
 
-def test_both_norms_train_alike():
+def test_both_norms_have_the_same_gradient():
     net, params, x = model()
 
     def slope(norm):
         loss = contractive.loss(autoencoder.loss(net, "mse"), norm(net), 0.1)
-        return jax.grad(lambda p: loss(p, {}, batch(x), new_key())[0])(params)
+        return gradient(lambda p, b: loss({"params": p}, b, new_key()), params, batch(x))[0]
 
     general, closed = slope(contractive.norm), slope(contractive.norm_of_tied)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), general, closed)
 
 
-def test_closed_form_is_refused_for_another_code():
+def test_closed_form_raises_for_a_code_that_is_not_of_sigmoids():
     with pytest.raises(ValueError, match="sigmoid"):
         contractive.norm_of_tied(tied.Tied((2, 3), 4, nn.relu))
 
 
 def test_experiment_is_in_nats_per_image():
-    """As the source has it: cross-entropy summed over pixels, plus the weight times the norm."""
+    """Cross-entropy summed over pixels, plus the weight times the norm."""
     digits = data.load("digits").test.x[:8] / np.float32(255)
     built = experiment.build(experiment.Config(latent=12, contraction=0.5), data.Info((28, 28, 1), 100))
     params = built.model.init(new_key(), jnp.asarray(digits))["params"]
-    value, (_, metrics) = built.evaluate(params, {}, batch(digits), jax.random.key(1))
-    np.testing.assert_allclose(value, 784 * metrics["bce"] + 0.5 * metrics["jacobian"], rtol=1e-5)
-    assert metrics["jacobian"] > 0.1
+    terms, _ = built.evaluate({"params": params}, batch(digits), jax.random.key(1))
+    np.testing.assert_allclose(terms["loss"], 784 * terms["bce"] + 0.5 * terms["jacobian"], rtol=1e-5)
+    assert np.all(terms["jacobian"] > 0.1)

@@ -2,8 +2,12 @@ import gzip
 import io
 import json
 import os
+import shutil
+import socket
 import sys
+import urllib.request
 import zipfile
+from functools import partial
 
 import numpy as np
 import pytest
@@ -56,7 +60,7 @@ def test_digits():
     assert d.fingerprint() == data.load("digits").fingerprint()
 
 
-def test_cache_is_used_and_a_damaged_one_is_made_again(monkeypatch, tmp_path):
+def test_cache_is_used_and_a_damaged_file_is_replaced(monkeypatch, tmp_path):
     monkeypatch.setenv("JAXAE_CACHE", str(tmp_path))
     made = []
 
@@ -76,7 +80,7 @@ def test_cache_is_used_and_a_damaged_one_is_made_again(monkeypatch, tmp_path):
     assert len(made) == 3
 
 
-def test_a_cache_that_cannot_be_written_is_only_a_warning(monkeypatch, tmp_path, caplog):
+def test_cache_that_cannot_be_written_only_warns(monkeypatch, tmp_path, caplog):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("JAXAE_CACHE", str(tmp_path / "file"))
     d = cache.cached("key", lambda: data.hold_out(COLOUR, np.zeros(30, np.int32), ()))
@@ -92,39 +96,61 @@ def test_hold_out_is_stratified_and_fixed():
     assert sorted([*d.train.x.ravel(), *d.test.x.ravel()]) == list(range(65))
     assert d.fingerprint() == data.hold_out(x, y, ()).fingerprint()
     assert len(data.hold_out(x[:2], y[:2], ()).test.x) == 1
-    assert len(data.hold_out(x[:60], np.arange(60) % 20, ()).test.x) == 6  # also where each class has but three
+    assert len(data.hold_out(x[:60], np.arange(60) % 20, ()).test.x) == 6  # also with three examples of each class
 
 
-def test_a_large_npy_stays_on_disk(tmp_path, monkeypatch):
-    """The same splits as of one that is read; written once, and again when the file has changed."""
+def test_part_on_disk_is_written_once_for_each_state_of_its_file(tmp_path, monkeypatch):
+    """More examples than are copied at once, split as in memory."""
     monkeypatch.setenv("JAXAE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(cache, "PIECE", 4)
-    np.save(tmp_path / "x.npy", GREY)
-    read = data.load(str(tmp_path / "x.npy"))
-    monkeypatch.setattr(files, "LARGE", 0)
+    x = rng.integers(0, 256, (2 * cache.PIECE + 500, 2, 2, 1), dtype=np.uint8)
+    y = np.full(len(x), -1, np.int32)
+
+    def on_disk(state, x=x):
+        return data.hold_out(x, y, (), take=partial(cache.part_on_disk, "x.npy", state))
+
+    def written():
+        return {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
+
+    mapped, expected = on_disk("first"), data.hold_out(x, y, ())
+    assert isinstance(mapped.train.x, np.memmap)
+    assert isinstance(mapped.test.x, np.memmap)
+    assert mapped.fingerprint() == expected.fingerprint()
+    first = written()
+    assert len(first) == 2
+    assert on_disk("first").fingerprint() == expected.fingerprint()
+    assert written() == first
+    assert on_disk("second", 255 - x).fingerprint() == data.hold_out(255 - x, y, ()).fingerprint()
+    second = written()
+    assert len(second) == 2
+    assert not second.keys() & first.keys()
+    for path in second:
+        path.write_bytes(path.read_bytes()[:-1])
+    assert on_disk("second", 255 - x).fingerprint() == data.hold_out(255 - x, y, ()).fingerprint()
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("JAXAE_CACHE", str(tmp_path / "file"))
+    with pytest.raises(InputError, match="cannot be written .*: set JAXAE_CACHE"):
+        on_disk("first")
+
+
+@pytest.mark.slow
+def test_npy_above_a_gigabyte_stays_on_disk(tmp_path, monkeypatch):
+    """A sparse file; its splits are those of the same images in memory, and follow the file when it changes."""
+    monkeypatch.setenv("JAXAE_CACHE", str(tmp_path / "cache"))
+    count = files.LARGE // 4096 + 1
+    x = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.uint8, (count, 64, 64))
+    x[::1000] = rng.integers(0, 256, (64, 64), dtype=np.uint8)
+    x.flush()
     mapped = data.load(str(tmp_path / "x.npy"))
     assert isinstance(mapped.train.x, np.memmap)
     assert isinstance(mapped.test.x, np.memmap)
-    assert mapped.fingerprint() == read.fingerprint()
-    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
-    assert len(written) == 2
-    data.load(str(tmp_path / "x.npy"))
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()} == written
-    np.save(tmp_path / "x.npy", 255 - GREY)
-    assert data.load(str(tmp_path / "x.npy")).fingerprint() != read.fingerprint()
-    found = set((tmp_path / "cache").iterdir())
-    assert len(found) == 2
-    assert not found & set(written)
-    for path in found:
-        path.write_bytes(path.read_bytes()[:-1])
-    assert data.load(str(tmp_path / "x.npy")).fingerprint() != read.fingerprint()
-    np.save(tmp_path / "x.npy", GREY / np.float32(255))
-    assert data.load(str(tmp_path / "x.npy")).fingerprint() == read.fingerprint()
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("JAXAE_CACHE", str(tmp_path / "file"))
-    np.save(tmp_path / "x.npy", GREY)
-    with pytest.raises(InputError, match="cannot be written .*: set JAXAE_CACHE"):
-        data.load(str(tmp_path / "x.npy"))
+    expected = data.hold_out(x[..., None], np.full(count, -1, np.int32), ()).fingerprint()
+    assert mapped.fingerprint() == expected
+    x[0] ^= 255
+    x.flush()
+    os.utime(tmp_path / "x.npy", ns=(1, 1))
+    assert data.load(str(tmp_path / "x.npy")).fingerprint() != expected
+    shutil.rmtree(tmp_path / "cache")
+    (tmp_path / "x.npy").unlink()
 
 
 @pytest.mark.parametrize("images", [GREY, COLOUR], ids=["grey", "colour"])
@@ -187,7 +213,7 @@ def test_folder_of_images(tmp_path):
 
 
 def bad_inputs(folder):
-    """Every kind of bad input: (what is given as --data, what the line must say)."""
+    """Every kind of bad input: (value of `data`, what the line must say)."""
     folder.mkdir()
 
     def file(name, content):
@@ -245,7 +271,7 @@ def bad_inputs(folder):
         "unknown name": ("mnits", "did you mean mnist"),
         "unknown configuration": ("emnist/leters", "did you mean emnist/letters"),
         "no such thing": ("qqqqqqqqqq", "no such file or set"),
-        "no name": ("", "--data is empty"),
+        "no name": ("", "data='' is empty"),
         "missing file": (str(folder / "none.npy"), "no such file"),
         "truncated npy": (file("cut.npy", (folder / npy("cut.npy", GREY)).read_bytes()[:-9]), "truncated"),
         "truncated npz": (file("cut.npz", (folder / "whole.npz").read_bytes()[:-99]), "truncated"),
@@ -290,7 +316,7 @@ def bad_inputs(folder):
     }
 
 
-def test_bad_inputs_each_get_one_line(tmp_path):
+def test_bad_inputs_raise_in_one_line(tmp_path):
     for name, (given, says) in bad_inputs(tmp_path / "bad").items():
         with pytest.raises(InputError) as caught:
             data.load(given)
@@ -351,7 +377,7 @@ def accept(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "kmnist", "emnist/digits"])
-def test_family_is_prepared_without_tensorflow_and_tfds_reads_it(name, tmp_path, accept):
+def test_mnist_family_is_prepared_without_tensorflow_and_tfds_reads_it(name, tmp_path, accept):
     import tensorflow_datasets
     from tensorflow_datasets.image_classification import mnist
 
@@ -372,7 +398,7 @@ def test_family_is_prepared_without_tensorflow_and_tfds_reads_it(name, tmp_path,
     assert data.load(name, str(tmp_path / "tfds")).fingerprint() == ours.fingerprint()
 
 
-def test_wrong_checksum_and_wrong_manual_folder(tmp_path):
+def test_wrong_checksum_and_wrong_manual_dir_raise(tmp_path):
     (tmp_path / "manual").mkdir()
     for name, content in MNIST_PARTS.items():
         (tmp_path / "manual" / name).write_bytes(content)
@@ -385,25 +411,25 @@ def test_wrong_checksum_and_wrong_manual_folder(tmp_path):
     (tmp_path / "manual" / "t10k-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(InputError, match=r"lacks t10k-labels-idx1-ubyte\.gz, to be had at https"):
         data.load("mnist", str(tmp_path / "tfds"), str(tmp_path / "manual"))
-    with pytest.raises(InputError, match="there is no such folder"):
+    with pytest.raises(InputError, match="manual_dir=.*nowhere: there is no such folder"):
         data.load("mnist", str(tmp_path / "tfds"), str(tmp_path / "nowhere"))
     assert not (tmp_path / "tfds" / "mnist" / "3.0.1").exists()
 
 
-def test_no_network_is_said_at_once(tmp_path, monkeypatch):
+def test_missing_network_raises_at_once(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("Name or service not known")
 
-    monkeypatch.setattr(tfds.socket, "getaddrinfo", fail)
-    monkeypatch.setattr(tfds.urllib.request, "getproxies", dict)
-    with pytest.raises(InputError, match=r"train-images-idx3-ubyte\.gz, .* and give the folder as --manual-dir"):
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    monkeypatch.setattr(urllib.request, "getproxies", dict)
+    with pytest.raises(InputError, match=r"train-images-idx3-ubyte\.gz, .* and give the folder as manual_dir"):
         data.load("kmnist", str(tmp_path / "tfds"))
     with pytest.raises(InputError, match=r"fetch gzip\.zip elsewhere"):
         data.load("emnist/letters", str(tmp_path / "tfds"))
 
 
 def other_set(folder, file_format="array_record", shape=(4, 4, 3), sizes=(4, 4)):
-    """A set that is not of the MNIST family, prepared by TFDS without TensorFlow."""
+    """A set outside the MNIST family, prepared by TFDS without TensorFlow."""
     import tensorflow_datasets as tf
 
     class SmallSet(tf.core.GeneratorBasedBuilder, skip_registration=True):
@@ -427,7 +453,7 @@ def other_set(folder, file_format="array_record", shape=(4, 4, 3), sizes=(4, 4))
     SmallSet(data_dir=folder, file_format=file_format).download_and_prepare()
 
 
-def test_another_prepared_set_is_read_without_tensorflow(tmp_path):
+def test_other_prepared_set_is_read_without_tensorflow(tmp_path):
     other_set(tmp_path)
     d = data.load("cifar10", str(tmp_path))
     same_images(d, COLOUR[:20, :4, :4])
@@ -436,12 +462,12 @@ def test_another_prepared_set_is_read_without_tensorflow(tmp_path):
     assert "tensorflow" not in sys.modules
 
 
-def test_another_set_that_is_not_prepared_names_the_extra(tmp_path):
+def test_error_for_a_set_that_is_not_prepared_names_the_extra(tmp_path):
     with pytest.raises(InputError, match=r"not prepared in .*pip install 'jaxae\[tf\]'"):
         data.load("cifar10", str(tmp_path))
 
 
-def test_a_set_with_images_of_several_sizes_is_refused(tmp_path):
+def test_set_with_images_of_several_sizes_raises(tmp_path):
     other_set(tmp_path, shape=(None, None, 3), sizes=(4, 3))
     with pytest.raises(InputError, match="one size is needed"):
         data.load("cifar10", str(tmp_path))

@@ -16,12 +16,16 @@ ROOT = Path(__file__).parents[1]
 FAMILIES = ["experiments.factor_vae", "experiments.vae"]
 
 
-def agree(name, modes, rows, **fields):
-    script = Path(__file__).with_name("on_devices.py")
-    arguments = [sys.executable, script, name, modes, json.dumps(fields)]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=1500, check=False)
+def on_devices(*arguments):
+    """What `on_devices.py` prints."""
+    command = [sys.executable, Path(__file__).with_name("on_devices.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1500, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    within(name, json.loads(done.stdout.splitlines()[-1]), rows, 0 if modes == "bits" else 1e-5)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def agree(name, modes, rows, **fields):
+    within(name, on_devices(name, modes, json.dumps(fields)), rows, 0 if modes == "bits" else 1e-5)
 
 
 # These hold biases that start from 0 and whose gradients nearly cancel over a batch, as of what is drawn and what is
@@ -32,18 +36,18 @@ CANCELLING = {"experiments.aae": 2e-4, "experiments.factor_vae": 2e-3, "experime
 def within(name, table, rows, limit=1e-5):
     """Parameters and metrics agree with those of one device.
 
-    In parts the sums over a device's share are others too: denoising's biases, whose gradients are sums over all pixels
-    that nearly cancel, round up to 6e-5 of their size apart (its kernels: 1e-8).
+    With microbatches the sums over a device's share are others too: denoising's biases, whose gradients are sums over
+    all pixels that nearly cancel, round up to 6e-5 of their size apart (its kernels: 1e-8).
     """
     assert len(table) == rows
     for way, (parameters, metrics) in table.items():
-        in_parts = "accumulate" in way or "reproducible" in way
-        cancelling = CANCELLING.get(name, 1e-4 if in_parts and name == "experiments.denoising" else limit)
+        split = "accumulate" in way or "reproducible" in way
+        cancelling = CANCELLING.get(name, 1e-4 if split and name == "experiments.denoising" else limit)
         assert parameters <= (cancelling if limit else 0), way
         assert metrics <= limit, way
 
 
-def test_the_table_of_every_experiment():
+def test_every_experiment_agrees_on_all_devices_in_the_recorded_table():
     """As it was measured: `python tests/on_devices.py tests/devices.json`."""
     tables = json.loads(Path(__file__).with_name("devices.json").read_text())
     assert list(tables) == NAMES
@@ -53,28 +57,36 @@ def test_the_table_of_every_experiment():
             assert {f"{way}, {seeds} seeds" for way in ("pmap 2", "pmap 8", "jit 1", "jit 4")} <= set(table)
 
 
-def test_any_number_of_devices_one_result():
+def test_terms_of_the_whole_batch_have_the_same_gradients_on_several_devices():
+    """Of `Batch.mean` and `Batch.gather`: gradients, metrics and updates of one step."""
+    table = on_devices("terms")
+    assert {f"{term}, pmap {n}" for term in ("mmd", "total correlation", "codebook") for n in (2, 8)} <= set(table)
+    for row, differences in table.items():
+        assert max(differences) <= 1e-5, row
+
+
+def test_the_toy_agrees_on_any_number_of_devices():
     """Up to 8 devices, pmap and jit, one seed and four: parameters and metrics agree to float rounding."""
     agree("toy", "some", 8)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_kind_of_experiment_on_several_devices(name):
+def test_experiments_agree_on_several_devices(name):
     agree(name, "fast", 2 if name in WHOLE else 3, **FIELDS.get(name, {}))
 
 
-def test_sequences_of_many_lengths_on_several_devices(tmp_path):
+def test_sequences_of_many_lengths_agree_on_several_devices(tmp_path):
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "s.npz", *(rng.random((rng.integers(1, 9), 3), np.float32) for _ in range(240)))
     agree("experiments.sequence", "fast", 3, data=str(tmp_path / "s.npz"), latent=5, hidden=6)
 
 
-def test_dropout_on_several_devices():
+def test_dropout_agrees_on_several_devices():
     agree("experiments.mirrored", "one", 1, dropout=0.25)  # batch norm: in the toy
 
 
 @pytest.mark.slow
-def test_everything_that_the_engine_carries_in_every_mode():
+def test_the_toy_agrees_in_every_mode():
     agree("toy", "split", 16)
 
 
@@ -90,13 +102,13 @@ def test_every_experiment_is_reproducible_on_any_number_of_devices(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_every_experiment_in_every_mode(name):
+def test_every_experiment_agrees_in_every_mode(name):
     agree(name, "all", 16 if name in WHOLE else 30, **FIELDS.get(name, {}))
 
 
 def run(workdir, devices, *more, number=0):
     """The program on so many devices: its exit code; a signal of this number comes after its first epoch."""
-    command = [sys.executable, ROOT / "tests" / "undrawn.py", *more, "--workdir", workdir, "--epochs", "4"]
+    command = [sys.executable, "-m", *more, "--workdir", workdir, "--epochs", "4", "--figures", "none"]
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)}
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
         if number:
@@ -128,7 +140,7 @@ VAE = ("experiments.vae", "--hidden", "20", "--batch-size", "64", "--seeds", "2"
         pytest.param(VAE, (8, 1), id="vae", marks=pytest.mark.slow),
     ],
 )
-def test_reproducible_on_any_number_of_devices(tmp_path, experiment, devices):
+def test_a_reproducible_run_moves_between_numbers_of_devices_to_the_bit(tmp_path, experiment, devices):
     """The same bits, however often the devices change."""
     one, other = moved(tmp_path, devices, *experiment, "--reduction", "reproducible")
     assert recorded(one / "checkpoints") == recorded(other / "checkpoints")
@@ -136,7 +148,7 @@ def test_reproducible_on_any_number_of_devices(tmp_path, experiment, devices):
 
 
 @pytest.mark.slow
-def test_another_number_of_devices_is_within_rounding(tmp_path):
+def test_a_fast_run_moves_between_numbers_of_devices_within_rounding(tmp_path):
     one, other = moved(tmp_path, (8, 2), *DENSE)
     for a, b in zip(*(log.read(path / "metrics.jsonl") for path in (one, other)), strict=True):
         for name in ("step", *log.names(b)):

@@ -2,23 +2,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import equal, new_key
-from jaxae import epoch
-from jaxae.batch import mean, noise
-from jaxae.parallel import compile, plan
-from jaxae.step import descend
-from jaxae.types import Examples, State
+from jaxae.core.batch import Layout
+from jaxae.core.step import descend
+from jaxae.core.types import Examples, State
+from jaxae.devices.plan import compile, plan
+from jaxae.training import epoch
 
 ONE = plan("auto", 4, 1, jax.devices()[:1])
 DATA = Examples(jax.random.randint(new_key(), (10, 6), 0, 256).astype(jnp.uint8), jnp.arange(10))
 
 
-def loss(params, extra, batch, key):
-    value = mean(jnp.sum((params["a"] - batch.x - 0.1 * noise(key, batch, (2, 3))) ** 2, axis=(1, 2)), batch)
-    return value, (extra, {"loss": value, "count": mean(jnp.ones(len(batch.x)), batch)})
+def loss(variables, batch, key):
+    off = variables["params"]["a"] - batch.x - 0.1 * batch.noise(key, (2, 3))
+    return {"loss": jnp.sum(off**2, axis=(1, 2)), "count": jnp.ones(len(batch.x))}, {}
 
 
 TRANSITION = descend(loss, optax.adam(0.1))
@@ -30,9 +31,8 @@ def start():
 
 
 TOTALS = epoch.no_totals(["loss", "count"])
-TRAIN = compile(
-    lambda share: epoch.train(TRANSITION, (2, 3), 4, share), ONE, (True, True, False, True, True, False, False)
-)
+SEEDED = (True, True, False, True, True, False, False)
+TRAIN = compile(lambda share, layout: epoch.train(TRANSITION, (2, 3), 4, share, layout), ONE, SEEDED)
 
 
 @settings(max_examples=50, deadline=None)
@@ -58,7 +58,7 @@ def test_order_depends_on_seed_and_epoch_alone():
     assert orders[1, 2] == tuple(epoch.order(1, 2, 50, 5)[:50])
 
 
-def test_number_of_steps():
+def test_an_epoch_begins_with_the_first_batch_that_starts_in_it():
     assert [epoch.first_step(e, 60_000, 128) for e in (0, 1, 2)] == [0, 469, 938]
     assert epoch.first_step(50, 60_000, 100) == 30_000
 
@@ -69,7 +69,7 @@ def test_loop_is_the_steps_one_after_another():
     expected, losses = start(), []
     for i in range(3):
         rows = order[4 * i : 4 * i + 4]
-        batch = epoch.gather(DATA, rows, jnp.arange(4), jnp.ones(4), (2, 3))
+        batch = epoch.gather(DATA, rows, jnp.arange(4), jnp.ones(4), jnp.int32(i), (2, 3))
         np.testing.assert_allclose(batch.x, np.asarray(DATA.x)[rows].reshape(4, 2, 3) / 255, rtol=2e-7)
         expected, metrics = TRANSITION.step(expected, batch, jax.random.fold_in(new_key(), i))
         losses.append(metrics["loss"])
@@ -77,6 +77,7 @@ def test_loop_is_the_steps_one_after_another():
     np.testing.assert_allclose(totals["sum"]["loss"], sum(losses), rtol=1e-5)
     assert state.step == 3
     assert finite
+    assert totals["steps"] == totals["sum"]["count"] == 3
     assert totals["bad"] == {"loss": -1, "count": -1}
 
 
@@ -88,13 +89,13 @@ def test_dispatches_of_any_size_give_the_same_bits():
     assert equal(whole, second)
 
 
-def test_first_step_that_is_not_finite_is_kept():
-    def breaks(params, extra, batch, key):
-        value = jnp.sum(params["a"] ** 2)
-        return value, (extra, {"loss": value, "late": jnp.log(2.5 - params["a"][0])})
+def test_the_first_step_that_is_not_finite_is_kept():
+    def breaks(variables, batch, key):
+        a = variables["params"]["a"]
+        return {"loss": batch.repeat(jnp.sum(a**2)), "late": batch.repeat(jnp.log(2.5 - a[0]))}, {}
 
     transition = descend(breaks, optax.sgd(-0.5))  # doubles a at every step: 1, 2, 4
-    train = compile(lambda share: epoch.train(transition, (2, 3), 4, share), ONE, (True,) * 7)
+    train = compile(lambda share, layout: epoch.train(transition, (2, 3), 4, share, layout), ONE, SEEDED)
     params = {"a": jnp.ones(1)}
     state = State(jnp.int32(5), params, transition.init(params), {})
     totals = epoch.no_totals(["loss", "late"])
@@ -107,12 +108,52 @@ def test_first_step_that_is_not_finite_is_kept():
 
 def test_evaluation_is_the_mean_over_all_examples_whatever_the_batch_size():
     def measure(size):
-        return compile(lambda share: epoch.evaluate(loss, (2, 3), size, share), ONE, (True, False, True))(
-            start(), DATA, new_key()
-        )
+        make = lambda share, layout: epoch.evaluate(loss, (2, 3), size, share, layout)  # noqa: E731
+        return compile(make, ONE, (True, False, True))(start(), DATA, new_key())
 
-    batch = epoch.gather(DATA, jnp.arange(10), jnp.arange(10), jnp.ones(10), (2, 3))
-    exact = loss(start().params, {}, batch, new_key())[0]
+    batch = epoch.gather(DATA, jnp.arange(10), jnp.arange(10), jnp.ones(10), jnp.int32(0), (2, 3))
+    exact = np.mean(loss(start().variables, batch, new_key())[0]["loss"])
     for size in (1, 3, 4, 10):
         np.testing.assert_allclose(measure(size)["loss"], exact, rtol=1e-5)
         np.testing.assert_allclose(measure(size)["count"], 1, rtol=1e-6)
+
+
+def test_training_and_evaluation_say_so_to_the_loss_with_the_step_and_the_layout():
+    """Of a run that is at step 5: a schedule is the same in both."""
+    seen = []
+
+    def watch(variables, batch, key):
+        seen.append((batch.training, batch.layout))
+        step = batch.repeat(batch.step.astype(jnp.float32))
+        return {"loss": step + batch.repeat(jnp.sum(variables["params"]["a"]))}, {}
+
+    transition = descend(watch, optax.sgd(0.0))
+    params = {"a": jnp.zeros(1)}
+    state = State(jnp.int32(5), params, transition.init(params), {})
+    for layout, inner in ((Layout(), Layout()), (Layout(microbatches=2), Layout(partial=True))):
+        seen.clear()
+        train = jax.jit(epoch.train(transition, (2, 3), 4, lambda x: x, layout))
+        _, totals, _ = train(state, epoch.no_totals(["loss"]), DATA, jnp.arange(10), new_key(), 0, 2)
+        assert totals["sum"]["loss"] == 5 + 6
+        assert set(seen) == {(True, inner)}
+        seen.clear()
+        evaluate = jax.jit(epoch.evaluate(watch, (2, 3), 4, lambda x: x, layout))
+        assert evaluate(state, DATA, new_key())["loss"] == 5
+        assert set(seen) == {(False, inner)}
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_gather_scales_bytes_and_leaves_numbers(dtype):
+    values = np.arange(24).reshape(4, 6)
+    data = Examples(jnp.asarray(values, dtype), jnp.arange(4) + 7)
+    batch = epoch.gather(data, jnp.array([3, 1]), jnp.arange(2), jnp.ones(2), jnp.int32(0), (2, 3))
+    expected = values[[3, 1]].reshape(2, 2, 3) / (255 if dtype == "uint8" else 1)
+    np.testing.assert_allclose(batch.x, expected, rtol=1e-6)
+    assert batch.y.tolist() == [10, 8]
+    assert batch.observed is None
+
+
+def test_gather_gives_sequences_the_mask_of_their_steps():
+    data = Examples(jnp.zeros((3, 8)), jnp.zeros(3, jnp.int32), jnp.array([4, 1, 3]))
+    batch = epoch.gather(data, jnp.array([2, 0, 1]), jnp.arange(3), jnp.ones(3), jnp.int32(0), (4, 2))
+    assert batch.observed.tolist() == [[1, 1, 1, 0], [1, 1, 1, 1], [1, 0, 0, 0]]

@@ -10,7 +10,7 @@ from skimage.metrics import structural_similarity
 from experiments import vae
 from jaxae import data, evaluate
 from jaxae.data import idx
-from jaxae.experiment import Model
+from jaxae.training.trained import Model
 
 rng = np.random.default_rng(0)
 NORMAL = rng.normal(size=(3000, 2)) @ np.array([[2.0, 1.0], [0.0, 0.5]]) + np.array([3.0, -1.0])

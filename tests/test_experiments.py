@@ -15,7 +15,8 @@ import experiments
 import jaxae
 import short_runs
 from conftest import equal
-from jaxae import config, data, run
+from jaxae import config, data, log, run
+from jaxae.core.types import Info
 from jaxae.errors import InputError, Interrupted
 
 NAMES = [module.name for module in pkgutil.iter_modules(experiments.__path__)]
@@ -36,19 +37,17 @@ def module(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_runs_and_is_used(name, few, tmp_path, request):
+def test_experiment_trains_loads_and_reaches_its_golden_figures(name, few, tmp_path):
     """Encoder, decoder and the whole are one model; every term of the loss is finite; the figures are painted."""
     experiment = module(name)
-    if name not in DRAWN:
-        request.getfixturevalue("blind")
-    fields = short_runs.fields(f"experiments.{name}")
+    fields = short_runs.fields(f"experiments.{name}") | {"figures": "all" if name in DRAWN else "none"}
     settings = experiment.Config(**fields, data=str(few), workdir=str(tmp_path / "run"))
     workdir = run.train(settings, experiment.build, f"experiments.{name}")
     result = json.loads((workdir / "result.json").read_text())
     assert all(np.isfinite(value) for value in result["metrics"].values() if isinstance(value, float))
     model = jaxae.load(workdir)
-    assert model.experiment.expected.keys() <= result["metrics"].keys()
-    assert result["expected"] == {}  # the figure is for the documented run on MNIST
+    assert all(figures.keys() <= result["metrics"].keys() for figures in model.experiment.expected.values())
+    assert result["expected"] == {}  # the figures are for the documented run
     digits = data.load(str(few), binarize=settings.binarize).test.x
     z = model.encode(digits)
     assert equal(z, model.encode(digits))  # deterministic
@@ -68,12 +67,12 @@ def test_runs_and_is_used(name, few, tmp_path, request):
     )
 
 
-def test_golden_figures_are_those_of_every_experiment():
+def test_every_experiment_has_golden_figures():
     assert list(GOLDEN) == short_runs.NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_says_source_command_and_measured_figure(name):
+def test_docstring_has_source_command_and_measured_figure(name):
     """And its command is one that it understands."""
     text = module(name).__doc__
     for word in ("Source: ", "Measured: "):
@@ -86,7 +85,7 @@ def test_says_source_command_and_measured_figure(name):
 
 @pytest.mark.parametrize("name", ["convolutional", "mirrored", "sequence", "stacked", "tied", "vae"])
 def test_summary_counts_every_parameter_once(name):
-    experiment, info = module(name), data.Info((28, 28, 1), 60_000)
+    experiment, info = module(name), Info((28, 28, 1), 60_000)
     model = experiment.build(experiment.Config(), info).model
     params = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 28, 28, 1), np.float32))["params"]
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -95,9 +94,11 @@ def test_summary_counts_every_parameter_once(name):
     assert f"Total Parameters: {count:,}" in tables.split("end to end")[1]
 
 
-def test_pictures_while_training(few, tmp_path):
+def test_picture_every_draws_while_training(few, tmp_path):
     experiment = module("strided")
-    settings = experiment.Config(**{**SMALL, "picture_every": 2}, data=str(few), workdir=str(tmp_path / "run"))
+    settings = experiment.Config(
+        **{**SMALL, "picture_every": 2, "figures": "all"}, data=str(few), workdir=str(tmp_path / "run")
+    )
     workdir = run.train(settings, experiment.build, "experiments.strided")
     assert [path.name for path in sorted((workdir / "figures" / "training").iterdir())] == [
         "0000002.png",
@@ -111,12 +112,15 @@ def test_pictures_while_training(few, tmp_path):
     ("name", "fields"),
     [
         ("stacked", {"epochs": 4, "greedy": 1, "hidden": (16, 8), "latent": 4}),
-        ("factor_vae", {"hidden": (8,), "discriminator": (8,), "warmup": 0.5, "binarize": "dynamic"}),
+        ("factor_vae", {"hidden": (8,), "discriminator": (8,), "kl_warmup": 0.5, "binarize": "dynamic"}),
         ("vqvae", {"filters": (4, 4), "codes": 8, "latent": 3}),
-        ("mirrored", {"filters": (4, 4, 4, 4), "batch_norm": True, "dropout": 0.5, "picture_every": 2}),
+        (
+            "mirrored",
+            {"filters": (4, 4, 4, 4), "batch_norm": True, "dropout": 0.5, "picture_every": 2, "figures": "all"},
+        ),
     ],
 )
-def test_goes_on_exactly_over_phases_with_batch_norm_and_with_pictures(name, fields, few, tmp_path, blind):
+def test_resume_over_phases_with_batch_norm_and_pictures_is_bit_exact(name, fields, few, tmp_path):
     experiment = module(name)
     settings = experiment.Config(**{**SMALL, **fields}, data=str(few))
     whole, parts = (dataclasses.replace(settings, workdir=str(tmp_path / kind)) for kind in ("whole", "parts"))
@@ -137,6 +141,55 @@ def test_goes_on_exactly_over_phases_with_batch_norm_and_with_pictures(name, fie
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "parts" / file).read_bytes()
 
 
+LIKELIHOODS = ("bernoulli", "normal", "normal-learned", "normal-predicted")
+SMALL_FLAGS = "--epochs 2 --batch-size 16 --hidden 16 --latent 3 --figures none".split()
+VARIATIONAL = {
+    "vae": [],
+    "iwae": ["--samples", "3"],
+    "tcvae": [],
+    "infovae": [],
+    "vampprior": ["--components", "8"],
+    "factor_vae": ["--discriminator", "8"],
+}
+# Each experiment with one likelihood, and each likelihood with one experiment; the rest by hand.
+WITH_LIKELIHOOD = [
+    pytest.param(name, kind, marks=() if name == "vae" or kind == "normal-learned" else pytest.mark.slow)
+    for name in VARIATIONAL
+    for kind in LIKELIHOODS
+]
+
+
+@pytest.mark.parametrize(("name", "kind"), WITH_LIKELIHOOD)
+def test_every_likelihood_trains_from_the_command_line(name, kind, few, tmp_path, capsys):
+    experiment, workdir = module(name), tmp_path / "run"
+    flags = [*SMALL_FLAGS, *VARIATIONAL[name], "--likelihood", kind, "--likelihood-scale", "0.3"]
+    samples = [] if kind == "bernoulli" else ["--log-likelihood-samples", "20"]
+    with pytest.raises(SystemExit) as ended:
+        run.main(experiment.Config, experiment.build, [*flags, *samples, "--data", str(few), "--workdir", str(workdir)])
+    assert ended.value.code == 0, capsys.readouterr().err
+    saved = json.loads((workdir / "config.json").read_text())["config"]
+    assert (saved["likelihood"], saved["likelihood_scale"]) == (kind, 0.3)
+    lines = log.read(workdir / "metrics.jsonl")
+    assert all(np.isfinite(line[metric]) for line in lines for metric in log.names(line))
+    model = jaxae.load(workdir)
+    z = model.encode(data.load(str(few)).test.x)
+    outputs = np.asarray(model.experiment.model.apply(model.variables, z, method="outputs"))
+    means, *log_scales = np.split(outputs, 1 if kind in ("bernoulli", "normal") else 2, axis=-1)
+    assert means.shape == (len(z), 28, 28, 1)
+    pixels = 1 / (1 + np.exp(-means)) if kind == "bernoulli" else np.clip(means, 0, 1)
+    np.testing.assert_allclose(model.decode(z), pixels, atol=1e-6)
+    scale = 0.3
+    if kind == "normal-learned":
+        scale = float(np.exp(model.params["decoder"]["log_scale"])[0])
+        assert scale != 1  # where it starts
+        np.testing.assert_allclose(np.exp(log_scales[0]), scale, rtol=1e-6)
+    if kind in ("normal", "normal-learned") and name in ("vae", "infovae", "tcvae", "factor_vae"):
+        assert lines[-1]["scale"] == pytest.approx(scale, rel=1e-5)  # of the test loss
+    if samples:
+        found = json.loads((workdir / "result.json").read_text())["likelihood"]
+        assert np.isfinite(found["log_likelihood"])
+
+
 def train(name, workdir, **fields):
     experiment = module(name)
     return run.train(experiment.Config(**{**SMALL, **fields}, workdir=str(workdir)), experiment.build, "experiments.x")
@@ -147,26 +200,44 @@ def test_bad_configurations_are_refused_before_anything_is_written(few, tmp_path
     np.save(tmp_path / "tiny.npy", np.zeros((40, 3, 3), np.uint8))
     sequences = {"data": str(tmp_path / "s.npz")}
     for says, name, fields in (
-        ("--strides 2 2 2: 3 values for 2 --filters", "mirrored", {"filters": (2, 4), "strides": (2, 2, 2)}),
-        ("--dropout 1.5: must be below 1", "mirrored", {"dropout": 1.5}),
-        ("--likelihood: grey pixels have none", "beta_vae", {"likelihood": 10}),
-        ("--likelihood 1: one sample is the bound", "binary", {"likelihood": 1}),
-        ("--revive 1.0: must be below 1", "vqvae", {"revive": 1.0}),
-        ("--levels 2 8: must be at least 3", "fsq", {"levels": (2, 8)}),
+        (
+            r"--strides \[2, 2, 2\]: 3 values for 2 filters: give 2, or one for all",
+            "mirrored",
+            {"filters": (2, 4), "strides": (2, 2, 2)},
+        ),
+        ("--dropout 1.5 must be below 1", "mirrored", {"dropout": 1.5}),
+        ("--log-likelihood-samples 10: grey pixels have no density", "beta_vae", {"log_likelihood_samples": 10}),
+        ("--log-likelihood-samples 1: one sample is the bound", "binary", {"log_likelihood_samples": 1}),
+        ("--kl-cycles 3: give the epochs that they divide as --kl-warmup", "iwae", {"kl_cycles": 3}),
+        ("--capacity 1.0, --free-bits 0.5: choose one", "vae", {"capacity": 1.0, "free_bits": 0.5}),
+        ("--revive 1.0 must be below 1", "vqvae", {"revive": 1.0}),
+        (r"--levels \[2, 8\]: each must be at least 3", "fsq", {"levels": (2, 8)}),
         ("their product below", "fsq", {"levels": (2000, 2000, 2000)}),
         ("--batch-size 1: a discrepancy", "wae", {"batch_size": 1}),
-        ("looks at the batch as a whole: leave it out", "tcvae", {"accumulate": 2}),
-        ("looks at the batch as a whole: leave it out", "factor_vae", {"reduction": "reproducible"}),
-        ("looks at the batch as a whole: leave it out", "vae", {"accumulate": 2, "free_bits": 0.5}),
-        ("--kernels: at least one value", "convolutional", {"kernels": ()}),
-        ("--filters: at least one value", "strided", {"filters": ()}),
-        ("--kernels 0: must be at least 1", "strided", {"kernels": (0,)}),
-        ("--greedy 20 for each layer leaves none of --epochs 60", "stacked", {"epochs": 60}),
-        ("holds sequences, for which there is experiments.sequence", "simple", sequences),
-        ("holds sequences, for which there is experiments.sequence", "convolutional", sequences),
+        ("gather needs the whole batch, .*: leave out accumulate and --reduction", "tcvae", {"accumulate": 2}),
+        ("gather needs the whole batch", "factor_vae", {"reduction": "reproducible"}),
+        ("mean needs the whole batch", "vae", {"accumulate": 2, "free_bits": 0.5}),
+        ("mean needs the whole batch", "vqvae", {"accumulate": 2}),
+        ("batch norm, are not known to a microbatch", "mirrored", {"accumulate": 2, "batch_norm": True}),
+        ("--greedy 20 epochs for each layer leave none of --epochs 60", "stacked", {"epochs": 60}),
+        ("holds sequences, and this experiment takes none", "simple", sequences),
+        ("holds sequences, and this experiment takes none", "convolutional", sequences),
         ("images of 3x3 come out as 0x0", "convolutional", {"data": str(tmp_path / "tiny.npy"), "kernels": (9,)}),
     ):
         with pytest.raises(InputError, match=says) as error:
             train(name, tmp_path / "run", **{"data": str(few), **fields})
         assert "\n" not in str(error.value)
         assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("says", "name", "fields"),
+    [
+        (r"^kernels=\(\) is empty: at least one value is needed", "convolutional", {"kernels": ()}),
+        (r"^filters=\(\) is empty: at least one value is needed", "strided", {"filters": ()}),
+        ("^kernels=0 must be at least 1", "strided", {"kernels": (0,)}),
+    ],
+)
+def test_fields_that_no_run_can_have_are_refused(says, name, fields):
+    with pytest.raises(ValueError, match=says):
+        module(name).Config(**fields)

@@ -6,23 +6,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from conftest import equal
 from experiments import sequence, vae
-from jaxae import data, epoch, feed, loop, parallel
+from jaxae import data, loop, run
+from jaxae.core.step import descend
+from jaxae.devices.plan import plan
 from jaxae.errors import Interrupted
+from jaxae.training import epoch, feed
+from jaxae.training.iterate import iterate
 
-STREAMED = 1e-9  # GiB
-D = 2 * 2
-
-
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch):
-    """Three steps of five images for a single seed."""
-    monkeypatch.setattr(feed, "BLOCK", 3 * 5 * D + 1)
+STREAMED = 1.0  # bytes that a device keeps
 
 
 def split(count, lengths=False):
@@ -45,90 +45,129 @@ def batches(portion, size, steps):
 
 
 @pytest.mark.parametrize(("count", "seeds", "lengths"), [(60, 1, False), (61, 1, True), (23, 2, False), (5, 1, False)])
-def test_streamed_batches_are_the_resident_ones(count, seeds, lengths, monkeypatch):
+def test_streamed_batches_are_the_resident_ones(count, seeds, lengths):
     """From every step on, as after a restart, and by dispatches of any number of steps."""
-    monkeypatch.setattr(feed, "BLOCK", seeds * feed.BLOCK)
-    size, whole = 5, split(count, lengths)
-    config = vae.Config(batch_size=size, seeds=seeds, epochs=2)
-    plan = parallel.plan("auto", size, seeds)
-    resident = feed.feed(whole, config, plan)
+    size, whole, numbers = 5, split(count, lengths), range(4, 4 + seeds)
+    block = seeds * (3 * size * whole.x[:1].nbytes + 1)  # three steps
+    one = plan("auto", size, seeds)
+    resident = feed.feed(whole, one, numbers, size)
+    assert resident(0, 0).steps == -(-count // size)
     several = 0
     for begin in range(2 * count // size):
-        streamed = feed.feed(whole, dataclasses.replace(config, device_data_limit=STREAMED), plan)
+        streamed = feed.feed(whole, one, numbers, size, STREAMED, block)
         step = begin
         while step < epoch.first_step(2, count, size):
             now = next(e for e in (1, 0) if step >= epoch.first_step(e, count, size))
             mine, theirs = streamed(now, step), resident(now, step)
             steps = min(mine.steps, 1 + step % 3)
-            assert 1 <= steps <= mine.steps <= theirs.steps
+            assert 1 <= steps <= mine.steps <= min(theirs.steps, 3)
             several += steps > 1
             assert equal(list(batches(mine, size, steps)), list(batches(theirs, size, steps)))
             step += steps
     assert several or count == 5
 
 
-@pytest.mark.parametrize("seeds", [1, 2])
-def test_a_streamed_run_is_the_resident_one_to_the_bit(tmp_path, seeds, monkeypatch):
-    """Stopped within an epoch and a block, gone on with resident, stopped again, and streamed to the end."""
-    monkeypatch.setattr(feed, "BLOCK", 3 * 128 * 784 * seeds)
-    digits = data.load("digits")
-    base = vae.Config(epochs=2, batch_size=128, hidden=(16,), seeds=seeds)
-    experiment, plan = vae.build(base, digits.info), parallel.plan("auto", 128, seeds)
+class Mean(nn.Module):
+    """The mean image, coarsely."""
 
-    def fit(folder, limit, dispatches=None):
+    @nn.compact
+    def __call__(self, x):
+        return self.param("a", nn.initializers.zeros, (4, 4))
+
+
+def loss(variables, batch, key):
+    off = batch.x.reshape(-1, 4, 64, 4, 64).mean((2, 4)) - variables["params"]["a"][None]
+    return {"loss": jnp.sum(off**2 * (1 + 0.1 * batch.noise(key, (4, 4))), axis=(1, 2))}, {}
+
+
+MEAN = run.Experiment(Mean(), descend(loss, optax.sgd(0.1)), loss)
+
+
+def large():
+    """1300 images of 64 KiB: of 128 each, a block has 8 steps for one seed, 4 for two and 2 for three."""
+    x = np.random.default_rng(0).integers(0, 256, (1300, 256, 256, 1), np.uint8)
+    whole = data.Split(x, np.full(len(x), -1, np.int32))
+    return data.Dataset(whole, data.Split(x[:100], whole.y[:100]), ())
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_streamed_run_is_the_resident_one_to_the_bit(seeds):
+    """Stopped within an epoch of several blocks, resumed with resident data, stopped again, and streamed to the end."""
+    images = large()
+    streamed = feed.feed(images.train, plan("auto", 128, seeds), range(seeds), 128, STREAMED)
+    assert streamed(0, 0).steps == 8 // seeds < epoch.first_step(1, 1300, 128)
+
+    def follow(limit, resume=None, every=()):
+        return iterate(
+            MEAN, images, epochs=2, batch_size=128, seeds=seeds, resume=resume, every=every, data_limit=limit
+        )
+
+    expected = {
+        (now.step, now.test is None): (now.state, now.totals, now.train, now.test) for now in follow(0.0, every=1)
+    }
+    resume = None
+    for limit, dispatches in ((STREAMED, 3), (0.0, 2), (STREAMED, None)):
+        for now in itertools.islice(follow(limit, resume), dispatches):
+            assert equal((now.state, now.totals, now.train, now.test), expected[now.step, now.test is None])
+            resume = (now.state, now.totals)
+    assert (now.step, now.done) == (epoch.first_step(2, 1300, 128), True)
+    assert now.test is not None
+
+
+def test_the_limit_of_a_run_is_in_gib_and_changes_none_of_its_metrics(tmp_path):
+    """Stopped within an epoch, resumed with resident data, stopped again, and streamed to the end."""
+    digits = data.load("digits")
+    base = vae.Config(epochs=2, batch_size=128, hidden=(16,))
+    experiment, one = vae.build(base, digits.info), plan("auto", 128, 1)
+
+    def train(folder, limit, dispatches=None):
         (tmp_path / folder).mkdir(exist_ok=True)
         asked = itertools.count(1)
-        stop = loop.go_on if dispatches is None else lambda save: next(asked) >= dispatches
+        stop = loop.never if dispatches is None else lambda save: next(asked) >= dispatches
         config = dataclasses.replace(base, device_data_limit=limit)
-        return loop.fit(experiment, config, digits, plan, tmp_path / folder, stop).state
+        return loop.train(experiment, config, digits, one, tmp_path / folder, stop).state
 
-    expected = fit("resident", 0.0)
+    expected = train("resident", 0.0)
     with pytest.raises(Interrupted):
-        fit("streamed", STREAMED, 3)
+        train("streamed", STREAMED / 2**30, 3)
     with pytest.raises(Interrupted):
-        fit("streamed", 0.0, 2)
-    assert equal(fit("streamed", STREAMED), expected)
+        train("streamed", digits.train.x.nbytes / 2**30, 2)
+    assert equal(train("streamed", STREAMED / 2**30), expected)
     assert (tmp_path / "streamed" / "metrics.jsonl").read_bytes() == (
         tmp_path / "resident" / "metrics.jsonl"
     ).read_bytes()
 
 
-def test_streamed_sequences_keep_their_lengths(tmp_path, monkeypatch):
+def test_streamed_sequences_keep_their_lengths():
     rng = np.random.default_rng(0)
     x, lengths = rng.random((40, 6, 2), np.float32), rng.integers(1, 7, 40, np.int32)
-    monkeypatch.setattr(feed, "BLOCK", 2 * 8 * x[:1].nbytes)
     whole = data.Split(x, np.full(40, -1, np.int32), lengths)
-    dataset = data.Dataset(whole, whole, ())
-    config = sequence.Config(epochs=2, batch_size=8, hidden=4, latent=3)
-    experiment, plan = sequence.build(config, dataset.info), parallel.plan("auto", 8, 1)
+    sequences = data.Dataset(whole, whole, ())
+    experiment = sequence.build(sequence.Config(hidden=4, latent=3), sequences.info)
     states = []
     for limit in (0.0, STREAMED):
-        folder = tmp_path / str(limit)
-        folder.mkdir()
-        limited = dataclasses.replace(config, device_data_limit=limit)
-        states.append(loop.fit(experiment, limited, dataset, plan, folder).state)
+        *_, end = iterate(experiment, sequences, epochs=2, batch_size=8, data_limit=limit)
+        states.append(end.state)
     assert equal(*states)
 
 
 SEVERAL = """
-import dataclasses, tempfile
-from pathlib import Path
 import jax
 jax.config.update("jax_num_cpu_devices", 2)
-from experiments import vae
-from jaxae import data, feed, loop, parallel
 from conftest import equal
-feed.BLOCK = 3 * 128 * 784
-digits = data.load("digits")
+from jaxae.devices.plan import plan
+from jaxae.training.iterate import iterate
+from test_feed import MEAN, STREAMED, large
+images = large()
 for way, seeds in (("pmap", 1), ("jit", 3), ("auto", 2)):
     states = []
-    for limit in (0.0, 1e-9):
-        config = vae.Config(epochs=1, batch_size=128, hidden=(16,), seeds=seeds, parallel=way, device_data_limit=limit)
-        plan, experiment = parallel.plan(way, 128, seeds), vae.build(config, digits.info)
-        assert plan.mode == {"auto": "seeds"}.get(way, way) and plan.devices == 2
-        with tempfile.TemporaryDirectory() as folder:
-            states.append(loop.fit(experiment, config, digits, plan, Path(folder)).state)
-    far = jax.tree.map(lambda a, b: abs(a - b).max() / (abs(a).max() + 1e-9), states[0].params, states[1].params)
+    for limit in (0.0, STREAMED):
+        how = plan(way, 128, seeds)
+        assert how.mode == {"auto": "seeds"}.get(way, way) and how.devices == 2
+        *_, end = iterate(MEAN, images, epochs=1, batch_size=128, seeds=seeds, plan=how, data_limit=limit)
+        assert end.step == 11
+        states.append(jax.device_get(end.state))
+    far = jax.tree.map(lambda a, b: abs(a - b).max() / abs(a).max(), states[0].params, states[1].params)
     assert equal(*states) if way == "pmap" else max(jax.tree.leaves(far)) < 1e-5, (way, seeds, far)
 """
 

@@ -9,8 +9,9 @@ from matplotlib.colors import to_rgb
 from scipy import stats
 
 from jaxae import data, figures, log
-from jaxae.experiment import Experiment, Model
-from jaxae.step import Transition
+from jaxae.core.experiment import Experiment
+from jaxae.core.step import Transition
+from jaxae.training.trained import Model
 
 rng = np.random.default_rng(0)
 
@@ -74,7 +75,7 @@ def test_sequences_are_drawn_up_to_their_ends():
 
     x, lengths = rng.random((20, 3, 2), np.float32), np.arange(20) % 3 + 1
     part = data.Split(x, np.full(20, -1), lengths)
-    halves = Model(Experiment(Half(), Transition(dict, dict), dict), {}, {}, (3, 2))
+    halves = Model(Experiment(Half(), Transition(dict, dict), dict, sequences=True), {}, {}, (3, 2))
     axes = figures.curves(halves, data.Dataset(part, part, ()), "title").axes
     assert len(axes) == 10
     for number, axis in zip(np.linspace(0, 19, 10).astype(int), axes, strict=True):

@@ -6,16 +6,15 @@ import pytest
 from conftest import batch, equal, new_key
 from experiments import fsq as experiment
 from jaxae import data, nets
-from jaxae.errors import InputError
-from jaxae.experiment import Model
-from jaxae.types import State
+from jaxae.core.types import State
+from jaxae.training.trained import Model
 from jaxae.variants import autoencoder, fsq, vqvae
 
 LEVELS = (8, 5, 4, 3)
 
 
 def test_bound_is_the_interval_that_rounds_to_so_many_levels():
-    """Rising from end to end, 0 at 0; rounded, all the levels and no other."""
+    """Monotonic, 0 at 0; rounded, it takes all levels and no other value."""
     z = jnp.linspace(-30, 30, 20_001)[:, None]
     for levels in range(3, 10):
         bounded = np.asarray(fsq.bound(z, (levels,)))[:, 0]
@@ -34,7 +33,7 @@ def test_bound_against_the_formula():
     np.testing.assert_allclose(fsq.bound(jnp.asarray(z, jnp.float32), LEVELS), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_codes_are_on_the_grid_and_the_nearest_there():
+def test_codes_are_the_nearest_points_of_the_grid():
     z = 3 * jax.random.normal(new_key(), (500, 4))
     codes = np.asarray(fsq.quantize(z, LEVELS))
     grid = [np.arange(-4, 4) / 4, np.arange(-2, 3) / 2, np.arange(-2, 2) / 2, np.arange(-1, 2)]
@@ -46,7 +45,7 @@ def test_codes_are_on_the_grid_and_the_nearest_there():
 
 
 def test_gradient_is_that_of_the_bound():
-    """Rounding is not seen: what follows is differentiated at the code, and its slope goes on through the bound."""
+    """Straight through: the gradient at the code passes through the bound as if nothing were rounded."""
     z = jax.random.normal(new_key(), (50, 4))
     slope = jax.grad(lambda z: jnp.sum(fsq.quantize(z, LEVELS) ** 3))(z)
     half, offset, middle = np.array([[3.5, 2, 1.5, 1], [0.5, 0, 0.5, 0], [4, 2, 2, 1]])
@@ -55,7 +54,7 @@ def test_gradient_is_that_of_the_bound():
     np.testing.assert_allclose(slope, 3 * codes**2 * steep, rtol=1e-4, atol=1e-6)
 
 
-def test_numbers_and_codes_are_a_bijection():
+def test_index_and_code_are_a_bijection():
     numbers = jnp.arange(8 * 5 * 4 * 3)
     codes = fsq.code(numbers, LEVELS)
     assert len(np.unique(np.asarray(codes), axis=0)) == 480
@@ -74,27 +73,30 @@ def small():
     return model, model.init(new_key(), x)["params"], x
 
 
-def test_model_decodes_codes_and_its_loss_has_no_other_term():
+def test_loss_is_the_cross_entropy_of_decoded_codes_alone():
     model, params, x = small()
     z = model.apply({"params": params}, 20 * x, method="encode")
     numbers = model.apply({"params": params}, z, method="index")
     assert equal(fsq.code(numbers, LEVELS), z + 0)
     assert (model.codes, len(np.unique(numbers)) > 1) == (480, True)
-    value, (_, metrics) = jax.jit(autoencoder.loss(model, "bce", weight=9.0))(params, {}, batch(x), new_key())
+    terms, _ = jax.jit(autoencoder.loss(model, "bce", weight=9.0))({"params": params}, batch(x), new_key())
     z = model.apply({"params": params}, x, method="encode")
     pixels = np.asarray(model.apply({"params": params}, z, method="decode"), np.float64)
     target = np.asarray(x, np.float64)
-    cross = -(target * np.log(pixels) + (1 - target) * np.log(1 - pixels)).sum((1, 2, 3)).mean()
-    np.testing.assert_allclose([value, metrics["reconstruction"]], [cross, cross], rtol=1e-5)
+    cross = -(target * np.log(pixels) + (1 - target) * np.log(1 - pixels)).sum((1, 2, 3))
+    np.testing.assert_allclose(terms["loss"], cross, rtol=1e-5)
+    np.testing.assert_allclose(terms["reconstruction"], cross, rtol=1e-5)
+    assert terms.keys() == {"loss", "bce", "mse", "rmse", "reconstruction", "code"}
 
 
-def test_two_levels_are_refused():
-    with pytest.raises(InputError, match="--levels 5 2: must be at least 3"):
-        fsq.bound(jnp.zeros((1, 2)), (5, 2))
+@pytest.mark.parametrize("levels", [(5, 2), (1 << 16, 1 << 15)])
+def test_fewer_than_three_levels_and_more_codes_than_int32_raise(levels):
+    with pytest.raises(ValueError, match=rf"levels=\[{levels[0]}, {levels[1]}\]: each must be at least 3"):
+        fsq.bound(jnp.zeros((1, 2)), levels)
 
 
-def test_untrained_codes_of_nothing_are_the_mean_pixel():
-    """Codes are not all pushed the same way by images that are darker than gray."""
+def test_untrained_decoder_outputs_the_mean_pixel_for_codes_of_zero():
+    """Otherwise images darker than grey push all codes the same way."""
     digits = data.load("digits")
     built = experiment.build(experiment.Config(), digits.info)
     (z, _), variables = built.model.init_with_output(new_key(), jnp.zeros((1, *digits.shape)))
@@ -102,18 +104,27 @@ def test_untrained_codes_of_nothing_are_the_mean_pixel():
     np.testing.assert_allclose(pixels, digits.train.x.mean() / 255, atol=1e-3)  # means of 0 are taken as 1e-3
 
 
-def test_learns_digits_with_many_codes():
+def test_experiment_is_in_nats_per_image():
+    built = experiment.build(experiment.Config(filters=(2,), levels=LEVELS), data.Info((4, 4, 1), 100))
+    x = jax.random.uniform(new_key(), (5, 4, 4, 1))
+    variables = built.model.init(new_key(), x)
+    terms, _ = built.evaluate(variables, batch(x, training=False), new_key())
+    np.testing.assert_allclose(terms["loss"], 16 * terms["bce"], rtol=1e-6)
+    assert built.model.levels == LEVELS
+
+
+def test_learns_digits_and_uses_many_codes():
     digits = data.load("digits")
     built = experiment.build(experiment.Config(filters=(4, 8), levels=(5, 5, 5), lr=3e-3), digits.info)
     params = jax.jit(built.model.init)(new_key(), jnp.zeros((1, *digits.shape)))["params"]
-    state = State(jnp.int32(0), params, built.transition.init(params), {})
+    state = State(jnp.int32(0), params, built.train.init(params), {})
     x = digits.train.x[: 10 * 64].astype(np.float32).reshape(10, 64, *digits.shape) / 255
     first = batch(x[0])
 
     @jax.jit
     def train(state, x):
         def body(i, state):
-            return built.transition.step(state, first._replace(x=x[i % 10]), jax.random.fold_in(new_key(), i))[0]
+            return built.train.step(state, first.replace(x=x[i % 10]), jax.random.fold_in(new_key(), i))[0]
 
         return jax.lax.fori_loop(0, 200, body, state)
 

@@ -27,7 +27,7 @@ ENDLESS = ("--epochs", "100000")
 
 
 def command(workdir, *more):
-    return [sys.executable, ROOT / "tests" / "undrawn.py", "experiments.vae", f"--workdir={workdir}", *SHORT, *more]
+    return [sys.executable, "-m", "experiments.vae", f"--workdir={workdir}", "--figures", "none", *SHORT, *more]
 
 
 @contextmanager
@@ -99,7 +99,7 @@ def one(tmp_path_factory):
 
 
 @pytest.mark.parametrize("mode", ["pmap", "jit"])
-def test_two_processes_are_as_one_with_their_devices(one, tmp_path, mode):
+def test_two_processes_equal_one_with_as_many_devices(one, tmp_path, mode):
     workdir = tmp_path / "run"
     with two(workdir, *FEW, "--parallel", mode) as processes:
         done(processes)
@@ -115,7 +115,7 @@ def leaves(workdir):
     return jax.tree.leaves(jaxae.load(workdir).params)
 
 
-def test_processes_that_are_killed_or_told_to_stop(whole, tmp_path):
+def test_killed_or_stopped_processes_resume_bit_exact(whole, tmp_path):
     """Both end, whichever it was, and the same commands go on as if nothing had happened."""
     workdir, lines = tmp_path / "run", 0
     for victim in (0, 1):
@@ -142,7 +142,7 @@ def test_processes_that_are_killed_or_told_to_stop(whole, tmp_path):
     assert recorded(workdir / "checkpoints") == recorded(whole / "checkpoints")
 
 
-def test_slurm_says_who_is_where(tmp_path):
+def test_processes_find_each_other_under_slurm(tmp_path):
     job = 7  # of which JAX makes the port
     slurm = {
         "SLURM_JOB_ID": [str(free_port(61440 + job) - 61440)] * 2,
@@ -158,33 +158,34 @@ def test_slurm_says_who_is_where(tmp_path):
 
 
 LATE = """
-import time, runpy, sys
-from jaxae import data
-load, late = data.load, float(sys.argv.pop(1))
-data.load = lambda *args: (time.sleep(late), load(*args))[1]
-sys.argv.pop(0)
-runpy.run_path(sys.argv[0], run_name="__main__")
+import runpy, sys, time
+from sklearn import datasets
+load, late, module = datasets.load_digits, float(sys.argv.pop(1)), sys.argv.pop(1)
+datasets.load_digits = lambda: (time.sleep(late), load())[1]
+runpy.run_module(module, run_name="__main__", alter_sys=True)
 """
 
 
 @pytest.mark.slow
-def test_the_others_wait_until_the_data_is_prepared(tmp_path):
+def test_other_processes_wait_until_the_data_is_prepared(tmp_path):
     """However long it takes: longer than Gloo waits, and longer than what else they wait for."""
     where = ("--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", "2", "--patience", "10")
     commands = [command(tmp_path / "run", *FEW, *where, "--process-id", str(i)) for i in (0, 1)]
-    commands = [[c[0], "-c", LATE, late, *c[1:]] for c, late in zip(commands, ("40", "0"), strict=True)]
-    with started(1, *commands) as processes:
+    commands = [
+        [python, "-c", LATE, late, *rest] for (python, _, *rest), late in zip(commands, ("40", "0"), strict=True)
+    ]
+    with started(1, *commands, JAXAE_CACHE=[str(tmp_path / "cache")] * 2) as processes:
         done(processes)
 
 
 @pytest.mark.parametrize(
     ("flags", "code", "line"),
     [
-        (["--batch-size", "63"], 2, "error: --batch-size 63 does not divide"),
+        (["--batch-size", "63"], 2, "error: --batch-size 63 does not divide over 4 devices"),
         (["--lr", "1e30"], 3, "diverged: "),
     ],
 )
-def test_what_ends_one_ends_all_alike(tmp_path, flags, code, line):
+def test_error_of_one_process_ends_all_with_the_same_code(tmp_path, flags, code, line):
     with two(tmp_path / "run", *FEW, *flags) as processes:
         said = [process.communicate(timeout=60) for process in processes]
         assert [process.returncode for process in processes] == [code] * 2, said
@@ -194,7 +195,7 @@ def test_what_ends_one_ends_all_alike(tmp_path, flags, code, line):
 
 
 @pytest.mark.parametrize("alone", [0, 1])
-def test_a_process_that_does_not_come(tmp_path, alone):
+def test_missing_process_exits_with_2_after_patience(tmp_path, alone):
     with two(tmp_path / "run", "--patience", "4", ids=[alone]) as (process,):
         began = time.monotonic()
         _, said = process.communicate(timeout=30)
@@ -206,7 +207,7 @@ def test_a_process_that_does_not_come(tmp_path, alone):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_process_that_is_stuck(tmp_path):
+def test_stuck_process_ends_the_other_with_its_stack(tmp_path):
     """The other one says where it waits, of every thread, and ends."""
     workdir = tmp_path / "run"
     with two(workdir, *ENDLESS, "--heartbeat", "100", "--patience", "8") as processes:
@@ -215,12 +216,12 @@ def test_a_process_that_is_stuck(tmp_path):
         _, said = processes[0].communicate(timeout=40)
     assert processes[0].returncode == 1
     assert "Timeout (0:00:08)!" in said
-    assert "loop.py" in said
+    assert "iterate.py" in said
     assert jaxae.load(workdir)
 
 
 @pytest.mark.parametrize(("flag", "there"), [("--lr", "0.001"), ("--checkpoint-every", "1")])
-def test_processes_of_different_runs(tmp_path, flag, there):
+def test_processes_of_different_runs_are_refused(tmp_path, flag, there):
     with two(tmp_path / "run", ids=[0]) as (first,):
         with started(2, [*first.args[:-1], "1", flag, "7"]) as (second,):
             _, said = second.communicate(timeout=60)
@@ -239,7 +240,7 @@ def test_processes_of_different_runs(tmp_path, flag, there):
         (["--coordinator", "auto"], "no cluster is found: give HOST:PORT"),
     ],
 )
-def test_what_makes_no_sense_is_refused(tmp_path, flags, reason):
+def test_arguments_of_processes_that_do_not_fit_exit_with_2_and_one_line(tmp_path, flags, reason):
     with started(1, command(tmp_path / "run", *flags)) as (process,):
         _, said = process.communicate(timeout=60)
     assert process.returncode == 2

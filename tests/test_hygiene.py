@@ -1,6 +1,7 @@
 """What the code must not do anywhere: run what it reads, or unpack what it has not checked."""
 
 import ast
+import tomllib
 from pathlib import Path
 
 import jax
@@ -44,7 +45,7 @@ def offences(source):
                 yield node.lineno
 
 
-def test_nothing_runs_what_it_reads():
+def test_no_code_runs_what_it_reads():
     assert len(FILES) > 50
     for path in FILES:
         assert list(offences(path.read_text())) == [], path
@@ -66,16 +67,22 @@ def test_nothing_runs_what_it_reads():
         "subprocess.run(line, shell=True)",
     ],
 )
-def test_each_of_them_is_found(line):
+def test_offences_are_found(line):
     assert list(offences(f"x = 1\n{line}")) == [2]
 
 
 @pytest.mark.parametrize("line", ["model.eval()", "jax.eval_shape(f)", "archive.extractall(folder, filter='data')"])
-def test_what_only_looks_like_it_is_not(line):
+def test_harmless_calls_are_no_offences(line):
     assert list(offences(line)) == []
 
 
-def test_keys_are_checked_in_all_tests():
+def test_every_package_is_installed():
+    named = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    there = [path.parent for folder in ("jaxae", "experiments") for path in (ROOT / folder).rglob("__init__.py")]
+    assert set(named) == {".".join(path.relative_to(ROOT).parts) for path in there}
+
+
+def test_key_reuse_is_an_error_in_every_test():
     """A key that is used twice, or one of the old kind, is an error wherever a test runs."""
     key = jax.random.key(0)
     jax.random.normal(key)

@@ -1,29 +1,28 @@
 """The importance weighted bound on a model whose marginal likelihood is known."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special, stats
 
 from conftest import batch, equal, new_key
-from jaxae import likelihood, prob
+from jaxae import likelihood
+from jaxae.core import divergences
 from jaxae.variants import iwae, vae
-from test_vae import gaussian, linear_gaussian, small
+from test_vae import OFFSET, SIGMA, W, closed_form, linear_gaussian, means, quadrature, small, wrong_encoder
 
-
-def wrong_encoder():
-    """The model, and an encoder that is a little wrong."""
-    model, params, x, exact = linear_gaussian()
-    dense = params["encoder"]["Dense_0"]
-    dense["bias"] = dense["bias"] + jnp.array([0.2, -0.1, 0.3, 0.2])
-    return model, params, x, exact
+GRADIENTS = ["plain", "dreg"]
 
 
 def bounds(model, params, x, samples, count, **options):
     """The bound for so many keys."""
-    loss = iwae.loss(model, samples, log_likelihood=gaussian, **options)
+    loss = iwae.loss(model, samples, **options)
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(new_key(), jnp.arange(count))
-    return -np.asarray(jax.jit(jax.vmap(lambda key: loss(params, {}, batch(x), key)[0]))(keys), np.float64)
+    found = jax.jit(jax.vmap(lambda key: means(loss, params, batch(x), key)["loss"]))(keys)
+    return -np.asarray(found, np.float64)
 
 
 @pytest.mark.parametrize("samples", [1, 5])
@@ -32,18 +31,55 @@ def test_bound_is_the_marginal_likelihood_of_the_exact_posterior(samples):
     np.testing.assert_allclose(bounds(model, params, x, samples, 3), exact, rtol=1e-5)
 
 
-def test_one_sample_is_the_evidence_lower_bound(monkeypatch):
-    """In expectation, exactly: log w is a quadratic in the noise, whose mean is that over four points."""
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_one_sample_is_the_evidence_lower_bound(gradient):
+    """In expectation, exactly: log w is a quadratic in the noise."""
     model, params, x, exact = wrong_encoder()
-    points = jnp.sqrt(2.0) * jnp.array([[1.0, 0], [-1, 0], [0, 1], [0, -1]])
-    four = batch(np.repeat(x, 4, axis=0))
-    monkeypatch.setattr(vae, "noise", lambda *_: jnp.tile(points, (len(x), 1)))
-    monkeypatch.setattr(iwae, "noise", lambda *_: jnp.tile(points, (len(x), 1))[:, None])
-    one = iwae.loss(model, 1, log_likelihood=gaussian)(params, {}, four, new_key())
-    elbo = vae.loss(model, gaussian)(params, {}, four, new_key())[0]
-    np.testing.assert_allclose(one[0], elbo, rtol=1e-5)
-    np.testing.assert_allclose(one[1][1]["elbo"], -elbo, rtol=1e-5)
-    assert -elbo < exact - 0.05
+    one = means(iwae.loss(model, 1, gradient), params, quadrature(x))
+    elbo = -means(vae.loss(model), params, quadrature(x))["loss"]
+    np.testing.assert_allclose(-one["loss"], elbo, rtol=1e-5)
+    np.testing.assert_allclose(one["elbo"], elbo, rtol=1e-5)
+    assert elbo < exact - 0.05
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_one_sample_with_a_kl_weight_is_the_closed_form(gradient):
+    """The weight is that of the whole KL term, log q - log p, in the loss, and is not in `elbo`."""
+    model, params, x, _ = wrong_encoder()
+    log_p, kl = (values.mean() for values in closed_form(params, x))
+    found = means(iwae.loss(model, 1, gradient, 0.3), params, quadrature(x))
+    np.testing.assert_allclose(found["loss"], -log_p + 0.3 * kl, rtol=1e-5)
+    np.testing.assert_allclose(found["elbo"], log_p - kl, rtol=1e-5)
+
+
+def densities(params, x, z):
+    """log p(x|z), log p(z) and log q(z|x) of the linear-Gaussian model, by SciPy, [B, K]."""
+    dense = jax.tree.map(lambda v: np.asarray(v, np.float64), params["encoder"]["Dense_0"])
+    mean, log_scale = np.split(x @ dense["kernel"] + dense["bias"][None], 2, axis=1)
+    return (
+        stats.norm.logpdf(x[:, None], z @ W.T + OFFSET, SIGMA).sum(2),
+        stats.norm.logpdf(z).sum(2),
+        stats.norm.logpdf(z, mean[:, None], np.exp(log_scale)[:, None]).sum(2),
+    )
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+@pytest.mark.parametrize("kl_weight", [0.3, lambda step: 0.1 * step], ids=["number", "schedule"])
+def test_bound_of_five_samples_against_scipy(gradient, kl_weight):
+    """log of the mean of p(x|z) (p(z) / q(z|x))^b; `elbo`, the mean of log w, is that of b = 1."""
+    model, params, x, _ = wrong_encoder()
+    examples = batch(x).replace(step=jnp.int32(6))
+    b = kl_weight(6) if callable(kl_weight) else kl_weight
+    q = model.apply({"params": params}, examples.x, method="posterior")
+    z = np.asarray(iwae.samples_of(q, examples.noise(new_key(), (5, 2))), np.float64)
+    log_p, prior, posterior = densities(params, x, z)
+    terms, _ = iwae.loss(model, 5, gradient, kl_weight)({"params": params}, examples, new_key())
+    expected = special.logsumexp(log_p + b * (prior - posterior), axis=1) - np.log(5)
+    np.testing.assert_allclose(terms["loss"], -expected, rtol=1e-4)
+    np.testing.assert_allclose(terms["elbo"], (log_p + prior - posterior).mean(1), rtol=1e-4)
+    found = iwae.densities(model)({"params": params}, examples.x, q, jnp.asarray(z, jnp.float32))
+    for ours, theirs in zip(found, (log_p, prior, posterior), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_bound_grows_with_the_samples_and_stays_below():
@@ -57,29 +93,32 @@ def test_bound_grows_with_the_samples_and_stays_below():
 
 
 def test_plain_gradient_is_that_of_a_numpy_reference():
-    """sum_k w_k d log w_k, with the draws moving along (Burda et al. 2016, equation 14)."""
+    """sum_k w_k d log w_k, with the samples moving along (Burda et al. 2016, equation 14)."""
     model, params, x, _ = wrong_encoder()
-    one, samples = batch(x[:3]), 6
-    eps = iwae.noise(new_key(), one, (samples, 2))
-    of = iwae.terms(model, gaussian)
+    one, samples, kl_weight = batch(x[:3]), 6, 0.3
+    eps = one.noise(new_key(), (samples, 2))
+    of = iwae.densities(model)
 
     def log_weights(params):
         variables = {"params": params}
         q = model.apply(variables, one.x, method="posterior")
-        return of(variables, one.x, q, iwae.draws(q, eps)).log_weights()
+        found = of(variables, one.x, q, iwae.samples_of(q, eps))
+        return found.likelihood + kl_weight * (found.prior - found.posterior)
 
     weights = np.asarray(jax.nn.softmax(log_weights(params), axis=1))
     jacobian = jax.jacobian(log_weights)(params)
     expected = jax.tree.map(lambda j: -np.einsum("bk,bk...->...", weights, np.asarray(j)) / 3, jacobian)
-    slope = jax.grad(lambda p: iwae.loss(model, samples, log_likelihood=gaussian)(p, {}, one, new_key())[0])(params)
+    loss = iwae.loss(model, samples, kl_weight=kl_weight)
+    slope = jax.grad(lambda p: means(loss, p, one)["loss"])(params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), slope, expected)
 
 
-def slopes(gradient, params, model, x, samples, count):
+def slopes(gradient, params, model, x, samples, count, kl_weight=1.0):
     """The gradient for so many keys, of encoder and decoder, each as rows."""
-    loss = iwae.loss(model, samples, gradient, gaussian)
+    loss = iwae.loss(model, samples, gradient, kl_weight)
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(new_key(), jnp.arange(count))
-    found = jax.jit(jax.vmap(jax.grad(lambda p, key: loss(p, {}, batch(x), key)[0]), in_axes=(None, 0)))(params, keys)
+    descent = jax.grad(lambda p, key: means(loss, p, batch(x), key)["loss"])
+    found = jax.jit(jax.vmap(descent, in_axes=(None, 0)))(params, keys)
     rows = {}
     for group in ("encoder", "decoder"):
         leaves = [np.asarray(leaf, np.float64).reshape(count, -1) for leaf in jax.tree.leaves(found[group])]
@@ -87,34 +126,43 @@ def slopes(gradient, params, model, x, samples, count):
     return rows
 
 
-def test_doubly_reparameterized_gradient_has_the_same_expectation_and_less_variance():
+@pytest.mark.parametrize(("kl_weight", "samples"), [(1.0, 20), (0.3, 5), (1.7, 3)])
+def test_doubly_reparameterized_gradient_has_the_same_expectation(kl_weight, samples):
+    """By the same samples; and the decoder's is the same for each of them."""
     model, params, x, _ = wrong_encoder()
-    plain, dreg = (slopes(kind, params, model, x[:5], 20, 3000) for kind in ("plain", "dreg"))
+    count = 4000
+    plain, dreg = (slopes(kind, params, model, x[:5], samples, count, kl_weight) for kind in GRADIENTS)
     np.testing.assert_allclose(plain["decoder"], dreg["decoder"], rtol=1e-3, atol=1e-4)
-    errors = np.hypot(*(rows["encoder"].std(0) / np.sqrt(3000) for rows in (plain, dreg)))
-    apart = np.abs(plain["encoder"].mean(0) - dreg["encoder"].mean(0))
-    assert np.all(apart < 4.5 * errors)
+    apart = plain["encoder"] - dreg["encoder"]
+    errors = apart.std(0) / np.sqrt(count)
+    assert np.all(np.abs(apart.mean(0)) < 4.5 * errors)
     assert np.all(np.abs(dreg["encoder"].mean(0)) > 0)
-    assert np.abs(dreg["encoder"].mean(0)).max() > 10 * errors.max()
-    assert np.all(dreg["encoder"].var(0) < 0.5 * plain["encoder"].var(0))
+    assert np.abs(dreg["encoder"].mean(0) / errors).max() > 15  # so that an error of a third shows
+
+
+def test_doubly_reparameterized_gradient_has_less_variance():
+    model, params, x, _ = wrong_encoder()
+    plain, dreg = (slopes(kind, params, model, x[:5], 20, 1000)["encoder"] for kind in GRADIENTS)
+    assert np.all(dreg.var(0) < 0.5 * plain.var(0))
 
 
 def test_at_the_exact_posterior_the_doubly_reparameterized_gradient_is_zero():
-    """Of every draw: log w does not depend on the draws there. The plain one is noise."""
+    """Of every sample: log w does not depend on the samples there. The plain one is noise."""
     model, params, x, _ = linear_gaussian()
-    plain, dreg = (slopes(kind, params, model, x[:5], 10, 3) for kind in ("plain", "dreg"))
+    plain, dreg = (slopes(kind, params, model, x[:5], 10, 3) for kind in GRADIENTS)
     assert np.abs(dreg["encoder"]).max() < 1e-4 < 1e-2 < np.abs(plain["encoder"]).max()
 
 
 def test_the_value_does_not_depend_on_the_gradient():
     model, params, x = small()
-    a, b = (iwae.loss(model, 4, kind)(params, {}, batch(x), new_key()) for kind in ("plain", "dreg"))
-    np.testing.assert_allclose(a[0], b[0], rtol=1e-6)
-    assert a[1][1].keys() == b[1][1].keys() == {"loss", "elbo"}
+    a, b = (iwae.loss(model, 4, kind, 0.3)({"params": params}, batch(x), new_key())[0] for kind in GRADIENTS)
+    assert a.keys() == b.keys() == {"loss", "elbo"}
+    for name in a:
+        np.testing.assert_allclose(a[name], b[name], rtol=1e-6)
 
 
 MODEL = linear_gaussian()[0]
-OF = iwae.terms(MODEL, gaussian)
+OF = iwae.densities(MODEL)
 
 
 def estimated(params, x, samples, key):
@@ -154,45 +202,45 @@ def test_monte_carlo_error_is_the_spread_over_draws():
     assert 0.75 < np.mean([f["monte_carlo_error"] for f in found]) / spread < 1.35
 
 
-def test_samples_are_counted_when_pieces_do_not_divide_them(monkeypatch):
-    """Against NumPy, with the same draws: 7 samples in pieces of 3, 30 examples in pieces of 20."""
+def test_samples_are_counted_when_chunks_do_not_divide_them():
+    """Against NumPy, with the same samples: 70 samples in chunks of 50, 30 examples in chunks of 20."""
     _, params, x, _ = wrong_encoder()
-    monkeypatch.setattr(likelihood, "ROWS", 60)
-    found = estimated(params, x, 7, new_key())
+    found = estimated(params, x, 70, new_key())
     variables, whole = {"params": params}, batch(x)
     q = MODEL.apply(variables, whole.x, method="posterior")
-    pieces = [iwae.noise(jax.random.fold_in(new_key(), i), whole, (3, 2)) for i in range(3)]
-    terms = OF(variables, whole.x, q, iwae.draws(q, jnp.concatenate(pieces, axis=1)[:, :7]))
-    w = np.asarray(terms.log_weights(), np.float64)
-    log_p = np.log(np.exp(w).mean(1))
+    chunks = [whole.noise(jax.random.fold_in(new_key(), i), (50, 2)) for i in range(2)]
+    z = iwae.samples_of(q, jnp.concatenate(chunks, axis=1)[:, :70])
+    log_p, prior, posterior = densities(params, x, np.asarray(z, np.float64))
+    w = log_p + prior - posterior
+    log_x = special.logsumexp(w, axis=1) - np.log(70)
     ess = np.exp(w).sum(1) ** 2 / np.exp(2 * w).sum(1)
-    np.testing.assert_allclose(found["log_likelihood"], log_p.mean(), rtol=1e-5)
+    np.testing.assert_allclose(found["log_likelihood"], log_x.mean(), rtol=1e-5)
     np.testing.assert_allclose(found["ess"], ess.mean(), rtol=1e-4)
     np.testing.assert_allclose(found["elbo"], w.mean(), rtol=1e-5)
-    np.testing.assert_allclose(found["distortion"], -np.mean(terms.likelihood), rtol=1e-5)
-    np.testing.assert_allclose(found["standard_error"], log_p.std(ddof=1) / np.sqrt(30), rtol=1e-4)
+    np.testing.assert_allclose(found["rate"], (posterior - prior).mean(), rtol=1e-5)
+    np.testing.assert_allclose(found["distortion"], -log_p.mean(), rtol=1e-5)
+    np.testing.assert_allclose(found["standard_error"], log_x.std(ddof=1) / np.sqrt(30), rtol=1e-4)
 
 
-def test_active_units_are_those_that_move():
-    class Trained:
-        """A model whose second unit is dead."""
+def test_units_whose_mean_has_a_variance_above_a_hundredth_are_active():
+    """Burda et al. 2016, section 5.1."""
+    unit = stats.zscore(np.arange(30.0))[:, None]
+    for variance, active in {0.0: 0, 0.005: 0, 0.0099: 0, 0.0101: 1, 0.05: 1, 0.2: 1}.items():
+        assert likelihood.active_units(3 + unit * np.sqrt(variance)) == active
+    codes = unit * np.sqrt(np.array([[0.05, 0.0099, 7.0, 0.0, 0.0101]]))
+    assert likelihood.active_units(codes.astype(np.float32)) == 3
 
-        params, extra = linear_gaussian()[1], {}
 
-        class experiment:
-            model = MODEL
+def test_measure_is_the_estimate_of_a_trained_model_with_its_active_units():
+    _, params, x, _ = linear_gaussian()
 
-        @staticmethod
-        def encode(x):
-            return np.stack([np.linspace(-1, 1, len(x)), np.linspace(0, 0.3, len(x))], axis=1)
+    def encode(x):
+        return np.stack([np.linspace(-1, 1, len(x)), np.linspace(0, 0.3, len(x))], axis=1)
 
-    class Data:
-        class test:
-            x = linear_gaussian()[2]
-
-    found = likelihood.measure(OF, 5, Trained, Data)
-    assert found["active_units"] == 1
-    assert found["log_likelihood"] == estimated(Trained.params, Data.test.x, 5, new_key())["log_likelihood"]
+    trained = SimpleNamespace(experiment=SimpleNamespace(model=MODEL), variables={"params": params}, encode=encode)
+    found = likelihood.measure(OF, 5, trained, SimpleNamespace(test=SimpleNamespace(x=x)))
+    assert found.pop("active_units") == 1
+    assert found == estimated(params, x, 5, new_key())
 
 
 def test_log_prior_is_the_one_that_the_divergence_knows():
@@ -201,9 +249,9 @@ def test_log_prior_is_the_one_that_the_divergence_knows():
     x = jnp.asarray(x[:1])
     q = MODEL.apply({"params": params}, x, method="posterior")
     eps = jax.random.normal(new_key(), (1, 200_000, 2))
-    terms = OF({"params": params}, x, q, iwae.draws(q, eps))
+    terms = OF({"params": params}, x, q, iwae.samples_of(q, eps))
     gap = np.asarray(terms.posterior - terms.prior, np.float64)
-    assert abs(gap.mean() - float(prob.kl_normal(q)[0])) < 4 * gap.std() / np.sqrt(gap.size)
+    assert abs(gap.mean() - float(divergences.kl_normal(q)[0])) < 4 * gap.std() / np.sqrt(gap.size)
 
 
 def test_the_same_key_the_same_estimate():

@@ -6,7 +6,7 @@ import pytest
 from conftest import batch, equal, new_key
 from experiments import ksparse as experiment
 from jaxae import data, nets
-from jaxae.errors import InputError
+from jaxae.core.reduction import gradient
 from jaxae.variants import autoencoder, ksparse, tied
 
 X = jnp.asarray(np.random.default_rng(0).uniform(size=(5, 2, 3)), jnp.float32)
@@ -31,12 +31,12 @@ def test_largest_against_numpy(k):
     assert np.all(np.count_nonzero(found[[*range(20), 40]], axis=1) == k)
 
 
-def test_largest_is_the_same_for_seeds_at_once():
+def test_largest_under_vmap_equals_a_loop_over_seeds():
     z = jax.random.normal(new_key(), (3, 4, 10))
     assert equal(jax.vmap(lambda z: ksparse.largest(z, 4))(z), jnp.stack([ksparse.largest(one, 4) for one in z]))
 
 
-def test_gradient_passes_the_kept_alone():
+def test_gradient_passes_through_the_kept_units_only():
     z, slope = jax.random.normal(new_key(), (6, 9)), jax.random.normal(jax.random.key(1), (6, 9))
     kept, pull = jax.vjp(lambda z: ksparse.largest(z, 4), z)
     expected = np.where(np.asarray(kept) != 0, slope, 0)
@@ -52,31 +52,32 @@ def model(latent=4, **fields):
     return net, jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), shapes)
 
 
-@pytest.mark.parametrize("train", [True, False])
-def test_all_units_are_the_plain_autoencoder(train):
-    """Loss and gradient, of a linear one with tied weights."""
+@pytest.mark.parametrize("training", [True, False])
+def test_keeping_all_units_is_the_linear_autoencoder_with_tied_weights(training):
+    """Terms and gradient."""
     net, params = model(active=4)
     plain = tied.Tied((2, 3), 4, nets.linear, nets.linear)
 
     def slope(net):
-        loss = autoencoder.loss(net, "mse", train=train)
-        return jax.value_and_grad(lambda p: loss(p, {}, batch(X), new_key())[0])(params)
+        loss = autoencoder.loss(net, "mse")
+        return gradient(lambda p, b: loss({"params": p}, b, new_key()), params, batch(X, training=training))
 
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), slope(net), slope(plain))
 
 
 @pytest.mark.parametrize(("alpha", "later"), [(1.0, 2), (1.5, 3), (3.0, 6)])
-def test_more_units_after_training(alpha, later):
-    """In closed form: squared error of W'z + c, z the largest of x W + b."""
+def test_alpha_times_as_many_units_after_training(alpha, later):
+    """In closed form: squared error of W'z + c, z the largest units of x W + b."""
     net, params = model(latent=8, active=2, alpha=alpha)
     flat = np.asarray(X, np.float64).reshape(5, 6)
     w, b, c = (np.asarray(params[name], np.float64) for name in ("kernel", "encoder_bias", "decoder_bias"))
-    for train, k in ((True, 2), (False, later)):
+    for training, k in ((True, 2), (False, later)):
         z = reference(flat @ w + b, k)
         pixels = z @ w.T + c
-        value, (_, metrics) = autoencoder.loss(net, "mse", train=train)(params, {}, batch(X), new_key())
-        np.testing.assert_allclose(value, np.mean((pixels - flat) ** 2), rtol=1e-5)
-        np.testing.assert_allclose(metrics["code"], np.abs(z).mean(), rtol=1e-5)
+        loss = autoencoder.loss(net, "mse", weight=3.0)
+        terms, _ = loss({"params": params}, batch(X, training=training), new_key())
+        np.testing.assert_allclose(terms["loss"], 3 * np.mean((pixels - flat) ** 2, axis=1), rtol=1e-5)
+        np.testing.assert_allclose(terms["code"], np.abs(z).mean(1), rtol=1e-5)
     codes = net.apply({"params": params}, X, method="encode")
     np.testing.assert_allclose(codes, z, rtol=1e-4, atol=1e-5)
     decoded = net.apply({"params": params}, codes, method="decode")
@@ -88,11 +89,22 @@ def test_more_units_after_training(alpha, later):
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"active": 33, "alpha": 0.5}, "--active 33 --alpha 0.5: cannot keep 33 of 32 units"),
-        ({"active": 20, "alpha": 2.0}, "--active 20 --alpha 2.0: cannot keep 40 of 32 units"),
-        ({"active": 20, "alpha": 0.0}, "--active 20 --alpha 0.0: cannot keep 0 of 32 units"),
+        ({"active": 33, "alpha": 0.5}, "active=33 alpha=0.5: cannot keep 33 of latent=32 dimensions"),
+        ({"active": 20, "alpha": 2.0}, "active=20 alpha=2.0: cannot keep 40 of latent=32 dimensions"),
+        ({"active": 20, "alpha": 0.0}, "active=20 alpha=0.0: cannot keep 0 of latent=32 dimensions"),
     ],
 )
-def test_numbers_that_cannot_be_kept_are_refused(fields, says):
-    with pytest.raises(InputError, match=says):
+def test_number_of_active_units_out_of_range_raises(fields, says):
+    with pytest.raises(ValueError, match=says):
         experiment.build(experiment.Config(latent=32, **fields), data.Info((28, 28, 1), 100))
+
+
+def test_experiment_keeps_the_units_of_its_fields():
+    config = experiment.Config(latent=12, active=3, alpha=2.0)
+    built = experiment.build(config, data.Info((2, 3), 100))
+    params = built.model.init(new_key(), X)["params"]
+    before = X.reshape(5, 6) @ params["kernel"]
+    for training, k in ((True, 3), (False, 6)):
+        terms, _ = built.evaluate({"params": params}, batch(X, training=training), new_key())
+        z = reference(np.asarray(before), k)
+        np.testing.assert_allclose(terms["code"], np.abs(z).mean(1), rtol=1e-5)

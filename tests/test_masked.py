@@ -6,8 +6,8 @@ from scipy.special import expit
 from scipy.stats import chi2
 
 from conftest import batch, equal, new_key
-from jaxae import nets
-from jaxae.errors import InputError
+from experiments import masked as experiment
+from jaxae import data, nets
 from jaxae.variants import autoencoder, masked
 
 SHAPE = (6, 8, 2)
@@ -15,8 +15,8 @@ X = np.random.default_rng(0).uniform(0.1, 0.9, size=(5, *SHAPE)).astype(np.float
 
 
 @pytest.mark.parametrize(("patch", "share", "hidden"), [(1, 0.5, 24), (2, 0.75, 9), (2, 0.1, 1), (3, 0.5, 3)])
-def test_exact_share_of_whole_patches_is_hidden(patch, share, hidden):
-    """In all channels alike. Of 3 pixels' width the patches at the right are cut."""
+def test_exact_share_of_patches_is_hidden_in_all_channels(patch, share, hidden):
+    """With a width of 3 pixels the patches at the right are cut."""
     mask = np.asarray(masked.patches(SHAPE, patch, share)(new_key(), batch(X)))
     assert set(np.unique(mask)) == {0, 1}
     for one in mask:
@@ -28,7 +28,7 @@ def test_exact_share_of_whole_patches_is_hidden(patch, share, hidden):
 
 
 def test_every_patch_is_hidden_as_often():
-    """The drawing is fair: a goodness-of-fit test of 16 patches, 4,000 draws of 4."""
+    """A goodness-of-fit test: 16 patches, 4,000 samples of 4."""
     many = batch(np.zeros((4000, 4, 4, 1), np.float32))
     counts = np.asarray(masked.patches((4, 4, 1), 1, 0.25)(new_key(), many)).sum(0).ravel()
     expected = 4000 / 4
@@ -37,11 +37,11 @@ def test_every_patch_is_hidden_as_often():
     assert chi2(15).ppf(1e-4) < statistic < chi2(15).ppf(1 - 1e-4)
 
 
-def test_mask_belongs_to_the_number_of_the_example():
+def test_mask_is_a_function_of_the_index_of_the_example_and_the_key():
     mask, whole = masked.patches(SHAPE, 2, 0.5), batch(X)
-    part = whole._replace(x=whole.x[3:] + 1, y=whole.y[3:], number=whole.number[3:], weight=whole.weight[3:])
+    part = whole.replace(x=whole.x[3:] + 1, y=whole.y[3:], index=whole.index[3:], weight=whole.weight[3:])
     assert equal(mask(new_key(), part), mask(new_key(), whole)[3:])
-    assert not equal(mask(new_key(), part._replace(number=jnp.array([0, 1]))), mask(new_key(), part))
+    assert not equal(mask(new_key(), part.replace(index=jnp.array([0, 1]))), mask(new_key(), part))
     assert not equal(mask(jax.random.key(1), whole), mask(new_key(), whole))
 
 
@@ -55,9 +55,9 @@ def model():
 
 @pytest.mark.parametrize("objective", ["bce", "mse"])
 def test_loss_against_numpy(objective):
-    """The encoder sees what `visible` shows for the same key; hidden pixels alone are counted; padding is not."""
+    """The input is that of `visible` with the same key; the terms are means over hidden pixels."""
     net, params = model()
-    mask, weight = masked.patches(SHAPE, 2, 0.75), np.array([1, 1, 0, 1, 1], bool)
+    mask = masked.patches(SHAPE, 2, 0.75)
     seen = np.asarray(masked.visible(mask)(new_key(), batch(X)))
     hidden = seen == 0
     assert np.all(hidden.sum((1, 2, 3)) == 9 * 4 * 2)
@@ -67,17 +67,16 @@ def test_loss_against_numpy(objective):
     pixels = expit(z @ layers[1]["kernel"] + layers[1]["bias"]).reshape(X.shape)
     cross = -(X * np.log(pixels) + (1 - X) * np.log(1 - pixels))
     expected = {
-        "bce": cross[weight][hidden[weight]].mean(),
-        "mse": ((pixels - X) ** 2)[weight][hidden[weight]].mean(),
-        "code": np.abs(z[weight]).mean(),
+        "bce": np.array([one[where].mean() for one, where in zip(cross, hidden, strict=True)]),
+        "mse": np.array([one[where].mean() for one, where in zip((pixels - X) ** 2, hidden, strict=True)]),
+        "code": np.abs(z).mean(1),
     }
     expected["loss"] = expected[objective]
-    value, (extra, metrics) = masked.loss(net, objective, mask)(params, {}, batch(X, weight), new_key())
-    assert set(metrics) == set(expected)
+    terms, updates = masked.loss(net, objective, mask)({"params": params}, batch(X), new_key())
+    assert set(terms) == set(expected)
     for name, exact in expected.items():
-        np.testing.assert_allclose(metrics[name], exact, rtol=1e-5, err_msg=name)
-    assert value == metrics["loss"]
-    assert extra == {}
+        np.testing.assert_allclose(terms[name], exact, rtol=1e-5, err_msg=name)
+    assert updates == {}
 
 
 def test_reconstruction_of_visible_pixels_has_no_gradient():
@@ -87,7 +86,7 @@ def test_reconstruction_of_visible_pixels_has_no_gradient():
     one = batch(X[:1])
     hidden = np.asarray(mask(new_key(), one))
     layer = params["decoder"]["Dense_0"]
-    slope = jax.grad(lambda p: masked.loss(net, "bce", mask)(p, {}, one, new_key())[0])(params)
+    slope = jax.grad(lambda p: masked.loss(net, "bce", mask)({"params": p}, one, new_key())[0]["loss"][0])(params)
     _, logits = net.apply({"params": params}, masked.visible(mask)(new_key(), one))
     expected = hidden * (expit(np.asarray(logits)) - X[:1]) / hidden.sum()
     np.testing.assert_allclose(slope["decoder"]["Dense_0"]["bias"], expected.ravel(), rtol=1e-4, atol=1e-7)
@@ -95,8 +94,7 @@ def test_reconstruction_of_visible_pixels_has_no_gradient():
     assert np.count_nonzero(slope["decoder"]["Dense_0"]["bias"]) == hidden.sum() == layer["bias"].size // 2
 
 
-def test_what_is_hidden_is_not_seen():
-    """Other values of the hidden pixels change neither what the encoder sees nor the code."""
+def test_hidden_pixels_do_not_reach_the_encoder():
     mask = masked.patches(SHAPE, 2, 0.5)
     hidden = np.asarray(mask(new_key(), batch(X)))
     other = np.where(hidden == 1, 1 - X, X)
@@ -107,13 +105,29 @@ def test_what_is_hidden_is_not_seen():
 @pytest.mark.parametrize(
     ("shape", "patch", "share", "says"),
     [
-        ((6, 8, 2), 2, 0.99, "--hidden-share 0.99: hides 12 of 12 patches"),
-        ((6, 8, 2), 2, 0.01, "--hidden-share 0.01: hides 0 of 12 patches"),
-        ((6, 8, 2), 9, 0.5, "--hidden-share 0.5: hides 1 of 1 patches"),
-        ((6, 8, 2), 2, 7.0, "--hidden-share 7.0: hides 84 of 12 patches"),
+        ((6, 8, 2), 2, 0.99, "hidden_share=0.99 hides 12 of 12 patches"),
+        ((6, 8, 2), 2, 0.01, "hidden_share=0.01 hides 0 of 12 patches"),
+        ((6, 8, 2), 9, 0.5, "hidden_share=0.5 hides 1 of 1 patches"),
+        ((6, 8, 2), 2, 7.0, "hidden_share=7.0 hides 84 of 12 patches"),
         ((59, 1), 2, 0.5, r"examples of shape \(59, 1\) are not images"),
     ],
 )
-def test_shares_that_hide_all_or_nothing_are_refused(shape, patch, share, says):
-    with pytest.raises(InputError, match=says):
+def test_share_that_hides_all_or_no_patches_raises(shape, patch, share, says):
+    with pytest.raises(ValueError, match=says):
         masked.patches(shape, patch, share)
+
+
+def test_experiment_hides_the_share_of_its_fields():
+    built = experiment.build(
+        experiment.Config(hidden=(), latent=3, patch=2, hidden_share=0.25), data.Info((6, 8, 2), 100)
+    )
+    shown = np.asarray(built.corrupt(new_key(), batch(X)))
+    hidden = shown == 0
+    assert np.all(hidden.sum((1, 2, 3)) == 3 * 4 * 2)  # 3 of 12 patches
+    params = built.model.init(new_key(), jnp.asarray(X))["params"]
+    terms, _ = built.evaluate({"params": params}, batch(X, training=False), new_key())
+    _, logits = built.model.apply({"params": params}, jnp.asarray(shown))
+    pixels = expit(np.asarray(logits, np.float64))
+    cross = -(X * np.log(pixels) + (1 - X) * np.log(1 - pixels))
+    expected = [one[where].mean() for one, where in zip(cross, hidden, strict=True)]
+    np.testing.assert_allclose(terms["loss"], expected, rtol=1e-5)

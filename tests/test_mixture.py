@@ -62,7 +62,7 @@ def test_a_plain_autoencoder_can_be_sampled(plain):
     """What it decodes from the mixture looks more like digits than what it decodes from a single normal."""
     model, digits = jaxae.load(plain), data.load("digits")
     codes = np.asarray(model.encode(digits.train.x))
-    with pytest.raises(InputError, match="no prior to sample from"):
+    with pytest.raises(ValueError, match="no prior to sample from"):
         model.sample(new_key(), 3)
 
     def nearest(components):

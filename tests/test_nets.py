@@ -11,7 +11,7 @@ from scipy.special import expit
 
 from conftest import equal, new_key
 from jaxae import data, nets, ops
-from jaxae.errors import InputError
+from jaxae.core.batch import AXIS
 
 INFO = data.Info((28, 28, 1), 60_000)
 
@@ -28,7 +28,7 @@ def test_mlp_against_numpy():
     np.testing.assert_allclose(net.apply(params, x), h.reshape(4, 2, 3), rtol=1e-5, atol=1e-6)
 
 
-def test_mlp_takes_leading_axes():
+def test_mlp_accepts_leading_axes():
     net = nets.MLP((7,), (5,))
     x = jax.random.normal(jax.random.key(1), (4, 3, 2))
     params = net.init(jax.random.key(0), x[0])
@@ -41,6 +41,12 @@ def test_mlp_starts_from_glorot_uniform():
     bound = np.sqrt(6 / 500)
     assert 0.99 * bound < np.abs(kernel).max() <= bound
     np.testing.assert_allclose(kernel.std(), bound / np.sqrt(3), rtol=0.02)
+
+
+def test_mlp_last_layer_starts_from_last_bias():
+    params = nets.MLP((3,), (2,), last_bias=(0.5, -1.0)).init(new_key(), jnp.zeros((1, 4)))["params"]
+    np.testing.assert_array_equal(params["Dense_0"]["bias"], np.zeros(3))
+    np.testing.assert_array_equal(params["Dense_1"]["bias"], [0.5, -1])
 
 
 def test_mlp_activation_is_not_applied_last():
@@ -83,7 +89,7 @@ def test_mlp_in_mixed_precision():
 
 
 def started(net, *args):
-    """Parameters and statistics, none of them where they start, so that biases count."""
+    """Parameters and statistics, sampled, so that biases count."""
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(net.init, new_key(), *args)
     return jax.tree.map(lambda leaf: jnp.asarray(rng.uniform(-0.5, 0.5, leaf.shape), jnp.float32), shapes)
@@ -94,7 +100,7 @@ def apply(net, *args):
 
 
 def captured(net, *args):
-    """The result, and those of the layers by their names."""
+    """The output, and the outputs of the layers by their names."""
     call = partial(net.apply, mutable=["batch_stats", "intermediates"], capture_intermediates=True)
     y, changed = jax.jit(call)(*args)
     return y, {name: kept["__call__"][0] for name, kept in changed["intermediates"].items() if name != "__call__"}
@@ -125,7 +131,7 @@ def test_conv_against_lax(size):
 
 @pytest.mark.parametrize(("shape", "code"), [((28, 28, 1), (4, 4)), ((9, 5, 2), (3, 2)), ((13, 14, 3), (4, 4))])
 def test_upconv_against_lax(shape, code):
-    """Cut to the image where larger; with a last upsampled layer without padding, 4 -> 8 -> 16 -> 14 -> 28."""
+    """Results larger than the image are cut; with one layer without padding: 4 -> 8 -> 16 -> 14 -> 28."""
     paddings = ("SAME", "SAME", "VALID") if shape[0] == 28 else ("SAME",)
     filters = (4, 3, 5)[: 3 if shape[0] == 28 else 2]
     net = nets.UpConv(shape, filters, (3,), paddings=paddings, activation=jnp.tanh)
@@ -169,14 +175,14 @@ def test_deconv_is_the_transpose_of_conv(size, strides, sizes):
 
 
 @pytest.mark.parametrize("build", [nets.UpConv, nets.Deconv])
-def test_the_last_layer_of_an_image_decoder_starts_from_a_bias(build):
-    """With biases of 0 before it, a code of 0 becomes this number everywhere."""
+def test_image_decoder_starts_from_its_bias(build):
+    """The biases before it are 0, so that a code of 0 becomes this number everywhere."""
     net = build((6, 6, 2), (3, 4), bias=-1.5)
     code = jnp.zeros((2, 6, 6, 4) if build is nets.Deconv else (2, 3, 3, 4))
     assert equal(net.apply(net.init(new_key(), code), code), jnp.full((2, 6, 6, 2), -1.5))
 
 
-def test_deconv_activates_all_but_the_last_and_a_flat_code_passes_a_dense_layer():
+def test_deconv_has_a_linear_last_layer_and_a_dense_layer_for_flat_codes():
     net = nets.Deconv((5, 6, 1), (2, 3), (3,), (1, 2), activation=jnp.tanh)
     z = jax.random.normal(new_key(), (4, 2))
     params = started(net, z)["params"]
@@ -197,7 +203,7 @@ def test_deconv_activates_all_but_the_last_and_a_flat_code_passes_a_dense_layer(
         nets.Deconv((6, 6, 1), (2, 3), strides=(2, 1)),
     ],
 )
-def test_image_nets_take_leading_axes(net):
+def test_image_nets_accept_leading_axes(net):
     x = jax.random.normal(new_key(), (2, 3, 3, 3, 3))
     params = started(net, x[0])
     each = np.stack([apply(net, params, row) for row in x])
@@ -261,18 +267,23 @@ def test_number_of_parameters(name):
 def test_dropout_drops_its_share_and_keeps_the_mean():
     n, rate = 40_000, 0.3
     x = jnp.ones((200, 10, 20))
-    y = np.asarray(nets.Regularization(False, rate).apply({}, x, jax.random.split(new_key(), 200)))
+    y = np.asarray(nets.Regularization(False, rate).apply({}, x, jax.random.split(new_key(), 200), None))
     kept = np.count_nonzero(y)
     np.testing.assert_array_equal(y[y != 0], np.float32(1 / np.float32(0.7)))
     assert abs(kept - (1 - rate) * n) < 4 * np.sqrt(n * rate * (1 - rate))
     assert abs(y.mean() - 1) < 4 * np.sqrt(rate / (1 - rate) / n)
-    assert equal(nets.Regularization(False, 0.0).apply({}, x, jax.random.split(new_key(), 200)), x)
+    assert equal(nets.Regularization(False, 0.0).apply({}, x, jax.random.split(new_key(), 200), None), x)
+
+
+def test_dropout_rate_of_one_raises():
+    with pytest.raises(ValueError, match="dropout=1.0 must be below 1"):
+        nets.Regularization(False, 1.0).apply({}, jnp.ones((2, 3)), None, None)
 
 
 class Twice(nn.Module):
     @nn.compact
     def __call__(self, x, keys):
-        return [nets.Regularization(False, 0.5)(x, keys) for _ in range(2)]
+        return [nets.Regularization(False, 0.5)(x, keys, None) for _ in range(2)]
 
 
 def test_dropout_is_a_function_of_the_example_and_of_the_layer():
@@ -292,21 +303,45 @@ def test_dropout_is_a_function_of_the_example_and_of_the_layer():
 def test_batch_norm():
     net = nets.Regularization(True, 0.0)
     x = 2 + 3 * jax.random.normal(new_key(), (6, 4, 5, 3))
-    start = started(net, x, None)
+    start = started(net, x, None, None)
     start["batch_stats"] = jax.tree.map(lambda v: v + 2, start["batch_stats"])
     before = start["batch_stats"]["BatchNorm_0"]
     scale, bias = (np.asarray(start["params"]["BatchNorm_0"][name]) for name in ("scale", "bias"))
     exact = np.asarray(x, np.float64)
     mean, var = exact.mean((0, 1, 2)), exact.var((0, 1, 2))
-    y, changed = net.apply(start, x, jax.random.split(new_key(), 6), mutable=["batch_stats"])
+    y, changed = net.apply(start, x, jax.random.split(new_key(), 6), None, mutable=["batch_stats"])
     np.testing.assert_allclose(y, (exact - mean) / np.sqrt(var + 1e-3) * scale + bias, rtol=1e-4, atol=1e-5)
     moved = changed["batch_stats"]["BatchNorm_0"]
     np.testing.assert_allclose(moved["mean"], 0.99 * np.asarray(before["mean"]) + 0.01 * mean, rtol=1e-6)
     np.testing.assert_allclose(moved["var"], 0.99 * np.asarray(before["var"]) + 0.01 * var, rtol=1e-6)
-    y, changed = net.apply(start, x, None, mutable=["batch_stats"])
+    y, changed = net.apply(start, x, None, None, mutable=["batch_stats"])
     old, spread = (np.asarray(before[name]) for name in ("mean", "var"))
     np.testing.assert_allclose(y, (exact - old) / np.sqrt(spread + 1e-3) * scale + bias, rtol=1e-5, atol=1e-5)
     assert equal(changed["batch_stats"], start["batch_stats"])
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        nets.Conv((2, 3), activation=jnp.tanh, batch_norm=True),
+        nets.Deconv((4, 4, 1), (1, 2, 2), activation=jnp.tanh, batch_norm=True),
+    ],
+)
+def test_batch_norm_over_an_axis_of_devices_is_that_of_the_whole_batch(net):
+    x = jax.random.normal(new_key(), (6, 4, 4, 2))
+    variables = jax.jit(net.init)(new_key(), x)
+
+    def train(x, keys, axis):
+        return net.apply(variables, x, keys, axis, mutable=["batch_stats"])
+
+    y, changed = jax.jit(partial(train, axis=None))(x, jax.random.split(new_key(), 6))
+    halves = x.reshape(2, 3, 4, 4, 2), jax.random.split(new_key(), (2, 3))
+    found, moved = jax.jit(jax.vmap(partial(train, axis=AXIS), axis_name=AXIS))(*halves)
+    np.testing.assert_allclose(found.reshape(y.shape), y, rtol=1e-4, atol=1e-5)
+    both = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), changed)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), moved, both)
+    alone, _ = jax.jit(jax.vmap(partial(train, axis=None)))(*halves)
+    assert np.abs(alone.reshape(y.shape) - y).max() > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -316,8 +351,8 @@ def test_batch_norm():
         nets.Deconv((4, 4, 1), (1, 2), activation=jnp.tanh, batch_norm=True, dropout=0.5),
     ],
 )
-def test_regularization_is_after_the_activation_of_hidden_layers(net):
-    """Dropped values are 0 after pooling too; those of the last layer of a decoder, of pixels, are never dropped."""
+def test_regularization_follows_the_activation_of_hidden_layers(net):
+    """Pooling comes after dropout; pixels, the output of a decoder's last layer, are never dropped."""
     x = jax.random.normal(new_key(), (3, 4, 4, 1 if isinstance(net, nets.Conv) else 2))
     variables = jax.jit(net.init)(new_key(), x)
     keys = jax.random.split(new_key(), 3)
@@ -337,27 +372,30 @@ def test_regularization_is_after_the_activation_of_hidden_layers(net):
         assert equal(y, seen[layers[1]])
 
 
-def test_lists_that_do_not_fit():
+def test_lists_and_shapes_that_do_not_fit_raise_in_one_line():
     x = jnp.zeros((1, 8, 8, 1))
     for net, says in (
-        (nets.Conv((2, 3, 4), kernels=(3, 3)), "--kernels 3 3: 2 values for 3 --filters: give 3, or one for all"),
-        (nets.Conv((2, 3), strides=()), "--strides : 0 values for 2"),
-        (nets.Conv((2,), pools=(2, 2)), "--pools 2 2: 2 values for 1"),
-        (nets.UpConv((8, 8, 1), (2, 3, 4), paddings=("SAME", "VALID")), "--paddings SAME VALID: 2 values for 3"),
-        (nets.Deconv((8, 8, 1), (2, 3), strides=(1, 2, 2)), "--strides 1 2 2: 3 values for 2"),
+        (nets.Conv((2, 3, 4), kernels=(3, 3)), r"kernels=\[3, 3\]: 2 values for 3 filters: give 3, or one for all"),
+        (nets.Conv((2, 3), strides=()), r"strides=\[\]: 0 values for 2"),
+        (nets.Conv((2,), pools=(2, 2)), r"pools=\[2, 2\]: 2 values for 1"),
+        (
+            nets.UpConv((8, 8, 1), (2, 3, 4), paddings=("SAME", "VALID")),
+            r"paddings=\['SAME', 'VALID'\]: 2 values for 3",
+        ),
+        (nets.Deconv((8, 8, 1), (2, 3), strides=(1, 2, 2)), r"strides=\[1, 2, 2\]: 3 values for 2"),
         (nets.UpConv((17, 16, 1), (2,)), "images of 17x16 come out as 16x16"),
         (nets.UpConv((16, 17, 1), (2,)), "images of 16x17 come out as 16x16"),
     ):
-        with pytest.raises(InputError, match=says) as error:
+        with pytest.raises(ValueError, match=says) as error:
             net.init(new_key(), x)
         assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["convolutional", "denoising", "denoising_conv32", "mirrored", "strided"])
-def test_sequences_are_not_images(name):
+def test_image_experiments_refuse_sequences(name):
     experiment = import_module(f"experiments.{name}")
     model = experiment.build(experiment.Config(), data.Info((7, 3), 100)).model
-    with pytest.raises(InputError, match=r"examples of shape \(7, 3\) are not images: this net needs \[H, W, C\]"):
+    with pytest.raises(ValueError, match=r"examples of shape \(7, 3\) are not images: this net needs \[H, W, C\]"):
         jax.eval_shape(model.init, new_key(), jnp.zeros((2, 7, 3)))
 
 
@@ -393,8 +431,8 @@ def test_lstm_against_numpy():
         np.testing.assert_allclose(out[:n], row[:n], rtol=1e-5, atol=1e-6)
 
 
-def test_lstm_starts_as_the_source_says():
-    """Kernels of the input from Glorot uniform, one per gate; recurrent kernels orthogonal; biases zero."""
+def test_lstm_starts_from_glorot_uniform_and_orthogonal_kernels():
+    """Input kernels: Glorot uniform, one per gate; recurrent kernels: orthogonal; biases: zero."""
     cell = nets.LSTM(40).init(new_key(), jnp.zeros((1, 2, 60)))["params"]["OptimizedLSTMCell_0"]
     for gate in "ifgo":
         bound = np.sqrt(6 / 100)
@@ -404,7 +442,7 @@ def test_lstm_starts_as_the_source_says():
         np.testing.assert_array_equal(cell[f"h{gate}"]["bias"], 0)
 
 
-def test_the_last_layer_may_start_from_a_bias():
+def test_only_the_last_layer_of_upconv_starts_from_the_bias():
     params = nets.UpConv((4, 4, 2), (3,), bias=-1.9).init(new_key(), jnp.zeros((1, 2, 2, 1)))["params"]
     np.testing.assert_array_equal(params["Convolution_0"]["bias"], np.zeros((1, 1, 1, 3)))
     np.testing.assert_array_equal(params["Convolution_1"]["bias"], np.full((1, 1, 1, 2), -1.9, np.float32))

@@ -1,5 +1,6 @@
 """Operands are small whole numbers, so that every sum is exact and results are equal, not close."""
 
+from math import isqrt
 from unittest import mock
 
 import jax
@@ -13,6 +14,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from jaxae import ops
 
+BACKENDS = ("cpu", "gpu")
 FEW = settings(max_examples=25, deadline=None, derandomize=True)
 CANONICAL = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))  # NHWC, HWIO, NHWC
 
@@ -49,7 +51,7 @@ def equal(ours, theirs):
 
 @st.composite
 def convolutions(draw):
-    """Image, kernel, result, stride, padding; and whether as on a CPU."""
+    """Image, kernel, result, stride, padding, and the backend."""
     padding, stride = draw(st.sampled_from(["SAME", "VALID"])), draw(st.integers(1, 3))
     kernel = [draw(st.integers(1, 5)) for _ in range(2)]
     size = [draw(st.integers(1 if padding == "SAME" else k, 9)) for k in kernel]
@@ -58,14 +60,19 @@ def convolutions(draw):
     out = jax.eval_shape(
         lambda x, w: reference(x, w, stride, padding), *(jax.ShapeDtypeStruct(s, jnp.float32) for s in (image, weights))
     )
-    return whole(draw(st.integers(0, 99)), image, weights, out.shape), stride, padding, draw(st.booleans())
+    return whole(draw(st.integers(0, 99)), image, weights, out.shape), stride, padding, draw(st.sampled_from(BACKENDS))
+
+
+def on(backend):
+    """`ops` as on this backend: both of its forms run on a CPU."""
+    return mock.patch.object(jax, "default_backend", return_value=backend)
 
 
 @FEW
 @given(convolutions())
-def test_conv_is_that_of_lax(case):
-    (x, w, g), stride, padding, cpu = case
-    with mock.patch.object(ops, "_on_cpu", return_value=cpu):
+def test_conv_equals_that_of_lax(case):
+    (x, w, g), stride, padding, backend = case
+    with on(backend):
         ours = with_gradients(lambda x, w: ops.conv(x, w, stride, padding))(x, w, g)
     equal(ours, with_gradients(lambda x, w: reference(x, w, stride, padding))(x, w, g))
 
@@ -73,9 +80,9 @@ def test_conv_is_that_of_lax(case):
 @FEW
 @given(convolutions())
 def test_conv_transpose_is_the_transpose_of_that_of_lax(case):
-    (x, w, g), stride, padding, cpu = case
+    (x, w, g), stride, padding, backend = case
     size = x.shape[1:3]
-    with mock.patch.object(ops, "_on_cpu", return_value=cpu):
+    with on(backend):
         ours = with_gradients(lambda g, w: ops.conv_transpose(g, w, size, stride, padding))(g, w, x)
     equal(ours, with_gradients(lambda g, w: transposed(g, w, size, stride, padding))(g, w, x))
 
@@ -84,14 +91,14 @@ def test_conv_transpose_is_the_transpose_of_that_of_lax(case):
 @given(convolutions())
 def test_adjoint(case):
     """<conv(x), y> = <x, conv_transpose(y)>."""
-    (x, w, y), stride, padding, cpu = case
-    with mock.patch.object(ops, "_on_cpu", return_value=cpu):
+    (x, w, y), stride, padding, backend = case
+    with on(backend):
         down, up = ops.conv(x, w, stride, padding), ops.conv_transpose(y, w, x.shape[1:3], stride, padding)
     assert jnp.vdot(down, y) == jnp.vdot(x, up)
 
 
 def test_conv_is_a_correlation():
-    """The formula itself: y[i, j] = sum over k, l of x[s i + k, s j + l] w[k, l]."""
+    """y[i, j] = sum over k, l of x[s i + k, s j + l] w[k, l]."""
     x, w = whole(0, (2, 6, 7, 3), (3, 2, 3, 4))
     np.testing.assert_array_equal(ops.conv(x, w, 2, "VALID"), correlation(x, w, 2, ((0, 0), (0, 0))))
 
@@ -118,7 +125,7 @@ def function(request):
 
 
 @pytest.mark.parametrize("axes", [(0, 0, 0), (None, 0, 0), (0, None, 0), (0, 0, None)])
-def test_seeds_are_a_loop_over_seeds(function, axes):
+def test_vmap_over_seeds_equals_a_loop_over_seeds(function, axes):
     f, operands = function
     operands = [v if axis == 0 else v[0] for v, axis in zip(operands, axes, strict=True)]
     each = [[v[i] if axis == 0 else v for v, axis in zip(operands, axes, strict=True)] for i in range(4)]
@@ -128,7 +135,7 @@ def test_seeds_are_a_loop_over_seeds(function, axes):
         equal([leaf[i] for leaf in together], run(*one))
 
 
-def test_seeds_in_a_compiled_loop(function):
+def test_vmap_over_seeds_in_a_compiled_loop_equals_single_seeds(function):
     f, operands = function
     run = with_gradients(f)
 
@@ -152,12 +159,12 @@ def equations(jaxpr):
 
 
 @pytest.mark.parametrize("seeds", [False, True])
-def test_every_convolution_has_the_layout_that_is_fast(function, monkeypatch, seeds):
-    monkeypatch.setattr(ops, "_on_cpu", lambda: True)
+def test_every_convolution_has_the_layout_that_is_fast_on_cpu(function, seeds):
     f, operands = function
     run = jax.vmap(with_gradients(f)) if seeds else with_gradients(f)
     operands = operands if seeds else [v[0] for v in operands]
-    traced = jax.make_jaxpr(lambda *v: lax.fori_loop(0, 2, lambda i, _: run(*v), run(*v)))(*operands)
+    with on("cpu"):
+        traced = jax.make_jaxpr(lambda *v: lax.fori_loop(0, 2, lambda i, _: run(*v), run(*v)))(*operands)
     found = [e.params for e in equations(traced.jaxpr) if e.primitive is lax.conv_general_dilated_p]
     assert len(found) == 4  # the value and the gradient in the image, before the loop and in it
     for params in found:
@@ -165,30 +172,27 @@ def test_every_convolution_has_the_layout_that_is_fast(function, monkeypatch, se
         assert params["feature_group_count"] == params["batch_group_count"] == 1
 
 
-@pytest.mark.parametrize("cpu", [True, False])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("stride", "channels"), [(1, (2, 1)), (1, (1, 2)), (2, (2, 1))])
-def test_mixed_precision_multiplies_bfloat16_and_adds_float32(monkeypatch, cpu, stride, channels):
+def test_mixed_precision_multiplies_bfloat16_and_adds_float32(backend, stride, channels):
     """Whole numbers up to 500: bfloat16 rounds them, float32 adds their products without rounding."""
-    monkeypatch.setattr(ops, "_on_cpu", lambda: cpu)
     out = -(-5 // stride)
     x, w, g = whole(2, (2, 5, 5, channels[0]), (3, 3, *channels), (2, out, out, channels[1]), largest=500)
     short = [v.astype(jnp.bfloat16).astype(jnp.float32) for v in (x, w, g)]
-    y = ops.conv(x, w, stride, precision="mixed")
-    assert y.dtype == jnp.float32
+    with on(backend):
+        y = ops.conv(x, w, stride, precision="mixed")
+        up = ops.conv_transpose(g, w, (5, 5), stride, precision="mixed")
+        down = with_gradients(lambda x, w: ops.conv(x, w, stride, precision="mixed"))(x, w, g)
+        back = with_gradients(lambda g, w: ops.conv_transpose(g, w, (5, 5), stride, precision="mixed"))(g, w, x)
+    assert y.dtype == up.dtype == jnp.float32
     np.testing.assert_array_equal(y, correlation(*short[:2], stride, ((1, 1), (1, 1))))
     assert np.any(y != correlation(x, w, stride, ((1, 1), (1, 1))))
-    up = ops.conv_transpose(g, w, (5, 5), stride, precision="mixed")
-    assert up.dtype == jnp.float32
     np.testing.assert_array_equal(up, transposed(short[2], short[1], (5, 5), stride, "SAME"))
-    down = with_gradients(lambda x, w: ops.conv(x, w, stride, precision="mixed"))
-    equal(down(x, w, g), with_gradients(lambda x, w: reference(x, w, stride, "SAME"))(*short))
-    back = with_gradients(lambda g, w: ops.conv_transpose(g, w, (5, 5), stride, precision="mixed"))
-    equal(
-        back(g, w, x), with_gradients(lambda g, w: transposed(g, w, (5, 5), stride, "SAME"))(*short[::-1][:2], short[0])
-    )
+    equal(down, with_gradients(lambda x, w: reference(x, w, stride, "SAME"))(*short))
+    equal(back, with_gradients(lambda g, w: transposed(g, w, (5, 5), stride, "SAME"))(*short[::-1][:2], short[0]))
 
 
-def test_conv_transpose_refuses_a_size_that_no_convolution_takes_there():
+def test_conv_transpose_raises_for_a_size_that_no_convolution_has():
     x, w = whole(3, (1, 3, 3, 2), (3, 3, 1, 2))
     assert ops.conv_transpose(x, w, (5, 6), 2).shape == (1, 5, 6, 1)
     for size in ((4, 6), (5, 7)):
@@ -197,7 +201,7 @@ def test_conv_transpose_refuses_a_size_that_no_convolution_takes_there():
 
 
 def pooled(x, size):
-    """SAME as XLA has it: what is missing lies half before and half, or one more, behind."""
+    """Padding SAME of XLA: half of it before, half of it (or one more) behind."""
     n, height, width, channels = x.shape
     out = np.empty((n, -(-height // size), -(-width // size), channels))
     top, left = (out.shape[1] * size - height) // 2, (out.shape[2] * size - width) // 2
@@ -241,14 +245,19 @@ def test_conv_upsampled_is_the_convolution_of_the_upsampled(shape):
     equal(with_gradients(ops.conv_upsampled)(x, w, g), plain(x, w, g))
 
 
-@pytest.mark.parametrize("n", [1, 31, 32, 64, 66, 67])
 @pytest.mark.parametrize("channels", [1, 2])
-@pytest.mark.parametrize("images", [32, 0.01])
-def test_the_gradient_in_the_kernel_is_that_of_the_whole_batch(n, channels, images, monkeypatch):
-    """Whatever pieces the batch divides into; one image after the other where they are large."""
-    monkeypatch.setattr(ops, "IN_CACHE", images * 4 * 5 * 3 * channels)
-    x, w, g = whole(7, (n, 4, 5, channels), (3, 3, channels, 3), (n, 4, 5, 3))
-    equal(with_gradients(ops.conv)(x, w, g), with_gradients(lambda x, w: reference(x, w, 1, "SAME"))(x, w, g))
+@pytest.mark.parametrize(
+    ("n", "fits", "pieces"), [(1, 32, 0), (31, 32, 0), (32, 32, 0), (64, 32, 2), (66, 32, 3), (67, 32, 0), (67, 2, 67)]
+)
+def test_kernel_gradient_in_pieces_is_that_of_the_whole_batch(n, fits, pieces, channels):
+    """Images of which `fits` are in the cache: pieces of equal size, else all at once, or each alone where large."""
+    side = isqrt(ops.IN_CACHE // (fits * 3 * channels))
+    side += fits == 2  # a little too large for two
+    x, w, g = whole(7, (n, side, side, channels), (3, 3, channels, 3), (n, side, side, 3))
+    run = with_gradients(ops.conv)
+    loops = [e.params["length"] for e in equations(jax.make_jaxpr(run)(x, w, g).jaxpr) if e.primitive.name == "scan"]
+    assert loops == [pieces] * (pieces > 0)
+    equal(run(x, w, g), with_gradients(lambda x, w: reference(x, w, 1, "SAME"))(x, w, g))
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])

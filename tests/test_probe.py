@@ -1,5 +1,6 @@
 """Errors of a linear classifier, where they are known."""
 
+import json
 import re
 import shutil
 
@@ -9,7 +10,7 @@ import pytest
 import jaxae
 from conftest import script
 from experiments import ksparse
-from jaxae import data, run
+from jaxae import data, directory, run
 
 probe = script("probe")
 
@@ -36,12 +37,9 @@ def test_errors_that_are_known():
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     """A run of two seeds on the embedded digits."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jaxae.figures.draw", lambda *args: [])
-        patch.setattr("jaxae.report.write", lambda *args: None)
-        path = tmp_path_factory.mktemp("runs") / "two"
-        config = ksparse.Config(epochs=1, latent=40, active=10, alpha=2.0, seeds=2, workdir=str(path))
-        return run.train(config, ksparse.build, "experiments.ksparse")
+    path = tmp_path_factory.mktemp("runs") / "two"
+    fields = {"epochs": 1, "latent": 40, "active": 10, "alpha": 2.0, "seeds": 2, "figures": "none"}
+    return run.train(ksparse.Config(**fields, workdir=str(path)), ksparse.build, "experiments.ksparse")
 
 
 def said(monkeypatch, capsys, *arguments):
@@ -75,12 +73,12 @@ def test_what_cannot_be_probed_is_said(two, tmp_path, monkeypatch, capsys):
     unfinished = tmp_path / "unfinished"
     shutil.copytree(two, unfinished)
     (unfinished / "result.json").unlink()
-    unnamed = tmp_path / "unnamed"
+    unnamed, file = tmp_path / "unnamed", tmp_path / "unnamed.npy"
     shutil.copytree(two, unnamed)
-    known = run.dataset
-    monkeypatch.setattr(
-        run, "dataset", lambda path, saved: known(path, saved)._replace(classes=() if path == unnamed else ("0",))
-    )
+    np.save(file, data.load("digits").test.x)
+    saved = directory.read(two / "config.json")
+    saved["config"]["data"], saved["data"]["fingerprint"] = str(file), data.load(str(file)).fingerprint()
+    (unnamed / "config.json").write_text(json.dumps(saved))
     for arguments, message in (
         ([tmp_path], "holds no run"),
         ([unfinished], "is not finished"),

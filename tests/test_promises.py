@@ -19,7 +19,7 @@ from jaxae import data, directory, run
 from jaxae.errors import InputError
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
-SMALL = dense.Config(epochs=2, batch_size=100, hidden=(16,), latent=2)
+SMALL = dense.Config(epochs=2, batch_size=100, hidden=(16,), latent=2, figures="none")
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def finished(tmp_path_factory):
     return run.train(dataclasses.replace(SMALL, workdir=str(path)), dense.build, "experiments.dense")
 
 
-def test_a_run_is_repeated_from_its_description_alone(finished, monkeypatch, capsys):
+def test_reproduce_run_repeats_a_run_from_its_config_alone(finished, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["reproduce_run.py", str(finished)])
     with pytest.raises(SystemExit) as ended:
         script("reproduce_run").main()
@@ -36,7 +36,7 @@ def test_a_run_is_repeated_from_its_description_alone(finished, monkeypatch, cap
     assert capsys.readouterr().out.splitlines()[-1].startswith("the same, to the byte")
 
 
-def test_what_differs_is_said(finished, tmp_path, monkeypatch, capsys):
+def test_reproduce_run_names_what_differs(finished, tmp_path, monkeypatch, capsys):
     """One digit of one metric, and the recorded facts that are not those of here."""
     other = tmp_path / "other"
     shutil.copytree(finished, other)
@@ -56,7 +56,7 @@ def test_what_differs_is_said(finished, tmp_path, monkeypatch, capsys):
     assert not any(line.startswith("data ") for line in said)
 
 
-def test_a_run_is_not_repeated_over_another(finished, tmp_path, monkeypatch, capsys):
+def test_reproduce_run_refuses_a_workdir_with_a_run(finished, tmp_path, monkeypatch, capsys):
     """Nor over itself; also one that was begun with --overwrite."""
     other = tmp_path / "other"
     shutil.copytree(finished, other)
@@ -73,7 +73,7 @@ def test_a_run_is_not_repeated_over_another(finished, tmp_path, monkeypatch, cap
     assert "holds a run already" in capsys.readouterr().err
 
 
-def test_two_runs_in_one_directory_are_not_to_be(tmp_path):
+def test_second_process_in_a_workdir_is_refused(tmp_path):
     """The second is refused, in one line, and leaves everything as it is; the lock dies with its process."""
     workdir = tmp_path / "run"
     command = [sys.executable, "-m", "experiments.dense", "--epochs", "2000", f"--workdir={workdir}"]
@@ -95,7 +95,7 @@ def test_two_runs_in_one_directory_are_not_to_be(tmp_path):
         assert third.wait(60) == 143
 
 
-def test_the_lock_is_given_back(tmp_path):
+def test_workdir_lock_is_released(tmp_path):
     for _ in range(2):
         with directory.alone(tmp_path), pytest.raises(InputError, match="another process"), directory.alone(tmp_path):
             pass
@@ -108,7 +108,7 @@ COMMAND = ["experiments.dense", "--epochs", "12", "--batch-size", "20", "--hidde
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(25, marks=pytest.mark.slow)])
-def test_killed_at_random_moments(kills, tmp_path, monkeypatch, capsys):
+def test_resume_after_sigkill_is_bit_exact(kills, tmp_path, monkeypatch, capsys):
     """No kill leaves a trace, and none needs a hand."""
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))  # half written entries stay here
     np.savez(tmp_path / "few.npz", x=data.load("digits").train.x[:80])
@@ -120,7 +120,7 @@ def test_killed_at_random_moments(kills, tmp_path, monkeypatch, capsys):
     assert "\n0 of " in said
 
 
-def test_torture_sees_a_difference(tmp_path, monkeypatch, capsys):
+def test_torture_reports_a_difference(tmp_path, monkeypatch, capsys):
     """If the outcome of a run that was killed were another, it would be said."""
     torture = script("torture")
 

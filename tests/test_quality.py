@@ -67,23 +67,23 @@ def test_frechet_of_singular_covariances():
 
 
 def brute(real, made, k):
-    """Equations 1 and 2, pair by pair."""
+    """Equations 1 and 2, from the distances of all pairs."""
 
-    def radius(point, others):
-        return sorted(np.sqrt(np.sum((point - other) ** 2)) for other in others)[k]  # the point itself is the first
+    def distances(points, others):
+        return np.sqrt(np.sum((points[:, None] - others[None]) ** 2, axis=2))
 
     def inside(points, of):
-        radii = [radius(point, of) for point in of]
-        near = [any(np.sqrt(np.sum((p - q) ** 2)) <= r for q, r in zip(of, radii, strict=True)) for p in points]
-        return np.mean(near)
+        radii = np.sort(distances(of, of), axis=1)[:, k]  # each point itself is the first
+        return np.mean(np.any(distances(points, of) <= radii[None], axis=1))
 
     return inside(made, real), inside(real, made)
 
 
 @pytest.mark.parametrize("k", [1, 3, 5])
-def test_precision_and_recall_pair_by_pair(k, monkeypatch):
-    monkeypatch.setattr(quality, "PIECE", 7)  # some pieces, the last one short
-    real, made = rng.normal(size=(40, 3)), rng.normal(size=(31, 3)) + 2
+@pytest.mark.parametrize("sizes", [(40, 31), (1200, 2300)])  # also more than are compared at a time
+def test_precision_and_recall_are_those_of_all_pairs(k, sizes):
+    real, made = (rng.normal(size=(size, 3)) + mean for size, mean in zip(sizes, (0, 2), strict=True))
+    assert sizes[0] < 100 or min(sizes) > quality.PIECE
     found = quality.precision_recall(real, made, k)
     np.testing.assert_allclose(found, brute(real, made, k))
     assert 0 < min(found) < max(found) < 1
@@ -142,14 +142,11 @@ def test_held_out_digits_are_near_and_noise_is_far(digits, weights):
 def runs(tmp_path_factory):
     """One run with a prior, one without."""
     folder = tmp_path_factory.mktemp("runs")
-    small = {"epochs": 1, "batch_size": 100, "hidden": (8,), "latent": 2}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jaxae.figures.draw", lambda *args: [])
-        patch.setattr("jaxae.report.write", lambda *args: None)
-        return [
-            run.train(module.Config(**small, workdir=str(folder / module.__name__)), module.build, module.__name__)
-            for module in (vae, dense)
-        ]
+    small = {"epochs": 1, "batch_size": 100, "hidden": (8,), "latent": 2, "figures": "none"}
+    return [
+        run.train(module.Config(**small, workdir=str(folder / module.__name__)), module.build, module.__name__)
+        for module in (vae, dense)
+    ]
 
 
 def measure(monkeypatch, *arguments):

@@ -7,14 +7,16 @@ import optax
 import pytest
 
 from conftest import batch, equal, new_key
+from experiments import beta_vae, binary, factor_vae, infovae, tcvae, vampprior
+from experiments import iwae as iwae_experiment
 from experiments import vae as experiment
-from jaxae import data, prob
-from jaxae.batch import AXIS, alone
-from jaxae.errors import InputError
-from jaxae.step import descend, scheduled
-from jaxae.types import State
-from jaxae.variants import rate, vae
-from test_vae import small
+from jaxae.core import divergences
+from jaxae.core.batch import AXIS, Layout
+from jaxae.core.step import descend
+from jaxae.core.types import Examples, Info, State
+from jaxae.training import epoch
+from jaxae.variants import iwae, rate, vae
+from test_vae import means, small
 
 KL = jnp.asarray(np.random.default_rng(0).exponential(1.0, (6, 4)), jnp.float32)
 SIX = batch(np.zeros((6, 2), np.float32))
@@ -22,27 +24,51 @@ SIX = batch(np.zeros((6, 2), np.float32))
 
 def test_rates_against_numpy():
     np.testing.assert_allclose(rate.weighed(3.0)(KL, SIX), 3 * KL.sum(1), rtol=1e-6)
+    assert (KL.sum(1) < 4).any()
+    assert (KL.sum(1) > 4).any()
     np.testing.assert_allclose(rate.capacity(10.0, 4.0)(KL, SIX), 10 * np.abs(KL.sum(1) - 4), rtol=1e-5)
-    free = 2 * np.maximum(1.0, KL.mean(0)).sum()
-    np.testing.assert_allclose(rate.free_bits(2.0, 1.0)(KL, SIX), np.full(6, free), rtol=1e-6)
+    free = 2 * np.maximum(0.7, KL.mean(0)).sum()
+    assert free < 0.95 * 2 * np.maximum(0.7, KL).sum(1).mean()  # the mean of maxima is another
+    np.testing.assert_allclose(rate.free_bits(2.0, 0.7)(KL, SIX), np.full(6, free), rtol=1e-6)
+
+
+def test_weights_may_be_schedules():
+    at = SIX.replace(step=jnp.int32(7))
+    np.testing.assert_allclose(rate.weighed(lambda step: 0.1 * step)(KL, at), 0.7 * KL.sum(1), rtol=1e-6)
+    found = rate.capacity(lambda step: 2.0 * step, lambda step: 0.5 * step)(KL, at)
+    np.testing.assert_allclose(found, 14 * np.abs(KL.sum(1) - 3.5), rtol=1e-5)
+    found = rate.free_bits(lambda step: 0.1 * step, 0.7)(KL, at)
+    np.testing.assert_allclose(found, np.full(6, 0.7 * np.maximum(0.7, KL.mean(0)).sum()), rtol=1e-6)
+
+
+def test_scaled_weights():
+    assert rate.scaled(3.0, 0.5) == 1.5
+    np.testing.assert_allclose(rate.scaled(3.0, lambda step: 0.1 * step)(jnp.int32(4)), 1.2, rtol=1e-6)
 
 
 def test_free_bits_are_free():
     """No gradient for a unit that carries less, on average, than is free; the mean's for another."""
     least = float(np.sort(KL.mean(0))[1:3].mean())  # between the second and the third
-    slope = jax.grad(lambda kl: rate.free_bits(1.0, least)(kl, SIX).mean())(KL)
-    expected = np.where(KL.mean(0) > least, 1 / 6, 0)
+    slope = jax.grad(lambda kl: rate.free_bits(1.5, least)(kl, SIX).mean())(KL)
+    expected = np.where(KL.mean(0) > least, 1.5 / 6, 0)
     np.testing.assert_allclose(slope, np.tile(expected, (6, 1)), rtol=1e-6)
     assert 0 < (expected > 0).sum() < 4
 
 
-def test_free_bits_see_the_whole_batch_and_refuse_a_part():
-    whole = rate.free_bits(1.0, 1.0)(KL, SIX)
-    halves = [jax.tree.map(lambda a: a.reshape(2, 3, *a.shape[1:]), part) for part in (KL, SIX)]
-    shares = jax.vmap(rate.free_bits(1.0, 1.0), axis_name=AXIS)(*halves)
+def test_free_bits_are_of_the_global_batch_without_its_padding():
+    whole = rate.free_bits(1.5, 1.0)(KL, SIX)
+    halves = [jax.tree.map(lambda a: a.reshape(2, 3, *a.shape[1:]), part) for part in (KL, SIX.replace(step=None))]
+    halves[1] = halves[1].replace(step=jnp.zeros(2, jnp.int32), layout=Layout(AXIS))
+    shares = jax.vmap(rate.free_bits(1.5, 1.0), axis_name=AXIS)(*halves)
     np.testing.assert_allclose(shares.ravel(), whole, rtol=1e-6)
-    with alone(), pytest.raises(InputError, match="as a whole"):
-        rate.free_bits(1.0, 1.0)(KL, SIX)
+    padded = batch(np.zeros((6, 2), np.float32), weight=[1, 1, 1, 1, 0, 0])
+    expected = np.full(6, 1.5 * np.maximum(1.0, KL[:4].mean(0)).sum())
+    np.testing.assert_allclose(rate.free_bits(1.5, 1.0)(KL, padded), expected, rtol=1e-6)
+
+
+def test_free_bits_refuse_a_microbatch():
+    with pytest.raises(ValueError, match="needs the whole batch"):
+        rate.free_bits(1.0, 1.0)(KL, SIX.replace(layout=Layout(partial=True)))
 
 
 def test_cycles():
@@ -60,76 +86,155 @@ def test_one_cycle_that_rises_throughout_is_a_warm_up():
 
 def test_a_rate_changes_nothing_but_its_term():
     model, params, x = small()
-    _, (_, plain) = vae.loss(model)(params, {}, batch(x), new_key())
-    value, (_, metrics) = vae.loss(model, rate=rate.capacity(5.0, 3.0))(params, {}, batch(x), new_key())
+    plain, _ = vae.loss(model)({"params": params}, batch(x), new_key())
+    found, _ = vae.loss(model, rate=rate.capacity(5.0, 3.0))({"params": params}, batch(x), new_key())
     for name in ("reconstruction", "kl", "bce", "mse"):
-        assert equal(metrics[name], plain[name])
-    kl = prob.kl_normal(model.apply({"params": params}, x, method="posterior"))
-    np.testing.assert_allclose(value - metrics["reconstruction"], 5 * np.abs(kl - 3).mean(), rtol=1e-4)
+        assert equal(found[name], plain[name])
+    kl = divergences.kl_normal(model.apply({"params": params}, x, method="posterior"))
+    np.testing.assert_allclose(found["loss"] - found["reconstruction"], 5 * np.abs(kl - 3), rtol=1e-4)
 
 
-def test_scheduled_transition_sees_the_step():
-    """As one step after the other by hand, and with seeds."""
+def test_a_scheduled_weight_is_that_of_the_step():
+    """As one step after the other with a number, and with an axis of seeds."""
     model, params, x = small()
 
-    def at(weight):
+    def with_weight(weight):
         return descend(vae.loss(model, rate=rate.weighed(weight)), optax.adam(0.1))
 
-    transition = scheduled(lambda step: at(0.1 * step))
+    transition = with_weight(lambda step: 0.1 * step)
     state = by_hand = State(jnp.int32(0), params, transition.init(params), {})
     seen = []
     for i in range(3):
-        state, metrics = transition.step(state, batch(x), jax.random.fold_in(new_key(), i))
-        by_hand, _ = at(0.1 * i).step(by_hand, batch(x), jax.random.fold_in(new_key(), i))
-        state, by_hand = (s._replace(step=s.step + 1) for s in (state, by_hand))
+        examples = batch(x).replace(step=jnp.int32(i))
+        state, metrics = transition.step(state, examples, jax.random.fold_in(new_key(), i))
+        by_hand, _ = with_weight(0.1 * i).step(by_hand, batch(x), jax.random.fold_in(new_key(), i))
         seen.append(float(metrics["loss"] - metrics["reconstruction"]) / float(metrics["kl"]))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), state.params, by_hand.params)
     np.testing.assert_allclose(seen, [0, 0.1, 0.2], atol=1e-5)
     two = jax.tree.map(lambda a: jnp.stack([a, a]), state)
     keys = jax.random.split(new_key(), 2)
-    seeds, _ = jax.vmap(transition.step, in_axes=(0, None, 0))(two, batch(x), keys)
-    one, _ = transition.step(state, batch(x), jax.random.split(new_key(), 2)[1])
+    examples = batch(x).replace(step=jnp.int32(3))
+    seeds, _ = jax.vmap(lambda state, key: transition.step(state, examples, key))(two, keys)
+    one, _ = transition.step(state, examples, jax.random.split(new_key(), 2)[1])
     np.testing.assert_allclose(
         *(jax.tree.leaves(s.params["encoder"])[0] for s in (jax.tree.map(lambda a: a[1], seeds), one)), rtol=1e-4
     )
 
 
-INFO = data.Info((3, 3, 1), 100)
+SHAPE = (3, 3, 1)
+INFO = Info(SHAPE, 100)  # 10 steps an epoch
+X = np.asarray(jax.random.uniform(jax.random.key(5), (10, *SHAPE)))
+
+
+def trained(module, fields, steps):
+    """What `build` gives, its parameters, and the metrics of the training steps with these numbers."""
+    config = dataclasses.replace(module.Config(batch_size=10, hidden=(5,)), **fields)
+    built = module.build(config, INFO)
+    params = jax.jit(built.model.init)(new_key(), jnp.asarray(X))["params"]
+    one = epoch.step(built.train, SHAPE, 10, lambda a: a, Layout())
+    data = Examples(jnp.asarray(X.reshape(10, -1)), jnp.zeros(10, jnp.int32))
+
+    @jax.jit
+    def metrics(step):
+        state = State(step, params, built.train.init(params), {})
+        return one(state, data, jnp.arange(10), new_key(), jnp.int32(0))[1]
+
+    return built, params, [metrics(jnp.int32(step)) for step in steps]
 
 
 @pytest.mark.parametrize(
     ("fields", "step", "expected"),
     [
         ({}, 0, lambda kl: kl),
-        ({"beta": 3.0}, 0, lambda kl: 3 * kl),
-        ({"beta": 3.0, "warmup": 2.0}, 10, lambda kl: 1.5 * kl),
-        ({"beta": 3.0, "warmup": 2.0, "cycles": 2}, 15, lambda kl: 3 * kl),
-        ({"beta": 3.0, "warmup": 2.0, "cycles": 2}, 12, lambda kl: 1.2 * kl),
-        ({"beta": 9.0, "capacity": 8.0, "warmup": 2.0}, 5, lambda kl: 9 * np.abs(kl - 2)),
+        ({"kl_weight": 3.0}, 0, lambda kl: 3 * kl),
+        ({"kl_weight": 3.0, "kl_warmup": 2.0}, 10, lambda kl: 1.5 * kl),
+        ({"kl_weight": 3.0, "kl_warmup": 0.5}, 4, lambda kl: 2.4 * kl),
+        ({"kl_weight": 3.0, "kl_warmup": 2.0, "kl_cycles": 2}, 15, lambda kl: 3 * kl),
+        ({"kl_weight": 3.0, "kl_warmup": 2.0, "kl_cycles": 2}, 12, lambda kl: 1.2 * kl),
+        ({"kl_weight": 9.0, "capacity": 8.0, "kl_warmup": 2.0}, 5, lambda kl: 9 * np.abs(kl - 2)),
+        ({"kl_weight": 9.0, "capacity": 8.0}, 5, lambda kl: 9 * np.abs(kl - 8)),
         ({"free_bits": 50.0}, 3, lambda kl: np.full_like(kl, 2 * 50)),
+        ({"kl_weight": 3.0, "kl_warmup": 2.0, "free_bits": 50.0}, 5, lambda kl: np.full_like(kl, 0.75 * 2 * 50)),
     ],
 )
 def test_the_flags_of_an_experiment(fields, step, expected):
-    """10 steps an epoch."""
-    config = dataclasses.replace(experiment.Config(batch_size=10, hidden=(5,)), **fields)
-    built = experiment.build(config, INFO)
-    x = jax.random.uniform(new_key(), (10, 3, 3, 1))
-    params = built.model.init(new_key(), x)["params"]
-    state = State(jnp.int32(step), params, built.transition.init(params), {})
-    _, metrics = built.transition.step(state, batch(x), new_key())
-    kl = prob.kl_normal(built.model.apply({"params": params}, x, method="posterior"))
+    built, params, (metrics,) = trained(experiment, fields, [step])
+    kl = divergences.kl_normal(built.model.apply({"params": params}, jnp.asarray(X), method="posterior"))
     np.testing.assert_allclose(metrics["loss"] - metrics["reconstruction"], expected(kl).mean(), rtol=1e-4, atol=1e-5)
-    _, (_, tested) = built.evaluate(params, {}, batch(x), new_key())
+    tested = means(built.evaluate, params, batch(X))
     np.testing.assert_allclose(tested["loss"], tested["reconstruction"] + tested["kl"], rtol=1e-6)
+
+
+def weighed_kl(m, w):
+    return w * 3.0 * m["kl"]
+
+
+EXPERIMENTS = {
+    "vae": (experiment, {"kl_weight": 3.0}, weighed_kl),
+    "binary": (binary, {"kl_weight": 3.0}, weighed_kl),
+    "beta_vae": (beta_vae, {"kl_weight": 3.0}, weighed_kl),
+    "factor_vae": (
+        factor_vae,
+        {"kl_weight": 3.0, "gamma": 7.0, "discriminator": (5,)},
+        lambda m, w: w * 3.0 * m["kl"] + 7 * m["total_correlation"],
+    ),
+    "tcvae": (
+        tcvae,
+        {"beta": 4.0},
+        lambda m, w: w * (m["mutual_information"] + 4 * m["total_correlation"] + m["dimension_wise_kl"]),
+    ),
+    "infovae": (
+        infovae,
+        {"kl_weight": 0.4, "mmd_weight": 900.0},
+        lambda m, w: w * (0.4 * m["kl"] + 900 * m["mmd"]),
+    ),
+    "vampprior": (vampprior, {"components": 4}, lambda m, w: w * m["kl"]),
+}
+WARMUPS = {
+    "linear": ({"kl_warmup": 2.0}, {0: 0, 5: 0.25, 13: 0.65, 20: 1, 77: 1}),
+    "cyclical": ({"kl_warmup": 2.0, "kl_cycles": 2}, {3: 0.6, 8: 1, 12: 0.4, 25: 1}),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "warmup"), [*((name, "linear") for name in EXPERIMENTS), ("tcvae", "cyclical"), ("infovae", "cyclical")]
+)
+def test_training_loss_of_an_experiment_at_several_steps(name, warmup):
+    """Its terms with their weights, and KL warm-up; in evaluation the bound, with weight 1 at every step."""
+    module, fields, expected = EXPERIMENTS[name]
+    more, weights = WARMUPS[warmup]
+    built, params, found = trained(module, {**fields, **more}, weights)
+    for (step, weight), metrics in zip(weights.items(), found, strict=True):
+        known = {term: np.float64(value) for term, value in metrics.items()}
+        extra = known["loss"] - known["reconstruction"]
+        np.testing.assert_allclose(extra, expected(known, weight), rtol=1e-4, atol=2e-5, err_msg=f"step {step}")
+    tested = means(built.evaluate, params, batch(X).replace(step=jnp.int32(3)))
+    np.testing.assert_allclose(tested["loss"], tested["reconstruction"] + tested["kl"], rtol=1e-5)
+
+
+def test_training_loss_of_iwae_at_several_steps():
+    more, weights = WARMUPS["linear"]
+    built, params, found = trained(iwae_experiment, {"samples": 3, "latent": 2, **more}, weights)
+
+    @jax.jit
+    def reference(weight, key):
+        return means(iwae.loss(built.model, 3, kl_weight=weight), params, batch(X), key)
+
+    for (step, weight), metrics in zip(weights.items(), found, strict=True):
+        expected = reference(jnp.float32(weight), jax.random.fold_in(new_key(), step))
+        np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=1e-5)
+        np.testing.assert_allclose(metrics["elbo"], expected["elbo"], rtol=1e-5)
+    tested = means(built.evaluate, params, batch(X).replace(step=jnp.int32(3)))
+    np.testing.assert_allclose(tested["loss"], reference(jnp.float32(1), new_key())["loss"], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"capacity": 1.0, "free_bits": 1.0}, "take one of the two"),
-        ({"cycles": 3}, "--cycles 3: give the epochs that they divide as --warmup"),
+        ({"capacity": 1.0, "free_bits": 2.0}, "capacity=1.0, free_bits=2.0: choose one of the two"),
+        ({"kl_cycles": 3}, "kl_cycles=3: give the epochs that they divide as kl_warmup=EPOCHS"),
     ],
 )
 def test_flags_that_do_not_go_together(fields, says):
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(ValueError, match=says):
         experiment.build(experiment.Config(**fields), INFO)

@@ -1,59 +1,92 @@
 """What the README shows is run as it stands there."""
 
+import dataclasses
 import importlib
-import json
 import pkgutil
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 import experiments
 import jaxae
-from jaxae import data, log, run
+from jaxae import config, data, log, run
 
 README_FILE = Path(__file__).parents[1] / "README.md"
 README = README_FILE.read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
 
 
-def test_the_new_variant(tmp_path, monkeypatch):
+def test_new_variant_type_checks_and_trains_its_formula(tmp_path, monkeypatch):
+    """It type-checks, it trains, and its loss is the formula that its docstring names."""
     (variant,) = [code for code in PYTHON if "class Config" in code]
-    (tmp_path / "normal_vae.py").write_text(variant)
+    (tmp_path / "regularized.py").write_text(variant)
     command = [
         sys.executable,
         "-m",
         "mypy",
         "--config-file",
         README_FILE.with_name("pyproject.toml"),
-        tmp_path / "normal_vae.py",
+        tmp_path / "regularized.py",
     ]
     checked = subprocess.run(command, capture_output=True, text=True, cwd=README_FILE.parent, check=False)
     assert checked.returncode == 0, checked.stdout
     monkeypatch.setattr(experiments, "__path__", [*experiments.__path__, str(tmp_path)])
-    module = importlib.import_module("experiments.normal_vae")
-    config = module.Config(epochs=2, hidden=(16,), scale=0.5, likelihood=20, workdir=str(tmp_path / "run"))
-    workdir = run.train(config, module.build, "experiments.normal_vae")
-    last = log.read(workdir / "metrics.jsonl")[-1]
-    constant = 784 * (0.5 * np.log(2 * np.pi) + np.log(0.5))  # -log N of an image that is met exactly
-    model, test = jaxae.load(workdir), data.load("digits").test.x
-    error = np.sum((np.asarray(model.reconstruct(test)) - test / 255) ** 2, axis=(1, 2, 3)).mean() / 0.5**2 / 2
-    assert 0.9 * error < last["reconstruction"] - constant < 1.25 * error  # which is of draws, not of the mean
-    assert abs(last["loss"] - last["reconstruction"] - last["kl"]) < 1e-3
-    found = json.loads((workdir / "result.json").read_text())["likelihood"]
-    assert -last["loss"] - 1 < found["log_likelihood"] < -constant
-    assert model.experiment.prior is not None
-    del sys.modules["experiments.normal_vae"]
+    module = importlib.import_module("experiments.regularized")
+    norms = []
+    for decay in (0.0, 0.5):
+        settings = module.Config(
+            epochs=2, hidden=(16,), code_weight=0.3, decay=decay, figures="none", workdir=str(tmp_path / f"{decay}")
+        )
+        workdir = run.train(settings, module.build, "experiments.regularized")
+        model, test = jaxae.load(workdir), data.load("digits").test.x
+        z, images = (np.asarray(found, np.float64) for found in (model.encode(test), model.reconstruct(test)))
+        error = np.sum((images - test / 255) ** 2, axis=(1, 2, 3)).mean()
+        penalty = np.sum(z**2, axis=1).mean() / 2
+        last = log.read(workdir / "metrics.jsonl")[-1]
+        found = [last[name] for name in ("error", "penalty", "loss")]
+        assert found == pytest.approx([error, penalty, error + 0.3 * penalty], rel=1e-5)
+        squares = {group: jax.tree.map(lambda a: np.sum(a**2), model.params[group]) for group in model.params}
+        norms.append({group: sum(jax.tree.leaves(tree)) for group, tree in squares.items()})
+    assert norms[1]["decoder"] < 0.8 * norms[0]["decoder"]  # of which it is a penalty too
+    del sys.modules["experiments.regularized"]
 
 
-def test_the_python_example(tmp_path, monkeypatch):
+def options(source):
+    """The flags that a script names."""
+    return set(re.findall(r"\"(--[a-z-]+)\"", source))
+
+
+@pytest.mark.parametrize("page", [README_FILE, README_FILE.with_name("experiments") / "README.md"])
+def test_flags_named_in_the_readme_exist(page):
+    """Of an experiment, of a script, or of SLURM and gcloud."""
+    text = page.read_text()
+    modules = [module.name for module in pkgutil.iter_modules(experiments.__path__)]
+    configs = [importlib.import_module(f"experiments.{name}").Config for name in modules]
+    known = {config.flag(field.name) for kind in configs for field in dataclasses.fields(kind)}
+    for script in (README_FILE.with_name("scripts")).glob("*.py"):
+        known |= options(script.read_text())
+    known |= {"--help", "--array", "--wrap", "--ntasks-per-node", "--worker", "--command"}
+    known |= {config.flag(name) for name in re.findall(r"^    (\w+): ", text, re.M)}  # of the new variant
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
+    assert named
+    assert named <= known
+    for name, line in re.findall(r"python -m experiments\.(\w+)([^`#\"\n]*)", text):
+        if name in modules and "--help" not in line:
+            config.parse(importlib.import_module(f"experiments.{name}").Config, "", shlex.split(line))
+
+
+def test_python_example_runs(tmp_path, monkeypatch):
     from experiments import vae
 
     monkeypatch.chdir(tmp_path)
-    run.train(vae.Config(epochs=1, hidden=(16,), workdir="runs/quickstart"), vae.build, "experiments.vae")
+    fields = {"epochs": 1, "hidden": (16,), "figures": "none", "workdir": "runs/quickstart"}
+    run.train(vae.Config(**fields), vae.build, "experiments.vae")
     (example,) = [code for code in PYTHON if "jaxae.load" in code]
     program = (
         f"{example}\nassert images.shape == (64, 28, 28, 1) and codes.shape == (64, 2) and again.shape == images.shape"
@@ -62,14 +95,22 @@ def test_the_python_example(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("page", [README_FILE, README_FILE.with_name("experiments") / "README.md"])
-def test_the_table_has_each_experiment_once(page):
+def test_table_has_each_experiment_once(page):
     rows = re.findall(r"^\| \[`(\w+)`\]", page.read_text(), re.M)
     assert rows == sorted(module.name for module in pkgutil.iter_modules(experiments.__path__))
 
 
-def test_files_that_it_names_exist():
+def test_files_named_in_the_readme_exist():
     root = Path(__file__).parents[1]
     for name in re.findall(r"\]\(([\w/.]+)\)", README) + re.findall(r"^(scripts/\w+)", README, re.M):
         assert (root / name).exists(), name
-    for name in re.findall(r"\b(\w+\.py)\b", README.split("## Layout")[1]):
-        assert any((root / folder / name).exists() for folder in ("jaxae", "scripts")), name
+    there = {path.name for folder in ("jaxae", "scripts") for path in (root / folder).rglob("*.py")}
+    assert set(re.findall(r"\b(\w+\.py)\b", README.split("## Layout")[1])) <= there
+
+
+def test_layout_names_every_module_of_the_library():
+    root = Path(__file__).parents[1]
+    layout = README.split("## Layout")[1]
+    modules = [path for path in (root / "jaxae").iterdir() if path.name not in ("__init__.py", "__pycache__")]
+    for path in modules:
+        assert (f"{path.name}/" if path.is_dir() else path.name) in layout, path

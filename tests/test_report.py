@@ -20,9 +20,10 @@ import jaxae
 from conftest import script
 from experiments import dense, vae
 from jaxae import config, data, figures, log, report, run
+from jaxae.core.experiment import Experiment
+from jaxae.core.step import Transition
 from jaxae.errors import InputError
-from jaxae.experiment import Experiment, Model
-from jaxae.step import Transition
+from jaxae.training.trained import Model
 from jaxae.wall import sheet, small
 
 CHROMIUM = next(
@@ -211,8 +212,8 @@ def test_curves_are_read_by_pointing_and_by_keys(runs, visit):
             assert rows.startswith(f"epoch {epoch} ")
             for split, line in expected.items():
                 text = re.search(rf"{split} (\S+) ± (\S+)", rows)
-                assert float(text[1]) == pytest.approx(line[f"{name}_mean"], rel=1e-3)
-                assert float(text[2]) == pytest.approx(line[f"{name}_std"], rel=1e-3)
+                assert float(text[1]) == pytest.approx(line[name]["mean"], rel=1e-3)
+                assert float(text[2]) == pytest.approx(line[name]["std"], rel=1e-3)
             svg.focus()
             page.keyboard.press("ArrowLeft")
 
@@ -310,7 +311,7 @@ def test_runs_side_by_side(runs, tmp_path, monkeypatch, visit):
         metrics = json.loads((path / "result.json").read_text())["metrics"]
         cells = dict(zip(head, row, strict=True))
         assert cells["run"] == path.name
-        assert cells["mse"] == report.figure(metrics, "mse")
+        assert cells["mse"] == report.figure(metrics["mse"])
         assert ("±" in cells["mse"]) == (path == runs[0])
     charts = {chart["title"]: chart for chart in embedded(out.read_text())["charts"]}
     series = {line["label"]: line for line in charts["mse"]["series"]}
@@ -383,7 +384,8 @@ def made(path, codes, **changes):
     digits = data.load("digits")
     test = digits.test._replace(**changes)
     shape = test.x.shape[1:]
-    model = Model(Experiment(Plain(), Transition(dict, dict), dict), {}, {}, shape)
+    sequences = test.lengths is not None
+    model = Model(Experiment(Plain(), Transition(dict, dict), dict, sequences=sequences), {}, {}, shape)
     source = path.parent / "source"
     (path / "figures").mkdir(parents=True)
     for name in ("config.json", "metrics.jsonl", "result.json"):
@@ -476,13 +478,15 @@ def test_what_is_missed_is_said_of_each_figure(runs):
 
 
 def test_a_picture_that_fails_loses_no_result(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
     settings = dense.Config(epochs=1, batch_size=100, hidden=(8,), latent=3, workdir=str(tmp_path / "run"))
 
-    def fail(*args):
+    def fail(*args, **options):
         raise RuntimeError("no ink")
 
     with monkeypatch.context() as patch:
-        patch.setattr("jaxae.figures.draw", fail)
+        patch.setattr(Figure, "subplots", fail)  # of the first figure
         with pytest.raises(RuntimeError, match="no ink"):
             run.train(settings, dense.build, "experiments.dense")
     metrics = json.loads((tmp_path / "run" / "result.json").read_text())["metrics"]

@@ -34,7 +34,7 @@ def write(run, settings, result, pictures, lines=()):
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs")
-    seeds = {"loss": [0.1, 0.3], "loss_mean": 0.2, "loss_std": 0.14142}
+    seeds = log.fields({"loss": np.array([0.1, 0.3])})
     figures = ("reconstructions", "latent", "codes")
     expected = {"expected": {"loss": 0.3, "code": [1.0, 2.0]}, "reached": False}
     write(path / "deep", deep.Config(seeds=2), {"metrics": {**seeds, "code": 3.0}, **expected}, figures)
@@ -43,7 +43,7 @@ def workdir(tmp_path_factory):
     write(path / "sequence", sequence.Config(), {"metrics": {"loss": 0.5}, "wall_seconds": 600.0}, figures)
     plane = dict(zip(("unequal_areas", "asymmetry", "holes", "roughness"), (0.5, 0.1, 0.02, 3.0), strict=True))
     likelihood = dict.fromkeys(("monte_carlo_error", "ess", "active_units", "rate", "distortion", "bits_per_dim"), 2.5)
-    likelihood |= {"log_likelihood": [-140.0, -142.0], "log_likelihood_mean": -141.0, "log_likelihood_std": 1.41}
+    likelihood |= log.fields({"log_likelihood": np.array([-140.0, -142.0])})
     result = {"metrics": {"loss": 150.0}, "plane": plane, "likeness": {"mse": 0.04, "ssim": 0.4}}
     result["likelihood"] = likelihood
     write(path / "vae", vae.Config(), result, (*figures, "manifold"))

@@ -16,13 +16,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 import jaxae
+import short_runs
 import toy
 from conftest import equal
 from experiments import vae
-from jaxae import data, directory, log, loop, parallel, results, run
+from jaxae import data, directory, log, loop, report, results, run
 from jaxae.checkpoint import Checkpoints
+from jaxae.core.step import Transition, descend
+from jaxae.core.types import Info
+from jaxae.devices.plan import plan
 from jaxae.errors import Diverged, InputError, Interrupted
-from jaxae.step import Transition, descend
 
 NAME = "experiments.vae"
 PICTURES = {
@@ -37,28 +40,37 @@ PICTURES = {
     "manifold",
     "samples",
 }
-INFO = data.Info((28, 28, 1), 1438)
+INFO = Info((28, 28, 1), 1438)
 SMALL = vae.Config(epochs=3, batch_size=128, hidden=(16,), workdir="set by go")
 
 
-def go(workdir, build=vae.build, stop=loop.go_on, **changes):
-    config = dataclasses.replace(SMALL, workdir=str(workdir), **changes)
+def go(workdir, build=vae.build, stop=loop.never, **changes):
+    """A run without pictures, unless they are asked for."""
+    config = dataclasses.replace(SMALL, workdir=str(workdir), **{"figures": "none", **changes})
     return run.train(config, build, NAME, stop)
+
+
+def unfinished(finished, workdir):
+    """A copy of a finished run that lacks what is written after training."""
+    shutil.copytree(finished, workdir)
+    (workdir / "report.html").unlink()
+    (workdir / "result.json").unlink()
+    return workdir
 
 
 def final(workdir, config=SMALL):
     """All that the last checkpoint holds, and its step."""
-    abstract = loop.abstract(vae.build(config, INFO), config, (28, 28, 1))
+    abstract = loop.abstract(vae.build(config, INFO), config, INFO)
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         return checkpoints.restore(abstract)[0]
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    return go(tmp_path_factory.mktemp("runs") / "finished")
+    return go(tmp_path_factory.mktemp("runs") / "finished", figures="all")
 
 
-def test_directory(finished):
+def test_run_directory_holds_config_metrics_result_and_pictures(finished):
     config = json.loads((finished / "config.json").read_text())
     assert config["experiment"] == NAME
     assert config["config"]["hidden"] == [16]
@@ -105,7 +117,7 @@ def test_tensorboard_has_every_metric_and_picture(finished):
     assert last.histogram_value.min == pytest.approx(codes.min(), rel=1e-5)
 
 
-def test_tensorboard_has_the_parameters_with_what_they_reach(finished):
+def test_tensorboard_has_hyperparameters_with_final_metrics(finished):
     events = EventAccumulator(str(finished / "tensorboard" / "final"))
     events.Reload()
     found = {}
@@ -118,13 +130,150 @@ def test_tensorboard_has_the_parameters_with_what_they_reach(finished):
     assert reached == pytest.approx({tag: metrics[tag] for tag in reached}, rel=1e-6)
 
 
-def test_a_finished_run_is_left_as_it_is(finished):
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """A file of 80 digits."""
+    return short_runs.few(tmp_path_factory.mktemp("data"))
+
+
+def test_a_run_without_figures_is_completed_by_one_with_them(few, tmp_path):
+    """The same run in every other respect: what was trained is not trained again."""
+    plain, complete = tmp_path / "plain", tmp_path / "complete"
+    fields = {"data": str(few), "batch_size": 16, "picture_every": 2}
+    go(plain, **fields)
+    assert {path.name for path in plain.iterdir()} == {
+        ".lock", "config.json", "metrics.jsonl", "checkpoints", "tensorboard", "result.json"
+    }  # fmt: skip
+    events = EventAccumulator(str(plain / "tensorboard"))
+    events.Reload()
+    assert events.Tags()["images"] == []
+    assert "loss/test" in events.Tags()["scalars"]
+    assert not {"pictures:", "report:"} & set(results.summary(plain).split())
+    before = {path: path.stat().st_mtime_ns for path in plain.rglob("*")}
+    go(plain, **fields)
+    assert before == {path: path.stat().st_mtime_ns for path in plain.rglob("*")}  # it is finished
+
+    state, metrics = final(plain), (plain / "metrics.jsonl").read_bytes()
+    go(plain, figures="all", **fields)
+    go(complete, figures="all", **fields)
+    assert equal(final(plain), state)
+    assert equal(final(complete), state)
+    assert (plain / "metrics.jsonl").read_bytes() == (complete / "metrics.jsonl").read_bytes() == metrics
+    pictures = [{path.stem for path in (path / "figures").glob("*.png")} for path in (plain, complete)]
+    assert pictures[0] == pictures[1] - {"training"}  # of reconstructions while training there are none
+    assert "<html" in (plain / "report.html").read_text()
+    assert {"pictures:", "report:"} <= set(results.summary(plain).split())
+    scores = [json.loads((path / "result.json").read_text()) for path in (plain, complete)]
+    assert scores[0]["metrics"] == scores[1]["metrics"]
+    assert scores[0]["likeness"] == scores[1]["likeness"]
+
+
+def with_terms(names):
+    """A `build` whose loss has these terms too: the square of the KL term, in training and in evaluation."""
+
+    def build(config, info):
+        experiment = vae.build(config, info)
+
+        def loss(variables, batch, key):
+            terms, updates = experiment.evaluate(variables, batch, key)
+            return {**terms, **dict.fromkeys(names, terms["kl"] ** 2)}, updates
+
+        return dataclasses.replace(experiment, train=descend(loss, optax.adam(config.lr)), evaluate=loss)
+
+    return build
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_metric_names_that_end_in_mean_and_std_are_kept_everywhere(few, tmp_path, seeds):
+    names = ("kl_mean", "kl_std", "mean", "std", "seeds")
+    workdir = go(
+        tmp_path / "run", with_terms(names), epochs=2, data=str(few), batch_size=16, seeds=seeds, figures="all"
+    )
+    lines = log.read(workdir / "metrics.jsonl")
+    result = json.loads((workdir / "result.json").read_text())["metrics"]
+    assert {*names, "loss", "reconstruction", "kl", "bce", "mse"} == {*log.names(lines[0])} == {*log.names(result)}
+    for line in lines:
+        assert len(log.each(line["kl_std"])) == seeds
+        assert line["kl_mean"] == line["kl_std"] == line["mean"] == line["std"] == line["seeds"]
+        assert (log.std(line["kl_std"]) is None) == (seeds == 1)
+    assert all(result[name] == lines[-1][name] for name in names)
+
+    events = EventAccumulator(str(workdir / "tensorboard"))
+    events.Reload()
+    for name in names:
+        for split, rows in (("train", lines[::2]), ("test", lines[1::2])):
+            found = [(e.step, e.value) for e in events.Scalars(f"{name}/{split}")]
+            np.testing.assert_allclose(found, [(line["step"], log.mean(line[name])) for line in rows], rtol=1e-6)
+            tag = f"{name}/{split}/std"
+            assert (tag in events.Tags()["scalars"]) == (seeds > 1)
+            if seeds > 1:
+                found = [e.value for e in events.Scalars(tag)]
+                np.testing.assert_allclose(found, [log.std(line[name]) for line in rows], rtol=1e-6)
+
+    page = (workdir / "report.html").read_text()
+    charts = {chart["title"]: chart["series"] for chart in report.charts({"": (lines, "nats")})}
+    assert set(names) < set(charts)
+    for name in names:
+        assert f"test {name}<" in page
+        assert report.figure(result[name]) in page
+        for curve, rows in zip(charts[name], (lines[::2], lines[1::2]), strict=True):
+            assert curve["mean"] == [log.mean(line[name]) for line in rows]
+            assert curve["std"] == ([log.std(line[name]) for line in rows] if seeds > 1 else None)
+
+
+@pytest.mark.parametrize("name", ["epoch", "step", "split"])
+def test_metrics_named_as_a_field_of_every_line_are_refused(few, tmp_path, name):
+    with pytest.raises(ValueError, match=f"a metric is named {name}"):
+        log.record(1, 2, "test", {"loss": np.float32(1), name: np.float32(2)})
+    with pytest.raises(ValueError, match=f"a metric is named {name}"):
+        go(tmp_path / "run", with_terms([name]), data=str(few), batch_size=16)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    assert not metrics.exists() or metrics.read_text() == ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Documented(vae.Config):
+    """As if this were what the source describes."""
+
+    epochs: int = 1
+    batch_size: int = 16
+    hidden: tuple[int, ...] = (4,)
+
+
+def test_expected_figures_are_those_of_the_data(few, tmp_path):
+    """Only of the data that they are named for, and of the documented configuration."""
+
+    def build(config, info):
+        other = {"loss": -1.0}  # which no run reaches
+        mine = {"loss": 1e6, "kl": (0.0, 1e6)}
+        expected = {str(few): mine, "digits": other, "mnist": other}
+        return dataclasses.replace(vae.build(config, info), expected=expected)
+
+    copy = tmp_path / "copy.npz"
+    shutil.copy(few, copy)  # the same data by another name
+    for number, (fields, expected) in enumerate(
+        (
+            ({"data": str(few)}, {"loss": 1e6, "kl": [0.0, 1e6]}),
+            ({"data": str(copy)}, {}),
+            ({"data": str(few), "seed": 3}, {"loss": 1e6, "kl": [0.0, 1e6]}),
+            ({"data": str(few), "lr": 1e-2}, {}),
+        )
+    ):
+        config = Documented(**fields, figures="none", workdir=str(tmp_path / str(number)))
+        workdir = run.train(config, build, NAME)
+        result = json.loads((workdir / "result.json").read_text())
+        assert result["expected"] == expected
+        assert result["reached"] is (True if expected else None)
+        assert ("(expected figure reached)" in results.summary(workdir)) == bool(expected)
+
+
+def test_repeating_a_finished_run_changes_no_file(finished):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
-    assert go(finished) == finished
+    assert go(finished, figures="all") == finished
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
 
 
-def test_same_seed_same_bits_and_another_seed_another_run(finished, tmp_path, blind):
+def test_same_seed_same_bits_and_another_seed_another_run(finished, tmp_path):
     again, other = go(tmp_path / "again"), go(tmp_path / "other", seed=1)
     assert equal(final(again), final(finished))
     assert (again / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
@@ -132,7 +281,7 @@ def test_same_seed_same_bits_and_another_seed_another_run(finished, tmp_path, bl
 
 
 @pytest.mark.parametrize("calls", [1, 3, 5])
-def test_stopped_is_as_good_as_finished(finished, tmp_path, calls, blind):
+def test_stopped_and_resumed_run_is_bit_exact(finished, tmp_path, calls):
     """Stopped at some dispatch, within an epoch or at its end, again and again, and then continued."""
     workdir, stops = tmp_path / "stopped", 0
     while True:
@@ -147,10 +296,8 @@ def test_stopped_is_as_good_as_finished(finished, tmp_path, calls, blind):
     assert (workdir / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
 
 
-def test_a_torn_line_and_a_lost_checkpoint_are_made_good(finished, tmp_path, caplog, blind):
-    workdir = tmp_path / "copy"
-    shutil.copytree(finished, workdir)
-    (workdir / "report.html").unlink()
+def test_torn_line_and_damaged_checkpoint_are_repaired_on_resume(finished, tmp_path, caplog):
+    workdir = unfinished(finished, tmp_path / "copy")
     newest = max((workdir / "checkpoints").iterdir(), key=lambda p: int(p.name) if p.name.isdigit() else -1)
     (next((newest / "state" / "d").iterdir())).write_bytes(b"")
     with (workdir / "metrics.jsonl").open("a") as file:
@@ -162,24 +309,25 @@ def test_a_torn_line_and_a_lost_checkpoint_are_made_good(finished, tmp_path, cap
     assert (workdir / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
 
 
-def test_seeds_are_an_axis(finished, tmp_path, blind):
+def test_seed_of_a_population_equals_its_single_run(finished, tmp_path):
     config = dataclasses.replace(SMALL, seeds=2)
     many = go(tmp_path / "many", seeds=2)
     states = final(many, config)["state"]
     one = final(finished)["state"]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a[0], b, rtol=1e-3, atol=1e-5), states.params, one.params)
     line, alone = (log.read(path / "metrics.jsonl")[-1] for path in (many, finished))
-    assert line["loss"][0] == pytest.approx(alone["loss"], rel=1e-5)
-    assert line["loss"][0] != line["loss"][1]
-    assert line["loss_mean"] == pytest.approx(np.mean(line["loss"]), rel=1e-6)
-    assert line["loss_std"] == pytest.approx(np.std(line["loss"], ddof=1), rel=1e-5)
+    first, second = line["loss"]["seeds"]
+    assert first == pytest.approx(alone["loss"], rel=1e-5)
+    assert first != second
+    assert line["loss"]["mean"] == pytest.approx((first + second) / 2, rel=1e-6)
+    assert line["loss"]["std"] == pytest.approx(abs(first - second) / 2**0.5, rel=1e-5)  # n - 1
     for i in range(2):
         assert equal(jaxae.load(many, seed=i).params, jax.tree.map(lambda leaf: leaf[i], states.params))  # noqa: B023
     with pytest.raises(InputError, match="there is no seed 2"):
         jaxae.load(many, seed=2)
 
 
-def test_load(finished):
+def test_load_gives_a_model_that_encodes_decodes_and_samples(finished):
     model = jaxae.load(finished)
     digits = data.load("digits").test.x
     z = model.encode(digits)
@@ -199,7 +347,7 @@ def test_load(finished):
     assert model.encode(digits[:0]).shape == (0, 2)
 
 
-def test_load_says_what_is_wrong_with_what_it_is_given(finished, tmp_path):
+def test_load_and_model_refuse_bad_input(finished, tmp_path):
     model = jaxae.load(finished)
     for call, given, says in (
         (model.encode, np.zeros((3, 27, 28)), "images have shape"),
@@ -210,7 +358,7 @@ def test_load_says_what_is_wrong_with_what_it_is_given(finished, tmp_path):
         with pytest.raises(ValueError, match=says):
             call(given)
     plain = dataclasses.replace(model, experiment=dataclasses.replace(model.experiment, prior=None))
-    with pytest.raises(InputError, match="VAE has no prior"):
+    with pytest.raises(ValueError, match="VAE has no prior"):
         plain.sample(jax.random.key(0), 1)
     with pytest.raises(InputError, match="holds no run: there is no config.json"):
         jaxae.load(tmp_path)
@@ -241,7 +389,7 @@ def test_another_configuration_is_an_error_that_lists_the_fields(finished, tmp_p
     assert equal(final(finished), before)
 
 
-def test_overwrite_starts_again_and_removes_only_what_a_run_makes(finished, tmp_path, blind):
+def test_overwrite_starts_again_and_removes_only_what_a_run_makes(finished, tmp_path):
     workdir = tmp_path / "copy"
     shutil.copytree(finished, workdir)
     (workdir / "notes.txt").write_text("mine")
@@ -250,7 +398,7 @@ def test_overwrite_starts_again_and_removes_only_what_a_run_makes(finished, tmp_
     assert (workdir / "notes.txt").read_text() == "mine"
 
 
-def test_workdirs_that_cannot_be_used(tmp_path):
+def test_unusable_workdirs_are_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         go(tmp_path / "file" / "run")
@@ -268,45 +416,41 @@ def test_workdirs_that_cannot_be_used(tmp_path):
     assert (tmp_path / "damaged" / "checkpoints").exists()  # somebody else's
 
 
-def test_a_run_killed_as_it_began_is_no_obstacle(tmp_path, blind):
+def test_run_killed_before_its_config_was_written_starts_again(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json.tmp").write_text("{")
     go(tmp_path / "run", epochs=1)
 
 
 def test_changed_code_is_not_taken_for_a_damaged_checkpoint(finished, tmp_path):
-    workdir = tmp_path / "copy"
-    shutil.copytree(finished, workdir)
-    (workdir / "report.html").unlink()
+    workdir = unfinished(finished, tmp_path / "copy")
 
     def build(config, info):
         experiment = vae.build(config, info)
-        return dataclasses.replace(experiment, transition=descend(experiment.evaluate, optax.adam(1e-3)))
+        return dataclasses.replace(experiment, train=descend(experiment.evaluate, optax.adam(1e-3)))
 
     with pytest.raises(InputError, match="was written by other code"):
         go(workdir, build)
     assert equal(final(workdir), final(finished))
 
 
-def test_metrics_cut_short_by_hand(finished, tmp_path):
-    workdir = tmp_path / "copy"
-    shutil.copytree(finished, workdir)
-    (workdir / "report.html").unlink()
+def test_truncated_metrics_file_is_refused(finished, tmp_path):
+    workdir = unfinished(finished, tmp_path / "copy")
     (workdir / "metrics.jsonl").write_text("")
     with pytest.raises(InputError, match="is shorter than when its run was saved"):
         go(workdir)
 
 
-def test_no_git_no_commit(monkeypatch):
+def test_commit_is_none_without_git(monkeypatch):
     commit = directory._commit()
     assert commit is None or len(commit) == 40
     monkeypatch.setenv("PATH", "/nonexistent")
     assert directory._commit() is None
 
 
-def test_batch_norm_codebook_and_two_optimizers_go_on_exactly(tmp_path, blind):
+def test_resume_with_batch_norm_codebook_and_two_optimizers_is_bit_exact(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    config = toy.Config(epochs=2, batch_size=128)
+    config = toy.Config(epochs=2, batch_size=128, figures="none")
     run.train(dataclasses.replace(config, workdir=str(whole)), toy.build, "toy")
     while not (parts / "result.json").exists():
         count = iter(range(1000))
@@ -324,22 +468,22 @@ def test_a_transition_must_report_its_loss(tmp_path):
         experiment = vae.build(config, info)
 
         def step(state, batch, key):
-            state, metrics = experiment.transition.step(state, batch, key)
+            state, metrics = experiment.train.step(state, batch, key)
             return state, {"cost": metrics["loss"]}
 
-        return dataclasses.replace(experiment, transition=Transition(experiment.transition.init, step))
+        return dataclasses.replace(experiment, train=Transition(experiment.train.init, step))
 
     with pytest.raises(ValueError, match=r"no metric of training is named loss: there are \['cost'\]"):
         go(tmp_path / "run", build)
 
 
-def test_divergence_in_evaluation(tmp_path):
+def test_divergence_in_evaluation_names_the_metric_and_step(tmp_path):
     def build(config, info):
         experiment = vae.build(config, info)
 
-        def evaluate(params, extra, batch, key):
-            value, (extra, metrics) = experiment.evaluate(params, extra, batch, key)
-            return value, (extra, {**metrics, "kl": metrics["kl"] + jnp.inf})
+        def evaluate(variables, batch, key):
+            terms, updates = experiment.evaluate(variables, batch, key)
+            return {**terms, "kl": terms["kl"] + jnp.inf}, updates
 
         return dataclasses.replace(experiment, evaluate=evaluate)
 
@@ -348,7 +492,7 @@ def test_divergence_in_evaluation(tmp_path):
     assert [line["split"] for line in log.read(tmp_path / "run" / "metrics.jsonl")] == ["train"]
 
 
-def test_fewer_examples_than_a_batch(tmp_path):
+def test_batch_larger_than_the_training_split_is_refused(tmp_path):
     with pytest.raises(InputError, match="only 1438 training examples"):
         go(tmp_path / "run", batch_size=1439)
     assert not (tmp_path / "run").exists()
@@ -362,21 +506,20 @@ def test_fewer_examples_than_a_batch(tmp_path):
         ({"epochs": 10**9}, "--epochs 1000000000: more than 2147483648 steps"),
     ],
 )
-def test_more_than_any_machine_can_do_is_refused_at_once(tmp_path, fields, says):
+def test_runs_too_large_for_the_machine_are_refused_at_once(tmp_path, fields, says):
     with pytest.raises(InputError, match=says):
         go(tmp_path / "run", **fields)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("says", ["RESOURCE_EXHAUSTED: Out of memory allocating 99 bytes", "INTERNAL: a defect"])
-def test_out_of_memory_is_one_line(tmp_path, monkeypatch, capsys, says):
-    def fit(*args):
+def test_out_of_memory_is_one_line(tmp_path, capsys, says):
+    def compiler(*args):
         raise jax.errors.JaxRuntimeError(says)
 
-    monkeypatch.setattr(loop, "fit", fit)
-    arguments = ["--epochs", "1", "--workdir", str(tmp_path / "run")]
+    config = dataclasses.replace(SMALL, workdir=str(tmp_path / "run"))
     with pytest.raises((SystemExit, jax.errors.JaxRuntimeError)) as ended:
-        run.main(vae.Config, vae.build, arguments)
+        run.program(lambda stop: str(run.train(config, vae.build, NAME, stop, compiler=compiler)))
     if says.startswith("RESOURCE"):
         assert ended.value.code == 2
         assert capsys.readouterr().err.startswith("error: out of memory: take a smaller --batch-size")
@@ -389,10 +532,10 @@ def test_divergence_stops_names_the_step_and_keeps_the_last_good_checkpoint(tmp_
         experiment = vae.build(config, info)
 
         def step(state, batch, key):
-            state, metrics = experiment.transition.step(state, batch, key)
+            state, metrics = experiment.train.step(state, batch, key)
             return state, {**metrics, "kl": jnp.where(state.step == 20, jnp.nan, metrics["kl"])}
 
-        return dataclasses.replace(experiment, transition=Transition(experiment.transition.init, step))
+        return dataclasses.replace(experiment, train=Transition(experiment.train.init, step))
 
     with pytest.raises(Diverged, match=r"kl is not finite at step 20 \(seed 0\)"):
         go(tmp_path / "run", build)
@@ -407,17 +550,17 @@ def test_infinite_parameters_are_a_divergence_too(tmp_path):
         experiment = vae.build(config, info)
 
         def step(state, batch, key):
-            new, metrics = experiment.transition.step(state, batch, key)
+            new, metrics = experiment.train.step(state, batch, key)
             broken = optax.tree.scale(jnp.where(state.step == 20, jnp.inf, 1.0), new.params)
             return new._replace(params=broken), metrics
 
-        return dataclasses.replace(experiment, transition=Transition(experiment.transition.init, step))
+        return dataclasses.replace(experiment, train=Transition(experiment.train.init, step))
 
     with pytest.raises(Diverged, match="is not finite at step 2[0-9]"):
         go(tmp_path / "run", build)
 
 
-def test_stopped_between_checkpoints(finished, tmp_path, blind):
+def test_stop_between_checkpoints_saves(finished, tmp_path):
     """However the answer of `stop` changes while it is asked, what was said to be saved is."""
     for calls in range(8):
         workdir, count = tmp_path / str(calls), iter(range(1000))
@@ -430,14 +573,14 @@ def test_stopped_between_checkpoints(finished, tmp_path, blind):
     ("every", "unit", "steps"),
     [(2, "epochs", [23, 34]), (5, "steps", [30, 34]), (12, "steps", [24, 34]), (17, "steps", [17, 34])],
 )
-def test_checkpoint_every(tmp_path, blind, every, unit, steps):
+def test_checkpoint_every_keeps_the_two_newest(tmp_path, every, unit, steps):
     """The two newest: the last one, and the one before at the end of an epoch or after any number of steps."""
     go(tmp_path / "run", checkpoint_every=every, checkpoint_unit=unit)
     kept = sorted(int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit())
     assert kept == steps
 
 
-def test_a_crash_within_an_epoch_goes_back_to_the_checkpoint_within_it(finished, tmp_path, blind):
+def test_crash_within_an_epoch_resumes_from_the_newest_checkpoint(finished, tmp_path):
     """Nothing is saved as it ends; every time it comes a little further."""
 
     class Crash(Exception):
@@ -465,7 +608,7 @@ def test_a_crash_within_an_epoch_goes_back_to_the_checkpoint_within_it(finished,
     assert (workdir / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
 
 
-def test_when_all_is_said_to_be_saved_it_is(tmp_path, blind):
+def test_last_stop_call_comes_after_the_last_save(tmp_path):
     seen = []
 
     def stop(save):
@@ -480,9 +623,7 @@ def test_when_all_is_said_to_be_saved_it_is(tmp_path, blind):
 @pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoints", "checkpoints/12", "result.json"])
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_links_out_of_the_directory_are_refused(finished, tmp_path, name, overwrite):
-    workdir, outside = tmp_path / "run", tmp_path / "outside"
-    shutil.copytree(finished, workdir)
-    (workdir / "report.html").unlink()
+    workdir, outside = unfinished(finished, tmp_path / "run"), tmp_path / "outside"
     outside.mkdir()
     (outside / "mine").write_text("mine")
     target = workdir / name
@@ -496,17 +637,19 @@ def test_links_out_of_the_directory_are_refused(finished, tmp_path, name, overwr
     assert len(list(outside.iterdir())) == 1
 
 
-def test_colour_images_of_another_size_and_a_wide_code(tmp_path):
+def test_colour_images_and_a_wide_code_train(tmp_path):
     x = np.random.default_rng(0).integers(0, 256, (60, 6, 9, 3), dtype=np.uint8)
     np.save(tmp_path / "x.npy", x)
-    workdir = go(tmp_path / "run", data=str(tmp_path / "x.npy"), batch_size=16, latent=5, precision="mixed")
+    workdir = go(
+        tmp_path / "run", data=str(tmp_path / "x.npy"), batch_size=16, latent=5, precision="mixed", figures="all"
+    )
     model = jaxae.load(workdir)
     assert model.encode(x).shape == (60, 5)
     assert model.reconstruct(x).shape == (60, 6, 9, 3)
     assert {p.stem for p in (workdir / "figures").glob("*.png")} == {*PICTURES} - {"manifold", "extremes"}
 
 
-def test_expected_figures_are_compared(finished):
+def test_expected_figures_are_upper_bounds_or_ranges(finished):
     line = log.read(finished / "metrics.jsonl")[-1]
     outcome = loop.Outcome(None, 1.0, 1.0)
     loss = line["loss"]
@@ -520,11 +663,11 @@ def test_expected_figures_are_compared(finished):
     assert results.collect(line, {}, outcome)["reached"] is None
 
 
-def test_batch_sizes_that_do_not_divide():
+def test_plan_refuses_a_batch_size_that_does_not_divide_over_devices():
     devices = jax.devices() * 4
-    with pytest.raises(InputError, match="--batch-size 10 does not divide over 4 devices: use 8 or 12"):
-        parallel.plan("auto", 10, 1, devices)
-    assert parallel.plan("auto", 8, 1, devices).mode == "pmap"
-    assert parallel.plan("jit", 8, 1, devices).mode == "jit"
-    assert parallel.plan("auto", 10, 8, devices).mode == "seeds"
-    assert parallel.plan("auto", 10, 1, devices[:1]).mode == "one"
+    with pytest.raises(ValueError, match="batch_size=10 does not divide over 4 devices: use 8 or 12"):
+        plan("auto", 10, 1, devices)
+    assert plan("auto", 8, 1, devices).mode == "pmap"
+    assert plan("jit", 8, 1, devices).mode == "jit"
+    assert plan("auto", 10, 8, devices).mode == "seeds"
+    assert plan("auto", 10, 1, devices[:1]).mode == "one"

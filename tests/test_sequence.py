@@ -12,9 +12,10 @@ import jaxae
 from conftest import batch, equal, new_key
 from experiments import sequence as experiment
 from jaxae import data, run
-from jaxae.epoch import gather
+from jaxae.core.reduction import gradient
+from jaxae.core.types import Examples
 from jaxae.errors import InputError
-from jaxae.types import Examples
+from jaxae.training.epoch import gather
 from jaxae.variants import autoencoder, sequence
 
 LENGTHS = (6, 1, 3)
@@ -26,7 +27,7 @@ def ragged(lengths=LENGTHS, width=3):
 
 
 def padded(parts, steps, garbage=0):
-    """A batch of sequences of T = `steps`, with garbage behind the end of each."""
+    """A batch of sequences padded to T = `steps` with garbage."""
     x = np.random.default_rng(garbage).uniform(size=(len(parts), steps, 3)).astype(np.float32)
     mask = np.zeros((len(parts), steps), np.float32)
     for i, part in enumerate(parts):
@@ -45,18 +46,18 @@ def network(steps):
 @cache
 def compiled(steps):
     model, params = network(steps)
-    loss = autoencoder.loss(model, "bce")
+    loss = autoencoder.loss(model, "bce", weight=3.0)
 
     @jax.jit
     def run(given):
-        slope, (_, metrics) = jax.grad(loss, has_aux=True)(params, {}, given, new_key())
-        return metrics, slope, model.apply({"params": params}, given.x, given.mask, method="encode")
+        slope, metrics, _ = gradient(lambda p, b: loss({"params": p}, b, new_key()), params, given)
+        return metrics, slope, model.apply({"params": params}, given.x, given.observed, method="encode")
 
     return run
 
 
 def measure(given):
-    """Metrics, gradient and codes."""
+    """Means of the terms, gradient and codes."""
     return compiled(given.x.shape[1])(given)
 
 
@@ -72,8 +73,8 @@ def test_padding_changes_neither_loss_nor_gradient_nor_code():
     assert not equal(measure(padded(parts[::-1], 6))[2], short[2])
 
 
-def test_each_sequence_counts_alike():
-    """The mean over sequences of what each one, without padding, gives alone."""
+def test_each_sequence_has_the_same_weight():
+    """Terms and gradient are means over sequences of those of each one alone, without padding."""
     parts = ragged()
     metrics, slope, codes = measure(padded(parts, 6))
     alone = [measure(batch(part[None], mask=jnp.ones((1, len(part))))) for part in parts]
@@ -82,10 +83,10 @@ def test_each_sequence_counts_alike():
     close(codes, np.concatenate([one[2] for one in alone]))
 
 
-def test_no_mask_is_a_mask_of_ones():
+def test_no_mask_equals_a_mask_of_ones():
     x = np.stack(ragged((6, 6)))
     model, params = network(6)
-    loss = jax.jit(partial(autoencoder.loss(model, "bce"), params, {}))
+    loss = jax.jit(partial(autoencoder.loss(model, "bce"), {"params": params}))
     close(loss(batch(x), new_key()), loss(batch(x, mask=jnp.ones((2, 6))), new_key()))
 
 
@@ -93,25 +94,26 @@ def test_loss_against_numpy():
     parts = ragged()
     model, params = network(6)
     given = padded(parts, 6)
-    z, logits = jax.jit(model.apply)({"params": params}, given.x, None, given.mask)
-    metrics = measure(given)[0]
+    z, logits = jax.jit(model.apply)({"params": params}, given.x, None, None, given.observed)
+    terms, updates = jax.jit(autoencoder.loss(model, "bce", weight=3.0))({"params": params}, given, new_key())
+    assert updates == {}
     rows = [(expit(np.asarray(out[: len(x)], np.float64)), x) for out, x in zip(logits, parts, strict=True)]
     cross = [-(x * np.log(p) + (1 - x) * np.log(1 - p)) for p, x in rows]
     squared = [(p - x) ** 2 for p, x in rows]
     expected = {
-        "loss": np.mean([c.mean() for c in cross]),
-        "bce": np.mean([c.mean() for c in cross]),
-        "reconstruction": np.mean([c.sum() for c in cross]),
-        "mse": np.mean([s.mean() for s in squared]),
-        "rmse": np.mean([np.sqrt(s.mean()) for s in squared]),
-        "code": np.abs(np.asarray(z)).mean(),
+        "loss": [3 * c.mean() for c in cross],
+        "bce": [c.mean() for c in cross],
+        "reconstruction": [c.sum() for c in cross],
+        "mse": [s.mean() for s in squared],
+        "rmse": [np.sqrt(s.mean()) for s in squared],
+        "code": np.abs(np.asarray(z)).mean(1),
     }
-    assert set(metrics) == set(expected)
+    assert set(terms) == set(expected)
     for name, exact in expected.items():
-        np.testing.assert_allclose(metrics[name], exact, rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(terms[name], exact, rtol=1e-5, err_msg=name)
 
 
-def test_decoder_is_given_the_code_at_every_step():
+def test_input_of_the_decoder_is_the_code_at_every_step():
     model, params = network(6)
     z = jnp.array([[0.5, -0.2, 0.1, 0.9]])
     decoder = {
@@ -136,12 +138,14 @@ def test_decoder_is_given_the_code_at_every_step():
 def test_gather_makes_the_mask():
     x = jnp.arange(4 * 6.0).reshape(4, 6) / 24
     examples = Examples(x, jnp.arange(4), jnp.array([3, 1, 2, 3]))
-    made = gather(examples, jnp.array([2, 0, 1]), jnp.arange(3), jnp.ones(3), (3, 2))
-    np.testing.assert_array_equal(made.mask, [[1, 1, 0], [1, 1, 1], [1, 0, 0]])
-    assert made.mask.dtype == jnp.float32
+    step = jnp.int32(7)
+    made = gather(examples, jnp.array([2, 0, 1]), jnp.arange(3), jnp.ones(3), step, (3, 2))
+    np.testing.assert_array_equal(made.observed, [[1, 1, 0], [1, 1, 1], [1, 0, 0]])
+    assert made.observed.dtype == jnp.float32
     np.testing.assert_array_equal(made.x, np.asarray(x).reshape(4, 3, 2)[[2, 0, 1]])
     np.testing.assert_array_equal(made.y, [2, 0, 1])
-    assert gather(examples._replace(lengths=None), jnp.array([2]), jnp.arange(1), jnp.ones(1), (3, 2)).mask is None
+    whole = examples._replace(lengths=None)
+    assert gather(whole, jnp.array([2]), jnp.arange(1), jnp.ones(1), step, (3, 2)).observed is None
 
 
 def save(folder, *args, **arrays):
@@ -150,7 +154,7 @@ def save(folder, *args, **arrays):
 
 
 def contents(dataset):
-    """Class and rows of every sequence, in the order of the splits; what is behind an end must be 0."""
+    """Class and rows of every sequence, in the order of the splits; the padding must be 0."""
     found = []
     for split in (dataset.train, dataset.test):
         assert split.x.dtype == np.float32
@@ -203,7 +207,7 @@ def test_sequences_of_numbers_and_of_bytes(tmp_path):
     same(data.load(str(save(tmp_path, *levels))), [(-1, part / np.float32(255)) for part in levels])
 
 
-def test_the_same_values_in_another_split_have_another_fingerprint(tmp_path):
+def test_fingerprint_depends_on_the_lengths_of_sequences(tmp_path):
     x = np.zeros((6, 3), np.float32)
     made = [data.load(str(save(tmp_path, x=x, lengths=lengths))).fingerprint() for lengths in ([3, 2, 1], [3, 1, 2])]
     assert made[0] != made[1]
@@ -239,24 +243,24 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_is_wrong_is_said_in_one_line(tmp_path, case):
+def test_bad_sequences_raise_in_one_line(tmp_path, case):
     parts, arrays, says = BAD[case]
     with pytest.raises(InputError, match=says) as error:
         data.load(str(save(tmp_path, *parts, **arrays)))
     assert "\n" not in str(error.value)
 
 
-def test_padding_that_would_not_fit_into_memory(tmp_path):
+def test_padding_that_exceeds_memory_raises(tmp_path):
     parts = [np.zeros((1, 1), np.uint8)] * 600 + [np.zeros((1_000_000, 1), np.uint8)]
     with pytest.raises(InputError, match="601 sequences padded to 1000000 steps exceed 2 GiB: cut the longest"):
         data.load(str(save(tmp_path, *parts)))
 
 
-SMALL = experiment.Config(epochs=1, batch_size=8, latent=4, hidden=5)
+SMALL = experiment.Config(epochs=1, batch_size=8, latent=4, hidden=5, figures="none")
 
 
 @pytest.mark.usefixtures("flax_scans")
-def test_encode_with_lengths_is_that_of_the_sequence_alone(tmp_path):
+def test_code_of_a_padded_sequence_with_its_length_is_that_of_the_sequence_alone(tmp_path):
     path = save(tmp_path, *MANY)
     config = dataclasses.replace(SMALL, data=str(path), workdir=str(tmp_path / "run"))
     model = jaxae.load(run.train(config, experiment.build, "experiments.sequence"))
@@ -275,7 +279,7 @@ def test_encode_with_lengths_is_that_of_the_sequence_alone(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["simple", "tied", "stacked", "vae", "convolutional"])
-def test_sequences_are_for_nets_that_read_them(tmp_path, name):
+def test_experiments_for_images_refuse_sequences_in_one_line(tmp_path, name):
     module = import_module(f"experiments.{name}")
     config = module.Config(epochs=1, batch_size=8, data=str(save(tmp_path, *MANY)), workdir=str(tmp_path / "run"))
     with pytest.raises(InputError) as error:

@@ -7,12 +7,14 @@ import time
 
 import pytest
 
+from jaxae.devices import signals
+from jaxae.devices.signals import TWICE, Stop
 from jaxae.errors import Interrupted
-from jaxae.signals import TWICE, Stop
 
 START = """
 import hashlib, pathlib, sys, time
-from jaxae import errors, signals
+from jaxae import errors
+from jaxae.devices import signals
 
 def busy():
     hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
@@ -123,8 +125,6 @@ def test_a_signal_that_comes_with_the_last_step_ends_when_all_is_saved():
 
 
 def test_handlers_are_as_they_were_afterwards():
-    from jaxae import signals
-
     before = [signal.getsignal(number) for number in signals.NUMBERS]
     with signals.stopping() as stop:
         assert signal.getsignal(signal.SIGINT) == stop.handle

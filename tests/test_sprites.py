@@ -1,4 +1,4 @@
-"""The sprites: that their images are what their factors say, and the factors what the docstring says."""
+"""Sprites: their images follow their factors, their factors have the distribution of the docstring."""
 
 import jax
 import numpy as np
@@ -50,7 +50,7 @@ def test_splits(drawn):
             np.testing.assert_array_equal(split.x[i], sprites.images(split.factors[i : i + 1])[0])
 
 
-def test_size_is_a_matter_of_resolution_alone(drawn):
+def test_sizes_differ_in_resolution_only(drawn):
     large = data.load("sprites/64")
     assert large.shape == (64, 64, 1)
     for small, other in ((drawn.train, large.train), (drawn.test, large.test)):
@@ -70,13 +70,13 @@ def test_same_bits_every_time_and_factors_are_part_of_the_fingerprint(drawn):
 
 
 @pytest.mark.parametrize("name", ["sprites/32", "sprites/", "sprites/64/", "sprites/my.npy"])
-def test_another_size_is_refused_in_one_line(name):
-    with pytest.raises(InputError, match=rf"--data {name}: give sprites .* or sprites/64 .*, or \./{name}") as caught:
+def test_unknown_size_raises_in_one_line(name):
+    with pytest.raises(InputError, match=rf"data={name}: give sprites .* or sprites/64 .*, or \./{name}") as caught:
         data.load(name)
     assert "\n" not in str(caught.value)
 
 
-def test_bad_factors_and_sizes():
+def test_factors_and_sizes_out_of_range_raise():
     with pytest.raises(ValueError, match="must divide 64"):
         sprites.images(np.zeros((1, 5), np.int32), 48)
     for column, count in enumerate(sprites.COUNTS):
@@ -101,7 +101,7 @@ def test_factors_are_uniform_and_independent(drawn):
 
 
 def test_splits_are_drawn_independently(drawn):
-    """As many of the test's sprites are among those for training as chance puts there."""
+    """As many test sprites are among the training sprites as chance implies."""
     train, test = (np.ravel_multi_index(tuple(split.factors.T), sprites.COUNTS) for split in (drawn.train, drawn.test))
     expected = 1 - (1 - 1 / np.prod(sprites.COUNTS)) ** len(train)
     assert 1 / 13 < expected < 1 / 12
@@ -127,8 +127,8 @@ def test_area_grows_with_the_square_of_scale_whatever_the_shape(some):
     np.testing.assert_allclose(x.sum((1, 2)), np.pi * 16 * 8 * scale**2, rtol=0.04)
 
 
-def test_every_sprite_is_whole_at_every_place():
-    """At the corners of its range of places it has the same pixels as in the middle."""
+def test_no_position_cuts_a_sprite():
+    """At the corners of the range of positions a sprite has the same pixels as in the middle."""
     for rows in np.indices(sprites.COUNTS[:3]).reshape(3, -1).T.reshape(6, 120, 3):
         at = [sprites.images(np.pad(rows, ((0, 0), (0, 2)), constant_values=v), 64)[..., 0] for v in (0, 16, 31)]
         middle = np.roll(at[1], (-16, -16), axis=(1, 2))

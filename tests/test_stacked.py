@@ -1,4 +1,4 @@
-import dataclasses
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,8 @@ from scipy.special import expit
 from conftest import batch, equal, new_key
 from experiments import stacked as experiment
 from jaxae import data
-from jaxae.batch import mean, noise
-from jaxae.step import descend, phases
-from jaxae.types import State
+from jaxae.core.step import descend, phases
+from jaxae.core.types import State
 from jaxae.variants import autoencoder, stacked
 
 X = np.random.default_rng(0).uniform(size=(5, 2, 3)).astype(np.float32)
@@ -20,11 +19,12 @@ B = batch(X)
 
 
 def towards(name, *others):
-    """Half the squared distance of a group from noise; the names of the metrics differ but for `loss`."""
+    """Half the squared distance of a group from noise, and its double under other names."""
 
-    def loss(params, extra, batch, key):
-        value = 0.5 * jnp.sum((params[name] - mean(noise(key, batch, (3,)), batch)) ** 2)
-        return value, (extra, {"loss": value, **dict.fromkeys(others, 2 * value)})
+    def loss(variables, batch, key):
+        distance = variables["params"][name] - batch.mean(batch.noise(key, (3,)))
+        value = batch.repeat(0.5 * jnp.sum(distance**2))
+        return {"loss": value, **dict.fromkeys(others, 2 * value)}, {}
 
     return loss
 
@@ -58,14 +58,14 @@ def run(transition, state, key, steps=8):
     return states, seen
 
 
-def test_seeds_compute_one_phase_not_all():
+def test_only_one_phase_is_computed_with_several_seeds():
     transition = phases((2, parts()[0]), (0, parts()[2]))
     states = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), start(transition))
     program = jax.make_jaxpr(jax.vmap(transition.step, (0, None, 0)))(states, B, jax.random.split(new_key()))
-    assert [e.primitive.name for e in program.eqns].count("cond") == 1  # vmap alone would have made a select of it
+    assert [e.primitive.name for e in program.eqns].count("cond") == 1  # vmap alone would make a select of it
 
 
-def test_phases_are_their_transitions_one_after_the_other():
+def test_phases_run_their_transitions_one_after_the_other():
     first, second, last = parts()
     transition = phases((2, first), (3, second), (0, last))
     states, seen = run(transition, start(transition), new_key())
@@ -89,7 +89,7 @@ def test_phases_are_their_transitions_one_after_the_other():
     assert not equal(states[2].opt_state[0], states[0].opt_state[0])
 
 
-def test_a_single_phase_is_its_transition():
+def test_a_single_phase_equals_its_transition():
     first, *_ = parts()
     one = phases((7, first))
     (_, after), (metrics,) = run(one, start(one), new_key(), 1)
@@ -98,7 +98,7 @@ def test_a_single_phase_is_its_transition():
     assert equal(metrics, measured)
 
 
-def test_phases_of_no_steps_are_passed_over():
+def test_phases_of_no_steps_are_skipped():
     first, second, last = parts()
     transition = phases((0, first), (1, second), (0, first), (0, last))
     states, _ = run(transition, start(transition), new_key(), 2)
@@ -114,7 +114,7 @@ def test_phases_of_no_steps_are_passed_over():
     )
 
 
-def test_phases_of_several_seeds():
+def test_phases_with_several_seeds_equal_those_of_each_seed():
     first, second, last = parts()
     transition = phases((2, first), (3, second), (0, last))
     starts = [start(transition, seed) for seed in (0, 10, 20)]
@@ -166,15 +166,15 @@ def test_groups_and_composition_against_numpy():
     np.testing.assert_allclose(logits, exact, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(model.apply({"params": params}, z, method="logits"), exact, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(model.apply({"params": params}, z, method="decode"), expit(exact), rtol=1e-5)
-    loss = autoencoder.loss(model, "mse")(params, {}, B, new_key())[0]
-    np.testing.assert_allclose(loss, ((expit(exact) - X) ** 2).mean(), rtol=1e-5)
+    terms, _ = autoencoder.loss(model, "mse")({"params": params}, B, new_key())
+    np.testing.assert_allclose(terms["loss"], ((expit(exact) - X) ** 2).mean((1, 2)), rtol=1e-5)
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_greedy_loss_against_numpy(number):
+    """Cross-entropy of the pixels for the first layer, squared error of the codes before for the others."""
     model, params = network()
-    weight = np.array([1, 1, 0, 1, 1], bool)
-    value, (_, metrics) = stacked.greedy(model, number)(params, {}, batch(X, weight), new_key())
+    terms, updates = stacked.greedy(model, number)({"params": params}, B, new_key())
     below = codes(params, number)
     above = affine(params, f"decoder_{number}", codes(params, number + 1))
     if number == 0:
@@ -182,12 +182,13 @@ def test_greedy_loss_against_numpy(number):
         exact = -(x * np.log(p) + (1 - x) * np.log(1 - p))
     else:
         exact = (np.tanh(above) - below) ** 2
-    np.testing.assert_allclose(value, exact[weight].mean(), rtol=1e-5)
-    assert metrics == {"loss": value}
+    np.testing.assert_allclose(terms["loss"], exact.mean(1), rtol=1e-5)
+    assert set(terms) == {"loss"}
+    assert updates == {}
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_greedy_moves_its_own_layer(number):
+def test_greedy_descent_moves_its_own_layer_only(number):
     model, params = network()
     transition = descend(stacked.greedy(model, number), optax.sgd(0.1), wrt=stacked.groups(number))
     state = State(jnp.int32(0), params, transition.init(params), {})
@@ -196,26 +197,49 @@ def test_greedy_moves_its_own_layer(number):
     assert moved == {f"encoder_{number}", f"decoder_{number}"}
 
 
-def test_experiment_changes_its_phase_after_so_many_epochs(monkeypatch):
-    """1000 examples in batches of 256: epochs 0, 2, 4, 6 begin at steps 0, 8, 16, 24 (7.8, 15.6, 23.4 rounded up)."""
-    given = []
-    monkeypatch.setattr(experiment, "phases", lambda *parts: given.extend(parts) or phases(*parts))
-    built = experiment.build(dataclasses.replace(experiment.Config(), greedy=2), data.Info((28, 28, 1), 1000))
-    assert [steps for steps, _ in given] == [8, 8, 8, 0]
-    given.clear()
-    experiment.build(experiment.Config(), data.Info((28, 28, 1), 60_000))
-    ends = np.cumsum([steps for steps, _ in given[:-1]])
-    np.testing.assert_array_equal(ends, [4688, 9375, 14063])  # 20, 40, 60 epochs of 234.375 steps, rounded up
-    assert built.model.widths == (128, 64, 32)
-
-
-@pytest.mark.parametrize(("step", "moves"), [(0, {0}), (7, {0}), (8, {1}), (16, {2}), (23, {2}), (24, {0, 1, 2})])
-def test_experiment_moves_the_layers_of_its_phase(step, moves):
-    config = dataclasses.replace(experiment.Config(), hidden=(5, 4), latent=3, greedy=2)
-    built = experiment.build(config, data.Info((2, 3), 1000))
-    params = built.model.init(new_key(), jnp.asarray(X))["params"]
-    state = State(jnp.int32(step), params, built.transition.init(params), {})
-    new, metrics = jax.jit(built.transition.step)(state, B, new_key())
-    moved = {name for name in params if not equal(new.params[name], params[name])}
-    assert moved == {name for number in moves for name in stacked.groups(number)}
+# First steps of the phases: epochs 2, 4 and 6 of 1,000 examples in batches of 256 begin at steps 8, 16 and 24 (7.8,
+# 15.6 and 23.4 rounded up); epochs 20, 40 and 60 of 60,000 at 4688, 9375 and 14063 (4687.5, 9375 and 14062.5).
+@pytest.mark.parametrize(
+    ("examples", "greedy", "step", "layers"),
+    [
+        (1000, 2, 0, {0}),
+        (1000, 2, 7, {0}),
+        (1000, 2, 8, {1}),
+        (1000, 2, 15, {1}),
+        (1000, 2, 16, {2}),
+        (1000, 2, 23, {2}),
+        (1000, 2, 24, {0, 1, 2}),
+        (60_000, 20, 4687, {0}),
+        (60_000, 20, 4688, {1}),
+        (60_000, 20, 9374, {1}),
+        (60_000, 20, 9375, {2}),
+        (60_000, 20, 14062, {2}),
+        (60_000, 20, 14063, {0, 1, 2}),
+    ],
+)
+def test_experiment_moves_the_layers_of_its_phase(examples, greedy, step, layers):
+    built, start = small_experiment(greedy, examples)
+    new, metrics = jax.jit(built.train.step)(start._replace(step=jnp.int32(step)), B, new_key())
+    moved = {name for name in start.params if not equal(new.params[name], start.params[name])}
+    assert moved == {name for number in layers for name in stacked.groups(number)}
     assert set(metrics) == {"loss"}
+
+
+@cache
+def small_experiment(greedy, examples):
+    """5-4-3 on [2, 3], and the state that it starts from."""
+    config = experiment.Config(hidden=(5, 4), latent=3, greedy=greedy)
+    built = experiment.build(config, data.Info((2, 3), examples))
+    params = built.model.init(new_key(), jnp.asarray(X))["params"]
+    return built, State(jnp.int32(0), params, built.train.init(params), {})
+
+
+def test_experiment_has_the_widths_of_its_fields():
+    assert experiment.build(experiment.Config(), data.Info((28, 28, 1), 60_000)).model.widths == (128, 64, 32)
+
+
+def test_greedy_epochs_that_leave_none_to_fine_tune_raise():
+    info = data.Info((2, 3), 1000)
+    with pytest.raises(ValueError, match="greedy=20 epochs for each layer leave none of epochs=60 to fine-tune"):
+        experiment.build(experiment.Config(epochs=60), info)
+    experiment.build(experiment.Config(epochs=61), info)

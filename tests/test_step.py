@@ -1,4 +1,4 @@
-"""The engine on toys: all that later variants will ask of it."""
+"""Transitions on toys: all that later variants will ask of them."""
 
 import flax.linen as nn
 import jax
@@ -8,9 +8,8 @@ import optax
 import pytest
 
 from conftest import batch, equal, new_key
-from jaxae.batch import axis, mean, noise
-from jaxae.step import descend, sequence
-from jaxae.types import State
+from jaxae.core.step import alternate, descend
+from jaxae.core.types import State
 
 x = jax.random.normal(new_key(), (16, 3))
 B = batch(x)
@@ -23,12 +22,12 @@ def state(transition, params, extra=None):
 def quadratic(name, other=None):
     """Half the squared distance of group `name` from the mean of the data; `other` takes part in the loss."""
 
-    def loss(params, extra, batch, key):
-        target = mean(batch.x, batch)
-        value = 0.5 * jnp.sum((params[name] - target) ** 2)
+    def loss(variables, batch, key):
+        params = variables["params"]
+        value = 0.5 * jnp.sum((params[name] - batch.mean(batch.x)) ** 2)
         if other:
             value = value + jnp.sum(params[name] * params[other])
-        return value, (extra, {f"{name}_loss": value})
+        return {"loss": batch.repeat(value)}, {}
 
     return loss
 
@@ -38,15 +37,33 @@ def test_descend_is_gradient_descent():
     params = {"a": jnp.array([1.0, 2.0, 3.0])}
     new, metrics = jax.jit(transition.step)(state(transition, params), B, new_key())
     np.testing.assert_allclose(new.params["a"], params["a"] - 0.1 * (params["a"] - x.mean(0)), rtol=1e-6)
-    np.testing.assert_allclose(metrics["a_loss"], 0.5 * np.sum((params["a"] - x.mean(0)) ** 2), rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], 0.5 * np.sum((params["a"] - x.mean(0)) ** 2), rtol=1e-5)
+    assert set(metrics) == {"loss"}
 
 
-def test_two_optimizers_on_disjoint_groups():
+def test_descend_takes_the_weighted_mean_of_a_loss_per_example():
+    """Examples of weight 0 count in no term and in no gradient."""
+    weight = np.arange(16) % 3 > 0
+
+    def loss(variables, batch, key):
+        square = jnp.sum((variables["params"]["a"][None] - batch.x) ** 2, axis=1)
+        return {"loss": 0.7 * square, "first": batch.x[:, 0]}, {}
+
+    transition = descend(loss, optax.sgd(0.1))
+    params = {"a": jnp.array([1.0, 2.0, 3.0])}
+    new, metrics = transition.step(state(transition, params), batch(x, weight=weight), new_key())
+    real, a = np.asarray(x, np.float64)[weight], np.array([1.0, 2.0, 3.0])
+    np.testing.assert_allclose(new.params["a"], a - 0.1 * 2 * 0.7 * (a - real).mean(0), rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], 0.7 * ((a - real) ** 2).sum(1).mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["first"], real[:, 0].mean(), rtol=1e-5)
+
+
+def test_alternating_optimizers_update_disjoint_groups():
     """Min-max: each loss depends on both groups, but moves one; the other stays the same bits."""
     encoder = descend(quadratic("a", other="b"), optax.adam(0.1), wrt=("a",))
-    critic = descend(quadratic("b", other="a"), optax.sgd(0.1), wrt=("b",))
+    critic = descend(quadratic("b", other="a"), optax.sgd(0.1), wrt=("b",), name="critic")
     params = {"a": jnp.ones(3), "b": 2 * jnp.ones(3), "c": jnp.full(3, 0.1)}
-    both = sequence(encoder, critic)
+    both = alternate(encoder, critic)
     first, _ = encoder.step(state(encoder, params), B, new_key())
     assert equal(first.params["b"], params["b"])
     assert equal(first.params["c"], params["c"])
@@ -56,7 +73,7 @@ def test_two_optimizers_on_disjoint_groups():
     gradient = params["b"] - x.mean(0) + first.params["a"]  # the critic sees the encoder's new weights
     np.testing.assert_allclose(second.params["b"], params["b"] - 0.1 * gradient, rtol=1e-5)
     assert equal(second.params["c"], params["c"])
-    assert set(metrics) == {"a_loss", "b_loss"}
+    assert set(metrics) == {"loss", "critic"}
 
 
 def test_no_optimizer_state_and_no_gradient_for_the_others():
@@ -68,9 +85,9 @@ def test_no_optimizer_state_and_no_gradient_for_the_others():
 
     watch.defvjp(lambda v: (v, None), lambda _, g: (taken.append(1), (g,))[1])
 
-    def loss(params, extra, batch, key):
-        value = jnp.sum(params["a"] * watch(params["b"]))
-        return value, (extra, {"loss": value})
+    def loss(variables, batch, key):
+        params = variables["params"]
+        return {"loss": batch.repeat(jnp.sum(params["a"] * watch(params["b"])))}, {}
 
     params = {"a": jnp.ones(2), "b": jnp.ones(2)}
     only_a, everything = descend(loss, optax.adam(0.1), wrt=("a",)), descend(loss, optax.adam(0.1))
@@ -82,38 +99,92 @@ def test_no_optimizer_state_and_no_gradient_for_the_others():
     assert taken
 
 
-def test_unknown_group_and_clashing_metrics():
-    with pytest.raises(ValueError, match=r"no parameters named \['z'\]"):
+def test_an_unknown_group_is_refused():
+    with pytest.raises(ValueError, match=r"no parameters named \['z'\]; there are \['a'\]"):
         descend(quadratic("a"), optax.sgd(0.1), wrt=("z",)).init({"a": jnp.ones(3)})
-    twice = sequence(descend(quadratic("a"), optax.sgd(0.1)), descend(quadratic("a"), optax.sgd(0.1)))
-    with pytest.raises(ValueError, match=r"two transitions report \['a_loss'\]"):
-        twice.step(state(twice, {"a": jnp.ones(3)}), B, new_key())
 
 
-def test_each_transition_of_a_sequence_has_its_own_noise():
+def test_the_minimised_term_is_reported_under_its_name():
+    def loss(variables, batch, key):
+        return {"loss": jnp.sum((variables["params"]["a"][None] - batch.x) ** 2, axis=1), "count": batch.weight}, {}
+
+    params = {"a": jnp.ones(3)}
+    plain, named = descend(loss, optax.sgd(0.1)), descend(loss, optax.sgd(0.1), name="distance")
+    (one, first), (other, second) = (t.step(state(t, params), B, new_key()) for t in (plain, named))
+    assert equal(one, other)
+    assert not equal(one.params, params)
+    assert equal(second, {"distance": first["loss"], "count": first["count"]})
+
+
+def test_a_name_that_another_term_has_is_refused():
+    def loss(variables, batch, key):
+        return {"loss": batch.repeat(jnp.sum(variables["params"]["a"])), "distance": batch.weight}, {}
+
+    transition = descend(loss, optax.sgd(0.1), name="distance")
+    with pytest.raises(ValueError, match="the loss has a term named distance already"):
+        transition.step(state(transition, {"a": jnp.ones(3)}), B, new_key())
+
+
+def test_two_metrics_of_the_same_name_are_refused():
+    def loss(variables, batch, key):
+        return {"loss": batch.repeat(jnp.sum(variables["params"]["a"])), "count": batch.weight}, {}
+
+    def step(*transitions):
+        both = alternate(*transitions)
+        return both.step(state(both, {"a": jnp.ones(3)}), B, new_key())
+
+    plain = descend(quadratic("a"), optax.sgd(0.1))
+    with pytest.raises(ValueError, match=r"two transitions report \['loss'\]: give their metrics different names"):
+        step(plain, descend(quadratic("a"), optax.sgd(0.1)))
+    other = descend(quadratic("a"), optax.sgd(0.1), name="other")
+    with pytest.raises(ValueError, match=r"two transitions report \['other'\]"):
+        step(plain, other, other)
+    with pytest.raises(ValueError, match=r"two transitions report \['count'\]"):  # a term, not what is minimised
+        step(descend(loss, optax.sgd(0.1)), descend(loss, optax.sgd(0.1), name="other"))
+    with pytest.raises(ValueError, match=r"two transitions report \['count'\]"):  # the name of a term of another one
+        step(descend(loss, optax.sgd(0.1)), descend(quadratic("a"), optax.sgd(0.1), name="count"))
+    assert set(step(plain, other)[1]) == {"loss", "other"}
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (16, 1), (15,)])
+def test_a_term_that_is_not_one_number_per_example_is_refused(shape):
+    def loss(variables, batch, key):
+        return {"loss": batch.repeat(jnp.sum(variables["params"]["a"])), "odd": jnp.zeros(shape)}, {}
+
+    transition = descend(loss, optax.sgd(0.1))
+    with pytest.raises(ValueError, match=r"the term odd has shape \(.*\), not one number for each of 16 examples"):
+        transition.step(state(transition, {"a": jnp.ones(3)}), B, new_key())
+
+
+def test_terms_without_a_loss_are_refused():
+    def loss(variables, batch, key):
+        return {"error": batch.repeat(jnp.sum(variables["params"]["a"]))}, {}
+
+    for transition in (descend(loss, optax.sgd(0.1)), descend(loss, optax.sgd(0.1), name="error")):
+        with pytest.raises(ValueError, match=r"no term is named loss: there are \['error'\]"):
+            transition.step(state(transition, {"a": jnp.ones(3)}), B, new_key())
+
+
+def test_alternating_transitions_have_their_own_noise():
     seen = []
 
-    def loss(name):
-        def draw(params, extra, batch, key):
-            value = jnp.sum(params["a"]) + mean(noise(key, batch, ()), batch)
-            seen.append(noise(key, batch, ()))
-            return value, (extra, {name: value})
+    def loss(variables, batch, key):
+        noise = batch.noise(key, ())
+        seen.append(noise)
+        return {"loss": noise + jnp.sum(variables["params"]["a"])}, {}
 
-        return draw
-
-    both = sequence(descend(loss("one"), optax.sgd(0.0)), descend(loss("two"), optax.sgd(0.0)))
+    both = alternate(descend(loss, optax.sgd(0.0)), descend(loss, optax.sgd(0.0), name="other"))
     both.step(state(both, {"a": jnp.ones(3)}), B, new_key())
     assert not np.any(np.asarray(seen[0]) == np.asarray(seen[1]))
 
 
 def test_batch_norm_keeps_its_statistics_in_extra():
-    norm = nn.BatchNorm(use_running_average=False, momentum=0.9, axis_name=axis())
+    norm = nn.BatchNorm(use_running_average=False, momentum=0.9)
     variables = norm.init(new_key(), x)
 
-    def loss(params, extra, batch, key):
-        y, extra = norm.apply({"params": params, **extra}, batch.x, mutable=list(extra))
-        value = mean(jnp.sum(y**2, axis=1), batch)
-        return value, (dict(extra), {"loss": value})
+    def loss(variables, batch, key):
+        y, updates = norm.apply(variables, batch.x, mutable=["batch_stats"])
+        return {"loss": jnp.sum(y**2, axis=1)}, dict(updates)
 
     transition = descend(loss, optax.sgd(0.1))
     start = state(transition, variables["params"], {"batch_stats": variables["batch_stats"]})
@@ -127,31 +198,31 @@ def test_codebook_moves_by_its_average_not_by_gradient():
     """An exponential moving average of the data assigned to each of two codes, as in VQ-VAE."""
     start = jnp.array([[-1.0, 0, 0], [1.0, 0, 0]])
 
-    def loss(params, extra, batch, key):
-        book = extra["codebook"]["codes"]
+    def loss(variables, batch, key):
+        book = variables["codebook"]["codes"]
         nearest = jnp.argmin(jnp.sum((batch.x[:, None] - book[None]) ** 2, -1), axis=1)
         hot = jax.nn.one_hot(nearest, 2)
-        share, total = mean(hot, batch), mean(hot[:, :, None] * batch.x[:, None, :], batch)
+        share, total = batch.mean(hot), batch.mean(hot[:, :, None] * batch.x[:, None, :])
         new = 0.9 * book + 0.1 * total / share[:, None]
-        value = jnp.sum(params["a"] ** 2)
-        return value, ({"codebook": {"codes": new}}, {"loss": value})
+        return {"loss": batch.repeat(jnp.sum(variables["params"]["a"] ** 2))}, {"codebook": {"codes": new}}
 
     transition = descend(loss, optax.sgd(0.1))
-    new, _ = transition.step(state(transition, {"a": jnp.ones(1)}, {"codebook": {"codes": start}}), B, new_key())
+    extra = {"codebook": {"codes": start}, "other": {"count": jnp.full(2, 0.1)}}
+    new, _ = transition.step(state(transition, {"a": jnp.ones(1)}, extra), B, new_key())
     data, codes = np.asarray(x), np.asarray(start)
     nearest = ((data[:, None] - codes[None]) ** 2).sum(-1).argmin(1)
     expected = [0.9 * codes[c] + 0.1 * data[nearest == c].mean(0) for c in (0, 1)]
     np.testing.assert_allclose(new.extra["codebook"]["codes"], expected, rtol=1e-5, atol=1e-6)
+    assert equal(new.extra["other"], extra["other"])  # a collection that the loss does not update stays
 
 
-def test_k_samples_per_example():
+def test_the_variance_of_k_samples_falls_as_one_over_k():
     """E[(a + eps)^2] = a^2 + 1: with K samples the estimate's variance falls as 1 / K."""
 
     def loss(samples):
-        def estimate(params, extra, batch, key):
-            z = params["a"] + noise(key, batch, (samples,))
-            value = mean(jnp.mean(z**2, axis=1), batch)
-            return value, (extra, {"loss": value})
+        def estimate(variables, batch, key):
+            z = variables["params"]["a"] + batch.noise(key, (samples,))
+            return {"loss": jnp.mean(z**2, axis=1)}, {}
 
         return estimate
 
@@ -166,19 +237,16 @@ def test_k_samples_per_example():
     assert 15 < one.var() / many.var() < 40
 
 
-def test_masked_sequences():
-    """What stands in the padding changes neither the loss nor the gradient."""
+def test_padding_of_sequences_changes_neither_loss_nor_gradient():
     cell = nn.RNN(nn.SimpleCell(4))
     values = jax.random.normal(new_key(), (5, 7, 2))
     mask = (jnp.arange(7)[None] < jnp.array([7, 3, 1, 5, 2])[:, None]).astype(jnp.float32)
     params = {"cell": cell.init(new_key(), values)["params"]}
 
-    def loss(params, extra, batch, key):
-        lengths = jnp.sum(batch.mask, axis=1).astype(jnp.int32)
-        y = cell.apply({"params": params["cell"]}, batch.x, seq_lengths=lengths)
-        per_step = jnp.sum(y**2, axis=2) * batch.mask
-        value = mean(jnp.sum(per_step, axis=1), batch)
-        return value, (extra, {"loss": value})
+    def loss(variables, batch, key):
+        lengths = jnp.sum(batch.observed, axis=1).astype(jnp.int32)
+        y = cell.apply({"params": variables["params"]["cell"]}, batch.x, seq_lengths=lengths)
+        return {"loss": jnp.sum(jnp.sum(y**2, axis=2) * batch.observed, axis=1)}, {}
 
     transition = descend(loss, optax.sgd(0.1))
 
@@ -199,10 +267,10 @@ def test_masked_sequences():
     np.testing.assert_allclose(m1["loss"], np.mean(alone), rtol=1e-5)
 
 
-def test_vmap_over_seeds():
-    def loss(params, extra, batch, key):
-        value = mean(jnp.sum((params["a"] - batch.x - noise(key, batch, (3,))) ** 2, axis=1), batch)
-        return value, (extra, {"loss": value})
+def test_vmap_over_seeds_gives_the_step_of_each_seed():
+    def loss(variables, batch, key):
+        off = variables["params"]["a"] - batch.x - batch.noise(key, (3,))
+        return {"loss": jnp.sum(off**2, axis=1)}, {}
 
     transition = descend(loss, optax.adam(0.1))
     keys = jax.random.split(new_key(), 4)

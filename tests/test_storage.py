@@ -1,4 +1,4 @@
-"""What becomes of a run whose disk is full, whose directory is lost or can no longer be written."""
+"""Runs whose disk is full, whose directory is lost or cannot be written any more."""
 
 import resource
 import shutil
@@ -30,7 +30,7 @@ def mounted(folder, *options):
 
 @contextmanager
 def running(workdir, *more, beyond=0):
-    """An endless run that has a checkpoint of a step beyond this one."""
+    """An endless run with a checkpoint of a step above `beyond`."""
     command = [sys.executable, "-m", "experiments.dense", "--epochs", "100000", f"--workdir={workdir}", *more]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         process.stdout.readline()
@@ -47,8 +47,8 @@ def newest(workdir):
     return max((int(path.name) for path in workdir.glob("checkpoints/*") if path.name.isdigit()), default=0)
 
 
-def refused(process, workdir, reason):
-    """Ends by itself with one line."""
+def ends(process, workdir, reason):
+    """The run ends by itself with one line."""
     _, said = process.communicate(timeout=100)
     assert process.returncode == 2, said
     assert said.count("\n") == 1, said
@@ -56,39 +56,39 @@ def refused(process, workdir, reason):
     assert f": cannot be written ({reason}): what was saved is kept" in said, said
 
 
-def whole(workdir, at_least):
-    """What was saved is there: a model, and the metrics up to it."""
+def saved(workdir, at_least):
+    """A model was saved, and the metrics up to it."""
     step = newest(workdir)
     assert step >= at_least
     jaxae.load(workdir)
     assert step in [line["step"] for line in log.read(workdir / "metrics.jsonl")]
 
 
-def test_a_full_disk(tmp_path):
+def test_full_disk_ends_the_run_and_keeps_what_was_saved(tmp_path):
     with mounted(tmp_path, "-o", "size=30m"):
         workdir = tmp_path / "run"
         with running(workdir) as process:
             step = newest(workdir)
             subprocess.run(["dd", "if=/dev/zero", f"of={tmp_path}/ballast", "bs=64k"], capture_output=True, check=False)
-            refused(process, workdir, "No space left on device")
+            ends(process, workdir, "No space left on device")
         (tmp_path / "ballast").unlink()
-        whole(workdir, step)
-        with running(workdir, beyond=step) as process:  # and goes on
+        saved(workdir, step)
+        with running(workdir, beyond=step) as process:  # resumes
             assert process.poll() is None
 
 
-def test_a_checkpoint_that_cannot_be_written(tmp_path):
-    """A limit on the size of files is met by TensorStore, in C++; lines of metrics are still written."""
+def test_unwritable_checkpoint_ends_the_run(tmp_path):
+    """TensorStore, in C++, hits the limit on the size of files; lines of metrics are still written."""
     workdir = tmp_path / "run"
     with running(workdir) as process:
         step = newest(workdir)
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
-        refused(process, workdir, "File too large")
-    whole(workdir, step)
+        ends(process, workdir, "File too large")
+    saved(workdir, step)
 
 
-def test_event_files_that_cannot_be_written(tmp_path):
-    """They are written by a thread, for which the main one would wait forever."""
+def test_unwritable_event_files_end_the_run(tmp_path):
+    """A thread writes them, for which the main one would wait forever."""
     workdir = tmp_path / "run"
     with running(workdir, "--hidden", "2", "--latent", "2", "--picture-every", "1") as process:
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (400_000, 400_000))
@@ -96,21 +96,21 @@ def test_event_files_that_cannot_be_written(tmp_path):
     assert process.returncode == 2
     assert said.count("\n") == 1, said
     assert said.startswith("error: --workdir: cannot be written (File too large)")
-    whole(workdir, 1)
+    saved(workdir, 1)
 
 
-def test_a_directory_that_becomes_read_only(tmp_path):
+def test_read_only_directory_ends_the_run(tmp_path):
     workdir = tmp_path / "run"
     with running(workdir) as process:
         step = newest(workdir)
         with mounted(workdir / "checkpoints", "-o", "ro"):
-            refused(process, workdir, "Read-only file system")
-    whole(workdir, step)
+            ends(process, workdir, "Read-only file system")
+    saved(workdir, step)
 
 
-def test_a_directory_that_is_lost(tmp_path):
+def test_lost_directory_ends_the_run(tmp_path):
     workdir = tmp_path / "run"
     with running(workdir) as process:
         workdir.rename(tmp_path / "elsewhere")
-        refused(process, workdir, "No such file or directory")
-    whole(tmp_path / "elsewhere", 1)
+        ends(process, workdir, "No such file or directory")
+    saved(tmp_path / "elsewhere", 1)

@@ -1,72 +1,100 @@
+import dataclasses
+import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from conftest import script
 from experiments import mirrored, vae
-from jaxae import log, loop, parallel, run
+from jaxae import log, loop, run
 from jaxae.errors import InputError
 
 sweeps = script("sweep")
-SMALL = ("--hidden", "8", "--batch-size", "128", "--epochs", "2", "--seeds", "2")
-pytestmark = pytest.mark.usefixtures("drawn")
+SMALL = ("--hidden", "8", "--batch-size", "128", "--epochs", "2", "--seeds", "2", "--figures", "none")
+FIELDS = {"hidden": (8,), "batch_size": 128, "epochs": 2, "seeds": 2, "figures": "none"}
 
 
 @pytest.fixture
-def drawn(monkeypatch):
-    """Runs draw nothing but an empty page, whose being there says that they have ended."""
-    monkeypatch.setattr("jaxae.figures.draw", lambda *args: [])
-    monkeypatch.setattr("jaxae.report.write", lambda workdir, *args: (workdir / "report.html").touch())
+def compiled(caplog):
+    """How often XLA has compiled the program of each name: `steps` trains, `measure` evaluates."""
 
+    def count():
+        found = re.findall(r"Finished XLA compilation of jit\((steps|measure)\)", caplog.text)
+        return dict(Counter(found))
 
-@pytest.fixture
-def compiled(monkeypatch):
-    """What has been compiled."""
-    seen, compile_ = [], parallel.compile
-    monkeypatch.setattr(parallel, "compile", lambda *args: (seen.append(args), compile_(*args))[1])
-    return seen
+    with jax.log_compiles():
+        yield count
 
 
 def sweep(workdir, *grid, more=SMALL):
-    return sweeps.sweep(loop.go_on, ["vae", "--grid", *grid, "--workdir", str(workdir), *more])
+    return sweeps.sweep(loop.never, ["vae", "--grid", *grid, "--workdir", str(workdir), *more])
 
 
-def test_points_are_runs_and_share_their_programs(tmp_path, compiled):
-    """What differs in numbers alone is compiled once; each point is what its own command gives, to rounding."""
+def assert_is_its_own_run(point, alone, said):
+    """The run of a point has the metrics of the run alone, to rounding, and the table shows them."""
+    for a, b in zip(*(log.read(path / "metrics.jsonl") for path in (alone, point)), strict=True):
+        assert log.names(a) == log.names(b)
+        for name in log.names(a):
+            np.testing.assert_allclose(log.each(a[name]), log.each(b[name]), rtol=1e-5)
+    loss = log.read(alone / "metrics.jsonl")[-1]["loss"]
+    assert f"{loss['mean']:.4g} ± {loss['std']:.2g}" in said
+
+
+def test_points_that_differ_in_numbers_share_one_program(tmp_path, compiled):
+    """Each point is what its own command gives, to rounding."""
     said = sweep(tmp_path / "sweep", "lr=1e-3,3e-3,1e-2", "latent=2,3")
-    assert len(compiled) == 2 * 2  # training and evaluation, for each size of the code
+    assert compiled() == {"steps": 2, "measure": 2}  # for each size of the code
     assert said.count("±") == 6 * 5
     assert (tmp_path / "sweep" / "summary.png").stat().st_size > 5000
     for lr, latent in (("1e-3", 2), ("1e-2", 3)):
-        fields = {"hidden": (8,), "batch_size": 128, "epochs": 2, "seeds": 2, "lr": float(lr), "latent": latent}
-        alone = run.train(vae.Config(**fields, workdir=str(tmp_path / lr)), vae.build, "experiments.vae")
-        point = tmp_path / "sweep" / f"lr={lr},latent={latent}"
-        for a, b in zip(*(log.read(path / "metrics.jsonl") for path in (alone, point)), strict=True):
-            np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5)
-        line = log.read(alone / "metrics.jsonl")[-1]
-        assert f"{line['loss_mean']:.4g} ± {line['loss_std']:.2g}" in said
+        config = vae.Config(**FIELDS, lr=float(lr), latent=latent, workdir=str(tmp_path / lr))
+        alone = run.train(config, vae.build, "experiments.vae")
+        assert_is_its_own_run(tmp_path / "sweep" / f"lr={lr},latent={latent}", alone, said)
 
 
-def test_a_sweep_goes_on_where_it_stopped(tmp_path, compiled):
+def test_weights_of_terms_are_numbers_of_the_shared_program(tmp_path, compiled):
+    said = sweep(tmp_path / "sweep", "kl_weight=0.5,3", "lr=1e-3,3e-3")
+    assert compiled() == {"steps": 1, "measure": 1}
+    config = vae.Config(**FIELDS, kl_weight=3.0, lr=3e-3, workdir=str(tmp_path / "alone"))
+    alone = run.train(config, vae.build, "experiments.vae")
+    assert_is_its_own_run(tmp_path / "sweep" / "kl_weight=3,lr=3e-3", alone, said)
+
+
+def test_what_decides_the_form_of_the_step_is_no_number_of_it():
+    assert sweeps.arrays(vae, vae.Config(**FIELDS), ["lr", "kl_weight"]) == ("lr", "kl_weight")
+    assert sweeps.arrays(vae, vae.Config(**FIELDS), ["kl_warmup", "lr", "capacity"]) == ("lr",)
+
+
+def test_a_point_is_finished_when_its_last_file_is_written(tmp_path):
+    """That is result.json without figures, else report.html."""
+    config = vae.Config(**FIELDS, workdir=str(tmp_path / "run"))
+    assert sweeps.finished(config) is None
+    run.train(config, vae.build, "experiments.vae")
+    assert sweeps.finished(config)["loss"] == log.read(tmp_path / "run" / "metrics.jsonl")[-1]["loss"]
+    assert sweeps.finished(dataclasses.replace(config, figures="all")) is None
+
+
+def test_a_sweep_goes_on_where_it_stopped(tmp_path, compiled, caplog):
     """As if it had not been stopped: the last point is lost within its training, the one before it has ended."""
     said = sweep(tmp_path / "whole", "lr=1e-3,1e-2")
     shutil.copytree(tmp_path / "whole", tmp_path / "sweep")
     kept, lost = tmp_path / "sweep" / "lr=1e-3", tmp_path / "sweep" / "lr=1e-2"
-    for name in ("report.html", "result.json"):
-        (lost / name).unlink()
+    (lost / "result.json").unlink()
     newest = max((lost / "checkpoints").iterdir(), key=lambda path: int(path.name))
     shutil.rmtree(newest)
     stamp = (kept / "metrics.jsonl").stat().st_mtime_ns
-    del compiled[:]
+    caplog.clear()
     again = sweep(tmp_path / "sweep", "lr=1e-3,1e-2")
     assert again.replace(str(tmp_path / "sweep"), str(tmp_path / "whole")) == said
     assert (kept / "metrics.jsonl").stat().st_mtime_ns == stamp
     assert (lost / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "lr=1e-2" / "metrics.jsonl").read_bytes()
-    assert len(compiled) == 2
+    assert compiled() == {"steps": 1, "measure": 1}
 
 
 def test_shares_make_the_whole(tmp_path, monkeypatch):
@@ -149,7 +177,7 @@ def test_points_of_another_sweep_are_refused(tmp_path):
 def test_what_makes_no_sense_is_refused(tmp_path, monkeypatch, arguments, line):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=line):
-        sweeps.sweep(loop.go_on, arguments)
+        sweeps.sweep(loop.never, arguments)
     assert not [*tmp_path.iterdir()]
 
 

@@ -1,16 +1,24 @@
+from functools import partial
+from typing import no_type_check
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import struct
 from jax.test_util import check_grads
 from scipy import stats
 
 from conftest import batch, equal, new_key
-from jaxae import nets, prob
-from jaxae.step import descend
-from jaxae.types import State
-from jaxae.variants import vae
+from jaxae import nets
+from jaxae.core import divergences
+from jaxae.core.batch import Batch
+from jaxae.core.divergences import DiagonalNormal
+from jaxae.core.step import descend
+from jaxae.core.types import State
+from jaxae.likelihoods import Normal
+from jaxae.variants import rate, vae
 
 SIGMA = 0.5
 W = np.array([[1.0, 0.5], [-1.0, 1.0], [0.5, 3.0], [2.0, -0.5]]) * np.array([0.9, 0.4])  # orthogonal columns
@@ -19,7 +27,7 @@ OFFSET = np.array([0.3, -0.2, 0.0, 1.0])
 
 def linear_gaussian():
     """x = W z + b + 0.5 noise: its marginal likelihood and its posterior are known (Bishop 2006, section 12.2)."""
-    model = vae.VAE(encoder=nets.MLP((), (4,)), decoder=nets.MLP((), (4,)))
+    model = vae.VAE(encoder=nets.MLP((), (4,)), decoder=nets.MLP((), (4,)), likelihood=Normal(SIGMA))
     precision = W.T @ W + SIGMA**2 * np.eye(2)
     assert abs(precision[0, 1]) < 1e-12
     to_mean = W @ np.linalg.inv(precision)
@@ -35,30 +43,61 @@ def linear_gaussian():
     return model, jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), params), x.astype(np.float32), exact
 
 
-def gaussian(mean, x):
-    return prob.normal(prob.Normal(mean, jnp.full(mean.shape, np.log(SIGMA))), x)
+def wrong_encoder():
+    """The linear-Gaussian model, with an encoder that is a little wrong."""
+    model, params, x, exact = linear_gaussian()
+    dense = params["encoder"]["Dense_0"]
+    dense["bias"] = dense["bias"] + jnp.array([0.2, -0.1, 0.3, 0.2])
+    return model, params, x, exact
 
 
-@pytest.fixture
-def expected_bound(monkeypatch):
-    """The bound in expectation, exactly: a quadratic's mean over N(0, I_2) is its mean over four points."""
-    points = jnp.sqrt(2.0) * jnp.array([[1.0, 0], [-1, 0], [0, 1], [0, -1]])
-    monkeypatch.setattr(vae, "noise", lambda key, batch, shape: jnp.tile(points, (len(batch.x) // 4, 1)))
-
-    def bound(model, params, x):
-        return -vae.loss(model, gaussian)(params, {}, batch(np.repeat(x, 4, axis=0)), new_key())[0]
-
-    return bound
+def closed_form(params, x):
+    """E_q[log p(x|z)] and KL(q || p) of the linear-Gaussian model, per example, in float64."""
+    dense = jax.tree.map(lambda v: np.asarray(v, np.float64), params["encoder"]["Dense_0"])
+    mean, log_scale = np.split(x @ dense["kernel"] + dense["bias"][None], 2, axis=1)
+    variance = np.exp(2 * log_scale)
+    square = ((x - mean @ W.T - OFFSET) ** 2).sum(1) + variance @ (W**2).sum(0)
+    likelihood = -0.5 * square / SIGMA**2 - 4 * np.log(SIGMA) - 2 * np.log(2 * np.pi)
+    return likelihood, 0.5 * (mean**2 + variance - 1 - 2 * log_scale).sum(1)
 
 
-def test_bound_is_the_marginal_likelihood_at_the_optimum(expected_bound):
+@no_type_check
+@struct.dataclass
+class Quadrature(Batch):
+    """Its noise is four points, over which a quadratic has the mean that it has over N(0, I_2)."""
+
+    def noise(self, key, shape):
+        points = jnp.sqrt(2.0) * jnp.array([[1.0, 0], [-1, 0], [0, 1], [0, -1]])
+        return jnp.tile(points, (len(self.x) // 4, 1)).reshape(-1, *shape)
+
+
+def quadrature(x):
+    """Every example once for each of the four points."""
+    rows = jnp.repeat(jnp.asarray(x), 4, axis=0)
+    return Quadrature(rows, jnp.arange(len(rows)), jnp.ones(len(rows)), jnp.int32(0))
+
+
+def means(loss, params, examples, key=None):
+    """The mean of every term over the batch."""
+    terms, updates = loss({"params": params}, examples, new_key() if key is None else key)
+    assert updates == {}
+    return jax.tree.map(jnp.mean, terms)
+
+
+@partial(jax.jit, static_argnums=0)
+def expected_bound(model, params, x):
+    """The bound in expectation, exactly: log p(x|z) is a quadratic in the noise."""
+    return -means(vae.loss(model), params, quadrature(x))["loss"]
+
+
+def test_bound_is_the_marginal_likelihood_at_the_optimum():
     model, params, x, exact = linear_gaussian()
     np.testing.assert_allclose(expected_bound(model, params, x), exact, rtol=1e-5)
     slope = jax.grad(lambda p: expected_bound(model, p, x))(params)["encoder"]
     assert max(jax.tree.leaves(jax.tree.map(lambda g: float(jnp.abs(g).max()), slope))) < 1e-4
 
 
-def test_bound_is_never_above_the_marginal_likelihood(expected_bound):
+def test_bound_is_never_above_the_marginal_likelihood():
     model, params, x, exact = linear_gaussian()
     for i in range(50):
         leaves, tree = jax.tree.flatten(params["encoder"])
@@ -70,23 +109,31 @@ def test_bound_is_never_above_the_marginal_likelihood(expected_bound):
         assert size < 0.05 or bound < exact - 1e-3
 
 
-def test_single_sample_bound_is_unbiased(expected_bound, monkeypatch):
+def test_single_sample_bound_is_unbiased():
     model, params, x, _ = linear_gaussian()
     params["encoder"]["Dense_0"]["bias"] += 0.3
     expected = float(expected_bound(model, params, x))
-    monkeypatch.undo()
-    loss = jax.jit(lambda key: vae.loss(model, gaussian)(params, {}, batch(x), key)[0])
+    loss = jax.jit(lambda key: means(vae.loss(model), params, batch(x), key)["loss"])
     draws = np.array([-loss(jax.random.fold_in(new_key(), i)) for i in range(2000)], np.float64)
     assert abs(draws.mean() - expected) < 4 * draws.std() / np.sqrt(2000) < 0.05
 
 
-def test_training_reaches_the_marginal_likelihood(expected_bound):
+def test_terms_in_expectation_are_the_closed_form_with_a_kl_weight():
+    model, params, x, _ = wrong_encoder()
+    likelihood, kl = (values.mean() for values in closed_form(params, x))
+    found = means(vae.loss(model, rate.weighed(0.3)), params, quadrature(x))
+    np.testing.assert_allclose(found["loss"], -likelihood + 0.3 * kl, rtol=1e-5)
+    np.testing.assert_allclose(found["reconstruction"], -likelihood, rtol=1e-5)
+    np.testing.assert_allclose(found["kl"], kl, rtol=1e-5)
+
+
+def test_training_reaches_the_marginal_likelihood():
     """From a wrong encoder, gradient descent on the bound finds the exact posterior."""
     model, params, x, exact = linear_gaussian()
     params["encoder"] = jax.tree.map(jnp.zeros_like, params["encoder"])
-    transition = descend(vae.loss(model, gaussian), optax.adam(0.02), wrt=("encoder",))
+    transition = descend(vae.loss(model), optax.adam(0.02), wrt=("encoder",))
     state = State(jnp.int32(0), params, transition.init(params), {})
-    data = batch(np.repeat(x, 4, axis=0))
+    data = quadrature(x)
     state = jax.lax.fori_loop(0, 3000, lambda i, s: transition.step(s, data, new_key())[0], state)
     np.testing.assert_allclose(expected_bound(model, state.params, x), exact, atol=1e-3)
     assert equal(state.params["decoder"], params["decoder"])
@@ -103,30 +150,60 @@ def small():
 
 def test_gradient_against_finite_differences():
     model, params, x = small()
-    check_grads(lambda p: vae.loss(model)(p, {}, batch(x), new_key())[0], (params,), order=1, modes=["rev"], eps=1e-2)
+    check_grads(
+        jax.jit(lambda p: means(vae.loss(model, rate.weighed(0.3)), p, batch(x))["loss"]),
+        (params,),
+        order=1,
+        modes=["rev"],
+        eps=1e-2,
+    )
 
 
 def test_loss_against_numpy():
     model, params, x = small()
-    value, (_, metrics) = vae.loss(model)(params, {}, batch(x), new_key())
+    found = means(vae.loss(model), params, batch(x))
     q = model.apply({"params": params}, x, method="posterior")
-    eps = vae.noise(new_key(), batch(x), (2,))
+    eps = batch(x).noise(new_key(), (2,))
     z = np.asarray(q.mean + np.exp(q.log_scale) * eps)
     pixels = np.asarray(model.apply({"params": params}, jnp.asarray(z), method="decode"), np.float64)
     target = np.asarray(x, np.float64)
     cross = -(target * np.log(pixels) + (1 - target) * np.log(1 - pixels)).sum((1, 2, 3))
     kl = 0.5 * (np.asarray(q.mean) ** 2 + np.exp(2 * q.log_scale) - 1 - 2 * q.log_scale).sum(1)
-    np.testing.assert_allclose(value, (cross + kl).mean(), rtol=1e-5)
-    np.testing.assert_allclose(metrics["reconstruction"], cross.mean(), rtol=1e-5)
-    np.testing.assert_allclose(metrics["kl"], kl.mean(), rtol=1e-5)
-    np.testing.assert_allclose(metrics["bce"], cross.mean() / 9, rtol=1e-5)
-    np.testing.assert_allclose(metrics["mse"], ((pixels - target) ** 2).mean(), rtol=1e-5)
+    np.testing.assert_allclose(found["loss"], (cross + kl).mean(), rtol=1e-5)
+    np.testing.assert_allclose(found["reconstruction"], cross.mean(), rtol=1e-5)
+    np.testing.assert_allclose(found["kl"], kl.mean(), rtol=1e-5)
+    np.testing.assert_allclose(found["bce"], cross.mean() / 9, rtol=1e-5)
+    np.testing.assert_allclose(found["mse"], ((pixels - target) ** 2).mean(), rtol=1e-5)
+
+
+def test_terms_are_one_number_per_example_that_depends_on_no_other():
+    model, params, x = small()
+    terms, _ = vae.loss(model)({"params": params}, batch(x), new_key())
+    last = jax.tree.map(lambda a: a[3:], batch(x).replace(step=None)).replace(step=jnp.int32(0))
+    alone, _ = vae.loss(model)({"params": params}, last, new_key())
+    assert {values.shape for values in terms.values()} == {(5,)}
+    for name, values in terms.items():
+        np.testing.assert_allclose(alone[name], values[3:], rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("axes", [1, 3])
+def test_missing_pixels_are_left_out_of_the_reconstruction(axes):
+    """Whole rows with a mask [B, T], any pixels with one of the shape of x."""
+    model, params, x = small()
+    mask = np.random.default_rng(0).integers(0, 2, x.shape[: axes + 1]).astype(np.float32)
+    found, _ = vae.loss(model)({"params": params}, batch(x, mask=jnp.asarray(mask)), new_key())
+    q, z = vae.sample_posterior(model, {"params": params}, batch(x), new_key())
+    pixels = np.asarray(model.apply({"params": params}, z, method="decode"), np.float64)
+    cross = -(np.asarray(x) * np.log(pixels) + (1 - np.asarray(x)) * np.log(1 - pixels))
+    expected = (cross * mask.reshape(*mask.shape, *[1] * (3 - axes))).sum((1, 2, 3))
+    np.testing.assert_allclose(found["reconstruction"], expected, rtol=1e-5)
+    np.testing.assert_allclose(found["loss"], expected + divergences.kl_normal(q), rtol=1e-5)
 
 
 def test_reparameterization_has_the_right_moments_and_gradient():
-    q = prob.Normal(jnp.array([[1.0, -2.0]]), jnp.log(jnp.array([[0.5, 3.0]])))
+    q = DiagonalNormal(jnp.array([[1.0, -2.0]]), jnp.log(jnp.array([[0.5, 3.0]])))
     eps = jax.random.normal(new_key(), (100_000, 2))
-    z = vae.reparameterize(prob.Normal(*(jnp.broadcast_to(v, eps.shape) for v in q)), eps)
+    z = vae.reparameterize(DiagonalNormal(*(jnp.broadcast_to(v, eps.shape) for v in q)), eps)
     np.testing.assert_allclose(z.mean(0), [1, -2], atol=4 * 3 / np.sqrt(len(eps)))
     np.testing.assert_allclose(z.std(0), [0.5, 3], rtol=0.02)
     slope = jax.grad(lambda q: jnp.sum(vae.reparameterize(q, eps[:1])))(q)
@@ -141,6 +218,9 @@ def test_encode_is_the_posterior_mean_and_decode_is_in_the_unit_interval():
     assert equal(z, model.apply({"params": params}, x, method="posterior").mean)
     far = model.apply({"params": params}, 1e3 * z, method="decode")
     assert 0 <= far.min() < far.max() <= 1
+    model, params, x, _ = linear_gaussian()
+    far = model.apply({"params": params}, jnp.array([[-9.0, 9.0]]), method="decode")
+    assert equal(far, np.array([[0, 1, 1, 0]], np.float32))  # a mean of any size, clipped
 
 
 def test_prior_is_standard_normal():

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxae import run
-from jaxae.batch import axis, mean, noise, pooled
-from jaxae.step import descend, sequence
+from jaxae.core.step import alternate, descend
 
 
 @dataclass(frozen=True)
@@ -20,6 +19,14 @@ class Config(run.Config):
     """A code of two numbers."""
 
     latent: int = 2
+
+
+class Norm(nn.Module):
+    """Batch norm over a mapped axis."""
+
+    @nn.compact
+    def __call__(self, x, training, axis):
+        return nn.BatchNorm(not training, momentum=0.9, axis_name=axis)(x)
 
 
 class Toy(nn.Module):
@@ -32,14 +39,14 @@ class Toy(nn.Module):
         self.encoder = nn.Dense(self.latent, use_bias=False)  # batch norm takes a bias out again
         self.decoder = nn.Dense(self.shape[0] * self.shape[1] * self.shape[2])
         self.critic = nn.Dense(1)
-        self.norm = nn.BatchNorm(axis_name=axis(), momentum=0.9)
+        self.norm = Norm()
         self.codes = self.variable("codebook", "codes", jnp.zeros, (self.latent,))
 
-    def __call__(self, x, train=False):
-        z = self.norm(self.encoder(x.reshape(len(x), -1)), use_running_average=not train)
-        return z, self.decode(z), self.critic(z)[:, 0]
+    def __call__(self, x, training=False, axis=None):
+        z = self.norm(self.encoder(x.reshape(len(x), -1)), training, axis)
+        return z, self.decode(z), self.discriminate(z)
 
-    def judge(self, z):
+    def discriminate(self, z):
         return self.critic(z)[:, 0]
 
     def encode(self, x):
@@ -53,33 +60,24 @@ def build(config, info):
     """Reconstruction and a minimax term."""
     model = Toy(info.shape, config.latent)
 
-    def forward(params, extra, batch, train):
-        variables = {"params": params, **extra}
-        (z, y, score), changed = model.apply(variables, batch.x, train=train, mutable=["batch_stats"])
+    def forward(variables, batch):
+        found, updates = model.apply(variables, batch.x, batch.training, batch.axis, mutable=["batch_stats"])
+        return found, dict(updates) if batch.training else {}
+
+    def reconstruct(variables, batch, key):
+        (z, y, score), updates = forward(variables, batch)
         error = jnp.sum((y - batch.x) ** 2, axis=(1, 2, 3))
-        return z, error, score, dict(changed) if train else {}
+        activity = batch.mean(jnp.abs(z))
+        penalty = batch.repeat(jnp.sum((activity - 0.5) ** 2))
+        codes = 0.9 * variables["codebook"]["codes"] + 0.1 * activity
+        return {"loss": error - 0.1 * score + penalty, "mse": error}, {**updates, "codebook": {"codes": codes}}
 
-    def reconstruct(train):
-        def loss(params, extra, batch, key):
-            z, error, score, changed = forward(params, extra, batch, train)
-            activity = pooled(jnp.abs(z), batch)
-            value = mean(error - 0.1 * score, batch) + jnp.sum((activity - 0.5) ** 2)
-            codes = 0.9 * extra["codebook"]["codes"] + 0.1 * activity
-            return value, (
-                {**extra, **changed, "codebook": {"codes": codes}},
-                {"loss": value, "mse": mean(error, batch)},
-            )
+    def criticise(variables, batch, key):
+        z = jax.lax.stop_gradient(forward(variables, batch)[0][0]) + batch.noise(key, (config.latent,))
+        return {"loss": nn.softplus(model.apply(variables, z, method="discriminate"))}, {}
 
-        return loss
-
-    def judge(params, extra, batch, key):
-        z = jax.lax.stop_gradient(forward(params, extra, batch, True)[0]) + noise(key, batch, (config.latent,))
-        score = model.apply({"params": params, **extra}, z, method="judge")
-        value = mean(nn.softplus(score), batch)
-        return value, (extra, {"critic": value})
-
-    transition = sequence(
-        descend(reconstruct(True), optax.adam(config.lr), wrt=("encoder", "decoder", "norm")),
-        descend(judge, optax.sgd(0.1), wrt=("critic",)),
+    transition = alternate(
+        descend(reconstruct, optax.adam(config.lr), wrt=("encoder", "decoder", "norm")),
+        descend(criticise, optax.sgd(0.1), wrt=("critic",), name="critic"),
     )
-    return run.Experiment(model, transition, reconstruct(False))
+    return run.Experiment(model, transition, reconstruct)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, Int, UInt8
 
+from jaxae.core.types import Info
 from jaxae.errors import InputError
 
 CLASSES = 10_000  # more than this many is a mistake
@@ -20,14 +21,6 @@ class Split(NamedTuple):
     y: Int[np.ndarray, " N"]  # -1 where there are none
     lengths: Int[np.ndarray, " N"] | None = None  # of sequences; behind them x is 0
     factors: Int[np.ndarray, "N F"] | None = None  # what made each image, where that is known; counted from 0
-
-
-class Info(NamedTuple):
-    """What an experiment may know of its data before it sees it."""
-
-    shape: tuple[int, ...]  # of one example
-    train: int  # number of training examples
-    mean: Callable[[], Float[np.ndarray, "*D"]] | None = None  # of the training examples, where they are there
 
 
 class Dataset(NamedTuple):
@@ -76,7 +69,7 @@ def named(name: str, data_dir: str = "", manual_dir: str = "") -> Dataset:
     from jaxae.data import digits, files, sprites, tfds
 
     if not name:
-        raise InputError("--data is empty: give digits, sprites, a TFDS name or a path")
+        raise InputError("data='' is empty: give digits, sprites, a TFDS name or a path")
     if name == "digits":
         return digits.load()
     if name.split("/")[0] == "sprites":
@@ -87,7 +80,7 @@ def named(name: str, data_dir: str = "", manual_dir: str = "") -> Dataset:
         path = Path(name).expanduser()
         is_path = path.exists() or files.looks_like_path(name)
     except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(f"--data {name[:50]}: cannot be a path ({error})") from None
+        raise InputError(f"data={name[:50]}: cannot be a path ({error})") from None
     if is_path:
         return files.load(path)
     return tfds.load(name, data_dir, manual_dir)

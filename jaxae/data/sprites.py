@@ -41,7 +41,7 @@ def load(name: str = "sprites") -> Dataset:
     """
     if name not in SIZES:
         names = " or ".join(f"{known} ({size}x{size} pixels)" for known, size in SIZES.items())
-        raise InputError(f"--data {name}: give {names}, or ./{name} if it is a path")
+        raise InputError(f"data={name}: give {names}, or ./{name} if it is a path")
     for_train, for_test = jax.random.split(jax.random.key(SEED))
     return Dataset(_split(for_train, 60_000, SIZES[name]), _split(for_test, 10_000, SIZES[name]), CLASSES)
 

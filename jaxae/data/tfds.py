@@ -66,7 +66,7 @@ def _prepare(tfds: Any, name: str, where: dict[str, str], manual_dir: str) -> An
                 f"{name} is not prepared in {place}, and preparing it needs TensorFlow: pip install 'jaxae[tf]'"
             )
     if manual_dir and not Path(manual_dir).is_dir():
-        raise InputError(f"--manual-dir {manual_dir}: there is no such folder")
+        raise InputError(f"manual_dir={manual_dir}: there is no such folder")
     options = {"manual_dir": manual_dir} if manual_dir else {}
     try:
         if prepares(name):
@@ -94,7 +94,7 @@ def _check_archives(builder: Any, manual_dir: str) -> None:
     names = [builder.URL.rsplit("/", 1)[1]] if config else list(parts)
     missing = [name for name in names if not (manual_dir and (Path(manual_dir) / name).exists())]
     if manual_dir and missing:
-        raise InputError(f"--manual-dir {manual_dir}: lacks {', '.join(missing)}, to be had at {builder.URL}")
+        raise InputError(f"manual_dir={manual_dir}: lacks {', '.join(missing)}, to be had at {builder.URL}")
     host = urllib.parse.urlsplit(builder.URL).hostname
     try:
         if missing and not urllib.request.getproxies():
@@ -102,7 +102,7 @@ def _check_archives(builder: Any, manual_dir: str) -> None:
     except OSError:
         raise InputError(
             f"{builder.name} cannot be downloaded, for {host} is not to be found: "
-            f"fetch {', '.join(missing)} elsewhere and give the folder as --manual-dir"
+            f"fetch {', '.join(missing)} elsewhere and give the folder as manual_dir"
         ) from None
 
 
@@ -180,5 +180,5 @@ def _decode(tfds: Any, builder: Any, name: str) -> Dataset:
 def _unknown(name: str, known: list[str]) -> InputError:
     near = difflib.get_close_matches(name, known, 3, 0.4)
     return InputError(
-        f"--data {name}: there is no such file or set" + (f"; did you mean {', '.join(near)}?" if near else "")
+        f"data={name}: there is no such file or set" + (f"; did you mean {', '.join(near)}?" if near else "")
     )

@@ -7,13 +7,13 @@ import numpy as np
 
 from jaxae import log, mixture
 from jaxae.data import Dataset
-from jaxae.experiment import Model
 from jaxae.figures.base import COLOURS as COLOURS
 from jaxae.figures.base import spread
 from jaxae.figures.images import curves, extremes, reconstructions, strip, training
 from jaxae.figures.metrics import loss
 from jaxae.figures.plane import activity, codes, codes_of, latent, tsne
 from jaxae.figures.walks import interpolation, manifold, samples, traversal
+from jaxae.training.trained import Model
 
 __all__ = [
     "activity",

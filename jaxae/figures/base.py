@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxae.data import Dataset
-from jaxae.experiment import Model
+from jaxae.training.trained import Model
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

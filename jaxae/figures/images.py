@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxae.data import Dataset
-from jaxae.experiment import Model
 from jaxae.figures.base import COLOURS, bitmap, canvas, encoded, label, lengths_of, pictures, show, ten, tile, unit
+from jaxae.training.trained import Model
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

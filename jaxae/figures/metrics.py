@@ -33,12 +33,8 @@ def order(lines: list[log.Record]) -> list[str]:
 def series(lines: list[log.Record], name: str, split: str) -> tuple[list[int], list[float], list[float] | None]:
     """Epochs, a metric of this split (its mean over seeds), and its deviation where there are several."""
     part = [line for line in lines if line["split"] == split and name in line]
-    several = bool(part) and f"{name}_std" in part[0]
-    return (
-        [line["epoch"] for line in part],
-        [log.scalar(line, name) for line in part],
-        [line[f"{name}_std"] for line in part] if several else None,
-    )
+    deviations = [std for line in part if (std := log.std(line[name])) is not None]
+    return [line["epoch"] for line in part], [log.mean(line[name]) for line in part], deviations or None
 
 
 def loss(lines: list[log.Record], unit: str, title: str) -> "Figure":

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxae.data import Dataset
-from jaxae.experiment import Model
 from jaxae.figures.base import COLOURS, canvas, colour, encoded, label, pictures, show, spread, ten, unit
+from jaxae.training.trained import Model
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

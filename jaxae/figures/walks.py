@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
+from jaxae.core.types import Sampler
 from jaxae.data import Dataset
-from jaxae.experiment import Model
 from jaxae.figures.base import GAP, canvas, encoded, lengths_of, pictures, show, spread, ten, tile, unit
-from jaxae.mixture import Sampler
+from jaxae.training.trained import Model
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,4 +1,4 @@
-"""The adversarial autoencoder (Makhzani et al. 2015): a discriminator presses the codes into the shape of a prior."""
+"""The adversarial autoencoder (Makhzani et al. 2015): a discriminator matches the aggregate posterior to the prior."""
 
 from typing import Any
 
@@ -6,10 +6,10 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float, Key
 
-from jaxae import prob
-from jaxae.batch import mean, noise
+from jaxae.core.batch import Batch, Loss, Terms
+from jaxae.core.divergences import discrimination
+from jaxae.core.types import Extra, Variables
 from jaxae.nets import Keys
-from jaxae.types import Batch, Extra, Loss, Metrics, Params
 from jaxae.variants.autoencoder import Autoencoder
 
 
@@ -18,54 +18,50 @@ class Adversarial(Autoencoder, kw_only=True):
 
     discriminator: nn.Module  # [B, Z] -> [B, 1]: logit of "from the prior"
 
-    def __call__(self, x: Float[Array, "B *D"], keys: Keys | None = None) -> tuple[jax.Array, Float[Array, "B *D"]]:
-        """Codes, and what the decoder makes of them before `output`."""
-        z, before = super().__call__(x, keys)
+    def __call__(
+        self, x: Float[Array, "B *D"], keys: Keys | None = None, axis: str | None = None
+    ) -> tuple[jax.Array, Float[Array, "B *D"]]:
+        """Codes, and what the decoder outputs, before `output`."""
+        z, before = super().__call__(x, keys, axis)
         if self.is_initializing():
-            self.judge(z)
+            self.discriminate(z)
         return z, before
 
-    def judge(self, z: Float[Array, "B Z"]) -> Float[Array, " B"]:
+    def discriminate(self, z: Float[Array, "B Z"]) -> Float[Array, " B"]:
         """Logit of "z is from the prior"."""
         return self.discriminator(z)[:, 0]
 
 
-def discriminate(model: Adversarial) -> Loss:
-    """Cross-entropy of the discriminator on draws from N(0, I) and on codes: for descend(..., wrt=("discriminator",)).
+def discriminator_loss(model: Adversarial) -> Loss:
+    """Cross-entropy of the discriminator on samples of N(0, I) and on codes, in nats per example.
 
-    The regularization phase, first half (Makhzani et al. 2015, section 2.1). Metrics: `discriminator`, in nats.
+    The first half of the regularization phase (Makhzani et al. 2015, section 2.1): for
+    descend(..., wrt=("discriminator",), name="discriminator").
     """
 
-    def objective(
-        params: Params, extra: Extra, batch: Batch, key: Key[Array, ""]
-    ) -> tuple[jax.Array, tuple[Extra, Metrics]]:
-        z = jax.lax.stop_gradient(_codes(model, params, extra, batch))
-        drawn = noise(key, batch, z.shape[1:])
-        value = mean(prob.discrimination(_judged(model, params, extra, drawn), _judged(model, params, extra, z)), batch)
-        return value, (extra, {"discriminator": value})
+    def objective(variables: Variables, batch: Batch, key: Key[Array, ""]) -> tuple[Terms, Extra]:
+        z = jax.lax.stop_gradient(_codes(model, variables, batch))
+        real = _logits(model, variables, batch.noise(key, z.shape[1:]))
+        return {"loss": discrimination(real, _logits(model, variables, z))}, {}
 
     return objective
 
 
-def confuse(model: Adversarial) -> Loss:
-    """-log D(encoder(x)): the second half, for descend(..., wrt=("encoder",)). Metrics: `generator`, in nats."""
+def generator_loss(model: Adversarial) -> Loss:
+    """-log D(encoder(x)), in nats per example: for descend(..., wrt=("encoder",), name="generator").
 
-    def objective(
-        params: Params,
-        extra: Extra,
-        batch: Batch,
-        key: Key[Array, ""],  # noqa: ARG001
-    ) -> tuple[jax.Array, tuple[Extra, Metrics]]:
-        logits = _judged(model, params, extra, _codes(model, params, extra, batch))
-        value = mean(nn.softplus(-logits), batch)
-        return value, (extra, {"generator": value})
+    The second half of the regularization phase (Makhzani et al. 2015, section 2.1).
+    """
+
+    def objective(variables: Variables, batch: Batch, key: Key[Array, ""]) -> tuple[Terms, Extra]:  # noqa: ARG001
+        return {"loss": nn.softplus(-_logits(model, variables, _codes(model, variables, batch)))}, {}
 
     return objective
 
 
-def _codes(model: Adversarial, params: Params, extra: Extra, batch: Batch) -> Any:
-    return model.apply({"params": params, **extra}, batch.x, method="encode")
+def _codes(model: Adversarial, variables: Variables, batch: Batch) -> Any:
+    return model.apply(variables, batch.x, method="encode")
 
 
-def _judged(model: Adversarial, params: Params, extra: Extra, z: Float[Array, "B Z"]) -> Any:
-    return model.apply({"params": params, **extra}, z, method="judge")
+def _logits(model: Adversarial, variables: Variables, z: Float[Array, "B Z"]) -> Any:
+    return model.apply(variables, z, method="discriminate")

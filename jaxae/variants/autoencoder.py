@@ -1,17 +1,19 @@
 """The plain autoencoder (Rumelhart, Hinton & Williams 1986; Hinton & Salakhutdinov 2006), and what is added to it."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from jaxae import prob
-from jaxae.batch import keys, mean
+from jaxae.core.batch import Batch, Loss, Terms
+from jaxae.core.divergences import per_example
+from jaxae.core.experiment import Corrupt
+from jaxae.core.types import Extra, Variables
+from jaxae.likelihoods.bernoulli import cross_entropy
 from jaxae.nets import Activation, Keys
-from jaxae.types import Batch, Extra, Loss, Metrics, Params
 
 
 class Autoencoder(nn.Module):
@@ -19,12 +21,14 @@ class Autoencoder(nn.Module):
 
     encoder: nn.Module  # [B, *D] -> [B, *Z], as `MLP` and `Conv`
     decoder: nn.Module  # [B, *Z] -> [B, *D], as `MLP`, `UpConv` and `Deconv`
-    output: Activation = nn.sigmoid  # to pixels; with the logistic function the decoder gives logits
+    output: Activation = nn.sigmoid  # to pixels; with the logistic function the decoder outputs logits
 
-    def __call__(self, x: Float[Array, "B *D"], keys: Keys | None = None) -> tuple[jax.Array, Float[Array, "B *D"]]:
-        """Codes, and what the decoder makes of them before `output`. keys: while training, one per example."""
-        z = self.encoder(x, keys)
-        return z, self.decoder(z, keys)
+    def __call__(
+        self, x: Float[Array, "B *D"], keys: Keys | None = None, axis: str | None = None
+    ) -> tuple[jax.Array, Float[Array, "B *D"]]:
+        """Codes, and what the decoder outputs, before `output`. keys, axis: in training, as nets take them."""
+        z = self.encoder(x, keys, axis)
+        return z, self.decoder(z, keys, axis)
 
     def encode(self, x: Float[Array, "B *D"]) -> Float[Array, "B *Z"]:
         """Codes."""
@@ -35,57 +39,58 @@ class Autoencoder(nn.Module):
         return jnp.clip(self.output(self.decoder(z)), 0, 1)
 
 
+def apply(
+    model: nn.Module, variables: Variables, batch: Batch, x: Float[Array, "B *D"], key: Key[Array, ""]
+) -> tuple[Any, Extra]:
+    """A model's __call__ on x in place of `batch.x`, with dropout and batch statistics in training, and its updates."""
+    keys = batch.keys(key) if batch.training else None
+    mask = () if batch.observed is None else (batch.observed,)
+    collections = [name for name in variables if name != "params"]
+    found, updates = model.apply(variables, x, keys, batch.axis, *mask, mutable=collections)
+    return found, dict(updates) if batch.training else {}
+
+
 def loss(
     model: nn.Module,
     objective: Literal["bce", "mse"],
     *,
-    train: bool = False,
-    corrupt: Callable[[Key[Array, ""], Batch], Float[Array, "B *D"]] | None = None,
+    corrupt: Corrupt | None = None,
     penalty: Callable[[Float[Array, "B *Z"]], Float[Array, " B"]] | None = None,
     weight: float = 1.0,
 ) -> Loss:
-    """How unlike the reconstructions are, times `weight`, plus the penalty.
+    """Reconstruction error, times `weight`, plus a penalty on the code.
 
-    model: an `Autoencoder`, or another module whose __call__ gives codes and what comes before its `output`.
-    train: whether dropout drops and batch norm looks at the batch.
+    model: an `Autoencoder`, or another module whose __call__ returns codes and what comes before its `output`.
     corrupt: what the encoder sees in place of x (denoising). penalty: of the codes, per example (sparse).
-    Sequences: values that the mask leaves out do not count, and each sequence counts alike.
+    Sequences: steps after their end do not count, and each sequence counts alike.
 
-    Metrics: `loss`; `mse`, squared error, pixels in [0, 1], mean over pixels; `rmse`, its root per image; with a
-    logistic output `bce`, cross-entropy in nats per pixel, and `reconstruction`, in nats per image; `code`, mean size
-    |z| of a code's units; `penalty`.
+    Terms: `loss`; `mse`, squared error, pixels in [0, 1], mean over pixels; `rmse`, its root per image; with a
+    logistic output `bce`, cross-entropy in nats per pixel, and `reconstruction`, in nats per image; `code`, mean |z|
+    over latent dimensions; `penalty`.
     """
 
-    def terms(
-        params: Params, extra: Extra, batch: Batch, key: Key[Array, ""]
-    ) -> tuple[jax.Array, tuple[Extra, Metrics]]:
+    def terms(variables: Variables, batch: Batch, key: Key[Array, ""]) -> tuple[Terms, Extra]:
         noise, dropout = jax.random.split(key)
         x = batch.x if corrupt is None else corrupt(noise, batch)
-        mask = () if batch.mask is None else (batch.mask,)
-        (z, before), changed = model.apply(
-            {"params": params, **extra}, x, keys(dropout, batch) if train else None, *mask, mutable=list(extra)
-        )
-        output = model.output
-        values = {"mse": _over_pixels((output(before) - batch.x) ** 2, batch.mask)}
-        if output is nn.sigmoid:
-            values["bce"] = _over_pixels(prob.cross_entropy(before, batch.x), batch.mask)
+        (z, before), updates = apply(model, variables, batch, x, dropout)
+        values = {"mse": _mean_over_pixels((model.output(before) - batch.x) ** 2, batch.observed)}
+        if model.output is nn.sigmoid:
+            values["bce"] = _mean_over_pixels(cross_entropy(before, batch.x), batch.observed)
+            size = batch.x[0].size if batch.observed is None else batch.observed.sum(1) * batch.x.shape[-1]
+            values["reconstruction"] = size * values["bce"]
         total = weight * values[objective]
         if penalty is not None:
             values["penalty"] = penalty(z)
             total = total + values["penalty"]
-        values |= {"loss": total, "rmse": jnp.sqrt(values["mse"]), "code": prob.per_example(jnp.abs(z)) / z[0].size}
-        if "bce" in values:
-            size = batch.x[0].size if batch.mask is None else batch.mask.sum(1) * batch.x.shape[-1]
-            values["reconstruction"] = size * values["bce"]
-        metrics = {name: mean(value, batch) for name, value in values.items()}
-        return metrics["loss"], (dict(changed), metrics)
+        values |= {"loss": total, "rmse": jnp.sqrt(values["mse"]), "code": per_example(jnp.abs(z)) / z[0].size}
+        return values, updates
 
     return terms
 
 
-def _over_pixels(values: Float[Array, "B *D"], mask: Float[Array, "B T"] | None) -> Float[Array, " B"]:
-    """Mean over the pixels of each example, or over the values that the mask keeps."""
+def _mean_over_pixels(values: Float[Array, "B *D"], mask: Float[Array, "B T"] | None) -> Float[Array, " B"]:
+    """Mean over the pixels of each example, or over the steps that the mask keeps."""
     if mask is None:
-        return prob.per_example(values) / values[0].size
+        return per_example(values) / values[0].size
     rows = values.reshape(*mask.shape, -1)
-    return prob.per_example(rows * mask[..., None]) / (mask.sum(1) * rows.shape[2])
+    return per_example(rows * mask[..., None]) / (mask.sum(1) * rows.shape[2])

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from jaxae import prob
-from jaxae.batch import mean
-from jaxae.types import Batch, Extra, Loss, Metrics, Params
+from jaxae.core.batch import Batch, Loss, Terms
+from jaxae.core.divergences import per_example
+from jaxae.core.types import Extra, Variables
 from jaxae.variants.tied import Tied
 
-Norm = Callable[[dict[str, Any], Float[Array, "B *D"]], Float[Array, " B"]]  # of variables and x
+Norm = Callable[[Variables, Float[Array, "B *D"]], Float[Array, " B"]]  # of variables and x
 
 
 def frobenius(
@@ -27,7 +27,7 @@ def frobenius(
     """
     z, pull = jax.vjp(encode, x)
     units = jnp.eye(z[0].size).reshape(-1, 1, *z.shape[1:])
-    rows = jax.lax.map(lambda unit: prob.per_example(pull(jnp.broadcast_to(unit, z.shape))[0] ** 2), units)
+    rows = jax.lax.map(lambda unit: per_example(pull(jnp.broadcast_to(unit, z.shape))[0] ** 2), units)
     return rows.sum(0)
 
 
@@ -36,7 +36,7 @@ def frobenius_of_sigmoids(h: Float[Array, "B Z"], kernel: Float[Array, "D Z"]) -
 
     Rifai et al. 2011, section 5.3: no dearer than the codes themselves.
     """
-    return prob.per_example((h * (1 - h)) ** 2 * jnp.sum(kernel**2, axis=0, keepdims=True))
+    return per_example((h * (1 - h)) ** 2 * jnp.sum(kernel**2, axis=0, keepdims=True))
 
 
 def norm(model: nn.Module) -> Norm:
@@ -49,28 +49,25 @@ def norm_of_tied(model: Tied) -> Norm:
     if model.activation is not nn.sigmoid:
         raise ValueError("the closed form is that of a sigmoid code")
 
-    def closed(variables: dict[str, Any], x: Float[Array, "B *D"]) -> Float[Array, " B"]:
+    def closed(variables: Variables, x: Float[Array, "B *D"]) -> Float[Array, " B"]:
         return frobenius_of_sigmoids(_codes(model, variables, x), variables["params"]["kernel"])
 
     return closed
 
 
 def loss(reconstruction: Loss, norm: Norm, weight: float) -> Loss:
-    """reconstruction + weight * ||d code / dx||_F^2, mean over examples (Rifai et al. 2011, section 3).
+    """reconstruction + weight * ||d code / dx||_F^2 (Rifai et al. 2011, section 3).
 
-    Metrics: those of `reconstruction`, with the `loss` that is meant here, and `jacobian`, the norm squared.
+    Terms: those of `reconstruction`, its `loss` with the penalty added, and `jacobian`, the squared norm.
     """
 
-    def terms(
-        params: Params, extra: Extra, batch: Batch, key: Key[Array, ""]
-    ) -> tuple[jax.Array, tuple[Extra, Metrics]]:
-        value, (changed, metrics) = reconstruction(params, extra, batch, key)
-        jacobian = mean(norm({"params": params, **extra}, batch.x), batch)
-        total = value + weight * jacobian
-        return total, (changed, {**metrics, "loss": total, "jacobian": jacobian})
+    def objective(variables: Variables, batch: Batch, key: Key[Array, ""]) -> tuple[Terms, Extra]:
+        terms, updates = reconstruction(variables, batch, key)
+        jacobian = norm(variables, batch.x)
+        return {**terms, "loss": terms["loss"] + weight * jacobian, "jacobian": jacobian}, updates
 
-    return terms
+    return objective
 
 
-def _codes(model: nn.Module, variables: dict[str, Any], x: Float[Array, "B *D"]) -> Any:
+def _codes(model: nn.Module, variables: Variables, x: Float[Array, "B *D"]) -> Any:
     return model.apply(variables, x, method="encode")

@@ -1,18 +1,16 @@
 """The denoising autoencoder (Vincent et al. 2008): the encoder sees a corrupted image, the target is the clean one."""
 
-from collections.abc import Callable
-
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from jaxae.batch import noise
-from jaxae.types import Batch
+from jaxae.core.batch import Batch
+from jaxae.core.experiment import Corrupt
 
 
-def gaussian(scale: float) -> Callable[[Key[Array, ""], Batch], Float[Array, "B *D"]]:
+def gaussian(scale: float) -> Corrupt:
     """Normal noise of this standard deviation, the result clipped to [0, 1]."""
 
     def corrupt(key: Key[Array, ""], batch: Batch) -> Float[Array, "B *D"]:
-        return jnp.clip(batch.x + scale * noise(key, batch, batch.x.shape[1:]), 0, 1)
+        return jnp.clip(batch.x + scale * batch.noise(key, batch.x.shape[1:]), 0, 1)
 
     return corrupt

@@ -1,4 +1,4 @@
-"""FactorVAE (Kim & Mnih 2018): a discriminator tells how far the units of the code are from independent."""
+"""FactorVAE (Kim & Mnih 2018): a discriminator estimates the total correlation of the code."""
 
 from typing import Any
 
@@ -7,27 +7,27 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from jaxae import prob
-from jaxae.batch import gathered, mean, noise
-from jaxae.types import Batch, Extra, Loss, Metrics, Params
+from jaxae.core.batch import Batch, Loss, Terms, Weight
+from jaxae.core.divergences import DiagonalNormal, discrimination
+from jaxae.core.types import Extra, Variables
 from jaxae.variants import vae
-from jaxae.variants.rate import BOUND, Rate, Weight
+from jaxae.variants.rate import BOUND, Rate
 
 
-class FactorVAE(vae.VAE):
+class FactorVAE(vae.VAE, kw_only=True):
     """A variational autoencoder with a discriminator of codes. Parameter groups: encoder, decoder, discriminator."""
 
-    discriminator: nn.Module  # [B, Z] -> [B, 1]: logit of "from q(z)", not from the product of its units
+    discriminator: nn.Module  # [B, Z] -> [B, 1]: logit of "from q(z)", not from the product of its marginals
 
     def __call__(
         self, x: Float[Array, "B *D"], eps: Float[Array, "B Z"] | None = None
-    ) -> tuple[prob.Normal, Float[Array, "B *D"]]:
-        """Posterior, and the logits at z = mean + scale * eps."""
+    ) -> tuple[DiagonalNormal, Float[Array, "B *P"]]:
+        """Posterior, and what the decoder outputs at z = mean + scale * eps."""
         if self.is_initializing():
-            self.judge(self.encode(x))
+            self.discriminate(self.encode(x))
         return super().__call__(x, eps)
 
-    def judge(self, z: Float[Array, "B Z"]) -> Float[Array, " B"]:
+    def discriminate(self, z: Float[Array, "B Z"]) -> Float[Array, " B"]:
         """log D(z) / (1 - D(z)): its mean under q(z) estimates the total correlation (Kim & Mnih 2018, eq. 3)."""
         return self.discriminator(z)[:, 0]
 
@@ -35,44 +35,38 @@ class FactorVAE(vae.VAE):
 def loss(model: FactorVAE, gamma: Weight, rate: Rate = BOUND) -> Loss:
     """The negative evidence lower bound plus gamma times the total correlation (equation 2): for encoder and decoder.
 
-    Metrics as `vae.loss`, and `total_correlation` as the discriminator sees it, in nats.
+    Terms: those of `vae.loss`, and `total_correlation`, the discriminator's estimate, in nats.
     """
+    bound = vae.loss(model, rate)
 
-    def objective(
-        params: Params, extra: Extra, batch: Batch, key: Key[Array, ""]
-    ) -> tuple[jax.Array, tuple[Extra, Metrics]]:
-        variables = {"params": params, **extra}
-        z = _codes(model, variables, batch, key)
-        correlation = mean(_judged(model, variables, z), batch)
-        negative_elbo, (extra, metrics) = vae.loss(model, rate=rate)(params, extra, batch, jax.random.clone(key))
-        metrics |= {"total_correlation": correlation, "loss": negative_elbo + gamma * correlation}
-        return metrics["loss"], (extra, metrics)
+    def objective(variables: Variables, batch: Batch, key: Key[Array, ""]) -> tuple[Terms, Extra]:
+        terms, updates = bound(variables, batch, key)
+        z = vae.sample_posterior(model, variables, batch, jax.random.clone(key))[1]
+        correlation = _logits(model, variables, z)
+        total = terms["loss"] + batch.scheduled(gamma) * correlation
+        return {**terms, "loss": total, "total_correlation": correlation}, updates
 
     return objective
 
 
-def discriminate(model: FactorVAE) -> Loss:
-    """Cross-entropy of the discriminator on codes and on codes whose units are permuted over the batch (algorithm 2).
+def discriminator_loss(model: FactorVAE) -> Loss:
+    """Cross-entropy of the discriminator on codes and on codes permuted over the batch (algorithm 2), in nats.
 
-    The permuted ones are of the same images as the others, drawn apart, where the source takes a second batch.
-    For descend(..., wrt=("discriminator",)): nothing of it reaches the encoder. Metrics: `discriminator`, in nats.
+    The permuted ones are of the same images as the others, sampled anew, where the source takes a second batch.
+    For descend(..., wrt=("discriminator",), name="discriminator"): no gradient reaches the encoder.
     """
 
-    def objective(
-        params: Params, extra: Extra, batch: Batch, key: Key[Array, ""]
-    ) -> tuple[jax.Array, tuple[Extra, Metrics]]:
-        variables = {"params": params, **extra}
-        *drawing, permuting = jax.random.split(key, 3)
-        z, other = (jax.lax.stop_gradient(_codes(model, variables, batch, k)) for k in drawing)
-        permuted = permute(gathered(other), permuting)[batch.number]
-        value = mean(prob.discrimination(_judged(model, variables, z), _judged(model, variables, permuted)), batch)
-        return value, (extra, {"discriminator": value})
+    def objective(variables: Variables, batch: Batch, key: Key[Array, ""]) -> tuple[Terms, Extra]:
+        first, second, permuting = jax.random.split(key, 3)
+        z, other = (jax.lax.stop_gradient(vae.sample_posterior(model, variables, batch, k)[1]) for k in (first, second))
+        permuted = permute(batch.gather(other), permuting)[batch.index]
+        return {"loss": discrimination(_logits(model, variables, z), _logits(model, variables, permuted))}, {}
 
     return objective
 
 
 def permute(z: Float[Array, "N Z"], key: Key[Array, ""]) -> Float[Array, "N Z"]:
-    """Each unit permuted over the examples, apart from the others: a draw from the product of their marginals.
+    """Each latent dimension permuted over the examples on its own: a sample from the product of the marginals.
 
     Kim & Mnih 2018, algorithm 1.
     """
@@ -80,11 +74,5 @@ def permute(z: Float[Array, "N Z"], key: Key[Array, ""]) -> Float[Array, "N Z"]:
     return jnp.take_along_axis(z, orders.T, axis=0)
 
 
-def _codes(model: FactorVAE, variables: Any, batch: Batch, key: Key[Array, ""]) -> Float[Array, "B Z"]:
-    q: Any = model.apply(variables, batch.x, method="posterior")
-    return vae.reparameterize(q, noise(key, batch, q.mean.shape[1:]))
-
-
-def _judged(model: FactorVAE, variables: Any, z: Float[Array, "B Z"]) -> Float[Array, " B"]:
-    logits: Any = model.apply(variables, z, method="judge")
-    return logits
+def _logits(model: FactorVAE, variables: Variables, z: Float[Array, "B Z"]) -> Any:
+    return model.apply(variables, z, method="discriminate")

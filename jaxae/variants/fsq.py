@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jaxae.errors import InputError
 from jaxae.nets import Keys
 from jaxae.variants.autoencoder import Autoencoder
 from jaxae.variants.vqvae import straight_through
@@ -16,7 +15,7 @@ from jaxae.variants.vqvae import straight_through
 class FSQ(Autoencoder):
     """An autoencoder whose codes are on a grid: no codebook, and no term for it in the loss.
 
-    InputError for fewer than 3 levels, and for more codes than have numbers.
+    ValueError for fewer than 3 levels, and for more codes than have numbers.
     """
 
     levels: tuple[int, ...] = (8, 5, 5, 5)  # of each of the Z numbers that the encoder gives at each place
@@ -26,10 +25,12 @@ class FSQ(Autoencoder):
         """How many points the grid has, the size of the codebook that it stands for."""
         return prod(self.levels)
 
-    def __call__(self, x: Float[Array, "B *D"], keys: Keys | None = None) -> tuple[jax.Array, Float[Array, "B *D"]]:
-        """Codes, and what the decoder makes of them before `output`."""
-        z = quantize(self.encoder(x, keys), self.levels)
-        return z, self.decoder(z, keys)
+    def __call__(
+        self, x: Float[Array, "B *D"], keys: Keys | None = None, axis: str | None = None
+    ) -> tuple[jax.Array, Float[Array, "B *D"]]:
+        """Codes, and what the decoder outputs, before `output`."""
+        z = quantize(self.encoder(x, keys, axis), self.levels)
+        return z, self.decoder(z, keys, axis)
 
     def encode(self, x: Float[Array, "B *D"]) -> Float[Array, "B *P Z"]:
         """Codes, in [-1, 1]."""
@@ -52,10 +53,10 @@ def bound(z: Float[Array, "*P Z"], levels: tuple[int, ...]) -> Float[Array, "*P 
         (-(L - 1) / 2, (L - 1) / 2), or (-L / 2, L / 2 - 1), as L is odd or even.
 
     A hyperbolic tangent (section 3.1 of the paper), which for even L is moved by a half (its appendix A.1).
-    InputError for L < 3: then 0 is at the end of the interval; and for more codes than have numbers.
+    ValueError for L < 3: then 0 is at the end of the interval; and for more codes than have numbers.
     """
     if min(levels) < 3 or prod(levels) >= 2**31:
-        raise InputError(f"--levels {' '.join(map(str, levels))}: must be at least 3, and their product below {2**31}")
+        raise ValueError(f"levels={list(levels)}: each must be at least 3, and their product below {2**31}")
     half = (np.array(levels) - 1) / 2
     offset = np.where(np.array(levels) % 2, 0, 0.5)
     scale, down, shift = (_row(v, z.ndim) for v in (half, offset, np.arctanh(offset / half)))

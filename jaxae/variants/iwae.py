@@ -7,110 +7,112 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from jaxae import prob
-from jaxae.batch import mean, noise
-from jaxae.types import Batch, Extra, Loss, Metrics, Params
-from jaxae.variants.rate import Weight
-from jaxae.variants.vae import VAE, Likelihood
+from jaxae.core.batch import Batch, Loss, Terms, Weight
+from jaxae.core.divergences import DiagonalNormal, importance_weighted, log_normal
+from jaxae.core.types import Extra, Variables
+from jaxae.likelihoods import log_likelihood
+from jaxae.variants.vae import VAE
 
 
-class Terms(NamedTuple):
-    """Of K draws z from q(z|x), per example, in nats."""
+class LogDensities(NamedTuple):
+    """Of K samples z of q(z|x), per example, in nats."""
 
     likelihood: Float[Array, "B K"]  # log p(x|z)
     prior: Float[Array, "B K"]  # log p(z)
     posterior: Float[Array, "B K"]  # log q(z|x)
 
-    def log_weights(self, weight: Weight = 1.0) -> Float[Array, "B K"]:
-        """log w = log p(x, z) / q(z|x). weight: of what stands for the divergence, log p(z) / q(z|x)."""
-        return self.likelihood + weight * (self.prior - self.posterior)
+    def log_weights(self, kl_weight: float | Float[Array, ""] = 1.0) -> Float[Array, "B K"]:
+        """log w = log p(x, z) / q(z|x). kl_weight: of the KL term within it, log q(z|x) / p(z)."""
+        return self.likelihood + kl_weight * (self.prior - self.posterior)
 
 
-# (variables, x, q(z|x), z) -> terms
-TermsOf: TypeAlias = Callable[
-    [dict[str, Any], Float[Array, "B *D"], prob.Normal, Float[Array, "B K Z"]],
-    Terms,
+# (variables, x, q(z|x), z) -> densities
+DensitiesOf: TypeAlias = Callable[
+    [Variables, Float[Array, "B *D"], DiagonalNormal, Float[Array, "B K Z"]],
+    LogDensities,
 ]
 
 
-def terms(model: VAE, log_likelihood: Likelihood = prob.bernoulli) -> TermsOf:
-    """The terms of the importance weights of a variational model."""
+def densities(model: VAE) -> DensitiesOf:
+    """The log densities that importance weights of a variational model are made of."""
 
-    def of(variables: dict[str, Any], x: jax.Array, q: prob.Normal, z: jax.Array) -> Terms:
-        b, k, units = z.shape
-        flat = z.reshape(b * k, units)
-        decoded: Any = model.apply(variables, flat, method="logits")
+    def of(variables: Variables, x: jax.Array, q: DiagonalNormal, z: jax.Array) -> LogDensities:
+        b, k, dimensions = z.shape
+        flat = z.reshape(b * k, dimensions)
+        outputs: Any = model.apply(variables, flat, method="outputs")
         prior: Any = model.apply(variables, flat, method="log_prior")
-        wide = prob.Normal(*(jnp.repeat(part, k, axis=0) for part in q))
-        each = (log_likelihood(decoded, jnp.repeat(x, k, axis=0)), prior, prob.normal(wide, flat))
-        return Terms(*(values.reshape(b, k) for values in each))
+        wide = DiagonalNormal(*(jnp.repeat(part, k, axis=0) for part in q))
+        each = (log_likelihood(model.likelihood, outputs, jnp.repeat(x, k, axis=0)), prior, log_normal(wide, flat))
+        return LogDensities(*(values.reshape(b, k) for values in each))
 
     return of
 
 
-def draws(q: prob.Normal, eps: Float[Array, "B K Z"]) -> Float[Array, "B K Z"]:
+def samples_of(q: DiagonalNormal, eps: Float[Array, "B K Z"]) -> Float[Array, "B K Z"]:
     """z_k = mean + scale * eps_k."""
     return q.mean[:, None] + jnp.exp(q.log_scale)[:, None] * eps
 
 
-def loss(
-    model: VAE,
-    samples: int,
-    gradient: Literal["plain", "dreg"] = "plain",
-    log_likelihood: Likelihood = prob.bernoulli,
-    weight: Weight = 1.0,
-) -> Loss:
+def loss(model: VAE, samples: int, gradient: Literal["plain", "dreg"] = "plain", kl_weight: Weight = 1.0) -> Loss:
     """The negative importance weighted bound (Burda et al. 2016, equation 8) with K = `samples`, nats per example.
 
-    gradient: plain, or dreg: the encoder's is doubly reparameterized (Tucker et al. 2018, equation 8), which has the
-    same expectation and does not drown in noise as K grows. weight: of the divergence within log w, for a warm-up.
-    Metrics: `loss`; `elbo`, the mean of log w over the samples, which is the bound of K = 1.
+    gradient: plain, or dreg: the encoder's is doubly reparameterized (Tucker et al. 2018, equation 8): the same
+    expectation, and a signal-to-noise ratio that does not fall with K. kl_weight: of the KL term within log w, for a
+    warm-up.
+    Terms: `loss`; `elbo`, the mean of log w with weight 1 over the samples: the bound of K = 1.
     """
-    of = terms(model, log_likelihood)
-    bound = (_doubly_reparameterized if gradient == "dreg" else _plain)(of, jnp.float32(weight))
+    of = densities(model)
+    bound = (_doubly_reparameterized if gradient == "dreg" else _plain)(of)
 
-    def negative_bound(
-        params: Params, extra: Extra, batch: Batch, key: Key[Array, ""]
-    ) -> tuple[jax.Array, tuple[Extra, Metrics]]:
-        variables = {"params": params, **extra}
+    def negative_bound(variables: Variables, batch: Batch, key: Key[Array, ""]) -> tuple[Terms, Extra]:
         q: Any = model.apply(variables, batch.x, method="posterior")
-        z = draws(q, noise(key, batch, (samples, q.mean.shape[1])))
-        value, elbo = bound(variables, batch.x, q, z)
-        metrics = {"loss": mean(-value, batch), "elbo": mean(elbo, batch)}
-        return metrics["loss"], (extra, metrics)
+        z = samples_of(q, batch.noise(key, (samples, q.mean.shape[1])))
+        value, elbo = bound(variables, batch.x, q, z, jnp.float32(batch.scheduled(kl_weight)))
+        return {"loss": -value, "elbo": elbo}, {}
 
     return negative_bound
 
 
-def _bounds(log_weights: Float[Array, "B K"]) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
-    return prob.importance_weighted(log_weights), log_weights.mean(1)
+Bound: TypeAlias = Callable[..., tuple[Float[Array, " B"], Float[Array, " B"]]]
 
 
-def _plain(of: TermsOf, weight: Float[Array, ""]) -> Callable[..., tuple[jax.Array, jax.Array]]:
-    return lambda *args: _bounds(of(*args).log_weights(weight))
+def _bounds(found: LogDensities, kl_weight: Float[Array, ""]) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
+    return importance_weighted(found.log_weights(kl_weight)), found.log_weights().mean(1)
 
 
-def _doubly_reparameterized(of: TermsOf, weight: Float[Array, ""]) -> Callable[..., tuple[jax.Array, jax.Array]]:
-    """The bound whose derivative is sum_k w_k d log w_k in the decoder and sum_k w_k^2 d log w_k / dz_k in the draws.
+def _plain(of: DensitiesOf) -> Bound:
+    return lambda variables, x, q, z, kl_weight: _bounds(of(variables, x, q, z), kl_weight)
 
-    w_k are the normalized weights, and q within log w is held fixed: the encoder learns through the draws alone.
+
+def _doubly_reparameterized(of: DensitiesOf) -> Bound:
+    """The bound whose derivative is sum_k v_k d log w_k in the decoder, v_k the normalized weights, and in the samples
+
+        sum_k ((1 - b) v_k + b v_k^2) d log w_k / dz_k,
+
+    b the weight of the KL term: q within log w is held fixed, and the encoder learns through the samples only. The
+    derivative of b log q(z_k|x) at a fixed z_k, of expectation -b (v_k - v_k^2) d log w_k / dz_k (Tucker et al. 2018,
+    equation 5), is what turns v_k into that factor; b = 1 gives their equation 8.
     """
 
     @jax.custom_vjp
     def bound(
-        variables: Any, x: jax.Array, q: prob.Normal, z: jax.Array, weight: jax.Array
+        variables: Any, x: jax.Array, q: DiagonalNormal, z: jax.Array, kl_weight: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        return _bounds(of(variables, x, q, z).log_weights(weight))
+        return _bounds(of(variables, x, q, z), kl_weight)
 
-    def forward(variables: Any, x: jax.Array, q: prob.Normal, z: jax.Array, weight: jax.Array) -> Any:
-        log_weights, pull = jax.vjp(lambda variables, z: of(variables, x, q, z).log_weights(weight), variables, z)
-        fixed = jax.tree.map(jnp.zeros_like, (x, q, weight))
-        return _bounds(log_weights), (pull, jax.nn.softmax(log_weights, axis=1), fixed)
+    def forward(variables: Any, x: jax.Array, q: DiagonalNormal, z: jax.Array, kl_weight: jax.Array) -> Any:
+        def log_weights(variables: Any, z: jax.Array) -> tuple[jax.Array, LogDensities]:
+            found = of(variables, x, q, z)
+            return found.log_weights(kl_weight), found
+
+        log_w, pull, found = jax.vjp(log_weights, variables, z, has_aux=True)
+        fixed = jax.tree.map(jnp.zeros_like, (x, q, kl_weight))
+        return _bounds(found, kl_weight), (pull, jax.nn.softmax(log_w, axis=1), kl_weight, fixed)
 
     def backward(saved: Any, slopes: tuple[jax.Array, jax.Array]) -> Any:
-        pull, weights, (x, q, weight) = saved
-        variables, z = pull(slopes[0][:, None] * weights)  # the metric `elbo` has no derivative
-        return variables, x, q, weights[..., None] * z, weight
+        pull, v, b, (x, q, zero) = saved
+        variables, z = pull(slopes[0][:, None] * v)  # the term `elbo` has no derivative
+        return variables, x, q, ((1 - b) + b * v)[..., None] * z, zero
 
     bound.defvjp(forward, backward)
-    return lambda *args: bound(*args, weight)
+    return bound

@@ -29,7 +29,12 @@ class KSparse(Tied):
     active: int = 25
     alpha: float = 1.0
 
-    def __call__(self, x: Float[Array, "B *D"], keys: Keys | None = None) -> tuple[jax.Array, Float[Array, "B *D"]]:
+    def __call__(
+        self,
+        x: Float[Array, "B *D"],
+        keys: Keys | None = None,
+        axis: str | None = None,  # noqa: ARG002
+    ) -> tuple[jax.Array, Float[Array, "B *D"]]:
         """Codes and their images. keys: while training."""
         z = self.encode(x) if keys is None else largest(super().encode(x), self.active)
         return z, self.logits(z)

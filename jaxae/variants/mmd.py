@@ -1,22 +1,17 @@
-"""Maximum mean discrepancy (Gretton et al. 2012): WAE-MMD and InfoVAE, which press all codes together to the prior."""
-
-from typing import Any
+"""Maximum mean discrepancy (Gretton et al. 2012): WAE-MMD and InfoVAE, which match the aggregate posterior to p(z)."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from jaxae import prob
-from jaxae.batch import gathered, mean, noise
-from jaxae.errors import InputError
-from jaxae.types import Batch, Extra, Loss, Metrics, Params
-from jaxae.variants.autoencoder import Autoencoder
-from jaxae.variants.rate import Weight
-from jaxae.variants.vae import VAE, Likelihood, reparameterize
+from jaxae.core.batch import Batch, Loss, Terms, Weight
+from jaxae.core.divergences import kl_normal, per_example
+from jaxae.core.types import Extra, Variables
+from jaxae.variants import autoencoder, vae
 
 
 def inverse_multiquadratic(x: Float[Array, "N Z"], y: Float[Array, "M Z"]) -> Float[Array, "N M"]:
-    """k(x, y) = C / (C + |x - y|^2), C = 2 Z: |x - y|^2 of two draws of N(0, I) (Tolstikhin et al. 2018)."""
+    """k(x, y) = C / (C + |x - y|^2), C = 2 Z: |x - y|^2 of two samples of N(0, I) (Tolstikhin et al. 2018)."""
     scale = 2.0 * x.shape[1]
     square = jnp.sum((x[:, None] - y[None]) ** 2, axis=2)
     return scale / (scale + square)
@@ -25,12 +20,12 @@ def inverse_multiquadratic(x: Float[Array, "N Z"], y: Float[Array, "M Z"]) -> Fl
 def discrepancy(x: Float[Array, "N Z"], y: Float[Array, "M Z"]) -> Float[Array, ""]:
     """The unbiased estimate of MMD^2 (Gretton et al. 2012, equation 3): zero on average for equal distributions.
 
-    Mean of k over pairs of different x, plus that of different y, minus twice that of x and y. InputError for batches
+    Mean of k over pairs of different x, plus that of different y, minus twice that of x and y. ValueError for batches
     without pairs.
     """
     n, m = len(x), len(y)
     if min(n, m) < 2:
-        raise InputError(f"--batch-size {min(n, m)}: a discrepancy of codes needs at least 2 of them")
+        raise ValueError(f"batch_size={min(n, m)}: a discrepancy of codes needs at least 2 of them")
 
     def within(k: Float[Array, "N N"], count: int) -> Float[Array, ""]:
         return (jnp.sum(k) - count) / (count * (count - 1))  # k(x, x) = 1
@@ -39,53 +34,41 @@ def discrepancy(x: Float[Array, "N Z"], y: Float[Array, "M Z"]) -> Float[Array, 
     return within(inverse_multiquadratic(x, x), n) + within(inverse_multiquadratic(y, y), m) - 2 * between
 
 
-def wasserstein(model: Autoencoder, weight: Weight) -> Loss:
+def from_prior(batch: Batch, z: Float[Array, "B Z"], key: Key[Array, ""]) -> Float[Array, " B"]:
+    """`discrepancy` of the codes of the global batch and as many samples of N(0, I), repeated for every example."""
+    return batch.repeat(discrepancy(batch.gather(z), batch.gather(batch.noise(key, z.shape[1:]))))
+
+
+def wasserstein(model: autoencoder.Autoencoder, weight: Weight) -> Loss:
     """Squared error plus weight * MMD^2 of codes and N(0, I) (Tolstikhin et al. 2018, algorithm 2).
 
-    For an encoder without noise, in training: it looks at the batch as a whole (see `batch.gathered`). Metrics: `loss`,
+    For an encoder without noise, in training: it needs the whole batch (see `Batch.gather`). Terms: `loss`,
     `reconstruction`, squared error summed over the pixels of an image, and `mmd`.
     """
 
-    def objective(
-        params: Params, extra: Extra, batch: Batch, key: Key[Array, ""]
-    ) -> tuple[jax.Array, tuple[Extra, Metrics]]:
-        applied: Any = model.apply({"params": params, **extra}, batch.x)
-        z, before = applied
-        error = prob.per_example((model.output(before) - batch.x) ** 2)
-        apart = discrepancy(gathered(z), gathered(noise(key, batch, z.shape[1:])))
-        return _summed({"reconstruction": error}, error, weight, apart, extra, batch)
+    def objective(variables: Variables, batch: Batch, key: Key[Array, ""]) -> tuple[Terms, Extra]:
+        (z, before), updates = autoencoder.apply(model, variables, batch, batch.x, key)
+        error = per_example((model.output(before) - batch.x) ** 2)
+        mmd = from_prior(batch, z, jax.random.clone(key))
+        return {"loss": error + batch.scheduled(weight) * mmd, "reconstruction": error, "mmd": mmd}, updates
 
     return objective
 
 
-def information(model: VAE, kl: Weight, weight: Weight, log_likelihood: Likelihood = prob.bernoulli) -> Loss:
-    """InfoVAE: -log p(x|z) + kl * KL + weight * MMD^2 of q(z) and N(0, I).
+def information(model: vae.VAE, kl_weight: Weight, mmd_weight: Weight) -> Loss:
+    """InfoVAE: -log p(x|z) + kl_weight * KL + mmd_weight * MMD^2 of q(z) and N(0, I).
 
-    Zhao et al. 2019, equation 6, with kl = 1 - alpha and weight = alpha + lambda - 1. 1 and 0: the negative evidence
-    lower bound. For training, as `wasserstein`. Metrics: `loss`,
-    `reconstruction`, `kl`, in nats per example, and `mmd`.
+    Zhao et al. 2019, equation 6, with kl_weight = 1 - alpha and mmd_weight = alpha + lambda - 1. 1 and 0: the negative
+    evidence lower bound. For training, as `wasserstein`. Terms: `loss`, `reconstruction`, `kl`, in nats per example,
+    and `mmd`.
     """
 
-    def objective(
-        params: Params, extra: Extra, batch: Batch, key: Key[Array, ""]
-    ) -> tuple[jax.Array, tuple[Extra, Metrics]]:
-        variables = {"params": params, **extra}
+    def objective(variables: Variables, batch: Batch, key: Key[Array, ""]) -> tuple[Terms, Extra]:
         posterior, prior = jax.random.split(key)
-        q: Any = model.apply(variables, batch.x, method="posterior")
-        z = reparameterize(q, noise(posterior, batch, q.mean.shape[1:]))
-        logits: Any = model.apply(variables, z, method="logits")
-        terms = {"reconstruction": -log_likelihood(logits, batch.x), "kl": prob.kl_normal(q)}
-        apart = discrepancy(gathered(z), gathered(noise(prior, batch, z.shape[1:])))
-        value = terms["reconstruction"] + kl * terms["kl"]
-        return _summed(terms, value, weight, apart, extra, batch)
+        q, z = vae.sample_posterior(model, variables, batch, posterior)
+        error, _ = vae.reconstruction(model, variables, batch, z)
+        kl, mmd = kl_normal(q), from_prior(batch, z, prior)
+        total = error + batch.scheduled(kl_weight) * kl + batch.scheduled(mmd_weight) * mmd
+        return {"loss": total, "reconstruction": error, "kl": kl, "mmd": mmd}, {}
 
     return objective
-
-
-def _summed(
-    terms: Metrics, value: jax.Array, weight: Weight, apart: jax.Array, extra: Extra, batch: Batch
-) -> tuple[jax.Array, tuple[Extra, Metrics]]:
-    apart = mean(jnp.broadcast_to(apart, value.shape), batch)  # the same on all devices, and its gradient shared
-    metrics = {name: mean(values, batch) for name, values in terms.items()}
-    metrics |= {"mmd": apart, "loss": mean(value, batch) + weight * apart}
-    return metrics["loss"], (extra, metrics)

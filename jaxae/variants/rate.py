@@ -1,52 +1,50 @@
-"""What a variational model pays for its code, the rate KL(q(z|x) || p(z)), and how its bound may weigh it.
+"""How the KL term KL(q(z|x) || p(z)), the rate, enters the loss of a variational model.
 
-A weight that changes while training is a schedule of Optax (`optax.linear_schedule` for a warm-up), or `cyclical`,
-given to a loss within `step.scheduled`.
+A weight may be a function of the training step: a schedule of Optax, or `cyclical`.
 """
 
 from collections.abc import Callable
 from typing import TypeAlias
 
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, Int
 
-from jaxae import prob
-from jaxae.batch import pooled
-from jaxae.types import Batch
+from jaxae.core.batch import Batch, Weight
+from jaxae.core.divergences import per_example
 
-Weight: TypeAlias = float | Float[Array, ""]
 Rate: TypeAlias = Callable[
     [Float[Array, "B Z"], Batch], Float[Array, " B"]
-]  # KL of each unit -> term of the loss, nats
+]  # KL of each latent dimension -> term of the loss, nats
 
 
 def weighed(weight: Weight) -> Rate:
     """weight * KL: beta-VAE (Higgins et al. 2017, equation 4); 1 is the evidence lower bound."""
-    return lambda kl, _: weight * prob.per_example(kl)
+    return lambda kl, batch: batch.scheduled(weight) * per_example(kl)
 
 
 BOUND = weighed(1.0)
 
 
 def capacity(weight: Weight, nats: Weight) -> Rate:
-    """weight * |KL - nats|: the code is to carry so much (Burgess et al. 2018, equation 8)."""
-    return lambda kl, _: weight * jnp.abs(prob.per_example(kl) - nats)
+    """weight * |KL - nats|: a target for the KL term (Burgess et al. 2018, equation 8)."""
+    return lambda kl, batch: batch.scheduled(weight) * jnp.abs(per_example(kl) - batch.scheduled(nats))
 
 
 def free_bits(weight: Weight, nats: float) -> Rate:
-    """weight * sum over units of max(nats, mean KL over the batch): so much of each is free.
+    """weight * sum over latent dimensions of max(nats, mean KL over the batch): so much of each is free.
 
-    Kingma et al. 2016, equation 15. Not with batches in parts: see `batch.pooled`.
+    Kingma et al. 2016, equation 15. Not with microbatches: see `Batch.mean`.
     """
 
     def rate(kl: Float[Array, "B Z"], batch: Batch) -> Float[Array, " B"]:
-        return jnp.broadcast_to(weight * jnp.sum(jnp.maximum(nats, pooled(kl, batch))), kl.shape[:1])
+        return batch.repeat(batch.scheduled(weight) * jnp.sum(jnp.maximum(nats, batch.mean(kl))))
 
     return rate
 
 
-def cyclical(steps: float, cycles: int, rising: float = 0.5) -> Callable[[Int[Array, ""]], Float[Array, ""]]:
-    """In each of the cycles that divide the steps from 0 to 1 in its first part, then 1 (Fu et al. 2019, equation 6).
+def cyclical(steps: float, cycles: int, rising: float = 0.5) -> optax.Schedule:
+    """From 0 to 1 in the first part of each cycle, then 1 (Fu et al. 2019, equation 6). The cycles divide the steps.
 
     After the last step it stays at 1. rising: the part, of at most 1, in which it rises.
     """
@@ -56,3 +54,14 @@ def cyclical(steps: float, cycles: int, rising: float = 0.5) -> Callable[[Int[Ar
         return jnp.where(step < steps, jnp.minimum(part / rising, 1), 1.0)
 
     return weight
+
+
+def scaled(weight: Weight, schedule: Weight) -> Weight:
+    """weight * schedule, a function of the step where the schedule is one."""
+    if not callable(schedule):
+        return weight * schedule
+
+    def product(step: Int[Array, ""]) -> Float[Array, ""]:
+        return weight * schedule(step)
+
+    return product

@@ -28,6 +28,7 @@ class Sequence(nn.Module):
         self,
         x: Float[Array, "B T *D"],
         keys: Keys | None = None,  # noqa: ARG002
+        axis: str | None = None,  # noqa: ARG002
         mask: Float[Array, "B T"] | None = None,
     ) -> tuple[Float[Array, "B Z"], Float[Array, "B T *D"]]:
         """Codes and logits."""

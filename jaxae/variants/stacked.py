@@ -9,10 +9,11 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float, Key
 
-from jaxae import prob
-from jaxae.batch import mean
+from jaxae.core.batch import Batch, Loss, Terms
+from jaxae.core.divergences import per_example
+from jaxae.core.types import Extra, Variables
+from jaxae.likelihoods.bernoulli import cross_entropy
 from jaxae.nets import MLP, Activation, Keys
-from jaxae.types import Batch, Extra, Loss, Metrics, Params
 
 
 class Stacked(nn.Module):
@@ -32,7 +33,12 @@ class Stacked(nn.Module):
         ]
         self.decoder = [MLP((), output, precision=self.precision) for output in outputs]
 
-    def __call__(self, x: Float[Array, "B *D"], keys: Keys | None = None) -> tuple[jax.Array, Float[Array, "B *D"]]:  # noqa: ARG002
+    def __call__(
+        self,
+        x: Float[Array, "B *D"],
+        keys: Keys | None = None,  # noqa: ARG002
+        axis: str | None = None,  # noqa: ARG002
+    ) -> tuple[jax.Array, Float[Array, "B *D"]]:
         """Codes and logits."""
         z = self.encode(x)
         return z, self.logits(z)
@@ -64,22 +70,15 @@ class Stacked(nn.Module):
 
 
 def greedy(model: Stacked, number: int) -> Loss:
-    """How unlike a layer's reconstruction of its input is: for descend(..., wrt=groups(number)).
+    """Reconstruction error of one layer's own autoencoder: for descend(..., wrt=groups(number)).
 
     The first layer: cross-entropy, nats per pixel. The others: squared error of the codes before, mean over units.
     """
 
-    def objective(
-        params: Params,
-        extra: Extra,
-        batch: Batch,
-        key: Key[Array, ""],  # noqa: ARG001
-    ) -> tuple[jax.Array, tuple[Extra, Metrics]]:
-        below, above = cast("Any", model.apply({"params": params}, batch.x, number, method="layer"))
-        squared = prob.per_example((model.activation(above) - below) ** 2)
-        error = squared if number else -prob.bernoulli(above, below)
-        value = mean(error / below[0].size, batch)
-        return value, (extra, {"loss": value})
+    def objective(variables: Variables, batch: Batch, key: Key[Array, ""]) -> tuple[Terms, Extra]:  # noqa: ARG001
+        below, above = cast("Any", model.apply(variables, batch.x, number, method="layer"))
+        error = (model.activation(above) - below) ** 2 if number else cross_entropy(above, below)
+        return {"loss": per_example(error) / below[0].size}, {}
 
     return objective
 

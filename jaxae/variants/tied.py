@@ -25,7 +25,12 @@ class Tied(nn.Module):
         self.encoder_bias = self.param("encoder_bias", nn.initializers.zeros, (1, self.latent))
         self.decoder_bias = self.param("decoder_bias", nn.initializers.zeros, (1, pixels))
 
-    def __call__(self, x: Float[Array, "B *D"], keys: Keys | None = None) -> tuple[jax.Array, Float[Array, "B *D"]]:  # noqa: ARG002
+    def __call__(
+        self,
+        x: Float[Array, "B *D"],
+        keys: Keys | None = None,  # noqa: ARG002
+        axis: str | None = None,  # noqa: ARG002
+    ) -> tuple[jax.Array, Float[Array, "B *D"]]:
         """Codes and logits."""
         z = self.encode(x)
         return z, self.logits(z)

@@ -6,14 +6,14 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float, Key
 
-from jaxae import prob
-from jaxae.batch import mean, noise
-from jaxae.types import Batch, Extra, Loss, Metrics, Params
+from jaxae.core.batch import Batch, Loss, Terms, Weight
+from jaxae.core.divergences import DiagonalNormal, importance_weighted, log_normal_terms
+from jaxae.core.experiment import Prior
+from jaxae.core.types import Extra, Variables
 from jaxae.variants import iwae, vae
-from jaxae.variants.rate import Weight
 
 
-class VampVAE(vae.VAE):
+class VampVAE(vae.VAE, kw_only=True):
     """A variational autoencoder with p(z) = (1 / K) sum_k q(z|u_k). Groups: encoder, decoder, pseudo_inputs."""
 
     shape: tuple[int, ...]  # of an example
@@ -24,47 +24,42 @@ class VampVAE(vae.VAE):
         start = nn.initializers.normal(0.5)
         self.pseudo_inputs = self.param("pseudo_inputs", start, (self.components, *self.shape))
 
-    def mixture(self) -> prob.Normal:
+    def mixture(self) -> DiagonalNormal:
         """q(z|u_k) for every k."""
         return self.posterior(nn.sigmoid(self.pseudo_inputs))
 
     def log_prior(self, z: Float[Array, "N Z"]) -> Float[Array, " N"]:
         """log p(z) (Tomczak & Welling 2018, equation 9)."""
         q = self.mixture()
-        each = prob.normal_units(prob.Normal(*(part[None] for part in q)), z[:, None])
-        return prob.importance_weighted(each.sum(2))
+        each = log_normal_terms(DiagonalNormal(*(part[None] for part in q)), z[:, None])
+        return importance_weighted(each.sum(2))
 
 
-def prior(model: VampVAE) -> vae.Prior:
-    """Codes from p(z): a learned image, then a draw from its posterior."""
+def prior(model: VampVAE) -> Prior:
+    """Codes from p(z): a learned image, then a sample of its posterior."""
 
-    def sample(variables: dict[str, Any], key: Key[Array, ""], n: int) -> Float[Array, "N Z"]:
+    def sample(variables: Variables, key: Key[Array, ""], n: int) -> Float[Array, "N Z"]:
         which, where = jax.random.split(key)
         q: Any = model.apply(variables, method="mixture")
         chosen = jax.random.randint(which, (n,), 0, model.components)
         return vae.reparameterize(
-            prob.Normal(*(part[chosen] for part in q)), jax.random.normal(where, (n, q.mean.shape[1]))
+            DiagonalNormal(*(part[chosen] for part in q)), jax.random.normal(where, (n, q.mean.shape[1]))
         )
 
     return sample
 
 
-def loss(model: VampVAE, weight: Weight = 1.0) -> Loss:
-    """The negative evidence lower bound with one sample, whose divergence is log q(z|x) - log p(z) (equation 2).
+def loss(model: VampVAE, kl_weight: Weight = 1.0) -> Loss:
+    """The negative evidence lower bound with one sample, whose KL term is log q(z|x) - log p(z) (equation 2).
 
-    weight: of the divergence (a warm-up). Metrics: `loss`, `reconstruction`, `kl`, nats per example.
+    Terms: `loss`, `reconstruction`, `kl`, nats per example.
     """
-    of = iwae.terms(model)
+    of = iwae.densities(model)
 
-    def negative_elbo(
-        params: Params, extra: Extra, batch: Batch, key: Key[Array, ""]
-    ) -> tuple[jax.Array, tuple[Extra, Metrics]]:
-        variables = {"params": params, **extra}
-        q: Any = model.apply(variables, batch.x, method="posterior")
-        terms = of(variables, batch.x, q, iwae.draws(q, noise(key, batch, (1, q.mean.shape[1]))))
-        values = {"reconstruction": -terms.likelihood[:, 0], "kl": (terms.posterior - terms.prior)[:, 0]}
-        values["loss"] = values["reconstruction"] + weight * values["kl"]
-        metrics = {name: mean(value, batch) for name, value in values.items()}
-        return metrics["loss"], (extra, metrics)
+    def negative_elbo(variables: Variables, batch: Batch, key: Key[Array, ""]) -> tuple[Terms, Extra]:
+        q, z = vae.sample_posterior(model, variables, batch, key)
+        found = of(variables, batch.x, q, z[:, None])
+        error, kl = -found.likelihood[:, 0], (found.posterior - found.prior)[:, 0]
+        return {"loss": error + batch.scheduled(kl_weight) * kl, "reconstruction": error, "kl": kl}, {}
 
     return negative_elbo

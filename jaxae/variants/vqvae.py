@@ -10,14 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxae import prob
-from jaxae.batch import AXIS, axis, mean, pooled
-from jaxae.errors import InputError
-from jaxae.types import Batch, Extra, Loss, Metrics, Params
+from jaxae.core.batch import Batch, Loss, Terms
+from jaxae.core.divergences import per_example
+from jaxae.core.experiment import MeasuredData, TrainedModel
+from jaxae.core.types import Extra, Variables
+from jaxae.likelihoods.bernoulli import cross_entropy
 
-# What training changes of a codebook, and gradients do not: (params, extra, z, rows, batch, key) -> (extra, metrics)
+# What training changes of a codebook, and gradients do not: (variables, z, rows, batch, key) -> (terms, updates)
 Update: TypeAlias = Callable[
-    [Params, Extra, Float[Array, "B *P Z"], Int[Array, "B *P"], Batch, Key[Array, ""]], tuple[Extra, Metrics]
+    [Variables, Float[Array, "B *P Z"], Int[Array, "B *P"], Batch, Key[Array, ""]], tuple[Terms, Extra]
 ]
 
 COPY = 1e-6  # squared distance, in squared lengths, of vectors that are the same but for rounding
@@ -85,7 +86,7 @@ def nearest(z: Float[Array, "*P Z"], codes: Float[Array, "K Z"]) -> Int[Array, "
 
     |z - e|^2 without |z|^2, which is the same for all codes: a matrix product.
     """
-    squares = 0.5 * prob.per_example(codes**2)
+    squares = 0.5 * per_example(codes**2)
     products = jnp.matmul(z, codes.T, precision="highest")
     return jnp.argmin(squares.reshape(*[1] * (z.ndim - 1), -1) - products, axis=-1)
 
@@ -104,35 +105,32 @@ def loss(model: VQVAE, commitment: float = 0.25, update: Update | None = None) -
     Every term is a sum: over the pixels of an image, and over the places and dimensions of a code (the paper takes
     the mean over places). The second term is there only for codes that are learned. Left out is the divergence
     KL(q(z|x) || p(z)) = h w log K, a constant for a uniform prior.
-    update: in training, of the state of the codebook (see `track`); without it `extra` stays as it is.
+    update: of the state of the codebook (see `track`), in training only.
 
-    Metrics: `loss`; `reconstruction`, -log p(x|z) of a Bernoulli; `quantization`, |z - e|^2; `bce` (nats per pixel)
+    Terms: `loss`; `reconstruction`, -log p(x|z) of a Bernoulli; `quantization`, |z - e|^2; `bce` (nats per pixel)
     and `mse` (pixels in [0, 1]), means over pixels; those of the update.
     """
 
-    def terms(
-        params: Params, extra: Extra, batch: Batch, key: Key[Array, ""]
-    ) -> tuple[jax.Array, tuple[Extra, Metrics]]:
-        found: Any = model.apply({"params": params, **extra}, batch.x)
+    def objective(variables: Variables, batch: Batch, key: Key[Array, ""]) -> tuple[Terms, Extra]:
+        found: Any = model.apply(variables, batch.x)
         (z, e, rows), logits = found
         fixed = jax.lax.stop_gradient
         pixels = logits[0].size
-        values = {
-            "reconstruction": -prob.bernoulli(logits, batch.x),
-            "quantization": prob.per_example((fixed(z) - e) ** 2),
-            "mse": prob.per_example((nn.sigmoid(logits) - batch.x) ** 2) / pixels,
+        terms = {
+            "reconstruction": per_example(cross_entropy(logits, batch.x)),
+            "quantization": per_example((fixed(z) - e) ** 2),
+            "mse": per_example((nn.sigmoid(logits) - batch.x) ** 2) / pixels,
         }
-        values["bce"] = values["reconstruction"] / pixels
-        values["loss"] = values["reconstruction"] + commitment * prob.per_example((z - fixed(e)) ** 2)
+        terms["bce"] = terms["reconstruction"] / pixels
+        terms["loss"] = terms["reconstruction"] + commitment * per_example((z - fixed(e)) ** 2)
         if model.learned:
-            values["loss"] = values["loss"] + values["quantization"]
-        metrics = {name: mean(value, batch) for name, value in values.items()}
-        if update:
-            extra, more = update(params, extra, fixed(z), rows, batch, key)
-            metrics |= more
-        return metrics["loss"], (extra, metrics)
+            terms["loss"] = terms["loss"] + terms["quantization"]
+        if update is None or not batch.training:
+            return terms, {}
+        more, updates = update(variables, fixed(z), rows, batch, key)
+        return {**terms, **more}, updates
 
-    return terms
+    return objective
 
 
 def track(decay: float = 0.99, revival: float = 0.0) -> Update:
@@ -148,52 +146,48 @@ def track(decay: float = 0.99, revival: float = 0.0) -> Update:
     revival: a code whose N_k falls below this becomes a vector of the batch, with N_k = 1, unless another code is that
     vector already; 0: none does.
 
-    Metrics: `perplexity`, exp of the entropy of the codes' shares of the batch, from 1 to K; `usage`, the share of
-    codes that the batch uses. InputError for a decay that is not below 1.
+    Terms, of the whole batch: `perplexity`, exp of the entropy of the codes' shares of the batch, from 1 to K; `usage`,
+    the share of codes that the batch uses. ValueError for a decay that is not below 1.
     """
     if decay >= 1:
-        raise InputError(f"--decay {decay}: must be below 1")
+        raise ValueError(f"decay={decay} must be below 1")
 
     def update(
-        params: Params,
-        extra: Extra,
+        variables: Variables,
         z: Float[Array, "B *P Z"],
         rows: Int[Array, "B *P"],
         batch: Batch,
         key: Key[Array, ""],
-    ) -> tuple[Extra, Metrics]:
-        codes, use = extra["codebook"]["codes"], extra["codebook"]["use"]
+    ) -> tuple[Terms, Extra]:
+        codes, use = variables["codebook"]["codes"], variables["codebook"]["use"]
+        learned = variables["params"].get("codebook")
         vectors = z.reshape(len(z), -1, z.shape[-1])
         chosen = jax.nn.one_hot(rows.reshape(vectors.shape[:2]), len(codes))
-        shares = pooled(chosen.mean(1), batch)
-        metrics = {"perplexity": jnp.exp(jax.scipy.special.entr(shares).sum()), "usage": jnp.mean(shares > 0)}
+        shares = batch.mean(chosen.mean(1))
+        terms = {
+            "perplexity": batch.repeat(jnp.exp(jax.scipy.special.entr(shares).sum())),
+            "usage": batch.repeat(jnp.mean(shares > 0)),
+        }
         n = len(codes) * shares
         use = decay * use + (1 - decay) * n
-        if "codebook" not in params:
+        if learned is None:
             sums = jnp.einsum("bpk,bpz->bkz", chosen, vectors, precision="highest") / vectors.shape[1]
-            off = len(codes) * pooled(sums, batch) - n[:, None] * codes
+            off = len(codes) * batch.mean(sums) - n[:, None] * codes
             codes = codes + (1 - decay) * off / jnp.maximum(use, jnp.finfo(use.dtype).tiny)[:, None]
         if revival:
-            learned = params.get("codebook", 0.0)
-            fresh = drawn(vectors, len(codes), batch, key)
-            revived = (use < revival) & unlike(fresh, codes + learned)
-            codes, use = jnp.where(revived[:, None], fresh - learned, codes), jnp.where(revived, 1.0, use)
-        return {**extra, "codebook": {"codes": codes, "use": use}}, metrics
+            base = 0.0 if learned is None else learned
+            fresh = resampled(vectors, len(codes), batch, key)
+            revived = (use < revival) & unlike(fresh, codes + base)
+            codes, use = jnp.where(revived[:, None], fresh - base, codes), jnp.where(revived, 1.0, use)
+        return terms, {"codebook": {"codes": codes, "use": use}}
 
     return update
 
 
-def drawn(vectors: Float[Array, "B P Z"], k: int, batch: Batch, key: Key[Array, ""]) -> Float[Array, "{k} Z"]:
-    """k of the global batch's vectors, with replacement: the same ones on every device.
-
-    batch: one of training, whose examples are numbered from 0.
-    """
-    places = vectors.shape[1]
-    devices = jax.lax.axis_size(AXIS) if axis() else 1
-    number, place = jnp.divmod(jax.random.randint(key, (k,), 0, devices * len(vectors) * places), places)
-    own = number[:, None] == batch.number[None]  # [k, B]: whether it is this example's
-    found = jnp.where(own.any(1)[:, None], vectors[own.argmax(1), place], 0)
-    return jax.lax.psum(found, AXIS) if axis() else found
+def resampled(vectors: Float[Array, "B P Z"], k: int, batch: Batch, key: Key[Array, ""]) -> Float[Array, "{k} Z"]:
+    """k of the global batch's vectors, with replacement: the same ones on every device."""
+    all_vectors = batch.gather(vectors).reshape(-1, vectors.shape[2])
+    return all_vectors[jax.random.randint(key, (k,), 0, len(all_vectors))]
 
 
 def unlike(fresh: Float[Array, "N Z"], codes: Float[Array, "K Z"]) -> Bool[Array, " N"]:
@@ -207,17 +201,16 @@ def unlike(fresh: Float[Array, "N Z"], codes: Float[Array, "K Z"]) -> Bool[Array
     return jnp.min(jnp.where(before, square, jnp.inf), axis=1) > COPY * jnp.mean(jnp.sum(fresh**2, axis=1))
 
 
-def usage(trained: Any, data: Any) -> dict[str, float]:
+def usage(trained: TrainedModel, data: MeasuredData) -> dict[str, float]:
     """How the test split uses the codebook: `perplexity`, from 1 to K, and `usage`, the share of codes it contains.
 
-    trained: a `Model` of a `VQVAE`, or of another model with as many `codes` and their `index`. data: a `Dataset`.
+    trained: of a `VQVAE`, or of another model with as many `codes` and their `index`.
     """
     from scipy import stats
 
-    model = trained.experiment.model
-    variables = {"params": trained.params, **trained.extra}
+    model: Any = trained.experiment.model
     index = jax.jit(partial(model.apply, method="index"))
     starts = range(0, len(data.test.x), 1000)
-    rows = [np.ravel(index(variables, trained.encode(data.test.x[i : i + 1000]))) for i in starts]
+    rows = [np.ravel(index(trained.variables, trained.encode(data.test.x[i : i + 1000]))) for i in starts]
     counts = np.unique(np.concatenate(rows), return_counts=True)[1]
     return {"perplexity": float(np.exp(stats.entropy(counts))), "usage": len(counts) / model.codes}

@@ -1,70 +1,67 @@
-"""State -> State: the whole training vocabulary."""
+"""State -> State: the whole training vocabulary, as pairs of pure functions."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
+from jax.ad_checkpoint import checkpoint_name
 from jax.custom_batching import custom_vmap
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Key
 
-from jaxae.batch import keys
-from jaxae.reduction import gradient
-from jaxae.types import Batch, Loss, Metrics, Params, State
+from jaxae.core.batch import Batch, Loss, Terms
+from jaxae.core.reduction import gradient
+from jaxae.core.types import Extra, Metrics, Params, State
 
-_observers: list[Callable[[Params], None]] = []
+GRADIENT = "gradient of "  # what names of gradients in a traced step start with
 
 
 class Transition(NamedTuple):
-    """A way to train, as a pair of pure functions. One of the metrics is named `loss`: the one that a run watches."""
+    """A way to train, as a pair of pure functions. Exactly one metric is named `loss`: the one that a run reports."""
 
     init: Callable[[Params], Any]  # params -> optimizer state
     step: Callable[[State, Batch, Key[Array, ""]], tuple[State, Metrics]]
 
 
-def descend(loss: Loss, tx: optax.GradientTransformation, wrt: Sequence[str] | None = None) -> Transition:
-    """One optimizer step down the gradient of the loss.
+def descend(
+    loss: Loss, optimizer: optax.GradientTransformation, wrt: Sequence[str] | None = None, name: str = "loss"
+) -> Transition:
+    """One optimizer step down the gradient of the mean of the loss over the batch.
 
-    wrt: the top-level groups of params that move (all, without it). The others are constants: no gradient is taken
-    with respect to them and the optimizer holds no state for them. ValueError for a group that does not exist.
+    wrt: the top-level groups of params that are updated (default: all). The others are constants: no gradient is taken
+    with respect to them and the optimizer holds no state for them.
+    name: what the minimised term is called among the metrics.
+    ValueError for a group that does not exist, and for a loss that has another term of that name.
     """
 
-    def moving(params: Params) -> Params:
+    def select(params: Params) -> Params:
         if wrt is None:
             return params
         if missing := set(wrt) - set(params):
             raise ValueError(f"no parameters named {sorted(missing)}; there are {sorted(params)}")
-        return {name: params[name] for name in wrt}
+        return {group: params[group] for group in wrt}
 
     def step(state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, Metrics]:
-        def objective(moved: Params, part: Batch) -> Any:
-            return loss({**state.params, **moved}, state.extra, part, key)
+        def objective(selected: Params, part: Batch) -> tuple[Terms, Extra]:
+            return loss({"params": {**state.params, **selected}, **state.extra}, part, key)
 
-        group = moving(state.params)
-        grads, (extra, metrics) = gradient(objective, group, batch)
-        for observer in _observers:
-            jax.debug.callback(observer, grads)
-        updates, opt_state = tx.update(grads, state.opt_state, group)
-        params = {**state.params, **optax.apply_updates(group, updates)}
-        return state._replace(params=params, opt_state=opt_state, extra=extra), metrics
+        selected = select(state.params)
+        grads, metrics, updates = gradient(objective, selected, batch)
+        grads = _named(grads)
+        deltas, opt_state = optimizer.update(grads, state.opt_state, selected)
+        params = {**state.params, **optax.apply_updates(selected, deltas)}
+        if name != "loss":
+            if name in metrics:
+                raise ValueError(f"the loss has a term named {name} already")
+            metrics[name] = metrics.pop("loss")
+        new = state._replace(params=params, opt_state=opt_state, extra={**state.extra, **updates})
+        return new, metrics
 
-    return Transition(lambda params: tx.init(moving(params)), step)
-
-
-@contextmanager
-def observed(observer: Callable[[Params], None]) -> Iterator[None]:
-    """Steps that are traced meanwhile hand every gradient to the observer, on the host. Otherwise it costs nothing."""
-    _observers.append(observer)
-    try:
-        yield
-    finally:
-        _observers.remove(observer)
+    return Transition(lambda params: optimizer.init(select(params)), step)
 
 
-def sequence(*transitions: Transition) -> Transition:
+def alternate(*transitions: Transition) -> Transition:
     """Several transitions in turn on the same batch, each with its own optimizer state and noise.
 
     Each sees the state that the one before has left. ValueError if two report a metric of the same name.
@@ -84,25 +81,13 @@ def sequence(*transitions: Transition) -> Transition:
     return Transition(lambda params: tuple(t.init(params) for t in transitions), step)
 
 
-def scheduled(transition: Callable[[Int[Array, ""]], Transition]) -> Transition:
-    """A transition that changes with the step, as `lambda step: descend(loss_with(weight(step)), tx)`.
-
-    Its optimizer state is that of the first step: only numbers may depend on the step.
-    """
-
-    def step(state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, Metrics]:
-        return transition(state.step).step(state, batch, key)
-
-    return Transition(lambda params: transition(jnp.int32(0)).init(params), step)
-
-
 def binarized(transition: Transition) -> Transition:
-    """The transition on images drawn anew in every step, each pixel white with its own probability."""
+    """The transition on images sampled anew in every step, each pixel white with its own probability."""
 
     def step(state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, Metrics]:
-        drawing, rest = jax.random.split(key)
-        white = jax.vmap(jax.random.bernoulli)(keys(drawing, batch), batch.x)
-        return transition.step(state, batch._replace(x=white.astype(batch.x.dtype)), rest)
+        pixels, rest = jax.random.split(key)
+        white = jax.vmap(jax.random.bernoulli)(batch.keys(pixels), batch.x)
+        return transition.step(state, batch.replace(x=white.astype(batch.x.dtype)), rest)
 
     return transition._replace(step=step)
 
@@ -134,6 +119,15 @@ def phases(*parts: tuple[int, Transition]) -> Transition:
         return zip(parts, state.opt_state, strict=True)
 
     return Transition(lambda params: tuple(t.init(params) for _, t in parts), step)
+
+
+def _named(grads: Params) -> Params:
+    """Gradients under their own names in the traced step; costs nothing in the compiled one."""
+
+    def name(path: Any, leaf: jax.Array) -> jax.Array:
+        return checkpoint_name(leaf, GRADIENT + jax.tree_util.keystr(path, simple=True, separator="/"))
+
+    return jax.tree_util.tree_map_with_path(name, grads)
 
 
 @custom_vmap

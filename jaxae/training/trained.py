@@ -1,10 +1,8 @@
-"""What an experiment script hands over, and what a user gets back: a trained model."""
+"""A trained model, as a user gets it back."""
 
-import inspect
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,29 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, Num
 
-from jaxae.data import Dataset
-from jaxae.errors import InputError
-from jaxae.mixture import Sampler
-from jaxae.step import Transition
-from jaxae.types import Batch, Extra, Loss, Params
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """A system: its model, how it is trained, how it is measured, and the figure that it should reach."""
-
-    model: nn.Module  # with methods __call__(x), encode(x) -> codes and decode(codes) -> pixels in [0, 1]
-    transition: Transition
-    evaluate: Loss  # its metrics over the test split are reported
-    # (variables, key, N) -> codes to generate from
-    prior: Callable[[dict[str, Any], Key[Array, ""], int], Float[Array, "N *code"]] | None = None
-    corrupt: Callable[[Key[Array, ""], Batch], Float[Array, "B *D"]] | None = None  # what the encoder sees of images
-    expected: Mapping[str, float | tuple[float, float]] = field(
-        default_factory=dict
-    )  # test metric -> at most, or range
-    unit: str = "nats per image"  # of the loss
-    # What else is measured of a trained `Model` and its data, and stands in result.json under this name.
-    measures: Mapping[str, "Measure"] = field(default_factory=dict)
+from jaxae.core.batch import Batch
+from jaxae.core.experiment import Experiment
+from jaxae.core.types import Extra, Params, Sampler, Variables
 
 
 @dataclass(frozen=True)
@@ -54,8 +32,8 @@ class Model:
         x = self._images(x)
         if lengths is None:
             return self._apply("encode", x)
-        if not reads_masks(self.experiment.model):
-            raise ValueError(f"{type(self.experiment.model).__name__} knows no lengths: it is not for sequences")
+        if not self.experiment.sequences:
+            raise ValueError(f"{type(self.experiment.model).__name__} takes no lengths: it is not for sequences")
         return self._apply("encode", x, (np.arange(x.shape[1]) < np.asarray(lengths)[:, None]).astype(np.float32))
 
     def decode(self, z: Num[Any, "N *code"]) -> Float[Array, "N *D"]:
@@ -74,40 +52,39 @@ class Model:
         images = self._images(x)
         if self.experiment.corrupt is None:
             return images
-        number = jnp.arange(len(images))
-        return self.experiment.corrupt(
-            jax.random.key(0), Batch(images, -jnp.ones_like(number), number, jnp.ones(len(x)))
-        )
+        batch = Batch(images, jnp.arange(len(images)), jnp.ones(len(images)), jnp.int32(0))
+        return self.experiment.corrupt(jax.random.key(0), batch)
 
     def sample(self, key: Key[Array, ""], n: int, prior: Sampler | None = None) -> Float[Array, "n *D"]:
         """n images from the model's own prior, or from another one, as `mixture.fit` gives: float32 in [0, 1].
 
-        InputError for a model that has none.
+        ValueError for a model that has none.
         """
         if prior is not None:
             return self.decode(prior(key, n))
         if self.experiment.prior is None:
-            raise InputError(
+            raise ValueError(
                 f"{type(self.experiment.model).__name__} has no prior to sample from: give one that is fitted to its "
                 "codes, as jaxae.mixture.fit does"
             )
-        return self.decode(self.experiment.prior(self._variables, key, n))
+        return self.decode(self.experiment.prior(self.variables, key, n))
 
     @cached_property
     def code(self) -> tuple[int, ...]:
         """Shape of one code."""
         one = jax.ShapeDtypeStruct((1, *self.shape), jnp.float32)
-        return jax.eval_shape(lambda x: _method(self.experiment.model, "encode", self._variables, x), one).shape[1:]
+        return jax.eval_shape(lambda x: _method(self.experiment.model, "encode", self.variables, x), one).shape[1:]
 
     @property
-    def _variables(self) -> dict[str, Any]:
+    def variables(self) -> Variables:
+        """Parameters and the other collections, as Flax's `apply` takes them."""
         return {"params": self.params, **self.extra}
 
     def _apply(self, name: str, *args: Any, size: int = 1000) -> jax.Array:
         """In pieces, so that a whole data set fits into memory."""
         starts = range(0, max(len(args[0]), 1), size)
         pieces = (tuple(x[i : i + size] for x in args) for i in starts)
-        return jnp.concatenate([_method(self.experiment.model, name, self._variables, *piece) for piece in pieces])
+        return jnp.concatenate([_method(self.experiment.model, name, self.variables, *piece) for piece in pieces])
 
     def _images(self, x: Any) -> jax.Array:
         x = np.asarray(x)
@@ -121,14 +98,6 @@ class Model:
         if x.size and not (x.min() >= 0 and x.max() <= 1):
             raise ValueError("pixels must be uint8, or float in [0, 1]")
         return x
-
-
-Measure: TypeAlias = Callable[[Model, Dataset], Mapping[str, float]]
-
-
-def reads_masks(model: nn.Module) -> bool:
-    """Whether it is a model for sequences: one whose __call__ and encode take a mask."""
-    return "mask" in inspect.signature(type(model).__call__).parameters
 
 
 def layers(model: nn.Module, shape: tuple[int, ...]) -> dict[str, str]:

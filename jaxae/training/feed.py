@@ -11,11 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from jaxae import epoch, parallel
-from jaxae.config import Config
+from jaxae.core.types import Examples
 from jaxae.data import Split
-from jaxae.parallel import Plan
-from jaxae.types import Examples
+from jaxae.devices.plan import Plan, memory, place
+from jaxae.training import epoch
 
 BLOCK = 1 << 26  # bytes that are read at once, about
 AHEAD = 2  # blocks
@@ -33,16 +32,20 @@ class Portion(NamedTuple):
 Feed: TypeAlias = Callable[[int, int], Portion]  # (epoch, step) -> the portion that begins with this step
 
 
-def feed(split: Split, config: Config, plan: Plan) -> Feed:
-    """The split as portions: a single one, or blocks where it is larger than `--device-data-limit`."""
-    limit = parallel.told(config.device_data_limit * 2**30 or parallel.memory() / 4)  # the same for all processes
-    return (_streamed if split.x.nbytes > limit else _resident)(split, config, plan)
+def feed(split: Split, plan: Plan, seeds: range, batch_size: int, limit: float = 0.0, block_bytes: int = BLOCK) -> Feed:
+    """The split as portions: a single one, or blocks where it has more bytes than the limit.
+
+    limit: bytes that a device keeps; 0: a quarter of its memory. block_bytes: of a block, about.
+    """
+    limit = plan.processes.broadcast_json(limit or memory() / 4)  # the same for all processes
+    if split.x.nbytes > limit:
+        return _streamed(split, plan, seeds, batch_size, block_bytes)
+    return _resident(split, plan, seeds, batch_size)
 
 
-def orders(config: Config, now: int, count: int) -> Int[np.ndarray, "*S N_plus_B"]:
+def orders(seeds: range, now: int, count: int, batch_size: int) -> Int[np.ndarray, "*S N_plus_B"]:
     """`epoch.order` of each seed, side by side where there are several."""
-    seeds = range(config.seed, config.seed + config.seeds)
-    each = [epoch.order(seed, now, count, config.batch_size) for seed in seeds]
+    each = [epoch.order(seed, now, count, batch_size) for seed in seeds]
     return each[0] if len(seeds) == 1 else np.stack(each)
 
 
@@ -52,24 +55,24 @@ def examples(split: Split) -> Examples:
     return Examples(jnp.asarray(split.x.reshape(len(split.x), -1)), jnp.asarray(split.y), lengths)
 
 
-def _resident(split: Split, config: Config, plan: Plan) -> Feed:
-    count, size = len(split.x), config.batch_size
-    data = parallel.place(examples(split), plan, False)
+def _resident(split: Split, plan: Plan, seeds: range, size: int) -> Feed:
+    count = len(split.x)
+    data = place(examples(split), plan, False)
     of: dict[int, jax.Array] = {}  # the order of the epoch
 
     def portion(now: int, step: int) -> Portion:
         if now not in of:
             of.clear()
-            of[now] = parallel.place(orders(config, now, count), plan, config.seeds > 1)
+            of[now] = place(orders(seeds, now, count, size), plan, len(seeds) > 1)
         return Portion(data, of[now], step * size - now * count, epoch.first_step(now + 1, count, size) - step)
 
     return portion
 
 
-def _streamed(split: Split, config: Config, plan: Plan) -> Feed:
-    count, size = len(split.x), config.batch_size
-    steps = max(1, min(BLOCK // (config.seeds * size * split.x[:1].nbytes), -(-count // size)))
-    order = parallel.place(np.arange(steps * size, dtype=np.int32), plan, False)
+def _streamed(split: Split, plan: Plan, seeds: range, size: int, block_bytes: int) -> Feed:
+    count = len(split.x)
+    steps = max(1, min(block_bytes // (len(seeds) * size * split.x[:1].nbytes), -(-count // size)))
+    order = place(np.arange(steps * size, dtype=np.int32), plan, False)
     at = (-1, -1)  # the epoch, and the number in it of the block that is on the device
     block: Any = None
     following: Iterator[Examples] = iter(())
@@ -80,9 +83,9 @@ def _streamed(split: Split, config: Config, plan: Plan) -> Feed:
         number = (step - first) // steps
         if at != (now, number):
             if at != (now, number - 1):
-                rows = orders(config, now, count)[..., first * size - now * count :]
+                rows = orders(seeds, now, count, size)[..., first * size - now * count :]
                 following = _blocks(split, rows, steps * size, range(number, -(-(end - first) // steps)))
-            at, block = (now, number), parallel.place(next(following), plan, config.seeds > 1)
+            at, block = (now, number), place(next(following), plan, len(seeds) > 1)
         begin = step - first - number * steps
         return Portion(block, order, begin * size, min(steps - begin, end - step))
 

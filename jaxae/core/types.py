@@ -1,16 +1,19 @@
 """The records that travel through training.
 
-Shape letters: B batch, D data (any number of axes, usually H W C), Z code, K samples, T time.
+Shape letters: B batch, D data (any number of axes, usually H W C), Z code, K samples, T time, N examples of a split.
 """
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
+import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 Params: TypeAlias = dict[str, Any]  # top-level keys are the groups that `step.descend` can select
 Extra: TypeAlias = dict[str, Any]  # Flax's other collections: batch statistics, a codebook
+Variables: TypeAlias = dict[str, Any]  # {"params": Params, **Extra}, as Flax's `apply` takes them
+Sampler: TypeAlias = Callable[[Key[Array, ""], int], Float[Array, "N *code"]]  # (key, N) -> codes
 Metrics: TypeAlias = dict[str, jax.Array]  # name -> scalar, a mean over the global batch
 
 
@@ -22,15 +25,10 @@ class State(NamedTuple):
     opt_state: Any
     extra: Extra
 
-
-class Batch(NamedTuple):
-    """What a loss sees of the data: the examples, or one device's share of them."""
-
-    x: Float[Array, "B *D"]  # pixels in [0, 1]
-    y: Int[Array, " B"]  # class, -1 where the data has none
-    number: Int[Array, " B"]  # place in the global batch (evaluation: in the data); noise belongs to it
-    weight: Float[Array, " B"]  # 1, or 0 for the padding of the last batch of an evaluation
-    mask: Float[Array, "B T"] | None = None  # sequences: 1 where there is a value, 0 in the padding
+    @property
+    def variables(self) -> Variables:
+        """Parameters and the other collections."""
+        return {"params": self.params, **self.extra}
 
 
 class Examples(NamedTuple):
@@ -38,7 +36,12 @@ class Examples(NamedTuple):
 
     x: UInt8[Array, "N D"] | Float[Array, "N D"]
     y: Int[Array, " N"]
-    lengths: Int[Array, " N"] | None = None  # sequences: how many of their T rows are theirs
+    lengths: Int[Array, " N"] | None = None  # of sequences, in steps
 
 
-Loss: TypeAlias = Callable[[Params, Extra, Batch, Key[Array, ""]], tuple[Float[Array, ""], tuple[Extra, Metrics]]]
+class Info(NamedTuple):
+    """What an experiment may know of its data before it sees it."""
+
+    shape: tuple[int, ...]  # of one example
+    train: int  # number of training examples
+    mean: Callable[[], Float[np.ndarray, "*D"]] | None = None  # of the training examples, if they are at hand

@@ -1,0 +1,116 @@
+"""The batch: everything that a loss may use, and the means and the noise that do not depend on how it is laid out.
+
+A loss maps one batch to terms per example. It never needs to know whether the batch is whole, one device's share of it
+or a microbatch: the engine (`reduction`) takes the means over examples, microbatches and devices.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, no_type_check
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jaxtyping import Array, Float, Int, Key
+
+from jaxae.core.types import Extra, Variables
+
+AXIS = "data"  # name of the mapped axis that a batch is spread over
+
+
+Share: TypeAlias = Callable[[jax.Array], jax.Array]  # [B] -> one device's share of it
+
+
+class Layout(NamedTuple):
+    """How a global batch is split. The default: one device, all examples at once."""
+
+    axis: str | None = None  # mapped device axis; None on one device, and under jit with shardings
+    microbatches: int = 1  # into which the engine splits a device's share, one after the other
+    ordered: bool = False  # microbatches are summed in a fixed order: the same bits on any number of devices
+    partial: bool = False  # this batch is itself such a microbatch
+
+    @property
+    def split(self) -> bool:
+        """Whether the engine processes a device's share in microbatches."""
+        return self.microbatches > 1 or self.ordered
+
+
+@no_type_check  # JAX rebuilds it with sentinels and shapes in place of arrays
+@struct.dataclass
+class Batch:
+    """Examples and what belongs to them. Static fields are part of the structure of the pytree."""
+
+    x: Float[Array, "B *D"]  # in model units: bytes divided by 255
+    index: Int[Array, " B"]  # place in the global batch (evaluation: in the split), which keys the noise
+    weight: Float[Array, " B"]  # 1, or 0 for the padding of an evaluation's last batch
+    step: Int[Array, ""]  # training step, for schedules
+    observed: Float[Array, "B *D"] | Float[Array, "B T"] | None = None  # 1 where measured, 0 where missing; None: all
+    y: Int[Array, " B"] | None = None  # class; None where the data has none
+    context: Float[Array, "B C"] | None = None  # covariates; None where the data has none
+    training: bool = struct.field(pytree_node=False, default=True)  # dropout, noise and batch statistics are on
+    layout: Layout = struct.field(pytree_node=False, default=Layout())
+
+    if TYPE_CHECKING:
+
+        def replace(self, **changes: Any) -> "Batch":
+            """The batch with other values of some fields (Flax adds the method)."""
+
+    @property
+    def axis(self) -> str | None:
+        """The mapped axis that statistics of the batch are taken over, as Flax's `BatchNorm(axis_name=)`."""
+        return None if self.layout.partial else self.layout.axis
+
+    def keys(self, key: Key[Array, ""]) -> Key[Array, " B"]:
+        """A key per example, a function of (key, `index`) alone: the same on any number of devices."""
+        return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, self.index)
+
+    def noise(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "B *shape"]:
+        """Standard normal noise from the examples' own keys."""
+        return jax.vmap(lambda k: jax.random.normal(k, shape))(self.keys(key))
+
+    def scheduled(self, weight: "Weight") -> float | Float[Array, ""]:
+        """The value of a weight at this step."""
+        return weight(self.step) if callable(weight) else weight
+
+    def repeat(self, number: Float[Array, ""]) -> Float[Array, " B"]:
+        """A number of the whole batch as a term: repeated for every example."""
+        return jnp.broadcast_to(number, self.index.shape)
+
+    def mean(self, values: Float[Array, "B *rest"]) -> Float[Array, "*rest"]:
+        """Mean over the examples of the global batch, for a term that looks at the batch as a whole.
+
+        Padding does not count. ValueError for a microbatch, which does not know the others.
+        """
+        self._require_whole("mean")
+        total, count = weighted_sum(values, self.weight), jnp.sum(self.weight)
+        if self.axis:
+            total, count = jax.lax.psum((total, count), self.axis)
+        return total / count
+
+    def gather(self, values: Float[Array, "B *rest"]) -> Float[Array, "N *rest"]:
+        """The values of all examples of the global batch, in the order of `index`.
+
+        ValueError for a microbatch, and in evaluation, where padding would count.
+        """
+        self._require_whole("gather")
+        if not self.training:
+            raise ValueError("Batch.gather is for training: the batches of an evaluation hold padding")
+        return jax.lax.all_gather(values, self.axis, tiled=True) if self.axis else values
+
+    def _require_whole(self, method: str) -> None:
+        if self.layout.partial:
+            raise ValueError(
+                f"Batch.{method} needs the whole batch, and a microbatch is a part of it: "
+                "leave out accumulate and reduction=reproducible"
+            )
+
+
+Weight: TypeAlias = float | Float[Array, ""] | optax.Schedule  # a number, or a function of the training step
+Terms: TypeAlias = dict[str, Float[Array, " B"]]  # name -> one value per example; "loss" is minimised
+Loss: TypeAlias = Callable[[Variables, Batch, Key[Array, ""]], tuple[Terms, Extra]]
+"""(variables, batch, key) -> (terms, updates): updates are new values of collections other than the parameters."""
+
+
+def weighted_sum(values: Float[Array, "B *rest"], weight: Float[Array, " B"]) -> Float[Array, "*rest"]:
+    """Sum over examples of weight times value."""
+    return jnp.sum(weight.reshape(-1, *[1] * (values.ndim - 1)) * values, axis=0)

@@ -1,0 +1,1 @@
+"""Devices, processes and signals: where and how a run computes."""

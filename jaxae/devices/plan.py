@@ -1,0 +1,148 @@
+"""Plans for devices: the only file that names pmap, shardings and meshes."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxae.core.batch import AXIS, Layout, Share
+from jaxae.core.reduction import SHARDS
+from jaxae.devices.processes import ALONE, Processes
+
+SEEDS = "seeds"
+Make = Callable[[Share, Layout], Callable[..., Any]]  # of a program, for one device's share of a batch
+
+
+class Plan(NamedTuple):
+    """How a run uses its devices."""
+
+    mode: str  # "one" device; "pmap" or "jit" split the batch; "seeds" gives each device its share of the seeds
+    mesh: Mesh
+    seeds: int
+    layout: Layout = Layout()  # of a batch
+    processes: Processes = ALONE
+
+    @property
+    def devices(self) -> int:
+        """Number of devices."""
+        return self.mesh.size
+
+
+def plan(
+    parallel: str,
+    batch_size: int,
+    seeds: int,
+    devices: Sequence[jax.Device] | None = None,
+    reduction: str = "fast",
+    accumulate: int = 1,
+    processes: Processes = ALONE,
+) -> Plan:
+    """parallel: auto, pmap or jit. reduction: fast or reproducible. accumulate: microbatches. devices: default all.
+
+    Seeds that divide evenly over the devices need no communication, so they are spread first. Otherwise the batch is,
+    by pmap unless jit is asked for. ValueError for a batch size that does not divide, and for arguments that do not fit
+    together.
+    """
+    devices = jax.devices() if devices is None else devices
+    n = len(devices)
+    mesh = Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
+    if reduction == "reproducible":  # one form of program for any number of devices
+        if parallel == "jit" or accumulate > 1:
+            other = "parallel=jit" if parallel == "jit" else f"accumulate={accumulate}"
+            raise ValueError(f"reduction=reproducible uses pmap and microbatches of its own: leave out {other}")
+        if SHARDS % n:
+            raise ValueError(f"reduction=reproducible is for 1, 2, 4 or {SHARDS} devices, and there are {n}")
+        _divides(batch_size, SHARDS, f"into {SHARDS} shards")
+        return Plan("pmap", mesh, seeds, Layout(AXIS, SHARDS // n, ordered=True), processes)
+    spread = n > 1 and seeds % n == 0 and jax.process_count() == 1
+    if spread or (n == 1 and parallel != "pmap"):
+        _divides(batch_size, accumulate, f"into {accumulate} microbatches")
+        # under another name, since means are not to be taken over it
+        names = Mesh(mesh.devices, (SEEDS,), axis_types=(AxisType.Auto,)) if spread else mesh
+        return Plan("seeds" if spread else "one", names, seeds, Layout(None, accumulate), processes)
+    microbatches = f" in {accumulate} microbatches each" if accumulate > 1 else ""
+    _divides(batch_size, n * accumulate, f"over {n} devices{microbatches}")
+    if parallel == "jit":
+        return Plan("jit", mesh, seeds, Layout(None, accumulate), processes)
+    return Plan("pmap", mesh, seeds, Layout(AXIS, accumulate), processes)
+
+
+def _divides(batch_size: int, by: int, how: str) -> None:
+    if batch_size % by:
+        below, above = batch_size // by * by, -(-batch_size // by) * by
+        near = f"{below} or {above}" if below else f"{above}"
+        raise ValueError(f"batch_size={batch_size} does not divide {how}: use {near}")
+
+
+def compile(make: Make, plan: Plan, seeded: Sequence[bool], example: tuple[Any, ...] = ()) -> Callable[..., Any]:
+    """Compile `make(share, layout)` for the plan: at its first call, or now for arguments like those of the example.
+
+    seeded: for each argument, whether it has a leading axis of seeds when there are several (every result has one).
+    """
+
+    def over_seeds(share: Share) -> Callable[..., Any]:
+        function = make(share, plan.layout)
+        return jax.vmap(function, in_axes=tuple(0 if s else None for s in seeded)) if plan.seeds > 1 else function
+
+    if plan.mode == "pmap":
+
+        def on_device(device: jax.Array, *args: Any) -> Any:
+            def share(x: jax.Array) -> jax.Array:
+                size = x.shape[0] // plan.devices
+                return jax.lax.dynamic_slice_in_dim(x, device * size, size)
+
+            return over_seeds(share)(*args)
+
+        axes = (0, *[None] * len(seeded))
+        devices = list(plan.mesh.devices)
+        mapped = jax.pmap(on_device, axis_name=AXIS, in_axes=axes, out_axes=None, devices=devices)  # type: ignore[arg-type]
+        here = [i for i, device in enumerate(devices) if device.process_index == jax.process_index()]
+        now = _ahead(mapped, (np.array(here), *example), plan) if example else mapped
+        numbers = _put(np.arange(plan.devices), NamedSharding(plan.mesh, PartitionSpec(AXIS)), plan)
+        return lambda *args: now(numbers, *args)
+    if plan.mode == "jit":
+        split = NamedSharding(plan.mesh, PartitionSpec(AXIS))
+        compiled = jax.jit(over_seeds(lambda x: jax.lax.with_sharding_constraint(x, split)))
+    elif plan.mode == "seeds":
+        specs = tuple(PartitionSpec(SEEDS) if s else PartitionSpec() for s in seeded)
+        function = over_seeds(lambda x: x)
+        compiled = jax.jit(
+            jax.shard_map(function, mesh=plan.mesh, in_specs=specs, out_specs=PartitionSpec(SEEDS), check_vma=False)
+        )
+    else:
+        compiled = jax.jit(over_seeds(lambda x: x))
+    return _ahead(compiled, example, plan) if example else compiled
+
+
+def _ahead(function: Any, example: tuple[Any, ...], plan: Plan) -> Callable[..., Any]:
+    # The simplifier makes x / c a product where c stands still, and when it sees that depends on the number of devices.
+    options = {"xla_disable_hlo_passes": "algsimp"} if plan.layout.ordered else None
+    compiled: Callable[..., Any] = function.lower(*example).compile(compiler_options=options)
+    return compiled
+
+
+def memory() -> int:
+    """Bytes that there are on a device; on a CPU, in the machine."""
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    return limit or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def place(tree: Any, plan: Plan, seeded: bool) -> Any:
+    """Put arrays where compiled functions of this plan want them: copied to every device, or split by seeds."""
+    spec = PartitionSpec(SEEDS) if seeded and plan.mode == "seeds" else PartitionSpec()
+    return _put(tree, NamedSharding(plan.mesh, spec), plan)
+
+
+def _put(tree: Any, sharding: NamedSharding, plan: Plan) -> Any:
+    def put(leaf: Any) -> Any:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(put(jax.random.key_data(leaf)))
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    # Where devices are those of other processes too, device_put would compare what all of them give.
+    return jax.tree.map(put, tree) if plan.processes.is_multiprocess else jax.device_put(tree, sharding)

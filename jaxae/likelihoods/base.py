@@ -1,0 +1,57 @@
+"""What every likelihood offers."""
+
+from typing import Protocol, runtime_checkable
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from jaxae.core.batch import Terms
+from jaxae.core.divergences import per_example
+
+
+@runtime_checkable
+class Likelihood(Protocol):
+    """p(x|z), given what the decoder outputs for z. A frozen dataclass: hashable, without state."""
+
+    @property
+    def discrete(self) -> bool:
+        """Whether it is normalised over x in {0, 1} only: of grey values it is an objective, not a density."""
+
+    def parameters(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of what the decoder has to output for one example of this shape."""
+
+    def decoder(self, net: nn.Module) -> nn.Module:
+        """The decoder net, with what the likelihood learns apart from z."""
+
+    def initial(self, mean: Float[np.ndarray, "*D"]) -> Float[np.ndarray, "*P"]:
+        """Outputs whose mean this is: what the last bias of a decoder may start from."""
+
+    def log_prob(self, outputs: Float[Array, "B *P"], x: Float[Array, "B *D"]) -> Float[Array, "B *D"]:
+        """log p(x_d|z) of every dimension, in nats."""
+
+    def mean(self, outputs: Float[Array, "B *P"]) -> Float[Array, "B *D"]:
+        """E[x|z]."""
+
+    def sample(self, key: Key[Array, ""], outputs: Float[Array, "B *P"]) -> Float[Array, "B *D"]:
+        """A draw from p(x|z)."""
+
+    def errors(self, outputs: Float[Array, "B *P"], x: Float[Array, "B *D"]) -> Terms:
+        """Means over dimensions that are reported beside the log-likelihood."""
+
+
+def log_likelihood(
+    likelihood: Likelihood,
+    outputs: Float[Array, "B *P"],
+    x: Float[Array, "B *D"],
+    observed: Float[Array, "B *O"] | None = None,
+) -> Float[Array, " B"]:
+    """log p(x|z) of every example, in nats: the sum over its dimensions, or over those that were observed.
+
+    observed: 1 where x was measured, 0 where it is missing, of the shape of x or of its first axes.
+    """
+    values = likelihood.log_prob(outputs, x)
+    if observed is not None:
+        values = jnp.where(observed.reshape(*observed.shape, *[1] * (x.ndim - observed.ndim)) > 0, values, 0)
+    return per_example(values)

@@ -1,0 +1,82 @@
+"""Real numbers with normal noise."""
+
+from dataclasses import dataclass
+from math import isfinite, log
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from jaxae.core.batch import Terms
+from jaxae.core.divergences import DiagonalNormal, log_normal_terms, per_example
+
+
+@dataclass(frozen=True)
+class Normal:
+    """p(x|z) = N(x; mean, scale^2) in every dimension (Kingma & Welling 2014, appendix C.2).
+
+    scale: a number, the same for all; "learned", one parameter for all (Rybkin, Daniilidis & Levine 2021, section 3);
+    "predicted", output by the decoder for every dimension. ValueError for a number that is not positive.
+    """
+
+    scale: float | Literal["learned", "predicted"] = 1.0
+    discrete = False
+
+    def __post_init__(self) -> None:
+        """ValueError for a scale that none can have."""
+        if isinstance(self.scale, str):
+            if self.scale not in ("learned", "predicted"):
+                raise ValueError(f"scale={self.scale} is unknown: give a number, learned or predicted")
+        elif not self.scale > 0 or not isfinite(self.scale):
+            raise ValueError(f"scale={self.scale} must be positive")
+
+    def parameters(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """A mean per dimension; where the scale is predicted its logarithm too, side by side along the last axis."""
+        return (*shape[:-1], 2 * shape[-1]) if self.scale == "predicted" else shape
+
+    def decoder(self, net: nn.Module) -> nn.Module:
+        """The net, and with a learned scale its logarithm beside every mean."""
+        return LearnedScale(net) if self.scale == "learned" else net
+
+    def initial(self, mean: Float[np.ndarray, "*D"]) -> Float[np.ndarray, "*P"]:
+        """The mean itself, and log scales of 0 where they are predicted."""
+        return np.concatenate([mean, np.zeros_like(mean)], axis=-1) if self.scale == "predicted" else mean
+
+    def log_prob(self, outputs: Float[Array, "B *P"], x: Float[Array, "B *D"]) -> Float[Array, "B *D"]:
+        """log N(x_d; mean, scale^2) of every dimension, in nats."""
+        return log_normal_terms(self._distribution(outputs), x)
+
+    def mean(self, outputs: Float[Array, "B *P"]) -> Float[Array, "B *D"]:
+        """The mean."""
+        return self._distribution(outputs).mean
+
+    def sample(self, key: Key[Array, ""], outputs: Float[Array, "B *P"]) -> Float[Array, "B *D"]:
+        """mean + scale * noise."""
+        p = self._distribution(outputs)
+        return p.mean + jnp.exp(p.log_scale) * jax.random.normal(key, p.mean.shape)
+
+    def errors(self, outputs: Float[Array, "B *P"], x: Float[Array, "B *D"]) -> Terms:
+        """`mse`, squared error in squared units of x, and `scale`, in units of x: means over dimensions."""
+        p = self._distribution(outputs)
+        size = x[0].size
+        return {"mse": per_example((p.mean - x) ** 2) / size, "scale": per_example(jnp.exp(p.log_scale)) / size}
+
+    def _distribution(self, outputs: Float[Array, "B *P"]) -> DiagonalNormal:
+        if isinstance(self.scale, str):
+            return DiagonalNormal(*jnp.split(outputs, 2, axis=-1))
+        return DiagonalNormal(outputs, jnp.full_like(outputs, log(self.scale)))
+
+
+class LearnedScale(nn.Module):
+    """A decoder of means, with one learned log scale, from 0, beside all of them."""
+
+    net: nn.Module  # [*lead, Z] -> [*lead, *D]
+
+    @nn.compact
+    def __call__(self, z: Float[Array, "*lead_and_code"]) -> Float[Array, "*lead_and_outputs"]:
+        mean = self.net(z)
+        log_scale = self.param("log_scale", nn.initializers.zeros, (1,))
+        return jnp.concatenate([mean, jnp.broadcast_to(log_scale.reshape(*[1] * mean.ndim), mean.shape)], axis=-1)

@@ -1,0 +1,149 @@
+"""An epoch as one compiled loop over data that stays on the device.
+
+The order of the data is a function of (seed, epoch, step), and nothing of it is stored: epoch e is a permutation of
+all examples; the batch at its end is filled up from the start of epoch e + 1, which then begins after it. So every
+batch is full, and every example is seen once in an epoch.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int, Key
+
+from jaxae.core.batch import Batch, Layout, Loss, Share
+from jaxae.core.reduction import sums
+from jaxae.core.step import Transition
+from jaxae.core.types import Examples, Metrics, State
+
+# Of an epoch so far: number of "steps", "sum" of each metric, "bad": the first step at which it was not finite, or -1.
+Totals: TypeAlias = dict[str, Any]
+
+
+def first_step(epoch: int, examples: int, batch_size: int) -> int:
+    """Number of steps before the epoch (counted from 0): the first batch that starts in it."""
+    return -(-epoch * examples // batch_size)
+
+
+def order(seed: int, epoch: int, examples: int, batch_size: int) -> Int[np.ndarray, " N_plus_B"]:
+    """The examples in the order of this epoch, and the next epoch's first B."""
+    this, following = (np.random.default_rng((seed, e)).permutation(examples) for e in (epoch, epoch + 1))
+    return np.concatenate([this, following[:batch_size]]).astype(np.int32)
+
+
+def no_totals(names: Iterable[str]) -> Totals:
+    """Totals of no steps, for metrics of these names."""
+    names = list(names)
+    return {
+        "steps": jnp.int32(0),
+        "sum": {name: jnp.zeros(()) for name in names},
+        "bad": {name: jnp.full((), -1) for name in names},
+    }
+
+
+def train(
+    transition: Transition, shape: tuple[int, ...], batch_size: int, share: Share, layout: Layout
+) -> Callable[..., Any]:
+    """`steps(state, totals, data, order, key, start, count)` -> (state, totals, whether both are finite).
+
+    Does `count` steps, the first on the batch that starts at `order[start]`; both may change without compiling again.
+    """
+    one = step(transition, shape, batch_size, share, layout)
+
+    def steps(
+        state: State,
+        totals: Totals,
+        data: Examples,
+        order: jax.Array,
+        key: Key[jax.Array, ""],
+        start: jax.Array,
+        count: jax.Array,
+    ) -> tuple[State, Totals, jax.Array]:
+        def body(i: jax.Array, carry: tuple[State, Totals]) -> tuple[State, Totals]:
+            state, totals = carry
+            new, metrics = one(state, data, order, key, start + i * batch_size)
+            return new, _add(totals, metrics, state.step)
+
+        state, totals = jax.lax.fori_loop(0, count, body, (state, totals))
+        return state, totals, _all_finite((state, totals))
+
+    return steps
+
+
+def step(
+    transition: Transition, shape: tuple[int, ...], batch_size: int, share: Share, layout: Layout
+) -> Callable[..., tuple[State, Metrics]]:
+    """`one(state, data, order, key, start)` -> (state, metrics): a step on the batch that starts at `order[start]`."""
+
+    def one(
+        state: State, data: Examples, order: jax.Array, key: Key[jax.Array, ""], start: jax.Array
+    ) -> tuple[State, Metrics]:
+        index = share(jnp.arange(batch_size))
+        rows = share(jax.lax.dynamic_slice_in_dim(order, start, batch_size))
+        batch = gather(data, rows, index, jnp.ones(index.shape), state.step, shape, layout, training=True)
+        new, metrics = transition.step(state, batch, jax.random.fold_in(key, state.step))
+        return new._replace(step=state.step + 1), metrics
+
+    return one
+
+
+def evaluate(
+    loss: Loss, shape: tuple[int, ...], batch_size: int, share: Share, layout: Layout
+) -> Callable[..., Metrics]:
+    """`measure(state, data, key)` -> the terms of the loss as means over all examples, the last short batch too."""
+
+    def measure(state: State, data: Examples, key: Key[jax.Array, ""]) -> Metrics:
+        n = data.x.shape[0]
+
+        def batch_sums(i: jax.Array) -> Metrics:
+            index = share(i * batch_size + jnp.arange(batch_size))
+            weight = (index < n).astype(jnp.float32)
+            rows = jnp.minimum(index, n - 1)
+            batch = gather(data, rows, index, weight, state.step, shape, layout, training=False)
+            again = jax.random.clone(key)  # one key for all batches: noise belongs to the indices of the examples
+            return sums(loss, state.variables, batch, again)
+
+        def body(i: jax.Array, total: Metrics) -> Metrics:
+            return jax.tree.map(jnp.add, total, batch_sums(i))
+
+        zero = jax.tree.map(lambda m: jnp.zeros(m.shape), jax.eval_shape(batch_sums, jnp.int32(0)))
+        return jax.tree.map(lambda total: total / n, jax.lax.fori_loop(0, -(-n // batch_size), body, zero))
+
+    return measure
+
+
+def gather(
+    data: Examples,
+    rows: jax.Array,
+    index: jax.Array,
+    weight: jax.Array,
+    step: jax.Array,
+    shape: tuple[int, ...],
+    layout: Layout = Layout(),  # noqa: B008
+    training: bool = True,
+) -> Batch:
+    """The batch of these rows, uint8 scaled from 0..255 to [0, 1]; sequences with the mask of their steps."""
+    x = data.x[rows]
+    if x.dtype == jnp.uint8:
+        x = x.astype(jnp.float32) / 255
+    observed = None
+    if data.lengths is not None:
+        observed = (jnp.arange(shape[0])[None] < data.lengths[rows][:, None]).astype(jnp.float32)
+    return Batch(x.reshape(-1, *shape), index, weight, step, observed, data.y[rows], training=training, layout=layout)
+
+
+def _add(totals: Totals, metrics: Metrics, step: jax.Array) -> Totals:
+    def first(bad: jax.Array, value: jax.Array) -> jax.Array:
+        return jnp.where((bad < 0) & ~jnp.isfinite(value), step, bad)
+
+    return {
+        "steps": totals["steps"] + 1,
+        "sum": jax.tree.map(jnp.add, totals["sum"], metrics),
+        "bad": jax.tree.map(first, totals["bad"], metrics),
+    }
+
+
+def _all_finite(tree: Any) -> jax.Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
