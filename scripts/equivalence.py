@@ -151,47 +151,51 @@ def compare(tree: Path, names: list[str], folder: Path) -> int:
                 process.wait()
             for run in runs:
                 numbers, remark = row(run, new, old)
-                unequal += remark in ("ABOVE", "FAILED")
-                if not remark:
+                unequal += remark.startswith(("ABOVE", "FAILED"))
+                if numbers and not remark:
                     largest = (max(largest[0], numbers[0]), max(largest[1], numbers[1]))
-                figures = " | ".join(f"{number:.1e}" for number in numbers)
+                figures = " | ".join(f"{number:.1e}" for number in numbers or ()) or "- | -"
                 print(f"| {name} | {run.flags} | {devices} | {run.way or 'auto'} | {figures} | {remark} |", flush=True)
     print(f"\nlargest: metrics {largest[0]:.1e}, gradients {largest[1]:.1e}; rows that are not equal: {unequal}")
     return unequal
 
 
-def row(run: Run, new: Path, old: Path) -> tuple[tuple[float, float], str]:
+def row(run: Run, new: Path, old: Path) -> tuple[tuple[float, float] | None, str]:
     """The largest relative differences of metrics and of gradients, and a remark, unless they are small."""
     codes = [file.read_text() if (file := run.workdir(folder) / "code").exists() else "" for folder in (new, old)]
     if codes == ["2", "2"] and re.search("accumulate|reproducible", run.way):
-        return (np.nan, np.nan), "refused by both"  # the loss needs the whole batch
+        return None, "refused by both"  # the loss needs the whole batch
     if codes != ["0", "0"]:
-        return (np.nan, np.nan), "FAILED"
+        return None, f"FAILED: exit codes {codes}"
     found, before = (results(run.workdir(folder)) for folder in (new, old))
     initial = results(run._replace(devices=1, way=INITIAL).workdir(new))
     ignored = changed(run.name, run.flags)
     for name in ignored or ():
         del found[name], before[name]
-    if found.keys() != before.keys():
-        return (np.inf, np.inf), "ABOVE"
+    if odd := found.keys() ^ before.keys():
+        return None, f"FAILED: {sorted(odd)} only in one"
     params = [name for name in found if name.startswith("params ")]
-    others = [name for name in found if name not in params]
-    numbers = difference(found, before, others, {}), difference(found, before, params, initial)
-    return numbers, "changed on purpose" if ignored is None else "" if max(numbers) <= TOLERANCE else "ABOVE"
+    if all(np.array_equal(before[name], initial[name]) for name in params):
+        return None, "FAILED: nothing was trained"
+    metrics = largest_difference(found, before, [name for name in found if name not in params], {})
+    gradients = largest_difference(found, before, params, initial)
+    above = ", ".join(name for number, name in (metrics, gradients) if not number <= TOLERANCE)
+    remark = "changed on purpose" if ignored is None else f"ABOVE: {above}" if above else ""
+    return (metrics[0], gradients[0]), remark
 
 
-def difference(new: Arrays, old: Arrays, names: list[str], initial: Arrays) -> float:
-    """The largest |new - old| / |old - initial| of the arrays of these names, in the Euclidean norm."""
+def largest_difference(new: Arrays, old: Arrays, names: list[str], initial: Arrays) -> tuple[float, str]:
+    """The largest |new - old| / |old - initial| of the arrays of these names, in the Euclidean norm, and its name."""
 
     def relative(name: str) -> float:
         apart = np.linalg.norm(np.ravel(new[name] - old[name]))
         return float(apart / np.linalg.norm(np.ravel(old[name] - initial.get(name, 0.0)))) if apart else 0.0
 
-    return max(map(relative, names))
+    return max((relative(name), name) for name in names)
 
 
 def results(workdir: Path) -> Arrays:
-    """Metrics over all epochs, by split and name, and the parameters and collections of the newest checkpoint."""
+    """Metrics over all epochs, likelihood and codebook, and the parameters and collections of the newest checkpoint."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     result = json.loads((workdir / "result.json").read_text())
     lines += [{"split": name, **result[name]} for name in ("likelihood", "codebook") if name in result]
@@ -253,8 +257,8 @@ def drive() -> None:
     if not Path(str(module.__file__)).is_relative_to(Path.cwd()):
         raise ImportError(f"{module.__file__} is not in {Path.cwd()}")
     if not hasattr(module.Config, "figures"):  # the older revision always draws
-        figures.draw = figures.strip = figures.codes_of = report.write = lambda *_: [None]  # type: ignore[assignment]
-        log.TensorBoard.picture = log.TensorBoard.histogram = lambda *_: None  # type: ignore[assignment,method-assign]
+        figures.draw = figures.strip = figures.codes_of = report.write = lambda *_: [None]
+        log.TensorBoard.picture = log.TensorBoard.histogram = lambda *_: None
     for task in json.loads(Path(sys.argv[2]).read_text()):
         workdir, code = Path(task["workdir"]), 1
         try:

@@ -83,7 +83,9 @@ def test_updates_are_those_of_the_reconstruction():
     plain = autoencoder.loss(net, "bce")
 
     def updating(variables, batch, key):
-        return plain({"params": variables["params"]}, batch, key)[0], {"codebook": {"use": variables["codebook"]["use"] + 1}}
+        return plain({"params": variables["params"]}, batch, key)[0], {
+            "codebook": {"use": variables["codebook"]["use"] + 1}
+        }
 
     loss = contractive.loss(updating, contractive.norm(net), 0.3)
     _, updates = loss({"params": params, "codebook": {"use": jnp.zeros(2)}}, batch(x), new_key())

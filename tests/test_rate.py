@@ -102,20 +102,22 @@ def test_a_scheduled_weight_is_that_of_the_step():
         return descend(vae.loss(model, rate=rate.weighed(weight)), optax.adam(0.1))
 
     transition = with_weight(lambda step: 0.1 * step)
+    step = jax.jit(transition.step)
+    constant = jax.jit(lambda weight, *arguments: with_weight(weight).step(*arguments))
     state = by_hand = State(jnp.int32(0), params, transition.init(params), {})
     seen = []
     for i in range(3):
         examples = batch(x).replace(step=jnp.int32(i))
-        state, metrics = transition.step(state, examples, jax.random.fold_in(new_key(), i))
-        by_hand, _ = with_weight(0.1 * i).step(by_hand, batch(x), jax.random.fold_in(new_key(), i))
+        state, metrics = step(state, examples, jax.random.fold_in(new_key(), i))
+        by_hand, _ = constant(jnp.float32(0.1 * i), by_hand, batch(x), jax.random.fold_in(new_key(), i))
         seen.append(float(metrics["loss"] - metrics["reconstruction"]) / float(metrics["kl"]))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), state.params, by_hand.params)
     np.testing.assert_allclose(seen, [0, 0.1, 0.2], atol=1e-5)
     two = jax.tree.map(lambda a: jnp.stack([a, a]), state)
     keys = jax.random.split(new_key(), 2)
     examples = batch(x).replace(step=jnp.int32(3))
-    seeds, _ = jax.vmap(lambda state, key: transition.step(state, examples, key))(two, keys)
-    one, _ = transition.step(state, examples, jax.random.split(new_key(), 2)[1])
+    seeds, _ = jax.jit(jax.vmap(transition.step, in_axes=(0, None, 0)))(two, examples, keys)
+    one, _ = step(state, examples, jax.random.split(new_key(), 2)[1])
     np.testing.assert_allclose(
         *(jax.tree.leaves(s.params["encoder"])[0] for s in (jax.tree.map(lambda a: a[1], seeds), one)), rtol=1e-4
     )

@@ -145,7 +145,7 @@ def small():
         decoder=nets.MLP((6,), (3, 3, 1), activation=jnp.tanh),
     )
     x = jax.random.uniform(new_key(), (5, 3, 3, 1))
-    return model, model.init(new_key(), x)["params"], x
+    return model, jax.jit(model.init)(new_key(), x)["params"], x
 
 
 def test_gradient_against_finite_differences():
