@@ -69,7 +69,7 @@ def fingerprint(transformation: optax.GradientTransformation) -> str:
     return "optax " + hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", text).encode()).hexdigest()[:16]
 
 
-def schedule(name: str, learning_rate: float | jax.Array, steps: int, warmup_steps: int = 0) -> optax.ScalarOrSchedule:
+def schedule(name: str, learning_rate: float, steps: int, warmup_steps: int = 0) -> optax.ScalarOrSchedule:
     """The learning rate at each training step: a linear warm-up from 0, then constant, or a decay to the last step.
 
     cosine and linear decay to 0, exponential to a hundredth. ValueError for an unknown name, and for a decay that the
