@@ -9,6 +9,8 @@ on two shared CPU cores.
 from dataclasses import dataclass
 from typing import Literal
 
+import optax
+
 from experiments import vae as plain
 from jaxae import run
 from jaxae.core.step import descend
@@ -37,7 +39,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     model = vae.VAE(**plain.network(config, info))
     warmup = plain.kl_schedule(config, info)
     loss = mmd.information(model, rate.scaled(config.kl_weight, warmup), rate.scaled(config.mmd_weight, warmup))
-    return plain.experiment(config, model, descend(loss, run.optimizer(config, info)))
+    return plain.experiment(config, model, descend(loss, optax.adam(config.lr)))
 
 
 if __name__ == "__main__":

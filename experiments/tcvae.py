@@ -9,6 +9,8 @@ score 0.7496 +- 0.026 over three seeds; 17 min for all on two shared CPU cores.
 
 from dataclasses import dataclass
 
+import optax
+
 from experiments import vae as plain
 from jaxae import run
 from jaxae.core.step import descend
@@ -34,7 +36,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     model = vae.VAE(**plain.network(config, info))
     warmup = plain.kl_schedule(config, info)
     loss = tcvae.loss(model, info.train, rate.scaled(config.beta, warmup), warmup, warmup)
-    return plain.experiment(config, model, descend(loss, run.optimizer(config, info)))
+    return plain.experiment(config, model, descend(loss, optax.adam(config.lr)))
 
 
 if __name__ == "__main__":

@@ -12,12 +12,12 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import optax
 from jaxtyping import Float
 
 from jaxae import likelihood, likelihoods, nets, run
 from jaxae.core.batch import Loss, Weight
 from jaxae.core.step import Transition, descend
-from jaxae.training import optimizers
 from jaxae.training.epoch import first_step
 from jaxae.variants import iwae, rate, vae
 
@@ -47,7 +47,6 @@ class Network(run.Config):
 class Config(Network):
     """784-256-2-256-784, RMSprop."""
 
-    optimizer: optimizers.Name = "rmsprop"
     kl_weight: float = 1.0
     """Weight of the KL term in training (beta); the test loss has weight 1."""
     capacity: float = 0.0
@@ -126,7 +125,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
     model = vae.VAE(**network(config, info))
     loss = vae.loss(model, kl_rate(config, info))
-    return experiment(config, model, descend(loss, run.optimizer(config, info)))
+    return experiment(config, model, descend(loss, optax.rmsprop(config.lr)))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
+import optax
 from scipy.special import logit
 
 from experiments import vae as plain
@@ -66,7 +67,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         tracked=tracked,
     )
     loss = vqvae.loss(model, config.commitment, vqvae.track(config.decay, config.revive) if tracked else None)
-    return run.Experiment(model, descend(loss, run.optimizer(config, info)), loss, measures={"codebook": vqvae.usage})
+    return run.Experiment(model, descend(loss, optax.adam(config.lr)), loss, measures={"codebook": vqvae.usage})
 
 
 if __name__ == "__main__":

@@ -9,10 +9,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-import numpy as np
-
 from jaxae.errors import InputError
-from jaxae.training import optimizers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,24 +29,8 @@ class Config:
     """Passes over the training data."""
     batch_size: int = 100
     """Examples a step, over all devices."""
-    optimizer: optimizers.Name = "adam"
-    """Optimizer, as Optax has it. In Python also an Optax transformation itself."""
     lr: float = 1e-3
     """Learning rate."""
-    schedule: optimizers.Decay = "constant"
-    """Learning rate over the run: cosine and linear fall to 0, exponential to a hundredth."""
-    warmup_steps: int = 0
-    """Steps in which the learning rate rises linearly from 0."""
-    eps: float = 0.0
-    """Constant in the optimizer's denominator (0: Optax's default)."""
-    weight_decay: float = 0.0
-    """Weight decay: decoupled for adamw and lion, as a penalty on the parameters for the others."""
-    clip: float = 0.0
-    """Largest global norm of a gradient (0: no clipping)."""
-    ema: float = 0.0
-    """Decay of the moving average of the parameters that is evaluated and saved (0: none)."""
-    init_from: str = ""
-    """Run directory whose parameters training starts from (default: random ones)."""
     seed: int = 0
     """Everything random follows from it."""
     seeds: int = 1
@@ -191,25 +172,8 @@ def command(config: Config, name: str) -> str:
 
 
 def to_json(config: Config) -> dict[str, Any]:
-    """The fields as JSON values: tuples become lists, an Optax transformation its fingerprint."""
-    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    if not isinstance(config.optimizer, str):
-        values["optimizer"] = optimizers.fingerprint(config.optimizer)
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-
-
-def plain(value: Any) -> Any:
-    """A value as a configuration holds it: lists as tuples, NumPy's numbers as Python's."""
-    if isinstance(value, list):
-        return tuple(plain(part) for part in value)
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def spelled(hint: Any) -> str:
-    """A type as text."""
-    if get_origin(hint) is Literal:
-        return f"one of {', '.join(map(str, get_args(hint)))}"
-    return getattr(hint, "__name__", str(hint)) if get_origin(hint) is None else str(hint)
+    """The fields as JSON values (tuples become lists)."""
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(config).items()}
 
 
 def from_json(kind: type[C], fields: dict[str, Any]) -> C:
@@ -219,16 +183,15 @@ def from_json(kind: type[C], fields: dict[str, Any]) -> C:
         raise InputError(f"config.json: unknown or missing fields {sorted(odd)}; it was written by another version")
     values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
     for name, value in values.items():
-        if not fits(value, hints[name]):
+        if not _fits(value, hints[name]):
             raise InputError(f"config.json: {name} is {value!r}; it was written by another version")
     with flags_of(kind):
         return kind(**values)
 
 
-def fits(value: Any, hint: Any) -> bool:
-    """Whether a value has the type that a field asks for."""
+def _fits(value: Any, hint: Any) -> bool:
     if get_origin(hint) is Literal:
         return value in get_args(hint)
     if get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(fits(part, get_args(hint)[0]) for part in value)
+        return isinstance(value, tuple) and all(_fits(part, get_args(hint)[0]) for part in value)
     return type(value) is hint or (hint is float and type(value) is int)

@@ -19,16 +19,7 @@ from jaxae.config import Config
 from jaxae.data import Dataset
 from jaxae.errors import DAMAGED, InputError
 
-OURS = (
-    "metrics.jsonl",
-    "result.json",
-    "report.html",
-    "checkpoints",
-    "diverged",
-    "tensorboard",
-    "figures",
-    "config.json",
-)
+OURS = ("metrics.jsonl", "result.json", "report.html", "checkpoints", "tensorboard", "figures", "config.json")
 LOCK = ".lock"
 
 
@@ -50,11 +41,8 @@ def alone(workdir: Path) -> Iterator[None]:
         yield
 
 
-def prepare(workdir: Path, config: Config, description: dict[str, Any], extends: bool = False) -> None:
-    """Describe the run in its directory, or see that the run in it is this one. InputError if it cannot be used.
-
-    extends: the run in it is this one with fewer epochs.
-    """
+def prepare(workdir: Path, config: Config, description: dict[str, Any]) -> None:
+    """Describe the run in its directory, or see that the run in it is this one. InputError if it cannot be used."""
     file = workdir / "config.json"
     try:
         if links := [name for name in (*OURS, "checkpoints/*") for path in workdir.glob(name) if path.is_symlink()]:
@@ -63,10 +51,6 @@ def prepare(workdir: Path, config: Config, description: dict[str, Any], extends:
             (workdir / f"{name}.tmp").unlink(missing_ok=True)  # of a run that was killed as it wrote
         if file.exists():
             old = read(file)
-            if extends:
-                for name in ("report.html", "result.json"):  # of fewer epochs
-                    (workdir / name).unlink(missing_ok=True)
-                return write_json(file, description)
             if not config.overwrite:
                 return _same_run(workdir, old, description)
             for path in (workdir / name for name in OURS):

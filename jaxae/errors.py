@@ -1,22 +1,12 @@
 """The ways in which a run refuses to go on; `run.main` turns them into exit codes."""
 
-from typing import Any
-
 
 class InputError(ValueError):
     """Bad input: one line that says what is wrong and how to mend it. Exit code 2."""
 
 
 class Diverged(ArithmeticError):
-    """A number became NaN or infinite; the line names the step and the term. Exit code 3.
-
-    moment: what the bad step started from, for `replay`: the state, the rows of the batch, the key, the seed;
-    None for an evaluation.
-    """
-
-    def __init__(self, line: str, moment: dict[str, Any] | None = None) -> None:
-        super().__init__(line)
-        self.moment = moment
+    """A number became NaN or infinite; the line names the step and the term. Exit code 3."""
 
 
 class Interrupted(BaseException):

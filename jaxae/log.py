@@ -124,12 +124,12 @@ class Progress:
     """A bar with epoch, loss, images per second and time left; a line per epoch where there is no terminal."""
 
     def __init__(self, epochs: int, steps: int, step: int) -> None:
-        from tqdm.auto import tqdm
+        from tqdm import tqdm
 
         self._epochs, self._steps = epochs, steps
         self._first, self._start = 0, 0.0  # step and time when compilation was done
         layout = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"
-        hidden = not sys.stderr.isatty() and "ipykernel" not in sys.modules
+        hidden = not sys.stderr.isatty()
         self._bar = tqdm(total=steps, initial=step, bar_format=layout, disable=hidden, dynamic_ncols=True)
 
     def __enter__(self) -> "Progress":

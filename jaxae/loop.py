@@ -1,8 +1,7 @@
 """The command line's loop around `iterate`: metrics, checkpoints, progress, pictures, signals."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -10,16 +9,16 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import numpy as np
 
-from jaxae import diverged, log
+from jaxae import log
 from jaxae.checkpoint import Checkpoints
 from jaxae.config import Config
 from jaxae.core.experiment import Experiment
 from jaxae.core.types import State
 from jaxae.data import Dataset
 from jaxae.devices.plan import Plan
-from jaxae.errors import Diverged, Interrupted
+from jaxae.errors import Interrupted
 from jaxae.training import epoch
-from jaxae.training.iterate import Compiler, Initial, Snapshot, iterate, start
+from jaxae.training.iterate import Compiler, Snapshot, iterate, start
 
 # What a checkpoint remembers besides arrays: bytes of metrics.jsonl, seconds in all, seconds and images of training.
 NEW: dict[str, Any] = {"size": 0, "wall": 0.0, "seconds": 0.0, "images": 0}
@@ -49,8 +48,6 @@ def train(
     stop: Stop = never,
     look: Callable[[State, int, log.TensorBoard], None] | None = None,
     compiler: Compiler | None = None,
-    progress: bool = True,
-    initial: Callable[[], Initial | None] = lambda: None,
 ) -> Outcome:
     """Train from the newest checkpoint in `workdir`, or from the start, to the last epoch.
 
@@ -59,8 +56,7 @@ def train(
     or the directory lost. Of several processes the main one reads and writes, for all.
     stop: asked after every dispatch, with a function that saves this moment; with None when all is saved.
     look: draws a state: every `config.picture_every` steps, after epochs 1, 2, 5, 10, 20, 50, ..., and the last.
-    compiler: see `iterate`. progress: show a bar, or a line per epoch. initial: parameters to start from; called where
-    there is no checkpoint.
+    compiler: see `iterate`.
     """
     began, processes = time.monotonic(), plan.processes
     writes, seeds = processes.is_main_process, seeds_of(config)
@@ -69,11 +65,7 @@ def train(
     writer: Any = Checkpoints(workdir / "checkpoints") if writes else log.Silent()
     with writer as checkpoints:
         restored = checkpoints.restore(abstract(experiment, config, data.info))
-        if restored:
-            items, meta = restored
-        else:
-            new = start(experiment, data.info, config.batch_size, seeds, initial=initial())
-            items, meta = as_items(new), NEW
+        items, meta = restored or (as_items(start(experiment, data.info, config.batch_size, seeds)), NEW)
         if writes:
             log.truncate(metrics_file, meta["size"])
         meta, lines = processes.broadcast_json([meta, log.read(metrics_file) if writes else []])
@@ -128,15 +120,15 @@ def train(
             compiler=compiler,
         )
         events: Any = log.TensorBoard(workdir / "tensorboard", step) if writes else log.Silent()
-        bar: Any = log.Progress(config.epochs, last, step) if writes and progress else log.Silent()
-        with events as board, bar as shown, keeping_moment(workdir, writes):
+        bar: Any = log.Progress(config.epochs, last, step) if writes else log.Silent()
+        with events as board, bar as progress:
             for now in snapshots:
                 if now.seconds:
                     seconds += now.seconds
                     images += (now.step - step) * config.batch_size * config.seeds
                 step, state, totals = now.step, now.state, now.totals
                 if now.test is None:
-                    shown.update(now.epoch, step, float(np.mean(now.train["loss"])), rate())
+                    progress.update(now.epoch, step, float(np.mean(now.train["loss"])), rate())
                     if writes and look and picture_due(now):
                         look(jax.device_get(state), step, board)
                     if now.done:
@@ -144,22 +136,11 @@ def train(
                     pause(not now.done and save_every > 0 and step % save_every == 0)
                 else:
                     write(now.epoch, "test", now.test)
-                    shown.epoch(lines[-2], lines[-1], rate())
+                    progress.epoch(lines[-2], lines[-1], rate())
                     finished = step if save_every else now.epoch
                     pause(finished % config.checkpoint_every == 0 or step == last)
         stop(None)
         return Outcome(jax.device_get(state), wall + time.monotonic(), rate())
-
-
-@contextmanager
-def keeping_moment(workdir: Path, writes: bool) -> Iterator[None]:
-    """Where training diverges, what the bad step started from is written into `diverged/`."""
-    try:
-        yield
-    except Diverged as error:
-        if writes:
-            diverged.save(workdir, error)
-        raise
 
 
 def seeds_of(config: Config) -> range:

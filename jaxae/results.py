@@ -18,7 +18,7 @@ from jaxae.data import Dataset, Split
 from jaxae.errors import DAMAGED, InputError
 from jaxae.figures.base import spread
 from jaxae.loop import Outcome
-from jaxae.training.trained import Trained
+from jaxae.training.trained import Model
 
 MOST = 10_000  # images that are measured
 MOST_UNITS = 64  # of a code whose units are compared with factors of variation: more take minutes
@@ -63,7 +63,7 @@ def reached(value: float, expected: float | Sequence[float]) -> bool:
     return low <= value <= high
 
 
-def measures(model: Trained, dataset: Dataset, others: Sequence[Trained] = ()) -> dict[str, Any]:
+def measures(model: Model, dataset: Dataset, others: Sequence[Model] = ()) -> dict[str, Any]:
     """How like their originals the reconstructions of the test images are, and the defects of a plane of codes.
 
     Of the first seed, and of at most 10,000 images. Left out: likeness for sequences and images too small for a window
@@ -92,7 +92,7 @@ def measures(model: Trained, dataset: Dataset, others: Sequence[Trained] = ()) -
     return found
 
 
-def of_seeds(measure: Measure, models: Sequence[Trained], dataset: Dataset) -> log.Record:
+def of_seeds(measure: Measure, models: Sequence[Model], dataset: Dataset) -> log.Record:
     """What is measured of one model, or of one for each seed: then lists with mean and deviation."""
     rows = [measure(model, dataset) for model in models]
     return log.fields({key: [row[key] for row in rows] if len(rows) > 1 else rows[0][key] for key in rows[0]})

@@ -47,7 +47,7 @@ from jaxae import config as configs
 from jaxae import data, figures, nets, run
 from jaxae.core.step import descend
 from jaxae.errors import Diverged, InputError
-from jaxae.training.trained import Trained
+from jaxae.training.trained import Model
 from jaxae.variants import autoencoder
 
 LEVELS = 256  # of a quantised number: a byte
@@ -58,7 +58,7 @@ STYLES = ("o-", "s-", "D--", "^-", "v-")  # of the curves: those that fall on on
 
 
 class Principal(NamedTuple):
-    """The first `size` principal components, with the functions of a `Trained`; what is decoded is not clipped."""
+    """The first `size` principal components, with the functions of a `Model`; what is decoded is not clipped."""
 
     pca: PCA
     size: int
@@ -125,7 +125,7 @@ def entropy(q: np.ndarray) -> float:
     return float(-np.sum(shares * np.log2(shares, where=shares > 0, out=np.zeros_like(shares))) / 8)
 
 
-def measure(name: str, size: int, coder: Trained | Principal, train: np.ndarray, test: np.ndarray) -> Measured:
+def measure(name: str, size: int, coder: Model | Principal, train: np.ndarray, test: np.ndarray) -> Measured:
     """The coder on the test images; its codes are quantised between the extremes of those of the training images."""
     codes, z = np.asarray(coder.encode(train)), np.asarray(coder.encode(test))
     ends = codes.min(0), codes.max(0)
@@ -183,7 +183,7 @@ def psnr(error: float) -> float:
     return float(-10 * np.log10(error))
 
 
-def trained(options: argparse.Namespace, info: run.Info, size: int) -> dict[str, Trained]:
+def trained(options: argparse.Namespace, info: run.Info, size: int) -> dict[str, Model]:
     """The autoencoders with a code of this size, from their runs in the workdir, which are finished first."""
     fields = {"data": options.data, "data_dir": options.data_dir, "manual_dir": options.manual_dir}
     fields |= {"epochs": options.epochs, "batch_size": min(Config.batch_size, info.train), "latent": size}

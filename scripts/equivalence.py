@@ -270,9 +270,7 @@ def drive() -> None:
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / "code").write_text(str(code))
         if code == 0:
-            seeds = range(task["seeds"])
-            old = not hasattr(jaxae, "fit")
-            models = [jaxae.load(workdir, seed=i) if old else jaxae.load(workdir)[i] for i in seeds]
+            models = [jaxae.load(workdir, seed=seed) for seed in range(task["seeds"])]
             arrays = {
                 f"{kind} {seed}{jax.tree_util.keystr(path)}": leaf
                 for seed, model in enumerate(models)

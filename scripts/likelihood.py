@@ -15,7 +15,7 @@ from jaxae import directory, loop, results, run
 from jaxae.core.experiment import Measure
 from jaxae.data import Dataset
 from jaxae.errors import InputError
-from jaxae.training.trained import Trained
+from jaxae.training.trained import Model
 
 
 def main() -> None:
@@ -38,19 +38,19 @@ def estimate(_: loop.Stop) -> str:
     return ""
 
 
-def found(path: Path, samples: int) -> tuple[str, Measure, list[Trained], Dataset]:
+def found(path: Path, samples: int) -> tuple[str, Measure, list[Model], Dataset]:
     """The title of a run, how its likelihood is estimated, its model for each seed, and its data."""
     saved = directory.read(path / "config.json")
     module, config = run.recorded(path, saved)
     if not hasattr(config, "log_likelihood_samples"):
         raise InputError(f"{path}: is not of a variational model")
-    every, data, _, title = run.finished(path)
+    first, data, _, title = run.finished(path)
     try:
         with configs.flags_of(config):
             experiment = module.build(dataclasses.replace(config, log_likelihood_samples=samples), data.info)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    models = [every[i] for i in range(config.seeds)]
+    models = [first, *(run.load(path, seed=seed) for seed in range(1, config.seeds))]
     return title, experiment.measures["likelihood"], models, data
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxae import directory, report, results, run
 from jaxae.data import Dataset, binary
 from jaxae.errors import InputError
-from jaxae.training.trained import Trained
+from jaxae.training.trained import Model
 
 ITERATIONS = 100  # of the optimizer, at most
 
@@ -27,7 +27,7 @@ def main() -> None:
     pixels: dict[str, float] = {}  # by the data's fingerprint
     try:
         for path in options.runs:
-            every, dataset, _, title = run.finished(path)
+            first, dataset, _, title = run.finished(path)
             config = directory.read(path / "config.json")["config"]
             dataset = binary.seen(dataset, config["binarize"])
             if not dataset.classes:
@@ -35,14 +35,14 @@ def main() -> None:
             data = dataset.fingerprint()
             if data not in pixels:
                 pixels[data] = error(dataset, dataset.train.x, dataset.test.x)
-            models = [every[i] for i in range(len(every))]
+            models = [first, *(run.load(path, seed=seed) for seed in range(1, config["seeds"]))]
             found = report.figure(results.of_seeds(measure, models, dataset)["error"])
             print(f"{path}: {title}: error from codes {found} %, from pixels {pixels[data]:.4g} %", flush=True)
     except InputError as problem:
         parser.exit(2, f"error: {problem}\n")
 
 
-def measure(model: Trained, dataset: Dataset) -> dict[str, float]:
+def measure(model: Model, dataset: Dataset) -> dict[str, float]:
     """`error` of the model's codes."""
     codes = (np.asarray(model.encode(split.x, split.lengths)) for split in (dataset.train, dataset.test))
     return {"error": error(dataset, *codes)}

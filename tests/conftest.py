@@ -19,8 +19,6 @@ import numpy as np
 import pytest
 
 from jaxae.core.batch import Batch, Layout
-from jaxae.core.types import State
-from jaxae.training.trained import Trained
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_enable_x64", False)
@@ -69,11 +67,6 @@ def batch(x, weight=None, mask=None, training=True, layout=Layout()):  # noqa: B
         training=training,
         layout=layout,
     )
-
-
-def trained(experiment, params, extra, shape):
-    """A model of these parameters."""
-    return Trained(experiment, State(jnp.int32(0), params, (), extra), shape)
 
 
 def new_key():

@@ -59,7 +59,7 @@ def test_a_line_for_each_run(two, monkeypatch, capsys):
     assert 0 < pixels < 10
     errors = []
     for seed in (0, 1):
-        model = jaxae.load(two)[seed]
+        model = jaxae.load(two, seed=seed)
         train, test = (np.asarray(model.encode(split.x)) for split in digits[:2])
         assert np.all(np.count_nonzero(test, axis=1) == 20)
         errors.append(probe.error(digits, train, test))

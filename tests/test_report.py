@@ -17,12 +17,13 @@ import pytest
 from PIL import Image
 
 import jaxae
-from conftest import script, trained
+from conftest import script
 from experiments import dense, vae
 from jaxae import config, data, figures, log, report, run
 from jaxae.core.experiment import Experiment
 from jaxae.core.step import Transition
 from jaxae.errors import InputError
+from jaxae.training.trained import Model
 from jaxae.wall import sheet, small
 
 CHROMIUM = next(
@@ -384,7 +385,7 @@ def made(path, codes, **changes):
     test = digits.test._replace(**changes)
     shape = test.x.shape[1:]
     sequences = test.lengths is not None
-    model = trained(Experiment(Plain(), Transition(dict, dict), dict, sequences=sequences), {}, {}, shape)
+    model = Model(Experiment(Plain(), Transition(dict, dict), dict, sequences=sequences), {}, {}, shape)
     source = path.parent / "source"
     (path / "figures").mkdir(parents=True)
     for name in ("config.json", "metrics.jsonl", "result.json"):

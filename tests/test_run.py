@@ -322,9 +322,9 @@ def test_seed_of_a_population_equals_its_single_run(finished, tmp_path):
     assert line["loss"]["mean"] == pytest.approx((first + second) / 2, rel=1e-6)
     assert line["loss"]["std"] == pytest.approx(abs(first - second) / 2**0.5, rel=1e-5)  # n - 1
     for i in range(2):
-        assert equal(jaxae.load(many)[i].params, jax.tree.map(lambda leaf: leaf[i], states.params))  # noqa: B023
-    with pytest.raises(IndexError):
-        jaxae.load(many)[2]
+        assert equal(jaxae.load(many, seed=i).params, jax.tree.map(lambda leaf: leaf[i], states.params))  # noqa: B023
+    with pytest.raises(InputError, match="there is no seed 2"):
+        jaxae.load(many, seed=2)
 
 
 def test_load_gives_a_model_that_encodes_decodes_and_samples(finished):

@@ -35,9 +35,6 @@ class Layout(NamedTuple):
         return self.microbatches > 1 or self.ordered
 
 
-WHOLE = Layout()
-
-
 @no_type_check  # JAX rebuilds it with sentinels and shapes in place of arrays
 @struct.dataclass
 class Batch:
@@ -51,7 +48,7 @@ class Batch:
     y: Int[Array, " B"] | None = None  # class; None where the data has none
     context: Float[Array, "B C"] | None = None  # covariates; None where the data has none
     training: bool = struct.field(pytree_node=False, default=True)  # dropout, noise and batch statistics are on
-    layout: Layout = struct.field(pytree_node=False, default=WHOLE)
+    layout: Layout = struct.field(pytree_node=False, default=Layout())
 
     if TYPE_CHECKING:
 

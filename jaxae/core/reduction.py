@@ -13,14 +13,12 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import optax
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from jaxae.core.batch import Batch, Layout, Loss, Terms, weighted_sum
 from jaxae.core.types import Extra, Metrics, Params, Variables
 
 SHARDS = 8
-TERM = "term "  # what names of terms in a traced step start with
 Tree = TypeVar("Tree")
 
 
@@ -35,7 +33,7 @@ def gradient(
 
     def summed(params: Params, batch: Batch, count: Any) -> tuple[jax.Array, tuple[Metrics, Extra]]:
         terms, updates = loss(params, batch)
-        sums = _sums({name: checkpoint_name(values, TERM + name) for name, values in terms.items()}, batch)
+        sums = _sums(terms, batch)
         return sums["loss"] / count, (sums, updates)
 
     descent = jax.grad(summed, has_aux=True)

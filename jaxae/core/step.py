@@ -12,7 +12,7 @@ from jaxtyping import Array, Key
 
 from jaxae.core.batch import Batch, Loss, Terms
 from jaxae.core.reduction import gradient
-from jaxae.core.types import Averaged, Extra, Metrics, Params, State
+from jaxae.core.types import Extra, Metrics, Params, State
 
 GRADIENT = "gradient of "  # what names of gradients in a traced step start with
 
@@ -90,23 +90,6 @@ def binarized(transition: Transition) -> Transition:
         return transition.step(state, batch.replace(x=white.astype(batch.x.dtype)), rest)
 
     return transition._replace(step=step)
-
-
-def averaged(transition: Transition, decay: float) -> Transition:
-    """The transition, with an exponential moving average of the parameters, which is what is evaluated and loaded.
-
-    average <- decay * average + (1 - decay) * params after every step, from the initial parameters (Polyak & Juditsky
-    1992; with this weighting Ruppert 1988). ValueError for a decay that is not in (0, 1).
-    """
-    if not 0 < decay < 1:
-        raise ValueError(f"ema={decay} must be above 0 and below 1")
-
-    def step(state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, Metrics]:
-        new, metrics = transition.step(state._replace(opt_state=state.opt_state.inner), batch, key)
-        moved = optax.incremental_update(new.params, state.opt_state.params, 1 - decay)
-        return new._replace(opt_state=Averaged(new.opt_state, moved)), metrics
-
-    return Transition(lambda params: Averaged(transition.init(params), params), step)
 
 
 def phases(*parts: tuple[int, Transition]) -> Transition:

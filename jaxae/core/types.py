@@ -17,13 +17,6 @@ Sampler: TypeAlias = Callable[[Key[Array, ""], int], Float[Array, "N *code"]]  #
 Metrics: TypeAlias = dict[str, jax.Array]  # name -> scalar, a mean over the global batch
 
 
-class Averaged(NamedTuple):
-    """Optimizer state of a transition that also averages the parameters (see `step.averaged`)."""
-
-    inner: Any
-    params: Params  # moving averages
-
-
 class State(NamedTuple):
     """All that training changes. With several seeds every leaf has a leading axis of seeds."""
 
@@ -34,9 +27,8 @@ class State(NamedTuple):
 
     @property
     def variables(self) -> Variables:
-        """What is evaluated: parameters, averaged where training averages them, and the other collections."""
-        averaged = isinstance(self.opt_state, Averaged)
-        return {"params": self.opt_state.params if averaged else self.params, **self.extra}
+        """Parameters and the other collections."""
+        return {"params": self.params, **self.extra}
 
 
 class Examples(NamedTuple):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxae.core.batch import AXIS, WHOLE, Layout, Share
+from jaxae.core.batch import AXIS, Layout, Share
 from jaxae.core.reduction import SHARDS
 from jaxae.devices.processes import ALONE, Processes
 
@@ -23,7 +23,7 @@ class Plan(NamedTuple):
     mode: str  # "one" device; "pmap" or "jit" split the batch; "seeds" gives each device its share of the seeds
     mesh: Mesh
     seeds: int
-    layout: Layout = WHOLE  # of a batch
+    layout: Layout = Layout()  # of a batch
     processes: Processes = ALONE
 
     @property

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, Key
 
-from jaxae.core.batch import WHOLE, Batch, Layout, Loss, Share
+from jaxae.core.batch import Batch, Layout, Loss, Share
 from jaxae.core.reduction import sums
 from jaxae.core.step import Transition
 from jaxae.core.types import Examples, Metrics, State
@@ -121,7 +121,7 @@ def gather(
     weight: jax.Array,
     step: jax.Array,
     shape: tuple[int, ...],
-    layout: Layout = WHOLE,
+    layout: Layout = Layout(),  # noqa: B008
     training: bool = True,
 ) -> Batch:
     """The batch of these rows, uint8 scaled from 0..255 to [0, 1]; sequences with the mask of their steps."""

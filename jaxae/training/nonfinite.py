@@ -1,11 +1,9 @@
 """Where training diverged. A dispatch only says that some number is not finite: it is done again to find which."""
 
-import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal
 
@@ -27,92 +25,54 @@ def explain(
         low, high = (middle, high) if finite(*train(*args, middle)[1:]) else (low, middle)
     state, totals, all_finite = jax.device_get(train(*args, high))
     step = int(np.ravel(state.step)[0]) - 1
-    bad = {name: where == step for name, where in totals["bad"].items() if np.any(where == step)}
-    terms = sorted(bad, key=lambda name: name == "loss")  # a part before the whole
-    i = int(np.argmax(bad[terms[0]])) if terms else int(np.argmin(all_finite))
+    for name, bad in sorted(totals["bad"].items(), key=lambda item: item[0] == "loss"):  # a part before the whole
+        if np.any(bad == step):
+            return diverged(name, step, seeds[int(np.argmax(bad == step))])
+    i = int(np.argmin(all_finite))
 
     def pick(tree: Any, has_seeds: bool = len(seeds) > 1) -> Any:
         return jax.tree.map(lambda leaf: leaf[i], tree) if has_seeds else tree
 
-    (before, *_), (_, _, data, order, key, begin) = jax.device_get(train(*args, low)), args
+    before, (_, _, data, order, key, begin) = jax.device_get(train(*args, low))[0], args
     data, order = pick(jax.device_get(data), data.x.ndim == 3), pick(jax.device_get(order), order.ndim == 2)
-    rows = np.asarray(order)[int(begin) + low * size :][:size]
-    moment = {
-        "state": pick(before),
-        "batch": {name: np.asarray(part)[rows] for name, part in data._asdict().items() if part is not None},
-        "key": np.asarray(jax.random.key_data(pick(key))),
-        "seed": seeds[i],
-    }
-    if terms:
-        return diverged(terms[0], step, seeds[i], moment)
     values = named_values(one, pick(before), data, order, pick(key), begin + low * size)
     found = [name for name, value in values if name.startswith(GRADIENT) and not np.isfinite(value).all()]
     found += [*_not_finite(pick(state)), *(f"the epoch's total {path}" for path in _not_finite(pick(totals)))]
-    return diverged(found[0], step, seeds[i], moment)
+    return diverged(found[0], step, seeds[i])
 
 
 def named_values(f: Callable[..., Any], *args: Any) -> list[tuple[str, Any]]:
-    """What f(*args) computes on its way, by name and in order: terms, gradients and the outputs of layers.
+    """What `jax.ad_checkpoint.checkpoint_name` has named within f(*args), in the order of its computation.
 
-    Terms and gradients are named by `jax.ad_checkpoint.checkpoint_name`, layers by Flax's scopes: an output of a layer
-    is what the forward pass uses outside of it. Evaluates the traced function equation by equation, within the branch
-    of a `switch` that is taken.
+    Evaluates the traced function equation by equation, within the branch of a `switch` that is taken.
     """
     found: list[tuple[str, Any]] = []
 
     def evaluate(closed: ClosedJaxpr, values: list[Any]) -> list[Any]:
         jaxpr = closed.jaxpr
         known = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*closed.consts, *values), strict=True))
-        used: dict[Any, set[str | None]] = {}  # variable -> layers of the forward pass that take it
-        for equation in jaxpr.eqns:
-            if (layer := _layer(equation)) is not None:
-                for atom in equation.invars:
-                    if not isinstance(atom, Literal):
-                        used.setdefault(atom, set()).add(layer)
 
         def value(atom: Any) -> Any:
             return atom.val if isinstance(atom, Literal) else known[atom]
 
         for equation in jaxpr.eqns:
             inputs = [value(atom) for atom in equation.invars]
-            primitive, params, layer = equation.primitive, equation.params, _layer(equation)
+            primitive, params = equation.primitive, equation.params
             if primitive.name == "name":
                 found.append((params["name"], inputs[0]))
             if primitive.name == "cond":
                 branches = params["branches"]
                 outputs = evaluate(branches[min(max(int(inputs[0]), 0), len(branches) - 1)], inputs[1:])
-            elif primitive.name in ("jit", "pjit") and not layer:
+            elif primitive.name in ("jit", "pjit"):
                 outputs = evaluate(params["jaxpr"], inputs)
             else:
                 outputs = primitive.bind(*inputs, **primitive.get_bind_params(params))
                 outputs = outputs if primitive.multiple_results else [outputs]
             known.update(zip(equation.outvars, outputs, strict=True))
-            if layer:
-                taken = (used.get(variable, set()) - {layer} for variable in equation.outvars)
-                found.extend((f"the output of {layer}", o) for o, by in zip(outputs, taken, strict=True) if by)
         return [value(atom) for atom in jaxpr.outvars]
 
     evaluate(jax.make_jaxpr(f)(*args), jax.tree.leaves(args))
     return found
-
-
-def _layer(equation: Any) -> str | None:
-    """Flax's scope of an equation of the forward pass, "" outside of all layers; None in the backward pass."""
-    stack = str(equation.source_info.name_stack)
-    if "transpose(" in stack:
-        return None
-    while (plain := re.sub(r"\b(?:jvp|vmap)\(([^()]*)\)", r"\1", stack)) != stack:
-        stack = plain
-    return stack
-
-
-def find_nonfinite(f: Callable[..., Any], *args: Any) -> list[str]:
-    """The names of what is not finite in f(*args), in the order of its computation."""
-    return list(dict.fromkeys(name for name, value in named_values(f, *args) if not _finite(value)))
-
-
-def _finite(value: Any) -> bool:
-    return not jnp.issubdtype(value.dtype, jnp.inexact) or bool(np.isfinite(value).all())
 
 
 def finite(totals: Any, all_finite: Any) -> bool:
@@ -127,9 +87,9 @@ def check(metrics: dict[str, Any], step: int, seeds: range) -> None:
             raise diverged(name, step, seeds[int(np.argmin(np.isfinite(value)))])
 
 
-def diverged(term: str, step: int, seed: int, moment: dict[str, Any] | None = None) -> Diverged:
+def diverged(term: str, step: int, seed: int) -> Diverged:
     """The error that names the term."""
-    return Diverged(f"{term} is not finite at step {step} (seed {seed})", moment)
+    return Diverged(f"{term} is not finite at step {step} (seed {seed})")
 
 
 def _not_finite(tree: Any) -> Iterable[str]:
