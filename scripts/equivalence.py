@@ -206,7 +206,7 @@ def results(workdir: Path) -> Arrays:
             # Of several seeds: a record, or a list beside NAME_mean and NAME_std.
             if not isinstance(line.get(re.sub("_(mean|std)$", "", name)), list) or isinstance(value, list):
                 found.setdefault(f"{split} {name}", []).append(value["seeds"] if isinstance(value, dict) else value)
-    with np.load(workdir / "arrays.npz") as arrays:
+    with np.load(workdir / "arrays.npz", allow_pickle=False) as arrays:
         return {name: np.array(values, np.float64) for name, values in {**found, **arrays}.items()}
 
 
