@@ -38,7 +38,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     loss = autoencoder.loss(model, "mse")
     adversary = optax.adam(config.adversarial_lr, b1=0.5)
     train = alternate(
-        descend(loss, optax.adam(config.lr), wrt=("encoder", "decoder")),
+        descend(loss, run.optimizer(config, info), wrt=("encoder", "decoder")),
         descend(aae.discriminator_loss(model), adversary, wrt=("discriminator",), name="discriminator"),
         descend(aae.generator_loss(model), adversary, wrt=("encoder",), name="generator"),
     )

@@ -10,11 +10,10 @@ seeds; 263 s for all on two shared CPU cores.
 from dataclasses import dataclass
 from typing import Literal
 
-import optax
-
 from experiments import vae as plain
 from jaxae import run
 from jaxae.core.step import descend
+from jaxae.training import optimizers
 from jaxae.variants import vae
 
 
@@ -23,6 +22,7 @@ class Config(plain.Config):
     """784-500-20-500-784, Adam, each pixel drawn white or black."""
 
     binarize: Literal["none", "static", "dynamic"] = "static"
+    optimizer: optimizers.Name = "adam"
     epochs: int = 10
     batch_size: int = 128
     hidden: tuple[int, ...] = (500,)
@@ -35,7 +35,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
     model = vae.VAE(**plain.network(config, info))
     loss = vae.loss(model, plain.kl_rate(config, info))
-    train = descend(loss, optax.adam(config.lr))
+    train = descend(loss, run.optimizer(config, info))
     return plain.experiment(config, model, train, expected={"mnist": {"loss": 104.0}})
 
 

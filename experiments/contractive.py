@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from math import prod
 
 import flax.linen as nn
-import optax
 
 from jaxae import run
 from jaxae.core.step import descend
@@ -34,7 +33,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     model = tied.Tied(info.shape, config.latent, nn.sigmoid, precision=config.precision)
     reconstruction = autoencoder.loss(model, "bce", weight=float(prod(info.shape)))  # the source sums over pixels
     loss = contractive.loss(reconstruction, contractive.norm_of_tied(model), config.contraction)
-    return run.Experiment(model, descend(loss, optax.adam(config.lr)), loss)
+    return run.Experiment(model, descend(loss, run.optimizer(config, info)), loss)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ down between 0.0965 and 0.1028, and where it ends depends on the last bits: on a
 
 from dataclasses import dataclass
 
-from experiments import simple
 from jaxae import nets, run
 from jaxae.core.step import descend
+from jaxae.training import optimizers
 from jaxae.variants import autoencoder
 
 
@@ -19,7 +19,9 @@ class Config(run.Config):
     """Convolutions 16-8-8, each with pooling; 8-8-16 (the last without padding), each with upsampling; Adadelta."""
 
     batch_size: int = 128
+    optimizer: optimizers.Name = "adadelta"
     lr: float = 1.0
+    eps: float = 1e-7  # of Keras
     filters: tuple[int, ...] = (16, 8, 8)
     """Filters of the encoder; the decoder mirrors them."""
     kernels: tuple[int, ...] = (3,)
@@ -43,7 +45,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     loss = autoencoder.loss(model, "bce")
     return run.Experiment(
         model,
-        descend(loss, simple.adadelta(config.lr)),
+        descend(loss, run.optimizer(config, info)),
         loss,
         expected={"mnist": {"loss": 0.096}},
         unit="nats per pixel",

@@ -18,8 +18,7 @@ class Config(simple.Config):
     epochs: int = 100
     hidden: tuple[int, ...] = (128, 64)
     """Widths of the encoder; the decoder mirrors them."""
-    eps: float = 1e-8
-    """Adadelta's constant, as Keras had it in the source's year: with more, units of the code die."""
+    eps: float = 1e-8  # as Keras had it in the source's year: with more, latent dimensions die
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:

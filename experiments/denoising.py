@@ -8,8 +8,6 @@ Measured: test MSE 0.01095 (seed 0); 26 min on two shared CPU cores.
 
 from dataclasses import dataclass
 
-import optax
-
 from jaxae import nets, run
 from jaxae.core.step import descend
 from jaxae.variants import autoencoder, denoising
@@ -48,7 +46,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     )
     corrupt = denoising.gaussian(config.noise)
     loss = autoencoder.loss(model, "mse", corrupt=corrupt)
-    return run.Experiment(model, descend(loss, optax.adam(config.lr)), loss, corrupt=corrupt, unit="per pixel")
+    return run.Experiment(model, descend(loss, run.optimizer(config, info)), loss, corrupt=corrupt, unit="per pixel")
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ times as long.
 
 from dataclasses import dataclass
 
-from experiments import simple
 from jaxae import nets, run
 from jaxae.core.step import descend
+from jaxae.training import optimizers
 from jaxae.variants import autoencoder, denoising
 
 
@@ -21,7 +21,9 @@ class Config(run.Config):
 
     epochs: int = 100
     batch_size: int = 128
+    optimizer: optimizers.Name = "adadelta"
     lr: float = 1.0
+    eps: float = 1e-7  # of Keras
     filters: tuple[int, ...] = (32, 32)
     """Filters of the encoder; the decoder mirrors them."""
     kernels: tuple[int, ...] = (3,)
@@ -41,7 +43,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     corrupt = denoising.gaussian(config.noise)
     loss = autoencoder.loss(model, "bce", corrupt=corrupt)
     return run.Experiment(
-        model, descend(loss, simple.adadelta(config.lr)), loss, corrupt=corrupt, unit="nats per pixel"
+        model, descend(loss, run.optimizer(config, info)), loss, corrupt=corrupt, unit="nats per pixel"
     )
 
 

@@ -9,7 +9,6 @@ Measured: test MSE 0.01905 +- 5.3e-05 over three seeds; 69 s for all on two shar
 from dataclasses import dataclass
 
 import flax.linen as nn
-import optax
 
 from jaxae import nets, run
 from jaxae.core.step import descend
@@ -38,7 +37,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     )
     loss = autoencoder.loss(model, "mse")
     return run.Experiment(
-        model, descend(loss, optax.adam(config.lr)), loss, expected={"mnist": {"loss": 0.0194}}, unit="per pixel"
+        model, descend(loss, run.optimizer(config, info)), loss, expected={"mnist": {"loss": 0.0194}}, unit="per pixel"
     )
 
 

@@ -41,7 +41,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     loss = factorvae.loss(model, config.gamma, plain.kl_rate(config, info))
     adversary = optax.adam(config.discriminator_lr, b1=0.5)
     train = alternate(
-        descend(loss, optax.adam(config.lr), wrt=("encoder", "decoder")),
+        descend(loss, run.optimizer(config, info), wrt=("encoder", "decoder")),
         descend(factorvae.discriminator_loss(model), adversary, wrt=("discriminator",), name="discriminator"),
     )
     return plain.experiment(config, model, train)

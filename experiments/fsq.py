@@ -9,8 +9,6 @@ codes and one 36 % of them; 139 s for all on two shared CPU cores.
 from dataclasses import dataclass
 from math import prod
 
-import optax
-
 from experiments.vqvae import network
 from jaxae import run
 from jaxae.core.step import descend
@@ -32,7 +30,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for images of this shape."""
     model = fsq.FSQ(*network(config, config.filters, len(config.levels), info), levels=config.levels)
     loss = autoencoder.loss(model, "bce", weight=float(prod(info.shape)))
-    return run.Experiment(model, descend(loss, optax.adam(config.lr)), loss, measures={"codebook": vqvae.usage})
+    return run.Experiment(model, descend(loss, run.optimizer(config, info)), loss, measures={"codebook": vqvae.usage})
 
 
 if __name__ == "__main__":

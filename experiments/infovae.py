@@ -9,8 +9,6 @@ on two shared CPU cores.
 from dataclasses import dataclass
 from typing import Literal
 
-import optax
-
 from experiments import vae as plain
 from jaxae import run
 from jaxae.core.step import descend
@@ -39,7 +37,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     model = vae.VAE(**plain.network(config, info))
     warmup = plain.kl_schedule(config, info)
     loss = mmd.information(model, rate.scaled(config.kl_weight, warmup), rate.scaled(config.mmd_weight, warmup))
-    return plain.experiment(config, model, descend(loss, optax.adam(config.lr)))
+    return plain.experiment(config, model, descend(loss, run.optimizer(config, info)))
 
 
 if __name__ == "__main__":

@@ -35,6 +35,9 @@ class Config(plain.Network):
     """Size of the code."""
     samples: int = 1
     """Samples K of the bound."""
+    schedule: Literal["stages", "constant", "cosine", "exponential", "linear"] = "stages"  # type: ignore[assignment]
+    """Learning rate over the run; stages: that of the source."""
+    eps: float = 1e-4
     gradient: Literal["plain", "dreg"] = "plain"
     """dreg: the encoder's is doubly reparameterized (Tucker et al. 2018)."""
 
@@ -58,8 +61,8 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     train, evaluate = (
         iwae.loss(model, config.samples, config.gradient, weight) for weight in (plain.kl_schedule(config, info), 1.0)
     )
-    tx = optax.adam(stages(config, info), eps=1e-4)
-    return plain.experiment(config, model, descend(train, tx), evaluate)
+    schedule = stages(config, info) if config.schedule == "stages" else None
+    return plain.experiment(config, model, descend(train, run.optimizer(config, info, schedule)), evaluate)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ Measured: test MSE 0.008756 +- 6.5e-05 over three seeds; 264 s for all on two sh
 
 from dataclasses import dataclass
 
-import optax
-
 from jaxae import run
 from jaxae.core.step import descend
 from jaxae.variants import autoencoder, ksparse
@@ -39,7 +37,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
                 f"active={config.active} alpha={config.alpha}: cannot keep {kept} of latent={config.latent} dimensions"
             )
     loss = autoencoder.loss(model, "mse")
-    return run.Experiment(model, descend(loss, optax.adam(config.lr)), loss, unit="per pixel")
+    return run.Experiment(model, descend(loss, run.optimizer(config, info)), loss, unit="per pixel")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ Measured: test MSE 0.161 +- 6.3e-05 on hidden pixels over three seeds; 13 min fo
 
 from dataclasses import dataclass
 
-import optax
-
 from jaxae import nets, run
 from jaxae.core.step import descend
 from jaxae.variants import autoencoder, masked
@@ -41,7 +39,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     loss = masked.loss(model, "bce", mask)
     return run.Experiment(
         model,
-        descend(loss, optax.adam(config.lr)),
+        descend(loss, run.optimizer(config, info)),
         loss,
         corrupt=masked.visible(mask),
         unit="nats per hidden pixel",

@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import optax
 
 from jaxae import nets, run
 from jaxae.core.step import descend
@@ -54,7 +53,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         decoder=nets.Deconv(info.shape, config.filters, *layers, **options),
     )
     loss = autoencoder.loss(model, "mse")
-    return run.Experiment(model, descend(loss, optax.adam(config.lr)), loss, unit="per pixel")
+    return run.Experiment(model, descend(loss, run.optimizer(config, info)), loss, unit="per pixel")
 
 
 if __name__ == "__main__":

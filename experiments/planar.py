@@ -8,7 +8,6 @@ Measured: test MSE 0.04229 +- 0.0017 over three seeds; 32 s for all on two share
 from dataclasses import dataclass
 
 import flax.linen as nn
-import optax
 
 from experiments import sigmoid
 from jaxae import nets, run
@@ -31,7 +30,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     model = sigmoid.network(config, info, nn.initializers.truncated_normal(1.0), code=nets.linear)
     loss = autoencoder.loss(model, "mse")
     return run.Experiment(
-        model, descend(loss, optax.adam(config.lr)), loss, expected={"mnist": {"loss": 0.0425}}, unit="per pixel"
+        model, descend(loss, run.optimizer(config, info)), loss, expected={"mnist": {"loss": 0.0425}}, unit="per pixel"
     )
 
 

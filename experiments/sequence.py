@@ -8,8 +8,6 @@ Measured: test BCE 0.09235 (seed 0); 8 min on two shared CPU cores.
 
 from dataclasses import dataclass
 
-import optax
-
 from jaxae import run
 from jaxae.core.step import descend
 from jaxae.variants import autoencoder, sequence
@@ -31,7 +29,9 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for sequences, or images, of this shape."""
     model = sequence.Sequence(info.shape, config.latent, config.hidden, precision=config.precision)
     loss = autoencoder.loss(model, "bce")
-    return run.Experiment(model, descend(loss, optax.adam(config.lr)), loss, sequences=True, unit="nats per pixel")
+    return run.Experiment(
+        model, descend(loss, run.optimizer(config, info)), loss, sequences=True, unit="nats per pixel"
+    )
 
 
 if __name__ == "__main__":

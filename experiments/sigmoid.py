@@ -8,7 +8,6 @@ Measured: test MSE 0.04645 +- 0.0028 over three seeds; 69 s for all on two share
 from dataclasses import dataclass
 
 import flax.linen as nn
-import optax
 
 from jaxae import nets, run
 from jaxae.core.step import descend
@@ -48,7 +47,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     model = network(config, info, nn.initializers.normal(1.0), code=nn.sigmoid)
     loss = autoencoder.loss(model, "mse")
     return run.Experiment(
-        model, descend(loss, optax.adam(config.lr)), loss, expected={"mnist": {"loss": 0.048}}, unit="per pixel"
+        model, descend(loss, run.optimizer(config, info)), loss, expected={"mnist": {"loss": 0.048}}, unit="per pixel"
     )
 
 

@@ -8,10 +8,10 @@ Measured: test BCE 0.1017 +- 0.0013, mean code 7.438 +- 0.05 over three seeds; 8
 from dataclasses import dataclass
 
 import flax.linen as nn
-import optax
 
 from jaxae import nets, run
 from jaxae.core.step import descend
+from jaxae.training import optimizers
 from jaxae.variants import autoencoder
 
 
@@ -20,13 +20,13 @@ class Config(run.Config):
     """784-32-784, ReLU code, cross-entropy, Adadelta."""
 
     batch_size: int = 256
+    optimizer: optimizers.Name = "adadelta"
     lr: float = 1.0
+    eps: float = 1e-7  # of Keras
     hidden: tuple[int, ...] = ()
     """Widths of the encoder; the decoder mirrors them."""
     latent: int = 32
     """Size of the code."""
-    eps: float = 1e-7
-    """Adadelta's constant under both roots."""
 
 
 def network(config: Config, info: run.Info) -> autoencoder.Autoencoder:
@@ -39,18 +39,13 @@ def network(config: Config, info: run.Info) -> autoencoder.Autoencoder:
     )
 
 
-def adadelta(lr: float, eps: float = 1e-7) -> optax.GradientTransformation:
-    """Zeiler 2012, algorithm 1, with the constants of Keras, in which the source trains."""
-    return optax.adadelta(lr, rho=0.95, eps=eps)
-
-
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
     model = network(config, info)
     loss = autoencoder.loss(model, "bce")
     return run.Experiment(
         model,
-        descend(loss, adadelta(config.lr, config.eps)),
+        descend(loss, run.optimizer(config, info)),
         loss,
         expected={"mnist": {"loss": 0.103, "code": (6.6, 8.0)}},
         unit="nats per pixel",

@@ -30,7 +30,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     loss = autoencoder.loss(model, "bce", penalty=sparse.l1(config.sparsity))
     return run.Experiment(
         model,
-        descend(loss, simple.adadelta(config.lr, config.eps)),
+        descend(loss, run.optimizer(config, info)),
         loss,
         expected={"mnist": {"loss": 0.112, "code": (3.0, 3.7)}},
         unit="nats per pixel",

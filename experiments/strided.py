@@ -11,7 +11,6 @@ from functools import partial
 
 import flax.linen as nn
 import jax.numpy as jnp
-import optax
 
 from jaxae import nets, run
 from jaxae.core.step import descend
@@ -43,7 +42,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         output=jnp.tanh,
     )
     loss = autoencoder.loss(model, "mse", weight=float(info.shape[-1]))  # the source sums over channels
-    return run.Experiment(model, descend(loss, optax.adam(config.lr)), loss, unit="per pixel")
+    return run.Experiment(model, descend(loss, run.optimizer(config, info)), loss, unit="per pixel")
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ Measured: test BCE 0.117 +- 0.00059 over three seeds; 96 s for all on two shared
 
 from dataclasses import dataclass
 
-from experiments import simple
 from jaxae import run
 from jaxae.core.step import descend
+from jaxae.training import optimizers
 from jaxae.variants import autoencoder, tied
 
 
@@ -19,7 +19,9 @@ class Config(run.Config):
     """784-32-784, ReLU code, one matrix, cross-entropy, Adadelta."""
 
     batch_size: int = 256
+    optimizer: optimizers.Name = "adadelta"
     lr: float = 1.0
+    eps: float = 1e-7  # of Keras
     latent: int = 32
     """Size of the code."""
 
@@ -28,7 +30,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
     model = tied.Tied(info.shape, config.latent, precision=config.precision)
     loss = autoencoder.loss(model, "bce")
-    return run.Experiment(model, descend(loss, simple.adadelta(config.lr)), loss, unit="nats per pixel")
+    return run.Experiment(model, descend(loss, run.optimizer(config, info)), loss, unit="nats per pixel")
 
 
 if __name__ == "__main__":

@@ -12,8 +12,6 @@ and -98.08 +- 0.4.
 from dataclasses import dataclass
 from typing import Literal
 
-import optax
-
 from experiments import vae as plain
 from jaxae import run
 from jaxae.core.step import descend
@@ -41,7 +39,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     model = vampprior.VampVAE(**plain.network(config, info), shape=info.shape, components=config.components)
     train, evaluate = (vampprior.loss(model, weight) for weight in (plain.kl_schedule(config, info), 1.0))
     return plain.experiment(
-        config, model, descend(train, optax.adam(config.lr)), evaluate, prior=vampprior.prior(model)
+        config, model, descend(train, run.optimizer(config, info)), evaluate, prior=vampprior.prior(model)
     )
 
 

@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
-import optax
 from scipy.special import logit
 
 from experiments import vae as plain
@@ -67,7 +66,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         tracked=tracked,
     )
     loss = vqvae.loss(model, config.commitment, vqvae.track(config.decay, config.revive) if tracked else None)
-    return run.Experiment(model, descend(loss, optax.adam(config.lr)), loss, measures={"codebook": vqvae.usage})
+    return run.Experiment(model, descend(loss, run.optimizer(config, info)), loss, measures={"codebook": vqvae.usage})
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ Measured: test MSE 0.01706 +- 0.0001 over three seeds; 271 s for all on two shar
 
 from dataclasses import dataclass
 
-import optax
-
 from jaxae import nets, run
 from jaxae.core.step import descend
 from jaxae.variants import autoencoder, mmd, vae
@@ -48,7 +46,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     loss = mmd.wasserstein(model, config.mmd_weight)
     return run.Experiment(
         model,
-        descend(loss, optax.adam(config.lr)),
+        descend(loss, run.optimizer(config, info)),
         autoencoder.loss(model, "mse"),
         vae.prior(config.latent),
         unit="per pixel",

@@ -1,20 +1,58 @@
 """Autoencoders in JAX on one small functional core.
 
-`load` opens a finished or running experiment; everything else is imported by its own name
-(`jaxae.prob`, `jaxae.nets`, `jaxae.variants.vae`, ...), so that `import jaxae` costs nothing.
+`fit` trains an experiment on an array, a path or the name of a data set and returns a `Trained` model; `load` opens a
+run; `replay` shows where one diverged. `iterate` is the training loop as a generator of `Snapshot`s, on a data set of
+`data.from_arrays` or `data.load`. An `Experiment` of your own is a Flax module, a loss on a `Batch`, and a
+`Transition`: `descend`, `alternate` or `phases`. The ready ones are the modules of the package `experiments`.
+Everything is imported on first use, so that `import jaxae` costs nothing.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxae.run import load as load
+    from jaxae import data as data
+    from jaxae.config import Config as Config
+    from jaxae.core.batch import Batch as Batch
+    from jaxae.core.experiment import Experiment as Experiment
+    from jaxae.core.step import Transition as Transition
+    from jaxae.core.step import alternate as alternate
+    from jaxae.core.step import descend as descend
+    from jaxae.core.step import phases as phases
+    from jaxae.core.types import Info as Info
+    from jaxae.run.fit import fit as fit
+    from jaxae.run.read import load as load
+    from jaxae.run.replay import replay as replay
+    from jaxae.training.iterate import Snapshot as Snapshot
+    from jaxae.training.iterate import iterate as iterate
+    from jaxae.training.trained import Trained as Trained
 
-__all__ = ["load"]
+FROM = {
+    "Batch": "core.batch",
+    "Config": "config",
+    "Experiment": "core.experiment",
+    "Info": "core.types",
+    "Snapshot": "training.iterate",
+    "Trained": "training.trained",
+    "Transition": "core.step",
+    "alternate": "core.step",
+    "descend": "core.step",
+    "fit": "run.fit",
+    "iterate": "training.iterate",
+    "load": "run.read",
+    "phases": "core.step",
+    "replay": "run.replay",
+}
+__all__ = [*FROM]
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "data"])
 
 
 def __getattr__(name: str) -> Any:
-    if name == "load":
-        from jaxae.run import load
-
-        return load
+    if name in FROM:
+        return getattr(importlib.import_module(f"jaxae.{FROM[name]}"), name)
+    if name == "data":
+        return importlib.import_module("jaxae.data")
     raise AttributeError(f"module 'jaxae' has no attribute {name!r}")

@@ -56,9 +56,9 @@ class Checkpoints:
             self._manager.close()
 
     def save(self, step: int, items: Items, meta: dict[str, Any], wait: bool = False) -> None:
-        """Save, in the background unless it is to wait. meta: JSON values. A step saved with these arrays is left.
+        """Save in the background, or with `wait` before returning; skip a step already saved with these arrays.
 
-        OSError if it cannot be written, or the one before could not.
+        meta: JSON values. OSError if this checkpoint or the previous one could not be written.
         """
         with self._saving, self._writing():
             host = jax.device_get(items)
@@ -134,12 +134,13 @@ class Checkpoints:
         seal = meta.pop("seal")
         if seal != _seal(meta) or meta["step"] != step:
             raise ValueError("meta does not match its SHA-256, or its step")
-        ours, there = leaves(abstract), meta["leaves"]
-        if other := [path for path, kind in ours.items() if there.get(path) != kind]:
+        ours = leaves(abstract)
+        there = {path: kind for path, kind in meta["leaves"].items() if path.split("/")[0] in abstract}
+        if other := [path for path in {**ours, **there} if there.get(path) != ours.get(path)]:
             path = other[0]
             raise InputError(
                 f"checkpoint {step} was written by other code: {path} is {there.get(path, 'missing')} there, "
-                f"{ours[path]} here; go back to that code, or --overwrite to start again"
+                f"{ours.get(path, 'missing')} here; go back to that code, or overwrite=True to start again"
             )
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         arrays = {

@@ -35,7 +35,7 @@ BATCH = 128
 LEARNING_RATE = 2e-3  # at the start; it falls to 0 as half a cosine
 REACH = 1  # pixels that training images are moved by at most, each way
 PIECE = 1000  # images that pass the net at a time
-VERSION = 2  # another one whenever training changes what it gives
+VERSION = 2  # increment when training gives other weights
 
 
 class Classifier(nn.Module):

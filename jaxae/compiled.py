@@ -32,10 +32,10 @@ MINUTE = 60  # seconds that a process has, at its start, to lock its folder
 
 @contextmanager
 def kept(largest: int = LARGEST) -> Iterator[None]:
-    """What is compiled meanwhile is taken from the cache, or goes there at the end.
+    """Read compiled programs from the cache, and add new ones to it at the end.
 
-    Where JAX has a cache already (`JAX_COMPILATION_CACHE_DIR`), or the folder cannot be written, nothing is done.
-    largest: bytes that are kept, the newest.
+    Does nothing if JAX has a cache already (`JAX_COMPILATION_CACHE_DIR`) or the folder cannot be written.
+    largest: size of the cache in bytes; the oldest programs are removed first.
     """
     common = folder() / "compiled" / _machine()
     own = None

@@ -7,14 +7,21 @@ import math
 import re
 import shlex
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from jaxae.errors import InputError
+import numpy as np
+
+from jaxae.errors import InputError, input_errors
+from jaxae.training import optimizers
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Fields of every experiment. An experiment adds its own: `class Config(run.Config): latent: int = 2`."""
+    """Fields of every experiment. An experiment adds its own: `class Config(run.Config): latent: int = 2`.
+
+    What each means: `python -m experiments.vae --help`.
+    """
 
     data: str = "digits"
     """digits (embedded), sprites (of known factors), mnist or another TFDS image set, or the path of your own .npy,
@@ -24,13 +31,29 @@ class Config:
     manual_dir: str = ""
     """Folder of archives already downloaded, used instead of a download."""
     binarize: Literal["none", "static", "dynamic"] = "none"
-    """static: each pixel is drawn white or black, once for all seeds. dynamic: training images anew in every step."""
+    """static: sample each pixel as white or black, once for all seeds. dynamic: resample training images every step."""
     epochs: int = 50
     """Passes over the training data."""
     batch_size: int = 100
     """Examples a step, over all devices."""
+    optimizer: optimizers.Name = "adam"
+    """Optimizer, as Optax has it. In Python also an Optax transformation itself."""
     lr: float = 1e-3
     """Learning rate."""
+    schedule: optimizers.Decay = "constant"
+    """Learning rate over the run: cosine and linear fall to 0, exponential to a hundredth."""
+    warmup_steps: int = 0
+    """Steps in which the learning rate rises linearly from 0."""
+    eps: float = 0.0
+    """Constant in the optimizer's denominator (0: Optax's default)."""
+    weight_decay: float = 0.0
+    """Weight decay: decoupled for adamw and lion, as a penalty on the parameters for the others."""
+    clip: float = 0.0
+    """Largest global norm of a gradient (0: no clipping)."""
+    ema: float = 0.0
+    """Decay of the moving average of the parameters that is evaluated and saved (0: none)."""
+    init_from: str = ""
+    """Run directory whose parameters training starts from (default: random ones)."""
     seed: int = 0
     """Everything random follows from it."""
     seeds: int = 1
@@ -42,7 +65,7 @@ class Config:
     reduction: Literal["fast", "reproducible"] = "fast"
     """reproducible: the same bits on 1, 2, 4 and 8 devices, at a price."""
     accumulate: int = 1
-    """Parts in which a device takes its share of a batch, one after the other: less memory, the same result."""
+    """Gradient accumulation: microbatches per device; less memory, the same result."""
     coordinator: str = ""
     """Several processes: HOST:PORT of the first one, or auto (SLURM, Open MPI, Kubernetes, TPU pods)."""
     num_processes: int = 1
@@ -71,7 +94,7 @@ class Config:
     """Print the layers of each net (name, output shape, parameters), and do nothing else."""
 
     def __post_init__(self) -> None:
-        """ValueError for a number that no run can have."""
+        """Raise ValueError for an empty list or a number out of range."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(value, tuple) and not value and field.name != "hidden":
@@ -114,19 +137,17 @@ def flag(field: str) -> str:
 
 @contextlib.contextmanager
 def flags_of(config: Config | type[Config]) -> Iterator[None]:
-    """Turns a ValueError about arguments, `batch_size=100 ...`, into an InputError about flags, `--batch-size 100 ...`.
-
-    For code that looks at a configuration before anything is computed: a ValueError from anywhere else is a bug.
-    """
+    """Turn an InputError about fields, `batch_size=100 ...`, into one about flags, `--batch-size 100 ...`."""
     try:
         yield
-    except ValueError as error:
+    except InputError as error:
         raise InputError(_with_flags(config, str(error))) from error
 
 
 def _with_flags(config: Config | type[Config], text: str) -> str:
     names = "|".join(field.name for field in dataclasses.fields(config))
-    return re.sub(rf"\b({names})=(\S)", lambda found: f"{flag(found[1])} {found[2]}", text)
+    text = re.sub(rf"(?<![\w/])({names})=True\b", lambda found: flag(found[1]), text)
+    return re.sub(rf"(?<![\w/])({names})=(\S)", lambda found: f"{flag(found[1])} {found[2]}", text)
 
 
 def parse(kind: type[C], description: str, argv: Sequence[str] | None = None) -> C:
@@ -144,19 +165,19 @@ def parse(kind: type[C], description: str, argv: Sequence[str] | None = None) ->
     text = re.sub(r"[╭╮╰╯│]", " ", re.sub(r"╭.*╮", " ", box.getvalue()))
     sections = [" ".join(section.split()) for section in re.split(r"─{3,}", text)]
     said = [section for section in sections if section and not section.startswith(("Argument help", "For full help"))]
-    # A ValueError of `kind` itself is among them.
+    # tyro also reports a ValueError that `kind` raises.
     line = "; ".join(said).replace(f"Error parsing {kind.__name__}: ", "")
     raise InputError(f"{_with_flags(kind, line)} (see --help)")
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], apart: Sequence[str] = PLACE) -> str:
-    """The fields, apart from these, that differ, as text: `epochs: 50 there, 10 here`."""
+    """The fields, apart from these, that differ, as text: `epochs=50 there, 10 here`."""
     names = [name for name in {**old, **new} if name not in apart and old.get(name) != new.get(name)]
-    return "; ".join(f"{flag(name)} {old.get(name)} there, {new.get(name)} here" for name in names)
+    return "; ".join(f"{name}={old.get(name)} there, {new.get(name)} here" for name in names)
 
 
 def documented(config: Config) -> bool:
-    """Whether the run is the system that its source describes, on some data: with the fields' own values."""
+    """Whether the run is the system of its source, on any data: all fields that define it have their defaults."""
     free = (*PLACE, "data", "seed", "seeds", "precision", "reduction", "log_likelihood_samples")
     return all(getattr(config, f.name) == f.default for f in dataclasses.fields(config) if f.name not in free)
 
@@ -172,8 +193,27 @@ def command(config: Config, name: str) -> str:
 
 
 def to_json(config: Config) -> dict[str, Any]:
-    """The fields as JSON values (tuples become lists)."""
-    return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(config).items()}
+    """The fields as JSON values: tuples become lists, an Optax transformation its fingerprint."""
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    if not isinstance(config.optimizer, str):
+        values["optimizer"] = optimizers.fingerprint(config.optimizer)
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def plain(value: Any) -> Any:
+    """A value as a configuration holds it: lists as tuples, NumPy's numbers as Python's, paths as text."""
+    if isinstance(value, list):
+        return tuple(plain(part) for part in value)
+    if isinstance(value, Path):
+        return str(value)
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def spelled(hint: Any) -> str:
+    """A type as text."""
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(str, get_args(hint)))}"
+    return getattr(hint, "__name__", str(hint)) if get_origin(hint) is None else str(hint)
 
 
 def from_json(kind: type[C], fields: dict[str, Any]) -> C:
@@ -183,15 +223,16 @@ def from_json(kind: type[C], fields: dict[str, Any]) -> C:
         raise InputError(f"config.json: unknown or missing fields {sorted(odd)}; it was written by another version")
     values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
     for name, value in values.items():
-        if not _fits(value, hints[name]):
+        if not fits(value, hints[name]):
             raise InputError(f"config.json: {name} is {value!r}; it was written by another version")
-    with flags_of(kind):
+    with input_errors():
         return kind(**values)
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value has the type that a field asks for."""
     if get_origin(hint) is Literal:
         return value in get_args(hint)
     if get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(_fits(part, get_args(hint)[0]) for part in value)
+        return isinstance(value, tuple) and all(fits(part, get_args(hint)[0]) for part in value)
     return type(value) is hint or (hint is float and type(value) is int)

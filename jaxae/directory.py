@@ -19,7 +19,16 @@ from jaxae.config import Config
 from jaxae.data import Dataset
 from jaxae.errors import DAMAGED, InputError
 
-OURS = ("metrics.jsonl", "result.json", "report.html", "checkpoints", "tensorboard", "figures", "config.json")
+OURS = (
+    "metrics.jsonl",
+    "result.json",
+    "report.html",
+    "checkpoints",
+    "diverged",
+    "tensorboard",
+    "figures",
+    "config.json",
+)
 LOCK = ".lock"
 
 
@@ -30,36 +39,43 @@ def alone(workdir: Path) -> Iterator[None]:
         workdir.mkdir(parents=True, exist_ok=True)
         file = (workdir / LOCK).open("a")
     except OSError as error:
-        raise InputError(f"--workdir {workdir}: cannot be written ({error.strerror}): give another") from None
+        raise InputError(f"workdir={workdir}: cannot be written ({error.strerror}): give another") from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(
-                f"--workdir {workdir}: another process is running in it: wait for it, or give another"
+                f"workdir={workdir}: another process is running in it: wait for it, or give another"
             ) from None
         yield
 
 
-def prepare(workdir: Path, config: Config, description: dict[str, Any]) -> None:
-    """Describe the run in its directory, or see that the run in it is this one. InputError if it cannot be used."""
+def prepare(workdir: Path, config: Config, description: dict[str, Any], extends: bool = False) -> None:
+    """Describe the run in its directory, or see that the run in it is this one. InputError if it cannot be used.
+
+    extends: the run in it is this one with fewer epochs.
+    """
     file = workdir / "config.json"
     try:
         if links := [name for name in (*OURS, "checkpoints/*") for path in workdir.glob(name) if path.is_symlink()]:
-            raise InputError(f"--workdir {workdir}: {links[0]} is a link: a run writes into its own directory only")
+            raise InputError(f"workdir={workdir}: {links[0]} is a link: a run writes into its own directory only")
         for name in OURS:
             (workdir / f"{name}.tmp").unlink(missing_ok=True)  # of a run that was killed as it wrote
         if file.exists():
             old = read(file)
+            if extends:
+                for name in ("report.html", "result.json"):  # of fewer epochs
+                    (workdir / name).unlink(missing_ok=True)
+                return write_json(file, description)
             if not config.overwrite:
                 return _same_run(workdir, old, description)
             for path in (workdir / name for name in OURS):
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         elif any(path.name != LOCK for path in workdir.iterdir()):
-            raise InputError(f"--workdir {workdir}: is not empty and holds no run: give another")
+            raise InputError(f"workdir={workdir}: is not empty and holds no run: give another")
         write_json(file, description)
     except OSError as error:
-        raise InputError(f"--workdir {workdir}: cannot be written ({error.strerror}): give another") from None
+        raise InputError(f"workdir={workdir}: cannot be written ({error.strerror}): give another") from None
 
 
 def read(file: Path) -> dict[str, Any]:
@@ -88,6 +104,8 @@ def difference(old: dict[str, Any], new: dict[str, Any], apart: Sequence[str] = 
     """How two runs, as `describe` gives them, differ but for these fields; empty if they are the same."""
     if old["experiment"] != new["experiment"]:
         return f"{old['experiment']} there, {new['experiment']} here"
+    if old.get("program") != new.get("program"):
+        return f"the model, the loss or the optimizer of {old['experiment']} is another"
     differ = configs.differences(old["config"], new["config"], apart)
     return differ or (
         "the data itself is not the same" if old["data"]["fingerprint"] != new["data"]["fingerprint"] else ""
@@ -97,16 +115,17 @@ def difference(old: dict[str, Any], new: dict[str, Any], apart: Sequence[str] = 
 def _same_run(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     if differ := difference(old, new):
         raise InputError(
-            f"--workdir {workdir} holds another run: {differ}; give another --workdir, or --overwrite to start again"
+            f"workdir={workdir} holds another run: {differ}; give another workdir, or overwrite=True to start again"
         )
 
 
-def describe(config: Config, name: str, dataset: Dataset) -> dict[str, Any]:
-    """What `config.json` holds: all that is needed to do the run again."""
+def describe(config: Config, name: str, dataset: Dataset, program: str = "") -> dict[str, Any]:
+    """What `config.json` holds: all that is needed to do the run again. program: a hash of what it computes."""
     packages = ("jaxae", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     devices = jax.devices()
     return {
         "experiment": name,
+        **({"program": program} if program else {}),
         "config": configs.to_json(config),
         "command": configs.command(config, name),
         "versions": {"python": sys.version.split()[0], **{p: importlib.metadata.version(p) for p in packages}},

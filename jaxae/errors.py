@@ -1,12 +1,36 @@
-"""The ways in which a run refuses to go on; `run.main` turns them into exit codes."""
+"""The ways in which a run refuses to go on; `run.program` turns them into exit codes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 
 class InputError(ValueError):
     """Bad input: one line that says what is wrong and how to mend it. Exit code 2."""
 
 
+@contextmanager
+def input_errors() -> Iterator[None]:
+    """Turn a ValueError about arguments into an InputError.
+
+    Only for code that checks a configuration: a ValueError from anywhere else is a bug.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
 class Diverged(ArithmeticError):
-    """A number became NaN or infinite; the line names the step and the term. Exit code 3."""
+    """A number became NaN or infinite; the line names the step and the term. Exit code 3.
+
+    moment: what the bad step started from, for `replay`: the state, the rows of the batch, the key, the seed;
+    None for an evaluation.
+    """
+
+    def __init__(self, line: str, moment: dict[str, Any] | None = None) -> None:
+        super().__init__(line)
+        self.moment = moment
 
 
 class Interrupted(BaseException):

@@ -20,10 +20,7 @@ ACTIVE = 0.01  # least variance of an active unit's mean
 
 
 def measure(of: iwae.DensitiesOf, samples: int, trained: TrainedModel, data: MeasuredData) -> dict[str, float]:
-    """`estimate` of a trained model on the test split; the key is that of seed 0.
-
-    With it, `active_units`.
-    """
+    """`estimate` and `active_units` of a trained model on the test split, with the key of seed 0."""
     key = jax.random.key(0)
     found = estimate(of, trained.experiment.model, trained.variables, data.test.x, key, samples)
     return {**found, "active_units": float(active_units(np.asarray(trained.encode(data.test.x))))}

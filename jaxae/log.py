@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -19,14 +19,19 @@ OTHERS = ("epoch", "step", "split")  # fields of a line that are no metrics
 
 
 def record(epoch: int, step: int, split: str, metrics: dict[str, Any]) -> Record:
-    """A line of `metrics.jsonl`. ValueError for a metric that is named as one of its other fields."""
-    if taken := sorted(set(OTHERS) & set(metrics)):
-        raise ValueError(f"a metric is named {taken[0]}, as a field of every line of metrics.jsonl: rename it")
+    """A line of `metrics.jsonl`. ValueError for a metric with the name of another field."""
+    check_names(metrics)
     return {"epoch": epoch, "step": step, "split": split, **fields(metrics)}
 
 
+def check_names(metrics: Iterable[str]) -> None:
+    """Raise ValueError for a metric with the name of another field of `metrics.jsonl`."""
+    if taken := sorted(set(OTHERS) & set(metrics)):
+        raise ValueError(f"a metric is named {taken[0]}, which is a field of metrics.jsonl; rename the metric")
+
+
 def fields(metrics: Mapping[str, Any]) -> Record:
-    """Metrics as JSON: a number each, or of several seeds a record of `seeds`, `mean` and `std` (n - 1)."""
+    """Metrics as JSON: numbers, or with several seeds records of `seeds`, `mean` and `std` (n - 1)."""
     found: Record = {}
     for name, value in sorted(metrics.items()):
         if np.ndim(value):
@@ -84,7 +89,9 @@ def truncate(path: Path, size: int) -> None:
     """Cut `metrics.jsonl` back to what it was at a checkpoint. InputError if it has become shorter."""
     path.touch()
     if path.stat().st_size < size:
-        raise InputError(f"{path}: is shorter than when its run was saved: put it back, or --overwrite to start again")
+        raise InputError(
+            f"{path}: is shorter than when its run was saved: put it back, or overwrite=True to start again"
+        )
     os.truncate(path, size)
 
 
@@ -97,7 +104,7 @@ def read(path: Path) -> list[Record]:
                 raise TypeError("no epoch, step or split")
             check(line)
     except DAMAGED as error:
-        raise InputError(f"{path}: is damaged ({error!r}): put it back, or --overwrite to start again") from None
+        raise InputError(f"{path}: is damaged ({error!r}): put it back, or overwrite=True to start again") from None
     return lines
 
 
@@ -124,12 +131,12 @@ class Progress:
     """A bar with epoch, loss, images per second and time left; a line per epoch where there is no terminal."""
 
     def __init__(self, epochs: int, steps: int, step: int) -> None:
-        from tqdm import tqdm
+        from tqdm.auto import tqdm
 
         self._epochs, self._steps = epochs, steps
         self._first, self._start = 0, 0.0  # step and time when compilation was done
         layout = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"
-        hidden = not sys.stderr.isatty()
+        hidden = not sys.stderr.isatty() and "ipykernel" not in sys.modules
         self._bar = tqdm(total=steps, initial=step, bar_format=layout, disable=hidden, dynamic_ncols=True)
 
     def __enter__(self) -> "Progress":
@@ -164,7 +171,7 @@ class Progress:
 class TensorBoard:
     """Event files: a scalar per metric and split at every epoch, pictures, histograms, and hyper-parameters.
 
-    Of several seeds, the mean and, as `NAME/SPLIT/std`, the deviation.
+    With several seeds: the mean, and the standard deviation as `NAME/SPLIT/std`.
     """
 
     def __init__(self, directory: Path, step: int) -> None:

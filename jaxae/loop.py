@@ -1,7 +1,8 @@
 """The command line's loop around `iterate`: metrics, checkpoints, progress, pictures, signals."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -9,16 +10,17 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import numpy as np
 
-from jaxae import log
+from jaxae import diverged, log
 from jaxae.checkpoint import Checkpoints
 from jaxae.config import Config
+from jaxae.core.batch import WHOLE, Layout
 from jaxae.core.experiment import Experiment
-from jaxae.core.types import State
+from jaxae.core.types import Info, State
 from jaxae.data import Dataset
 from jaxae.devices.plan import Plan
-from jaxae.errors import Interrupted
+from jaxae.errors import Diverged, Interrupted
 from jaxae.training import epoch
-from jaxae.training.iterate import Compiler, Snapshot, iterate, start
+from jaxae.training.iterate import Compiler, Initial, Snapshot, iterate, start
 
 # What a checkpoint remembers besides arrays: bytes of metrics.jsonl, seconds in all, seconds and images of training.
 NEW: dict[str, Any] = {"size": 0, "wall": 0.0, "seconds": 0.0, "images": 0}
@@ -48,15 +50,18 @@ def train(
     stop: Stop = never,
     look: Callable[[State, int, log.TensorBoard], None] | None = None,
     compiler: Compiler | None = None,
+    progress: bool = True,
+    initial: Callable[[], Initial | None] = lambda: None,
 ) -> Outcome:
     """Train from the newest checkpoint in `workdir`, or from the start, to the last epoch.
 
-    Adds to metrics.jsonl, tensorboard/ and checkpoints/. Diverged when a number is not finite, Interrupted when
-    `stop` says so; from what is saved the same call resumes as if nothing had happened. OSError when the disk is full
-    or the directory lost. Of several processes the main one reads and writes, for all.
-    stop: asked after every dispatch, with a function that saves this moment; with None when all is saved.
-    look: draws a state: every `config.picture_every` steps, after epochs 1, 2, 5, 10, 20, 50, ..., and the last.
-    compiler: see `iterate`.
+    Adds to metrics.jsonl, tensorboard/ and checkpoints/. Raises Diverged for a non-finite number, Interrupted if `stop`
+    returns True (the same call then resumes bit for bit), and OSError if the disk is full or the directory lost. With
+    several processes, only the main one reads and writes.
+    stop: called after every dispatch with a function that saves a checkpoint, and with None after the last save.
+    look: draws a state, every `config.picture_every` steps, after epochs 1, 2, 5, 10, 20, 50, ..., and the last.
+    compiler: see `iterate`. progress: show a bar, or a line per epoch. initial: parameters to start from; called where
+    there is no checkpoint.
     """
     began, processes = time.monotonic(), plan.processes
     writes, seeds = processes.is_main_process, seeds_of(config)
@@ -65,7 +70,11 @@ def train(
     writer: Any = Checkpoints(workdir / "checkpoints") if writes else log.Silent()
     with writer as checkpoints:
         restored = checkpoints.restore(abstract(experiment, config, data.info))
-        items, meta = restored or (as_items(start(experiment, data.info, config.batch_size, seeds)), NEW)
+        if restored:
+            items, meta = restored
+        else:
+            new = start(experiment, data.info, config.batch_size, seeds, initial=initial())
+            items, meta = as_items(new), NEW
         if writes:
             log.truncate(metrics_file, meta["size"])
         meta, lines = processes.broadcast_json([meta, log.read(metrics_file) if writes else []])
@@ -78,7 +87,7 @@ def train(
             return images / seconds if seconds else 0.0
 
         def pause(due: bool) -> None:
-            """A moment from which a run can be resumed: save it where that is due, and stop if asked to."""
+            """Save a checkpoint if one is due, and stop if requested."""
             meta = {
                 "size": metrics_file.stat().st_size if writes else 0,
                 "wall": wall + time.monotonic(),
@@ -120,15 +129,15 @@ def train(
             compiler=compiler,
         )
         events: Any = log.TensorBoard(workdir / "tensorboard", step) if writes else log.Silent()
-        bar: Any = log.Progress(config.epochs, last, step) if writes else log.Silent()
-        with events as board, bar as progress:
+        bar: Any = log.Progress(config.epochs, last, step) if writes and progress else log.Silent()
+        with events as board, bar as shown, keeping_moment(workdir, writes):
             for now in snapshots:
                 if now.seconds:
                     seconds += now.seconds
                     images += (now.step - step) * config.batch_size * config.seeds
                 step, state, totals = now.step, now.state, now.totals
                 if now.test is None:
-                    progress.update(now.epoch, step, float(np.mean(now.train["loss"])), rate())
+                    shown.update(now.epoch, step, float(np.mean(now.train["loss"])), rate())
                     if writes and look and picture_due(now):
                         look(jax.device_get(state), step, board)
                     if now.done:
@@ -136,11 +145,22 @@ def train(
                     pause(not now.done and save_every > 0 and step % save_every == 0)
                 else:
                     write(now.epoch, "test", now.test)
-                    progress.epoch(lines[-2], lines[-1], rate())
+                    shown.epoch(lines[-2], lines[-1], rate())
                     finished = step if save_every else now.epoch
                     pause(finished % config.checkpoint_every == 0 or step == last)
         stop(None)
         return Outcome(jax.device_get(state), wall + time.monotonic(), rate())
+
+
+@contextmanager
+def keeping_moment(workdir: Path, writes: bool) -> Iterator[None]:
+    """Where training diverges, what the bad step started from is written into `diverged/`."""
+    try:
+        yield
+    except Diverged as error:
+        if writes:
+            diverged.save(workdir, error)
+        raise
 
 
 def seeds_of(config: Config) -> range:
@@ -153,7 +173,6 @@ def as_items(found: tuple[State, Any]) -> dict[str, Any]:
     return dict(zip(("state", "totals"), found, strict=True))
 
 
-def abstract(experiment: Experiment, config: Config, info: Any, layout: Any = None) -> dict[str, Any]:
+def abstract(experiment: Experiment, config: Config, info: Info, layout: Layout = WHOLE) -> dict[str, Any]:
     """Shapes and dtypes of what a checkpoint holds."""
-    layouts = () if layout is None else (layout,)
-    return as_items(jax.eval_shape(lambda: start(experiment, info, config.batch_size, seeds_of(config), *layouts)))
+    return as_items(jax.eval_shape(lambda: start(experiment, info, config.batch_size, seeds_of(config), layout)))

@@ -1,8 +1,8 @@
 """Encoders and decoders: arrays to arrays, no losses.
 
-Every net takes `keys`, one per example, while it trains, and None otherwise: then nothing is dropped and batch norm
-uses its running averages. `axis` is the mapped axis that statistics of the batch are taken over (see `Batch.axis`).
-Kernels start from Glorot uniform (Glorot & Bengio 2010, equation 16), biases from zero.
+Every net takes `keys`, one per example, in training, and None otherwise: no dropout, and running averages in batch
+norm. `axis` is the mapped axis of batch statistics (see `Batch.axis`).
+Initial kernels are Glorot uniform (Glorot & Bengio 2010, equation 16), biases zero.
 Lists of kernels, strides and the like hold one value per layer, or a single one for all.
 """
 
@@ -164,7 +164,7 @@ class Conv(nn.Module):
 class UpConv(nn.Module):
     """Convolutions, each followed by upsampling, and a last one, linear; cut to the image where larger.
 
-    [*lead, h, w, c] -> [*lead, *shape]. ValueError for lists that do not fit and images that do not come out.
+    [*lead, h, w, c] -> [*lead, *shape]. ValueError for lists of the wrong length, and for outputs that are too small.
     """
 
     shape: tuple[int, ...]  # of an image
@@ -195,7 +195,7 @@ class UpConv(nn.Module):
         x = Convolution(channels, self.last, up=before, precision=self.precision, bias=self.bias)(x)
         if x.shape[1] < height or x.shape[2] < width:
             small = f"images of {height}x{width} come out as {x.shape[1]}x{x.shape[2]}"
-            raise ValueError(f"{small}: they do not suit these kernels and filters")
+            raise ValueError(f"{small}; change kernels or filters")
         return x[:, :height, :width].reshape(*lead, *self.shape)
 
 

@@ -48,7 +48,7 @@ mixed_dot.defvjp(_forward, _backward)
 
 
 def dot_general(precision: str) -> Any:
-    """The matrix product of a Flax `Dense` for `--precision` (`float32` or `mixed`)."""
+    """The matrix product of a Flax `Dense` for a `precision` of `float32` or `mixed`."""
     if precision == "float32":
         return jax.lax.dot_general
     if precision != "mixed":

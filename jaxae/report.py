@@ -11,7 +11,7 @@ from jaxae.data import Dataset
 from jaxae.figures.base import COLOURS, address
 from jaxae.figures.metrics import order, series, unit_of
 from jaxae.results import reached
-from jaxae.training.trained import Model, layers
+from jaxae.training.trained import Trained, layers
 from jaxae.wall import wall
 
 PAGE = Path(__file__).parent / "page"
@@ -34,7 +34,7 @@ ALT = {
 }
 
 
-def write(workdir: Path, title: str, model: Model, data: Dataset, result: dict[str, Any]) -> None:
+def write(workdir: Path, title: str, model: Trained, data: Dataset, result: dict[str, Any]) -> None:
     """Write `report.html` from what a run directory holds, its model and its data."""
     saved = json.loads((workdir / "config.json").read_text())
     lines = log.read(workdir / "metrics.jsonl")

@@ -18,7 +18,7 @@ from jaxae.data import Dataset, Split
 from jaxae.errors import DAMAGED, InputError
 from jaxae.figures.base import spread
 from jaxae.loop import Outcome
-from jaxae.training.trained import Model
+from jaxae.training.trained import Trained
 
 MOST = 10_000  # images that are measured
 MOST_UNITS = 64  # of a code whose units are compared with factors of variation: more take minutes
@@ -63,25 +63,25 @@ def reached(value: float, expected: float | Sequence[float]) -> bool:
     return low <= value <= high
 
 
-def measures(model: Model, dataset: Dataset, others: Sequence[Model] = ()) -> dict[str, Any]:
+def measures(model: Trained, dataset: Dataset, others: Sequence[Trained] = ()) -> dict[str, Any]:
     """How like their originals the reconstructions of the test images are, and the defects of a plane of codes.
 
     Of the first seed, and of at most 10,000 images. Left out: likeness for sequences and images too small for a window
     of structural similarity, defects where a class has too few codes to have an area.
     With `others`, the models of the other seeds: how codes follow the factors of variation where these are known, and
-    what the experiment measures itself; lists with mean and deviation, as in `log.record`, where there are several.
+    what the experiment measures itself; a record of `seeds`, `mean` and `std`, as in `log.fields`, of several seeds.
     """
     found: dict[str, Any] = {}
     test = dataset.test
     if len(test.x) > MOST:
         rows = spread(len(test.x), MOST)
-        test = Split(test.x[rows], test.y[rows])
+        test = Split(test.x[rows], test.y[rows], None if test.lengths is None else test.lengths[rows])
     if len(model.shape) == 3 and min(model.shape[:2]) >= len(evaluate.WINDOW):
         z = model.encode(model.corrupted(test.x))
         found["likeness"] = evaluate.likeness(model.decode, z, test.x)
     if model.code == (2,) and len(dataset.classes) > 1:
         with contextlib.suppress(ValueError):  # the codes lie on a line
-            plane = evaluate.plane(model.decode, np.asarray(model.encode(test.x)), test.y)
+            plane = evaluate.plane(model.decode, np.asarray(model.encode(test.x, test.lengths)), test.y)
             if all(map(math.isfinite, plane.values())):
                 found["plane"] = plane
     wanted = dict(model.experiment.measures)
@@ -92,8 +92,8 @@ def measures(model: Model, dataset: Dataset, others: Sequence[Model] = ()) -> di
     return found
 
 
-def of_seeds(measure: Measure, models: Sequence[Model], dataset: Dataset) -> log.Record:
-    """What is measured of one model, or of one for each seed: then lists with mean and deviation."""
+def of_seeds(measure: Measure, models: Sequence[Trained], dataset: Dataset) -> log.Record:
+    """What is measured of one model, or of one for each seed: then records of `seeds`, `mean` and `std`."""
     rows = [measure(model, dataset) for model in models]
     return log.fields({key: [row[key] for row in rows] if len(rows) > 1 else rows[0][key] for key in rows[0]})
 

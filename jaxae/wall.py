@@ -13,7 +13,7 @@ import numpy as np
 from jaxae.data import Dataset
 from jaxae.figures.base import address, bitmap, encoded, lengths_of, pictures, spread, tile, unit
 from jaxae.figures.plane import principal
-from jaxae.training.trained import Model
+from jaxae.training.trained import Trained
 
 SIZES = (48, 40, 32, 24, 16, 12, 8, 5, 3)  # places of the grid to either side: the most that the budget has room for
 COARSE = (5, 3)  # the same, for components beyond the second
@@ -25,7 +25,7 @@ SIDE = 64  # pixels: larger images are shrunk
 COMPONENTS = 32  # principal components at most
 
 
-def wall(model: Model, data: Dataset) -> dict[str, Any] | None:
+def wall(model: Trained, data: Dataset) -> dict[str, Any] | None:
     """What a page needs to paint the wall, as JSON values; None for codes of one number, or all the same.
 
     Pictures are PNG files as data addresses: sheets of images, row by row. On the grid the first axis of the plane runs
@@ -107,7 +107,7 @@ def _grid(low: np.ndarray, high: np.ndarray, n: int) -> np.ndarray:
     return np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
 
 
-def _examples(model: Model, data: Dataset, numbers: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+def _examples(model: Trained, data: Dataset, numbers: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
     """As many of these test examples as the budget has room for: their places among them, and what is decoded."""
     lengths = lengths_of(data, numbers)
     before = small(pictures(unit(data.test.x[numbers]), lengths))

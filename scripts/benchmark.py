@@ -184,8 +184,7 @@ def main() -> None:
     try:
         print(whole(options) if options.whole else benchmark(options, names))
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        parser.exit(2, f"error: {error}\n")
 
 
 def benchmark(options: argparse.Namespace, names: dict[str, Workload]) -> str:
@@ -222,7 +221,7 @@ def training_images(options: argparse.Namespace) -> np.ndarray:
 def written(result: dict[str, Any], options: argparse.Namespace) -> str:
     """The result as text, which is also in the files."""
     packages = ("jax", "flax", "torch", "keras", "pythae")
-    versions = {name: number for name in packages if (number := version(name))}
+    versions = {name: importlib.metadata.version(name) for name in packages if importlib.util.find_spec(name)}
     machine = {"device": device(options.device), "cores": os.cpu_count(), "versions": versions}
     heading = f"{machine['device']}, {machine['cores']} cores; {', '.join(map(' '.join, versions.items()))}"
     body = table(result["rows"]) if "rows" in result else "\n".join(f"{name}: {v}" for name, v in result.items())
@@ -293,13 +292,6 @@ def device(kind: str) -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")[-2]
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "CPU")
-
-
-def version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 if __name__ == "__main__":

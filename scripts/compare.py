@@ -41,7 +41,8 @@ def page(paths: list[Path]) -> str:
     data = run.dataset(paths[0], saved[0])
     loaded = [run.finished(path, known=data) for path in paths]
     rows = {"original": unit(data.test.x[ten(data)])}
-    for label, (model, *_) in zip(labels, loaded, strict=True):
+    for label, (every, *_) in zip(labels, loaded, strict=True):
+        model = every[0]
         rows[f"{label}, from noisy ones" if model.experiment.corrupt else label] = np.asarray(
             model.decode(encoded(model, data, ten(data), seen=True))
         )

@@ -26,7 +26,6 @@ on where it was stopped.
 """
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from io import BytesIO
@@ -44,10 +43,10 @@ import jaxae
 from experiments import dense
 from experiments.dense import Config
 from jaxae import config as configs
-from jaxae import data, figures, nets, run
+from jaxae import data, figures, loop, nets, run
 from jaxae.core.step import descend
-from jaxae.errors import Diverged, InputError
-from jaxae.training.trained import Model
+from jaxae.errors import InputError, input_errors
+from jaxae.training.trained import Trained
 from jaxae.variants import autoencoder
 
 LEVELS = 256  # of a quantised number: a byte
@@ -58,7 +57,7 @@ STYLES = ("o-", "s-", "D--", "^-", "v-")  # of the curves: those that fall on on
 
 
 class Principal(NamedTuple):
-    """The first `size` principal components, with the functions of a `Model`; what is decoded is not clipped."""
+    """The first `size` principal components, with the functions of a `Trained`; what is decoded is not clipped."""
 
     pca: PCA
     size: int
@@ -125,7 +124,7 @@ def entropy(q: np.ndarray) -> float:
     return float(-np.sum(shares * np.log2(shares, where=shares > 0, out=np.zeros_like(shares))) / 8)
 
 
-def measure(name: str, size: int, coder: Model | Principal, train: np.ndarray, test: np.ndarray) -> Measured:
+def measure(name: str, size: int, coder: Trained | Principal, train: np.ndarray, test: np.ndarray) -> Measured:
     """The coder on the test images; its codes are quantised between the extremes of those of the training images."""
     codes, z = np.asarray(coder.encode(train)), np.asarray(coder.encode(test))
     ends = codes.min(0), codes.max(0)
@@ -183,7 +182,7 @@ def psnr(error: float) -> float:
     return float(-10 * np.log10(error))
 
 
-def trained(options: argparse.Namespace, info: run.Info, size: int) -> dict[str, Model]:
+def trained(options: argparse.Namespace, info: run.Info, size: int, stop: loop.Stop) -> dict[str, Trained]:
     """The autoencoders with a code of this size, from their runs in the workdir, which are finished first."""
     fields = {"data": options.data, "data_dir": options.data_dir, "manual_dir": options.manual_dir}
     fields |= {"epochs": options.epochs, "batch_size": min(Config.batch_size, info.train), "latent": size}
@@ -193,12 +192,13 @@ def trained(options: argparse.Namespace, info: run.Info, size: int) -> dict[str,
     for name, (module, hidden) in kinds.items():
         kind = name.split(".")[1]
         with configs.flags_of(Config):
-            config = Config(**fields, hidden=hidden, workdir=str(options.workdir / f"{kind}-{size}"))
-        models[kind] = jaxae.load(run.train(config, module.build, name), module)
+            with input_errors():
+                config = Config(**fields, hidden=hidden, workdir=str(options.workdir / f"{kind}-{size}"))
+            models[kind] = jaxae.load(run.train(config, module.build, name, stop), module)
     return models
 
 
-def contest(options: argparse.Namespace, dataset: data.Dataset) -> list[Measured]:
+def contest(options: argparse.Namespace, dataset: data.Dataset, stop: loop.Stop) -> list[Measured]:
     """Every coder at every size. InputError for data and sizes that do not suit."""
     train, test = dataset.train.x, dataset.test.x
     if train.dtype != np.uint8 or train.shape[3] not in (1, 3):
@@ -208,7 +208,7 @@ def contest(options: argparse.Namespace, dataset: data.Dataset) -> list[Measured
         raise InputError(f"--latents {' '.join(map(str, sizes))}: must be from 1 to {most}")
     if (options.workdir / "config.json").exists():
         raise InputError(f"--workdir {options.workdir}: is itself a run: give another")
-    models = {size: trained(options, dataset.info, size) for size in sizes}
+    models = {size: trained(options, dataset.info, size, stop) for size in sizes}
     pca = components(train, sizes[-1])
     return [
         measure(name, size, coder, train, test)
@@ -269,8 +269,8 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message} (see --help)")
 
 
-def compare(argv: Sequence[str] | None = None) -> str:
-    """Train, measure and write; the table. InputError, errors.Diverged."""
+def compare(argv: Sequence[str] | None = None, stop: loop.Stop = loop.never) -> str:
+    """Train, measure and write; the table. InputError, errors.Diverged, errors.Interrupted."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="digits", help="as for an experiment (default: digits)")
     parser.add_argument("--data-dir", default="", help="folder of prepared TFDS sets")
@@ -281,9 +281,8 @@ def compare(argv: Sequence[str] | None = None) -> str:
     parser.add_argument("--figures", choices=("all", "none"), default="all", help="of each run, as for an experiment")
     parser.add_argument("--overwrite", action="store_true", help="start again in a workdir that holds other runs")
     options = parser.parse_args(argv)
-    fields = {"data": options.data, "data_dir": options.data_dir, "manual_dir": options.manual_dir}
-    dataset = run.loaded(Config(**fields))
-    coders = contest(options, dataset)
+    dataset = run.loaded(Config(data=options.data, data_dir=options.data_dir, manual_dir=options.manual_dir))
+    coders = contest(options, dataset, stop)
     test = dataset.test.x
     jpegs = [jpeg(test, quality) for quality in QUALITIES]
     title = f"{Path(options.data).name}: rate and distortion of {len(test):,} test images"
@@ -294,17 +293,7 @@ def compare(argv: Sequence[str] | None = None) -> str:
 
 
 def main() -> None:
-    """Exit codes as of an experiment: 0 done, 2 bad input, 3 diverged."""
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("jaxae").setLevel(logging.INFO)
-    try:
-        print(compare())
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except Diverged as error:
-        print(f"diverged: {error}", file=sys.stderr)
-        sys.exit(3)
+    run.program(lambda stop: compare(stop=stop))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from jaxae import loop, run
 from jaxae.config import Config
 from jaxae.data import Dataset
 from jaxae.devices import plan as plans
-from jaxae.errors import InputError
+from jaxae.errors import InputError, input_errors
 from jaxae.training.iterate import iterate
 
 
@@ -65,9 +65,9 @@ def costs(_: loop.Stop) -> str:
 def prepare(module: ModuleType, dataset: Dataset, config: Config, devices: int) -> tuple[run.Experiment, plans.Plan]:
     """The experiment, and the plan for this number of devices. InputError for a configuration that suits neither."""
     some = jax.devices()[:devices]
-    with configs.flags_of(config):
+    with configs.flags_of(config), input_errors():
         plan = plans.plan("auto", config.batch_size, config.seeds, some, config.reduction, config.accumulate)
-    return run.checked(config, module.build, dataset, plan.layout._replace(axis=None)), plan
+        return run.checked(config, module.build, dataset, plan.layout._replace(axis=None)), plan
 
 
 def seconds(module: ModuleType, dataset: Dataset, config: Config, devices: int) -> float:
@@ -89,7 +89,7 @@ def seconds(module: ModuleType, dataset: Dataset, config: Config, devices: int) 
             timed, spent = timed + now.step - step, spent + now.seconds
         step = now.step
     if not timed:
-        raise InputError(f"--epochs {config.epochs}: has too few steps to time: take more")
+        raise InputError(f"--epochs {config.epochs}: too few steps to time; use more")
     return spent / (timed * config.batch_size * config.seeds)
 
 

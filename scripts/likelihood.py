@@ -1,7 +1,7 @@
 """The log-likelihood of the test split, of finished runs: python scripts/likelihood.py RUN [RUN ...] --samples 5000
 
-As `--log-likelihood-samples` estimates it at the end of a run (see jaxae/likelihood.py), of every seed; one line of
-JSON a run. For variational models whose pixels have a density: on binary images, or with a normal likelihood.
+The same estimate as with `--log-likelihood-samples` (see jaxae/likelihood.py), for every seed; prints a line of JSON
+per run. For variational models on binary images or with a normal likelihood.
 Nothing is written into the run directory.
 """
 
@@ -14,8 +14,8 @@ from jaxae import config as configs
 from jaxae import directory, loop, results, run
 from jaxae.core.experiment import Measure
 from jaxae.data import Dataset
-from jaxae.errors import InputError
-from jaxae.training.trained import Model
+from jaxae.errors import InputError, input_errors
+from jaxae.training.trained import Trained
 
 
 def main() -> None:
@@ -38,19 +38,19 @@ def estimate(_: loop.Stop) -> str:
     return ""
 
 
-def found(path: Path, samples: int) -> tuple[str, Measure, list[Model], Dataset]:
+def found(path: Path, samples: int) -> tuple[str, Measure, list[Trained], Dataset]:
     """The title of a run, how its likelihood is estimated, its model for each seed, and its data."""
     saved = directory.read(path / "config.json")
     module, config = run.recorded(path, saved)
     if not hasattr(config, "log_likelihood_samples"):
         raise InputError(f"{path}: is not of a variational model")
-    first, data, _, title = run.finished(path)
+    every, data, _, title = run.finished(path)
     try:
-        with configs.flags_of(config):
+        with configs.flags_of(config), input_errors():
             experiment = module.build(dataclasses.replace(config, log_likelihood_samples=samples), data.info)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    models = [first, *(run.load(path, seed=seed) for seed in range(1, config.seeds))]
+    models = [every[i] for i in range(config.seeds)]
     return title, experiment.measures["likelihood"], models, data
 
 

@@ -8,6 +8,7 @@ Makhzani & Frey 2013.
 
 import argparse
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,47 +16,50 @@ import numpy as np
 from jaxae import directory, report, results, run
 from jaxae.data import Dataset, binary
 from jaxae.errors import InputError
-from jaxae.training.trained import Model
+from jaxae.training.trained import Trained
 
-ITERATIONS = 100  # of the optimizer, at most
+ITERATIONS = 100
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories")
+    parser.add_argument("--iterations", type=int, default=ITERATIONS, help="of the optimizer, at most")
     options = parser.parse_args()
     pixels: dict[str, float] = {}  # by the data's fingerprint
     try:
         for path in options.runs:
-            first, dataset, _, title = run.finished(path)
+            every, dataset, _, title = run.finished(path)
             config = directory.read(path / "config.json")["config"]
             dataset = binary.seen(dataset, config["binarize"])
             if not dataset.classes:
                 raise InputError(f"{path}: its data has no classes")
             data = dataset.fingerprint()
             if data not in pixels:
-                pixels[data] = error(dataset, dataset.train.x, dataset.test.x)
-            models = [first, *(run.load(path, seed=seed) for seed in range(1, config["seeds"]))]
-            found = report.figure(results.of_seeds(measure, models, dataset)["error"])
+                pixels[data] = error(dataset, dataset.train.x, dataset.test.x, options.iterations)
+            models = [every[i] for i in range(len(every))]
+            found = report.figure(
+                results.of_seeds(partial(measure, iterations=options.iterations), models, dataset)["error"]
+            )
             print(f"{path}: {title}: error from codes {found} %, from pixels {pixels[data]:.4g} %", flush=True)
     except InputError as problem:
         parser.exit(2, f"error: {problem}\n")
 
 
-def measure(model: Model, dataset: Dataset) -> dict[str, float]:
+def measure(model: Trained, dataset: Dataset, iterations: int = ITERATIONS) -> dict[str, float]:
     """`error` of the model's codes."""
     codes = (np.asarray(model.encode(split.x, split.lengths)) for split in (dataset.train, dataset.test))
-    return {"error": error(dataset, *codes)}
+    return {"error": error(dataset, *codes, iterations)}
 
 
-def error(dataset: Dataset, train: np.ndarray, test: np.ndarray) -> float:
+def error(dataset: Dataset, train: np.ndarray, test: np.ndarray, iterations: int = ITERATIONS) -> float:
     """Test error in percent of logistic regression on these features of the two splits, [N, ...] each."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=ITERATIONS))
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=iterations))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # to stop early is as good
         classifier.fit(train.reshape(len(train), -1).astype(np.float32), dataset.train.y)

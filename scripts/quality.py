@@ -19,7 +19,7 @@ from jaxae import classifier, directory, loop, mixture, quality, run
 from jaxae.data import binary
 from jaxae.errors import InputError
 from jaxae.figures.base import spread, unit
-from jaxae.training.trained import Model
+from jaxae.training.trained import Trained
 
 
 def main() -> None:
@@ -50,7 +50,7 @@ def measure(_: loop.Stop) -> str:
             raise InputError(f"{path}: has other data than {options.runs[0]}: take runs of one --data, --binarize")
     how = saved[0]["config"]["binarize"]
     data = run.dataset(options.runs[0], saved[0])
-    models = [run.finished(path, module, data)[0] for path in options.runs]
+    models = [run.finished(path, module, data)[0][0] for path in options.runs]
     data = binary.seen(data, how)
     weights = classifier.load(options.classifier, data) if options.classifier else classifier.kept(data)
 
@@ -80,7 +80,7 @@ def measure(_: loop.Stop) -> str:
 
 
 def made(
-    model: Model, seen: np.ndarray, test: np.ndarray, options: argparse.Namespace
+    model: Trained, seen: np.ndarray, test: np.ndarray, options: argparse.Namespace
 ) -> Iterator[tuple[str, np.ndarray]]:
     """What a model makes: images from its prior, where it has one, or a fitted one, and what becomes of test images."""
     if model.experiment.prior is not None:

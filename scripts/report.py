@@ -19,7 +19,7 @@ def main() -> None:
         model, data, result, title = run.finished(path, module)
     except InputError as error:
         parser.exit(2, f"error: {error}\n")
-    report.write(path, title, model, data, result)
+    report.write(path, title, model[0], data, result)
     print(f"report: {path / 'report.html'}")
 
 

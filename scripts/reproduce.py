@@ -18,6 +18,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,9 @@ TABLES = {
         """
 ## Likelihoods
 
-Of the test split, by importance sampling (`--log-likelihood-samples K`; `jaxae/likelihood.py`), in nats per image: the
-estimate and its deviation over other draws, the effective sample size of the K draws, units of the code that are
-active, rate and distortion (together minus the evidence lower bound), and bits per dimension.
+Estimates on the test split by importance sampling (`--log-likelihood-samples K`; `jaxae/likelihood.py`), in nats per
+image: the log-likelihood and its Monte Carlo error, the effective sample size of the K samples, active latent
+dimensions, rate and distortion (their sum is minus the evidence lower bound), and bits per dimension.
 """,
     ),
     "codebook": (
@@ -206,7 +207,7 @@ def call(arguments: list[str]) -> int:
         return child.wait()
 
 
-def main() -> None:
+def main(call: Callable[[list[str]], int] = call) -> None:
     """Run, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"experiments (default: all): {', '.join(NAMES)}")

@@ -28,7 +28,7 @@ COUNTS = (10_000, 100_000, 1_000_000, 10_000_000)
 PIECE = 10_000
 BASE = vae.Config(batch_size=128, hidden=(500,), latent=20)
 WAYS = {"on the device": 1e6, "streamed": 1e-9}  # GiB of limit
-EPOCHS = 2**31  # more than there is time for
+EPOCHS = 2**31  # never reached
 
 
 def main() -> None:
@@ -68,7 +68,7 @@ def scaling(stop: loop.Stop) -> str:
 
 
 def noise(folder: Path, count: int) -> Dataset:
-    """So many random images in a file, the first of which is the test split."""
+    """`count` random images in a file; the first one is the test split."""
     path = folder / "x.npy"
     path.unlink(missing_ok=True)
     rng = np.random.default_rng(0)
@@ -88,7 +88,7 @@ def rates(
     found: dict[str, list[float]] = {how: [] for how in running}
     for turn in range(turns + 1):
         for how, snapshots in running.items():
-            # Before the first turn, a shorter one: until then a dispatch has few steps.
+            # The first turn is a short warm-up, in which dispatches still have few steps.
             rate = steps_a_second(snapshots, seconds if turn else seconds / 5, stop)
             if turn:
                 found[how].append(rate * configs[how].batch_size)
@@ -109,7 +109,7 @@ def training(data: Dataset, config: vae.Config) -> Iterator[Snapshot]:
 
 
 def steps_a_second(snapshots: Iterator[Snapshot], seconds: float, stop: loop.Stop) -> float:
-    """The rate of the next steps, which take this long."""
+    """Steps per second, measured over this many seconds."""
     step, done, spent = next(snapshots).step, 0, 0.0
     while spent < seconds:
         stop(None)

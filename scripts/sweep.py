@@ -30,7 +30,7 @@ from jaxae import directory, log, loop, report, results, run
 from jaxae.config import Config
 from jaxae.core.batch import Layout, Share
 from jaxae.devices import plan as plans
-from jaxae.errors import Diverged, InputError
+from jaxae.errors import Diverged, InputError, input_errors
 from jaxae.figures.base import COLOURS, canvas
 from jaxae.figures.metrics import order
 from jaxae.training import epoch
@@ -64,8 +64,9 @@ def sweep(stop: loop.Stop, argv: Sequence[str] | None = None) -> str:
     points = grid(options.grid)
     workdir = options.workdir or Path(f"runs/sweep-{name.split('.')[-1]}")
     chosen = [configure(module, flags, point, workdir) for point in points]
-    check(chosen)
-    train(module, name, share(chosen, options.shard or slurm(os.environ)), points[0], stop)
+    with configs.flags_of(module.Config):
+        check(chosen)
+        train(module, name, share(chosen, options.shard or slurm(os.environ)), points[0], stop)
     rows = list(zip(points, chosen, strict=True))
     workdir.mkdir(parents=True, exist_ok=True)
     with (workdir / ".lock").open("a") as file:  # other shares write it too
@@ -86,7 +87,7 @@ def check(points: list[Config]) -> None:
         file = Path(config.workdir) / "config.json"
         there = directory.read(file)["config"] if file.exists() and not config.overwrite else configs.to_json(config)
         if differ := configs.differences(there, configs.to_json(config)):
-            raise InputError(f"{config.workdir}: holds another run: {differ}; give another --workdir")
+            raise InputError(f"{config.workdir}: holds another run: {differ}; give another workdir")
 
 
 def slurm(environment: Mapping[str, str]) -> str:
@@ -183,7 +184,7 @@ def arrays(module: ModuleType, config: Config, fields: list[str]) -> tuple[str, 
 
     def fits(*fields: str) -> bool:
         try:
-            with configs.flags_of(config):
+            with input_errors():
                 jax.eval_shape(state, {field: np.float32(1) for field in fields})
         except TypeError:  # JAX's own among them
             return False

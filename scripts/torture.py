@@ -16,7 +16,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from jaxae import log
 from jaxae.checkpoint import recorded
@@ -36,7 +38,46 @@ def main() -> None:
         sys.exit(torture(options.command, options.kills, random.Random(options.seed), Path(folder), number))
 
 
-def torture(command: list[str], kills: int, chance: random.Random, folder: Path, number: int = signal.SIGKILL) -> bool:
+def start(command: list[str], workdir: Path) -> "subprocess.Popen[bytes]":
+    """The experiment, as a process of its own."""
+    arguments = [sys.executable, "-m", *command, f"--workdir={workdir}"]
+    root = Path(__file__).parents[1]
+    return subprocess.Popen(arguments, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def saved(workdir: Path) -> int:
+    """The step of the newest checkpoint."""
+    return int(recorded(workdir / "checkpoints").get("step", 0)) if (workdir / "checkpoints").exists() else 0
+
+
+def written(workdir: Path) -> int:
+    """The last step in the metrics."""
+    file = workdir / "metrics.jsonl"
+    lines = log.read(file) if file.exists() else []
+    return int(lines[-1]["step"]) if lines else 0
+
+
+def phase(workdir: Path) -> str:
+    """What a run is doing, by what is there."""
+    if not (workdir / "tensorboard").exists():
+        return "starting and compiling"
+    return "drawing" if (workdir / "result.json").exists() else "training"
+
+
+def outcome(workdir: Path) -> tuple[dict[str, str], bytes]:
+    """SHA-256 of every array of the newest checkpoint, and the metrics."""
+    return recorded(workdir / "checkpoints"), (workdir / "metrics.jsonl").read_bytes()
+
+
+def torture(
+    command: list[str],
+    kills: int,
+    chance: random.Random,
+    folder: Path,
+    number: int = signal.SIGKILL,
+    start: Callable[[list[str], Path], Any] = start,
+    outcome: Callable[[Path], Any] = outcome,
+) -> bool:
     """Whether anything differed. Says what each run of kills came to."""
     if number != signal.SIGKILL:
         command = [*command, "--checkpoint-every", "1000"]
@@ -76,37 +117,6 @@ def torture(command: list[str], kills: int, chance: random.Random, folder: Path,
     print(f"{phases.total()} kills in {rounds} runs ({where}), each ended within {longest:.1f} s")
     print(f"{different} of {rounds} runs different from the one that nobody stopped")
     return different > 0 or (number != signal.SIGKILL and longest > 3)
-
-
-def start(command: list[str], workdir: Path) -> "subprocess.Popen[bytes]":
-    """The experiment, as a process of its own."""
-    arguments = [sys.executable, "-m", *command, f"--workdir={workdir}"]
-    root = Path(__file__).parents[1]
-    return subprocess.Popen(arguments, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def saved(workdir: Path) -> int:
-    """The step of the newest checkpoint."""
-    return int(recorded(workdir / "checkpoints").get("step", 0)) if (workdir / "checkpoints").exists() else 0
-
-
-def written(workdir: Path) -> int:
-    """The last step in the metrics."""
-    file = workdir / "metrics.jsonl"
-    lines = log.read(file) if file.exists() else []
-    return int(lines[-1]["step"]) if lines else 0
-
-
-def phase(workdir: Path) -> str:
-    """What a run is doing, by what is there."""
-    if not (workdir / "tensorboard").exists():
-        return "starting and compiling"
-    return "drawing" if (workdir / "result.json").exists() else "training"
-
-
-def outcome(workdir: Path) -> tuple[dict[str, str], bytes]:
-    """SHA-256 of every array of the newest checkpoint, and the metrics."""
-    return recorded(workdir / "checkpoints"), (workdir / "metrics.jsonl").read_bytes()
 
 
 if __name__ == "__main__":

@@ -17,8 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import config
 
 from jaxae.core.batch import Batch, Layout
+from jaxae.core.types import State
+from jaxae.training.trained import Trained
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_enable_x64", False)
@@ -69,6 +72,11 @@ def batch(x, weight=None, mask=None, training=True, layout=Layout()):  # noqa: B
     )
 
 
+def trained(experiment, params, extra, shape):
+    """A model of these parameters."""
+    return Trained(experiment, State(jnp.int32(0), params, (), extra), shape)
+
+
 def new_key():
     """A key that nothing has used yet; always the same one."""
     return jax.random.key(0)
@@ -86,3 +94,11 @@ def flax_scans():
     """Flax makes the parameters of a recurrent cell within the scan over time, from one key at every step."""
     with jax.debug_key_reuse(False):
         yield
+
+
+@pytest.fixture
+def untyped():
+    """Without the suite's type checks, which refuse such arguments before our code does."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)

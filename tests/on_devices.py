@@ -2,7 +2,7 @@
 
 Arguments: its module; `all` ways on 1, 2, 4 and 8 devices, `some` of them, or a `fast` one; fields as JSON. One seed,
 and four unless it is to be fast. With `bits` those that are to be the same to the bit, with the experiment's optimizer.
-Instead of a module, `terms`: one gradient of each term that looks at the whole batch, on 2 and 8 devices.
+`terms` in place of a module: one gradient of each term of the whole batch, on 2 and 8 devices.
 Run in its own process, since the number of virtual devices is fixed when JAX starts.
 `python tests/on_devices.py tests/devices.json` writes down the table of all experiments, or of those that follow.
 """
@@ -24,7 +24,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from jaxae import data
+from jaxae import data, run
 from jaxae.core.batch import Batch
 from jaxae.core.divergences import DiagonalNormal
 from jaxae.core.reduction import gradient
@@ -68,7 +68,7 @@ def fit(name, way, seeds, fields):
     part = data.Dataset(*cut, dataset.classes)
     devices = jax.devices()[: way.devices]
     *_, end = iterate(
-        module.build(config, part.info),
+        run.built(config, module.build, part.info),
         part,
         epochs=config.epochs,
         batch_size=config.batch_size,
@@ -116,13 +116,13 @@ def table(name, chosen, fields):
 
 
 def mean_discrepancy(variables, batch, key):
-    """The kernel distance of codes and samples of N(0, I), each example with a weight of its own besides."""
+    """The MMD of codes and samples of N(0, I), plus a term that differs between examples."""
     z = batch.x @ variables["params"]["a"]
     return {"loss": 0.7 * mmd.from_prior(batch, z, key) + 0.3 * jnp.sum(z**2, axis=1)}, {}
 
 
 def total_correlation(variables, batch, key):
-    """All three parts of the KL term, of which two look at the whole batch, with different weights."""
+    """All three parts of the KL term, with different weights."""
     q = DiagonalNormal(batch.x @ variables["params"]["a"], batch.x @ variables["params"]["b"])
     z = q.mean + jnp.exp(q.log_scale) * batch.noise(key, q.mean.shape[1:])
     everyone = DiagonalNormal(*(batch.gather(part) for part in q))
@@ -167,7 +167,7 @@ def gradients(loss, mode, devices):
 
 
 def terms():
-    """The differences from one device without a mapped axis, of each term: gradients, metrics, updates."""
+    """Differences of each term's gradients, metrics and updates from one device without a mapped axis."""
     rows = {}
     for name, loss in TERMS.items():
         here = gradients(loss, "auto", 1)

@@ -22,7 +22,7 @@ from jaxae.checkpoint import recorded
 
 NAMES = [f"experiments.{module.name}" for module in pkgutil.iter_modules(experiments.__path__)]
 FIELDS = {"experiments.stacked": {"epochs": 4, "greedy": 1}}  # every one of its phases
-# Their losses, or what they keep, look at a batch as a whole: it is not split into microbatches.
+# Their losses or codebooks need the whole batch, not microbatches.
 WHOLE = {f"experiments.{name}" for name in ("factor_vae", "infovae", "tcvae", "vqvae", "wae")}
 
 

@@ -62,7 +62,7 @@ def initial(model):
 
 @pytest.mark.parametrize("name", systems())
 def test_two_devices_see_the_batch_that_one_sees(name):
-    """Values and gradients: shares of a mapped axis are the whole."""
+    """Values and gradients on a mapped axis equal those of the whole batch."""
     model, loss = systems()[name]
     params, whole = initial(model), batch(images())
     shares = jax.tree.map(lambda a: a.reshape(2, 4, *a.shape[1:]), whole.replace(step=None))
@@ -92,7 +92,7 @@ def test_a_microbatch_is_refused(name):
 
 @pytest.mark.parametrize("name", ["tcvae", "factorvae discriminator", "wasserstein", "information"])
 def test_evaluation_is_refused(name):
-    """Where padding would count."""
+    """Evaluation batches hold padding."""
     model, loss = systems()[name]
     variables = {"params": initial(model)}
     with pytest.raises(ValueError, match="gather is for training"):
@@ -223,7 +223,7 @@ def ratio(z, r):
 
 
 class Given(nn.Module):
-    """Codes that are given, with a small or a large deviation."""
+    """Posterior mean x, with a fixed log scale."""
 
     log_scale: float = -20.0
 
@@ -288,7 +288,7 @@ def adversarial():
 
 
 class Direct(nn.Module):
-    """Codes are what goes in, moved."""
+    """The code is the input plus a learned offset."""
 
     @nn.compact
     def __call__(self, x, keys=None, axis=None):
@@ -310,7 +310,7 @@ def test_the_discriminator_of_an_adversarial_autoencoder_tells_the_prior_from_co
 
 
 def test_the_generator_wants_codes_to_be_taken_for_the_prior(adversarial):
-    """-log D(code), by NumPy; and its descent moves codes the way that the discriminator's logit rises."""
+    """-log D(code), by NumPy; descent moves codes along the gradient of the discriminator's logit."""
     model, params, z = adversarial
     terms, _ = aae.generator_loss(model)({"params": params}, batch(z), new_key())
     np.testing.assert_allclose(terms["loss"], np.logaddexp(0, -logits(z)), rtol=1e-5)
@@ -394,7 +394,7 @@ def test_discrepancy_against_numpy():
 
 
 def test_a_discrepancy_of_a_single_code_is_refused():
-    with pytest.raises(ValueError, match="batch_size=1: a discrepancy of codes needs at least 2"):
+    with pytest.raises(ValueError, match="batch_size=1 must be at least 2 for the MMD of codes"):
         mmd.discrepancy(jnp.zeros((1, 3)), jnp.zeros((5, 3)))
 
 

@@ -55,14 +55,14 @@ def test_mean_and_gather_of_a_microbatch_are_refused():
     part = batch(jnp.zeros((4, 1)), layout=MICROBATCH)
     assert part.axis is None
     for name in ("mean", "gather"):
-        line = f"Batch.{name} needs the whole batch, and a microbatch is a part of it: leave out accumulate"
+        line = f"Batch.{name} needs the whole batch, not a microbatch: take accumulate=1"
         with pytest.raises(ValueError, match=line):
             getattr(part, name)(part.x)
 
 
 @pytest.mark.parametrize("layout", [Layout(), MAPPED])
 def test_gather_is_refused_in_evaluation(layout):
-    with pytest.raises(ValueError, match="the batches of an evaluation hold padding"):
+    with pytest.raises(ValueError, match="evaluation batches hold padding"):
         batch(jnp.zeros((4, 1)), training=False, layout=layout).gather(jnp.zeros(4))
 
 
@@ -111,7 +111,7 @@ def test_repeat_gives_every_example_the_number_and_its_mean_is_the_number():
 
 
 def test_static_fields_are_part_of_the_structure():
-    """So that a loss may branch on them, and is traced anew where they differ."""
+    """A loss may branch on them, and is retraced when they differ."""
     traced = []
 
     @jax.jit

@@ -81,7 +81,7 @@ def test_epochs_are_as_many_steps():
 
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_a_contender_trains_as_a_run_does_exactly_as_many_steps_as_asked(tmp_path, seeds):
-    """In any turns: the mean loss over the first epoch is that of the command line's run, to the bit."""
+    """However the steps are divided, the mean loss of an epoch is that of the run, bit for bit."""
     digits = data.load("digits")
     config = vae.Config(epochs=1, batch_size=128, hidden=(16,), seeds=seeds)
     experiment = vae.build(config, digits.info)

@@ -84,7 +84,7 @@ def lines(workdir):
 
 
 def test_a_run_on_binary_images(tmp_path):
-    """Other metrics than on grey ones; dynamic is not static; the run records it, and resumes exactly."""
+    """Grey, static and dynamic images give different metrics; the run records the mode and resumes exactly."""
     runs = {how: train(tmp_path / how, how) for how in ("none", "static", "dynamic")}
     assert len({tuple(lines(path)) for path in runs.values()}) == 3
     count = iter(range(1000))

@@ -63,7 +63,7 @@ def test_newest_comes_first_and_two_are_kept(tmp_path):
 
 @pytest.mark.parametrize("at_once", [True, False])
 def test_a_step_is_saved_again_where_other_arrays_belong_to_it(tmp_path, at_once):
-    """As the totals before and after the evaluation that ends an epoch: those that were saved last are restored."""
+    """Totals change in the evaluation that ends an epoch; the last saved ones are restored."""
     later = {**ITEMS, "totals": {"sum": jnp.array([0.0, 1 / 3])}}
     save(tmp_path, [1])
     with Checkpoints(tmp_path) as checkpoints:
@@ -178,6 +178,9 @@ def test_other_code_is_not_damage(tmp_path, read_only):
             InputError, match=r"checkpoint 3 was written by other code: state/params/a is float32\[50, 40\]"
         ):
             restore(tmp_path, other, read_only=read_only)
+    fewer = jax.eval_shape(lambda: {**ITEMS, "state": STATE._replace(opt_state=STATE.opt_state[:2])})
+    with pytest.raises(InputError, match=r"state/opt_state/2/count is uint32\[\] there, missing here"):
+        restore(tmp_path, fewer, read_only=read_only)
     assert equal(restore(tmp_path)[0], ITEMS)
 
 

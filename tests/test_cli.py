@@ -43,7 +43,7 @@ def finished(tmp_path_factory):
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith("epoch 1/6  train loss ")
-    assert lines[6].startswith("trained: ")
+    assert lines[6].startswith("training done: ")
     assert lines[7].startswith("done: test bce ")
     assert lines[-2] == "pictures: runs/vae-digits/figures"
     assert done.stderr == ""
@@ -94,14 +94,15 @@ def test_bad_data_exits_with_2_and_one_line(tmp_path, capfd, monkeypatch):
         (["--lr", "-1"], "--lr -1.0 must be at least 0"),  # config
         (
             ["--batch-size", "10", "--accumulate", "3"],
-            "--batch-size 10 does not divide into 3 microbatches: use 9 or 12",
+            "--batch-size 10 is not divisible by 3 microbatches; use 9 or 12",
         ),
         (["--reduction", "reproducible", "--parallel", "jit"], "leave out --parallel jit"),  # plan
-        (["--num-processes", "2"], "--num-processes 2, --process-id 0: say where the first one is: --coordinator"),
-        (["--kl-cycles", "2"], "--kl-cycles 2: give the epochs that they divide as --kl-warmup EPOCHS"),  # build
+        (["--num-processes", "2"], "--num-processes 2, --process-id 0 need --coordinator HOST:PORT of process 0"),
+        (["--kl-cycles", "2"], "--kl-cycles 2 needs a KL warm-up; set --kl-warmup EPOCHS"),  # build
         (["--log-likelihood-samples", "9"], "train with --binarize static"),
-        (["--likelihood", "normal", "--likelihood-scale", "0"], "scale=0.0 must be positive"),
-        (["--accumulate", "2", "--free-bits", "0.5"], "leave out accumulate"),  # the first batch
+        (["--likelihood", "normal", "--likelihood-scale", "0"], "--likelihood-scale 0.0 must be positive"),
+        (["--likelihood-scale", "0.2"], "--likelihood-scale 0.2 is for --likelihood normal: leave it out"),
+        (["--accumulate", "2", "--free-bits", "0.5"], "take --accumulate 1 and --reduction fast"),  # the first batch
         (["--data", ""], "--data '' is empty"),  # data
         (["--data", "sprites/7"], "--data sprites/7"),
     ],

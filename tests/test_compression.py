@@ -1,6 +1,8 @@
 """scripts/compress.py: closed forms, and a whole small run."""
 
 import importlib.util
+import json
+import shutil
 import sys
 from math import exp, log
 from pathlib import Path
@@ -195,8 +197,14 @@ def test_sequences_are_refused(script, tmp_path):
         script.compare(["--data", str(tmp_path / "x.npz"), "--workdir", str(tmp_path / "run")])
 
 
-def test_another_number_of_epochs_is_refused(script, finished):
-    arguments, _, text = finished
-    with pytest.raises(InputError, match="--epochs 1 there, 2 here"):
-        script.compare([*arguments, "--epochs", "2"])
-    assert (finished[1] / "compression.md").read_text() == text
+def test_more_epochs_extend_the_runs(script, finished, tmp_path):
+    """The autoencoders train on, and the table is theirs; fewer epochs than there are is another run."""
+    arguments, workdir, text = finished
+    shutil.copytree(workdir, tmp_path / "copy")
+    arguments = [*arguments[:-1], str(tmp_path / "copy")]
+    longer = script.compare([*arguments, "--epochs", "2"])
+    assert longer != text
+    assert json.loads((tmp_path / "copy/dense-2/config.json").read_text())["config"]["epochs"] == 2
+    with pytest.raises(InputError, match="--epochs 2 there, 1 here"):
+        script.compare(arguments)
+    assert (tmp_path / "copy/compression.md").read_text() == longer

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from jaxae import config as configs
-from jaxae.errors import InputError
+from jaxae.errors import InputError, input_errors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,24 +51,30 @@ def test_bad_command_lines_get_one_line(line, says, capsys):
 @pytest.mark.parametrize(
     ("argument", "flag"),
     [
-        ("batch_size=10 does not divide over 4 devices", "--batch-size 10 does not divide over 4 devices"),
+        ("batch_size=10 is not divisible by 4 devices", "--batch-size 10 is not divisible by 4 devices"),
         ("seed=1, seeds=-2: choose", "--seed 1, --seeds -2: choose"),
         ("hidden=(8, 4) are two", "--hidden (8, 4) are two"),
-        ("leave out accumulate and reduction=fast", "leave out accumulate and --reduction fast"),
+        ("leave out accumulate=2 and overwrite=True", "leave out --accumulate 2 and --overwrite"),
+        ("workdir=a/lr=1: is not empty", "--workdir a/lr=1: is not empty"),  # no field, but a name in a path
         ("my_lr=1, tail=2, lr is small, lr= 3", "my_lr=1, tail=2, lr is small, lr= 3"),  # no fields, or no values
     ],
 )
 def test_arguments_in_a_value_error_become_flags(argument, flag):
     for given in (Config, Config(lr=1.0)):
         with pytest.raises(InputError) as caught, configs.flags_of(given):
-            raise ValueError(argument)
+            raise InputError(argument)
         assert str(caught.value) == flag
 
 
 def test_only_a_value_error_becomes_an_input_error():
+    with pytest.raises(InputError, match="^lr=1$"), input_errors():
+        raise ValueError("lr=1")
     for error in (TypeError("lr=1"), ArithmeticError("lr=1")):
-        with pytest.raises(type(error), match="lr=1"), configs.flags_of(Config):
+        with pytest.raises(type(error), match="lr=1"), configs.flags_of(Config), input_errors():
             raise error
+    with pytest.raises(ValueError, match="lr=1") as caught, configs.flags_of(Config):  # a bug
+        raise ValueError("lr=1")
+    assert type(caught.value) is ValueError
 
 
 @pytest.mark.parametrize("fields", [{"lr": -1.0}, {"epochs": 0}, {"hidden": (5, 0)}, {"seed": 2**31 - 1, "seeds": 2}])
@@ -95,7 +101,7 @@ def test_json_round_trip_and_differences():
     assert configs.from_json(Config, fields) == config
     assert configs.differences(fields, configs.to_json(dataclasses.replace(config, workdir="there"))) == ""
     other = configs.to_json(dataclasses.replace(config, epochs=8, hidden=(3,)))
-    assert configs.differences(fields, other) == "--epochs 7 there, 8 here; --hidden [3, 4] there, [3] here"
+    assert configs.differences(fields, other) == "epochs=7 there, 8 here; hidden=[3, 4] there, [3] here"
 
 
 @pytest.mark.parametrize(

@@ -409,7 +409,7 @@ def test_wrong_checksum_and_wrong_manual_dir_raise(tmp_path):
     with pytest.raises(InputError, match="wrong checksum"):
         data.load("mnist", str(tmp_path / "tfds"), str(tmp_path / "manual"))
     (tmp_path / "manual" / "t10k-labels-idx1-ubyte.gz").unlink()
-    with pytest.raises(InputError, match=r"lacks t10k-labels-idx1-ubyte\.gz, to be had at https"):
+    with pytest.raises(InputError, match=r"lacks t10k-labels-idx1-ubyte\.gz; download from https"):
         data.load("mnist", str(tmp_path / "tfds"), str(tmp_path / "manual"))
     with pytest.raises(InputError, match="manual_dir=.*nowhere: there is no such folder"):
         data.load("mnist", str(tmp_path / "tfds"), str(tmp_path / "nowhere"))
@@ -422,9 +422,9 @@ def test_missing_network_raises_at_once(tmp_path, monkeypatch):
 
     monkeypatch.setattr(socket, "getaddrinfo", fail)
     monkeypatch.setattr(urllib.request, "getproxies", dict)
-    with pytest.raises(InputError, match=r"train-images-idx3-ubyte\.gz, .* and give the folder as manual_dir"):
+    with pytest.raises(InputError, match=r"train-images-idx3-ubyte\.gz, .* and set manual_dir=FOLDER"):
         data.load("kmnist", str(tmp_path / "tfds"))
-    with pytest.raises(InputError, match=r"fetch gzip\.zip elsewhere"):
+    with pytest.raises(InputError, match=r"download gzip\.zip elsewhere"):
         data.load("emnist/letters", str(tmp_path / "tfds"))
 
 

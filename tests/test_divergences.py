@@ -58,7 +58,7 @@ def test_kl_against_monte_carlo():
 
 
 def test_discrimination_is_the_cross_entropy_of_real_as_one_and_fake_as_zero():
-    """Not symmetric: a discriminator that is right about everything has none, one that is wrong has all."""
+    """Not symmetric: 0 for perfect classification, unbounded for wrong classification."""
     real, fake = rng.normal(size=(2, 6)).astype(np.float32) + np.array([[2.0], [-1.0]], np.float32)
     expected = -np.log(special.expit(np.float64(real))) - np.log(1 - special.expit(np.float64(fake)))
     np.testing.assert_allclose(divergences.discrimination(*map(jnp.asarray, (real, fake))), expected, rtol=1e-5)

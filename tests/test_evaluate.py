@@ -7,10 +7,10 @@ import pytest
 from scipy import integrate, optimize, stats
 from skimage.metrics import structural_similarity
 
+from conftest import trained
 from experiments import vae
 from jaxae import data, evaluate
 from jaxae.data import idx
-from jaxae.training.trained import Model
 
 rng = np.random.default_rng(0)
 NORMAL = rng.normal(size=(3000, 2)) @ np.array([[2.0, 1.0], [0.0, 0.5]]) + np.array([3.0, -1.0])
@@ -261,7 +261,7 @@ def test_codes_on_a_line_have_no_normal_density():
 def test_plane_of_a_model():
     experiment = vae.build(vae.Config(hidden=(16,)), data.Info((12, 12, 1), 60))
     x = jnp.asarray(images(60, 12, 12, 1))
-    model = Model(experiment, experiment.model.init(jax.random.key(0), x)["params"], {}, (12, 12, 1))
+    model = trained(experiment, experiment.model.init(jax.random.key(0), x)["params"], {}, (12, 12, 1))
     z, y = model.encode(x), np.arange(60) % 3
     assert evaluate.plane(model.decode, z, y) == {
         "unequal_areas": evaluate.unequal_areas(z, y),

@@ -162,13 +162,14 @@ WITH_LIKELIHOOD = [
 @pytest.mark.parametrize(("name", "kind"), WITH_LIKELIHOOD)
 def test_every_likelihood_trains_from_the_command_line(name, kind, few, tmp_path, capsys):
     experiment, workdir = module(name), tmp_path / "run"
-    flags = [*SMALL_FLAGS, *VARIATIONAL[name], "--likelihood", kind, "--likelihood-scale", "0.3"]
+    flags = [*SMALL_FLAGS, *VARIATIONAL[name], "--likelihood", kind]
+    flags += ["--likelihood-scale", "0.3"] if kind == "normal" else []
     samples = [] if kind == "bernoulli" else ["--log-likelihood-samples", "20"]
     with pytest.raises(SystemExit) as ended:
         run.main(experiment.Config, experiment.build, [*flags, *samples, "--data", str(few), "--workdir", str(workdir)])
     assert ended.value.code == 0, capsys.readouterr().err
     saved = json.loads((workdir / "config.json").read_text())["config"]
-    assert (saved["likelihood"], saved["likelihood_scale"]) == (kind, 0.3)
+    assert (saved["likelihood"], saved["likelihood_scale"]) == (kind, 0.3 if kind == "normal" else 1.0)
     lines = log.read(workdir / "metrics.jsonl")
     assert all(np.isfinite(line[metric]) for line in lines for metric in log.names(line))
     model = jaxae.load(workdir)
@@ -201,25 +202,25 @@ def test_bad_configurations_are_refused_before_anything_is_written(few, tmp_path
     sequences = {"data": str(tmp_path / "s.npz")}
     for says, name, fields in (
         (
-            r"--strides \[2, 2, 2\]: 3 values for 2 filters: give 2, or one for all",
+            r"strides=\[2, 2, 2\]: 3 values for 2 filters: give 2, or one for all",
             "mirrored",
             {"filters": (2, 4), "strides": (2, 2, 2)},
         ),
-        ("--dropout 1.5 must be below 1", "mirrored", {"dropout": 1.5}),
-        ("--log-likelihood-samples 10: grey pixels have no density", "beta_vae", {"log_likelihood_samples": 10}),
-        ("--log-likelihood-samples 1: one sample is the bound", "binary", {"log_likelihood_samples": 1}),
-        ("--kl-cycles 3: give the epochs that they divide as --kl-warmup", "iwae", {"kl_cycles": 3}),
-        ("--capacity 1.0, --free-bits 0.5: choose one", "vae", {"capacity": 1.0, "free_bits": 0.5}),
-        ("--revive 1.0 must be below 1", "vqvae", {"revive": 1.0}),
-        (r"--levels \[2, 8\]: each must be at least 3", "fsq", {"levels": (2, 8)}),
+        ("dropout=1.5 must be below 1", "mirrored", {"dropout": 1.5}),
+        ("log_likelihood_samples=10: grey pixels have no density", "beta_vae", {"log_likelihood_samples": 10}),
+        ("log_likelihood_samples=1: one sample is the bound", "binary", {"log_likelihood_samples": 1}),
+        ("kl_cycles=3 needs a KL warm-up; set kl_warmup=", "iwae", {"kl_cycles": 3}),
+        ("capacity=1.0, free_bits=0.5: choose one", "vae", {"capacity": 1.0, "free_bits": 0.5}),
+        ("revive=1.0 must be below 1", "vqvae", {"revive": 1.0}),
+        (r"levels=\[2, 8\]: each must be at least 3", "fsq", {"levels": (2, 8)}),
         ("their product below", "fsq", {"levels": (2000, 2000, 2000)}),
-        ("--batch-size 1: a discrepancy", "wae", {"batch_size": 1}),
-        ("gather needs the whole batch, .*: leave out accumulate and --reduction", "tcvae", {"accumulate": 2}),
+        ("batch_size=1 must be at least 2 for the MMD of codes", "wae", {"batch_size": 1}),
+        ("gather needs the whole batch, .*: take accumulate=1 and reduction=fast", "tcvae", {"accumulate": 2}),
         ("gather needs the whole batch", "factor_vae", {"reduction": "reproducible"}),
         ("mean needs the whole batch", "vae", {"accumulate": 2, "free_bits": 0.5}),
         ("mean needs the whole batch", "vqvae", {"accumulate": 2}),
-        ("batch norm, are not known to a microbatch", "mirrored", {"accumulate": 2, "batch_norm": True}),
-        ("--greedy 20 epochs for each layer leave none of --epochs 60", "stacked", {"epochs": 60}),
+        ("a microbatch cannot update .* batch norm", "mirrored", {"accumulate": 2, "batch_norm": True}),
+        ("greedy=20 epochs for each layer leave none of epochs=60", "stacked", {"epochs": 60}),
         ("holds sequences, and this experiment takes none", "simple", sequences),
         ("holds sequences, and this experiment takes none", "convolutional", sequences),
         ("images of 3x3 come out as 0x0", "convolutional", {"data": str(tmp_path / "tiny.npy"), "kernels": (9,)}),

@@ -8,10 +8,10 @@ import pytest
 from matplotlib.colors import to_rgb
 from scipy import stats
 
+from conftest import trained
 from jaxae import data, figures, log
 from jaxae.core.experiment import Experiment
 from jaxae.core.step import Transition
-from jaxae.training.trained import Model
 
 rng = np.random.default_rng(0)
 
@@ -30,7 +30,7 @@ class Plain(nn.Module):
 
 def model(codes=2, prior=True):
     draw = (lambda variables, key, n: jax.random.normal(key, (n, codes))) if prior else None
-    return Model(Experiment(Plain(codes), Transition(dict, dict), dict, draw), {}, {}, (2, 2, 1))
+    return trained(Experiment(Plain(codes), Transition(dict, dict), dict, draw), {}, {}, (2, 2, 1))
 
 
 DATA = data.hold_out(rng.integers(0, 256, (200, 2, 2, 1), dtype=np.uint8), np.arange(200) % 3, ("a", "b$^$", "<c>"))
@@ -75,7 +75,7 @@ def test_sequences_are_drawn_up_to_their_ends():
 
     x, lengths = rng.random((20, 3, 2), np.float32), np.arange(20) % 3 + 1
     part = data.Split(x, np.full(20, -1), lengths)
-    halves = Model(Experiment(Half(), Transition(dict, dict), dict, sequences=True), {}, {}, (3, 2))
+    halves = trained(Experiment(Half(), Transition(dict, dict), dict, sequences=True), {}, {}, (3, 2))
     axes = figures.curves(halves, data.Dataset(part, part, ()), "title").axes
     assert len(axes) == 10
     for number, axis in zip(np.linspace(0, 19, 10).astype(int), axes, strict=True):
@@ -89,7 +89,7 @@ def test_codes_are_painted_as_columns():
         def encode(self, x):
             return jnp.stack([x[..., 0], 2 * x[..., 0], 3 * x[..., 0]], -1)
 
-    pictures = Model(Experiment(Three(), Transition(dict, dict), dict), {}, {}, (2, 2, 1))
+    pictures = trained(Experiment(Three(), Transition(dict, dict), dict), {}, {}, (2, 2, 1))
     figure = figures.codes(pictures, DATA, "title")
     top, bottom = DATA.test.x[0, ..., 0] / np.float32(255)
     expected = [np.outer(row, [1, 2, 3]).ravel() for row in (top, bottom)]  # 2 columns of 2 x 3 values
@@ -125,7 +125,7 @@ def test_codes_without_any_spread_have_no_plane(tmp_path):
     many = data.Dataset(*(data.Split(np.tile(s.x, (6, 1, 1, 1)), np.tile(s.y, 6)) for s in DATA[:2]), DATA.classes)
     assert len(many.test.x) > 100
     lines = [log.record(1, 10, split, {"loss": np.float32(1)}) for split in ("train", "test")]
-    dead = Model(Experiment(Dead(), Transition(dict, dict), dict), {}, {}, (2, 2, 1))
+    dead = trained(Experiment(Dead(), Transition(dict, dict), dict), {}, {}, (2, 2, 1))
     names = {path.stem for path in figures.draw(tmp_path, dead, many, lines, "title")}
     assert names == {"loss", "reconstructions", "extremes", "activity", "interpolation", "traversal"}
 
@@ -209,7 +209,7 @@ def test_traversal_moves_one_unit_the_most_varied_first():
         def encode(self, x):
             return x.reshape(len(x), -1)[:, :2] * jnp.array([[1.0, 3.0]])
 
-    uneven = Model(Experiment(Uneven(), Transition(dict, dict), dict), {}, {}, (2, 2, 1))
+    uneven = trained(Experiment(Uneven(), Transition(dict, dict), dict), {}, {}, (2, 2, 1))
     figure = figures.traversal(uneven, DATA, "title")
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["unit 2", "unit 1"]
     z = DATA.test.x.reshape(-1, 4)[:, :2] / 255 * [1, 3]

@@ -3,11 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from conftest import batch, equal, new_key
+from conftest import batch, equal, new_key, trained
 from experiments import fsq as experiment
 from jaxae import data, nets
 from jaxae.core.types import State
-from jaxae.training.trained import Model
 from jaxae.variants import autoencoder, fsq, vqvae
 
 LEVELS = (8, 5, 4, 3)
@@ -129,13 +128,13 @@ def test_learns_digits_and_uses_many_codes():
         return jax.lax.fori_loop(0, 200, body, state)
 
     state = train(state, jnp.asarray(x))
-    trained = Model(built, state.params, {}, digits.shape)
+    model = trained(built, state.params, {}, digits.shape)
     few = digits._replace(test=data.Split(digits.test.x[:200], digits.test.y[:200]))
     pixels = few.test.x.astype(np.float32) / 255
-    error = np.mean((np.asarray(trained.reconstruct(few.test.x)) - pixels) ** 2)
+    error = np.mean((np.asarray(model.reconstruct(few.test.x)) - pixels) ** 2)
     assert error < 0.4 * np.mean((x.mean((0, 1)) - pixels) ** 2)
-    found = vqvae.usage(trained, few)
-    codes = np.asarray(trained.encode(few.test.x)).reshape(-1, 3)
+    found = vqvae.usage(model, few)
+    codes = np.asarray(model.encode(few.test.x)).reshape(-1, 3)
     _, counts = np.unique(codes, axis=0, return_counts=True)
     shares = counts / len(codes)
     np.testing.assert_allclose(found["perplexity"], np.prod(shares**-shares), rtol=1e-5)

@@ -280,8 +280,22 @@ HOSTILE = {
         ),
         *({"data": {"shape": shape}} for shape in ([2**40, 2**40, 1], [10**30, 1, 1], [], [0], "28")),
     ],
-    "metrics.jsonl": ["[" * 200_000, "{}", "3", '{"epoch": 1, "step": 12, "split": "test", "loss": 1%s}' % ("0" * 400)],
-    "result.json": ["[" * 200_000, {"metrics": {"loss": 10**400}}, {"wall_seconds": 10**400}, {"reached": [0]}, []],
+    "metrics.jsonl": [
+        "[" * 200_000,
+        "{}",
+        "3",
+        *(
+            '{"epoch": 1, "step": 12, "split": "test", "loss": ' + loss + "}"
+            for loss in ("1" + "0" * 400, "[1.0]", '{"mean": 1.0, "std": 0.0}', '{"seeds": 1, "mean": 1.0, "std": 0.0}')
+        ),
+    ],
+    "result.json": [
+        "[" * 200_000,
+        *({"metrics": {"loss": loss}} for loss in (10**400, [1.0], {"seeds": [1.0, 2.0], "mean": 1.5})),
+        {"wall_seconds": 10**400},
+        {"reached": [0]},
+        [],
+    ],
 }
 
 

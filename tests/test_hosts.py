@@ -181,7 +181,7 @@ def test_other_processes_wait_until_the_data_is_prepared(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "code", "line"),
     [
-        (["--batch-size", "63"], 2, "error: --batch-size 63 does not divide over 4 devices"),
+        (["--batch-size", "63"], 2, "error: --batch-size 63 is not divisible by 4 devices"),
         (["--lr", "1e30"], 3, "diverged: "),
     ],
 )
@@ -203,7 +203,7 @@ def test_missing_process_exits_with_2_after_patience(tmp_path, alone):
     assert process.returncode == 2, said
     (line,) = [line for line in said.splitlines() if "[Gloo]" not in line]
     assert line.startswith("error: --coordinator 127.0.0.1:")
-    assert "not all processes came within 4 s" in line
+    assert "not all processes joined within 4 s" in line
     assert not (tmp_path / "run").exists()
 
 

@@ -23,12 +23,13 @@ LAYERS = {
     "likelihood": "core variants",
     "classifier": "core data devices errors nets training",
     # what a run directory holds
-    "config": "errors",
+    "config": "errors training",
     "checkpoint": "errors",
+    "diverged": "checkpoint errors",
     "compiled": "data",
     "log": "errors",
     "directory": "config data errors",
-    "loop": "checkpoint config core data devices errors log training",
+    "loop": "checkpoint config core data devices diverged errors log training",
     # what is made of a finished run
     "figures": "core data log mixture training",
     "wall": "data figures training",

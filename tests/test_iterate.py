@@ -174,7 +174,7 @@ def test_how_many_steps_a_dispatch_has_changes_no_bit(every_step):
 
 
 def test_two_consumers_get_the_same_bits():
-    """In turn, and one that computes, draws random numbers and keeps nothing in between."""
+    """Interleaved, with other computations and random numbers in between."""
     first, second = follow(every=2), follow(every=2)
     pairs = []
     for one, other in zip(first, second, strict=True):
@@ -249,6 +249,7 @@ def test_a_batch_as_large_as_the_training_split_is_one_step_an_epoch():
         (with_term("odd", (1,)), r"the term odd has shape \(1,\), not one number"),
         (with_term("odd", (4, 1)), r"the term odd has shape \(4, 1\), not one number"),
         (with_term("loss", ()), r"the term loss has shape \(\), not one number"),
+        (lambda *args: ({**square(*args)[0], "odd": 0.3}, {}), r"the term odd has shape \(\), not one number"),
         (without_loss, r"no term is named loss: there are \['mse'\]"),
     ],
 )
@@ -259,9 +260,21 @@ def test_terms_of_a_wrong_shape_or_without_a_loss_are_refused(where, loss, line)
         next(iterate.iterate(experiment, DATA, epochs=1, batch_size=SIZE))
 
 
+@pytest.mark.parametrize("where", ["training", "evaluation"])
+def test_a_loss_that_returns_terms_alone_is_refused(where, untyped):
+    losses = (terms_alone, square) if where == "training" else (square, terms_alone)
+    experiment = run.Experiment(Net(), descend(losses[0], optax.sgd(0.1)), losses[1])
+    with pytest.raises(TypeError, match=r"a loss returns \(terms, updates\)"):
+        next(iterate.iterate(experiment, DATA, epochs=1, batch_size=SIZE))
+
+
+def terms_alone(variables, batch, key):
+    return square(variables, batch, key)[0]
+
+
 def test_a_transition_that_reports_no_loss_is_refused():
     experiment = run.Experiment(Net(), descend(square, optax.sgd(0.1), name="error"), square)
-    with pytest.raises(ValueError, match=r"no metric of training is named loss: there are \['distance', 'error'\]"):
+    with pytest.raises(ValueError, match=r"training reports no metric named loss, only \['distance', 'error'\]"):
         next(iterate.iterate(experiment, DATA, epochs=1, batch_size=SIZE))
 
 
@@ -282,15 +295,26 @@ def test_a_loss_that_gathers_is_refused_in_evaluation():
         ({"batch_size": 0}, "batch_size=0 must be at least 1"),
         ({"seeds": 0}, "seeds=0 must be at least 1"),
         ({"every": (3, -1)}, "every=-1 must be at least 0"),
+        ({"epochs": 0}, "epochs=0 must be at least 1"),
+        ({"seed": -1}, "seed=-1 must be at least 0"),
+        ({"seeds": 2, "plan": plan("auto", SIZE, 1)}, "seeds=2: the plan is for 1"),
     ],
 )
-def test_numbers_that_no_run_can_have_are_refused(fields, line):
+def test_arguments_out_of_range_are_refused_at_the_call(fields, line):
     with pytest.raises(ValueError, match=line):
-        next(iterate.iterate(PLAIN, DATA, **{"epochs": 1, "batch_size": SIZE, **fields}))
+        iterate.iterate(PLAIN, DATA, **{"epochs": 1, "batch_size": SIZE, **fields})
+
+
+def test_sequences_of_different_lengths_need_an_experiment_that_takes_them():
+    lengths = np.ones(COUNT, np.int32)
+    data = DATA._replace(train=DATA.train._replace(lengths=lengths))
+    with pytest.raises(ValueError, match="sequences of different lengths"):
+        iterate.iterate(PLAIN, data, epochs=1, batch_size=SIZE)
+    iterate.iterate(dataclasses.replace(PLAIN, sequences=True), data, epochs=1, batch_size=SIZE)
 
 
 def test_metrics_may_have_any_name():
-    """As those that a suffix once stood for."""
+    """Also the names of totals, and names that end in _mean or _std."""
     names = ("loss_mean", "loss_std", "steps", "bad", "sum")
 
     def loss(variables, batch, key):

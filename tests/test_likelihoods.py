@@ -6,7 +6,6 @@ import numpy as np
 import optax
 import pytest
 from jax.test_util import check_grads
-from jaxtyping import config
 from scipy import special, stats
 
 from conftest import new_key
@@ -216,16 +215,8 @@ def test_named():
     assert likelihoods.named("normal") == Normal(1.0) != Normal(0.7)
 
 
-@pytest.fixture
-def untyped():
-    """Without the suite's type checks, which refuse such arguments before our code does."""
-    config.update("jaxtyping_disable", True)
-    yield
-    config.update("jaxtyping_disable", False)
-
-
 def test_an_unknown_name_is_refused(untyped):
-    with pytest.raises(ValueError, match="likelihood=cauchy is unknown: there are auto, bernoulli, normal, normal-l"):
+    with pytest.raises(ValueError, match="likelihood=cauchy is unknown; use one of auto, bernoulli, normal, normal-l"):
         likelihoods.named("cauchy")
 
 
@@ -303,10 +294,14 @@ def test_a_learned_scale_is_one_parameter_that_starts_at_one():
     assert Normal("predicted").parameters(SHAPE) == (3, 2, 4)
 
 
+def scale_of(name):
+    return {"likelihood_scale": 0.7} if name == "normal" else {}
+
+
 @pytest.mark.parametrize("name", ["auto", *NAMES])
 def test_an_experiment_trains_with_any_likelihood(name):
     """The model is built around it, and the reconstruction term is its log-likelihood."""
-    fields = experiment.Config(likelihood=name, likelihood_scale=0.7, hidden=(5,))
+    fields = experiment.Config(likelihood=name, hidden=(5,), **scale_of(name))
     built = experiment.build(fields, Info(SHAPE, 100))
     likelihood = likelihoods.named(name, 0.7)
     assert built.model.likelihood == likelihood
@@ -326,7 +321,7 @@ def test_an_experiment_trains_with_any_likelihood(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_decoder_starts_at_the_mean_training_image(name):
     image = np.random.default_rng(0).uniform(0.1, 0.9, SHAPE)
-    fields = iwae_experiment.Config(likelihood=name, likelihood_scale=0.7, hidden=(5,), latent=2)
+    fields = iwae_experiment.Config(likelihood=name, hidden=(5,), latent=2, **scale_of(name))
     model = iwae_experiment.build(fields, Info(SHAPE, 100, lambda: image)).model
     variables = model.init(new_key(), jnp.zeros((1, *SHAPE)))
     np.testing.assert_allclose(model.apply(variables, jnp.zeros((1, 2)), method="decode")[0], image, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""A number that is not finite, put at a known step into a known place of a small run."""
+"""Non-finite numbers, injected at a known step and place of a small run."""
 
 import itertools
 import random
@@ -43,7 +43,7 @@ class Net(nn.Module):
 
 @jax.custom_vjp
 def poisoned(a, poison):
-    """`a`, whose gradient is poisoned."""
+    """`a`, with `poison` added to its gradient."""
     return a
 
 
@@ -51,7 +51,7 @@ poisoned.defvjp(lambda a, poison: (a, poison), lambda poison, g: (g + poison, jn
 
 
 def fault(batch, place):
-    """What the classes of the batch say: 0, or a value that is not finite if it is to be put into this place."""
+    """0, or the non-finite value that the classes of the batch encode for this place."""
     chosen = jnp.max(batch.y)
     return jnp.where(chosen // len(VALUES) == place, jnp.array(VALUES)[chosen % len(VALUES)], 0.0)
 
@@ -64,7 +64,7 @@ def loss(variables, batch, key):
 
 
 def transition():
-    """Descent, whose results are spoilt."""
+    """Adam, with faults added to its results."""
     adam = descend(loss, optax.adam(0.01))
 
     def step(state, batch, key):
@@ -140,7 +140,7 @@ def test_faults_are_named_with_their_step_and_none_is_saved(train, count):
         step, bad_seed = min((order.index(example) // SIZE, seed + n) for n, order in enumerate(orders))
         dispatches, said, saved = train(y, seed, seeds, chance.randrange(1, 4))
         assert said == f"{PLACES[place]} is not finite at step {step} (seed {bad_seed})", i
-        # What is said was found by repeating the dispatch: in the run itself it was the last one.
+        # The step is in the last dispatch of the run, which was repeated to find it.
         began = max(first for first, _ in dispatches)
         assert began <= step < began + max(count for first, count in dispatches if first == began)
         if saved is not None:
@@ -194,13 +194,30 @@ def test_named_values_are_the_gradients_of_the_phase_that_is_on(step):
     params = {"a": a, "b": b}
     state = State(jnp.int32(step), params, BOTH.init(params), {})
     mean = np.mean(x, axis=0).reshape(4)
+    off = [a, b][int(step >= 2)][None] - x.reshape(-1, 4)
+    term = {"term loss": np.sum(off**2, axis=1) + np.sum(a * b)}
     of_a = {"gradient of a": 2 * (a - mean) + b, "gradient of b": a}
-    expected = of_a if step < 2 else {"gradient of b": 2 * (b - mean) + a}
+    expected = term | (of_a if step < 2 else {"gradient of b": 2 * (b - mean) + a})
     for f in (BOTH.step, jax.jit(BOTH.step)):
         found = nonfinite.named_values(f, state, batch(x), new_key())
         assert [name for name, _ in found] == list(expected)
         for name, value in found:
             np.testing.assert_allclose(value, expected[name], rtol=1e-5)
+
+
+def test_inputs_that_come_from_no_layer_are_named():
+    """exp overflows between two layers: the first name is the input of the second."""
+
+    def f(params, x):
+        z = nn.Dense(2, name="first").apply({"params": params["first"]}, x)
+        return nn.Dense(2, name="second").apply({"params": params["second"]}, jnp.exp(100 * z)).sum()
+
+    kernels = {name: {"kernel": jnp.ones((2, 2)), "bias": jnp.zeros(2)} for name in ("first", "second")}
+    x = jnp.ones((3, 2))
+    assert nonfinite.find_nonfinite(f, kernels, x)[:2] == ["the input of second", "the output of second"]
+    assert nonfinite.find_nonfinite(f, kernels, 0.1 * x) == []
+    kernels["first"]["kernel"] *= 3e38
+    assert nonfinite.find_nonfinite(f, kernels, x)[0] == "the output of first"
 
 
 def test_names_cost_nothing_in_a_compiled_step():
@@ -221,7 +238,7 @@ class Two(nn.Module):
 
 @pytest.mark.parametrize(("group", "seeds"), [("a", 1), ("b", 1), ("b", 2)])
 def test_a_gradient_is_named_in_the_phase_that_is_on(group, seeds):
-    """Two faults: the other one is of the group of the other phase, so that it is in no gradient."""
+    """A second fault is in the group of the other phase, and therefore in no gradient."""
     orders = [list(epoch.order(seed, 0, COUNT, SIZE)) for seed in range(5, 5 + seeds)]
     steps = {"a": (0, 1), "b": (2, 3, 4)}[group]
     taken = {i: [order.index(i) // SIZE for order in orders] for i in range(COUNT)}  # at which step, of each seed

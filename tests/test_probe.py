@@ -53,13 +53,12 @@ def said(monkeypatch, capsys, *arguments):
 
 def test_a_line_for_each_run(two, monkeypatch, capsys):
     """Of all seeds, with codes as they are after training."""
-    monkeypatch.setattr(probe, "ITERATIONS", 20)
     digits = data.load("digits")
     pixels = probe.error(digits, digits.train.x, digits.test.x)
     assert 0 < pixels < 10
     errors = []
     for seed in (0, 1):
-        model = jaxae.load(two, seed=seed)
+        model = jaxae.load(two)[seed]
         train, test = (np.asarray(model.encode(split.x)) for split in digits[:2])
         assert np.all(np.count_nonzero(test, axis=1) == 20)
         errors.append(probe.error(digits, train, test))

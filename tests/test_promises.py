@@ -107,12 +107,18 @@ def test_workdir_lock_is_released(tmp_path):
 COMMAND = ["experiments.dense", "--epochs", "12", "--batch-size", "20", "--hidden", "8", "--latent", "2"]
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(25, marks=pytest.mark.slow)])
-def test_resume_after_sigkill_is_bit_exact(kills, tmp_path, monkeypatch, capsys):
+UPDATE = ["--optimizer", "lion", "--schedule", "cosine", "--warmup-steps", "5", "--clip", "0.1", "--ema", "0.9"]
+
+
+@pytest.mark.parametrize(
+    ("kills", "more"),
+    [(3, []), pytest.param(25, [], marks=pytest.mark.slow), pytest.param(15, UPDATE, marks=pytest.mark.slow)],
+)
+def test_resume_after_sigkill_is_bit_exact(kills, more, tmp_path, monkeypatch, capsys):
     """No kill leaves a trace, and none needs a hand."""
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))  # half written entries stay here
     np.savez(tmp_path / "few.npz", x=data.load("digits").train.x[:80])
-    torture, command = script("torture"), [*COMMAND, "--data", str(tmp_path / "few.npz")]
+    torture, command = script("torture"), [*COMMAND, *more, "--data", str(tmp_path / "few.npz")]
     assert not torture.start(command, tmp_path / "compiles").wait()  # so that the others are quicker
     assert not torture.torture(command, kills, random.Random(1), tmp_path)
     said = capsys.readouterr().out
@@ -120,7 +126,7 @@ def test_resume_after_sigkill_is_bit_exact(kills, tmp_path, monkeypatch, capsys)
     assert "\n0 of " in said
 
 
-def test_torture_reports_a_difference(tmp_path, monkeypatch, capsys):
+def test_torture_reports_a_difference(tmp_path, capsys):
     """If the outcome of a run that was killed were another, it would be said."""
     torture = script("torture")
 
@@ -143,7 +149,5 @@ def test_torture_reports_a_difference(tmp_path, monkeypatch, capsys):
             pass
 
     seen = itertools.count()
-    monkeypatch.setattr(torture, "start", Process)
-    monkeypatch.setattr(torture, "outcome", lambda path: next(seen))
-    assert torture.torture(COMMAND, 1, random.Random(1), tmp_path)
+    assert torture.torture(COMMAND, 1, random.Random(1), tmp_path, start=Process, outcome=lambda path: next(seen))
     assert "DIFFERENT; 1 of 1 kills" in capsys.readouterr().out

@@ -234,7 +234,7 @@ def test_training_loss_of_iwae_at_several_steps():
     ("fields", "says"),
     [
         ({"capacity": 1.0, "free_bits": 2.0}, "capacity=1.0, free_bits=2.0: choose one of the two"),
-        ({"kl_cycles": 3}, "kl_cycles=3: give the epochs that they divide as kl_warmup=EPOCHS"),
+        ({"kl_cycles": 3}, "kl_cycles=3 needs a KL warm-up; set kl_warmup=EPOCHS"),
     ],
 )
 def test_flags_that_do_not_go_together(fields, says):

@@ -36,15 +36,15 @@ def test_new_variant_type_checks_and_trains_its_formula(tmp_path, monkeypatch):
     ]
     checked = subprocess.run(command, capture_output=True, text=True, cwd=README_FILE.parent, check=False)
     assert checked.returncode == 0, checked.stdout
-    monkeypatch.setattr(experiments, "__path__", [*experiments.__path__, str(tmp_path)])
-    module = importlib.import_module("experiments.regularized")
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("regularized")
     norms = []
     for decay in (0.0, 0.5):
         settings = module.Config(
             epochs=2, hidden=(16,), code_weight=0.3, decay=decay, figures="none", workdir=str(tmp_path / f"{decay}")
         )
-        workdir = run.train(settings, module.build, "experiments.regularized")
-        model, test = jaxae.load(workdir), data.load("digits").test.x
+        workdir = run.train(settings, module.build, "regularized")
+        model, test = jaxae.load(workdir, module), data.load("digits").test.x
         z, images = (np.asarray(found, np.float64) for found in (model.encode(test), model.reconstruct(test)))
         error = np.sum((images - test / 255) ** 2, axis=(1, 2, 3)).mean()
         penalty = np.sum(z**2, axis=1).mean() / 2
@@ -54,7 +54,7 @@ def test_new_variant_type_checks_and_trains_its_formula(tmp_path, monkeypatch):
         squares = {group: jax.tree.map(lambda a: np.sum(a**2), model.params[group]) for group in model.params}
         norms.append({group: sum(jax.tree.leaves(tree)) for group, tree in squares.items()})
     assert norms[1]["decoder"] < 0.8 * norms[0]["decoder"]  # of which it is a penalty too
-    del sys.modules["experiments.regularized"]
+    del sys.modules["regularized"]
 
 
 def options(source):
@@ -81,17 +81,18 @@ def test_flags_named_in_the_readme_exist(page):
             config.parse(importlib.import_module(f"experiments.{name}").Config, "", shlex.split(line))
 
 
-def test_python_example_runs(tmp_path, monkeypatch):
+def test_python_examples_run(tmp_path, monkeypatch):
     from experiments import vae
 
     monkeypatch.chdir(tmp_path)
     fields = {"epochs": 1, "hidden": (16,), "figures": "none", "workdir": "runs/quickstart"}
     run.train(vae.Config(**fields), vae.build, "experiments.vae")
-    (example,) = [code for code in PYTHON if "jaxae.load" in code]
-    program = (
-        f"{example}\nassert images.shape == (64, 28, 28, 1) and codes.shape == (64, 2) and again.shape == images.shape"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path)
+    (fitted, loaded) = [code for code in PYTHON if "jaxae.load" in code]
+    for example, holds in (
+        (fitted, "codes.shape == (4, len(x), 10) and images.shape == (4, 64, 28, 28, 1) and len(strangest) == 5"),
+        (loaded, "images.shape == (64, 28, 28, 1) and codes.shape == (64, 2) and again.shape == images.shape"),
+    ):
+        subprocess.run([sys.executable, "-c", f"{example}\nassert {holds}"], check=True, cwd=tmp_path)
 
 
 @pytest.mark.parametrize("page", [README_FILE, README_FILE.with_name("experiments") / "README.md"])

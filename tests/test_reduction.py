@@ -1,4 +1,4 @@
-"""Batches in microbatches: the same means as of the whole."""
+"""Microbatches give the means of the whole batch."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from jaxae.errors import InputError
 from jaxae.run import Info
 from jaxae.training.iterate import start
 
-WHOLE = Layout()
+WHOLE, KEY = Layout(), jax.random.key(0)
 WAYS = [Layout(microbatches=4), Layout(microbatches=8, ordered=True)]
 
 
@@ -52,7 +52,7 @@ def test_padding_counts_in_no_microbatch(layout, real):
     def terms(variables, batch, key):
         return {"loss": variables["params"]["w"] * batch.x[:, 0], "second": batch.x[:, 1]}, {"not": "used"}
 
-    found = jax.jit(lambda: sums(terms, {"params": {"w": jnp.float32(3)}}, padded, None))()
+    found = jax.jit(lambda: sums(terms, {"params": {"w": jnp.float32(3)}}, padded, KEY))()
     np.testing.assert_allclose(found["loss"], 3 * x[:real, 0].sum(), rtol=1e-5)
     np.testing.assert_allclose(found["second"], x[:real, 1].sum(), rtol=1e-5)
 
@@ -75,7 +75,7 @@ def test_microbatches_are_small_and_hold_every_example_once(layout):
         hot = jax.nn.one_hot(batch.index, 32)
         return {"loss": belong.astype(jnp.float32), **{f"example {i}": hot[:, i] for i in range(32)}}, {}
 
-    found = sums(count, {"params": {}}, whole, None)
+    found = sums(count, {"params": {}}, whole, KEY)
     assert found == {"loss": 32, **{f"example {i}": 1 for i in range(32)}}
     assert sizes == {32 // layout.microbatches}
 
@@ -86,11 +86,11 @@ def test_a_term_of_the_whole_batch_is_refused_in_microbatches(layout):
         return {"loss": batch.repeat(jnp.abs(batch.mean(batch.x))[0])}, {}
 
     x = jnp.arange(-4.0, 12.0)[:, None]
-    assert sums(terms, {"params": {}}, batch(x), None) == {"loss": 16 * 3.5}
+    assert sums(terms, {"params": {}}, batch(x), KEY) == {"loss": 16 * 3.5}
     with pytest.raises(ValueError, match="Batch.mean needs the whole batch"):
-        sums(terms, {"params": {}}, batch(x, layout=layout), None)
+        sums(terms, {"params": {}}, batch(x, layout=layout), KEY)
     with pytest.raises(ValueError, match="Batch.mean needs the whole batch"):
-        gradient(lambda params, b: terms(params, b, None), {}, batch(x, layout=layout))
+        gradient(lambda params, b: terms(params, b, KEY), {}, batch(x, layout=layout))
 
 
 @pytest.mark.parametrize("layout", WAYS)
@@ -100,7 +100,7 @@ def test_statistics_of_batches_are_refused_in_microbatches(layout):
 
     x = jnp.arange(8.0)[:, None]
     assert gradient(terms, {"w": 1.0}, batch(x))[2] == {"batch_stats": {"mean": 3.5}}
-    with pytest.raises(ValueError, match="statistics of whole batches, as of batch norm, are not known"):
+    with pytest.raises(ValueError, match="a microbatch cannot update statistics of the whole batch"):
         gradient(terms, {"w": 1.0}, batch(x, layout=layout))
 
 
@@ -125,14 +125,16 @@ def test_batch_norm_in_microbatches_is_refused_before_anything_is_written(tmp_pa
 @pytest.mark.parametrize(
     ("batch_size", "more", "line"),
     [
-        (30, {"accumulate": 4}, "batch_size=30 does not divide into 4 microbatches: use 28 or 32"),
-        (36, {"reduction": "reproducible"}, "batch_size=36 does not divide into 8 shards: use 32 or 40"),
-        (4, {"reduction": "reproducible"}, "batch_size=4 does not divide into 8 shards: use 8"),
+        (30, {"accumulate": 4}, "batch_size=30 is not divisible by 4 microbatches; use 28 or 32"),
+        (36, {"reduction": "reproducible"}, "batch_size=36 is not divisible by 8 shards; use 32 or 40"),
+        (4, {"reduction": "reproducible"}, "batch_size=4 is not divisible by 8 shards; use 8"),
         (32, {"reduction": "reproducible", "accumulate": 2}, "leave out accumulate=2"),
         (32, {"reduction": "reproducible", "parallel": "jit"}, "leave out parallel=jit"),
+        (32, {"parallel": "pmpa"}, "parallel=pmpa is unknown; use one of auto, pmap, jit"),
+        (32, {"reduction": "exact"}, "reduction=exact is unknown; use one of fast, reproducible"),
     ],
 )
-def test_a_plan_that_does_not_divide_or_go_together_is_refused(batch_size, more, line):
+def test_an_indivisible_batch_and_unknown_or_conflicting_arguments_are_refused(batch_size, more, line):
     with pytest.raises(ValueError, match=line):
         plan(**{"parallel": "auto", **more}, batch_size=batch_size, seeds=1, devices=jax.devices()[:1])
 
@@ -141,7 +143,7 @@ def test_a_plan_of_several_devices_gives_each_its_microbatches():
     devices = jax.devices()[:1] * 3
     with pytest.raises(ValueError, match="1, 2, 4 or 8 devices, and there are 3"):
         plan("auto", 24, 1, devices, "reproducible")
-    with pytest.raises(ValueError, match="batch_size=21 does not divide over 3 devices in 2 microbatches each: use 18"):
+    with pytest.raises(ValueError, match="batch_size=21 is not divisible by 3 devices x 2 microbatches; use 18"):
         plan("auto", 21, 1, devices, "fast", 2)
     assert plan("auto", 24, 1, devices[:2], "reproducible").layout == Layout(AXIS, 4, ordered=True)
     assert plan("auto", 24, 1, devices[:2], "fast", 3).layout == Layout(AXIS, 3)

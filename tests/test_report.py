@@ -17,13 +17,12 @@ import pytest
 from PIL import Image
 
 import jaxae
-from conftest import script
+from conftest import script, trained
 from experiments import dense, vae
 from jaxae import config, data, figures, log, report, run
 from jaxae.core.experiment import Experiment
 from jaxae.core.step import Transition
 from jaxae.errors import InputError
-from jaxae.training.trained import Model
 from jaxae.wall import sheet, small
 
 CHROMIUM = next(
@@ -275,7 +274,7 @@ def test_the_page_says_what_was_run(runs):
 
 def test_a_page_stays_small_whatever_the_pictures_are(runs):
     """Noise has no pattern that a picture file could make smaller."""
-    model = jaxae.load(runs[0])
+    model = jaxae.load(runs[0])[0]
     noise = np.random.default_rng(0).integers(0, 256, (4000, 28, 28, 1), dtype=np.uint8)
     split = data.Split(noise, np.arange(4000) % 10)
     wall = report.wall(model, data.Dataset(split, split, ()))
@@ -385,7 +384,7 @@ def made(path, codes, **changes):
     test = digits.test._replace(**changes)
     shape = test.x.shape[1:]
     sequences = test.lengths is not None
-    model = Model(Experiment(Plain(), Transition(dict, dict), dict, sequences=sequences), {}, {}, shape)
+    model = trained(Experiment(Plain(), Transition(dict, dict), dict, sequences=sequences), {}, {}, shape)
     source = path.parent / "source"
     (path / "figures").mkdir(parents=True)
     for name in ("config.json", "metrics.jsonl", "result.json"):
@@ -463,7 +462,7 @@ def test_no_figure_shows_markup(runs, monkeypatch):
     digits = data.load("digits")
     few = data.Dataset(digits.train, data.Split(digits.test.x[:12], digits.test.y[:12]), digits.classes)
     for dataset in (digits, few):
-        figures.draw(runs[0] / "unused", jaxae.load(runs[0]), dataset, log.read(runs[0] / "metrics.jsonl"), "title")
+        figures.draw(runs[0] / "unused", jaxae.load(runs[0])[0], dataset, log.read(runs[0] / "metrics.jsonl"), "title")
     assert len(texts) > 100
     assert [text for text in texts if "mathdefault" in text or "$" in text] == []
 

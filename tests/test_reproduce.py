@@ -108,11 +108,10 @@ def test_runs_continue_and_a_part_is_not_the_whole(reproduce, workdir, monkeypat
     """The commands that are called, what comes after a failure, where the table goes, and what a signal ends."""
     called, page = [], workdir / "README.md"
     codes = iter((2, 0, 143, 0))
-    monkeypatch.setattr(reproduce, "call", lambda arguments: called.append(arguments) or next(codes))
     for exit_code, names in ((2, ["dense", "vae"]), (143, ["deep", "vae"])):
         monkeypatch.setattr("sys.argv", ["reproduce.py", *names, "--workdir", str(workdir), "--data-dir", "somewhere"])
         with pytest.raises(SystemExit) as ended:
-            reproduce.main()
+            reproduce.main(lambda arguments: called.append(arguments) or next(codes))
         assert ended.value.code == exit_code
     assert [arguments[1] for arguments in called] == ["experiments.dense", "experiments.vae", "experiments.deep"]
     assert called[0][-2:] == [f"--workdir={workdir / 'dense'}", f"--data-dir={Path('somewhere').absolute()}"]

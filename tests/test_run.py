@@ -225,10 +225,9 @@ def test_metric_names_that_end_in_mean_and_std_are_kept_everywhere(few, tmp_path
 def test_metrics_named_as_a_field_of_every_line_are_refused(few, tmp_path, name):
     with pytest.raises(ValueError, match=f"a metric is named {name}"):
         log.record(1, 2, "test", {"loss": np.float32(1), name: np.float32(2)})
-    with pytest.raises(ValueError, match=f"a metric is named {name}"):
+    with pytest.raises(InputError, match=f"a metric is named {name}"):
         go(tmp_path / "run", with_terms([name]), data=str(few), batch_size=16)
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    assert not metrics.exists() or metrics.read_text() == ""
+    assert not (tmp_path / "run").exists()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -322,9 +321,9 @@ def test_seed_of_a_population_equals_its_single_run(finished, tmp_path):
     assert line["loss"]["mean"] == pytest.approx((first + second) / 2, rel=1e-6)
     assert line["loss"]["std"] == pytest.approx(abs(first - second) / 2**0.5, rel=1e-5)  # n - 1
     for i in range(2):
-        assert equal(jaxae.load(many, seed=i).params, jax.tree.map(lambda leaf: leaf[i], states.params))  # noqa: B023
-    with pytest.raises(InputError, match="there is no seed 2"):
-        jaxae.load(many, seed=2)
+        assert equal(jaxae.load(many)[i].params, jax.tree.map(lambda leaf: leaf[i], states.params))  # noqa: B023
+    with pytest.raises(IndexError):
+        jaxae.load(many)[2]
 
 
 def test_load_gives_a_model_that_encodes_decodes_and_samples(finished):
@@ -363,7 +362,7 @@ def test_load_and_model_refuse_bad_input(finished, tmp_path):
     with pytest.raises(InputError, match="holds no run: there is no config.json"):
         jaxae.load(tmp_path)
     shutil.copy(finished / "config.json", tmp_path)
-    with pytest.raises(InputError, match="no whole checkpoint"):
+    with pytest.raises(InputError, match="no intact checkpoint"):
         jaxae.load(tmp_path)
     config = json.loads((finished / "config.json").read_text())
     for name in ("os", "experiments/../x", "my_script", "experiments.nope"):
@@ -378,7 +377,7 @@ def test_load_and_model_refuse_bad_input(finished, tmp_path):
 
 def test_another_configuration_is_an_error_that_lists_the_fields(finished, tmp_path):
     before = final(finished)
-    with pytest.raises(InputError, match=r"--epochs 3 there, 4 here; --hidden \[16\] there, \[8\] here"):
+    with pytest.raises(InputError, match=r"epochs=3 there, 4 here; hidden=\[16\] there, \[8\] here"):
         go(finished, epochs=4, hidden=(8,))
     config = json.loads((finished / "config.json").read_text())
     shutil.copytree(finished, tmp_path / "copy")
@@ -473,7 +472,7 @@ def test_a_transition_must_report_its_loss(tmp_path):
 
         return dataclasses.replace(experiment, train=Transition(experiment.train.init, step))
 
-    with pytest.raises(ValueError, match=r"no metric of training is named loss: there are \['cost'\]"):
+    with pytest.raises(ValueError, match=r"training reports no metric named loss, only \['cost'\]"):
         go(tmp_path / "run", build)
 
 
@@ -501,9 +500,9 @@ def test_batch_larger_than_the_training_split_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"hidden": (10**8, 10**8)}, "parameters and optimizer take .* GiB, and there are .*: take fewer --seeds"),
-        ({"seeds": 10**8}, "parameters and optimizer take .* GiB, and there are .*: take fewer --seeds"),
-        ({"epochs": 10**9}, "--epochs 1000000000: more than 2147483648 steps"),
+        ({"hidden": (10**8, 10**8)}, "parameters and optimizer take .* GiB, and there are .*: take fewer seeds"),
+        ({"seeds": 10**8}, "parameters and optimizer take .* GiB, and there are .*: take fewer seeds"),
+        ({"epochs": 10**9}, "epochs=1000000000: more than 2147483648 steps"),
     ],
 )
 def test_runs_too_large_for_the_machine_are_refused_at_once(tmp_path, fields, says):
@@ -665,7 +664,7 @@ def test_expected_figures_are_upper_bounds_or_ranges(finished):
 
 def test_plan_refuses_a_batch_size_that_does_not_divide_over_devices():
     devices = jax.devices() * 4
-    with pytest.raises(ValueError, match="batch_size=10 does not divide over 4 devices: use 8 or 12"):
+    with pytest.raises(ValueError, match="batch_size=10 is not divisible by 4 devices; use 8 or 12"):
         plan("auto", 10, 1, devices)
     assert plan("auto", 8, 1, devices).mode == "pmap"
     assert plan("jit", 8, 1, devices).mode == "jit"

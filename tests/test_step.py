@@ -1,4 +1,4 @@
-"""Transitions on toys: all that later variants will ask of them."""
+"""Transitions on toy problems."""
 
 import flax.linen as nn
 import jax

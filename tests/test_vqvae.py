@@ -5,13 +5,12 @@ import numpy as np
 import optax
 import pytest
 
-from conftest import batch, equal, new_key
+from conftest import batch, equal, new_key, trained
 from experiments import vqvae as experiment
 from jaxae import data, nets, run
 from jaxae.core.batch import AXIS, Batch, Layout
 from jaxae.core.reduction import gradient, sums
 from jaxae.core.types import State
-from jaxae.training.trained import Model
 from jaxae.variants import vqvae
 
 K, Z = 5, 2
@@ -303,7 +302,7 @@ def test_microbatches_equal_the_whole_batch_without_batch_statistics(learned):
 def test_codebook_statistics_raise_in_microbatches(learned):
     model, variables, x = small(learned=learned)
     loss = vqvae.loss(model, 0.3, vqvae.track())
-    with pytest.raises(ValueError, match=r"Batch.mean needs the whole batch, .* leave out accumulate"):
+    with pytest.raises(ValueError, match=r"Batch.mean needs the whole batch, .* take accumulate=1"):
         slope(loss, variables, batch(x, layout=Layout(None, 2)))
 
 
@@ -372,13 +371,13 @@ def test_learns_digits_and_uses_much_of_its_codebook(codebook):
         return jax.lax.fori_loop(0, 200, body, state)
 
     state = train(state, jnp.asarray(x))
-    trained = Model(built, state.params, state.extra, digits.shape)
+    model = trained(built, state.params, state.extra, digits.shape)
     few = digits._replace(test=data.Split(digits.test.x[:200], digits.test.y[:200]))
     pixels = few.test.x.astype(np.float32) / 255
-    error = np.mean((np.asarray(trained.reconstruct(few.test.x)) - pixels) ** 2)
+    error = np.mean((np.asarray(model.reconstruct(few.test.x)) - pixels) ** 2)
     assert error < 0.4 * np.mean((x.mean((0, 1)) - pixels) ** 2)
-    found = vqvae.usage(trained, few)
-    rows = brute_force(np.asarray(trained.encode(few.test.x)), trained.experiment.model.bind(trained.variables).book)
+    found = vqvae.usage(model, few)
+    rows = brute_force(np.asarray(model.encode(few.test.x)), model.experiment.model.bind(model.variables).book)
     _, counts = np.unique(rows, return_counts=True)
     shares = counts / rows.size
     np.testing.assert_allclose(found["perplexity"], np.prod(shares**-shares), rtol=1e-5)

@@ -1,7 +1,7 @@
-"""The batch: everything that a loss may use, and the means and the noise that do not depend on how it is laid out.
+"""The batch: the data of a loss, with means and noise that do not depend on its layout.
 
-A loss maps one batch to terms per example. It never needs to know whether the batch is whole, one device's share of it
-or a microbatch: the engine (`reduction`) takes the means over examples, microbatches and devices.
+A loss maps a global batch, a per-device batch or a microbatch to terms per example; the engine (`reduction`) takes the
+means over examples, microbatches and devices.
 """
 
 from collections.abc import Callable
@@ -15,30 +15,33 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxae.core.types import Extra, Variables
 
-AXIS = "data"  # name of the mapped axis that a batch is spread over
+AXIS = "data"  # name of the mapped device axis that a batch is split over
 
 
-Share: TypeAlias = Callable[[jax.Array], jax.Array]  # [B] -> one device's share of it
+Share: TypeAlias = Callable[[jax.Array], jax.Array]  # global batch -> per-device batch
 
 
 class Layout(NamedTuple):
     """How a global batch is split. The default: one device, all examples at once."""
 
     axis: str | None = None  # mapped device axis; None on one device, and under jit with shardings
-    microbatches: int = 1  # into which the engine splits a device's share, one after the other
+    microbatches: int = 1  # per device, processed sequentially
     ordered: bool = False  # microbatches are summed in a fixed order: the same bits on any number of devices
-    partial: bool = False  # this batch is itself such a microbatch
+    partial: bool = False  # this batch is a microbatch
 
     @property
     def split(self) -> bool:
-        """Whether the engine processes a device's share in microbatches."""
+        """Whether the engine splits the per-device batch into microbatches."""
         return self.microbatches > 1 or self.ordered
+
+
+WHOLE = Layout()
 
 
 @no_type_check  # JAX rebuilds it with sentinels and shapes in place of arrays
 @struct.dataclass
 class Batch:
-    """Examples and what belongs to them. Static fields are part of the structure of the pytree."""
+    """Examples with their indices, weights, masks and labels. Static fields are part of the pytree structure."""
 
     x: Float[Array, "B *D"]  # in model units: bytes divided by 255
     index: Int[Array, " B"]  # place in the global batch (evaluation: in the split), which keys the noise
@@ -48,7 +51,7 @@ class Batch:
     y: Int[Array, " B"] | None = None  # class; None where the data has none
     context: Float[Array, "B C"] | None = None  # covariates; None where the data has none
     training: bool = struct.field(pytree_node=False, default=True)  # dropout, noise and batch statistics are on
-    layout: Layout = struct.field(pytree_node=False, default=Layout())
+    layout: Layout = struct.field(pytree_node=False, default=WHOLE)
 
     if TYPE_CHECKING:
 
@@ -57,7 +60,7 @@ class Batch:
 
     @property
     def axis(self) -> str | None:
-        """The mapped axis that statistics of the batch are taken over, as Flax's `BatchNorm(axis_name=)`."""
+        """The mapped axis of batch statistics, for Flax's `BatchNorm(axis_name=)`; None for a microbatch."""
         return None if self.layout.partial else self.layout.axis
 
     def keys(self, key: Key[Array, ""]) -> Key[Array, " B"]:
@@ -73,13 +76,13 @@ class Batch:
         return weight(self.step) if callable(weight) else weight
 
     def repeat(self, number: Float[Array, ""]) -> Float[Array, " B"]:
-        """A number of the whole batch as a term: repeated for every example."""
+        """Turn a number of the whole batch into a term, with the same value for every example."""
         return jnp.broadcast_to(number, self.index.shape)
 
     def mean(self, values: Float[Array, "B *rest"]) -> Float[Array, "*rest"]:
-        """Mean over the examples of the global batch, for a term that looks at the batch as a whole.
+        """Mean over the examples of the global batch, without padding, for a term of the whole batch.
 
-        Padding does not count. ValueError for a microbatch, which does not know the others.
+        ValueError for a microbatch.
         """
         self._require_whole("mean")
         total, count = weighted_sum(values, self.weight), jnp.sum(self.weight)
@@ -90,18 +93,17 @@ class Batch:
     def gather(self, values: Float[Array, "B *rest"]) -> Float[Array, "N *rest"]:
         """The values of all examples of the global batch, in the order of `index`.
 
-        ValueError for a microbatch, and in evaluation, where padding would count.
+        ValueError for a microbatch, and in evaluation, whose batches hold padding.
         """
         self._require_whole("gather")
         if not self.training:
-            raise ValueError("Batch.gather is for training: the batches of an evaluation hold padding")
+            raise ValueError("Batch.gather is for training only; evaluation batches hold padding")
         return jax.lax.all_gather(values, self.axis, tiled=True) if self.axis else values
 
     def _require_whole(self, method: str) -> None:
         if self.layout.partial:
             raise ValueError(
-                f"Batch.{method} needs the whole batch, and a microbatch is a part of it: "
-                "leave out accumulate and reduction=reproducible"
+                f"Batch.{method} needs the whole batch, not a microbatch: take accumulate=1 and reduction=fast"
             )
 
 

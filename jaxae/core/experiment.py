@@ -1,4 +1,4 @@
-"""What an experiment hands over: a model, how it is trained, and how it is measured."""
+"""The experiment: a model, its training transition, its test loss and its measures."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,29 +12,50 @@ from jaxae.core.step import Transition
 from jaxae.core.types import Variables
 
 Prior: TypeAlias = Callable[[Variables, Key[Array, ""], int], Float[Array, "N *code"]]  # (variables, key, N) -> codes
-Corrupt: TypeAlias = Callable[[Key[Array, ""], Batch], Float[Array, "B *D"]]  # what the encoder sees of a batch
+Corrupt: TypeAlias = Callable[[Key[Array, ""], Batch], Float[Array, "B *D"]]  # (key, batch) -> encoder input
 Figures: TypeAlias = Mapping[str, float | tuple[float, float]]  # test metric -> at most, or a range
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A system: its model, how it is trained, how it is measured, and the figures that it should reach."""
+    """A model with its training transition, test loss, measures and expected test metrics.
 
-    model: nn.Module  # with methods __call__(x), encode(x) -> codes and decode(codes) -> pixels in [0, 1]
+    Any Flax module with `encode(x)` and `decode(codes)` does: `Experiment(model, descend(loss, optimizer), loss)` with
+
+        def loss(variables, batch, key):
+            codes = model.apply(variables, batch.x, method="encode")
+            error = jnp.sum((model.apply(variables, codes, method="decode") - batch.x) ** 2, axis=(1, 2, 3))
+            return {"loss": error}, {}
+
+    A loss returns its terms, each one number per example, of which `loss` is minimised and all are reported as means,
+    and the new values of collections that training updates without gradients (`batch_stats`), usually none. `batch.x`
+    are examples in [0, 1] as float32; noise comes from `batch.noise(key, shape)`, so that it belongs to the example.
+    TypeError for parts of other types.
+    """
+
+    model: nn.Module  # with methods encode(x) -> codes and decode(codes) -> pixels in [0, 1]
     train: Transition
     evaluate: Loss  # the means of its terms over the test split are reported
     prior: Prior | None = None  # codes to generate from
     corrupt: Corrupt | None = None
-    sequences: bool = False  # whether the model takes sequences of different lengths: its methods take a mask [B, T]
+    sequences: bool = False  # whether the model's methods take a mask [B, T], for sequences of different lengths
     expected: Mapping[str, Figures] = field(default_factory=dict)  # data set -> figures of the source
     unit: str = "nats per image"  # of the loss
-    # What else is measured of a trained model and its data, by its name in result.json.
+    # Further measures of the trained model, by their names in result.json.
     measures: Mapping[str, "Measure"] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the types."""
+        for name, value, kind in (("model", self.model, nn.Module), ("train", self.train, Transition)):
+            if not isinstance(value, kind):
+                raise TypeError(f"{name} is a {type(value).__name__}, not a {kind.__name__}: see jaxae.Experiment")
+        if not callable(self.evaluate):
+            raise TypeError("evaluate is a loss: a function (variables, batch, key) -> (terms, updates)")
 
 
 @runtime_checkable
 class TrainedModel(Protocol):
-    """What a measure may use of a trained model."""
+    """The interface of a trained model to measures."""
 
     @property
     def experiment(self) -> Experiment:
@@ -49,7 +70,7 @@ class TrainedModel(Protocol):
 
 
 @runtime_checkable
-class Examples(Protocol):
+class MeasuredSplit(Protocol):
     """A split of the data."""
 
     @property
@@ -63,10 +84,10 @@ class Examples(Protocol):
 
 @runtime_checkable
 class MeasuredData(Protocol):
-    """What a measure may use of the data."""
+    """The interface of the data to measures."""
 
     @property
-    def test(self) -> Examples:
+    def test(self) -> MeasuredSplit:
         """The test split."""
 
 

@@ -1,10 +1,9 @@
-"""How terms per example become means over the global batch, and gradients the gradient of that mean.
+"""Reduction of terms per example to means over the global batch, and the gradient of the mean loss.
 
 The engine's loss on a device is sum(weight * term) / (number of examples in the global batch); gradients and metrics
-are summed over devices. With `Layout.microbatches` a device's share is processed in parts: less memory (gradient
-accumulation) and, in a fixed order, the same bits on 1, 2, 4 and 8 devices. There the batch is always cut into the same
-8 shards, each goes through the same instructions, and the results are added as a binary tree, whose branches are whole
-on a device.
+are summed over devices. `Layout.microbatches` is gradient accumulation, which saves memory. `Layout.ordered` gives the
+same bits on 1, 2, 4 and 8 devices: the batch is always split into the same 8 shards, each runs the same instructions,
+and the results are added as a binary tree with a complete subtree per device.
 """
 
 from collections.abc import Callable
@@ -13,12 +12,14 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float, Key
 
 from jaxae.core.batch import Batch, Layout, Loss, Terms, weighted_sum
 from jaxae.core.types import Extra, Metrics, Params, Variables
 
 SHARDS = 8
+TERM = "term "  # what names of terms in a traced step start with
 Tree = TypeVar("Tree")
 
 
@@ -27,13 +28,12 @@ def gradient(
 ) -> tuple[Params, Metrics, Extra]:
     """Gradient of the mean of `terms["loss"]`, means of all terms, and updates, over the global batch.
 
-    ValueError for a term that is not one number per example, and for updates from microbatches, which do not know the
-    whole batch.
+    ValueError for a term that is not one number per example, and for updates from a microbatch.
     """
 
-    def summed(params: Params, batch: Batch, count: Any) -> tuple[jax.Array, tuple[Metrics, Extra]]:
-        terms, updates = loss(params, batch)
-        sums = _sums(terms, batch)
+    def summed(params: Params, batch: Batch, count: jax.Array | float) -> tuple[jax.Array, tuple[Metrics, Extra]]:
+        terms, updates = _pair(loss(params, batch))
+        sums = _sums({name: checkpoint_name(values, TERM + name) for name, values in terms.items()}, batch)
         return sums["loss"] / count, (sums, updates)
 
     descent = jax.grad(summed, has_aux=True)
@@ -48,8 +48,8 @@ def gradient(
         grads, (sums, updates) = descent(params, batch, 1.0)
         if jax.tree.leaves(updates):
             raise ValueError(
-                "accumulate and reduction=reproducible split batches, and statistics of whole batches, as of batch "
-                "norm, are not known to a microbatch: leave them out"
+                "a microbatch cannot update statistics of the whole batch, such as those of batch norm: "
+                "take accumulate=1 and reduction=fast"
             )
         return grads, sums
 
@@ -57,25 +57,34 @@ def gradient(
     return *jax.tree.map(lambda total: total / count, (grads, sums)), {}
 
 
-def sums(loss: Loss, variables: Variables, batch: Batch, key: Any) -> Metrics:
+def sums(loss: Loss, variables: Variables, batch: Batch, key: Key[Array, ""]) -> Metrics:
     """Sum of every term over the examples of the global batch, padding left out."""
 
     def part(batch: Batch) -> Metrics:
-        return _sums(loss(variables, batch, key)[0], batch)
+        return _sums(_pair(loss(variables, batch, key))[0], batch)
 
     if not batch.layout.split:
         return _over_devices(part(batch), batch.layout.axis)
     return _over_microbatches(part, batch)[0]
 
 
+def _pair(found: Any) -> tuple[Terms, Extra]:
+    """What a loss returned. TypeError unless it is (terms, updates)."""
+    if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], dict)):
+        raise TypeError(
+            f"a loss returns (terms, updates), two dictionaries, not one {type(found).__name__}: updates may be {{}}"
+        )
+    return found
+
+
 def _sums(terms: Terms, batch: Batch) -> Metrics:
     if "loss" not in terms:
         raise ValueError(f"no term is named loss: there are {sorted(terms)}")
     for name, values in terms.items():
-        if values.shape != batch.weight.shape:
+        if jnp.shape(values) != batch.weight.shape:
             raise ValueError(
-                f"the term {name} has shape {values.shape}, not one number for each of {len(batch.weight)} examples; "
-                "Batch.repeat makes one of a number of the whole batch"
+                f"the term {name} has shape {jnp.shape(values)}, not one number for each of {len(batch.weight)} "
+                "examples; Batch.repeat turns a number of the whole batch into a term"
             )
     return {name: weighted_sum(values, batch.weight) for name, values in terms.items()}
 
@@ -85,12 +94,12 @@ def _over_devices(tree: Tree, axis: str | None) -> Tree:
 
 
 def _over_microbatches(f: Callable[[Batch], Tree], batch: Batch) -> tuple[Tree, Float[Array, ""]]:
-    """Sum of f, which gives sums over examples, and the number of examples, over microbatches and devices."""
+    """Sum f(microbatch) and the number of examples over microbatches and devices."""
     layout, step = batch.layout, batch.step
     size = len(batch.index) // layout.microbatches
 
     def counted(part: Batch) -> tuple[Tree, jax.Array]:
-        # One step for all parts, not an array to be split; a microbatch sees nothing of the others.
+        # The step is a scalar, which cannot be split into microbatches.
         values = f(part.replace(step=step, layout=Layout(partial=True)))
         return values, jnp.sum(part.weight)
 
@@ -100,15 +109,14 @@ def _over_microbatches(f: Callable[[Batch], Tree], batch: Batch) -> tuple[Tree, 
         return _over_devices(optax.microbatch(counted, 0, size)(parts), layout.axis)
     cut = jax.tree.map(lambda a: a.reshape(layout.microbatches, size, *a.shape[1:]), parts)
     totals = _tree_sum(_one_by_one(counted, cut, layout.microbatches))
-    # What follows only adds and divides: where a product came before a sum, the two might be rounded at once, or not.
+    # Only sums and divisions follow: XLA might contract a product and a sum to a fused multiply-add, or not.
     return jax.lax.optimization_barrier(_tree_sum(jax.lax.all_gather(totals, layout.axis)) if layout.axis else totals)
 
 
 def _one_by_one(f: Callable[[Tree], Any], stacked: Tree, count: int) -> Any:
-    """f of each of the `count` entries, stacked.
+    """Apply f to each of the `count` entries, and stack the results.
 
-    XLA must not see how many there are: it would compile f otherwise around a single one. So the loop's end is hidden
-    and there is one entry more, that is not used.
+    XLA compiles f differently for a single entry: the barrier hides the trip count, and an unused entry is appended.
     """
     longer = jax.tree.map(lambda a: jnp.concatenate([a, a[:1]]), stacked)
 
@@ -123,7 +131,7 @@ def _one_by_one(f: Callable[[Tree], Any], stacked: Tree, count: int) -> Any:
 
 
 def _tree_sum(stacked: Tree) -> Tree:
-    """Sum over the leading axis, a power of two long: neighbours first."""
+    """Pairwise sum over the leading axis, whose length is a power of two."""
     while len(jax.tree.leaves(stacked)[0]) > 1:
         stacked = jax.tree.map(lambda a: a[0::2] + a[1::2], stacked)
     return jax.tree.map(lambda a: a[0], stacked)

@@ -1,4 +1,4 @@
-"""State -> State: the whole training vocabulary, as pairs of pure functions."""
+"""Transitions State -> State, as pairs of pure functions."""
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -12,9 +12,9 @@ from jaxtyping import Array, Key
 
 from jaxae.core.batch import Batch, Loss, Terms
 from jaxae.core.reduction import gradient
-from jaxae.core.types import Extra, Metrics, Params, State
+from jaxae.core.types import Averaged, Extra, Metrics, Params, State
 
-GRADIENT = "gradient of "  # what names of gradients in a traced step start with
+GRADIENT = "gradient of "  # prefix of the gradients' names in a traced step
 
 
 class Transition(NamedTuple):
@@ -31,9 +31,12 @@ def descend(
 
     wrt: the top-level groups of params that are updated (default: all). The others are constants: no gradient is taken
     with respect to them and the optimizer holds no state for them.
-    name: what the minimised term is called among the metrics.
-    ValueError for a group that does not exist, and for a loss that has another term of that name.
+    name: metric name of the minimised term.
+    ValueError for a group that does not exist, and for a name that another term of the loss has; TypeError for an
+    optimizer that is no Optax transformation.
     """
+    if not hasattr(optimizer, "update"):
+        raise TypeError(f"{optimizer!r} is no Optax transformation: call it, as in optax.adam(1e-3)")
 
     def select(params: Params) -> Params:
         if wrt is None:
@@ -82,7 +85,7 @@ def alternate(*transitions: Transition) -> Transition:
 
 
 def binarized(transition: Transition) -> Transition:
-    """The transition on images sampled anew in every step, each pixel white with its own probability."""
+    """The transition with dynamic binarization: each step resamples every pixel as white with probability x."""
 
     def step(state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, Metrics]:
         pixels, rest = jax.random.split(key)
@@ -90,6 +93,23 @@ def binarized(transition: Transition) -> Transition:
         return transition.step(state, batch.replace(x=white.astype(batch.x.dtype)), rest)
 
     return transition._replace(step=step)
+
+
+def averaged(transition: Transition, decay: float) -> Transition:
+    """The transition, with an exponential moving average of the parameters, which is what is evaluated and loaded.
+
+    average <- decay * average + (1 - decay) * params after every step, from the initial parameters: exponential weights
+    in place of the equal ones of Polyak & Juditsky 1992. ValueError for a decay that is not in (0, 1).
+    """
+    if not 0 < decay < 1:
+        raise ValueError(f"ema={decay} must be above 0 and below 1")
+
+    def step(state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, Metrics]:
+        new, metrics = transition.step(state._replace(opt_state=state.opt_state.inner), batch, key)
+        moved = optax.incremental_update(new.params, state.opt_state.params, 1 - decay)
+        return new._replace(opt_state=Averaged(new.opt_state, moved)), metrics
+
+    return Transition(lambda params: Averaged(transition.init(params), params), step)
 
 
 def phases(*parts: tuple[int, Transition]) -> Transition:
@@ -122,7 +142,7 @@ def phases(*parts: tuple[int, Transition]) -> Transition:
 
 
 def _named(grads: Params) -> Params:
-    """Gradients under their own names in the traced step; costs nothing in the compiled one."""
+    """Name the gradients in the traced step, at no cost in the compiled one."""
 
     def name(path: Any, leaf: jax.Array) -> jax.Array:
         return checkpoint_name(leaf, GRADIENT + jax.tree_util.keystr(path, simple=True, separator="/"))

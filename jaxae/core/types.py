@@ -17,6 +17,13 @@ Sampler: TypeAlias = Callable[[Key[Array, ""], int], Float[Array, "N *code"]]  #
 Metrics: TypeAlias = dict[str, jax.Array]  # name -> scalar, a mean over the global batch
 
 
+class Averaged(NamedTuple):
+    """Optimizer state of a transition that also averages the parameters (see `step.averaged`)."""
+
+    inner: Any
+    params: Params  # moving averages
+
+
 class State(NamedTuple):
     """All that training changes. With several seeds every leaf has a leading axis of seeds."""
 
@@ -27,8 +34,9 @@ class State(NamedTuple):
 
     @property
     def variables(self) -> Variables:
-        """Parameters and the other collections."""
-        return {"params": self.params, **self.extra}
+        """What is evaluated: parameters, averaged where training averages them, and the other collections."""
+        averaged = isinstance(self.opt_state, Averaged)
+        return {"params": self.opt_state.params if averaged else self.params, **self.extra}
 
 
 class Examples(NamedTuple):
@@ -40,7 +48,7 @@ class Examples(NamedTuple):
 
 
 class Info(NamedTuple):
-    """What an experiment may know of its data before it sees it."""
+    """The properties of the data from which an experiment is built."""
 
     shape: tuple[int, ...]  # of one example
     train: int  # number of training examples

@@ -1,9 +1,9 @@
-"""Data: `load` gives any set as uint8 arrays, decoded once."""
+"""Data: `load` gives any set of images as uint8 arrays, or of sequences as float32 arrays, decoded once."""
 
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32, Int, UInt8
@@ -11,6 +11,7 @@ from jaxtyping import Float, Float32, Int, UInt8
 from jaxae.core.types import Info
 from jaxae.errors import InputError
 
+ARRAY = "array"  # what a run calls data that came as an array
 CLASSES = 10_000  # more than this many is a mistake
 
 
@@ -61,6 +62,50 @@ def load(name: str, data_dir: str = "", manual_dir: str = "", binarize: str = "n
     return binary.drawn(named(name, data_dir, manual_dir), binarize)
 
 
+def from_arrays(
+    x: Any,
+    y: np.ndarray | None = None,
+    *,
+    test: Any = None,
+    test_y: np.ndarray | None = None,
+) -> Dataset:
+    """Arrays as a data set: uint8, float in [0, 1] (kept as 256 levels) or bool, [N, H, W] or [N, H, W, C].
+
+    y: classes, counted from 0. test: the test examples; a fraction that is held out, stratified by class (default: a
+    tenth); or 0: the training examples themselves. InputError for arrays that are not so.
+    """
+    from jaxae.data import files
+
+    path = Path("the array")
+    x, test = _array(x, "x"), _array(test, "test") if test is not None and np.ndim(test) else test
+    if isinstance(test, np.ndarray):
+        train = Split(files.pixels(x, path), labels(y, len(x), path)[0])
+        held = Split(files.pixels(test, path), labels(test_y, len(test), path)[0])
+        if train.x.shape[1:] != held.x.shape[1:]:
+            raise InputError(f"test examples have shape {held.x.shape[1:]}, not {train.x.shape[1:]}")
+        return Dataset(train, held, labels(y, len(x), path)[1])
+    whole = files.pixels(x, path)
+    found, classes = labels(y, len(whole), path)
+    if test is not None and test == 0:
+        split = Split(whole, found)
+        return Dataset(split, split, classes)
+    fraction = 0.1 if test is None else float(test)
+    if not 0 < fraction < 1:
+        raise InputError(
+            f"test={test} is no fraction: give one between 0 and 1, 0 for the training examples, or arrays"
+        )
+    return hold_out(whole, found, classes, fraction)
+
+
+def _array(x: Any, name: str) -> np.ndarray:
+    """As an array; booleans are black and white pixels. InputError for a ragged list."""
+    try:
+        found = np.asarray(x)
+    except ValueError:
+        raise InputError(f"{name} is a list of arrays of different shapes: give one array, [N, H, W, C]") from None
+    return found.astype(np.float32) if found.dtype == bool else found
+
+
 def named(name: str, data_dir: str = "", manual_dir: str = "") -> Dataset:
     """`digits`, `sprites`, a TFDS set (`mnist`, `emnist/letters`, ...), or the path of the user's images or sequences.
 
@@ -68,6 +113,8 @@ def named(name: str, data_dir: str = "", manual_dir: str = "") -> Dataset:
     """
     from jaxae.data import digits, files, sprites, tfds
 
+    if name == ARRAY:
+        raise InputError("data=array: the run was trained on an array, which is in no file: pass it again")
     if not name:
         raise InputError("data='' is empty: give digits, sprites, a TFDS name or a path")
     if name == "digits":
@@ -99,17 +146,21 @@ def hold_out(
     x: np.ndarray,
     y: np.ndarray,
     classes: tuple[str, ...],
-    every: int = 10,
+    fraction: float = 0.1,
     lengths: np.ndarray | None = None,
     take: Callable[[np.ndarray, np.ndarray], np.ndarray] = lambda x, part: x[part],
 ) -> Dataset:
     """A fixed stratified split: of the examples in the order of their classes, every tenth is for the test.
+
+    fraction: of the examples, if not a tenth; spaced evenly.
 
     take: (x, whether an example is one of them) -> these examples.
     """
     if len(x) < 2:
         raise InputError(f"{len(x)} example: at least 2 are needed, one of them for the test")
     test = np.zeros(len(x), bool)
-    test[np.argsort(y, kind="stable")[min(every, len(x)) - 1 :: every]] = True
+    count = min(max(1, int(fraction * len(x) + 1e-9)), len(x) - 1)
+    places = np.minimum(np.ceil(np.arange(1, count + 1) / fraction - 1e-9).astype(int) - 1, len(x) - 1)
+    test[np.argsort(y, kind="stable")[places]] = True
     train, held = (Split(take(x, part), y[part], None if lengths is None else lengths[part]) for part in (~test, test))
     return Dataset(train, held, classes)

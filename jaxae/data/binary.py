@@ -8,7 +8,7 @@ PIECE = 10_000  # examples
 
 
 def drawn(dataset: Dataset, how: str) -> Dataset:
-    """The set for `--binarize`: `none` as it is; `static` with both splits drawn; `dynamic` with the test split drawn.
+    """The set for `binarize`: `none` as it is; `static` with both splits drawn; `dynamic` with the test split drawn.
 
     The draws are a part of the data, the same for every seed of a run. What training images are drawn anew in every
     step is `step.binarized`.

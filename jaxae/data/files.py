@@ -59,7 +59,7 @@ def load(path: Path) -> Dataset:
 
 def _mnist(four: list[Path]) -> Dataset:
     train_x, train_y, test_x, test_y = (idx.read(path, 3 if "images" in path.name else 1) for path in four)
-    train_x, test_x = _checked(train_x, four[0]), _checked(test_x, four[2])
+    train_x, test_x = pixels(train_x, four[0]), pixels(test_x, four[2])
     if train_x.shape[1:] != test_x.shape[1:]:
         raise InputError(f"{four[2]}: images of {test_x.shape[1:]}, but {train_x.shape[1:]} in {four[0].name}")
     train_y, train_classes = labels(train_y, len(train_x), four[1])
@@ -77,7 +77,7 @@ def _large(path: Path) -> Dataset | None:
     if x.dtype != np.uint8:
         return None
     take = partial(part_on_disk, str(path.resolve()), f"{stat.st_size} {stat.st_mtime_ns}")
-    return hold_out(_checked(x, path), *labels(None, len(x), path), take=take)
+    return hold_out(pixels(x, path), *labels(None, len(x), path), take=take)
 
 
 def _numpy(path: Path) -> np.ndarray:
@@ -113,10 +113,11 @@ def _reading(path: Path, magic: bytes) -> Iterator[IO[bytes]]:
 
 
 def _split(x: np.ndarray, y: np.ndarray | None, path: Path) -> Dataset:
-    return hold_out(_checked(x, path), *labels(y, len(x), path))
+    return hold_out(pixels(x, path), *labels(y, len(x), path))
 
 
-def _checked(x: np.ndarray, path: Path) -> UInt8[np.ndarray, "N H W C"]:
+def pixels(x: np.ndarray, path: Path) -> UInt8[np.ndarray, "N H W C"]:
+    """Images as bytes [N, H, W, C]; floats in [0, 1] become 256 levels. InputError, with the path, for others."""
     if x.ndim not in (3, 4) or (x.ndim == 4 and x.shape[3] not in (1, 3, 4)):
         raise InputError(f"{path}: shape {x.shape}, not [N, H, W] or [N, H, W, C] with C = 1, 3 or 4")
     if x.size == 0:
@@ -125,10 +126,12 @@ def _checked(x: np.ndarray, path: Path) -> UInt8[np.ndarray, "N H W C"]:
         if not np.isfinite(x).all():
             raise InputError(f"{path}: has NaN or infinite pixels: pixels must be in [0, 1]")
         if x.min() < 0 or x.max() > 1:
-            raise InputError(f"{path}: pixels from {x.min():g} to {x.max():g}: floats must be in [0, 1]; divide first")
+            raise InputError(
+                f"{path}: pixels from {x.min():.9g} to {x.max():.9g}: floats must be in [0, 1]; divide first"
+            )
         x = np.round(x * 255).astype(np.uint8)
     elif x.dtype != np.uint8:
-        raise InputError(f"{path}: pixels are {x.dtype}: save uint8, or float in [0, 1]")
+        raise InputError(f"{path}: pixels are {x.dtype}: convert them to uint8 (0 to 255), or to float in [0, 1]")
     return x if x.ndim == 4 else x[..., None]
 
 

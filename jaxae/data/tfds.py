@@ -49,7 +49,7 @@ def load(name: str, data_dir: str = "", manual_dir: str = "") -> Dataset:
     if builder.info.file_format.value != "array_record":
         raise InputError(
             f"{name} in {builder.data_dir} is prepared as {builder.info.file_format.value}: jaxae reads array_record; "
-            "give another folder as --data-dir to prepare it there"
+            "give another data_dir to prepare it there"
         )
     files = sorted((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in Path(builder.data_dir).iterdir())
     return cached(f"tfds {builder.data_dir} {files}", lambda: _decode(tfds, builder, name))
@@ -82,7 +82,7 @@ def _prepare(tfds: Any, name: str, where: dict[str, str], manual_dir: str) -> An
     except Exception as error:  # network, disk, checksum and archive errors of many libraries
         raise InputError(
             f"{name} could not be prepared ({first_line(error)}): "
-            "download its archives by hand and give their folder as --manual-dir"
+            "download its archives by hand and give their folder as manual_dir"
         ) from None
     return builder
 
@@ -94,15 +94,15 @@ def _check_archives(builder: Any, manual_dir: str) -> None:
     names = [builder.URL.rsplit("/", 1)[1]] if config else list(parts)
     missing = [name for name in names if not (manual_dir and (Path(manual_dir) / name).exists())]
     if manual_dir and missing:
-        raise InputError(f"manual_dir={manual_dir}: lacks {', '.join(missing)}, to be had at {builder.URL}")
+        raise InputError(f"manual_dir={manual_dir}: lacks {', '.join(missing)}; download from {builder.URL}")
     host = urllib.parse.urlsplit(builder.URL).hostname
     try:
         if missing and not urllib.request.getproxies():
             socket.getaddrinfo(host, 80)
     except OSError:
         raise InputError(
-            f"{builder.name} cannot be downloaded, for {host} is not to be found: "
-            f"fetch {', '.join(missing)} elsewhere and give the folder as manual_dir"
+            f"{builder.name} cannot be downloaded: host {host} not found; "
+            f"download {', '.join(missing)} elsewhere and set manual_dir=FOLDER"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""Plans for devices: the only file that names pmap, shardings and meshes."""
+"""Device plans. No other file uses pmap, shardings or meshes."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -9,21 +9,23 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxae.core.batch import AXIS, Layout, Share
+from jaxae.core.batch import AXIS, WHOLE, Layout, Share
 from jaxae.core.reduction import SHARDS
 from jaxae.devices.processes import ALONE, Processes
 
 SEEDS = "seeds"
-Make = Callable[[Share, Layout], Callable[..., Any]]  # of a program, for one device's share of a batch
+MODES = ("auto", "pmap", "jit")
+REDUCTIONS = ("fast", "reproducible")
+Make = Callable[[Share, Layout], Callable[..., Any]]  # (share, layout) -> program on a per-device batch
 
 
 class Plan(NamedTuple):
     """How a run uses its devices."""
 
-    mode: str  # "one" device; "pmap" or "jit" split the batch; "seeds" gives each device its share of the seeds
+    mode: str  # "one" device; "pmap" or "jit" split the batch; "seeds" splits the seeds
     mesh: Mesh
     seeds: int
-    layout: Layout = Layout()  # of a batch
+    layout: Layout = WHOLE  # of a batch
     processes: Processes = ALONE
 
     @property
@@ -41,12 +43,16 @@ def plan(
     accumulate: int = 1,
     processes: Processes = ALONE,
 ) -> Plan:
-    """parallel: auto, pmap or jit. reduction: fast or reproducible. accumulate: microbatches. devices: default all.
+    """Choose how to split seeds or batches over devices (default: all).
 
-    Seeds that divide evenly over the devices need no communication, so they are spread first. Otherwise the batch is,
-    by pmap unless jit is asked for. ValueError for a batch size that does not divide, and for arguments that do not fit
-    together.
+    Seeds whose number is divisible by that of the devices are split first, since they need no communication; otherwise
+    the batch is, by pmap unless parallel=jit.
+    parallel: auto, pmap or jit. reduction: fast or reproducible. accumulate: microbatches per device.
+    ValueError for unknown values, for a batch size that is not divisible, and for arguments that exclude each other.
     """
+    for name, value, known in (("parallel", parallel, MODES), ("reduction", reduction, REDUCTIONS)):
+        if value not in known:
+            raise ValueError(f"{name}={value} is unknown; use one of {', '.join(known)}")
     devices = jax.devices() if devices is None else devices
     n = len(devices)
     mesh = Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
@@ -56,16 +62,16 @@ def plan(
             raise ValueError(f"reduction=reproducible uses pmap and microbatches of its own: leave out {other}")
         if SHARDS % n:
             raise ValueError(f"reduction=reproducible is for 1, 2, 4 or {SHARDS} devices, and there are {n}")
-        _divides(batch_size, SHARDS, f"into {SHARDS} shards")
+        _divides(batch_size, SHARDS, f"by {SHARDS} shards")
         return Plan("pmap", mesh, seeds, Layout(AXIS, SHARDS // n, ordered=True), processes)
-    spread = n > 1 and seeds % n == 0 and jax.process_count() == 1
+    spread = n > 1 and seeds % n == 0 and not processes.is_multiprocess
     if spread or (n == 1 and parallel != "pmap"):
-        _divides(batch_size, accumulate, f"into {accumulate} microbatches")
-        # under another name, since means are not to be taken over it
+        _divides(batch_size, accumulate, f"by {accumulate} microbatches")
+        # Another axis name, since batch means must not reduce over seeds.
         names = Mesh(mesh.devices, (SEEDS,), axis_types=(AxisType.Auto,)) if spread else mesh
         return Plan("seeds" if spread else "one", names, seeds, Layout(None, accumulate), processes)
-    microbatches = f" in {accumulate} microbatches each" if accumulate > 1 else ""
-    _divides(batch_size, n * accumulate, f"over {n} devices{microbatches}")
+    microbatches = f" x {accumulate} microbatches" if accumulate > 1 else ""
+    _divides(batch_size, n * accumulate, f"by {n} devices{microbatches}")
     if parallel == "jit":
         return Plan("jit", mesh, seeds, Layout(None, accumulate), processes)
     return Plan("pmap", mesh, seeds, Layout(AXIS, accumulate), processes)
@@ -75,13 +81,13 @@ def _divides(batch_size: int, by: int, how: str) -> None:
     if batch_size % by:
         below, above = batch_size // by * by, -(-batch_size // by) * by
         near = f"{below} or {above}" if below else f"{above}"
-        raise ValueError(f"batch_size={batch_size} does not divide {how}: use {near}")
+        raise ValueError(f"batch_size={batch_size} is not divisible {how}; use {near}")
 
 
 def compile(make: Make, plan: Plan, seeded: Sequence[bool], example: tuple[Any, ...] = ()) -> Callable[..., Any]:
-    """Compile `make(share, layout)` for the plan: at its first call, or now for arguments like those of the example.
+    """Compile `make(share, layout)` for the plan: at the first call, or ahead of time for the shapes of `example`.
 
-    seeded: for each argument, whether it has a leading axis of seeds when there are several (every result has one).
+    seeded: for each argument, whether it has a leading axis of seeds with several seeds (every result has one).
     """
 
     def over_seeds(share: Share) -> Callable[..., Any]:
@@ -119,20 +125,20 @@ def compile(make: Make, plan: Plan, seeded: Sequence[bool], example: tuple[Any, 
 
 
 def _ahead(function: Any, example: tuple[Any, ...], plan: Plan) -> Callable[..., Any]:
-    # The simplifier makes x / c a product where c stands still, and when it sees that depends on the number of devices.
+    # The algebraic simplifier turns x / c into a product if c is constant, which depends on the number of devices.
     options = {"xla_disable_hlo_passes": "algsimp"} if plan.layout.ordered else None
     compiled: Callable[..., Any] = function.lower(*example).compile(compiler_options=options)
     return compiled
 
 
 def memory() -> int:
-    """Bytes that there are on a device; on a CPU, in the machine."""
+    """Memory of a device in bytes; on CPU, of the machine."""
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     return limit or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def place(tree: Any, plan: Plan, seeded: bool) -> Any:
-    """Put arrays where compiled functions of this plan want them: copied to every device, or split by seeds."""
+    """Place arrays for the plan's compiled functions: replicated on every device, or split over seeds."""
     spec = PartitionSpec(SEEDS) if seeded and plan.mode == "seeds" else PartitionSpec()
     return _put(tree, NamedSharding(plan.mesh, spec), plan)
 
@@ -144,5 +150,5 @@ def _put(tree: Any, sharding: NamedSharding, plan: Plan) -> Any:
         host = np.asarray(leaf)
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
-    # Where devices are those of other processes too, device_put would compare what all of them give.
+    # With several processes, device_put would compare the arrays of all of them.
     return jax.tree.map(put, tree) if plan.processes.is_multiprocess else jax.device_put(tree, sharding)

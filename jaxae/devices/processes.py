@@ -1,4 +1,4 @@
-"""Several processes that train together: the only file that names jax.distributed and collectives on the host."""
+"""Multi-process training. No other file uses jax.distributed or collectives on the host."""
 
 import faulthandler
 import itertools
@@ -19,14 +19,14 @@ from jax.experimental import multihost_utils
 from jaxae.devices import signals
 from jaxae.errors import first_line
 
-DAY = 86400  # seconds: longer than one process draws while the others wait
+DAY = 86400  # seconds; longer than the main process needs to draw figures
 
 
 @dataclass(frozen=True)
 class Processes:
-    """What this process shares with the others. The default: it is alone.
+    """Communication with the other processes of a run. The default: a single process.
 
-    One object per run: barriers are numbered by it.
+    One object per run, which numbers the barriers.
     """
 
     patience: float = 0.0  # seconds to wait for other processes; 0: there are none
@@ -43,18 +43,18 @@ class Processes:
         return not self.is_multiprocess or jax.process_index() == 0
 
     def shutdown(self) -> None:
-        """Wait until all processes are here, and continue alone."""
+        """Wait for all processes, and continue as a single one."""
         if self.is_multiprocess:
             jax.distributed.shutdown()
 
     def barrier(self) -> None:
-        """Wait until all processes are here: Gloo gives those that come late to their first collective 30 seconds."""
+        """Wait for all processes before the first collective, where Gloo waits for only 30 seconds."""
         if self.is_multiprocess:
             with self.waiting():
                 self._wait(DAY)
 
     def leave(self, code: int) -> NoReturn:
-        """End the process after an error. Where the others have the same one, none of them is to miss process 0."""
+        """End the process after an error: process 0 last, so that others with the same error do not lose it."""
         with suppress(jax.errors.JaxRuntimeError):
             self._wait(3)
             time.sleep(0.5 if self.is_main_process else 0)
@@ -62,7 +62,7 @@ class Processes:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """While other processes are needed: if they are stuck, print where this one is, and end it."""
+        """Print the stack and end this process if the body, which needs the others, takes longer than `patience`."""
         if self.is_multiprocess:
             faulthandler.dump_traceback_later(self.patience, exit=True)
         try:
@@ -73,7 +73,7 @@ class Processes:
 
     @contextmanager
     def main_process_first(self) -> Iterator[None]:
-        """The main process does this before the others do, which wait as long as it takes."""
+        """Run the body on the main process first, while the others wait."""
         if not self.is_main_process:
             self._wait(DAY)
         yield
@@ -81,14 +81,14 @@ class Processes:
             self._wait(DAY)
 
     def maximum(self, value: float) -> float:
-        """The largest value of all processes."""
+        """Maximum over processes."""
         if not self.is_multiprocess:
             return value
         with self.waiting():
             return float(np.max(multihost_utils.process_allgather(np.float32(value))))
 
     def broadcast_json(self, value: Any) -> Any:
-        """A JSON value of the main process."""
+        """Broadcast a JSON value from the main process."""
         if not self.is_multiprocess:
             return value
         text = np.frombuffer(json.dumps(value).encode(), np.uint8)
@@ -98,7 +98,7 @@ class Processes:
         return json.loads(self.broadcast_tree(text).tobytes())
 
     def broadcast_tree(self, tree: Any) -> Any:
-        """Arrays of the main process: the same bits."""
+        """Broadcast arrays from the main process, bit for bit."""
         if not self.is_multiprocess:
             return tree
         leaves, structure = jax.tree.flatten(jax.device_get(tree))
@@ -108,7 +108,7 @@ class Processes:
         return jax.tree.unflatten(structure, back)
 
     def _wait(self, seconds: float) -> None:
-        """A barrier of the service that process 0 runs: unlike collectives, it waits for as long as it is to."""
+        """Barrier of the coordination service on process 0, with a timeout, which collectives do not take."""
         client: Any = distributed.global_state.client
         client.wait_at_barrier(f"jaxae-{next(self.barriers)}", int(1000 * seconds))
 
@@ -117,16 +117,15 @@ ALONE = Processes()
 
 
 def join(coordinator: str, num_processes: int, process_id: int, heartbeat: int, patience: int) -> Processes:
-    """Become one of several processes that train together; alone, without a coordinator.
+    """Join a multi-process run; without a coordinator, a single process.
 
-    coordinator: HOST:PORT at which process 0 listens, or auto. ValueError for arguments that do not fit; the process
-    ends if the others do not come within `patience` seconds.
+    coordinator: HOST:PORT at which process 0 listens, or auto. ValueError for invalid arguments; the process ends if
+    the others do not join within `patience` seconds.
     """
     if not coordinator:
         if num_processes > 1 or process_id:
             raise ValueError(
-                f"num_processes={num_processes}, process_id={process_id}: say where the first one is: "
-                "coordinator=HOST:PORT"
+                f"num_processes={num_processes}, process_id={process_id} need coordinator=HOST:PORT of process 0"
             )
         return ALONE
     where: dict[str, Any] = {}
@@ -136,8 +135,8 @@ def join(coordinator: str, num_processes: int, process_id: int, heartbeat: int, 
         if process_id >= num_processes:
             raise ValueError(f"process_id={process_id} must be below num_processes={num_processes}")
         where = {"coordinator_address": coordinator, "num_processes": num_processes, "process_id": process_id}
-    line = f"error: --coordinator {coordinator}: not all processes came within {patience} s: start them, or wait longer"
-    late = threading.Timer(patience, signals.leave, (2, f"{line} (--patience)"))
+    line = f"error: --coordinator {coordinator}: not all processes joined within {patience} s; start them, or raise"
+    late = threading.Timer(patience, signals.leave, (2, f"{line} --patience"))
     late.daemon = True  # JAX itself would abort
     late.start()
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away from `signals`

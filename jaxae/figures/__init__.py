@@ -13,7 +13,7 @@ from jaxae.figures.images import curves, extremes, reconstructions, strip, train
 from jaxae.figures.metrics import loss
 from jaxae.figures.plane import activity, codes, codes_of, latent, tsne
 from jaxae.figures.walks import interpolation, manifold, samples, traversal
-from jaxae.training.trained import Model
+from jaxae.training.trained import Trained
 
 __all__ = [
     "activity",
@@ -38,7 +38,7 @@ __all__ = [
 COMPONENTS = 20  # of the mixture that a model without a prior is sampled from
 
 
-def draw(folder: Path, model: Model, data: Dataset, lines: list[log.Record], title: str) -> list[Path]:
+def draw(folder: Path, model: Trained, data: Dataset, lines: list[log.Record], title: str) -> list[Path]:
     """All pictures that suit the model, into `folder`; their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     from matplotlib.text import Text

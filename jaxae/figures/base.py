@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxae.data import Dataset
-from jaxae.training.trained import Model
+from jaxae.training.trained import Trained
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,7 +78,7 @@ def lengths_of(data: Dataset, places: np.ndarray) -> np.ndarray | None:
     return None if data.test.lengths is None else np.asarray(data.test.lengths)[places]
 
 
-def encoded(model: Model, data: Dataset, places: np.ndarray, seen: bool = False) -> np.ndarray:
+def encoded(model: Trained, data: Dataset, places: np.ndarray, seen: bool = False) -> np.ndarray:
     """Codes of these test examples. seen: with the noise that the encoder sees in training, where there is one."""
     x, lengths = data.test.x[places], lengths_of(data, places)
     if seen and lengths is None:

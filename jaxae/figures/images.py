@@ -7,13 +7,13 @@ import numpy as np
 
 from jaxae.data import Dataset
 from jaxae.figures.base import COLOURS, bitmap, canvas, encoded, label, lengths_of, pictures, show, ten, tile, unit
-from jaxae.training.trained import Model
+from jaxae.training.trained import Trained
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def reconstructions(model: Model, data: Dataset, title: str) -> "Figure":
+def reconstructions(model: Trained, data: Dataset, title: str) -> "Figure":
     """Ten test images, from all over the split, over their reconstructions; between them, noisy, if there is noise."""
     chosen = ten(data)
     x = data.test.x[chosen]
@@ -34,7 +34,7 @@ def reconstructions(model: Model, data: Dataset, title: str) -> "Figure":
     return figure
 
 
-def curves(model: Model, data: Dataset, title: str) -> "Figure":
+def curves(model: Trained, data: Dataset, title: str) -> "Figure":
     """Ten test sequences and their reconstructions over time, up to their ends; of each step the first ten numbers."""
     chosen = ten(data)
     x, lengths = data.test.x[chosen], np.asarray(data.test.lengths)[chosen]
@@ -51,7 +51,7 @@ def curves(model: Model, data: Dataset, title: str) -> "Figure":
     return figure
 
 
-def extremes(model: Model, data: Dataset, title: str) -> "Figure":
+def extremes(model: Trained, data: Dataset, title: str) -> "Figure":
     """The five test examples that are decoded best and the five worst, by squared error, over what is decoded."""
     count = min(len(data.test.x), 10_000)
     y = np.asarray(model.decode(encoded(model, data, np.arange(count), seen=True)))
@@ -80,7 +80,7 @@ def squared_errors(data: Dataset, y: np.ndarray) -> np.ndarray:
     return means
 
 
-def strip(folder: Path, step: int, model: Model, data: Dataset) -> Path:
+def strip(folder: Path, step: int, model: Trained, data: Dataset) -> Path:
     """Ten reconstructions while training, as a picture in `folder` that is named for the step; its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{step:07d}.png"

@@ -6,14 +6,14 @@ import numpy as np
 
 from jaxae.data import Dataset
 from jaxae.figures.base import COLOURS, canvas, colour, encoded, label, pictures, show, spread, ten, unit
-from jaxae.training.trained import Model
+from jaxae.training.trained import Trained
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from sklearn.decomposition import PCA
 
 
-def codes(model: Model, data: Dataset, title: str) -> "Figure":
+def codes(model: Trained, data: Dataset, title: str) -> "Figure":
     """Ten test images over their codes as pictures: a code of h x w x c as h columns of w c values."""
     x = data.test.x[ten(data)]
     z = np.asarray(model.encode(x))
@@ -48,7 +48,7 @@ def principal(z: np.ndarray, most: int) -> "PCA":
     return PCA(min(most, *z.shape), random_state=0).fit(z.astype(np.float64))
 
 
-def tsne(model: Model, data: Dataset, title: str) -> "Figure":
+def tsne(model: Trained, data: Dataset, title: str) -> "Figure":
     """The codes of up to 2,000 test examples in two dimensions by t-SNE (van der Maaten & Hinton 2008)."""
     from sklearn.manifold import TSNE
 
@@ -77,7 +77,7 @@ def activity(z: np.ndarray, title: str) -> "Figure":
     return figure
 
 
-def codes_of(model: Model, data: Dataset, most: int) -> tuple[np.ndarray, np.ndarray]:
+def codes_of(model: Trained, data: Dataset, most: int) -> tuple[np.ndarray, np.ndarray]:
     """Codes of test examples from all over the split, each as one row, and their classes."""
     chosen = spread(len(data.test.x), most)
     z = encoded(model, data, chosen)

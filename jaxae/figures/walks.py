@@ -8,14 +8,14 @@ import numpy as np
 from jaxae.core.types import Sampler
 from jaxae.data import Dataset
 from jaxae.figures.base import GAP, canvas, encoded, lengths_of, pictures, show, spread, ten, tile, unit
-from jaxae.training.trained import Model
+from jaxae.training.trained import Trained
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
-def manifold(model: Model, title: str, n: int = 15) -> "Figure":
+def manifold(model: Trained, title: str, n: int = 15) -> "Figure":
     """The decoded plane on an n x n grid of equal prior mass: normal quantiles at the middles of n intervals."""
     from scipy.stats import norm
 
@@ -33,14 +33,14 @@ def manifold(model: Model, title: str, n: int = 15) -> "Figure":
     return figure
 
 
-def samples(model: Model, title: str, prior: Sampler | None = None, n: int = 10) -> "Figure":
+def samples(model: Trained, title: str, prior: Sampler | None = None, n: int = 10) -> "Figure":
     """n x n images decoded from codes of the model's prior, or of one that is fitted to its codes."""
     figure = canvas(f"{title}: samples from {'a mixture fitted to the codes' if prior else 'the prior'}", 6.0, 6.3)
     show(figure.subplots(), tile(pictures(np.asarray(model.sample(jax.random.key(0), n * n, prior))), n))
     return figure
 
 
-def interpolation(model: Model, data: Dataset, title: str, steps: int = 10) -> "Figure":
+def interpolation(model: Trained, data: Dataset, title: str, steps: int = 10) -> "Figure":
     """Five pairs of test examples; between them, decoded, the straight line from the one code to the other."""
     chosen = ten(data)
     half = max(len(chosen) // 2, 1)
@@ -62,7 +62,7 @@ def interpolation(model: Model, data: Dataset, title: str, steps: int = 10) -> "
     return figure
 
 
-def traversal(model: Model, data: Dataset, title: str, most: int = 10, steps: int = 9) -> "Figure":
+def traversal(model: Trained, data: Dataset, title: str, most: int = 10, steps: int = 9) -> "Figure":
     """The code of a test example, decoded while one unit moves; the units that vary most over the test examples."""
     z = encoded(model, data, spread(len(data.test.x), 2000))
     flat = z.reshape(len(z), -1)

@@ -1,9 +1,9 @@
-"""Likelihoods p(x|z) as objects: what a decoder has to output, and densities, means and samples of it.
+"""Likelihoods p(x|z): shape of the decoder output, log density, mean and samples.
 
-`named` chooses one as `--likelihood NAME` does.
+`named` gives one by its name.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 from jaxae.likelihoods.base import Likelihood as Likelihood
 from jaxae.likelihoods.base import log_likelihood as log_likelihood
@@ -18,13 +18,8 @@ def named(name: Name, scale: float = 1.0) -> Likelihood:
 
     ValueError for another name.
     """
-    found: dict[str, Likelihood] = {
-        "auto": Bernoulli(),
-        "bernoulli": Bernoulli(),
-        "normal": Normal(scale),
-        "normal-learned": Normal("learned"),
-        "normal-predicted": Normal("predicted"),
-    }
-    if name not in found:
-        raise ValueError(f"likelihood={name} is unknown: there are {', '.join(found)}")
-    return found[name]
+    if name not in get_args(Name):
+        raise ValueError(f"likelihood={name} is unknown; use one of {', '.join(get_args(Name))}")
+    if name.startswith("normal"):
+        return Normal(scale if name == "normal" else name.removeprefix("normal-"))  # type: ignore[arg-type]
+    return Bernoulli()

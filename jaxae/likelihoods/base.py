@@ -1,4 +1,4 @@
-"""What every likelihood offers."""
+"""The interface of likelihoods."""
 
 from typing import Protocol, runtime_checkable
 
@@ -13,20 +13,20 @@ from jaxae.core.divergences import per_example
 
 @runtime_checkable
 class Likelihood(Protocol):
-    """p(x|z), given what the decoder outputs for z. A frozen dataclass: hashable, without state."""
+    """p(x|z) as a function of the decoder output. A frozen dataclass: hashable and stateless."""
 
     @property
     def discrete(self) -> bool:
-        """Whether it is normalised over x in {0, 1} only: of grey values it is an objective, not a density."""
+        """Whether it is normalised over x in {0, 1} only, and therefore no density of grey values."""
 
     def parameters(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape of what the decoder has to output for one example of this shape."""
+        """Shape of what the net given to `decoder` has to output for one example of this shape."""
 
     def decoder(self, net: nn.Module) -> nn.Module:
-        """The decoder net, with what the likelihood learns apart from z."""
+        """The net with the likelihood's own parameters, which do not depend on z."""
 
     def initial(self, mean: Float[np.ndarray, "*D"]) -> Float[np.ndarray, "*P"]:
-        """Outputs whose mean this is: what the last bias of a decoder may start from."""
+        """The decoder output with this mean, to initialise the bias of a decoder's last layer."""
 
     def log_prob(self, outputs: Float[Array, "B *P"], x: Float[Array, "B *D"]) -> Float[Array, "B *D"]:
         """log p(x_d|z) of every dimension, in nats."""
@@ -38,7 +38,7 @@ class Likelihood(Protocol):
         """A draw from p(x|z)."""
 
     def errors(self, outputs: Float[Array, "B *P"], x: Float[Array, "B *D"]) -> Terms:
-        """Means over dimensions that are reported beside the log-likelihood."""
+        """Further metrics per example, means over dimensions."""
 
 
 def log_likelihood(

@@ -1,4 +1,4 @@
-"""Black or white pixels."""
+"""The Bernoulli likelihood, for binary pixels."""
 
 from dataclasses import dataclass
 
@@ -27,11 +27,11 @@ class Bernoulli:
         return shape
 
     def decoder(self, net: nn.Module) -> nn.Module:
-        """Nothing is learned apart from z."""
+        """The net itself."""
         return net
 
     def initial(self, mean: Float[np.ndarray, "*D"]) -> Float[np.ndarray, "*D"]:
-        """Logits whose mean this is, for means strictly between 0 and 1."""
+        """The logits of this mean, which is strictly between 0 and 1."""
         return np.log(mean) - np.log1p(-mean)
 
     def log_prob(self, outputs: Float[Array, "B *D"], x: Float[Array, "B *D"]) -> Float[Array, "B *D"]:
@@ -61,5 +61,5 @@ def cross_entropy(logits: Float[Array, "B *D"], x: Float[Array, "B *D"]) -> Floa
     One exponential for value and gradient, where Optax's takes two logarithms of sums: a VAE's step 16 % shorter.
     """
     size = jnp.abs(logits)
-    positive = 0.5 * (logits + size)  # whose slope at 0 is a half, as it must be
+    positive = 0.5 * (logits + size)  # max(logits, 0), with the correct derivative 1/2 at 0
     return positive + jnp.log1p(jnp.exp(-size)) - x * logits

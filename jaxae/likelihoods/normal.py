@@ -1,4 +1,4 @@
-"""Real numbers with normal noise."""
+"""The normal likelihood, for real values."""
 
 from dataclasses import dataclass
 from math import isfinite, log
@@ -26,7 +26,7 @@ class Normal:
     discrete = False
 
     def __post_init__(self) -> None:
-        """ValueError for a scale that none can have."""
+        """Raise ValueError for an invalid scale."""
         if isinstance(self.scale, str):
             if self.scale not in ("learned", "predicted"):
                 raise ValueError(f"scale={self.scale} is unknown: give a number, learned or predicted")
@@ -34,15 +34,15 @@ class Normal:
             raise ValueError(f"scale={self.scale} must be positive")
 
     def parameters(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """A mean per dimension; where the scale is predicted its logarithm too, side by side along the last axis."""
+        """A mean per dimension; with a predicted scale, means and log scales concatenated along the last axis."""
         return (*shape[:-1], 2 * shape[-1]) if self.scale == "predicted" else shape
 
     def decoder(self, net: nn.Module) -> nn.Module:
-        """The net, and with a learned scale its logarithm beside every mean."""
+        """The net; with a learned scale, the log scale is appended to its output."""
         return LearnedScale(net) if self.scale == "learned" else net
 
     def initial(self, mean: Float[np.ndarray, "*D"]) -> Float[np.ndarray, "*P"]:
-        """The mean itself, and log scales of 0 where they are predicted."""
+        """The mean; with predicted scales, followed by log scales of 0."""
         return np.concatenate([mean, np.zeros_like(mean)], axis=-1) if self.scale == "predicted" else mean
 
     def log_prob(self, outputs: Float[Array, "B *P"], x: Float[Array, "B *D"]) -> Float[Array, "B *D"]:
@@ -71,7 +71,7 @@ class Normal:
 
 
 class LearnedScale(nn.Module):
-    """A decoder of means, with one learned log scale, from 0, beside all of them."""
+    """A decoder of means that appends one learned log scale, initially 0, to every mean."""
 
     net: nn.Module  # [*lead, Z] -> [*lead, *D]
 

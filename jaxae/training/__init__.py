@@ -1,1 +1,1 @@
-"""Training: an epoch as one compiled program, the data that it takes, and the generator that drives both."""
+"""Training: the compiled epoch, its data feed, and the generator that drives both."""

@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, Key
 
-from jaxae.core.batch import Batch, Layout, Loss, Share
+from jaxae.core.batch import WHOLE, Batch, Layout, Loss, Share
 from jaxae.core.reduction import sums
 from jaxae.core.step import Transition
 from jaxae.core.types import Examples, Metrics, State
 
-# Of an epoch so far: number of "steps", "sum" of each metric, "bad": the first step at which it was not finite, or -1.
+# Of an epoch so far: number of "steps"; "sum" of each metric; "bad", its first non-finite step, or -1.
 Totals: TypeAlias = dict[str, Any]
 
 
@@ -92,7 +92,7 @@ def step(
 def evaluate(
     loss: Loss, shape: tuple[int, ...], batch_size: int, share: Share, layout: Layout
 ) -> Callable[..., Metrics]:
-    """`measure(state, data, key)` -> the terms of the loss as means over all examples, the last short batch too."""
+    """`measure(state, data, key)` -> means of the terms over all examples, including a short last batch."""
 
     def measure(state: State, data: Examples, key: Key[jax.Array, ""]) -> Metrics:
         n = data.x.shape[0]
@@ -102,7 +102,7 @@ def evaluate(
             weight = (index < n).astype(jnp.float32)
             rows = jnp.minimum(index, n - 1)
             batch = gather(data, rows, index, weight, state.step, shape, layout, training=False)
-            again = jax.random.clone(key)  # one key for all batches: noise belongs to the indices of the examples
+            again = jax.random.clone(key)  # one key for all batches: noise differs by example index
             return sums(loss, state.variables, batch, again)
 
         def body(i: jax.Array, total: Metrics) -> Metrics:
@@ -121,7 +121,7 @@ def gather(
     weight: jax.Array,
     step: jax.Array,
     shape: tuple[int, ...],
-    layout: Layout = Layout(),  # noqa: B008
+    layout: Layout = WHOLE,
     training: bool = True,
 ) -> Batch:
     """The batch of these rows, uint8 scaled from 0..255 to [0, 1]; sequences with the mask of their steps."""

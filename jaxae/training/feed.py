@@ -33,9 +33,9 @@ Feed: TypeAlias = Callable[[int, int], Portion]  # (epoch, step) -> the portion 
 
 
 def feed(split: Split, plan: Plan, seeds: range, batch_size: int, limit: float = 0.0, block_bytes: int = BLOCK) -> Feed:
-    """The split as portions: a single one, or blocks where it has more bytes than the limit.
+    """The split in portions: a single one on the device, or streamed blocks if it exceeds the limit.
 
-    limit: bytes that a device keeps; 0: a quarter of its memory. block_bytes: of a block, about.
+    limit: bytes per device (0: a quarter of its memory). block_bytes: approximate size of a block.
     """
     limit = plan.processes.broadcast_json(limit or memory() / 4)  # the same for all processes
     if split.x.nbytes > limit:

@@ -1,4 +1,4 @@
-"""Training as a generator of snapshots: the one loop that drives the compiled epoch. Its clients do all the rest."""
+"""Training as a generator of snapshots: the only loop that drives the compiled epoch."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxae.core.batch import Layout
+from jaxae.core.batch import WHOLE, Batch, Layout
 from jaxae.core.experiment import Experiment
 from jaxae.core.reduction import sums
-from jaxae.core.types import Examples, Info, State
+from jaxae.core.types import Examples, Extra, Info, Params, State
 from jaxae.data import Dataset
 from jaxae.devices import plan as plans
 from jaxae.devices.plan import Plan, place
@@ -20,20 +20,27 @@ from jaxae.training import epoch, nonfinite
 from jaxae.training.epoch import Totals
 from jaxae.training.feed import examples, feed
 
-INIT, TRAIN, TEST = range(3)  # what a key derived from the seed is for
+INIT, TRAIN, TEST = range(3)  # purposes of keys derived from the seed
+
+
+Initial: TypeAlias = tuple[Params, Extra]  # with several seeds every leaf has a leading axis of seeds
 
 
 class Snapshot(NamedTuple):
-    """Training after a dispatch of steps."""
+    """Training after a dispatch of steps: `step` steps, the last of them in epoch `epoch` (from 1), which is `done`.
+
+    state: parameters and all else that changes; it stays valid while training goes on. train: means over the epoch's
+    steps so far; test: over the test split, at the end of an epoch, else None. totals: with `state`, to resume from.
+    """
 
     step: int  # steps done
-    epoch: int  # the epoch, counted from 1, that the last of them belongs to
-    done: bool  # whether that epoch has all its steps
+    epoch: int  # epoch of the last step, counted from 1
+    done: bool  # whether all steps of that epoch are done
     state: State  # on the devices; with several seeds every leaf has a leading axis of seeds
-    totals: Totals  # with the state all that is needed to resume
+    totals: Totals  # needed to resume, besides the state
     train: dict[str, Any]  # means over the epoch's steps so far, one per seed where there are several
     test: dict[str, Any] | None  # means over the test split, at the end of an epoch
-    seconds: float  # that the steps took, waiting for data included; 0 for none, and for the first, slower dispatch
+    seconds: float  # of the steps, including data loading; 0 after an evaluation and for the first, slower dispatch
 
 
 class Programs(NamedTuple):
@@ -56,6 +63,7 @@ def iterate(
     seed: int = 0,
     seeds: int = 1,
     plan: Plan | None = None,
+    initial: Initial | None = None,
     resume: tuple[State, Totals] | None = None,
     every: int | Sequence[int] = (),
     data_limit: float = 0.0,
@@ -63,32 +71,70 @@ def iterate(
 ) -> Iterator[Snapshot]:
     """Train, and yield a snapshot after every dispatch of steps.
 
-    An epoch ends with two: after its last step, and with `test` after its evaluation. How many steps a dispatch has
-    follows the clock, so stop at the end of an epoch, or at a step that `every` names: a snapshot is yielded at every
-    multiple of it (of each of them). What is computed does not depend on who consumes it, nor on where.
+    experiment: as the `build(config, info)` of a module gives it, e.g. `vae.build(vae.Config(latent=4), data.info)`.
+    data: as `jaxae.data.load` and `jaxae.data.from_arrays` give it.
+
+    An epoch ends with two: after its last step, and with `test` after its evaluation. The number of steps per dispatch
+    depends on timing; a snapshot is also yielded at every multiple of `every` (of each of them), which is read before
+    each dispatch. Results do not depend on dispatches, on the consumer, or on where training was resumed.
 
     seeds: train this many (seed, seed + 1, ...) in one program. plan: on which devices (default: all).
-    resume: state and totals of a snapshot, from which the same snapshots follow as if training had not been stopped.
+    initial: parameters, and other collections, to start from in place of random ones.
+    resume: state and totals of a snapshot, from which training continues bit for bit.
     data_limit: bytes of training data that a device keeps; more is streamed (0: a quarter of its memory).
-    compiler: as `compiled`, which is the default.
-    ValueError for arguments that do not fit; errors.Diverged for a number that is not finite.
+    compiler: default `compiled`.
+    ValueError, at the call, for invalid arguments; errors.Diverged for a non-finite number.
     """
-    several, count, numbers = seeds > 1, len(data.train.x), range(seed, seed + seeds)
+    if not isinstance(experiment, Experiment):
+        raise TypeError(
+            f"experiment is a {type(experiment).__name__}, not a jaxae.Experiment, as a module's build returns"
+        )
+    if not isinstance(data, Dataset):
+        raise TypeError(
+            f"data is a {type(data).__name__}, not a Dataset: see jaxae.data.from_arrays and jaxae.data.load"
+        )
     stops = [every] if isinstance(every, int) else every
-    for name, value, least in (("batch_size", batch_size, 1), ("seeds", seeds, 1), ("every", min(stops, default=0), 0)):
-        if value < least:
-            raise ValueError(f"{name}={value} must be at least {least}")
-    if batch_size > count:
-        raise ValueError(f"batch_size={batch_size}: there are only {count} training examples: take fewer")
+    least = {"epochs": (epochs, 1), "batch_size": (batch_size, 1), "seed": (seed, 0), "seeds": (seeds, 1)}
+    for name, (value, low) in {**least, "every": (min(stops, default=0), 0)}.items():
+        if not isinstance(value, int | np.integer):
+            raise TypeError(f"{name}={value!r} is no int")
+        if value < low:
+            raise ValueError(f"{name}={value} must be at least {low}")
+    if batch_size > len(data.train.x):
+        raise ValueError(f"batch_size={batch_size}: there are only {len(data.train.x)} training examples: take fewer")
+    if data.train.lengths is not None and not experiment.sequences:
+        raise ValueError("the data are sequences of different lengths, and this experiment takes none")
     plan = plans.plan("auto", batch_size, seeds) if plan is None else plan
+    if plan.seeds != seeds:
+        raise ValueError(f"seeds={seeds}: the plan is for {plan.seeds}")
+    numbers = range(seed, seed + seeds)
+
+    def first() -> tuple[State, Totals]:
+        return start(experiment, data.info, batch_size, numbers, initial=initial) if resume is None else resume
+
+    return _iterate(experiment, data, epochs, batch_size, numbers, plan, first, stops, data_limit, compiler or compiled)
+
+
+def _iterate(
+    experiment: Experiment,
+    data: Dataset,
+    epochs: int,
+    batch_size: int,
+    numbers: range,
+    plan: Plan,
+    first: Callable[[], tuple[State, Totals]],
+    stops: Sequence[int],
+    data_limit: float,
+    compiler: Compiler,
+) -> Iterator[Snapshot]:
+    several, count = len(numbers) > 1, len(data.train.x)
     train_key, test_key = (place(keys(numbers, purpose), plan, several) for purpose in (TRAIN, TEST))
     portions = feed(data.train, plan, numbers, batch_size, data_limit)
     test_data = place(examples(data.test), plan, False)
-    items = start(experiment, data.info, batch_size, numbers) if resume is None else resume
-    state, totals = (place(item, plan, several) for item in items)
+    state, totals = (place(item, plan, several) for item in first())
     step = int(np.ravel(jax.device_get(state.step))[0])
     # Both are compiled before the first step: until then there is nothing to save.
-    train, evaluate = (compiler or compiled)(
+    train, evaluate = compiler(
         experiment,
         data.info,
         batch_size,
@@ -99,11 +145,11 @@ def iterate(
     plan.processes.barrier()
 
     at_once = 0  # steps in a dispatch
-    first = step * batch_size // count  # the epoch, counted from 0
+    current = step * batch_size // count  # the epoch, counted from 0
     covered = int(np.ravel(jax.device_get(totals["steps"]))[0])
-    if covered and step == epoch.first_step(first, count, batch_size):
-        first -= 1  # whose evaluation is still to come
-    for now in range(first, epochs):
+    if covered and step == epoch.first_step(current, count, batch_size):
+        current -= 1  # whose evaluation is still to come
+    for now in range(current, epochs):
         end = epoch.first_step(now + 1, count, batch_size)
         host = jax.device_get(totals)
         while step < end:
@@ -113,15 +159,16 @@ def iterate(
             args = (state, totals, portion.data, portion.order, train_key, portion.start)
             began = time.monotonic()
             with plan.processes.waiting():
-                state, totals, all_finite = jax.block_until_ready(train(*args, steps))  # on CPU, unblocked
-                host = jax.device_get(totals)  # collectives can deadlock
+                # Without blocking here, collectives can deadlock on CPU.
+                state, totals, all_finite = jax.block_until_ready(train(*args, steps))
+                host = jax.device_get(totals)
             ended = time.monotonic()
             if not nonfinite.finite(host, all_finite):
                 one = epoch.step(experiment.train, data.shape, batch_size, lambda x: x, Layout())
                 raise nonfinite.explain(train, one, args, batch_size, steps, numbers)
             step += steps
             seconds = ended - waited if at_once else 0.0  # the first one is slower
-            # All processes are to do as many steps.
+            # All processes must dispatch the same number of steps.
             at_once = _pace(at_once, plan.processes.maximum(ended - began))
             yield Snapshot(step, now + 1, step == end, state, totals, _means(host), None, seconds)
         with plan.processes.waiting():
@@ -148,7 +195,7 @@ def compiled(
 
 
 def seeded(plan: Plan, training: tuple[Any, ...]) -> tuple[tuple[bool, ...], tuple[bool, ...]]:
-    """Which arguments of `epoch.train`, which are like these, and of `epoch.evaluate` have an axis of seeds."""
+    """Which arguments of `epoch.train` (as in `training`) and of `epoch.evaluate` have an axis of seeds."""
     several, data, order = plan.seeds > 1, training[2].x.ndim == 3, training[3].ndim == 2
     return (several, several, data, order, several, False, False), (several, False, several)
 
@@ -158,39 +205,49 @@ def start(
     info: Info,
     batch_size: int,
     seeds: range,
-    layout: Layout = Layout(),  # noqa: B008
+    layout: Layout = WHOLE,
+    initial: Initial | None = None,
 ) -> tuple[State, Totals]:
     """The state before the first step and totals of no steps; with several seeds, a leading axis of seeds.
 
+    initial: parameters and other collections in place of random ones.
     ValueError for a transition or a loss that does not work on a batch of this layout.
     """
-    shape = info.shape
 
-    def one(key: jax.Array) -> tuple[State, Totals]:
-        variables: Any = experiment.model.init(key, jnp.zeros((1, *shape)))
-        params = variables.pop("params")
-        state = State(jnp.int32(0), params, experiment.train.init(params), dict(variables))
-        rows = (jnp.zeros(batch_size, jnp.int32),) * 2
-        data = Examples(
-            jnp.zeros((1, int(np.prod(shape))), jnp.uint8),
-            jnp.zeros(1, jnp.int32),
-            jnp.ones(1, jnp.int32) if experiment.sequences and len(shape) == 2 else None,
-        )
-        batch, split = (
-            epoch.gather(data, *rows, jnp.ones(batch_size), state.step, shape, layout, training)
-            for training in (True, False)
-        )
+    def one(key: jax.Array, initial: Initial | None) -> tuple[State, Totals]:
+        variables: Any = experiment.model.init(key, jnp.zeros((1, *info.shape)))
+        params, extra = initial or (variables.pop("params"), dict(variables))
+        state = State(jnp.int32(0), params, experiment.train.init(params), extra)
+        batch, split = (blank(experiment, info, batch_size, layout, training) for training in (True, False))
         metrics = jax.eval_shape(experiment.train.step, state, batch, key)[1]
         jax.eval_shape(partial(sums, experiment.evaluate), state.variables, split, key)
         if "loss" not in metrics:
-            raise ValueError(f"no metric of training is named loss: there are {sorted(metrics)}")
+            raise ValueError(f"training reports no metric named loss, only {sorted(metrics)}")
         return state, epoch.no_totals(metrics)
 
-    return jax.jit(jax.vmap(one) if len(seeds) > 1 else one)(keys(seeds, INIT))
+    several = len(seeds) > 1
+    return jax.jit(jax.vmap(one, in_axes=(0, 0 if initial else None)) if several else one)(keys(seeds, INIT), initial)
+
+
+def blank(
+    experiment: Experiment,
+    info: Info,
+    batch_size: int,
+    layout: Layout = WHOLE,
+    training: bool = True,
+) -> Batch:
+    """A batch of zeros, as the experiment would see one."""
+    data = Examples(
+        jnp.zeros((1, int(np.prod(info.shape))), jnp.uint8),
+        jnp.zeros(1, jnp.int32),
+        jnp.ones(1, jnp.int32) if experiment.sequences and len(info.shape) == 2 else None,
+    )
+    rows = jnp.zeros(batch_size, jnp.int32)
+    return epoch.gather(data, rows, rows, jnp.ones(batch_size), jnp.int32(0), info.shape, layout, training)
 
 
 def keys(seeds: range, purpose: int) -> jax.Array:
-    """The key of each seed, of one or all."""
+    """One key per seed, for this purpose; without an axis for a single seed."""
 
     def key(seed: jax.Array) -> jax.Array:
         return jax.random.fold_in(jax.random.key(seed), purpose)
@@ -201,13 +258,13 @@ def keys(seeds: range, purpose: int) -> jax.Array:
 
 
 def _means(totals: Totals) -> dict[str, Any]:
-    """Means over the steps that the totals cover; of no steps there are none."""
+    """Means over the steps of the totals; empty for no steps."""
     steps = int(np.ravel(totals["steps"])[0])
     return {name: total / steps for name, total in totals["sum"].items()} if steps else {}
 
 
 def _pace(at_once: int, seconds: float) -> int:
-    """How many steps to dispatch next, so that it takes about a third of a second: short enough to stop promptly."""
+    """Number of steps of the next dispatch, for about a third of a second: short enough to stop promptly."""
     if seconds > 0.5 and at_once:
         return max(1, at_once // 2)
     return max(1, at_once * 2 if seconds < 0.25 else at_once)

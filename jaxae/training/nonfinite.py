@@ -1,9 +1,11 @@
-"""Where training diverged. A dispatch only says that some number is not finite: it is done again to find which."""
+"""Find where training diverged, by repeating a dispatch that returned a non-finite number."""
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal
 
@@ -14,10 +16,10 @@ from jaxae.errors import Diverged
 def explain(
     train: Callable[..., Any], one: Callable[..., Any], args: tuple[Any, ...], size: int, steps: int, seeds: range
 ) -> Diverged:
-    """The first step of a dispatch, and the term, that is not finite: a metric, a gradient, or a part of the state.
+    """Find the first non-finite step of a dispatch, and its term: a metric, a gradient, or a leaf of the state.
 
-    train: the compiled function, whose `steps` steps from `args` end in what is not finite; one: as `epoch.step` makes
-    it, for one seed on one device. size: of a batch.
+    train: the compiled function; its `steps` steps from `args` give a non-finite number. one: from `epoch.step`, for
+    one seed on one device. size: batch size.
     """
     low, high = 0, steps  # finite after low steps, not after high
     while high - low > 1:
@@ -25,54 +27,97 @@ def explain(
         low, high = (middle, high) if finite(*train(*args, middle)[1:]) else (low, middle)
     state, totals, all_finite = jax.device_get(train(*args, high))
     step = int(np.ravel(state.step)[0]) - 1
-    for name, bad in sorted(totals["bad"].items(), key=lambda item: item[0] == "loss"):  # a part before the whole
-        if np.any(bad == step):
-            return diverged(name, step, seeds[int(np.argmax(bad == step))])
-    i = int(np.argmin(all_finite))
+    bad = {name: where == step for name, where in totals["bad"].items() if np.any(where == step)}
+    terms = sorted(bad, key=lambda name: name == "loss")  # other terms before the loss
+    i = int(np.argmax(bad[terms[0]])) if terms else int(np.argmin(all_finite))
 
     def pick(tree: Any, has_seeds: bool = len(seeds) > 1) -> Any:
         return jax.tree.map(lambda leaf: leaf[i], tree) if has_seeds else tree
 
-    before, (_, _, data, order, key, begin) = jax.device_get(train(*args, low))[0], args
+    (before, *_), (_, _, data, order, key, begin) = jax.device_get(train(*args, low)), args
     data, order = pick(jax.device_get(data), data.x.ndim == 3), pick(jax.device_get(order), order.ndim == 2)
-    values = named_values(one, pick(before), data, order, pick(key), begin + low * size)
+    key = pick(key)
+    rows = np.asarray(order)[int(begin) + low * size :][:size]
+    moment = {
+        "state": pick(before),
+        "batch": {name: np.asarray(part)[rows] for name, part in data._asdict().items() if part is not None},
+        "key": np.asarray(jax.random.key_data(key)),
+        "seed": seeds[i],
+    }
+    if terms:
+        return diverged(terms[0], step, seeds[i], moment)
+    values = named_values(one, pick(before), data, order, key, begin + low * size)
     found = [name for name, value in values if name.startswith(GRADIENT) and not np.isfinite(value).all()]
     found += [*_not_finite(pick(state)), *(f"the epoch's total {path}" for path in _not_finite(pick(totals)))]
-    return diverged(found[0], step, seeds[i])
+    return diverged(found[0], step, seeds[i], moment)
 
 
 def named_values(f: Callable[..., Any], *args: Any) -> list[tuple[str, Any]]:
-    """What `jax.ad_checkpoint.checkpoint_name` has named within f(*args), in the order of its computation.
+    """What f(*args) computes on its way, by name and in order: terms, gradients, inputs and outputs of layers.
 
-    Evaluates the traced function equation by equation, within the branch of a `switch` that is taken.
+    Terms and gradients are named by `jax.ad_checkpoint.checkpoint_name`, layers by Flax's scopes: an output of a layer
+    is what the forward pass uses outside of it, an input what comes from no other layer. Evaluates the traced function
+    equation by equation, within the branch of a `switch` that is taken.
     """
     found: list[tuple[str, Any]] = []
 
     def evaluate(closed: ClosedJaxpr, values: list[Any]) -> list[Any]:
         jaxpr = closed.jaxpr
         known = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*closed.consts, *values), strict=True))
+        used: dict[Any, set[str | None]] = {}  # variable -> layers of the forward pass that take it
+        for equation in jaxpr.eqns:
+            if (layer := _layer(equation)) is not None:
+                for atom in equation.invars:
+                    if not isinstance(atom, Literal):
+                        used.setdefault(atom, set()).add(layer)
 
         def value(atom: Any) -> Any:
             return atom.val if isinstance(atom, Literal) else known[atom]
 
         for equation in jaxpr.eqns:
             inputs = [value(atom) for atom in equation.invars]
-            primitive, params = equation.primitive, equation.params
+            primitive, params, layer = equation.primitive, equation.params, _layer(equation)
             if primitive.name == "name":
                 found.append((params["name"], inputs[0]))
             if primitive.name == "cond":
                 branches = params["branches"]
                 outputs = evaluate(branches[min(max(int(inputs[0]), 0), len(branches) - 1)], inputs[1:])
-            elif primitive.name in ("jit", "pjit"):
+            elif primitive.name in ("jit", "pjit") and not layer:
                 outputs = evaluate(params["jaxpr"], inputs)
             else:
                 outputs = primitive.bind(*inputs, **primitive.get_bind_params(params))
                 outputs = outputs if primitive.multiple_results else [outputs]
             known.update(zip(equation.outvars, outputs, strict=True))
+            for variable, output in zip(equation.outvars, outputs, strict=True):
+                takers = used.get(variable, set()) - {layer}
+                if layer and takers:
+                    found.append((f"the output of {layer}", output))
+                elif layer == "" and (layers := sorted(filter(None, takers))):
+                    found.append((f"the input of {layers[0]}", output))
         return [value(atom) for atom in jaxpr.outvars]
 
-    evaluate(jax.make_jaxpr(f)(*args), jax.tree.leaves(args))
+    with jax.debug_key_reuse(False):  # equations take apart what random functions do with a key
+        evaluate(jax.make_jaxpr(f)(*args), jax.tree.leaves(args))
     return found
+
+
+def _layer(equation: Any) -> str | None:
+    """Flax's scope of an equation of the forward pass, "" outside of all layers; None in the backward pass."""
+    stack = str(equation.source_info.name_stack)
+    if "transpose(" in stack:
+        return None
+    while (plain := re.sub(r"\b(?:jvp|vmap)\(([^()]*)\)", r"\1", stack)) != stack:
+        stack = plain
+    return stack
+
+
+def find_nonfinite(f: Callable[..., Any], *args: Any) -> list[str]:
+    """The names of what is not finite in f(*args), in the order of its computation."""
+    return list(dict.fromkeys(name for name, value in named_values(f, *args) if not _finite(value)))
+
+
+def _finite(value: Any) -> bool:
+    return not jnp.issubdtype(value.dtype, jnp.inexact) or bool(np.isfinite(value).all())
 
 
 def finite(totals: Any, all_finite: Any) -> bool:
@@ -81,15 +126,15 @@ def finite(totals: Any, all_finite: Any) -> bool:
 
 
 def check(metrics: dict[str, Any], step: int, seeds: range) -> None:
-    """Diverged for a metric of an evaluation that is not finite."""
+    """Raise Diverged for a non-finite metric of an evaluation."""
     for name, value in metrics.items():
         if not np.all(np.isfinite(value)):
             raise diverged(name, step, seeds[int(np.argmin(np.isfinite(value)))])
 
 
-def diverged(term: str, step: int, seed: int) -> Diverged:
+def diverged(term: str, step: int, seed: int, moment: dict[str, Any] | None = None) -> Diverged:
     """The error that names the term."""
-    return Diverged(f"{term} is not finite at step {step} (seed {seed})")
+    return Diverged(f"{term} is not finite at step {step} (seed {seed})", moment)
 
 
 def _not_finite(tree: Any) -> Iterable[str]:

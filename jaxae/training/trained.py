@@ -1,7 +1,9 @@
 """A trained model, as a user gets it back."""
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -10,56 +12,85 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, Num
 
-from jaxae.core.batch import Batch
+from jaxae.core.batch import Batch, Loss, Terms
 from jaxae.core.experiment import Experiment
-from jaxae.core.types import Extra, Params, Sampler, Variables
+from jaxae.core.types import Extra, Params, Sampler, State, Variables
+from jaxae.training.iterate import TEST
+from jaxae.training.iterate import keys as start_keys
+
+PIECE = 1000  # examples that pass the model at once
 
 
 @dataclass(frozen=True)
-class Model:
-    """A trained model. Images go in as [N, H, W, C], or [N, H, W] when grey, uint8 or float in [0, 1].
+class Trained:
+    """A trained model, or one for each of several seeds.
 
-    Sequences go in as [N, T, D], those that are shorter than T with their lengths [N].
+    history: a dictionary for every epoch and split ("train", "test") with `epoch`, `step`, `split` and the means of all
+    terms; with several seeds each mean is a record of `seeds` (a list), `mean` and `std` (of a sample, n - 1).
+    Images go in as [N, H, W, C], or [N, H, W] when grey, uint8 or float in [0, 1]; sequences as [N, T, D], those that
+    are shorter than T with their lengths [N]. With several seeds every result has a leading axis of seeds, and
+    `model[i]` is the model of one.
     """
 
     experiment: Experiment
-    params: Params = field(repr=False)
-    extra: Extra = field(repr=False)
+    state: State = field(repr=False)  # with several seeds every leaf has a leading axis of seeds
     shape: tuple[int, ...]  # of one example
+    seeds: range = range(1)
+    history: Sequence[dict[str, Any]] = field(default=(), repr=False)  # metrics of every epoch and split
+    saver: Callable[[Path, "Trained"], None] | None = field(default=None, repr=False)  # what `save` calls
 
-    def encode(self, x: Num[Any, "N *D"], lengths: Int[Any, " N"] | None = None) -> Float[Array, "N *code"]:
+    def __getitem__(self, i: int) -> "Trained":
+        """The model of one seed, counted from 0. IndexError where there are not so many."""
+        seed = self.seeds[i]
+        if len(self.seeds) == 1:
+            return self
+        state = jax.tree.map(lambda leaf: leaf[i], self.state)
+        history = [_of_seed(line, i) for line in self.history]
+        return replace(self, state=state, seeds=range(seed, seed + 1), history=history)
+
+    def __len__(self) -> int:
+        """How many seeds there are."""
+        return len(self.seeds)
+
+    def encode(self, x: Num[Any, "N *D"], lengths: Int[Any, " N"] | None = None) -> Float[Array, "*S_N_code"]:
         """Codes, float32; deterministic (the posterior mean for variational models)."""
-        x = self._images(x)
+        x = self._examples(x)
         if lengths is None:
             return self._apply("encode", x)
         if not self.experiment.sequences:
             raise ValueError(f"{type(self.experiment.model).__name__} takes no lengths: it is not for sequences")
         return self._apply("encode", x, (np.arange(x.shape[1]) < np.asarray(lengths)[:, None]).astype(np.float32))
 
-    def decode(self, z: Num[Any, "N *code"]) -> Float[Array, "N *D"]:
-        """Images of these codes, float32 in [0, 1]. ValueError for codes of another shape."""
-        z = jnp.asarray(z, jnp.float32)
-        if z.shape[1:] != self.code:
-            raise ValueError(f"codes have shape {z.shape}, not [N, {', '.join(map(str, self.code))}]")
-        return self._apply("decode", z)
+    def decode(self, z: Num[Any, "*S_N_code"]) -> Float[Array, "*S_N_D"]:
+        """Images of these codes, float32 in [0, 1]; with several seeds each decodes its own, or all the same.
 
-    def reconstruct(self, x: Num[Any, "N *D"], lengths: Int[Any, " N"] | None = None) -> Float[Array, "N *shape"]:
+        ValueError for codes of another shape.
+        """
+        z = jnp.asarray(z, jnp.float32)
+        own = len(self.seeds) > 1 and z.shape[:1] + z.shape[2:] == (len(self.seeds), *self.code)
+        if not own and z.shape[1:] != self.code:
+            raise ValueError(f"codes have shape {z.shape}, not [N, {', '.join(map(str, self.code))}]")
+        return self._apply("decode", z, own=own)
+
+    def reconstruct(self, x: Num[Any, "N *D"], lengths: Int[Any, " N"] | None = None) -> Float[Array, "*S_N_shape"]:
         """decode(encode(x)): float32 in [0, 1]."""
         return self.decode(self.encode(x, lengths))
 
     def corrupted(self, x: Num[Any, "N *D"]) -> Float[Array, "N *shape"]:
-        """The images as the encoder sees them in training, with the noise that it is to remove where there is one."""
-        images = self._images(x)
+        """The images as the encoder sees them in training, with the noise of a denoising autoencoder."""
+        images = self._examples(x)
         if self.experiment.corrupt is None:
             return images
         batch = Batch(images, jnp.arange(len(images)), jnp.ones(len(images)), jnp.int32(0))
         return self.experiment.corrupt(jax.random.key(0), batch)
 
-    def sample(self, key: Key[Array, ""], n: int, prior: Sampler | None = None) -> Float[Array, "n *D"]:
-        """n images from the model's own prior, or from another one, as `mixture.fit` gives: float32 in [0, 1].
+    def sample(self, key: Key[Array, ""], n: int, prior: Sampler | None = None) -> Float[Array, "*S_n_D"]:
+        """n images from the model's own prior, or from another one, as `mixture.fit` returns: float32 in [0, 1].
 
-        ValueError for a model that has none.
+        ValueError for a model that has none, and for a key that is not as `jax.random.key(0)`.
         """
+        if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)) or n < 1:
+            raise ValueError(f"sample takes a JAX key and a number: sample(jax.random.key(0), 64), not ({key}, {n})")
         if prior is not None:
             return self.decode(prior(key, n))
         if self.experiment.prior is None:
@@ -67,26 +98,108 @@ class Model:
                 f"{type(self.experiment.model).__name__} has no prior to sample from: give one that is fitted to its "
                 "codes, as jaxae.mixture.fit does"
             )
-        return self.decode(self.experiment.prior(self.variables, key, n))
+        own = self.experiment.prior
+
+        def codes(variables: Variables) -> Float[Array, "n *code"]:
+            return own(variables, key, n)
+
+        return self.decode(jax.vmap(codes)(self.variables) if self._several else codes(self.variables))
+
+    def terms(self, x: Num[Any, "N *D"], lengths: Int[Any, " N"] | None = None) -> dict[str, Float[np.ndarray, "*S N"]]:
+        """The terms of the loss of every example, by name, as the evaluation of a run computes them.
+
+        What is drawn, as of a posterior, depends on the row of an example.
+        """
+        return self._terms(x, lengths)
+
+    def _terms(
+        self, x: Num[Any, "N *D"], lengths: Int[Any, " N"] | None, draw: int | None = None
+    ) -> dict[str, Float[np.ndarray, "*S N"]]:
+        """draw: number of a draw that all examples share; None: each has its own, as in an evaluation."""
+        x = self._examples(x)
+        keys = start_keys(self.seeds, TEST)
+        if draw is not None:
+            fold = partial(jax.random.fold_in, data=draw)
+            keys = jax.vmap(fold)(keys) if self._several else fold(keys)
+        mask = None if lengths is None else np.arange(x.shape[1]) < np.asarray(lengths)[:, None]
+        pieces = []
+        for first in range(0, len(x), PIECE):
+            part = x[first : first + PIECE]
+            observed = None if mask is None else jnp.asarray(mask[first : first + PIECE], jnp.float32)
+            index = first + jnp.arange(len(part)) if draw is None else jnp.zeros(len(part), jnp.int32)
+            batch = Batch(part, index, jnp.ones(len(part)), jnp.int32(0), observed, training=False)
+            found = _terms(self.experiment.evaluate, self._several, self.state, batch, keys)
+            pieces.append(jax.device_get(found))
+        return {name: np.concatenate([piece[name] for piece in pieces], axis=-1) for name in pieces[0]}
+
+    def score(
+        self, x: Num[Any, "N *D"], by: str = "loss", lengths: Int[Any, " N"] | None = None, samples: int = 10
+    ) -> Float[np.ndarray, "*S N"]:
+        """A term of the loss of every example, averaged over `samples` draws: the larger, the stranger.
+
+        The draws are the same for all examples, so that equal examples have equal scores, in any order.
+        ValueError for a term that there is not.
+        """
+        draws = []
+        for draw in range(samples):
+            found = self._terms(x, lengths, draw)
+            if by not in found:
+                raise ValueError(f"by={by} is no term of the loss: there are {', '.join(sorted(found))}")
+            draws.append(found[by])
+        return np.stack(draws).mean(0, dtype=np.float64).astype(np.float32)
+
+    def evaluate(self, x: Num[Any, "N *D"], lengths: Int[Any, " N"] | None = None) -> dict[str, Any]:
+        """Means of the terms of the loss over these examples: a number each, or one per seed."""
+        return {name: values.mean(-1, dtype=np.float64) for name, values in self.terms(x, lengths).items()}
+
+    def save(self, path: str | Path) -> None:
+        """Write a run directory that `jaxae.load` reads, and that the same call of `jaxae.fit` resumes.
+
+        For what `jaxae.fit` and `jaxae.load` return, and one seed of it; also with another state, as
+        `dataclasses.replace(model, state=snapshot.state)`. ValueError for a model without a configuration, and for a
+        folder that holds anything.
+        """
+        if self.saver is None:
+            raise ValueError("the model has no configuration: only what jaxae.fit or jaxae.load returned can be saved")
+        self.saver(Path(path), self)
 
     @cached_property
     def code(self) -> tuple[int, ...]:
         """Shape of one code."""
         one = jax.ShapeDtypeStruct((1, *self.shape), jnp.float32)
-        return jax.eval_shape(lambda x: _method(self.experiment.model, "encode", self.variables, x), one).shape[1:]
+        encode = partial(_method, self.experiment.model, "encode", self._several, (False,))
+        return jax.eval_shape(lambda x: encode(self.variables, x), one).shape[self._several + 1 :]
+
+    @property
+    def params(self) -> Params:
+        """Parameters; averaged ones where the training averaged them."""
+        params: Params = self.variables["params"]
+        return params
+
+    @property
+    def extra(self) -> Extra:
+        """The other collections."""
+        return self.state.extra
 
     @property
     def variables(self) -> Variables:
         """Parameters and the other collections, as Flax's `apply` takes them."""
-        return {"params": self.params, **self.extra}
+        return self.state.variables
 
-    def _apply(self, name: str, *args: Any, size: int = 1000) -> jax.Array:
-        """In pieces, so that a whole data set fits into memory."""
-        starts = range(0, max(len(args[0]), 1), size)
-        pieces = (tuple(x[i : i + size] for x in args) for i in starts)
-        return jnp.concatenate([_method(self.experiment.model, name, self.variables, *piece) for piece in pieces])
+    @property
+    def _several(self) -> bool:
+        return len(self.seeds) > 1
 
-    def _images(self, x: Any) -> jax.Array:
+    def _apply(self, name: str, *args: Any, own: bool = False) -> jax.Array:
+        """In pieces, so that a whole data set fits into memory. own: each seed has its own arguments."""
+        count = args[0].shape[int(own)]
+        slices = [slice(i, i + PIECE) for i in range(0, max(count, 1), PIECE)]
+        pieces = (tuple(x[:, part] if own else x[part] for x in args) for part in slices)
+        owns = (own,) * len(args)
+        found = [_method(self.experiment.model, name, self._several, owns, self.variables, *piece) for piece in pieces]
+        return jnp.concatenate(found, axis=int(self._several))
+
+    def _examples(self, x: Any) -> jax.Array:
         x = np.asarray(x)
         if x.shape[1:] == self.shape[:2] and self.shape[2:] == (1,):
             x = x[..., None]
@@ -112,7 +225,25 @@ def layers(model: nn.Module, shape: tuple[int, ...]) -> dict[str, str]:
     }
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _method(model: nn.Module, name: str, variables: dict[str, Any], *args: jax.Array) -> jax.Array:
-    result: Any = model.apply(variables, *args, method=name)
+def _of_seed(line: dict[str, Any], i: int) -> dict[str, Any]:
+    return {name: value["seeds"][i] if isinstance(value, dict) else value for name, value in line.items()}
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _method(
+    model: nn.Module, name: str, several: bool, own: tuple[bool, ...], variables: Variables, *args: jax.Array
+) -> jax.Array:
+    def apply(variables: Variables, *args: jax.Array) -> Any:
+        return model.apply(variables, *args, method=name)
+
+    axes = (0, *(0 if o else None for o in own))
+    result: jax.Array = (jax.vmap(apply, in_axes=axes) if several else apply)(variables, *args)
     return result
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _terms(loss: Loss, several: bool, state: State, batch: Batch, key: Any) -> dict[str, Any]:
+    def one(state: State, key: Key[Array, ""]) -> Terms:
+        return loss(state.variables, batch.replace(step=state.step), key)[0]
+
+    return (jax.vmap(one) if several else one)(state, key)

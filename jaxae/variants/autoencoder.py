@@ -26,7 +26,7 @@ class Autoencoder(nn.Module):
     def __call__(
         self, x: Float[Array, "B *D"], keys: Keys | None = None, axis: str | None = None
     ) -> tuple[jax.Array, Float[Array, "B *D"]]:
-        """Codes, and what the decoder outputs, before `output`. keys, axis: in training, as nets take them."""
+        """Codes, and the decoder output before the activation `output`. keys, axis: see `nets`."""
         z = self.encoder(x, keys, axis)
         return z, self.decoder(z, keys, axis)
 
@@ -42,7 +42,7 @@ class Autoencoder(nn.Module):
 def apply(
     model: nn.Module, variables: Variables, batch: Batch, x: Float[Array, "B *D"], key: Key[Array, ""]
 ) -> tuple[Any, Extra]:
-    """A model's __call__ on x in place of `batch.x`, with dropout and batch statistics in training, and its updates."""
+    """Apply a model to x in place of `batch.x`, with dropout and batch statistics in training: (result, updates)."""
     keys = batch.keys(key) if batch.training else None
     mask = () if batch.observed is None else (batch.observed,)
     collections = [name for name in variables if name != "params"]
@@ -62,7 +62,7 @@ def loss(
 
     model: an `Autoencoder`, or another module whose __call__ returns codes and what comes before its `output`.
     corrupt: what the encoder sees in place of x (denoising). penalty: of the codes, per example (sparse).
-    Sequences: steps after their end do not count, and each sequence counts alike.
+    Sequences: padding is excluded, and each sequence has the same weight.
 
     Terms: `loss`; `mse`, squared error, pixels in [0, 1], mean over pixels; `rmse`, its root per image; with a
     logistic output `bce`, cross-entropy in nats per pixel, and `reconstruction`, in nats per image; `code`, mean |z|

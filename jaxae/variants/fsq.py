@@ -13,9 +13,9 @@ from jaxae.variants.vqvae import straight_through
 
 
 class FSQ(Autoencoder):
-    """An autoencoder whose codes are on a grid: no codebook, and no term for it in the loss.
+    """An autoencoder with codes on a grid: no codebook, and no codebook term in the loss.
 
-    ValueError for fewer than 3 levels, and for more codes than have numbers.
+    ValueError for fewer than 3 levels, and for 2^31 codes or more.
     """
 
     levels: tuple[int, ...] = (8, 5, 5, 5)  # of each of the Z numbers that the encoder gives at each place
@@ -53,7 +53,7 @@ def bound(z: Float[Array, "*P Z"], levels: tuple[int, ...]) -> Float[Array, "*P 
         (-(L - 1) / 2, (L - 1) / 2), or (-L / 2, L / 2 - 1), as L is odd or even.
 
     A hyperbolic tangent (section 3.1 of the paper), which for even L is moved by a half (its appendix A.1).
-    ValueError for L < 3: then 0 is at the end of the interval; and for more codes than have numbers.
+    ValueError for L < 3, where 0 is at the end of the interval, and for 2^31 codes or more.
     """
     if min(levels) < 3 or prod(levels) >= 2**31:
         raise ValueError(f"levels={list(levels)}: each must be at least 3, and their product below {2**31}")

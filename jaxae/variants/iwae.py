@@ -15,7 +15,7 @@ from jaxae.variants.vae import VAE
 
 
 class LogDensities(NamedTuple):
-    """Of K samples z of q(z|x), per example, in nats."""
+    """Log densities at K samples z of q(z|x), per example, in nats."""
 
     likelihood: Float[Array, "B K"]  # log p(x|z)
     prior: Float[Array, "B K"]  # log p(z)
@@ -34,7 +34,7 @@ DensitiesOf: TypeAlias = Callable[
 
 
 def densities(model: VAE) -> DensitiesOf:
-    """The log densities that importance weights of a variational model are made of."""
+    """The log densities in the importance weights of a variational model."""
 
     def of(variables: Variables, x: jax.Array, q: DiagonalNormal, z: jax.Array) -> LogDensities:
         b, k, dimensions = z.shape
@@ -56,9 +56,9 @@ def samples_of(q: DiagonalNormal, eps: Float[Array, "B K Z"]) -> Float[Array, "B
 def loss(model: VAE, samples: int, gradient: Literal["plain", "dreg"] = "plain", kl_weight: Weight = 1.0) -> Loss:
     """The negative importance weighted bound (Burda et al. 2016, equation 8) with K = `samples`, nats per example.
 
-    gradient: plain, or dreg: the encoder's is doubly reparameterized (Tucker et al. 2018, equation 8): the same
-    expectation, and a signal-to-noise ratio that does not fall with K. kl_weight: of the KL term within log w, for a
-    warm-up.
+    gradient: plain, or dreg, the doubly reparameterized gradient of the encoder (Tucker et al. 2018, equation 8), with
+    the same expectation and a signal-to-noise ratio that does not fall with K. kl_weight: weight of the KL term within
+    log w, for KL warm-up.
     Terms: `loss`; `elbo`, the mean of log w with weight 1 over the samples: the bound of K = 1.
     """
     of = densities(model)

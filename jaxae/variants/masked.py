@@ -48,7 +48,7 @@ def visible(mask: Mask) -> Corrupt:
 
 
 def loss(model: nn.Module, objective: Literal["bce", "mse"], mask: Mask) -> Loss:
-    """Reconstruction error of the hidden pixels; each image counts alike. The key is that of `visible`.
+    """Reconstruction error of the hidden pixels, the same weight for each image. Uses the key as `visible` does.
 
     model: an `Autoencoder` with a logistic output.
     Terms, means over the hidden pixels: `loss`, the objective; `bce`, nats per pixel; `mse`, pixels in [0, 1]. And

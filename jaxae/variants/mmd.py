@@ -11,7 +11,7 @@ from jaxae.variants import autoencoder, vae
 
 
 def inverse_multiquadratic(x: Float[Array, "N Z"], y: Float[Array, "M Z"]) -> Float[Array, "N M"]:
-    """k(x, y) = C / (C + |x - y|^2), C = 2 Z: |x - y|^2 of two samples of N(0, I) (Tolstikhin et al. 2018)."""
+    """k(x, y) = C / (C + |x - y|^2), C = 2 Z, the mean of |x - y|^2 under N(0, I) (Tolstikhin et al. 2018)."""
     scale = 2.0 * x.shape[1]
     square = jnp.sum((x[:, None] - y[None]) ** 2, axis=2)
     return scale / (scale + square)
@@ -25,7 +25,7 @@ def discrepancy(x: Float[Array, "N Z"], y: Float[Array, "M Z"]) -> Float[Array, 
     """
     n, m = len(x), len(y)
     if min(n, m) < 2:
-        raise ValueError(f"batch_size={min(n, m)}: a discrepancy of codes needs at least 2 of them")
+        raise ValueError(f"batch_size={min(n, m)} must be at least 2 for the MMD of codes")
 
     def within(k: Float[Array, "N N"], count: int) -> Float[Array, ""]:
         return (jnp.sum(k) - count) / (count * (count - 1))  # k(x, x) = 1
@@ -42,7 +42,7 @@ def from_prior(batch: Batch, z: Float[Array, "B Z"], key: Key[Array, ""]) -> Flo
 def wasserstein(model: autoencoder.Autoencoder, weight: Weight) -> Loss:
     """Squared error plus weight * MMD^2 of codes and N(0, I) (Tolstikhin et al. 2018, algorithm 2).
 
-    For an encoder without noise, in training: it needs the whole batch (see `Batch.gather`). Terms: `loss`,
+    For a deterministic encoder. Training only, since it needs the whole batch (see `Batch.gather`). Terms: `loss`,
     `reconstruction`, squared error summed over the pixels of an image, and `mmd`.
     """
 
@@ -58,9 +58,9 @@ def wasserstein(model: autoencoder.Autoencoder, weight: Weight) -> Loss:
 def information(model: vae.VAE, kl_weight: Weight, mmd_weight: Weight) -> Loss:
     """InfoVAE: -log p(x|z) + kl_weight * KL + mmd_weight * MMD^2 of q(z) and N(0, I).
 
-    Zhao et al. 2019, equation 6, with kl_weight = 1 - alpha and mmd_weight = alpha + lambda - 1. 1 and 0: the negative
-    evidence lower bound. For training, as `wasserstein`. Terms: `loss`, `reconstruction`, `kl`, in nats per example,
-    and `mmd`.
+    Zhao et al. 2019, equation 6, with kl_weight = 1 - alpha and mmd_weight = alpha + lambda - 1; weights 1 and 0 give
+    the negative evidence lower bound. Training only, as `wasserstein`. Terms: `loss`, `reconstruction`, `kl`, in nats
+    per example, and `mmd`.
     """
 
     def objective(variables: Variables, batch: Batch, key: Key[Array, ""]) -> tuple[Terms, Extra]:

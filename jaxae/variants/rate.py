@@ -32,7 +32,7 @@ def capacity(weight: Weight, nats: Weight) -> Rate:
 
 
 def free_bits(weight: Weight, nats: float) -> Rate:
-    """weight * sum over latent dimensions of max(nats, mean KL over the batch): so much of each is free.
+    """weight * sum over latent dimensions of max(nats, mean KL over the batch).
 
     Kingma et al. 2016, equation 15. Not with microbatches: see `Batch.mean`.
     """
@@ -44,9 +44,9 @@ def free_bits(weight: Weight, nats: float) -> Rate:
 
 
 def cyclical(steps: float, cycles: int, rising: float = 0.5) -> optax.Schedule:
-    """From 0 to 1 in the first part of each cycle, then 1 (Fu et al. 2019, equation 6). The cycles divide the steps.
+    """Cyclical KL warm-up, from 0 to 1 in each of `cycles` within `steps`, then 1 (Fu et al. 2019, equation 6).
 
-    After the last step it stays at 1. rising: the part, of at most 1, in which it rises.
+    rising: fraction of a cycle, at most 1, in which the weight rises linearly; it is 1 in the rest.
     """
 
     def weight(step: Int[Array, ""]) -> Float[Array, ""]:

@@ -19,8 +19,8 @@ def parts(
 
     Their means are the mutual information of index and code, the total correlation, and the dimension-wise KL
     (Chen et al. 2018, equation 2); for every example they sum to log q(z|x) - log p(z).
-    These estimates are off by constants, which are large and cancel in the sum: with all posteriors alike the parts
-    are log M, (Z - 1) log M and -Z log M, not 0. Their changes and their gradients are what matters.
+    The estimates have large constant biases, which cancel in the sum: for equal posteriors they are log M,
+    (Z - 1) log M and -Z log M, not 0. Only their changes and gradients are meaningful.
     q: posteriors of these examples; everyone: those of the whole batch [N, Z], from which q(z) and q(z_j) are estimated
     by minibatch weighted sampling: log q(z) = log sum_n q(z|x_n) - log(N M), M = `examples` in all (their equation 3).
     """
@@ -42,8 +42,8 @@ def loss(
 ) -> Loss:
     """-log p(x|z) + mutual * information + beta * total correlation + dimension_wise * dimension-wise KL (equation 4).
 
-    All weights 1: the negative evidence lower bound, with a sample in place of the closed form of its KL term.
-    examples: how many there are in training. For training: it needs the whole batch (see `Batch.gather`).
+    With all weights 1, the negative evidence lower bound with a one-sample estimate of the KL term.
+    examples: number of training examples. Training only, since it needs the whole batch (see `Batch.gather`).
     Terms: `loss`, `reconstruction`, `mutual_information`, `total_correlation`, `dimension_wise_kl`; nats per example.
     """
 

@@ -24,7 +24,7 @@ class VAE(nn.Module):
     def __call__(
         self, x: Float[Array, "B *D"], eps: Float[Array, "B Z"] | None = None
     ) -> tuple[DiagonalNormal, Float[Array, "B *P"]]:
-        """Posterior, and what the decoder outputs at z = mean + scale * eps (at the mean without eps)."""
+        """Posterior, and the decoder output at z = mean + scale * eps (at the mean without eps)."""
         q = self.posterior(x)
         return q, self.decoder(q.mean if eps is None else reparameterize(q, eps))
 

@@ -14,9 +14,9 @@ from jaxae.core.batch import Batch, Loss, Terms
 from jaxae.core.divergences import per_example
 from jaxae.core.experiment import MeasuredData, TrainedModel
 from jaxae.core.types import Extra, Variables
-from jaxae.likelihoods.bernoulli import cross_entropy
+from jaxae.likelihoods import Bernoulli, log_likelihood
 
-# What training changes of a codebook, and gradients do not: (variables, z, rows, batch, key) -> (terms, updates)
+# Update of the codebook without gradients: (variables, z, rows, batch, key) -> (terms, updates)
 Update: TypeAlias = Callable[
     [Variables, Float[Array, "B *P Z"], Int[Array, "B *P"], Batch, Key[Array, ""]], tuple[Terms, Extra]
 ]
@@ -103,9 +103,9 @@ def loss(model: VQVAE, commitment: float = 0.25, update: Update | None = None) -
     """-log p(x|z) + |sg(z) - e|^2 + commitment |z - sg(e)|^2 (equation 3 of the paper), in nats per example.
 
     Every term is a sum: over the pixels of an image, and over the places and dimensions of a code (the paper takes
-    the mean over places). The second term is there only for codes that are learned. Left out is the divergence
-    KL(q(z|x) || p(z)) = h w log K, a constant for a uniform prior.
-    update: of the state of the codebook (see `track`), in training only.
+    the mean over places). Only learned codes have the second term. The KL term, KL(q(z|x) || p(z)) = h w log K, is
+    omitted: it is constant for a uniform prior.
+    update: updates the state of the codebook in training (see `track`).
 
     Terms: `loss`; `reconstruction`, -log p(x|z) of a Bernoulli; `quantization`, |z - e|^2; `bce` (nats per pixel)
     and `mse` (pixels in [0, 1]), means over pixels; those of the update.
@@ -114,14 +114,12 @@ def loss(model: VQVAE, commitment: float = 0.25, update: Update | None = None) -
     def objective(variables: Variables, batch: Batch, key: Key[Array, ""]) -> tuple[Terms, Extra]:
         found: Any = model.apply(variables, batch.x)
         (z, e, rows), logits = found
-        fixed = jax.lax.stop_gradient
-        pixels = logits[0].size
+        fixed, likelihood = jax.lax.stop_gradient, Bernoulli()
         terms = {
-            "reconstruction": per_example(cross_entropy(logits, batch.x)),
+            "reconstruction": -log_likelihood(likelihood, logits, batch.x),
             "quantization": per_example((fixed(z) - e) ** 2),
-            "mse": per_example((nn.sigmoid(logits) - batch.x) ** 2) / pixels,
+            **likelihood.errors(logits, batch.x),
         }
-        terms["bce"] = terms["reconstruction"] / pixels
         terms["loss"] = terms["reconstruction"] + commitment * per_example((z - fixed(e)) ** 2)
         if model.learned:
             terms["loss"] = terms["loss"] + terms["quantization"]
@@ -134,20 +132,20 @@ def loss(model: VQVAE, commitment: float = 0.25, update: Update | None = None) -
 
 
 def track(decay: float = 0.99, revival: float = 0.0) -> Update:
-    """Moving averages over the global batches: of the codes' use, and of codes that are not learned (appendix A.1).
+    """Exponential moving averages over global batches: of code usage, and of codes not learned (appendix A.1).
 
     With n_k vectors z of the batch that are nearest to code k (equations 6 to 8 of the paper):
 
         N_k <- decay N_k + (1 - decay) n_k,  m_k <- decay m_k + (1 - decay) sum z,  e_k = m_k / N_k,
 
-    written as what e_k moves by, so that a code that no vector is near stays where it is, however small its N_k.
-    N is counted in units of even use: a code that gets 1 / K of all vectors has N_k = 1. It starts from 0: the first
-    vectors move a code all the way to their mean.
-    revival: a code whose N_k falls below this becomes a vector of the batch, with N_k = 1, unless another code is that
-    vector already; 0: none does.
+    computed as increments of e_k, so that a code without vectors does not move, however small its N_k. N is relative
+    to uniform usage: a code with 1 / K of all vectors has N_k = 1. It starts from 0, so that the first vectors move a
+    code to their mean.
+    revival: codes with N_k below this are re-initialised from vectors of the batch, with N_k = 1, unless another code
+    equals that vector (0: never).
 
-    Terms, of the whole batch: `perplexity`, exp of the entropy of the codes' shares of the batch, from 1 to K; `usage`,
-    the share of codes that the batch uses. ValueError for a decay that is not below 1.
+    Terms, of the whole batch: `perplexity`, exp of the entropy of code usage, from 1 to K; `usage`, the fraction of
+    codes in use. ValueError for a decay that is not below 1.
     """
     if decay >= 1:
         raise ValueError(f"decay={decay} must be below 1")
@@ -185,7 +183,7 @@ def track(decay: float = 0.99, revival: float = 0.0) -> Update:
 
 
 def resampled(vectors: Float[Array, "B P Z"], k: int, batch: Batch, key: Key[Array, ""]) -> Float[Array, "{k} Z"]:
-    """k of the global batch's vectors, with replacement: the same ones on every device."""
+    """Sample k vectors of the global batch with replacement, the same on every device."""
     all_vectors = batch.gather(vectors).reshape(-1, vectors.shape[2])
     return all_vectors[jax.random.randint(key, (k,), 0, len(all_vectors))]
 

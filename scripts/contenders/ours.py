@@ -17,7 +17,7 @@ from jaxae.data import Dataset, Split
 from jaxae.devices import plan as plans
 from jaxae.training.iterate import iterate
 
-EPOCHS = 2**31  # more than there is time for
+EPOCHS = 2**31  # never reached
 
 
 def build(work: dict[str, Any], images: np.ndarray) -> turns.Steps:
@@ -31,13 +31,13 @@ def build(work: dict[str, Any], images: np.ndarray) -> turns.Steps:
 
 
 def dataset(images: np.ndarray) -> Dataset:
-    """All images to train on; one to test, so that evaluating, which no other contender does, takes no time."""
+    """All images for training, and one for testing: the other contenders spend no time on evaluation."""
     x, y = images.reshape(-1, 28, 28, 1), np.zeros(len(images), np.int32)
     return Dataset(Split(x, y), Split(x[:1], y[:1]), ())
 
 
 def stepper(experiment: Experiment, config: Config, data: Dataset) -> turns.Steps:
-    """Steps on one device: does exactly that many more, and gives the mean loss of their epoch so far."""
+    """`steps(count)` on one device: trains `count` more steps and returns the mean loss of the epoch so far."""
     stops = [1]  # read by `iterate` before every dispatch
     snapshots = iterate(
         experiment,

@@ -1,0 +1,24 @@
+"""A run: from the command line, or a call of `fit`, to a directory full of results, and back to a model.
+
+An experiment script is a docstring, a `Config`, a `build(config, info)`, and `main(Config, build)`.
+"""
+
+from jaxae.config import Config as Config
+from jaxae.core.experiment import Experiment as Experiment
+from jaxae.core.types import Info as Info
+from jaxae.run.build import built as built
+from jaxae.run.build import optimizer as optimizer
+from jaxae.run.build import title as title
+from jaxae.run.execute import checked as checked
+from jaxae.run.execute import complete as complete
+from jaxae.run.execute import loaded as loaded
+from jaxae.run.execute import train as train
+from jaxae.run.fit import fit as fit
+from jaxae.run.program import main as main
+from jaxae.run.program import program as program
+from jaxae.run.program import summary as summary
+from jaxae.run.read import dataset as dataset
+from jaxae.run.read import ended as ended
+from jaxae.run.read import finished as finished
+from jaxae.run.read import load as load
+from jaxae.run.read import recorded as recorded

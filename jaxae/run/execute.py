@@ -1,0 +1,219 @@
+"""One run, from a configuration to a directory full of results."""
+
+import dataclasses
+import hashlib
+import math
+import re
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxae import config as configs
+from jaxae import data, directory, figures, log, loop, report, results
+from jaxae.checkpoint import leaves
+from jaxae.config import Config
+from jaxae.core.batch import WHOLE, Layout
+from jaxae.core.experiment import Experiment
+from jaxae.core.types import State
+from jaxae.data import Dataset
+from jaxae.devices import plan as plans
+from jaxae.devices.processes import ALONE, Processes
+from jaxae.errors import InputError, input_errors
+from jaxae.run.build import Build, built, title
+from jaxae.run.read import load
+from jaxae.training import epoch, optimizers
+from jaxae.training.iterate import Compiler, Initial, blank, start
+from jaxae.training.trained import Trained
+
+
+def train(
+    config: Config,
+    build: Build,
+    name: str,
+    stop: loop.Stop = loop.never,
+    together: Processes = ALONE,
+    compiler: Compiler | None = None,
+    known: Dataset | None = None,
+    progress: bool = True,
+    program: str = "",
+) -> Path:
+    """Train, or resume, and write everything that a run directory holds; the directory.
+
+    name: the module of the experiment. stop, compiler, progress: see `loop.train`. together: the processes of the run.
+    known: the data, where the configuration only names it. program: see `directory.describe`.
+    Raises InputError, errors.Diverged, errors.Interrupted, and OSError when the disk is full or the directory lost.
+    """
+    workdir = Path(config.workdir or f"runs/{name.split('.')[-1]}-{Path(config.data).stem}")
+    with together.main_process_first():  # which prepares the data
+        dataset = loaded(config) if known is None else known
+    if len(dataset.train.x) < config.batch_size:
+        raise InputError(
+            f"batch_size={config.batch_size}: there are only {len(dataset.train.x)} training examples: take fewer"
+        )
+    with input_errors():
+        plan = plans.plan(
+            config.parallel, config.batch_size, config.seeds, None, config.reduction, config.accumulate, together
+        )
+    # Reject losses that cannot be split into microbatches before anything is written.
+    experiment = checked(config, build, dataset, plan.layout._replace(axis=None))
+    writes, description = together.is_main_process, directory.describe(config, name, dataset, program)
+    if other := directory.difference(together.broadcast_json(description), description, configs.OWN):
+        raise InputError(f"process_id={config.process_id}: is not in the run of process 0: {other}")
+    with directory.alone(workdir) if writes else nullcontext():
+        if writes:
+            directory.prepare(workdir, config, description, _extends(workdir, config, build, dataset, description))
+        if not together.broadcast_json(complete(workdir, config)):
+            _fill(workdir, config, experiment, plan, dataset, name, stop, compiler, progress)
+    return workdir
+
+
+def _extends(workdir: Path, config: Config, build: Build, dataset: Dataset, description: dict[str, Any]) -> bool:
+    """Whether the run in the directory is this one with fewer epochs.
+
+    InputError if its steps depend on how many epochs there are: then another number is another run from the start.
+    """
+    file = workdir / "config.json"
+    if config.overwrite or not file.exists():
+        return False
+    old = directory.read(file)
+    epochs = old["config"].get("epochs")
+    longer = {**old, "config": {**old["config"], "epochs": config.epochs}}
+    if type(epochs) is not int or epochs >= config.epochs or directory.difference(longer, description):
+        return False
+    if _traced(config, build, dataset) != _traced(dataclasses.replace(config, epochs=epochs), build, dataset):
+        raise InputError(
+            f"workdir={workdir} holds a run of epochs={epochs} whose steps depend on their number (a schedule to the "
+            f"last step): it cannot be extended to {config.epochs}; give another workdir, or overwrite=True to start "
+            "again"
+        )
+    return True
+
+
+def fingerprint(config: Config, build: Build, dataset: Dataset) -> str:
+    """A hash of what an experiment computes in training and evaluation, as JAX traces both."""
+    return hashlib.sha256(repr(_traced(config, build, dataset)).encode()).hexdigest()[:16]
+
+
+def _traced(config: Config, build: Build, dataset: Dataset) -> tuple[str, list[Any]]:
+    """A training step and an evaluation of the experiment as JAX traces them, with their constants."""
+    experiment, key = built(config, build, dataset.info), jax.random.key(0)
+    state = jax.eval_shape(lambda: start(experiment, dataset.info, config.batch_size, range(1)))[0]
+    batch, test = (blank(experiment, dataset.info, config.batch_size, training=training) for training in (True, False))
+    step = jax.make_jaxpr(experiment.train.step)(state, batch, key)
+    tested = jax.make_jaxpr(experiment.evaluate)(state.variables, test, key)
+    constants = [np.asarray(value).tolist() for closed in (step, tested) for value in closed.consts]
+    return re.sub(r" at 0x[0-9a-f]+", "", f"{step}{tested}"), constants
+
+
+def initial(config: Config, experiment: Experiment, dataset: Dataset) -> Initial | None:
+    """The parameters that training starts from, if they are those of another run.
+
+    InputError for a run of other parameters, or of another number of seeds.
+    """
+    if not config.init_from:
+        return None
+    source = load(config.init_from, **_same_optimizer(config))
+    if len(source) not in (1, config.seeds):
+        raise InputError(f"init_from={config.init_from}: has {len(source)} seeds, not 1 or seeds={config.seeds}")
+    found = {"params": source.params, "extra": source.extra}
+    if len(source) < config.seeds:
+        found = jax.tree.map(lambda leaf: np.stack([leaf] * config.seeds), found)
+    state = loop.abstract(experiment, config, dataset.info)["state"]
+    there, here = leaves(found), leaves({"params": state.params, "extra": state.extra})
+    if differ := [path for path in {**here, **there} if here.get(path) != there.get(path)]:
+        said = "; ".join(
+            f"{path} is {there.get(path, 'missing')} there, {here.get(path, 'missing')} here" for path in differ[:3]
+        )
+        raise InputError(f"init_from={config.init_from}: holds other parameters: {said}")
+    return found["params"], found["extra"]
+
+
+def _same_optimizer(config: Config) -> dict[str, Any]:
+    """The optimizer of the configuration, if it is the Optax transformation of the run that training starts from."""
+    there = directory.read(Path(config.init_from) / "config.json")["config"].get("optimizer")
+    own = config.optimizer
+    return {} if isinstance(own, str) or optimizers.fingerprint(own) != there else {"optimizer": own}
+
+
+def complete(workdir: Path, config: Config) -> bool:
+    """Whether a run directory holds everything: the report is written last."""
+    last = "report.html" if config.figures == "all" else "result.json"
+    return (workdir / last).exists()
+
+
+def _fill(
+    workdir: Path,
+    config: Config,
+    experiment: Experiment,
+    plan: plans.Plan,
+    dataset: Dataset,
+    name: str,
+    stop: loop.Stop,
+    compiler: Compiler | None,
+    progress: bool,
+) -> None:
+    def look(state: State, step: int, board: log.TensorBoard) -> None:
+        now = Trained(experiment, state, dataset.shape, loop.seeds_of(config))[0]
+        board.picture(figures.strip(workdir / "figures" / "training", step, now, dataset), step, "while_training")
+        board.histogram("codes", figures.codes_of(now, dataset, 1000)[0], step)
+
+    draws = config.figures == "all"
+    outcome = loop.train(
+        experiment,
+        config,
+        dataset,
+        plan,
+        workdir,
+        stop,
+        look if draws else None,
+        compiler,
+        progress,
+        partial(initial, config, experiment, dataset),
+    )
+    if not plan.processes.is_main_process:
+        return
+    if progress:
+        log.say("training done: evaluating and drawing figures" if draws else "training done: evaluating")
+    lines = log.read(workdir / "metrics.jsonl")
+    every = Trained(experiment, outcome.state, dataset.shape, loop.seeds_of(config))
+    trained, *others = (every[i] for i in range(config.seeds))
+    expected = experiment.expected.get(config.data, {}) if configs.documented(config) else {}
+    result = results.collect(lines[-1], expected, outcome) | results.measures(trained, dataset, others)
+    directory.write_json(workdir / "result.json", result)
+    paths = figures.draw(workdir / "figures", trained, dataset, lines, title(name, config)) if draws else []
+    with log.TensorBoard(workdir / "tensorboard", lines[-1]["step"]) as board:
+        for path in paths:
+            board.picture(path, lines[-1]["step"])
+        board.parameters(configs.to_json(config), lines[-1])
+    if draws:
+        report.write(workdir, title(name, config), trained, dataset, result)
+
+
+def loaded(config: Config) -> Dataset:
+    """The data that the configuration names. InputError, about flags: only command lines name data so."""
+    with configs.flags_of(config), input_errors():
+        return data.load(config.data, config.data_dir, config.manual_dir, config.binarize)
+
+
+def checked(config: Config, build: Build, dataset: Dataset, layout: Layout = WHOLE) -> Experiment:
+    """The experiment. InputError, before anything is written, for a configuration that does not suit the data."""
+    with input_errors():
+        experiment = built(config, build, dataset.info)
+        if dataset.train.lengths is not None and not experiment.sequences:
+            raise InputError(f"data={config.data}: holds sequences, and this experiment takes none")
+        # The nets check their shapes only here.
+        state = loop.abstract(experiment, config, dataset.info, layout)
+        log.check_names(state["totals"]["sum"])
+    needed = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    if needed > (there := plans.memory()):
+        raise InputError(
+            f"parameters and optimizer take {needed / 2**30:,.0f} GiB, and there are {there / 2**30:,.0f}: take fewer "
+            "seeds or a smaller net"
+        )
+    if epoch.first_step(config.epochs, len(dataset.train.x), config.batch_size) >= 2**31:
+        raise InputError(f"epochs={config.epochs}: more than {2**31} steps: take fewer, or a larger batch_size")
+    return experiment

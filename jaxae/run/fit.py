@@ -1,0 +1,244 @@
+"""`fit`: train an experiment on arrays, files or data sets, from Python."""
+
+import dataclasses
+import difflib
+import importlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType, ModuleType
+from typing import Any, NamedTuple, get_type_hints
+
+import jax
+import numpy as np
+
+from jaxae import config as configs
+from jaxae import data as sources
+from jaxae import directory, log, loop
+from jaxae.config import Config
+from jaxae.core.experiment import Experiment
+from jaxae.data import Dataset, binary
+from jaxae.devices import plan as plans
+from jaxae.errors import Interrupted
+from jaxae.run.build import Build
+from jaxae.run.execute import checked, fingerprint, initial, train
+from jaxae.run.read import load
+from jaxae.run.save import saver
+from jaxae.training import epoch
+from jaxae.training.iterate import iterate
+from jaxae.training.trained import Trained
+
+UPDATE = ("lr", "schedule", "warmup_steps", "eps", "weight_decay", "clip")  # fields of the optimizer
+
+
+ALIASES = {"learning_rate": "lr", "random_state": "seed", "max_iter": "epochs"}  # as others call the fields
+HINTS = {
+    "optimizer": ", nor an Optax transformation, such as optax.adam(1e-3)",
+    "lr": ": a schedule goes into an optimizer, as in optimizer=optax.adam(schedule)",
+}
+
+
+class Source(NamedTuple):
+    """An experiment with the configuration that it takes."""
+
+    name: str
+    config: type[Config]
+    build: Build
+    program: str = ""  # of an `Experiment`: a hash of what it computes
+
+
+def fit(
+    experiment: ModuleType | str | Experiment,
+    data: Any,
+    *,
+    y: Any = None,
+    context: Any = None,
+    test: Any = None,
+    valid: Any = None,
+    workdir: str | Path | None = None,
+    progress: bool = True,
+    figures: bool | None = None,
+    seeds: int = 1,
+    **fields: Any,
+) -> Trained:
+    """Train an experiment, and return the trained model.
+
+    experiment: a module with `Config` and `build` (as `experiments.vae`), its name ("vae"), or an `Experiment`.
+    data: images as an array [N, H, W] or [N, H, W, C] of bytes or of floats in [0, 1], a `Dataset`, a path, or the name
+    of a data set.
+    test: examples to evaluate on; a fraction of the data; or 0: the training examples themselves. By default a tenth of
+    an array is held out; files and data sets have splits of their own.
+    y, context, valid: reserved; a ValueError for now.
+    workdir: a run directory, with everything that the command line writes there; a run in it is resumed. Without one
+    nothing is written.
+    progress: show a bar, or a line per epoch. figures: draw pictures and report.html into the workdir (default: yes).
+    seeds: train this many seeds in one program; every method of the result then has a leading axis of seeds.
+    fields: of the experiment's `Config`, as epochs, batch_size, lr, schedule, warmup_steps, ema, seed, init_from and
+    latent; all of them, with their meaning: `python -m experiments.vae --help`. `optimizer` may be an Optax
+    transformation, which config.json records by a hash; a run has ceil(epochs * training examples / batch_size) steps.
+    An `Experiment` has an optimizer of its own. Where a run diverged, `replay` tells what was not finite first.
+    An interruption (Ctrl-C) ends training after the current dispatch; what is trained so far is returned.
+    TypeError for an unknown field; ValueError for arguments that do not fit; errors.Diverged for a number that is not
+    finite; OSError where the workdir cannot be written.
+    """
+    for name, value in (("y", y), ("context", context), ("valid", valid)):
+        if value is not None:
+            raise ValueError(f"{name}= is not supported yet: leave it out")
+    if type(seeds) is not int:
+        raise TypeError(f"seeds={seeds!r} is no int")
+    if workdir is not None and not isinstance(workdir, str | Path):
+        raise TypeError(f"workdir={workdir!r} is no path")
+    source = _source(experiment)
+    fields = _checked(source.config, fields)
+    without = (*UPDATE, "optimizer", "precision") if isinstance(experiment, Experiment) else UPDATE
+    if isinstance(experiment, Experiment) or not isinstance(fields.get("optimizer", ""), str):
+        for field in without:
+            if field in fields:
+                raise ValueError(f"{field}={fields[field]} has no effect beside an optimizer of your own: leave it out")
+    dataset, name = _dataset(data, test, fields, progress)
+    drawn = figures is not False and workdir is not None
+    fixed = {"data": name, "seeds": seeds, "workdir": str(workdir or ""), "figures": "all" if drawn else "none"}
+    config = source.config(**{**fields, **fixed})
+    count = len(dataset.train.x)
+    if config.batch_size > count:
+        _say(progress, f"batch_size={config.batch_size} is larger than the training split: it becomes {count}")
+        config = dataclasses.replace(config, batch_size=count)
+    if isinstance(experiment, Experiment):
+        source = source._replace(program=fingerprint(config, source.build, dataset))
+    with _interruptible() as stop:
+        if workdir is None:
+            return _in_memory(source, config, dataset, stop, progress)
+        try:
+            train(config, source.build, source.name, stop, known=dataset, progress=progress, program=source.program)
+        except Interrupted:
+            log.say("interrupted: what is trained so far is returned; the same call resumes")
+    given: dict[str, Any] = {"optimizer": config.optimizer} if not isinstance(config.optimizer, str) else {}
+    return load(workdir, None if isinstance(experiment, str) else experiment, **given)
+
+
+def _in_memory(source: Source, config: Config, dataset: Dataset, stop: loop.Stop, progress: bool) -> Trained:
+    plan = plans.plan(config.parallel, config.batch_size, config.seeds, None, config.reduction, config.accumulate)
+    experiment = checked(config, source.build, dataset, plan.layout._replace(axis=None))
+    last = epoch.first_step(config.epochs, len(dataset.train.x), config.batch_size)
+    snapshots = iterate(
+        experiment,
+        dataset,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        seeds=config.seeds,
+        plan=plan,
+        initial=initial(config, experiment, dataset),
+        data_limit=config.device_data_limit * 2**30,
+    )
+    history: list[log.Record] = []
+    step, seconds, examples = 0, 0.0, 0
+    bar: Any = log.Progress(config.epochs, last, 0) if progress else log.Silent()
+    with bar as shown:
+        for now in snapshots:
+            if now.seconds:
+                seconds, examples = seconds + now.seconds, examples + (now.step - step) * config.batch_size
+            step, rate = now.step, config.seeds * examples / seconds if seconds else 0.0
+            if now.test is None:
+                shown.update(now.epoch, step, float(np.mean(now.train["loss"])), rate)
+            else:
+                history += [log.record(now.epoch, step, "train", now.train)]
+                history += [log.record(now.epoch, step, "test", now.test)]
+                shown.epoch(*history[-2:], rate)
+            if stop(None) and step < last:
+                log.say(f"interrupted at step {step} of {last}: what is trained so far is returned")
+                break
+    state, totals = jax.device_get((now.state, now.totals))
+    save = saver(config, directory.describe(config, source.name, dataset, source.program), totals)
+    return Trained(experiment, state, dataset.shape, loop.seeds_of(config), history, save)
+
+
+def _source(experiment: ModuleType | str | Experiment) -> Source:
+    if isinstance(experiment, Experiment):
+        known = experiment
+        return Source(type(known.model).__name__, Config, lambda *_: known)
+    if isinstance(experiment, str):
+        try:
+            experiment = importlib.import_module(f"experiments.{experiment}")
+        except ModuleNotFoundError:
+            near = difflib.get_close_matches(str(experiment), names(), 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names())}"
+            raise ValueError(f"experiment={experiment} is unknown: {hint}") from None
+    if not (hasattr(experiment, "Config") and hasattr(experiment, "build")):
+        raise TypeError(
+            f"experiment is a {type(experiment).__name__}: give the name of one, its module, or a jaxae.Experiment; of "
+            "a Flax module that is jaxae.Experiment(model, jaxae.descend(loss, optimizer), loss)"
+        )
+    return Source(experiment.__name__, experiment.Config, experiment.build)
+
+
+def names() -> list[str]:
+    """The names of the experiments that there are."""
+    import pkgutil
+
+    return sorted(module.name for module in pkgutil.iter_modules(importlib.import_module("experiments").__path__))
+
+
+def _checked(kind: type[Config], fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields with lists as tuples. TypeError for one that the configuration has not, or of another type."""
+    hints = get_type_hints(kind)
+    for name in fields:
+        if name not in hints:
+            near = [ALIASES[name]] if name in ALIASES else difflib.get_close_matches(name, hints, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(hints)}"
+            raise TypeError(f"{name} is no field of {kind.__module__}.Config: {hint}")
+    plain = {name: configs.plain(value) for name, value in fields.items()}
+    for name, value in plain.items():
+        if not configs.fits(value, hints[name]) and not (name == "optimizer" and hasattr(value, "update")):
+            hint = HINTS.get(name, "") if callable(value) or name == "optimizer" else ""
+            raise TypeError(f"{name}={value!r} is no {configs.spelled(hints[name])}{hint}")
+    return plain
+
+
+def _dataset(data: Any, test: Any, fields: dict[str, Any], progress: bool) -> tuple[Dataset, str]:
+    """The data, and what config.json calls it."""
+    binarize = fields.get("binarize", "none")
+    if isinstance(data, str | Path):
+        if test is not None:
+            raise ValueError(f"test= is for arrays: {data} has splits of its own")
+        found = sources.load(str(data), fields.get("data_dir", ""), fields.get("manual_dir", ""), binarize)
+        return found, str(data)
+    if isinstance(data, Dataset):
+        if test is not None:
+            raise ValueError("test= is for arrays: a Dataset has splits of its own")
+        return binary.drawn(data, binarize), sources.ARRAY
+    if isinstance(test, str | Path):
+        both = sources.load(str(test))[:2]
+        test = np.concatenate([split.x for split in both])
+    found = sources.from_arrays(data, test=test)
+    if test is None:
+        _say(progress, f"{len(found.test.x)} of {len(data)} examples are held out for the test (see test=)")
+    return binary.drawn(found, binarize), sources.ARRAY
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[..., bool]]:
+    """Whether Ctrl-C was pressed, once; a second time raises KeyboardInterrupt. In the main thread only."""
+    pressed = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        if pressed:
+            signal.default_int_handler(number, frame)
+        pressed = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda save: False  # noqa: ARG005
+        return
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield lambda save: pressed  # noqa: ARG005
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _say(progress: bool, line: str) -> None:
+    if progress:
+        log.say(line)

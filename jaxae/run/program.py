@@ -1,0 +1,89 @@
+"""The command line of an experiment, and the exit codes of every program."""
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
+
+import jax
+
+from jaxae import compiled, results
+from jaxae import config as configs
+from jaxae.config import Config
+from jaxae.devices import processes, signals
+from jaxae.devices.processes import ALONE, Processes
+from jaxae.errors import Diverged, InputError, Interrupted, first_line, input_errors
+from jaxae.run.build import Build
+from jaxae.run.execute import checked, loaded, train
+from jaxae.training.trained import layers
+
+
+def main(kind: type[Config], build: Build, argv: Sequence[str] | None = None) -> None:
+    """Run an experiment from the command line, and exit."""
+    module = sys.modules[build.__module__]
+    name = module.__spec__.name if module.__spec__ else Path(module.__file__ or "experiment").stem
+
+    together = ALONE
+
+    def work(stop: signals.Stop) -> str:
+        nonlocal together
+        config = configs.parse(kind, module.__doc__ or "", argv)
+        with configs.flags_of(config):
+            if config.summary:
+                return summary(config, build)
+            with input_errors():
+                together = processes.join(
+                    config.coordinator, config.num_processes, config.process_id, config.heartbeat, config.patience
+                )
+            stop.patient = together.is_multiprocess
+            workdir = train(config, build, name, stop, together)
+        return results.summary(workdir) if together.is_main_process else ""
+
+    program(work, lambda: together)
+
+
+def program(work: Callable[[signals.Stop], str], together: Callable[[], Processes] = lambda: ALONE) -> NoReturn:
+    """Call `work(stop)`, print its result, and exit with a code. together: the processes of the run.
+
+    0: done. 1: another process was lost. 2: bad input. 3: diverged. 128 + signal: stopped by SIGINT or SIGTERM, with
+    the last step saved.
+    """
+    logging.basicConfig(format="%(message)s", force=True)
+    logging.getLogger("jaxae").setLevel(logging.INFO)
+    with signals.stopping() as stop:
+        try:
+            with compiled.kept():
+                said = work(stop)
+            with suppress(BrokenPipeError):  # nobody may be listening any more
+                print(said, end="\n" if said else "", flush=True)
+            together().shutdown()
+            code = 0
+        except InputError as error:
+            print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+            code = 2
+        except Diverged as error:
+            print(f"diverged: {error}; earlier checkpoints are kept; try a lower --lr", file=sys.stderr)
+            code = 3
+        except Interrupted:
+            stop.end()
+        except OSError as error:
+            signals.cannot_write(error)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" in str(error):
+                said, code = "out of memory: take a smaller --batch-size, fewer --seeds or a smaller net", 2
+            elif together().is_multiprocess:
+                said, code = f"another process was lost: the same commands go on ({first_line(error)})", 1
+            else:
+                raise
+            print(f"error: {said}", file=sys.stderr)
+    if code and together().is_multiprocess:
+        together().leave(code)
+    sys.exit(code)
+
+
+def summary(config: Config, build: Build) -> str:
+    """The layers of encoder, decoder and the whole, as tables."""
+    dataset = loaded(config)
+    return "\n".join(f"{name}\n{t}" for name, t in layers(checked(config, build, dataset).model, dataset.shape).items())

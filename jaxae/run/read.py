@@ -1,0 +1,117 @@
+"""Reading a run back: its model, its data, its result."""
+
+import dataclasses
+import importlib
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from jaxae import config as configs
+from jaxae import data, directory, log, loop, results
+from jaxae.checkpoint import Checkpoints
+from jaxae.config import Config
+from jaxae.core.experiment import Experiment
+from jaxae.core.types import Info
+from jaxae.data import Dataset
+from jaxae.diverged import FOLDER
+from jaxae.errors import DAMAGED, InputError, first_line
+from jaxae.run.build import Build, built, title
+from jaxae.run.save import saver
+from jaxae.training import optimizers
+from jaxae.training.trained import Trained
+
+
+def load(path: str | Path, experiment: ModuleType | Experiment | None = None, **fields: Any) -> Trained:
+    """The trained model of a run directory, from its config.json and newest intact checkpoint; of all its seeds.
+
+    experiment: its module, or the `Experiment` itself; needed only for one outside the package `experiments`.
+    fields: of the configuration that were passed as objects, which config.json cannot hold: optimizer.
+    InputError for a directory that holds no run, or no intact checkpoint.
+    """
+    path = Path(path)
+    saved, found, config, info = described(path, experiment, fields)
+    try:
+        items = loop.abstract(found, config, info)
+    except (*DAMAGED, IndexError) as error:
+        raise InputError(f"{path}: its config.json describes no model: {first_line(error)}") from None
+    restored = None
+    if (path / "checkpoints").is_dir():
+        with Checkpoints(path / "checkpoints", read_only=True) as checkpoints:
+            restored = checkpoints.restore({"state": items["state"]})
+    if restored is None:
+        mend = "it diverged: see jaxae.replay" if (path / FOLDER).is_dir() else "repeat the command that made it"
+        raise InputError(f"{path}: has no intact checkpoint: {mend}")
+    lines = log.read(path / "metrics.jsonl") if (path / "metrics.jsonl").exists() else []
+    state = restored[0]["state"]
+    return Trained(found, state, info.shape, loop.seeds_of(config), lines, saver(config, saved))
+
+
+def described(
+    path: Path, experiment: ModuleType | Experiment | None, fields: dict[str, Any]
+) -> tuple[dict[str, Any], Experiment, Config, Info]:
+    """What config.json says, and the experiment, the configuration and the data that it describes. As `load`."""
+    saved = directory.read(path / "config.json")
+    plain = {**saved["config"]}
+    for name, value in fields.items():
+        if optimizers.fingerprint(value) != plain.get(name):
+            raise InputError(f"{path}: was trained with another {name}: pass the same one")
+        plain[name] = "adam"  # any that config.json may hold
+    if str(plain.get("optimizer")).startswith(optimizers.HASHED):
+        raise InputError(f"{path}: was trained with an Optax transformation: pass optimizer=, the same one")
+    info = Info(tuple(saved["data"]["shape"]), saved["data"]["train"])
+    build: Build
+    if isinstance(experiment, Experiment):
+        known = experiment
+        build, config = lambda *_: known, configs.from_json(Config, plain)
+    else:
+        module, config = recorded(path, {**saved, "config": plain}, experiment)
+        build = module.build
+    config = dataclasses.replace(config, **fields)
+    try:
+        return saved, built(config, build, info), config, info
+    except (*DAMAGED, IndexError) as error:
+        raise InputError(f"{path}: its config.json describes no model: {first_line(error)}") from None
+
+
+def finished(
+    path: str | Path, module: ModuleType | None = None, known: Dataset | None = None
+) -> tuple[Trained, Dataset, dict[str, Any], str]:
+    """Of a finished run: its model (of all seeds), its data (or what is known of it already), its result and its title.
+
+    InputError for one that is not finished, and for data that is no longer there or no longer the same.
+    """
+    path = Path(path)
+    saved = directory.read(path / "config.json")
+    module, config = recorded(path, saved, module)
+    ended(path, saved)
+    result = results.read(path)
+    found = dataset(path, saved) if known is None else known
+    return load(path, module), found, result, title(saved["experiment"], config)
+
+
+def ended(path: Path, saved: dict[str, Any]) -> None:
+    """InputError for a run that is not finished."""
+    if not (path / "result.json").exists():
+        again = f"{saved['command']} --workdir {shlex.quote(str(path))}"
+        raise InputError(f"{path}: is not finished: {again} goes on with it")
+
+
+def dataset(path: Path, saved: dict[str, Any]) -> Dataset:
+    """The data of the run that config.json describes. InputError where it is not, or no longer the same."""
+    found = data.load(*(saved["config"][name] for name in ("data", "data_dir", "manual_dir", "binarize")))
+    if found.fingerprint() != saved["data"]["fingerprint"]:
+        raise InputError(f"{path}: its data, {saved['config']['data']}, has changed since")
+    return found
+
+
+def recorded(path: Path, saved: dict[str, Any], module: ModuleType | None = None) -> tuple[ModuleType, Config]:
+    """The module and the configuration that a config.json names. InputError for a module that is not to be imported."""
+    name = saved["experiment"]
+    if module is None:
+        if not re.fullmatch(r"experiments\.[a-z]\w*", name) or not importlib.util.find_spec(name):
+            raise InputError(f"{path}: was trained by {name}, which is not in the package experiments: name its module")
+        module = importlib.import_module(name)
+    return module, configs.from_json(module.Config, saved["config"])

@@ -1,0 +1,63 @@
+"""`replay`: the step at which a run diverged, repeated to see where the first number stops being finite."""
+
+import dataclasses
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxae import directory, loop
+from jaxae.checkpoint import Checkpoints
+from jaxae.core.batch import Batch
+from jaxae.core.experiment import Experiment
+from jaxae.core.types import Examples, State
+from jaxae.diverged import FOLDER, ROWS
+from jaxae.errors import InputError
+from jaxae.run.read import described
+from jaxae.training import epoch
+from jaxae.training.nonfinite import find_nonfinite
+
+
+class Replay(NamedTuple):
+    """The step at which a run diverged."""
+
+    step: int
+    seed: int
+    state: State  # before it, of that seed
+    batch: Batch
+    key: Any  # of the step
+    nonfinite: list[str]  # terms, gradients, inputs and outputs of layers that are not finite, in order
+
+    def __str__(self) -> str:
+        """One line."""
+        first = f"{self.nonfinite[0]} is the first that is not finite" if self.nonfinite else "everything is finite"
+        return f"step {self.step} (seed {self.seed}): {first}"
+
+
+def replay(path: str | Path, experiment: ModuleType | Experiment | None = None, **fields: Any) -> Replay:
+    """Repeat the step at which the run in this directory diverged, from the state that it was saved with.
+
+    experiment, fields: as for `load`. InputError for a directory that holds no diverged run.
+    """
+    path = Path(path)
+    directory.read(path / "config.json")
+    if not (path / FOLDER).is_dir():
+        raise InputError(f"{path}: did not diverge in training: there is no folder {FOLDER}")
+    _, found, config, info = described(path, experiment, fields)
+    state = loop.abstract(found, dataclasses.replace(config, seeds=1), info)["state"]
+    with Checkpoints(path / FOLDER, read_only=True) as checkpoints:
+        restored = checkpoints.restore({"state": state})
+    if restored is None:
+        raise InputError(f"{path}: holds no intact state in {FOLDER}")
+    state = restored[0]["state"]
+    with np.load(path / FOLDER / ROWS, allow_pickle=False) as file:
+        arrays = dict(file)
+    key = jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(arrays.pop("key"))), state.step)
+    rows = jnp.arange(config.batch_size)
+    data = Examples(**{name: jnp.asarray(array) for name, array in arrays.items()})
+    batch = epoch.gather(data, rows, rows, jnp.ones(len(rows)), jnp.asarray(state.step), info.shape)
+    names = find_nonfinite(found.train.step, state, batch, key)
+    return Replay(int(state.step), restored[1]["seed"], state, batch, key, names)

@@ -1,0 +1,53 @@
+"""`Trained.save`: a model as the directory of the run that trained it."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxae import config as configs
+from jaxae import directory, log, loop
+from jaxae.checkpoint import Checkpoints
+from jaxae.config import Config
+from jaxae.core.types import Info
+from jaxae.training import epoch
+from jaxae.training.epoch import Totals
+from jaxae.training.iterate import start
+from jaxae.training.trained import Trained
+
+
+def saver(config: Config, description: dict[str, Any], totals: Totals | None = None) -> Callable[[Path, Trained], None]:
+    """What `Trained.save` calls, for the models of a run.
+
+    description: of the run, as in config.json. totals: sums over the steps of an epoch that is not finished, without
+    which a model within an epoch cannot be saved.
+    """
+    info = Info(tuple(description["data"]["shape"]), description["data"]["train"])
+
+    def save(path: Path, model: Trained) -> None:
+        step = int(np.ravel(model.state.step)[0])
+        if totals is None:
+            now = step * config.batch_size // info.train
+            if step not in (epoch.first_step(now + late, info.train, config.batch_size) for late in (0, 1)):
+                raise ValueError("the run stopped within an epoch: copy its directory, which holds the rest")
+            sums = start(model.experiment, info, config.batch_size, model.seeds)[1]
+        elif len(model.seeds) < config.seeds:
+            sums = jax.tree.map(lambda leaf: leaf[model.seeds[0] - config.seed], totals)
+        else:
+            sums = totals
+        own = dataclasses.replace(config, seed=model.seeds[0], seeds=len(model.seeds), workdir="")
+        command = configs.command(own, description["experiment"])
+        with directory.alone(path):
+            directory.prepare(path, own, {**description, "config": configs.to_json(own), "command": command})
+            metrics = path / "metrics.jsonl"
+            log.truncate(metrics, 0)
+            for line in model.history:
+                log.append(metrics, line)
+            with Checkpoints(path / "checkpoints") as checkpoints:
+                meta = {**loop.NEW, "size": metrics.stat().st_size}
+                checkpoints.save(step, loop.as_items(jax.device_get((model.state, sums))), meta, wait=True)
+
+    return save

@@ -1,0 +1,95 @@
+"""Optimizers and learning rate schedules by name."""
+
+import hashlib
+import re
+from typing import Literal, TypeAlias, get_args
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Name: TypeAlias = Literal["adam", "adamw", "adadelta", "adagrad", "lion", "momentum", "nadam", "rmsprop", "sgd"]
+Decay: TypeAlias = Literal["constant", "cosine", "exponential", "linear"]
+HASHED = "optax "  # what fingerprints start with
+FLOOR = 0.01  # fraction of the learning rate that an exponential schedule ends with
+
+
+def optimizer(
+    name: str,
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    eps: float = 0.0,
+    weight_decay: float = 0.0,
+    clip: float = 0.0,
+) -> optax.GradientTransformation:
+    """An Optax optimizer.
+
+    eps: the constant that keeps a denominator from 0 (0: Optax's default for this optimizer).
+    weight_decay: decoupled from the gradient for adamw and lion (Loshchilov & Hutter 2019), as the gradient of
+    weight_decay / 2 |params|^2 for the others. clip: largest global norm of the gradient (0: none).
+    ValueError for an unknown name, and for eps with an optimizer that has none.
+    """
+    makers = {
+        "adam": optax.adam,
+        "adamw": optax.adamw,
+        "adadelta": optax.adadelta,
+        "adagrad": optax.adagrad,
+        "lion": optax.lion,
+        "momentum": optax.sgd,
+        "nadam": optax.nadam,
+        "rmsprop": optax.rmsprop,
+        "sgd": optax.sgd,
+    }
+    if name not in makers:
+        raise ValueError(f"optimizer={name} is unknown: there are {', '.join(get_args(Name))}")
+    options: dict[str, float] = {"adadelta": {"rho": 0.95}, "momentum": {"momentum": 0.9}}.get(name, {})
+    if eps:
+        if name in ("lion", "momentum", "sgd"):
+            raise ValueError(f"eps={eps}: optimizer={name} has none")
+        options["eps"] = eps
+    decoupled = name in ("adamw", "lion")
+    if decoupled:
+        options["weight_decay"] = weight_decay
+    found = makers[name](learning_rate, **options)
+    before = [optax.clip_by_global_norm(clip)] if clip else []
+    if weight_decay and not decoupled:
+        before.append(optax.add_decayed_weights(weight_decay))
+    return optax.chain(*before, found) if before else found
+
+
+def fingerprint(transformation: optax.GradientTransformation) -> str:
+    """What a run records of a transformation that was passed as an object: a hash of what it computes.
+
+    Of its update of a matrix and a vector, as JAX traces it; of its Python representation where it cannot be traced so.
+    """
+    params = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
+    try:
+        text = str(jax.make_jaxpr(transformation.update)(params, transformation.init(params), params))
+    except Exception:  # of a transformation for other parameters
+        text = repr(transformation)
+    return HASHED + hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", text).encode()).hexdigest()[:16]
+
+
+def schedule(name: str, learning_rate: float | jax.Array, steps: int, warmup_steps: int = 0) -> optax.ScalarOrSchedule:
+    """The learning rate at each training step: a linear warm-up from 0, then constant, or a decay to the last step.
+
+    cosine and linear decay to 0, exponential to a hundredth. ValueError for an unknown name, and for a decay that the
+    warm-up leaves no step.
+    """
+    rest = steps - warmup_steps
+    if name == "constant":
+        after: optax.ScalarOrSchedule = learning_rate
+    elif name not in get_args(Decay):
+        raise ValueError(f"schedule={name} is unknown: there are {', '.join(get_args(Decay))}")
+    elif rest <= 0:
+        raise ValueError(f"warmup_steps={warmup_steps} leaves none of {steps} steps for schedule={name}")
+    elif name == "cosine":
+        after = optax.cosine_decay_schedule(learning_rate, rest)
+    elif name == "linear":
+        after = optax.linear_schedule(learning_rate, 0.0, rest)
+    else:
+        after = optax.exponential_decay(learning_rate, rest, FLOOR)
+    if not warmup_steps:
+        return after
+    rising = optax.linear_schedule(0.0, learning_rate, warmup_steps)
+    return optax.join_schedules([rising, after if callable(after) else optax.constant_schedule(after)], [warmup_steps])

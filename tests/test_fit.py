@@ -1,0 +1,400 @@
+"""`jaxae.fit` and what it returns: from an array to a model, in memory and with a run directory."""
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxae
+from conftest import equal, new_key
+from experiments import denoising, dense, sequence, vae
+from jaxae import log
+from jaxae.checkpoint import recorded
+from jaxae.core.divergences import per_example
+from jaxae.errors import InputError
+
+ROOT = Path(__file__).parents[1]
+SMALL = {"hidden": (16,), "latent": 2, "batch_size": 32, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def x():
+    """200 digits, bytes [200, 28, 28, 1]."""
+    return jaxae.data.load("digits").train.x[:200]
+
+
+def test_a_notebook_of_ten_lines(x, tmp_path):
+    """From an array to four seeds, codes, samples, scores, save and load."""
+    model = jaxae.fit(vae, x, latent=3, epochs=2, seeds=4, batch_size=32, progress=False)
+    codes, images = model.encode(x), model.sample(new_key(), 5)
+    assert codes.shape == (4, 200, 3)
+    assert images.shape == (4, 5, 28, 28, 1)
+    assert len(model.score(x)[0]) == 200
+    model.save(tmp_path / "mine")
+    again = jaxae.load(tmp_path / "mine")
+    assert equal(again.encode(x), codes)
+    assert equal(again[2].encode(x), model[2].encode(x))
+    assert again.history == list(model.history)
+
+
+def test_every_method_of_several_seeds_is_that_of_each(x):
+    model = jaxae.fit(vae, x, epochs=1, seeds=3, **SMALL)
+    z = model.encode(x[:5])
+    for i in range(3):
+        one = model[i]
+        np.testing.assert_allclose(z[i], one.encode(x[:5]), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(model.decode(z)[i], one.decode(z[i]), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(model.decode(z[0])[i], one.decode(z[0]), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(model.reconstruct(x[:5])[i], one.reconstruct(x[:5]), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(model.sample(new_key(), 2)[i], one.sample(new_key(), 2), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(model.score(x[:5], by="kl")[i], one.score(x[:5], by="kl"), rtol=1e-4)
+        assert [line["loss"] for line in one.history] == [line["loss"]["seeds"][i] for line in model.history]
+    with pytest.raises(IndexError):
+        model[3]
+    with pytest.raises(ValueError, match="loss, mse"):
+        model.score(x[:5], by="surprise")
+
+
+def test_evaluate_repeats_the_metrics_of_training(x):
+    """The noise of an evaluation belongs to seed and example: the same numbers, to rounding."""
+    test = x[150:]
+    for seeds in (1, 2):
+        model = jaxae.fit(vae, x[:150], test=test, epochs=2, seed=3, seeds=seeds, **SMALL)
+        found, last = model.evaluate(test), model.history[-1]
+        assert last["split"] == "test"
+        for name, value in found.items():
+            np.testing.assert_allclose(
+                value, log.each(last[name])[0] if seeds == 1 else log.each(last[name]), rtol=1e-5
+            )
+    noisy = jaxae.fit(denoising, x[:150], test=test, epochs=1, filters=(4, 4), batch_size=32, progress=False)
+    np.testing.assert_allclose(noisy.evaluate(test)["loss"], noisy.history[-1]["loss"], rtol=1e-5)
+
+
+def test_with_a_workdir_fit_is_the_command(x, tmp_path):
+    np.save(tmp_path / "x.npy", x)
+    flags = ["--data", str(tmp_path / "x.npy"), "--epochs", "2", "--hidden", "16", "--batch-size", "32"]
+    command = [sys.executable, "-m", "experiments.vae", *flags, "--figures", "none", "--workdir", str(tmp_path / "a")]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    fields = {"epochs": 2, "hidden": [16], "batch_size": 32, "progress": False, "figures": False}
+    model = jaxae.fit("vae", tmp_path / "x.npy", workdir=tmp_path / "b", **fields)
+    a, b = (json.loads((tmp_path / name / "config.json").read_text()) for name in "ab")
+    assert a["config"].pop("workdir") != b["config"].pop("workdir")
+    assert {**a, "command": ""} == {**b, "command": ""}
+    assert (tmp_path / "a/metrics.jsonl").read_bytes() == (tmp_path / "b/metrics.jsonl").read_bytes()
+    assert recorded(tmp_path / "a/checkpoints") == recorded(tmp_path / "b/checkpoints")
+    in_memory = jaxae.fit(vae, tmp_path / "x.npy", **fields)
+    assert equal(in_memory.params, model.params)
+    assert in_memory.history == model.history
+
+
+def test_without_a_workdir_nothing_is_written(x, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    jaxae.fit(dense, x, epochs=1, **SMALL)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_workdir_is_resumed_and_an_array_is_known_by_its_fingerprint(x, tmp_path):
+    fields = {"epochs": 2, "figures": False, "workdir": tmp_path / "run", **SMALL}
+    first = jaxae.fit(dense, x, **fields)
+    assert equal(jaxae.fit(dense, x, **fields).params, first.params)
+    with pytest.raises(InputError, match="the data itself is not the same"):
+        jaxae.fit(dense, x[::-1].copy(), **fields)
+
+
+def test_what_is_held_out(x, capsys):
+    """A stratified tenth, a fraction, the training examples, an array."""
+    model = jaxae.fit(dense, x, epochs=1, **{**SMALL, "progress": True})
+    assert "20 of 200 examples are held out for the test" in capsys.readouterr().out
+    assert model.history[-1]["step"] == 6  # of 32 of 180 examples
+    assert jaxae.fit(dense, x, test=0.5, epochs=1, **SMALL).history[-1]["step"] == 4
+    everything = jaxae.fit(dense, x, test=0, epochs=1, **SMALL)
+    np.testing.assert_allclose(everything.evaluate(x)["loss"], everything.history[-1]["loss"], rtol=1e-5)
+    classes = jaxae.data.from_arrays(x, np.arange(200) % 4, test=0.25)
+    assert np.bincount(classes.test.y).tolist() == [12, 13, 12, 13]
+    with pytest.raises(InputError, match="no fraction"):
+        jaxae.fit(dense, x, test=1.5, epochs=1, **SMALL)
+
+
+def test_a_batch_larger_than_the_split_becomes_the_split(x, capsys):
+    model = jaxae.fit(dense, x, test=0, epochs=3, batch_size=1000, hidden=(16,))
+    assert "batch_size=1000 is larger than the training split: it becomes 200" in capsys.readouterr().out
+    assert model.history[-1]["step"] == 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "said"),
+    [
+        ({"laten": 3}, TypeError, "laten is no field .* did you mean latent"),
+        ({"latent": "three"}, TypeError, "latent='three' is no int"),
+        ({"hidden": 64}, TypeError, "hidden=64 is no tuple"),
+        ({"epochs": 0}, ValueError, "epochs=0 must be at least 1"),
+        ({"y": [1]}, ValueError, "y= is not supported yet"),
+        ({"context": [1]}, ValueError, "context= is not supported yet"),
+        ({"valid": 0.1}, ValueError, "valid= is not supported yet"),
+        ({"optimizer": "adamm"}, TypeError, "optimizer='adamm' is no one of adam, adamw"),
+        ({"ema": 1.0}, ValueError, "ema"),
+        ({"schedule": "cosine", "warmup_steps": 10_000}, ValueError, "warmup.steps"),
+        ({"learning_rate": 1.0}, TypeError, "learning_rate is no field .* did you mean lr?"),
+        ({"lr": optax.constant_schedule(1.0)}, TypeError, r"is no float: .* optimizer=optax.adam\(schedule\)"),
+        ({"optimizer": optax.adam}, TypeError, "is no one of adam, .* nor an Optax transformation"),
+        ({"optimizer": optax.adam(1e-3), "lr": 5.0}, ValueError, "lr=5.0 has no effect"),
+        ({"optimizer": optax.adam(1e-3), "schedule": "cosine"}, ValueError, "schedule=cosine has no effect"),
+        ({"seeds": 2.0}, TypeError, "seeds=2.0 is no int"),
+        ({"workdir": 3}, TypeError, "workdir=3 is no path"),
+    ],
+)
+def test_arguments_that_make_no_run_are_errors_that_name_them(x, fields, kind, said, untyped):
+    with pytest.raises(kind, match=said):
+        jaxae.fit(vae, x, **{"epochs": 1, **SMALL, **fields})
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda x: jaxae.fit(x, vae), "experiment is a ndarray: give the name of one"),
+        (lambda x: jaxae.fit(Linear(), x), r"experiment is a Linear: .* jaxae.Experiment\(model, jaxae.descend"),
+        (lambda x: jaxae.Experiment(Linear(), optax.adam(1e-3), squared), "train is a Gradient.*, not a Transition"),
+        (lambda x: jaxae.Experiment(Linear(), jaxae.descend(squared, optax.sgd(1.0)), None), "evaluate is a loss"),
+        (lambda x: jaxae.descend(squared, optax.adam), r"no Optax transformation: call it, as in optax.adam\(1e-3\)"),
+        (lambda x: jaxae.iterate(own(), x, epochs=1, batch_size=32), "data is a ndarray, not a Dataset"),
+        (lambda x: jaxae.iterate("vae", jaxae.data.from_arrays(x), epochs=1, batch_size=32), "experiment is a str"),
+        (lambda x: jaxae.iterate(own(), jaxae.data.from_arrays(x), epochs=1.5, batch_size=32), "epochs=1.5 is no int"),
+    ],
+)
+def test_arguments_of_other_types_are_errors_that_say_what_is_wanted(x, call, said, untyped):
+    with pytest.raises(TypeError, match=said):
+        call(x)
+
+
+def test_unknown_experiment_raises_and_suggests_the_nearest(x):
+    with pytest.raises(ValueError, match=r"experiment=vaee is unknown: did you mean vae\?"):
+        jaxae.fit("vaee", x)
+    with pytest.raises(ValueError, match="experiment=zzz is unknown: there are aae, .*, wae"):
+        jaxae.fit("zzz", x)
+
+
+def test_sequences_are_refused_by_experiments_for_images(tmp_path):
+    np.savez(tmp_path / "s.npz", x=np.zeros((160, 2), np.float32), lengths=np.tile([3, 5], 20))
+    with pytest.raises(InputError, match="holds sequences"):
+        jaxae.fit(vae, tmp_path / "s.npz", epochs=1, **SMALL)
+    model = jaxae.fit(sequence, tmp_path / "s.npz", epochs=1, hidden=4, latent=2, batch_size=8, progress=False)
+    assert model.encode(np.zeros((3, 5, 2), np.float32), np.array([1, 2, 5])).shape == (3, 2)
+    assert model.terms(np.zeros((3, 5, 2), np.float32), np.array([1, 2, 5]))["loss"].shape == (3,)
+
+
+class Linear(nn.Module):
+    """x W, and back."""
+
+    @nn.compact
+    def __call__(self, x):
+        flat = x.reshape(len(x), -1)
+        return nn.Dense(flat.shape[1], name="decoder")(nn.Dense(2, name="encoder")(flat)).reshape(x.shape)
+
+    def encode(self, x):
+        return self(x).reshape(len(x), -1)[:, :2]
+
+    def decode(self, z):
+        return jnp.zeros((len(z), 28, 28, 1)) + z.mean()
+
+
+def squared(variables, batch, key):
+    return {"loss": per_example((Linear().apply(variables, batch.x) - batch.x) ** 2)}, {}
+
+
+def test_a_loss_and_an_optax_chain_train_without_a_config(x, tmp_path):
+    chain = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(optax.cosine_decay_schedule(1e-2, 12)))
+    experiment = jaxae.Experiment(Linear(), train=jaxae.descend(squared, chain), evaluate=squared)
+    data = jaxae.data.from_arrays(x[:150], test=x[150:])
+    model = jaxae.fit(experiment, data, epochs=3, batch_size=50, progress=False)
+    tests = [line["loss"] for line in model.history if line["split"] == "test"]
+    assert tests == sorted(tests, reverse=True)
+    # The same, by hand.
+    params = Linear().init(jax.random.fold_in(jax.random.key(0), 0), jnp.zeros((1, 28, 28, 1)))["params"]
+    state, rng = chain.init(params), np.random.default_rng((0, 0))
+    orders = np.concatenate([np.random.default_rng((0, e)).permutation(150) for e in range(3)])
+    del rng
+    for step in range(9):
+        images = jnp.asarray(x[orders[50 * step :][:50]] / np.float32(255))
+
+        def mean(params, images=images):
+            return squared({"params": params}, jaxae.Batch(images, None, None, None), None)[0]["loss"].mean()
+
+        updates, state = chain.update(jax.grad(mean)(params), state, params)
+        params = optax.apply_updates(params, updates)
+    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(model.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6)
+    model.save(tmp_path / "linear")
+    assert equal(jaxae.load(tmp_path / "linear", experiment).params, model.params)
+    with pytest.raises(InputError, match="name its module"):
+        jaxae.load(tmp_path / "linear")
+
+
+def own(loss=squared, optimizer=None):
+    return jaxae.Experiment(Linear(), jaxae.descend(loss, optimizer or optax.adam(1e-2)), loss)
+
+
+def test_an_experiment_is_known_by_what_it_computes(x, tmp_path):
+    """A run directory is not continued with another loss or optimizer, and keeps what it holds."""
+
+    def tenfold(variables, batch, key):
+        return {"loss": 10 * squared(variables, batch, key)[0]["loss"]}, {}
+
+    fields = {"batch_size": 50, "progress": False, "figures": False, "workdir": tmp_path / "run"}
+    jaxae.fit(own(), x, epochs=1, **fields)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for other in (own(optimizer=optax.sgd(1e-2)), own(optimizer=optax.adam(2e-2)), own(tenfold)):
+        for epochs in (1, 2):
+            with pytest.raises(InputError, match="holds another run: the model, the loss or the optimizer of Linear"):
+                jaxae.fit(other, x, epochs=epochs, **fields)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    once = jaxae.fit(own(), x, epochs=2, batch_size=50, progress=False)
+    assert equal(jaxae.fit(own(), x, epochs=2, **fields).params, once.params)
+
+
+@pytest.mark.parametrize("field", [{"lr": 1.0}, {"optimizer": "sgd"}, {"clip": 0.1}, {"precision": "mixed"}], ids=str)
+def test_fields_that_an_experiment_does_not_read_are_refused(x, field):
+    with pytest.raises(ValueError, match="has no effect beside an optimizer of your own"):
+        jaxae.fit(own(), x, epochs=1, **field)
+
+
+def test_scores_are_of_the_example_alone(x):
+    """Not of its row; the mean over draws is the expectation of the loss."""
+    model = jaxae.fit(vae, x, epochs=1, **SMALL)
+    assert np.ptp(model.score(np.repeat(x[:1], 50, axis=0))) < 1e-3
+    np.testing.assert_allclose(model.score(x[::-1]), model.score(x)[::-1], rtol=1e-5)
+    copies = model.terms(np.repeat(x[:1], 1000, axis=0))["loss"]  # a draw for each
+    several = np.array([model.score(x[:1], samples=n)[0] for n in (100, 200)])
+    error = copies.std(ddof=1) / np.sqrt(1000 * np.array([100, 200]) / (1000 + np.array([100, 200])))
+    assert copies.std() > 0.1
+    assert (np.abs(several - copies.mean()) < 4 * error).all()
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_one_seed_of_several_is_saved_as_its_own_run(x, tmp_path, written):
+    """Resumed to more epochs it is the run of this seed alone."""
+    fields = {"figures": False, **SMALL}
+    several = jaxae.fit(vae, x, epochs=1, seed=4, seeds=3, workdir=tmp_path / "all" if written else None, **fields)
+    several[2].save(tmp_path / "one")
+    assert equal(jaxae.load(tmp_path / "one").encode(x), several[2].encode(x))
+    jaxae.load(tmp_path / "one").save(tmp_path / "again")
+    assert recorded(tmp_path / "again/checkpoints") == recorded(tmp_path / "one/checkpoints")
+    longer = jaxae.fit(vae, x, epochs=3, seed=6, workdir=tmp_path / "one", **fields)
+    alone = jaxae.fit(vae, x, epochs=3, seed=6, **fields)
+    for a, b in zip(jax.tree.leaves(longer.params), jax.tree.leaves(alone.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)  # the first epoch was that of three seeds
+    np.testing.assert_allclose(longer.history[-1]["loss"], alone.history[-1]["loss"], rtol=1e-5)
+
+
+def test_the_best_state_of_a_stopping_rule_is_saved(x, tmp_path):
+    model = jaxae.fit(vae, x, epochs=1, **SMALL)
+    best = model.state._replace(params=jax.tree.map(lambda leaf: 2 * leaf, model.state.params))
+    dataclasses.replace(model, state=best).save(tmp_path / "best")
+    assert equal(jaxae.load(tmp_path / "best").params, best.params)
+    with pytest.raises(ValueError, match="no configuration"):
+        jaxae.Trained(model.experiment, best, model.shape).save(tmp_path / "none")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/file").touch()
+    with pytest.raises(InputError, match="is not empty"):
+        model.save(tmp_path / "full")
+
+
+def test_samples_need_a_key_and_a_number(x, untyped):
+    model = jaxae.fit(vae, x, epochs=1, **SMALL)
+    for arguments in ((0, 4), (jax.random.key(0), 0)):
+        with pytest.raises(ValueError, match="a JAX key and a number"):
+            model.sample(*arguments)
+
+
+def test_booleans_are_black_and_white_and_ragged_lists_are_refused(x):
+    found = jaxae.data.from_arrays(x > 127)
+    assert np.array_equal(np.unique(found.train.x), [0, 255])
+    with pytest.raises(InputError, match="x is a list of arrays of different shapes"):
+        jaxae.data.from_arrays([np.zeros((8, 8)), np.zeros((8, 9))])
+
+
+def test_iterate_stops_where_its_consumer_does(x):
+    """Early stopping is a loop; what it has got is what `fit` has got with as many epochs."""
+    experiment = vae.build(vae.Config(hidden=(16,), batch_size=32), jaxae.data.from_arrays(x, test=0).info)
+    data, best, seen = jaxae.data.from_arrays(x, test=0), np.inf, []
+    for snapshot in jaxae.iterate(experiment, data, epochs=100, batch_size=32):
+        if snapshot.test is None:
+            continue
+        seen.append(float(snapshot.test["loss"]))
+        if len(seen) == 3:
+            break
+        best = min(best, seen[-1])
+    model = jaxae.fit(vae, x, test=0, epochs=3, hidden=(16,), batch_size=32, progress=False)
+    assert equal(jax.device_get(snapshot.state.params), model.params)
+
+
+def test_an_optax_transformation_in_place_of_a_name(x, tmp_path):
+    """It is recorded by what it computes; resuming and loading need the same one."""
+    fields = {"epochs": 2, "workdir": tmp_path / "run", "figures": False, **SMALL}
+    named = jaxae.fit(dense, x, **{**fields, "workdir": None}, optimizer="adamw", lr=2e-3, weight_decay=1e-4)
+    model = jaxae.fit(dense, x, **fields, optimizer=optax.adamw(2e-3, weight_decay=1e-4))
+    assert equal(model.params, named.params)
+    assert equal(jaxae.fit(dense, x, **fields, optimizer=optax.adamw(2e-3, weight_decay=1e-4)).params, model.params)
+    with pytest.raises(InputError, match="optimizer=optax"):
+        jaxae.fit(dense, x, **fields, optimizer=optax.adamw(1e-3, weight_decay=1e-4))
+    assert equal(jaxae.load(tmp_path / "run", optimizer=optax.adamw(2e-3, weight_decay=1e-4)).params, model.params)
+    with pytest.raises(InputError, match="another optimizer"):
+        jaxae.load(tmp_path / "run", optimizer=optax.sgd(2e-3))
+    with pytest.raises(InputError, match="optimizer"):
+        jaxae.load(tmp_path / "run")
+
+
+def test_a_thread_trains_beside_the_main_one(x):
+    """Signal handlers are the main thread's business."""
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(jaxae.fit(dense, x, epochs=2, **SMALL))) for _ in range(2)]
+    before = signal.getsignal(signal.SIGINT)
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert signal.getsignal(signal.SIGINT) is before
+    assert equal(found[0].params, found[1].params)
+
+
+INTERRUPTED = """
+import sys
+import jaxae
+x = jaxae.data.load("digits").train.x[:200]
+model = jaxae.fit("dense", x, epochs=10**6, hidden=(16,), batch_size=32, workdir=sys.argv[1] or None, figures=False)
+print("steps", int(model.state.step), len(model.history), model.encode(x).shape)
+"""
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_an_interruption_returns_control_with_what_is_trained(tmp_path, written):
+    command = [sys.executable, "-c", INTERRUPTED, str(tmp_path / "run") if written else ""]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not process.stdout.readline().startswith("epoch 2/"):
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        said, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert "interrupted" in said
+    steps, epochs = map(int, said.split("steps ")[1].split()[:2])
+    assert steps >= 12
+    assert epochs >= 4  # two lines for each
+    if written:
+        assert int(recorded(tmp_path / "run/checkpoints")["step"]) == steps
+
+
+def test_import_loads_neither_jax_nor_what_is_slower():
+    """Each is imported with the first name that needs it."""
+    code = "import jaxae, sys; print(sorted({'jax', 'flax', 'optax', 'orbax', 'matplotlib'} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "[]\n"
+    assert {"fit", "load", "iterate", "data"} <= set(dir(jaxae))

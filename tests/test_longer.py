@@ -1,0 +1,149 @@
+"""Runs that are extended, started from other runs, and replayed where they diverged."""
+
+import dataclasses
+import re
+from contextlib import nullcontext
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import jaxae
+from conftest import equal
+from experiments import dense, iwae, stacked, vae, vqvae
+from jaxae import run
+from jaxae.checkpoint import recorded
+from jaxae.errors import Diverged, InputError
+
+FIELDS = {"batch_size": 32, "figures": False, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def x():
+    return jaxae.data.load("digits").train.x[:200]
+
+
+@pytest.mark.parametrize(
+    ("module", "fields"),
+    [
+        (vae, {"hidden": (8,), "kl_warmup": 3.0, "warmup_steps": 4, "ema": 0.5}),
+        (dense, {"hidden": (8,), "seeds": 2, "checkpoint_every": 2}),
+        pytest.param(stacked, {"hidden": (8,), "latent": 4, "greedy": 1}, marks=pytest.mark.slow),
+        pytest.param(iwae, {"hidden": (8,), "samples": 2}, marks=pytest.mark.slow),
+    ],
+    ids=["vae", "dense", "stacked", "iwae"],
+)
+def test_a_larger_number_of_epochs_extends_a_run_to_the_same_bits(x, tmp_path, module, fields):
+    fields = {**FIELDS, **fields}
+    jaxae.fit(module, x, epochs=3, workdir=tmp_path / "extended", **fields)
+    extended = jaxae.fit(module, x, epochs=5, workdir=tmp_path / "extended", **fields)
+    once = jaxae.fit(module, x, epochs=5, workdir=tmp_path / "once", **fields)
+    assert equal(extended.state, once.state)
+    a, b = tmp_path / "extended", tmp_path / "once"
+    assert (a / "metrics.jsonl").read_bytes() == (b / "metrics.jsonl").read_bytes()
+    assert recorded(a / "checkpoints") == recorded(b / "checkpoints")
+    with pytest.raises(InputError, match="epochs=5 there, 4 here"):
+        jaxae.fit(module, x, epochs=4, workdir=a, **fields)
+
+
+@pytest.mark.parametrize(
+    "schedule", ["cosine", *(pytest.param(name, marks=pytest.mark.slow) for name in ("linear", "exponential"))]
+)
+def test_a_schedule_to_the_last_step_cannot_be_extended(x, tmp_path, schedule):
+    fields = {**FIELDS, "hidden": (8,), "schedule": schedule, "workdir": tmp_path}
+    jaxae.fit(dense, x, epochs=2, **fields)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match="steps depend on their number"):
+        jaxae.fit(dense, x, epochs=3, **fields)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+@pytest.mark.slow
+def test_the_report_of_fewer_epochs_is_made_again(x, tmp_path):
+    config = dense.Config(data="digits", epochs=1, hidden=(8,), batch_size=1000, workdir=str(tmp_path / "run"))
+    run.train(config, dense.build, "experiments.dense")
+    before = (tmp_path / "run/report.html").read_text()
+    run.train(dataclasses.replace(config, epochs=2), dense.build, "experiments.dense")
+    after = (tmp_path / "run/report.html").read_text()
+    assert ", 1 epochs," in before
+    assert ", 2 epochs," in after
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("module", [vae, vqvae])
+def test_training_starts_from_the_parameters_of_another_run(x, tmp_path, module, seeds):
+    """With the codebook, and a new optimizer; at a rate of 0 nothing of it changes."""
+    fields = {**FIELDS, "epochs": 1}
+    fields |= {"hidden": (8,)} if module is vae else {"filters": (4,), "codes": 8, "latent": 2}
+    source = jaxae.fit(module, x, workdir=tmp_path / "source", seeds=seeds, **fields)
+    still = {"optimizer": "sgd", "lr": 0.0, **({} if module is vae else {"codebook": "gradient", "revive": 0.0})}
+    if module is vqvae:
+        moved = jaxae.fit(module, x, init_from=str(tmp_path / "source"), seeds=3, **fields)
+        before = source.history[0]["loss"]
+        assert moved.history[0]["loss"]["mean"] < (before["mean"] if seeds > 1 else before)
+        with pytest.raises(InputError, match="params/codebook is missing there"):
+            jaxae.fit(module, x, init_from=str(tmp_path / "source"), seeds=seeds, **{**fields, **still})
+        return
+    same = jaxae.fit(module, x, init_from=str(tmp_path / "source"), seeds=3, **{**fields, **still})
+    for i in range(3):
+        assert equal(same[i].params, source[i if seeds > 1 else 0].params)
+
+
+def test_another_network_cannot_start_from_a_run(x, tmp_path):
+    jaxae.fit(vae, x, workdir=tmp_path / "source", epochs=1, hidden=(8,), seeds=2, **FIELDS)
+    with pytest.raises(
+        InputError, match=r"params/decoder/Dense_0/bias is float32\[2, 8\] there, float32\[2, 16\] here"
+    ):
+        jaxae.fit(vae, x, init_from=str(tmp_path / "source"), epochs=1, hidden=(16,), seeds=2, **FIELDS)
+    with pytest.raises(InputError, match="has 2 seeds, not 1 or seeds=3"):
+        jaxae.fit(vae, x, init_from=str(tmp_path / "source"), epochs=1, hidden=(8,), seeds=3, **FIELDS)
+    with pytest.raises(InputError, match="holds no run"):
+        jaxae.fit(vae, x, init_from=str(tmp_path), epochs=1, hidden=(8,), **FIELDS)
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_replay_repeats_the_step_at_which_a_run_diverged(x, tmp_path, seeds):
+    """The state before it, the rows and the key: the layer whose output overflows first is named."""
+    fields = {**FIELDS, "hidden": (8,), "optimizer": "sgd", "lr": 1e25, "seeds": seeds}
+    with pytest.raises(Diverged) as error:
+        jaxae.fit(vae, x, epochs=3, workdir=tmp_path, **fields)
+    found = jaxae.replay(tmp_path)
+    assert f"at step {found.step} (seed {found.seed})" in str(error.value)
+    assert found.batch.x.shape == (32, 28, 28, 1)
+    assert re.match("the (in|out)put of VAE", found.nonfinite[0])
+    assert any(name.startswith("term ") for name in found.nonfinite)
+    assert str(found).startswith(f"step {found.step} (seed {found.seed}): {found.nonfinite[0]} is the first")
+    # The same step by hand, from what was saved.
+    experiment = vae.build(
+        vae.Config(hidden=(8,), optimizer="sgd", lr=1e25, batch_size=32), jaxae.Info((28, 28, 1), 180)
+    )
+    _, metrics = experiment.train.step(found.state, found.batch, found.key)
+    assert not np.isfinite(metrics["loss"])
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found.state))
+
+
+def test_runs_of_an_optax_transformation_need_it_again(x, tmp_path):
+    """To be replayed, and to start from."""
+    for lr, path in ((1e25, "diverged"), (1e-3, "source")):
+        optimizer = optax.sgd(lr)
+        fields = {**FIELDS, "hidden": (8,), "optimizer": optimizer, "workdir": tmp_path / path}
+        with pytest.raises(Diverged) if lr > 1 else nullcontext():
+            jaxae.fit(vae, x, epochs=1, **fields)
+        for call in (jaxae.replay, jaxae.load) if lr > 1 else (jaxae.load,):
+            with pytest.raises(InputError, match="Optax transformation: pass optimizer=, the same one"):
+                call(tmp_path / path)
+    assert jaxae.replay(tmp_path / "diverged", optimizer=optax.sgd(1e25)).nonfinite
+    with pytest.raises(InputError, match="it diverged: see jaxae.replay"):
+        jaxae.load(tmp_path / "diverged", optimizer=optax.sgd(1e25))
+    start = {**FIELDS, "epochs": 1, "hidden": (8,), "init_from": tmp_path / "source"}
+    with pytest.raises(InputError, match=r"source: was trained with an Optax transformation"):
+        jaxae.fit(vae, x, **start)
+    model = jaxae.fit(vae, x, optimizer=optax.sgd(1e-3), **start)
+    assert model.history[0]["loss"] < jaxae.load(tmp_path / "source", optimizer=optax.sgd(1e-3)).history[0]["loss"]
+
+
+def test_a_run_that_did_not_diverge_has_nothing_to_replay(x, tmp_path):
+    jaxae.fit(vae, x, workdir=tmp_path, epochs=1, hidden=(8,), **FIELDS)
+    with pytest.raises(InputError, match="did not diverge"):
+        jaxae.replay(tmp_path)
