@@ -473,6 +473,7 @@ def test_set_with_images_of_several_sizes_raises(tmp_path):
         data.load("cifar10", str(tmp_path))
 
 
+@pytest.mark.slow
 def test_full_mnist_through_tfds(mnist, tmp_path):
     ours = data.load("mnist", str(tmp_path), str(mnist))
     original = files.load(mnist)

@@ -15,7 +15,7 @@ from jaxae.training import optimizers
 from short_runs import FIELDS, NAMES, WHOLE
 
 ROOT = Path(__file__).parents[1]
-FAMILIES = ["experiments.factor_vae", "experiments.vae"]
+FAMILIES = [pytest.param("experiments.factor_vae", marks=pytest.mark.slow), "experiments.vae"]
 
 
 def on_devices(*arguments):
@@ -92,6 +92,7 @@ def test_the_toy_agrees_in_every_mode():
     agree("toy", "split", 16)
 
 
+@pytest.mark.slow
 def test_a_convolution_is_reproducible_on_any_number_of_devices():
     agree("experiments.strided", "bits", 8, filters=[4, 4])
 
