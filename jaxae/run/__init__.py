@@ -13,7 +13,6 @@ from jaxae.run.execute import checked as checked
 from jaxae.run.execute import complete as complete
 from jaxae.run.execute import loaded as loaded
 from jaxae.run.execute import train as train
-from jaxae.run.fit import fit as fit
 from jaxae.run.program import main as main
 from jaxae.run.program import program as program
 from jaxae.run.program import summary as summary
