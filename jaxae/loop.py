@@ -115,19 +115,8 @@ def train(
             return chosen or step == last or (config.picture_every > 0 and step % config.picture_every == 0)
 
         save_every = config.checkpoint_every if config.checkpoint_unit == "steps" else 0
-        snapshots = iterate(
-            experiment,
-            data,
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            seeds=config.seeds,
-            plan=plan,
-            resume=(state, totals),
-            every=(config.picture_every, save_every),
-            data_limit=config.device_data_limit * 2**30,
-            compiler=compiler,
-        )
+        resume, every = (state, totals), (config.picture_every, save_every)
+        snapshots = configured(experiment, data, config, plan, resume=resume, every=every, compiler=compiler)
         events: Any = log.TensorBoard(workdir / "tensorboard", step) if writes else log.Silent()
         bar: Any = log.Progress(config.epochs, last, step) if writes and progress else log.Silent()
         with events as board, bar as shown, keeping_moment(workdir, writes):
@@ -150,6 +139,21 @@ def train(
                     pause(finished % config.checkpoint_every == 0 or step == last)
         stop(None)
         return Outcome(jax.device_get(state), wall + time.monotonic(), rate())
+
+
+def configured(experiment: Experiment, data: Dataset, config: Config, plan: Plan, **options: Any) -> Iterator[Snapshot]:
+    """`iterate` with the fields of a configuration. options: its other arguments."""
+    return iterate(
+        experiment,
+        data,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        seeds=config.seeds,
+        plan=plan,
+        data_limit=config.device_data_limit * 2**30,
+        **options,
+    )
 
 
 @contextmanager

@@ -20,7 +20,6 @@ from jaxae.config import Config
 from jaxae.data import Dataset
 from jaxae.devices import plan as plans
 from jaxae.errors import InputError, input_errors
-from jaxae.training.iterate import iterate
 
 
 def main() -> None:
@@ -73,18 +72,8 @@ def prepare(module: ModuleType, dataset: Dataset, config: Config, devices: int) 
 def seconds(module: ModuleType, dataset: Dataset, config: Config, devices: int) -> float:
     """Seconds per image and seed. InputError for a training that is too short to time."""
     experiment, plan = prepare(module, dataset, config, devices)
-    snapshots = iterate(
-        experiment,
-        dataset,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        seeds=config.seeds,
-        plan=plan,
-        data_limit=config.device_data_limit * 2**30,
-    )
     step, timed, spent = 0, 0, 0.0
-    for now in snapshots:
+    for now in loop.configured(experiment, dataset, config, plan):
         if now.seconds:
             timed, spent = timed + now.step - step, spent + now.seconds
         step = now.step

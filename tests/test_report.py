@@ -344,7 +344,7 @@ def test_what_cannot_be_compared_is_said(runs, tmp_path, monkeypatch, capsys):
     for name, arguments, message in (
         ("report", [tmp_path], "holds no run"),
         ("report", [unfinished], "is not finished: python -m experiments.vae"),
-        ("report", [unfinished], f"--workdir {unfinished} goes on with it"),
+        ("report", [unfinished], f"--workdir {unfinished} resumes it"),
         ("report", [other], "its data, digits, has changed since"),
         ("compare", [runs[0], runs[0]], "given twice"),
         ("compare", [runs[0], unfinished], "is not finished"),

@@ -54,12 +54,7 @@ def train(
         raise InputError(
             f"batch_size={config.batch_size}: there are only {len(dataset.train.x)} training examples: take fewer"
         )
-    with input_errors():
-        plan = plans.plan(
-            config.parallel, config.batch_size, config.seeds, None, config.reduction, config.accumulate, together
-        )
-    # Reject losses that cannot be split into microbatches before anything is written.
-    experiment = checked(config, build, dataset, plan.layout._replace(axis=None))
+    experiment, plan = planned(config, build, dataset, together)
     writes, description = together.is_main_process, directory.describe(config, name, dataset, program)
     if other := directory.difference(together.broadcast_json(description), description, configs.OWN):
         raise InputError(f"process_id={config.process_id}: is not in the run of process 0: {other}")
@@ -197,6 +192,18 @@ def loaded(config: Config) -> Dataset:
     """The data that the configuration names. InputError, about flags: only command lines name data so."""
     with configs.flags_of(config), input_errors():
         return data.load(config.data, config.data_dir, config.manual_dir, config.binarize)
+
+
+def planned(
+    config: Config, build: Build, dataset: Dataset, together: Processes = ALONE
+) -> tuple[Experiment, plans.Plan]:
+    """The experiment, and the plan for all devices. InputError, before anything is written, as `checked`."""
+    with input_errors():
+        plan = plans.plan(
+            config.parallel, config.batch_size, config.seeds, None, config.reduction, config.accumulate, together
+        )
+    # Rejects losses that cannot be split into microbatches.
+    return checked(config, build, dataset, plan.layout._replace(axis=None)), plan
 
 
 def checked(config: Config, build: Build, dataset: Dataset, layout: Layout = WHOLE) -> Experiment:

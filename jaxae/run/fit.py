@@ -20,19 +20,15 @@ from jaxae import directory, log, loop
 from jaxae.config import Config
 from jaxae.core.experiment import Experiment
 from jaxae.data import Dataset, binary
-from jaxae.devices import plan as plans
 from jaxae.errors import Interrupted
 from jaxae.run.build import Build
-from jaxae.run.execute import checked, fingerprint, initial, train
+from jaxae.run.execute import fingerprint, initial, planned, train
 from jaxae.run.read import load
 from jaxae.run.save import saver
 from jaxae.training import epoch
-from jaxae.training.iterate import iterate
 from jaxae.training.trained import Trained
 
 UPDATE = ("lr", "schedule", "warmup_steps", "eps", "weight_decay", "clip")  # fields of the optimizer
-
-
 ALIASES = {"learning_rate": "lr", "random_state": "seed", "max_iter": "epochs"}  # as others call the fields
 HINTS = {
     "optimizer": ", nor an Optax transformation, such as optax.adam(1e-3)",
@@ -92,11 +88,12 @@ def fit(
         raise TypeError(f"workdir={workdir!r} is no path")
     source = _source(experiment)
     fields = _checked(source.config, fields)
-    without = (*UPDATE, "optimizer", "precision") if isinstance(experiment, Experiment) else UPDATE
-    if isinstance(experiment, Experiment) or not isinstance(fields.get("optimizer", ""), str):
-        for field in without:
-            if field in fields:
-                raise ValueError(f"{field}={fields[field]} has no effect beside an optimizer of your own: leave it out")
+    unread: tuple[str, ...] = () if isinstance(fields.get("optimizer", ""), str) else UPDATE
+    if isinstance(experiment, Experiment):
+        unread = (*UPDATE, "optimizer", "precision")
+    for field in unread:
+        if field in fields:
+            raise ValueError(f"{field}={fields[field]} has no effect beside an optimizer of your own: leave it out")
     dataset, name = _dataset(data, test, fields, progress)
     drawn = figures is not False and workdir is not None
     fixed = {"data": name, "seeds": seeds, "workdir": str(workdir or ""), "figures": "all" if drawn else "none"}
@@ -119,20 +116,10 @@ def fit(
 
 
 def _in_memory(source: Source, config: Config, dataset: Dataset, stop: loop.Stop, progress: bool) -> Trained:
-    plan = plans.plan(config.parallel, config.batch_size, config.seeds, None, config.reduction, config.accumulate)
-    experiment = checked(config, source.build, dataset, plan.layout._replace(axis=None))
+    experiment, plan = planned(config, source.build, dataset)
     last = epoch.first_step(config.epochs, len(dataset.train.x), config.batch_size)
-    snapshots = iterate(
-        experiment,
-        dataset,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        seeds=config.seeds,
-        plan=plan,
-        initial=initial(config, experiment, dataset),
-        data_limit=config.device_data_limit * 2**30,
-    )
+    start = initial(config, experiment, dataset)
+    snapshots = loop.configured(experiment, dataset, config, plan, initial=start)
     history: list[log.Record] = []
     step, seconds, examples = 0, 0.0, 0
     bar: Any = log.Progress(config.epochs, last, 0) if progress else log.Silent()

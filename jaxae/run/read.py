@@ -5,6 +5,8 @@ import importlib
 import importlib.util
 import re
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,10 +35,8 @@ def load(path: str | Path, experiment: ModuleType | Experiment | None = None, **
     """
     path = Path(path)
     saved, found, config, info = described(path, experiment, fields)
-    try:
+    with _model_of(path):
         items = loop.abstract(found, config, info)
-    except (*DAMAGED, IndexError) as error:
-        raise InputError(f"{path}: its config.json describes no model: {first_line(error)}") from None
     restored = None
     if (path / "checkpoints").is_dir():
         with Checkpoints(path / "checkpoints", read_only=True) as checkpoints:
@@ -70,8 +70,15 @@ def described(
         module, config = recorded(path, {**saved, "config": plain}, experiment)
         build = module.build
     config = dataclasses.replace(config, **fields)
-    try:
+    with _model_of(path):
         return saved, built(config, build, info), config, info
+
+
+@contextmanager
+def _model_of(path: Path) -> Iterator[None]:
+    """InputError for a configuration from which no model can be built."""
+    try:
+        yield
     except (*DAMAGED, IndexError) as error:
         raise InputError(f"{path}: its config.json describes no model: {first_line(error)}") from None
 
@@ -96,7 +103,7 @@ def ended(path: Path, saved: dict[str, Any]) -> None:
     """InputError for a run that is not finished."""
     if not (path / "result.json").exists():
         again = f"{saved['command']} --workdir {shlex.quote(str(path))}"
-        raise InputError(f"{path}: is not finished: {again} goes on with it")
+        raise InputError(f"{path}: is not finished: {again} resumes it")
 
 
 def dataset(path: Path, saved: dict[str, Any]) -> Dataset:

@@ -108,15 +108,14 @@ class Trained:
     def terms(self, x: Num[Any, "N *D"], lengths: Int[Any, " N"] | None = None) -> dict[str, Float[np.ndarray, "*S N"]]:
         """The terms of the loss of every example, by name, as the evaluation of a run computes them.
 
-        What is drawn, as of a posterior, depends on the row of an example.
+        Noise, such as posterior samples, depends on the row of an example.
         """
-        return self._terms(x, lengths)
+        return self._terms(self._examples(x), lengths)
 
     def _terms(
-        self, x: Num[Any, "N *D"], lengths: Int[Any, " N"] | None, draw: int | None = None
+        self, x: Float[Array, "N *D"], lengths: Int[Any, " N"] | None, draw: int | None = None
     ) -> dict[str, Float[np.ndarray, "*S N"]]:
         """draw: number of a draw that all examples share; None: each has its own, as in an evaluation."""
-        x = self._examples(x)
         keys = start_keys(self.seeds, TEST)
         if draw is not None:
             fold = partial(jax.random.fold_in, data=draw)
@@ -140,9 +139,9 @@ class Trained:
         The draws are the same for all examples, so that equal examples have equal scores, in any order.
         ValueError for a term that there is not.
         """
-        draws = []
+        examples, draws = self._examples(x), []
         for draw in range(samples):
-            found = self._terms(x, lengths, draw)
+            found = self._terms(examples, lengths, draw)
             if by not in found:
                 raise ValueError(f"by={by} is no term of the loss: there are {', '.join(sorted(found))}")
             draws.append(found[by])
