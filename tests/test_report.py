@@ -101,7 +101,7 @@ def point(page, u, v, do="move"):
 
 def test_the_wall_paints_what_the_decoder_paints(runs, visit):
     """At places of the grid to a level of grey, and between them as the four neighbours are, weighed; also by touch."""
-    model, page = jaxae.load(runs[0]), visit(runs[0] / "report.html", has_touch=True)
+    model, page = jaxae.load(runs[0])[0], visit(runs[0] / "report.html", has_touch=True)
     wall = embedded((runs[0] / "report.html").read_text())["wall"]
     low, high, n = np.array(wall["low"]), np.array(wall["high"]), wall["n"]
     assert n >= 16
@@ -122,7 +122,7 @@ def test_the_wall_paints_what_the_decoder_paints(runs, visit):
 
 
 def test_a_click_shows_the_original_beside_its_reconstruction(runs, visit):
-    model, page = jaxae.load(runs[0]), visit(runs[0] / "report.html")
+    model, page = jaxae.load(runs[0])[0], visit(runs[0] / "report.html")
     digits = data.load("digits")
     wall = embedded((runs[0] / "report.html").read_text())["wall"]
     low, high, codes = np.array(wall["low"]), np.array(wall["high"]), wall["codes"]
@@ -230,7 +230,7 @@ def test_hostile_text_is_text(runs, visit, tmp_path):
     digits = data.load("digits")._replace(classes=(HOSTILE,) * 10)
     result = json.loads((workdir / "result.json").read_text())
     result["metrics"][HOSTILE] = 1.0
-    report.write(workdir, HOSTILE, jaxae.load(runs[0]), digits, result)
+    report.write(workdir, HOSTILE, jaxae.load(runs[0])[0], digits, result)
     page = visit(workdir / "report.html")
     assert page.title() == HOSTILE
     assert page.inner_text("h1") == HOSTILE
@@ -327,7 +327,7 @@ def test_runs_side_by_side(runs, tmp_path, monkeypatch, visit):
     chosen = digits[np.linspace(0, len(digits) - 1, 10).astype(int)]
     for label, path in zip(("vae", "dense"), runs, strict=True):
         strip = np.asarray(Image.open(io.BytesIO(b64decode(strips[label].split(",")[1])))) / 255
-        for number, image in enumerate(np.asarray(jaxae.load(path).reconstruct(chosen))):
+        for number, image in enumerate(np.asarray(jaxae.load(path)[0].reconstruct(chosen))):
             tile = strip[1:29, 30 * number + 1 : 30 * number + 29]
             np.testing.assert_allclose(tile, image[..., 0], atol=0.51 / 255)
     assert "latent" in page.inner_text("main")
