@@ -1,6 +1,7 @@
 """The directory of a run: `config.json`, which says what the run is, and whether the directory may be used."""
 
 import fcntl
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -8,13 +9,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from jaxae import config as configs
+from jaxae.checkpoint import recorded
 from jaxae.config import Config
 from jaxae.data import Dataset
 from jaxae.errors import DAMAGED, InputError
@@ -66,7 +68,8 @@ def prepare(workdir: Path, config: Config, description: dict[str, Any], extends:
             if extends:
                 for name in ("report.html", "result.json"):  # of fewer epochs
                     (workdir / name).unlink(missing_ok=True)
-                return write_json(file, description)
+                source = {"init_from": old["init_from"]} if "init_from" in old else {}
+                return write_json(file, {**description, **source})
             if not config.overwrite:
                 return _same_run(workdir, old, description)
             for path in (workdir / name for name in OURS):
@@ -126,6 +129,7 @@ def describe(config: Config, name: str, dataset: Dataset, program: str = "") -> 
     return {
         "experiment": name,
         **({"program": program} if program else {}),
+        **_source(config),
         "config": configs.to_json(config),
         "command": configs.command(config, name),
         "versions": {"python": sys.version.split()[0], **{p: importlib.metadata.version(p) for p in packages}},
@@ -144,6 +148,15 @@ def describe(config: Config, name: str, dataset: Dataset, program: str = "") -> 
             "classes": list(dataset.classes),
         },
     }
+
+
+def _source(config: Config) -> dict[str, str]:
+    """A hash of the checkpoint that training starts from; nothing where its run is gone, as when a run resumes."""
+    if config.init_from:
+        with suppress(InputError):
+            leaves = recorded(Path(config.init_from) / "checkpoints")
+            return {"init_from": hashlib.sha256(json.dumps(leaves, sort_keys=True).encode()).hexdigest()}
+    return {}
 
 
 def write_json(path: Path, value: Any) -> None:

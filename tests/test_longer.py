@@ -1,7 +1,9 @@
 """Runs that are extended, started from other runs, and replayed where they diverged."""
 
 import dataclasses
+import json
 import re
+import shutil
 from contextlib import nullcontext
 
 import jax
@@ -100,6 +102,26 @@ def test_another_network_cannot_start_from_a_run(x, tmp_path):
         jaxae.fit(vae, x, init_from=str(tmp_path / "source"), epochs=1, hidden=(8,), seeds=3, **FIELDS)
     with pytest.raises(InputError, match="holds no run"):
         jaxae.fit(vae, x, init_from=str(tmp_path), epochs=1, hidden=(8,), **FIELDS)
+
+
+def test_a_warm_start_records_its_source_and_a_refused_one_leaves_nothing(x, tmp_path):
+    """config.json has a hash of the checkpoint; the run resumes when its source is gone."""
+    fields = {**FIELDS, "epochs": 1, "hidden": (8,)}
+    for seed in (0, 1):
+        jaxae.fit(vae, x, workdir=tmp_path / f"source{seed}", seed=seed, **fields)
+    found = []
+    for number, source in enumerate((0, 0, 1)):
+        workdir, start = tmp_path / f"warm{number}", str(tmp_path / f"source{source}")
+        with pytest.raises(InputError, match="holds other parameters"):
+            jaxae.fit(vae, x, init_from=start, workdir=workdir, **{**fields, "hidden": (16,)})
+        model = jaxae.fit(vae, x, init_from=start, workdir=workdir, **fields)
+        found.append(json.loads((workdir / "config.json").read_text())["init_from"])
+    assert found[0] == found[1] != found[2]
+    model.save(tmp_path / "saved")
+    shutil.rmtree(tmp_path / "source1")
+    jaxae.fit(vae, x, init_from=start, workdir=workdir, **{**fields, "epochs": 2})
+    for path in (workdir, tmp_path / "saved"):
+        assert json.loads((path / "config.json").read_text())["init_from"] == found[2]
 
 
 @pytest.mark.parametrize("seeds", [1, 2])

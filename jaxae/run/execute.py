@@ -4,8 +4,9 @@ import dataclasses
 import hashlib
 import math
 import re
+from collections.abc import Callable
 from contextlib import nullcontext
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +59,14 @@ def train(
     writes, description = together.is_main_process, directory.describe(config, name, dataset, program)
     if other := directory.difference(together.broadcast_json(description), description, configs.OWN):
         raise InputError(f"process_id={config.process_id}: is not in the run of process 0: {other}")
+    first = cache(partial(initial, config, experiment, dataset))
     with directory.alone(workdir) if writes else nullcontext():
         if writes:
+            if config.overwrite or not (workdir / "config.json").exists():
+                first()  # refuses other parameters before anything is written
             directory.prepare(workdir, config, description, _extends(workdir, config, build, dataset, description))
         if not together.broadcast_json(complete(workdir, config)):
-            _fill(workdir, config, experiment, plan, dataset, name, stop, compiler, progress)
+            _fill(workdir, config, experiment, plan, dataset, name, stop, compiler, progress, first)
     return workdir
 
 
@@ -150,6 +154,7 @@ def _fill(
     stop: loop.Stop,
     compiler: Compiler | None,
     progress: bool,
+    first: Callable[[], Initial | None],
 ) -> None:
     def look(state: State, step: int, board: log.TensorBoard) -> None:
         now = Trained(experiment, state, dataset.shape, loop.seeds_of(config))[0]
@@ -167,7 +172,7 @@ def _fill(
         look if draws else None,
         compiler,
         progress,
-        partial(initial, config, experiment, dataset),
+        first,
     )
     if not plan.processes.is_main_process:
         return
