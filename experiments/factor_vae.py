@@ -16,7 +16,7 @@ from experiments import beta_vae
 from experiments import vae as plain
 from jaxae import nets, run
 from jaxae.core.step import alternate, descend
-from jaxae.variants import factorvae
+from jaxae.variants import factor_vae
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
     leaky = partial(nn.leaky_relu, negative_slope=0.2)
     discriminator = nets.MLP(config.discriminator, (1,), activation=leaky, precision=config.precision)
-    model = factorvae.FactorVAE(**plain.network(config, info), discriminator=discriminator)
-    loss = factorvae.loss(model, config.gamma, plain.kl_rate(config, info))
+    model = factor_vae.FactorVAE(**plain.network(config, info), discriminator=discriminator)
+    loss = factor_vae.loss(model, config.gamma, plain.kl_rate(config, info))
     adversary = optax.adam(config.discriminator_lr, b1=0.5)
     train = alternate(
         descend(loss, run.optimizer(config, info), wrt=("encoder", "decoder")),
-        descend(factorvae.discriminator_loss(model), adversary, wrt=("discriminator",), name="discriminator"),
+        descend(factor_vae.discriminator_loss(model), adversary, wrt=("discriminator",), name="discriminator"),
     )
     return plain.experiment(config, model, train)
 

@@ -12,7 +12,8 @@ from math import prod
 from experiments.vqvae import network
 from jaxae import run
 from jaxae.core.step import descend
-from jaxae.variants import autoencoder, fsq, vqvae
+from jaxae.measure.codebook import usage
+from jaxae.variants import autoencoder, fsq
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for images of this shape."""
     model = fsq.FSQ(*network(config, config.filters, len(config.levels), info), levels=config.levels)
     loss = autoencoder.loss(model, "bce", weight=float(prod(info.shape)))
-    return run.Experiment(model, descend(loss, run.optimizer(config, info)), loss, measures={"codebook": vqvae.usage})
+    return run.Experiment(model, descend(loss, run.optimizer(config, info)), loss, measures={"codebook": usage})
 
 
 if __name__ == "__main__":

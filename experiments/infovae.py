@@ -11,8 +11,9 @@ from typing import Literal
 
 from experiments import vae as plain
 from jaxae import run
+from jaxae.core import kl_term
 from jaxae.core.step import descend
-from jaxae.variants import mmd, rate, vae
+from jaxae.variants import infovae, vae
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
     model = vae.VAE(**plain.network(config, info))
     warmup = plain.kl_schedule(config, info)
-    loss = mmd.information(model, rate.scaled(config.kl_weight, warmup), rate.scaled(config.mmd_weight, warmup))
+    loss = infovae.loss(model, kl_term.scaled(config.kl_weight, warmup), kl_term.scaled(config.mmd_weight, warmup))
     return plain.experiment(config, model, descend(loss, run.optimizer(config, info)))
 
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from experiments import vae as plain
 from jaxae import run
+from jaxae.core import kl_term
 from jaxae.core.step import descend
-from jaxae.variants import rate, tcvae, vae
+from jaxae.variants import tcvae, vae
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
     model = vae.VAE(**plain.network(config, info))
     warmup = plain.kl_schedule(config, info)
-    loss = tcvae.loss(model, info.train, rate.scaled(config.beta, warmup), warmup, warmup)
+    loss = tcvae.loss(model, info.train, kl_term.scaled(config.beta, warmup), warmup, warmup)
     return plain.experiment(config, model, descend(loss, run.optimizer(config, info)))
 
 

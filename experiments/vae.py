@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from jaxae import likelihood, likelihoods, nets, run
+from jaxae import likelihoods, nets, run
+from jaxae.core import kl_term
 from jaxae.core.batch import Loss, Weight
 from jaxae.core.step import Transition, descend
+from jaxae.measure import likelihood
 from jaxae.training import optimizers
 from jaxae.training.epoch import first_step
-from jaxae.variants import iwae, rate, vae
+from jaxae.variants import iwae, vae
 
 
 @dataclass(frozen=True)
@@ -94,18 +96,18 @@ def kl_schedule(config: Network, info: run.Info) -> Weight:
             raise ValueError(f"kl_cycles={config.kl_cycles} needs a KL warm-up; set kl_warmup=EPOCHS")
         return 1.0
     steps = first_step(1, info.train, config.batch_size) * config.kl_warmup
-    return rate.cyclical(steps, config.kl_cycles, rising=0.5 if config.kl_cycles > 1 else 1.0)
+    return kl_term.cyclical(steps, config.kl_cycles, rising=0.5 if config.kl_cycles > 1 else 1.0)
 
 
-def kl_rate(config: Config, info: run.Info) -> rate.Rate:
+def kl_rate(config: Config, info: run.Info) -> kl_term.Rate:
     """The KL term of the loss. ValueError for capacity with free_bits, and for kl_cycles without kl_warmup."""
     warmup = kl_schedule(config, info)
     if config.capacity and config.free_bits:
         raise ValueError(f"capacity={config.capacity}, free_bits={config.free_bits}: choose one of the two")
     if config.capacity:
-        return rate.capacity(config.kl_weight, rate.scaled(config.capacity, warmup))
-    weight = rate.scaled(config.kl_weight, warmup)
-    return rate.free_bits(weight, config.free_bits) if config.free_bits else rate.weighed(weight)
+        return kl_term.capacity(config.kl_weight, kl_term.scaled(config.capacity, warmup))
+    weight = kl_term.scaled(config.kl_weight, warmup)
+    return kl_term.free_bits(weight, config.free_bits) if config.free_bits else kl_term.weighed(weight)
 
 
 def experiment(

@@ -16,7 +16,8 @@ from scipy.special import logit
 from experiments import vae as plain
 from jaxae import nets, run
 from jaxae.core.step import descend
-from jaxae.variants import vqvae
+from jaxae.measure.codebook import usage
+from jaxae.variants import codebook, vqvae
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,8 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         learned=learned,
         tracked=tracked,
     )
-    loss = vqvae.loss(model, config.commitment, vqvae.track(config.decay, config.revive) if tracked else None)
-    return run.Experiment(model, descend(loss, run.optimizer(config, info)), loss, measures={"codebook": vqvae.usage})
+    loss = vqvae.loss(model, config.commitment, codebook.track(config.decay, config.revive) if tracked else None)
+    return run.Experiment(model, descend(loss, run.optimizer(config, info)), loss, measures={"codebook": usage})
 
 
 if __name__ == "__main__":

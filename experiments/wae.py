@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from jaxae import nets, run
 from jaxae.core.step import descend
-from jaxae.variants import autoencoder, mmd, vae
+from jaxae.variants import autoencoder, vae, wae
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def network(config: Network, info: run.Info) -> tuple[nets.MLP, nets.MLP]:
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
     model = autoencoder.Autoencoder(*network(config, info))
-    loss = mmd.wasserstein(model, config.mmd_weight)
+    loss = wae.loss(model, config.mmd_weight)
     return run.Experiment(
         model,
         descend(loss, run.optimizer(config, info)),

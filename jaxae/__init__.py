@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxae import data as data
-    from jaxae.config import Config as Config
     from jaxae.core.batch import Batch as Batch
     from jaxae.core.experiment import Experiment as Experiment
     from jaxae.core.step import Transition as Transition
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from jaxae.core.step import descend as descend
     from jaxae.core.step import phases as phases
     from jaxae.core.types import Info as Info
+    from jaxae.run.config import Config as Config
     from jaxae.run.fit import fit as fit
     from jaxae.run.read import load as load
     from jaxae.run.replay import replay as replay

@@ -6,8 +6,10 @@ Prints its test accuracy. On MNIST that is to be above 99 %, which takes about a
 import argparse
 from pathlib import Path
 
-from jaxae import classifier, loop, run
+from jaxae import run
 from jaxae.errors import InputError
+from jaxae.measure import classifier
+from jaxae.run import loop
 
 
 def main() -> None:

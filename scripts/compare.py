@@ -9,11 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxae import directory, log, report, run
+from jaxae import run
 from jaxae.errors import InputError
-from jaxae.figures.base import COLOURS, address, bitmap, encoded, lengths_of, pictures, ten, tile, unit
-from jaxae.figures.metrics import order
-from jaxae.wall import small
+from jaxae.report import html
+from jaxae.report.figures.base import COLOURS, address, bitmap, encoded, lengths_of, pictures, ten, tile, unit
+from jaxae.report.figures.metrics import order
+from jaxae.report.wall import small
+from jaxae.run import directory
+from jaxae.training import records
 
 
 def main() -> None:
@@ -52,14 +55,14 @@ def page(paths: list[Path]) -> str:
     ]
     results = [result for _, _, result, _ in loaded]
     lines = {
-        label: (log.read(path / "metrics.jsonl"), model.experiment.unit)
+        label: (records.read(path / "metrics.jsonl"), model.experiment.unit)
         for label, path, (model, *_) in zip(labels, paths, loaded, strict=True)
     }
     metrics = order([result["metrics"] for result in results])
     about_runs = [
         {
             "label": label,
-            "metrics": {name: report.figure(result["metrics"][name]) for name in log.names(result["metrics"])},
+            "metrics": {name: html.figure(result["metrics"][name]) for name in records.names(result["metrics"])},
             "seeds": about["config"]["seeds"],
             "reached": result["reached"],
             "seconds": f"{result['wall_seconds']:,.0f}",
@@ -70,14 +73,14 @@ def page(paths: list[Path]) -> str:
     fields = [{"experiment": about["experiment"], **about["config"]} for about in saved]
     names = dict.fromkeys(name for config in fields for name in config if name != "workdir")
     table = {name: [config.get(name, "") for config in fields] for name in names}
-    return report.render(
+    return html.render(
         "compare.html",
         title=f"{len(paths)} runs on {Path(saved[0]['config']['data']).name}",
         runs=about_runs,
         metrics=metrics,
         strips=strips,
         differences={name: values for name, values in table.items() if any(value != values[0] for value in values)},
-        data={"charts": report.charts(lines), "wall": None, "colours": COLOURS},
+        data={"charts": html.charts(lines), "wall": None, "colours": COLOURS},
     )
 
 

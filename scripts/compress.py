@@ -42,10 +42,11 @@ from sklearn.decomposition import PCA
 import jaxae
 from experiments import dense
 from experiments.dense import Config
-from jaxae import config as configs
-from jaxae import data, figures, loop, nets, run
+from jaxae import data, nets, run
 from jaxae.core.step import descend
 from jaxae.errors import InputError, input_errors
+from jaxae.report import figures
+from jaxae.run import command_line, loop
 from jaxae.training.trained import Trained
 from jaxae.variants import autoencoder
 
@@ -191,7 +192,7 @@ def trained(options: argparse.Namespace, info: run.Info, size: int, stop: loop.S
     models = {}
     for name, (module, hidden) in kinds.items():
         kind = name.split(".")[1]
-        with configs.flags_of(Config):
+        with command_line.flags_of(Config):
             with input_errors():
                 config = Config(**fields, hidden=hidden, workdir=str(options.workdir / f"{kind}-{size}"))
             models[kind] = jaxae.load(run.train(config, module.build, name, stop), module)

@@ -14,12 +14,12 @@ from types import ModuleType
 
 import jax
 
-from jaxae import config as configs
-from jaxae import loop, run
-from jaxae.config import Config
+from jaxae import run
 from jaxae.data import Dataset
 from jaxae.devices import plan as plans
 from jaxae.errors import InputError, input_errors
+from jaxae.run import command_line, loop
+from jaxae.run.config import Config
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def costs(_: loop.Stop) -> str:
     jax.config.update("jax_num_cpu_devices", 8)
     name = options.experiment if "." in options.experiment else f"experiments.{options.experiment}"
     module = importlib.import_module(name)
-    config = configs.parse(module.Config, module.__doc__ or "", flags)
+    config = command_line.parse(module.Config, module.__doc__ or "", flags)
     several = dataclasses.replace(config, seeds=options.together)
     ordered = dataclasses.replace(config, reduction="reproducible")
     parts = dataclasses.replace(config, accumulate=4)
@@ -64,7 +64,7 @@ def costs(_: loop.Stop) -> str:
 def prepare(module: ModuleType, dataset: Dataset, config: Config, devices: int) -> tuple[run.Experiment, plans.Plan]:
     """The experiment, and the plan for this number of devices. InputError for a configuration that suits neither."""
     some = jax.devices()[:devices]
-    with configs.flags_of(config), input_errors():
+    with command_line.flags_of(config), input_errors():
         plan = plans.plan("auto", config.batch_size, config.seeds, some, config.reduction, config.accumulate)
         return run.checked(config, module.build, dataset, plan.layout._replace(axis=None)), plan
 

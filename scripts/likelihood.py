@@ -1,7 +1,7 @@
 """The log-likelihood of the test split, of finished runs: python scripts/likelihood.py RUN [RUN ...] --samples 5000
 
-The same estimate as with `--log-likelihood-samples` (see jaxae/likelihood.py), for every seed; prints a line of JSON
-per run. For variational models on binary images or with a normal likelihood.
+The same estimate as with `--log-likelihood-samples` (see jaxae/measure/likelihood.py), for every seed; prints a line of
+JSON per run. For variational models on binary images or with a normal likelihood.
 Nothing is written into the run directory.
 """
 
@@ -10,11 +10,12 @@ import dataclasses
 import json
 from pathlib import Path
 
-from jaxae import config as configs
-from jaxae import directory, loop, results, run
+from jaxae import run
 from jaxae.core.experiment import Measure
 from jaxae.data import Dataset
 from jaxae.errors import InputError, input_errors
+from jaxae.measure import measures
+from jaxae.run import command_line, directory, loop
 from jaxae.training.trained import Trained
 
 
@@ -33,7 +34,7 @@ def estimate(_: loop.Stop) -> str:
     if options.samples < 2:
         raise InputError("--samples: at least 2")
     for title, measure, models, data in [found(path, options.samples) for path in options.runs]:
-        estimates = results.of_seeds(measure, models, data)
+        estimates = measures.of_seeds(measure, models, data)
         print(json.dumps({"run": title, "samples": options.samples, **estimates}), flush=True)
     return ""
 
@@ -46,7 +47,7 @@ def found(path: Path, samples: int) -> tuple[str, Measure, list[Trained], Datase
         raise InputError(f"{path}: is not of a variational model")
     every, data, _, title = run.finished(path)
     try:
-        with configs.flags_of(config), input_errors():
+        with command_line.flags_of(config), input_errors():
             experiment = module.build(dataclasses.replace(config, log_likelihood_samples=samples), data.info)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None

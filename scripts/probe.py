@@ -13,9 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxae import directory, report, results, run
+from jaxae import run
 from jaxae.data import Dataset, binary
 from jaxae.errors import InputError
+from jaxae.measure import measures
+from jaxae.report import html
+from jaxae.run import directory
 from jaxae.training.trained import Trained
 
 ITERATIONS = 100
@@ -38,8 +41,8 @@ def main() -> None:
             if data not in pixels:
                 pixels[data] = error(dataset, dataset.train.x, dataset.test.x, options.iterations)
             models = [every[i] for i in range(len(every))]
-            found = report.figure(
-                results.of_seeds(partial(measure, iterations=options.iterations), models, dataset)["error"]
+            found = html.figure(
+                measures.of_seeds(partial(measure, iterations=options.iterations), models, dataset)["error"]
             )
             print(f"{path}: {title}: error from codes {found} %, from pixels {pixels[data]:.4g} %", flush=True)
     except InputError as problem:

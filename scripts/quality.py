@@ -1,8 +1,8 @@
 """How good the images of finished runs of the same data are: python scripts/quality.py RUN [RUN ...]
 
-Frechet distance, precision and recall (see jaxae/quality.py) against the test images, in the features of a classifier
-of these data, which is trained on first use: of images drawn from the prior, where there is one, of images drawn from a
-mixture of normals that is fitted to the codes of training images, and of what becomes of the test images (of noisy
+Frechet distance, precision and recall (see jaxae/measure/quality.py) against the test images, in the features of a
+classifier of these data, which is trained on first use: of images drawn from the prior, where there is one, of images
+drawn from a mixture of normals that is fitted to the codes of training images, and of what becomes of the test images (of noisy
 ones, where they are to be denoised). Beside them, for comparison, training images and noise.
 With several seeds, of the first. Of runs on binary images the pixels of what is decoded are drawn, too.
 """
@@ -15,10 +15,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxae import classifier, directory, loop, mixture, quality, run
-from jaxae.data import binary
+from jaxae import run
+from jaxae.data import binary, spread
 from jaxae.errors import InputError
-from jaxae.figures.base import spread, unit
+from jaxae.measure import classifier, mixture, quality
+from jaxae.report.figures.base import unit
+from jaxae.run import directory, loop
 from jaxae.training.trained import Trained
 
 

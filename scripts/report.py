@@ -4,8 +4,9 @@ import argparse
 import importlib
 from pathlib import Path
 
-from jaxae import report, run
+from jaxae import run
 from jaxae.errors import InputError
+from jaxae.report import html
 
 
 def main() -> None:
@@ -19,7 +20,7 @@ def main() -> None:
         model, data, result, title = run.finished(path, module)
     except InputError as error:
         parser.exit(2, f"error: {error}\n")
-    report.write(path, title, model[0], data, result)
+    html.write(path, title, model[0], data, result)
     print(f"report: {path / 'report.html'}")
 
 

@@ -25,7 +25,8 @@ from typing import Any
 from PIL import Image
 
 import experiments
-from jaxae import log, report
+from jaxae.report import html
+from jaxae.training import records
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,7 +55,7 @@ PLANES = """
 What is wrong with the plane of a code of two numbers, in numbers (less is better, the ideal stands in the head):
 `unequal_areas`, deviation over the classes of the logarithm of their area; `asymmetry` about the origin; `holes`, share
 of draws from the codes' normal distribution that have no code nearby; `roughness`, squared slope over variance of what
-is decoded. The formulas are in `jaxae/evaluate.py`.
+is decoded. The formulas are in `jaxae/measure/plane.py`.
 
 | experiment | unequal areas (0) | asymmetry (0) | holes (0.01) | roughness (1) |
 |---|---|---|---|---|
@@ -66,8 +67,8 @@ TABLES = {
         """
 ## Likelihoods
 
-Estimates on the test split by importance sampling (`--log-likelihood-samples K`; `jaxae/likelihood.py`), in nats per
-image: the log-likelihood and its Monte Carlo error, the effective sample size of the K samples, active latent
+Estimates on the test split by importance sampling (`--log-likelihood-samples K`; `jaxae/measure/likelihood.py`), in
+nats per image: the log-likelihood and its Monte Carlo error, the effective sample size of the K samples, active latent
 dimensions, rate and distortion (their sum is minus the evidence lower bound), and bits per dimension.
 """,
     ),
@@ -84,8 +85,8 @@ On the test split: exp of the entropy of the codes' use, and the share of codes 
         """
 ## Factors of variation
 
-How the units of codes follow the known factors of sprites (`jaxae/disentanglement.py`; 1 is best, a code of zeros has
-0, and for the FactorVAE score about 0.2). Published figures are of dSprites, which differs: see the sources above.
+How the units of codes follow the known factors of sprites (`jaxae/measure/disentanglement.py`; 1 is best, a code of
+zeros has 0, and for the FactorVAE score about 0.2). Published figures are of dSprites, which differs: see the sources above.
 """,
     ),
 }
@@ -119,8 +120,8 @@ def row(name: str, run: Path, pictures: Path) -> str:
     source = " ".join(text.split("Source: ")[1].split("\nCommand:")[0].split())
     metrics = [key for key in ("loss", "code") if key in result["expected"] or key == "loss"]
     reached = {True: " (reached)", False: " (**not reached**)", None: ""}[result["reached"]]
-    expected = "; ".join(f"{key} {report.bound(value)}" for key, value in result["expected"].items()) or "no figure"
-    measured = "; ".join(f"{key} {report.figure(result['metrics'][key])}" for key in metrics)
+    expected = "; ".join(f"{key} {html.bound(value)}" for key, value in result["expected"].items()) or "no figure"
+    measured = "; ".join(f"{key} {html.figure(result['metrics'][key])}" for key in metrics)
     likeness = "; ".join(f"{key} {value:.3g}" for key, value in result.get("likeness", {}).items()) or "-"
     special = next(kind for kind, suits in _special(run, result, config) if suits)
     images = []
@@ -172,7 +173,7 @@ def table(workdir: Path, names: list[str], pictures: Path) -> str:
         if results:
             text += f"{said}\n| experiment | {' | '.join(columns)} |\n|---{'|---' * len(columns)}|\n"
             for name, found in results.items():
-                text += f"| `{name}` | {' | '.join(report.figure(found[column]) for column in columns)} |\n"
+                text += f"| `{name}` | {' | '.join(html.figure(found[column]) for column in columns)} |\n"
     if {"stacked", "deep"} <= set(names):
         text += _stacked(workdir / "stacked", workdir / "deep")
     return text
@@ -181,15 +182,15 @@ def table(workdir: Path, names: list[str], pictures: Path) -> str:
 def _stacked(run: Path, deep: Path) -> str:
     config, last = (read(path, "config.json")["config"] for path in (run, deep))
     widths = (*config["hidden"], config["latent"])
-    tests = {line["epoch"]: line for line in log.read(run / "metrics.jsonl") if line["split"] == "test"}
+    tests = {line["epoch"]: line for line in records.read(run / "metrics.jsonl") if line["split"] == "test"}
     return STACKED.format(
         widths="-".join(map(str, (*widths, *widths[-2::-1]))),
         greedy=config["greedy"],
         epochs=config["epochs"],
         deep_epochs=last["epochs"],
-        before=report.figure(tests[config["greedy"] * len(widths)]["loss"]),
-        after=report.figure(tests[config["epochs"]]["loss"]),
-        deep=report.figure(read(deep, "result.json")["metrics"]["loss"]),
+        before=html.figure(tests[config["greedy"] * len(widths)]["loss"]),
+        after=html.figure(tests[config["epochs"]]["loss"]),
+        deep=html.figure(read(deep, "result.json")["metrics"]["loss"]),
     )
 
 

@@ -10,9 +10,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from jaxae import directory, log, run
-from jaxae.checkpoint import recorded
+from jaxae import run
 from jaxae.errors import InputError
+from jaxae.run import directory
+from jaxae.training import records
+from jaxae.training.checkpoint import recorded
 
 
 def main() -> None:
@@ -39,7 +41,7 @@ def repeat(path: Path, workdir: Path) -> tuple[list[str], list[str]]:
     run.ended(path, saved)
     if (workdir / "config.json").exists():
         raise InputError(f"--workdir {workdir}: holds a run already: give another")
-    log.read(path / "metrics.jsonl")
+    records.read(path / "metrics.jsonl")
     before = recorded(path / "checkpoints")
     module, config = run.recorded(path, saved)
     dataset = run.loaded(config)

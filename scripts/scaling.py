@@ -17,9 +17,10 @@ import jax
 import numpy as np
 
 from experiments import vae
-from jaxae import loop, run
+from jaxae import run
 from jaxae.data import Dataset, Split
 from jaxae.devices import plan as plans
+from jaxae.run import loop
 from jaxae.training.iterate import Snapshot, iterate
 
 BATCHES = (32, 128, 512, 2048, 8192)

@@ -25,15 +25,17 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 
-from jaxae import config as configs
-from jaxae import directory, log, loop, report, results, run
-from jaxae.config import Config
+from jaxae import run
 from jaxae.core.batch import Layout, Share
 from jaxae.devices import plan as plans
 from jaxae.errors import Diverged, InputError, input_errors
-from jaxae.figures.base import COLOURS, canvas
-from jaxae.figures.metrics import order
-from jaxae.training import epoch
+from jaxae.report import html
+from jaxae.report.figures.base import COLOURS, canvas
+from jaxae.report.figures.metrics import order
+from jaxae.run import command_line, directory, loop, results
+from jaxae.run import config as configs
+from jaxae.run.config import Config
+from jaxae.training import epoch, records
 from jaxae.training.iterate import Compiler, Programs, seeded, start
 
 Point = dict[str, str]  # field -> value, as they were given
@@ -64,7 +66,7 @@ def sweep(stop: loop.Stop, argv: Sequence[str] | None = None) -> str:
     points = grid(options.grid)
     workdir = options.workdir or Path(f"runs/sweep-{name.split('.')[-1]}")
     chosen = [configure(module, flags, point, workdir) for point in points]
-    with configs.flags_of(module.Config):
+    with command_line.flags_of(module.Config):
         check(chosen)
         train(module, name, share(chosen, options.shard or slurm(os.environ)), points[0], stop)
     rows = list(zip(points, chosen, strict=True))
@@ -72,7 +74,7 @@ def sweep(stop: loop.Stop, argv: Sequence[str] | None = None) -> str:
     with (workdir / ".lock").open("a") as file:  # other shares write it too
         fcntl.flock(file, fcntl.LOCK_EX)
         table = summarize(rows)
-        directory.write(workdir / "summary.md", f"# {name}\n\n{table}")
+        records.write(workdir / "summary.md", f"# {name}\n\n{table}")
         picture(rows, workdir / "summary.png", name)
     return f"{table}\ntable:   {workdir / 'summary.md'}\npicture: {workdir / 'summary.png'}"
 
@@ -130,13 +132,13 @@ def configure(module: ModuleType, flags: list[str], point: Point, workdir: Path)
     words = []
     for field, value in point.items():
         if field not in truth:
-            words += [configs.flag(field), *value.split()]
+            words += [command_line.flag(field), *value.split()]
         elif value not in ("True", "False"):
             raise InputError(f"--grid {field}={value}: must be True or False")
         elif value == "True":
-            words += [configs.flag(field)]
+            words += [command_line.flag(field)]
     argv = [*flags, *words, "--workdir", str(workdir / folder(point))]
-    return configs.parse(module.Config, module.__doc__ or "", argv)
+    return command_line.parse(module.Config, module.__doc__ or "", argv)
 
 
 def share(all_of_them: list[Config], shard: str) -> list[Config]:
@@ -241,14 +243,14 @@ def summarize(rows: list[tuple[Point, Config]]) -> str:
     fields = [*rows[0][0]]
     text = [" | ".join(["", *fields, *metrics, ""]).strip(), "|" + "---|" * (len(fields) + len(metrics))]
     for (point, config), line in zip(rows, lines, strict=True):
-        cells = [report.figure(line[name]) if line and name in line else "" for name in metrics]
+        cells = [html.figure(line[name]) if line and name in line else "" for name in metrics]
         if not line and metrics:
             cells[0] = "diverged" if note_of(config).exists() else "not yet"
         text.append(" | ".join(["", *point.values(), *cells, ""]).strip())
     return "\n".join(text) + "\n"
 
 
-def finished(config: Config) -> log.Record | None:
+def finished(config: Config) -> records.Record | None:
     """The test metrics of a run; None for one that is not finished."""
     path = Path(config.workdir)
     return results.read(path)["metrics"] if run.complete(path, config) else None
@@ -275,8 +277,8 @@ def picture(rows: list[tuple[Point, Config]], path: Path, title: str) -> None:
         part = sorted(part, key=lambda pair: places[pair[0]])
         axis.errorbar(
             [places[text] for text, _ in part],
-            [log.mean(loss) for _, loss in part],
-            [log.std(loss) or 0 for _, loss in part],
+            [records.mean(loss) for _, loss in part],
+            [records.std(loss) or 0 for _, loss in part],
             color=COLOURS[i % len(COLOURS)],
             marker="o",
             capsize=3,

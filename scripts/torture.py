@@ -20,8 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jaxae import log
-from jaxae.checkpoint import recorded
+from jaxae.training import records
+from jaxae.training.checkpoint import recorded
 
 EXPERIMENT = ["experiments.vae", "--epochs", "60", "--batch-size", "128", "--hidden", "16"]
 
@@ -53,7 +53,7 @@ def saved(workdir: Path) -> int:
 def written(workdir: Path) -> int:
     """The last step in the metrics."""
     file = workdir / "metrics.jsonl"
-    lines = log.read(file) if file.exists() else []
+    lines = records.read(file) if file.exists() else []
     return int(lines[-1]["step"]) if lines else 0
 
 

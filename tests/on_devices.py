@@ -25,12 +25,13 @@ import optax
 from flax import linen as nn
 
 from jaxae import data, run
+from jaxae.core import mmd
 from jaxae.core.batch import Batch
 from jaxae.core.divergences import DiagonalNormal
 from jaxae.core.reduction import gradient
 from jaxae.devices.plan import compile, plan
 from jaxae.training.iterate import iterate
-from jaxae.variants import mmd, tcvae, vqvae
+from jaxae.variants import codebook, tcvae
 from short_runs import FIELDS, NAMES, WHOLE
 
 
@@ -130,18 +131,18 @@ def total_correlation(variables, batch, key):
     return {"loss": 0.5 * mutual + 6 * correlation + 0.8 * divergence, "correlation": correlation}, {}
 
 
-def codebook(variables, batch, key):
+def quantization(variables, batch, key):
     """Moving averages of the vectors nearest to a code, codes that are resampled, and their mean use in the loss."""
     z = batch.x @ variables["params"]["a"]
     codes = variables["codebook"]["codes"]
     soft = nn.softmax(z @ codes.T)
     evenness = jnp.sum((batch.mean(soft) - 1 / len(codes)) ** 2)
-    update = vqvae.track(0.8, 0.2)
-    terms, updates = update(variables, jax.lax.stop_gradient(z), vqvae.nearest(z, codes), batch, key)
+    update = codebook.track(0.8, 0.2)
+    terms, updates = update(variables, jax.lax.stop_gradient(z), codebook.nearest(z, codes), batch, key)
     return {**terms, "loss": jnp.sum((z - codes[0]) ** 2, axis=1) + 50 * batch.repeat(evenness)}, updates
 
 
-TERMS = {"mmd": mean_discrepancy, "total correlation": total_correlation, "codebook": codebook}
+TERMS = {"mmd": mean_discrepancy, "total correlation": total_correlation, "codebook": quantization}
 
 
 def gradients(loss, mode, devices):

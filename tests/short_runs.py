@@ -17,8 +17,9 @@ import numpy as np
 
 import experiments
 import jaxae
-from jaxae import data, log, run
-from jaxae.checkpoint import recorded
+from jaxae import data, run
+from jaxae.training import records
+from jaxae.training.checkpoint import recorded
 
 NAMES = [f"experiments.{module.name}" for module in pkgutil.iter_modules(experiments.__path__)]
 FIELDS = {"experiments.stacked": {"epochs": 4, "greedy": 1}}  # every one of its phases
@@ -40,7 +41,7 @@ def fields(name):
 
 def reached(workdir):
     """The figures of a run."""
-    train, test = log.read(workdir / "metrics.jsonl")[-2:]
+    train, test = records.read(workdir / "metrics.jsonl")[-2:]
     params = jax.tree.leaves(jaxae.load(workdir).params)
     norm = np.sqrt(sum(np.sum(np.square(leaf, dtype=np.float64)) for leaf in params))
     return {"train loss": train["loss"], "test loss": test["loss"], "norm of the parameters": float(f"{norm:.7g}")}

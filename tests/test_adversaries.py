@@ -14,12 +14,12 @@ from scipy import special, stats
 from conftest import batch, equal, new_key
 from experiments import aae as aae_experiment
 from jaxae import data, nets
-from jaxae.core import divergences, reduction
+from jaxae.core import divergences, mmd, reduction
 from jaxae.core.batch import AXIS, Layout
 from jaxae.core.divergences import DiagonalNormal
 from jaxae.core.step import alternate, descend
 from jaxae.core.types import Info, State
-from jaxae.variants import aae, autoencoder, factorvae, mmd, tcvae, vae, vampprior
+from jaxae.variants import aae, autoencoder, factor_vae, infovae, tcvae, vae, vampprior, wae
 from test_vae import means
 
 SHAPE = (3, 3, 1)
@@ -42,15 +42,15 @@ def images(count=8):
 
 def systems():
     """Model and loss of everything that looks at the whole batch, or at a discriminator."""
-    plain, factor = vae.VAE(**coders()), factorvae.FactorVAE(**coders(), discriminator=critic())
+    plain, factor = vae.VAE(**coders()), factor_vae.FactorVAE(**coders(), discriminator=critic())
     flat = autoencoder.Autoencoder(**coders(2))
     adversarial = aae.Adversarial(**coders(2), discriminator=critic())
     return {
         "tcvae": (plain, tcvae.loss(plain, 100, 6.0, 2.0, 3.0)),
-        "factorvae": (factor, factorvae.loss(factor, 5.0)),
-        "factorvae discriminator": (factor, factorvae.discriminator_loss(factor)),
-        "wasserstein": (flat, mmd.wasserstein(flat, 10.0)),
-        "information": (plain, mmd.information(plain, 0.5, 10.0)),
+        "factor_vae": (factor, factor_vae.loss(factor, 5.0)),
+        "factor_vae discriminator": (factor, factor_vae.discriminator_loss(factor)),
+        "wasserstein": (flat, wae.loss(flat, 10.0)),
+        "information": (plain, infovae.loss(plain, 0.5, 10.0)),
         "aae discriminator": (adversarial, aae.discriminator_loss(adversarial)),
         "aae generator": (adversarial, aae.generator_loss(adversarial)),
     }
@@ -82,7 +82,7 @@ def test_two_devices_see_the_batch_that_one_sees(name):
     assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(slope)) > 1e-3
 
 
-@pytest.mark.parametrize("name", ["tcvae", "factorvae discriminator", "wasserstein", "information"])
+@pytest.mark.parametrize("name", ["tcvae", "factor_vae discriminator", "wasserstein", "information"])
 def test_a_microbatch_is_refused(name):
     model, loss = systems()[name]
     variables = {"params": initial(model)}
@@ -90,7 +90,7 @@ def test_a_microbatch_is_refused(name):
         loss(variables, batch(images(), layout=Layout(partial=True)), new_key())
 
 
-@pytest.mark.parametrize("name", ["tcvae", "factorvae discriminator", "wasserstein", "information"])
+@pytest.mark.parametrize("name", ["tcvae", "factor_vae discriminator", "wasserstein", "information"])
 def test_evaluation_is_refused(name):
     """Evaluation batches hold padding."""
     model, loss = systems()[name]
@@ -103,7 +103,7 @@ def test_evaluation_is_refused(name):
 def test_gradients_against_finite_differences(name):
     model, loss = systems()[name]
     params = initial(model)
-    wrt = {"factorvae discriminator": "discriminator", "aae discriminator": "discriminator"}.get(name, "encoder")
+    wrt = {"factor_vae discriminator": "discriminator", "aae discriminator": "discriminator"}.get(name, "encoder")
 
     def value(group):
         return means(loss, {**params, wrt: group}, batch(images()))["loss"]
@@ -182,10 +182,10 @@ def test_total_correlation_grows_with_dependence():
     np.testing.assert_allclose(found[1] - found[0], -0.5 * np.log(1 - covariance**2), atol=0.08)
 
 
-@pytest.mark.parametrize("kind", [factorvae, aae])
+@pytest.mark.parametrize("kind", [factor_vae, aae])
 def test_no_gradient_of_the_discriminators_loss_reaches_the_encoder(kind):
-    outputs = 4 if kind is factorvae else 2
-    model = (factorvae.FactorVAE if kind is factorvae else aae.Adversarial)(**coders(outputs), discriminator=critic())
+    outputs = 4 if kind is factor_vae else 2
+    model = (factor_vae.FactorVAE if kind is factor_vae else aae.Adversarial)(**coders(outputs), discriminator=critic())
     params = initial(model)
     loss = kind.discriminator_loss(model)
     slope = jax.grad(lambda p: means(loss, p, batch(images()))["loss"])(params)
@@ -201,7 +201,7 @@ def test_no_gradient_of_the_discriminators_loss_reaches_the_encoder(kind):
 
 def test_permuted_units_keep_their_values_and_lose_their_partners():
     z = jax.random.normal(new_key(), (4000, 1)) @ jnp.ones((1, 3))  # all units alike
-    permuted = np.asarray(factorvae.permute(z, jax.random.fold_in(new_key(), 1)))
+    permuted = np.asarray(factor_vae.permute(z, jax.random.fold_in(new_key(), 1)))
     np.testing.assert_array_equal(np.sort(permuted, axis=0), np.sort(z, axis=0))
     assert np.abs(np.corrcoef(permuted.T) - np.eye(3)).max() < 4 / np.sqrt(4000)
 
@@ -238,7 +238,7 @@ def correlated(count):
     """Codes of correlation R, and a model whose discriminator is optimal for them."""
     rng = np.random.default_rng(0)
     z = jnp.asarray(rng.multivariate_normal([0, 0], [[1, R], [R, 1]], count), jnp.float32)
-    model = factorvae.FactorVAE(encoder=Given(), decoder=nets.MLP((), (2,)), discriminator=Known(R))
+    model = factor_vae.FactorVAE(encoder=Given(), decoder=nets.MLP((), (2,)), discriminator=Known(R))
     return z, model, model.init(new_key(), z)["params"]
 
 
@@ -248,7 +248,7 @@ def test_the_optimal_discriminator_estimates_the_total_correlation(gamma):
     count = 40_000
     z, model, params = correlated(count)
     examples = batch(z).replace(step=jnp.int32(6))
-    terms, _ = factorvae.loss(model, gamma)({"params": params}, examples, new_key())
+    terms, _ = factor_vae.loss(model, gamma)({"params": params}, examples, new_key())
     exact = -0.5 * np.log(1 - R**2)
     assert abs(terms["total_correlation"].mean() - exact) < 4 / np.sqrt(count)
     np.testing.assert_allclose(terms["total_correlation"], ratio(z, R), rtol=1e-4, atol=1e-5)
@@ -260,7 +260,7 @@ def test_the_discriminator_tells_codes_from_permuted_ones():
     """Cross-entropy of the optimal one: codes are its positive class, independent pairs its negative one."""
     count = 40_000
     z, model, params = correlated(count)
-    terms, _ = factorvae.discriminator_loss(model)({"params": params}, batch(z), new_key())
+    terms, _ = factor_vae.discriminator_loss(model)({"params": params}, batch(z), new_key())
     independent = np.random.default_rng(1).normal(size=(count, 2))
     real, fake = np.logaddexp(0, -ratio(np.asarray(z), R)), np.logaddexp(0, ratio(independent, R))
     found = np.asarray(terms["loss"], np.float64)
@@ -271,7 +271,7 @@ def test_the_discriminator_tells_codes_from_permuted_ones():
 
 def test_no_scaled_discriminator_has_less_cross_entropy_than_the_optimal_one():
     z, _, _ = correlated(40_000)
-    real, fake = ratio(z, R), ratio(factorvae.permute(z, new_key()), R)
+    real, fake = ratio(z, R), ratio(factor_vae.permute(z, new_key()), R)
     scaled = {a: float(divergences.discrimination(a * real, a * fake).mean()) for a in (0.0, 0.7, 1.0, 1.4)}
     assert min(scaled, key=scaled.get) == 1.0
     np.testing.assert_allclose(scaled[0.0], 2 * np.log(2), rtol=1e-6)
@@ -413,10 +413,10 @@ def test_discrepancy_is_zero_on_average_for_equal_distributions_and_positive_for
 def test_info_vae_weighs_the_kl_term_and_the_discrepancy(scheduled):
     model = vae.VAE(**coders())
     variables, examples = {"params": initial(model)}, batch(images()).replace(step=jnp.int32(10))
-    plain, _ = mmd.information(model, 1.0, 0.0)(variables, examples, new_key())
+    plain, _ = infovae.loss(model, 1.0, 0.0)(variables, examples, new_key())
     np.testing.assert_allclose(plain["loss"], plain["reconstruction"] + plain["kl"], rtol=1e-6)
     weights = [(lambda step, w=w: 0.1 * w * step) if scheduled else w for w in (0.7, 9.3)]
-    terms, _ = mmd.information(model, *weights)(variables, examples, new_key())
+    terms, _ = infovae.loss(model, *weights)(variables, examples, new_key())
     np.testing.assert_array_equal(terms["mmd"], np.full(8, terms["mmd"][0]))
     expected = plain["reconstruction"] + 0.7 * plain["kl"] + 9.3 * plain["mmd"]
     np.testing.assert_allclose(terms["loss"], expected, rtol=1e-5)
@@ -430,7 +430,7 @@ def test_info_vae_compares_samples_of_the_posterior_with_the_prior():
     model = vae.VAE(encoder=Given(0.0), decoder=nets.MLP((), (2,)))
     x = jnp.zeros((20, 2))
     params = model.init(new_key(), x)["params"]
-    loss = mmd.information(model, 0.5, 3.0)
+    loss = infovae.loss(model, 0.5, 3.0)
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(new_key(), jnp.arange(2000))
     found = np.asarray(jax.jit(jax.vmap(lambda key: means(loss, params, batch(x), key)["mmd"]))(keys), np.float64)
     error = found.std() / np.sqrt(2000)
@@ -443,7 +443,7 @@ def test_info_vae_compares_samples_of_the_posterior_with_the_prior():
 def test_wasserstein_loss_is_squared_error_and_discrepancy(weight):
     model = autoencoder.Autoencoder(**coders(2))
     variables, examples = {"params": initial(model)}, batch(images()).replace(step=jnp.int32(10))
-    terms, _ = mmd.wasserstein(model, weight)(variables, examples, new_key())
+    terms, _ = wae.loss(model, weight)(variables, examples, new_key())
     z = model.apply(variables, images(), method="encode")
     again = model.apply(variables, z, method="decode")
     error = np.sum((np.asarray(again) - np.asarray(images())) ** 2, axis=(1, 2, 3))

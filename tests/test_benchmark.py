@@ -10,9 +10,10 @@ import pytest
 
 from conftest import script
 from experiments import vae
-from jaxae import config as configs
-from jaxae import data, log, loop
+from jaxae import data
 from jaxae.devices import plan as plans
+from jaxae.run import command_line, loop
+from jaxae.training import records
 from jaxae.training.iterate import iterate
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -35,7 +36,7 @@ def test_operations_are_those_of_the_networks():
     workloads = importlib.import_module("contenders.workloads")
     for name, work in (workloads.WORKLOADS | workloads.SMALL).items():
         module = importlib.import_module(f"experiments.{work.experiment}")
-        config = configs.parse(module.Config, "", work.flags)
+        config = command_line.parse(module.Config, "", work.flags)
         info = data.Info((28, 28, 1), 1000)
         state = loop.abstract(module.build(config, info), config, info)["state"]
         assert kernels(state.params) == sum(inputs * outputs for _, inputs, outputs in work.layers), name
@@ -87,10 +88,10 @@ def test_a_contender_trains_as_a_run_does_exactly_as_many_steps_as_asked(tmp_pat
     experiment = vae.build(config, digits.info)
     plan = plans.plan("auto", 128, seeds, jax.devices()[:1])
     loop.train(experiment, config, digits, plan, tmp_path)
-    line = log.read(tmp_path / "metrics.jsonl")[0]
+    line = records.read(tmp_path / "metrics.jsonl")[0]
     steps = importlib.import_module("ours").stepper(experiment, config, digits)
     losses = [steps(count) for count in (1, 5, line["step"] - 6, 4)]
-    assert np.float32(losses[2]) == np.float32(np.mean(np.float32(log.each(line["loss"]))))
+    assert np.float32(losses[2]) == np.float32(np.mean(np.float32(records.each(line["loss"]))))
     end = line["step"] + 4  # in the second epoch
     snapshots = iterate(experiment, digits, epochs=2, batch_size=128, seeds=seeds, plan=plan, every=end)
     expected = next(now for now in snapshots if now.step == end)

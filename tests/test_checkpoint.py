@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from conftest import equal
-from jaxae.checkpoint import Checkpoints, recorded
 from jaxae.core.types import State
 from jaxae.errors import InputError
+from jaxae.training.checkpoint import Checkpoints, recorded
 
 STATE = State(
     jnp.int32(3),

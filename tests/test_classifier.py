@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from conftest import batch, equal, new_key, script
-from jaxae import classifier, data, nets
+from jaxae import data, nets
 from jaxae.data import Dataset, Split
 from jaxae.errors import InputError
+from jaxae.measure import classifier
 
 rng = np.random.default_rng(0)
 

@@ -13,7 +13,8 @@ import pytest
 
 from conftest import equal
 from experiments import vae
-from jaxae import log, run
+from jaxae import run
+from jaxae.run.progress import Progress
 from test_data import bad_inputs
 from test_run import final
 
@@ -176,7 +177,7 @@ def test_terminal_shows_one_progress_bar(tmp_path):
 def test_time_left_counts_timed_steps_only(capsys, monkeypatch):
     """None where a run goes on at the end of an epoch, after which nothing has been trained yet."""
     monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
-    with log.Progress(4, 40, 10) as progress:
+    with Progress(4, 40, 10) as progress:
         progress.epoch({"epoch": 1, "step": 10, "loss": 2.0}, {"loss": 3.0}, 50.0)
         progress.update(2, 15, 2.0, 50.0)
         monkeypatch.setattr(time, "monotonic", lambda: 1010.0)

@@ -8,7 +8,7 @@ import pytest
 from jax import monitoring
 from jax._src.lru_cache import LRUCache
 
-from jaxae import compiled
+from jaxae.run import compiled
 
 
 @pytest.fixture

@@ -2,8 +2,9 @@ import dataclasses
 
 import pytest
 
-from jaxae import config as configs
 from jaxae.errors import InputError, input_errors
+from jaxae.run import command_line
+from jaxae.run import config as configs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,9 +15,9 @@ class Config(configs.Config):
 
 
 def test_command_line_sets_fields():
-    config = configs.parse(Config, "", "--hidden 500 20 --batch-size 7 --data-dir x --overwrite".split())
+    config = command_line.parse(Config, "", "--hidden 500 20 --batch-size 7 --data-dir x --overwrite".split())
     assert config == Config(hidden=(500, 20), batch_size=7, data_dir="x", overwrite=True)
-    assert configs.parse(Config, "", []).lr == 0.5
+    assert command_line.parse(Config, "", []).lr == 0.5
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,7 @@ def test_command_line_sets_fields():
 )
 def test_bad_command_lines_get_one_line(line, says, capsys):
     with pytest.raises(InputError) as caught:
-        configs.parse(Config, "", line.split())
+        command_line.parse(Config, "", line.split())
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "╭" not in str(caught.value)
@@ -61,7 +62,7 @@ def test_bad_command_lines_get_one_line(line, says, capsys):
 )
 def test_arguments_in_a_value_error_become_flags(argument, flag):
     for given in (Config, Config(lr=1.0)):
-        with pytest.raises(InputError) as caught, configs.flags_of(given):
+        with pytest.raises(InputError) as caught, command_line.flags_of(given):
             raise InputError(argument)
         assert str(caught.value) == flag
 
@@ -70,9 +71,9 @@ def test_only_a_value_error_becomes_an_input_error():
     with pytest.raises(InputError, match="^lr=1$"), input_errors():
         raise ValueError("lr=1")
     for error in (TypeError("lr=1"), ArithmeticError("lr=1")):
-        with pytest.raises(type(error), match="lr=1"), configs.flags_of(Config), input_errors():
+        with pytest.raises(type(error), match="lr=1"), command_line.flags_of(Config), input_errors():
             raise error
-    with pytest.raises(ValueError, match="lr=1") as caught, configs.flags_of(Config):  # a bug
+    with pytest.raises(ValueError, match="lr=1") as caught, command_line.flags_of(Config):  # a bug
         raise ValueError("lr=1")
     assert type(caught.value) is ValueError
 
@@ -87,12 +88,12 @@ def test_library_call_names_arguments_not_flags(fields):
 
 def test_help_names_every_flag(capsys):
     with pytest.raises(SystemExit) as stop:
-        configs.parse(Config, "What it is.", ["--help"])
+        command_line.parse(Config, "What it is.", ["--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
     assert "What it is." in text
     for field in dataclasses.fields(Config):
-        assert configs.flag(field.name) in text
+        assert command_line.flag(field.name) in text
 
 
 def test_json_round_trip_and_differences():

@@ -9,9 +9,8 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from jaxae import log
-from jaxae.checkpoint import recorded
-from jaxae.training import optimizers
+from jaxae.training import optimizers, records
+from jaxae.training.checkpoint import recorded
 from short_runs import FIELDS, NAMES, WHOLE
 
 ROOT = Path(__file__).parents[1]
@@ -165,7 +164,7 @@ def test_a_reproducible_run_moves_between_numbers_of_devices_to_the_bit(tmp_path
 @pytest.mark.slow
 def test_a_fast_run_moves_between_numbers_of_devices_within_rounding(tmp_path):
     one, other = moved(tmp_path, (8, 2), *DENSE)
-    for a, b in zip(*(log.read(path / "metrics.jsonl") for path in (one, other)), strict=True):
-        for name in ("step", *log.names(b)):
+    for a, b in zip(*(records.read(path / "metrics.jsonl") for path in (one, other)), strict=True):
+        for name in ("step", *records.names(b)):
             np.testing.assert_allclose(a[name], b[name], rtol=1e-4)
     assert recorded(one / "checkpoints") != recorded(other / "checkpoints")  # as the fast reduction rounds

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxae import disentanglement
-from jaxae.disentanglement import dci, factor_score, mig, sap
 from jaxae.errors import InputError
+from jaxae.measure import disentanglement
+from jaxae.measure.disentanglement import dci, factor_score, mig, sap
 
 COUNTS = (3, 4, 8, 10)
 FACTORS = np.tile(np.array(list(product(*map(range, COUNTS)))), (2, 1))  # every combination: exactly independent

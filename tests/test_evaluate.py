@@ -9,14 +9,15 @@ from skimage.metrics import structural_similarity
 
 from conftest import trained
 from experiments import vae
-from jaxae import data, evaluate
+from jaxae import data
 from jaxae.data import idx
+from jaxae.measure import images, plane
 
 rng = np.random.default_rng(0)
 NORMAL = rng.normal(size=(3000, 2)) @ np.array([[2.0, 1.0], [0.0, 0.5]]) + np.array([3.0, -1.0])
 
 
-def images(n, h, w, c):
+def random_images(n, h, w, c):
     return rng.random((n, h, w, c)).astype(np.float32)
 
 
@@ -34,35 +35,35 @@ def ring(n, radius=1.0):
 
 
 def test_mse_against_numpy():
-    x, y = images(3, 5, 7, 2), images(3, 5, 7, 2)
-    np.testing.assert_allclose(evaluate.mse(jnp.asarray(x), jnp.asarray(y)), ((x - y) ** 2).mean((1, 2, 3)), 1e-5)
+    x, y = random_images(3, 5, 7, 2), random_images(3, 5, 7, 2)
+    np.testing.assert_allclose(images.mse(jnp.asarray(x), jnp.asarray(y)), ((x - y) ** 2).mean((1, 2, 3)), 1e-5)
 
 
 @pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3), (11, 11, 1), (11, 40, 2), (37, 12, 3)])
 def test_ssim_against_scikit_image(shape):
-    x = images(3, *shape)
+    x = random_images(3, *shape)
     smooth = np.broadcast_to(np.linspace(0.9, 1, shape[1], dtype=np.float32)[:, None], x.shape)
-    for y in (images(3, *shape), np.clip(x + 0.1 * images(3, *shape), 0, 1), 1 - x, smooth):
-        np.testing.assert_allclose(evaluate.ssim(jnp.asarray(x), jnp.asarray(y)), reference(x, y), atol=1e-6)
+    for y in (random_images(3, *shape), np.clip(x + 0.1 * random_images(3, *shape), 0, 1), 1 - x, smooth):
+        np.testing.assert_allclose(images.ssim(jnp.asarray(x), jnp.asarray(y)), reference(x, y), atol=1e-6)
 
 
 def test_ssim_of_bright_smooth_images_does_not_cancel():
     """By E x^2 - (E x)^2 in float32 the result is off by 2e-4."""
     x = np.full((1, 16, 16, 1), 0.97, np.float32)
     y = x + np.linspace(0, 0.03, 16, dtype=np.float32)[:, None]
-    np.testing.assert_allclose(evaluate.ssim(jnp.asarray(x), jnp.asarray(y)), reference(x, y), atol=1e-6)
+    np.testing.assert_allclose(images.ssim(jnp.asarray(x), jnp.asarray(y)), reference(x, y), atol=1e-6)
 
 
 def test_ssim_is_one_only_for_identical_images():
-    x = jnp.asarray(images(4, 20, 20, 3))
-    np.testing.assert_allclose(evaluate.ssim(x, x), 1, rtol=1e-6)
-    assert evaluate.ssim(x, x.at[:, 10, 10, 0].add(0.1)).max() < 0.9999
+    x = jnp.asarray(random_images(4, 20, 20, 3))
+    np.testing.assert_allclose(images.ssim(x, x), 1, rtol=1e-6)
+    assert images.ssim(x, x.at[:, 10, 10, 0].add(0.1)).max() < 0.9999
 
 
 def test_ssim_refuses_images_smaller_than_its_window():
     x = jnp.zeros((1, 28, 10, 1))
     with pytest.raises(ValueError) as info:  # noqa: PT011
-        evaluate.ssim(x, x)
+        images.ssim(x, x)
     assert str(info.value) == "images of 28 x 10 pixels are smaller than structural similarity's window of 11 x 11"
 
 
@@ -89,32 +90,32 @@ def test_pixels_call_a_shifted_digit_less_alike_than_one_with_stray_pixels(name,
     x = digit(name, request)
     assert x[:, :, -2:].max() == x[:, 3, 3].max() == x[:, 24, 24].max() == 0  # room for the shift and for the spots
     spots, moved = stray(x), shifted(x, columns=2)
-    assert evaluate.mse(x, moved) > 10 * evaluate.mse(x, spots) > 0
-    assert evaluate.ssim(x, spots) > 0.95
-    assert evaluate.ssim(x, moved) < 0.7
-    assert evaluate.shift_mse(x, moved) == 0
-    assert evaluate.shift_mse(x, spots) == evaluate.mse(x, spots)
+    assert images.mse(x, moved) > 10 * images.mse(x, spots) > 0
+    assert images.ssim(x, spots) > 0.95
+    assert images.ssim(x, moved) < 0.7
+    assert images.shift_mse(x, moved) == 0
+    assert images.shift_mse(x, spots) == images.mse(x, spots)
 
 
 def test_shift_mse_finds_every_shift_in_reach_and_none_beyond():
-    x = jnp.asarray(np.pad(images(2, 6, 5, 2), ((0, 0), (3, 3), (3, 3), (0, 0))))
+    x = jnp.asarray(np.pad(random_images(2, 6, 5, 2), ((0, 0), (3, 3), (3, 3), (0, 0))))
     for rows in range(-3, 4):
         for columns in range(-3, 4):
-            error = evaluate.shift_mse(x, shifted(x, rows, columns))
+            error = images.shift_mse(x, shifted(x, rows, columns))
             assert ((error == 0) == (max(abs(rows), abs(columns)) <= 2)).all()
     far = shifted(x, 3)
-    assert (evaluate.shift_mse(x, far, reach=3) == 0).all()
-    np.testing.assert_allclose(evaluate.shift_mse(x, far, reach=0), evaluate.mse(x, far), rtol=1e-6)
+    assert (images.shift_mse(x, far, reach=3) == 0).all()
+    np.testing.assert_allclose(images.shift_mse(x, far, reach=0), images.mse(x, far), rtol=1e-6)
 
 
 def test_shift_mse_lets_zeros_in_at_the_border():
     """What leaves an image is lost: here of a single row of three pixels."""
     one, none = jnp.ones((1, 1, 3, 1)), jnp.zeros((1, 1, 3, 1))
-    assert evaluate.shift_mse(none, one) == 0  # a shift down by 1 empties the only row
-    assert evaluate.shift_mse(one, none) == 1
+    assert images.shift_mse(none, one) == 0  # a shift down by 1 empties the only row
+    assert images.shift_mse(one, none) == 1
     last = none.at[0, 0, 2].set(1.0)
-    np.testing.assert_allclose(evaluate.shift_mse(one, last, reach=1), 2 / 3, rtol=1e-6)
-    assert evaluate.shift_mse(last, one, reach=2) == 0
+    np.testing.assert_allclose(images.shift_mse(one, last, reach=1), 2 / 3, rtol=1e-6)
+    assert images.shift_mse(last, one, reach=2) == 0
 
 
 def crosses(radii):
@@ -125,52 +126,48 @@ def crosses(radii):
 
 
 def test_unequal_areas_of_crosses():
-    assert evaluate.unequal_areas(*crosses([(1, 4), (2, 2), (8, 0.5)])) == pytest.approx(0, abs=1e-12)
+    assert plane.unequal_areas(*crosses([(1, 4), (2, 2), (8, 0.5)])) == pytest.approx(0, abs=1e-12)
     z, y = crosses([(1, 1), (1, 3), (3, 3)])  # log areas 0, log 3, 2 log 3 and a constant
     expected = sqrt(2 / 3) * log(3)
-    assert evaluate.unequal_areas(z, y) == pytest.approx(expected)
-    assert evaluate.unequal_areas(jnp.asarray(7 * z, jnp.float32), jnp.asarray(5 - y)) == pytest.approx(
-        expected, rel=1e-5
-    )
+    assert plane.unequal_areas(z, y) == pytest.approx(expected)
+    assert plane.unequal_areas(jnp.asarray(7 * z, jnp.float32), jnp.asarray(5 - y)) == pytest.approx(expected, rel=1e-5)
     solid = np.concatenate([np.eye(3), -np.eye(3)])
-    assert evaluate.unequal_areas(np.concatenate([solid, 2 * solid]), np.repeat([0, 1], 6)) == pytest.approx(
-        1.5 * log(2)
-    )
+    assert plane.unequal_areas(np.concatenate([solid, 2 * solid]), np.repeat([0, 1], 6)) == pytest.approx(1.5 * log(2))
 
 
 def test_unequal_areas_of_a_flat_class_is_infinite():
     z, y = crosses([(1, 1), (1, 0)])
-    assert evaluate.unequal_areas(z, y) == inf
-    assert evaluate.unequal_areas(z[:5], y[:5]) == inf
+    assert plane.unequal_areas(z, y) == inf
+    assert plane.unequal_areas(z[:5], y[:5]) == inf
 
 
 def test_asymmetry_by_hand():
     """Codes 0 and 1: of four pairs, |z - z'| is 0 1 1 0, |z + z'| is 0 1 1 2. Legs 3 and 4: 0 5 5 0, 6 5 5 8."""
-    assert evaluate.asymmetry(np.array([[0.0], [1.0]])) == pytest.approx(1 / 2)
+    assert plane.asymmetry(np.array([[0.0], [1.0]])) == pytest.approx(1 / 2)
     z = np.array([[3.0, 0.0], [0.0, 4.0]])
-    assert evaluate.asymmetry(z) == pytest.approx(1 - 10 / 24)
-    assert evaluate.asymmetry(jnp.asarray(1e-3 * z, jnp.float32)) == pytest.approx(1 - 10 / 24)
-    assert evaluate.asymmetry(np.ones((5, 3))) == 1
+    assert plane.asymmetry(z) == pytest.approx(1 - 10 / 24)
+    assert plane.asymmetry(jnp.asarray(1e-3 * z, jnp.float32)) == pytest.approx(1 - 10 / 24)
+    assert plane.asymmetry(np.ones((5, 3))) == 1
 
 
 def test_asymmetry_is_zero_for_a_set_with_its_negation_wherever_its_mass_lies():
     z = rng.exponential(size=(300, 2))
-    assert evaluate.asymmetry(z) > 0.3
-    assert evaluate.asymmetry(np.concatenate([z, -z])) == pytest.approx(0, abs=1e-12)
+    assert plane.asymmetry(z) > 0.3
+    assert plane.asymmetry(np.concatenate([z, -z])) == pytest.approx(0, abs=1e-12)
     skew = np.concatenate([z, np.full((300, 2), -1.0)])
-    assert evaluate.asymmetry(skew - skew.mean(0)) > 0.01  # a mean of 0 is not symmetry
+    assert plane.asymmetry(skew - skew.mean(0)) > 0.01  # a mean of 0 is not symmetry
 
 
 def test_asymmetry_is_the_energy_distance_to_the_negation_over_its_bound():
     z = rng.exponential(size=(400, 1)) - 1
     total = np.abs(z + z.T).mean()
-    assert evaluate.asymmetry(z) == pytest.approx(stats.energy_distance(z[:, 0], -z[:, 0]) ** 2 / (2 * total))
+    assert plane.asymmetry(z) == pytest.approx(stats.energy_distance(z[:, 0], -z[:, 0]) ** 2 / (2 * total))
 
 
 def test_asymmetry_of_many_codes_takes_them_evenly():
     z = rng.exponential(size=(6000, 2))
     z[3000:] *= -1  # symmetric as a whole, not in its first 2,000
-    assert evaluate.asymmetry(z) < 0.01
+    assert plane.asymmetry(z) < 0.01
 
 
 def beyond(distance, n):
@@ -184,9 +181,9 @@ def beyond(distance, n):
 
 @pytest.mark.parametrize("n", [500, 3000])
 def test_holes_of_normal_codes_are_one_in_a_hundred(n):
-    shares = [evaluate.holes(np.random.default_rng(100 + k).normal(size=(n, 2)), seed=k) for k in range(10)]
+    shares = [plane.holes(np.random.default_rng(100 + k).normal(size=(n, 2)), seed=k) for k in range(10)]
     assert np.mean(shares) == pytest.approx(0.01, abs=0.003)
-    assert evaluate.holes(NORMAL) == pytest.approx(0.01, abs=0.006)
+    assert plane.holes(NORMAL) == pytest.approx(0.01, abs=0.006)
 
 
 def test_holes_of_a_ring_against_the_integral():
@@ -195,15 +192,15 @@ def test_holes_of_a_ring_against_the_integral():
     nearby = optimize.brentq(lambda t: beyond(t, n) - 0.01, 0.01, 2)
     expected = 1 - np.exp(-((sqrt(2) - nearby) ** 2) / 2) + np.exp(-((sqrt(2) + nearby) ** 2) / 2)
     assert 0.3 < expected < 0.95
-    assert evaluate.holes(ring(n, radius=5.0)) == pytest.approx(expected, abs=0.03)
+    assert plane.holes(ring(n, radius=5.0)) == pytest.approx(expected, abs=0.03)
 
 
 def test_holes_do_not_depend_on_a_linear_map_of_the_codes():
     z = ring(500)
     slanted = z @ np.array([[3.0, 0.0], [1.0, 0.2]]).T + np.array([5.0, -7.0])
-    assert evaluate.holes(z) == pytest.approx(evaluate.holes(slanted), abs=1e-3)
-    assert evaluate.holes(NORMAL) == pytest.approx(evaluate.holes(7 * NORMAL), abs=1e-3)
-    assert evaluate.holes(z, seed=0) != evaluate.holes(z, seed=1)
+    assert plane.holes(z) == pytest.approx(plane.holes(slanted), abs=1e-3)
+    assert plane.holes(NORMAL) == pytest.approx(plane.holes(7 * NORMAL), abs=1e-3)
+    assert plane.holes(z, seed=0) != plane.holes(z, seed=1)
 
 
 def pixels(function):
@@ -215,7 +212,7 @@ def pixels(function):
 def test_roughness_of_a_linear_decoder_is_one(z, d):
     codes = rng.normal(size=(100, z)) @ rng.normal(size=(z, z)) + 5
     weights = jnp.asarray(rng.normal(size=(z, d)), jnp.float32)
-    assert evaluate.roughness(pixels(lambda v: v @ weights + 0.3), codes) == pytest.approx(1, abs=1e-4)
+    assert plane.roughness(pixels(lambda v: v @ weights + 0.3), codes) == pytest.approx(1, abs=1e-4)
 
 
 @pytest.mark.parametrize("k", [0.5, 1.0, 2.0])
@@ -227,10 +224,10 @@ def test_roughness_of_waves_against_the_integral(k):
     def angle(z):
         return k * (z - mean) / scale
 
-    sine = evaluate.roughness(pixels(lambda z: jnp.sin(angle(z))), codes)
+    sine = plane.roughness(pixels(lambda z: jnp.sin(angle(z))), codes)
     assert sine == pytest.approx(k**2 / tanh(k**2), rel=0.08)
     circle = pixels(lambda z: jnp.concatenate([jnp.sin(angle(z)), jnp.cos(angle(z))], 1))
-    assert evaluate.roughness(circle, codes) == pytest.approx(k**2 / (1 - np.exp(-(k**2))), rel=0.02)
+    assert plane.roughness(circle, codes) == pytest.approx(k**2 / (1 - np.exp(-(k**2))), rel=0.02)
 
 
 def test_roughness_does_not_depend_on_an_affine_map_of_the_codes():
@@ -240,33 +237,33 @@ def test_roughness_does_not_depend_on_an_affine_map_of_the_codes():
     def decode(z):
         return jnp.sin(2 * z) + z[:, ::-1] ** 2
 
-    value = evaluate.roughness(pixels(decode), NORMAL)
+    value = plane.roughness(pixels(decode), NORMAL)
     mapped = pixels(lambda z: decode((z - jnp.asarray(offset, jnp.float32)[None]) @ back))
     assert value > 1.1
-    assert evaluate.roughness(mapped, NORMAL @ lower.T + offset) == pytest.approx(value, rel=1e-3)
-    assert evaluate.roughness(pixels(decode), NORMAL, seed=1) != value
+    assert plane.roughness(mapped, NORMAL @ lower.T + offset) == pytest.approx(value, rel=1e-3)
+    assert plane.roughness(pixels(decode), NORMAL, seed=1) != value
 
 
 def test_roughness_of_a_constant_decoder_has_no_value():
-    assert isnan(evaluate.roughness(jnp.zeros_like, NORMAL))
+    assert isnan(plane.roughness(jnp.zeros_like, NORMAL))
 
 
 def test_codes_on_a_line_have_no_normal_density():
     line = ring(10)[:, :1] * np.ones((1, 2))
-    for measure in (evaluate.holes, lambda z: evaluate.roughness(pixels(jnp.sin), z)):
+    for measure in (plane.holes, lambda z: plane.roughness(pixels(jnp.sin), z)):
         with pytest.raises(ValueError, match="^10 codes of 2 dimensions lie in fewer: they have no normal density$"):
             measure(line)
 
 
 def test_plane_of_a_model():
     experiment = vae.build(vae.Config(hidden=(16,)), data.Info((12, 12, 1), 60))
-    x = jnp.asarray(images(60, 12, 12, 1))
+    x = jnp.asarray(random_images(60, 12, 12, 1))
     model = trained(experiment, experiment.model.init(jax.random.key(0), x)["params"], {}, (12, 12, 1))
     z, y = model.encode(x), np.arange(60) % 3
-    assert evaluate.plane(model.decode, z, y) == {
-        "unequal_areas": evaluate.unequal_areas(z, y),
-        "asymmetry": evaluate.asymmetry(z),
-        "holes": evaluate.holes(z),
-        "roughness": evaluate.roughness(model.decode, z),
+    assert plane.plane(model.decode, z, y) == {
+        "unequal_areas": plane.unequal_areas(z, y),
+        "asymmetry": plane.asymmetry(z),
+        "holes": plane.holes(z),
+        "roughness": plane.roughness(model.decode, z),
     }
-    assert 1 <= evaluate.roughness(model.decode, z) < 2
+    assert 1 <= plane.roughness(model.decode, z) < 2

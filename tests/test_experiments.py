@@ -15,9 +15,11 @@ import experiments
 import jaxae
 import short_runs
 from conftest import equal
-from jaxae import config, data, log, run
+from jaxae import data, run
 from jaxae.core.types import Info
 from jaxae.errors import InputError, Interrupted
+from jaxae.run import command_line
+from jaxae.training import records
 
 NAMES = [module.name for module in pkgutil.iter_modules(experiments.__path__)]
 SMALL = short_runs.fields("experiments.dense")
@@ -80,7 +82,7 @@ def test_docstring_has_source_command_and_measured_figure(name):
     line = next(line for line in text.splitlines() if line.startswith("Command: python -m "))
     program, *arguments = shlex.split(line.removeprefix("Command: python -m "))
     assert program == f"experiments.{name}"
-    assert config.parse(module(name).Config, text, arguments).data in ("mnist", "sprites")
+    assert command_line.parse(module(name).Config, text, arguments).data in ("mnist", "sprites")
 
 
 @pytest.mark.parametrize("name", ["convolutional", "mirrored", "sequence", "stacked", "tied", "vae"])
@@ -170,8 +172,8 @@ def test_every_likelihood_trains_from_the_command_line(name, kind, few, tmp_path
     assert ended.value.code == 0, capsys.readouterr().err
     saved = json.loads((workdir / "config.json").read_text())["config"]
     assert (saved["likelihood"], saved["likelihood_scale"]) == (kind, 0.3 if kind == "normal" else 1.0)
-    lines = log.read(workdir / "metrics.jsonl")
-    assert all(np.isfinite(line[metric]) for line in lines for metric in log.names(line))
+    lines = records.read(workdir / "metrics.jsonl")
+    assert all(np.isfinite(line[metric]) for line in lines for metric in records.names(line))
     model = jaxae.load(workdir)
     z = model.encode(data.load(str(few)).test.x)
     outputs = np.asarray(model.experiment.model.apply(model.variables, z, method="outputs"))

@@ -9,9 +9,11 @@ from matplotlib.colors import to_rgb
 from scipy import stats
 
 from conftest import trained
-from jaxae import data, figures, log
+from jaxae import data
 from jaxae.core.experiment import Experiment
 from jaxae.core.step import Transition
+from jaxae.report import figures
+from jaxae.training import records
 
 rng = np.random.default_rng(0)
 
@@ -124,7 +126,7 @@ def test_codes_without_any_spread_have_no_plane(tmp_path):
 
     many = data.Dataset(*(data.Split(np.tile(s.x, (6, 1, 1, 1)), np.tile(s.y, 6)) for s in DATA[:2]), DATA.classes)
     assert len(many.test.x) > 100
-    lines = [log.record(1, 10, split, {"loss": np.float32(1)}) for split in ("train", "test")]
+    lines = [records.record(1, 10, split, {"loss": np.float32(1)}) for split in ("train", "test")]
     dead = trained(Experiment(Dead(), Transition(dict, dict), dict), {}, {}, (2, 2, 1))
     names = {path.stem for path in figures.draw(tmp_path, dead, many, lines, "title")}
     assert names == {"loss", "reconstructions", "extremes", "activity", "interpolation", "traversal"}
@@ -155,7 +157,7 @@ def test_more_dimensions_are_shown_on_their_principal_plane():
 
 def test_loss_curves_show_the_lines_and_their_band():
     lines = [
-        log.record(e, e * 10, split, {"loss": np.array([1.0, 3.0]) / e + k, "mse": np.array([1.0, 1.0])})
+        records.record(e, e * 10, split, {"loss": np.array([1.0, 3.0]) / e + k, "mse": np.array([1.0, 1.0])})
         for e in (1, 2, 4)
         for k, split in enumerate(("train", "test"))
     ]
@@ -171,7 +173,7 @@ def test_loss_curves_show_the_lines_and_their_band():
 
 
 def test_pictures_suit_the_model(tmp_path):
-    lines = [log.record(1, 10, split, {"loss": np.float32(1)}) for split in ("train", "test")]
+    lines = [records.record(1, 10, split, {"loss": np.float32(1)}) for split in ("train", "test")]
     always = {"loss", "reconstructions", "extremes", "activity", "interpolation", "traversal"}
     for codes, prior, more in (
         (2, True, {"latent", "manifold", "samples"}),

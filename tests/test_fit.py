@@ -18,10 +18,10 @@ import pytest
 import jaxae
 from conftest import equal, new_key
 from experiments import denoising, dense, sequence, vae
-from jaxae import log
-from jaxae.checkpoint import recorded
 from jaxae.core.divergences import per_example
 from jaxae.errors import InputError
+from jaxae.training import records
+from jaxae.training.checkpoint import recorded
 
 ROOT = Path(__file__).parents[1]
 SMALL = {"hidden": (16,), "latent": 2, "batch_size": 32, "progress": False}
@@ -74,7 +74,7 @@ def test_evaluate_repeats_the_metrics_of_training(x):
         assert last["split"] == "test"
         for name, value in found.items():
             np.testing.assert_allclose(
-                value, log.each(last[name])[0] if seeds == 1 else log.each(last[name]), rtol=1e-5
+                value, records.each(last[name])[0] if seeds == 1 else records.each(last[name]), rtol=1e-5
             )
     noisy = jaxae.fit(denoising, x[:150], test=test, epochs=1, filters=(4, 4), batch_size=32, progress=False)
     np.testing.assert_allclose(noisy.evaluate(test)["loss"], noisy.history[-1]["loss"], rtol=1e-5)

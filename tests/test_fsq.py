@@ -7,7 +7,8 @@ from conftest import batch, equal, new_key, trained
 from experiments import fsq as experiment
 from jaxae import data, nets
 from jaxae.core.types import State
-from jaxae.variants import autoencoder, fsq, vqvae
+from jaxae.measure import codebook
+from jaxae.variants import autoencoder, fsq
 
 LEVELS = (8, 5, 4, 3)
 
@@ -133,7 +134,7 @@ def test_learns_digits_and_uses_many_codes():
     pixels = few.test.x.astype(np.float32) / 255
     error = np.mean((np.asarray(model.reconstruct(few.test.x)) - pixels) ** 2)
     assert error < 0.4 * np.mean((x.mean((0, 1)) - pixels) ** 2)
-    found = vqvae.usage(model, few)
+    found = codebook.usage(model, few)
     codes = np.asarray(model.encode(few.test.x)).reshape(-1, 3)
     _, counts = np.unique(codes, axis=0, return_counts=True)
     shares = counts / len(codes)

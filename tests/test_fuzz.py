@@ -21,8 +21,10 @@ from PIL import Image
 
 import jaxae
 from experiments import stacked, vae
-from jaxae import config, data, directory, log, run
+from jaxae import data, run
 from jaxae.errors import InputError
+from jaxae.run import command_line, config, directory
+from jaxae.training import records
 
 # Events of Python's audit hooks that change a file, with the place of its path, and those that run something.
 WRITES = {
@@ -222,7 +224,7 @@ def test_random_command_lines_raise_only_input_errors(folder):
     @given(ARGUMENTS)
     def fuzz(arguments):
         with watched(folder), suppress(SystemExit):  # --help
-            only_ours(config.parse, vae.Config, "", arguments)
+            only_ours(command_line.parse, vae.Config, "", arguments)
 
     fuzz()
 
@@ -243,7 +245,7 @@ def use(path):
     """All that reads what a run has saved."""
     jaxae.load(path)
     run.finished(path)
-    log.read(path / "metrics.jsonl")
+    records.read(path / "metrics.jsonl")
 
 
 def test_changed_config_json_raises_only_input_errors(finished, folder):

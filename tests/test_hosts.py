@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 import jaxae
-from jaxae import log
-from jaxae.checkpoint import recorded
+from jaxae.training import records
+from jaxae.training.checkpoint import recorded
 
 ROOT = Path(__file__).parents[1]
 HEARTBEAT = 10
@@ -105,9 +105,9 @@ def test_two_processes_equal_one_with_as_many_devices(one, tmp_path, mode):
         done(processes)
     here, there = (np.concatenate([np.ravel(leaf) for leaf in leaves(path)]) for path in (workdir, one))
     assert np.linalg.norm(here - there) < 1e-5 * np.linalg.norm(there)
-    for a, b in zip(*(log.read(path / "metrics.jsonl") for path in (workdir, one)), strict=True):
+    for a, b in zip(*(records.read(path / "metrics.jsonl") for path in (workdir, one)), strict=True):
         assert a.keys() == b.keys()
-        for name in ("epoch", "step", *log.names(b)):
+        for name in ("epoch", "step", *records.names(b)):
             np.testing.assert_allclose(a[name], b[name], rtol=1e-5)
 
 
@@ -130,12 +130,12 @@ def test_killed_or_stopped_processes_resume_bit_exact(whole, tmp_path):
             if number == signal.SIGTERM:
                 assert codes == [143, 143], said
                 assert all("stopped: the same command goes on from here" in line for _, line in said), said
-                written = log.read(workdir / "metrics.jsonl")[-1]["step"]
+                written = records.read(workdir / "metrics.jsonl")[-1]["step"]
                 assert int(recorded(workdir / "checkpoints")["step"]) >= written > 0
             else:
                 assert codes[victim] == -signal.SIGKILL
                 assert codes[1 - victim] != 0
-            lines = len(log.read(workdir / "metrics.jsonl"))
+            lines = len(records.read(workdir / "metrics.jsonl"))
     with two(workdir, *EPOCHS) as processes:
         done(processes)
     assert (workdir / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()

@@ -9,8 +9,8 @@ import pytest
 from scipy import special, stats
 
 from conftest import batch, equal, new_key
-from jaxae import likelihood
 from jaxae.core import divergences
+from jaxae.measure import likelihood
 from jaxae.variants import iwae, vae
 from test_vae import OFFSET, SIGMA, W, closed_form, linear_gaussian, means, quadrature, small, wrong_encoder
 

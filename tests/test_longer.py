@@ -15,8 +15,8 @@ import jaxae
 from conftest import equal
 from experiments import dense, iwae, stacked, vae, vqvae
 from jaxae import run
-from jaxae.checkpoint import recorded
 from jaxae.errors import Diverged, InputError
+from jaxae.training.checkpoint import recorded
 
 FIELDS = {"batch_size": 32, "figures": False, "progress": False}
 

@@ -6,8 +6,9 @@ import pytest
 import jaxae
 from conftest import equal, new_key
 from experiments import dense
-from jaxae import data, mixture, run
+from jaxae import data, run
 from jaxae.errors import InputError
+from jaxae.measure import mixture
 
 MEANS = np.array([[4.0, 0.0, 1.0], [-4.0, 2.0, 1.0]])
 FACTORS = np.array([[[1, 0, 0], [0.8, 0.6, 0], [0, 0, 0.5]], [[0.5, 0, 0], [0, 2, 0], [1, 0, 1]]])

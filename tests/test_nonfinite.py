@@ -14,13 +14,14 @@ import optax
 import pytest
 
 from conftest import batch, new_key
-from jaxae import data, loop, run
-from jaxae.checkpoint import Checkpoints
+from jaxae import data, run
 from jaxae.core.step import Transition, descend, phases
 from jaxae.core.types import State
 from jaxae.devices.plan import plan
 from jaxae.errors import Diverged
+from jaxae.run import loop
 from jaxae.training import epoch, iterate, nonfinite
+from jaxae.training.checkpoint import Checkpoints
 
 VALUES = (np.nan, np.inf, -np.inf)
 PLACES = ("loss", "part", "gradient of a", "params/a", "opt_state/0/mu/a", "extra/memory/m")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jax import lax
 from numpy.lib.stride_tricks import sliding_window_view
 
-from jaxae import ops
+from jaxae.nets import cpu_convolution, resampling
 
 BACKENDS = ("cpu", "gpu")
 FEW = settings(max_examples=25, deadline=None, derandomize=True)
@@ -73,7 +73,7 @@ def on(backend):
 def test_conv_equals_that_of_lax(case):
     (x, w, g), stride, padding, backend = case
     with on(backend):
-        ours = with_gradients(lambda x, w: ops.conv(x, w, stride, padding))(x, w, g)
+        ours = with_gradients(lambda x, w: cpu_convolution.conv(x, w, stride, padding))(x, w, g)
     equal(ours, with_gradients(lambda x, w: reference(x, w, stride, padding))(x, w, g))
 
 
@@ -83,7 +83,7 @@ def test_conv_transpose_is_the_transpose_of_that_of_lax(case):
     (x, w, g), stride, padding, backend = case
     size = x.shape[1:3]
     with on(backend):
-        ours = with_gradients(lambda g, w: ops.conv_transpose(g, w, size, stride, padding))(g, w, x)
+        ours = with_gradients(lambda g, w: cpu_convolution.conv_transpose(g, w, size, stride, padding))(g, w, x)
     equal(ours, with_gradients(lambda g, w: transposed(g, w, size, stride, padding))(g, w, x))
 
 
@@ -93,14 +93,17 @@ def test_adjoint(case):
     """<conv(x), y> = <x, conv_transpose(y)>."""
     (x, w, y), stride, padding, backend = case
     with on(backend):
-        down, up = ops.conv(x, w, stride, padding), ops.conv_transpose(y, w, x.shape[1:3], stride, padding)
+        down, up = (
+            cpu_convolution.conv(x, w, stride, padding),
+            cpu_convolution.conv_transpose(y, w, x.shape[1:3], stride, padding),
+        )
     assert jnp.vdot(down, y) == jnp.vdot(x, up)
 
 
 def test_conv_is_a_correlation():
     """y[i, j] = sum over k, l of x[s i + k, s j + l] w[k, l]."""
     x, w = whole(0, (2, 6, 7, 3), (3, 2, 3, 4))
-    np.testing.assert_array_equal(ops.conv(x, w, 2, "VALID"), correlation(x, w, 2, ((0, 0), (0, 0))))
+    np.testing.assert_array_equal(cpu_convolution.conv(x, w, 2, "VALID"), correlation(x, w, 2, ((0, 0), (0, 0))))
 
 
 def correlation(x, w, stride, padding):
@@ -111,9 +114,9 @@ def correlation(x, w, stride, padding):
 
 SIZE = (5, 6)
 FUNCTIONS = {
-    "conv": (lambda x, w: ops.conv(x, w, 2), (2, *SIZE, 3), (2, 3, 3, 2)),
-    "conv to fewer channels": (lambda x, w: ops.conv(x, w), (2, *SIZE, 3), (2, *SIZE, 2)),
-    "conv_transpose": (lambda x, w: ops.conv_transpose(x, w, SIZE, 2), (2, 3, 3, 2), (2, *SIZE, 3)),
+    "conv": (lambda x, w: cpu_convolution.conv(x, w, 2), (2, *SIZE, 3), (2, 3, 3, 2)),
+    "conv to fewer channels": (lambda x, w: cpu_convolution.conv(x, w), (2, *SIZE, 3), (2, *SIZE, 2)),
+    "conv_transpose": (lambda x, w: cpu_convolution.conv_transpose(x, w, SIZE, 2), (2, 3, 3, 2), (2, *SIZE, 3)),
 }
 
 
@@ -180,10 +183,12 @@ def test_mixed_precision_multiplies_bfloat16_and_adds_float32(backend, stride, c
     x, w, g = whole(2, (2, 5, 5, channels[0]), (3, 3, *channels), (2, out, out, channels[1]), largest=500)
     short = [v.astype(jnp.bfloat16).astype(jnp.float32) for v in (x, w, g)]
     with on(backend):
-        y = ops.conv(x, w, stride, precision="mixed")
-        up = ops.conv_transpose(g, w, (5, 5), stride, precision="mixed")
-        down = with_gradients(lambda x, w: ops.conv(x, w, stride, precision="mixed"))(x, w, g)
-        back = with_gradients(lambda g, w: ops.conv_transpose(g, w, (5, 5), stride, precision="mixed"))(g, w, x)
+        y = cpu_convolution.conv(x, w, stride, precision="mixed")
+        up = cpu_convolution.conv_transpose(g, w, (5, 5), stride, precision="mixed")
+        down = with_gradients(lambda x, w: cpu_convolution.conv(x, w, stride, precision="mixed"))(x, w, g)
+        back = with_gradients(lambda g, w: cpu_convolution.conv_transpose(g, w, (5, 5), stride, precision="mixed"))(
+            g, w, x
+        )
     assert y.dtype == up.dtype == jnp.float32
     np.testing.assert_array_equal(y, correlation(*short[:2], stride, ((1, 1), (1, 1))))
     assert np.any(y != correlation(x, w, stride, ((1, 1), (1, 1))))
@@ -194,10 +199,10 @@ def test_mixed_precision_multiplies_bfloat16_and_adds_float32(backend, stride, c
 
 def test_conv_transpose_raises_for_a_size_that_no_convolution_has():
     x, w = whole(3, (1, 3, 3, 2), (3, 3, 1, 2))
-    assert ops.conv_transpose(x, w, (5, 6), 2).shape == (1, 5, 6, 1)
+    assert cpu_convolution.conv_transpose(x, w, (5, 6), 2).shape == (1, 5, 6, 1)
     for size in ((4, 6), (5, 7)):
         with pytest.raises(ValueError, match=r"gives \[[234], [234]\] pixels, not \[3, 3\]"):
-            ops.conv_transpose(x, w, size, 2)
+            cpu_convolution.conv_transpose(x, w, size, 2)
 
 
 def pooled(x, size):
@@ -216,15 +221,15 @@ def pooled(x, size):
 @pytest.mark.parametrize("shape", [(2, 6, 6, 2), (2, 7, 5, 3), (1, 1, 4, 1)])
 def test_max_pool(shape, size):
     x = jax.random.normal(jax.random.key(0), shape)
-    np.testing.assert_array_equal(ops.max_pool(x, size), pooled(x, size))
+    np.testing.assert_array_equal(resampling.max_pool(x, size), pooled(x, size))
     theirs = lax.reduce_window(x, -jnp.inf, lax.max, (1, size, size, 1), (1, size, size, 1), "SAME")
-    np.testing.assert_array_equal(ops.max_pool(x, size), theirs)
+    np.testing.assert_array_equal(resampling.max_pool(x, size), theirs)
 
 
 def test_max_pool_gradient_goes_to_the_maximum():
     x = jax.random.permutation(jax.random.key(0), jnp.arange(2 * 5 * 5 * 2.0)).reshape(2, 5, 5, 2)  # no ties
     g = whole(4, (2, 3, 3, 2))[0]
-    _, pull = jax.vjp(lambda x: ops.max_pool(x, 2), x)
+    _, pull = jax.vjp(lambda x: resampling.max_pool(x, 2), x)
     expected = np.zeros(x.shape)
     for place, value in np.ndenumerate(pooled(x, 2)):
         expected[np.nonzero(np.asarray(x) == value)] += np.asarray(g)[place]
@@ -233,7 +238,7 @@ def test_max_pool_gradient_goes_to_the_maximum():
 
 def test_max_pool_gradient_is_shared_among_equals():
     x = jnp.array([[3.0, 1, 5], [3, 3, 2]])[None, :, :, None]
-    slope = jax.grad(lambda x: jnp.sum(ops.max_pool(x, 2) * jnp.array([6.0, 7])[None, None, :, None]))(x)
+    slope = jax.grad(lambda x: jnp.sum(resampling.max_pool(x, 2) * jnp.array([6.0, 7])[None, None, :, None]))(x)
     np.testing.assert_allclose(slope[0, :, :, 0], [[2, 0, 7], [2, 2, 0]], rtol=1e-6)
 
 
@@ -241,8 +246,8 @@ def test_max_pool_gradient_is_shared_among_equals():
 def test_conv_upsampled_is_the_convolution_of_the_upsampled(shape):
     n, height, width, channels = shape
     x, w, g = whole(6, shape, (3, 3, channels, 2), (n, 2 * height, 2 * width, 2))
-    plain = with_gradients(lambda x, w: reference(ops.upsample(x, 2), w, 1, "SAME"))
-    equal(with_gradients(ops.conv_upsampled)(x, w, g), plain(x, w, g))
+    plain = with_gradients(lambda x, w: reference(resampling.upsample(x, 2), w, 1, "SAME"))
+    equal(with_gradients(resampling.conv_upsampled)(x, w, g), plain(x, w, g))
 
 
 @pytest.mark.parametrize("channels", [1, 2])
@@ -251,10 +256,10 @@ def test_conv_upsampled_is_the_convolution_of_the_upsampled(shape):
 )
 def test_kernel_gradient_in_pieces_is_that_of_the_whole_batch(n, fits, pieces, channels):
     """Images of which `fits` are in the cache: pieces of equal size, else all at once, or each alone where large."""
-    side = isqrt(ops.IN_CACHE // (fits * 3 * channels))
+    side = isqrt(cpu_convolution.IN_CACHE // (fits * 3 * channels))
     side += fits == 2  # a little too large for two
     x, w, g = whole(7, (n, side, side, channels), (3, 3, channels, 3), (n, side, side, 3))
-    run = with_gradients(ops.conv)
+    run = with_gradients(cpu_convolution.conv)
     loops = [e.params["length"] for e in equations(jax.make_jaxpr(run)(x, w, g).jaxpr) if e.primitive.name == "scan"]
     assert loops == [pieces] * (pieces > 0)
     equal(run(x, w, g), with_gradients(lambda x, w: reference(x, w, 1, "SAME"))(x, w, g))
@@ -263,7 +268,7 @@ def test_kernel_gradient_in_pieces_is_that_of_the_whole_batch(n, fits, pieces, c
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_upsample_repeats(size):
     x, g = whole(5, (2, 3, 4, 2), (2, 3 * size, 4 * size, 2))
-    y, pull = jax.vjp(lambda x: ops.upsample(x, size), x)
+    y, pull = jax.vjp(lambda x: resampling.upsample(x, size), x)
     np.testing.assert_array_equal(y, np.asarray(x).repeat(size, 1).repeat(size, 2))
     np.testing.assert_array_equal(y[0, :, :, 0], np.kron(x[0, :, :, 0], np.ones((size, size))))
     np.testing.assert_array_equal(pull(g)[0], np.asarray(g).reshape(2, 3, size, 4, size, 2).sum((2, 4)))

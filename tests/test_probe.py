@@ -10,7 +10,8 @@ import pytest
 import jaxae
 from conftest import script
 from experiments import ksparse
-from jaxae import data, directory, run
+from jaxae import data, run
+from jaxae.run import directory
 
 probe = script("probe")
 

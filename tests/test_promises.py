@@ -15,8 +15,9 @@ import pytest
 
 from conftest import script
 from experiments import dense
-from jaxae import data, directory, run
+from jaxae import data, run
 from jaxae.errors import InputError
+from jaxae.run import directory
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 SMALL = dense.Config(epochs=2, batch_size=100, hidden=(16,), latent=2, figures="none")

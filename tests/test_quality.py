@@ -5,8 +5,9 @@ from scipy.linalg import block_diag, sqrtm
 
 from conftest import script
 from experiments import dense, vae
-from jaxae import classifier, data, load, mixture, quality, run
+from jaxae import data, load, run
 from jaxae.errors import InputError
+from jaxae.measure import classifier, mixture, quality
 
 rng = np.random.default_rng(0)
 A = np.array([[2.0, 0.3, 0.0], [0.3, 1.0, -0.4], [0.0, -0.4, 0.5]])

@@ -10,12 +10,12 @@ from conftest import batch, equal, new_key
 from experiments import beta_vae, binary, factor_vae, infovae, tcvae, vampprior
 from experiments import iwae as iwae_experiment
 from experiments import vae as experiment
-from jaxae.core import divergences
+from jaxae.core import divergences, kl_term
 from jaxae.core.batch import AXIS, Layout
 from jaxae.core.step import descend
 from jaxae.core.types import Examples, Info, State
 from jaxae.training import epoch
-from jaxae.variants import iwae, rate, vae
+from jaxae.variants import iwae, vae
 from test_vae import means, small
 
 KL = jnp.asarray(np.random.default_rng(0).exponential(1.0, (6, 4)), jnp.float32)
@@ -23,63 +23,63 @@ SIX = batch(np.zeros((6, 2), np.float32))
 
 
 def test_rates_against_numpy():
-    np.testing.assert_allclose(rate.weighed(3.0)(KL, SIX), 3 * KL.sum(1), rtol=1e-6)
+    np.testing.assert_allclose(kl_term.weighed(3.0)(KL, SIX), 3 * KL.sum(1), rtol=1e-6)
     assert (KL.sum(1) < 4).any()
     assert (KL.sum(1) > 4).any()
-    np.testing.assert_allclose(rate.capacity(10.0, 4.0)(KL, SIX), 10 * np.abs(KL.sum(1) - 4), rtol=1e-5)
+    np.testing.assert_allclose(kl_term.capacity(10.0, 4.0)(KL, SIX), 10 * np.abs(KL.sum(1) - 4), rtol=1e-5)
     free = 2 * np.maximum(0.7, KL.mean(0)).sum()
     assert free < 0.95 * 2 * np.maximum(0.7, KL).sum(1).mean()  # the mean of maxima is another
-    np.testing.assert_allclose(rate.free_bits(2.0, 0.7)(KL, SIX), np.full(6, free), rtol=1e-6)
+    np.testing.assert_allclose(kl_term.free_bits(2.0, 0.7)(KL, SIX), np.full(6, free), rtol=1e-6)
 
 
 def test_weights_may_be_schedules():
     at = SIX.replace(step=jnp.int32(7))
-    np.testing.assert_allclose(rate.weighed(lambda step: 0.1 * step)(KL, at), 0.7 * KL.sum(1), rtol=1e-6)
-    found = rate.capacity(lambda step: 2.0 * step, lambda step: 0.5 * step)(KL, at)
+    np.testing.assert_allclose(kl_term.weighed(lambda step: 0.1 * step)(KL, at), 0.7 * KL.sum(1), rtol=1e-6)
+    found = kl_term.capacity(lambda step: 2.0 * step, lambda step: 0.5 * step)(KL, at)
     np.testing.assert_allclose(found, 14 * np.abs(KL.sum(1) - 3.5), rtol=1e-5)
-    found = rate.free_bits(lambda step: 0.1 * step, 0.7)(KL, at)
+    found = kl_term.free_bits(lambda step: 0.1 * step, 0.7)(KL, at)
     np.testing.assert_allclose(found, np.full(6, 0.7 * np.maximum(0.7, KL.mean(0)).sum()), rtol=1e-6)
 
 
 def test_scaled_weights():
-    assert rate.scaled(3.0, 0.5) == 1.5
-    np.testing.assert_allclose(rate.scaled(3.0, lambda step: 0.1 * step)(jnp.int32(4)), 1.2, rtol=1e-6)
+    assert kl_term.scaled(3.0, 0.5) == 1.5
+    np.testing.assert_allclose(kl_term.scaled(3.0, lambda step: 0.1 * step)(jnp.int32(4)), 1.2, rtol=1e-6)
 
 
 def test_free_bits_are_free():
     """No gradient for a unit that carries less, on average, than is free; the mean's for another."""
     least = float(np.sort(KL.mean(0))[1:3].mean())  # between the second and the third
-    slope = jax.grad(lambda kl: rate.free_bits(1.5, least)(kl, SIX).mean())(KL)
+    slope = jax.grad(lambda kl: kl_term.free_bits(1.5, least)(kl, SIX).mean())(KL)
     expected = np.where(KL.mean(0) > least, 1.5 / 6, 0)
     np.testing.assert_allclose(slope, np.tile(expected, (6, 1)), rtol=1e-6)
     assert 0 < (expected > 0).sum() < 4
 
 
 def test_free_bits_are_of_the_global_batch_without_its_padding():
-    whole = rate.free_bits(1.5, 1.0)(KL, SIX)
+    whole = kl_term.free_bits(1.5, 1.0)(KL, SIX)
     halves = [jax.tree.map(lambda a: a.reshape(2, 3, *a.shape[1:]), part) for part in (KL, SIX.replace(step=None))]
     halves[1] = halves[1].replace(step=jnp.zeros(2, jnp.int32), layout=Layout(AXIS))
-    shares = jax.vmap(rate.free_bits(1.5, 1.0), axis_name=AXIS)(*halves)
+    shares = jax.vmap(kl_term.free_bits(1.5, 1.0), axis_name=AXIS)(*halves)
     np.testing.assert_allclose(shares.ravel(), whole, rtol=1e-6)
     padded = batch(np.zeros((6, 2), np.float32), weight=[1, 1, 1, 1, 0, 0])
     expected = np.full(6, 1.5 * np.maximum(1.0, KL[:4].mean(0)).sum())
-    np.testing.assert_allclose(rate.free_bits(1.5, 1.0)(KL, padded), expected, rtol=1e-6)
+    np.testing.assert_allclose(kl_term.free_bits(1.5, 1.0)(KL, padded), expected, rtol=1e-6)
 
 
 def test_free_bits_refuse_a_microbatch():
     with pytest.raises(ValueError, match="needs the whole batch"):
-        rate.free_bits(1.0, 1.0)(KL, SIX.replace(layout=Layout(partial=True)))
+        kl_term.free_bits(1.0, 1.0)(KL, SIX.replace(layout=Layout(partial=True)))
 
 
 def test_cycles():
     """Fu et al. 2019, figure 1: up in the first half of each of four cycles, then 1."""
-    weight = rate.cyclical(400.0, 4)
+    weight = kl_term.cyclical(400.0, 4)
     at = {0: 0, 25: 0.5, 50: 1, 99: 1, 100: 0, 110: 0.2, 350: 1, 399: 1, 400: 1, 1000: 1}
     np.testing.assert_allclose([weight(jnp.int32(step)) for step in at], list(at.values()), atol=1e-6)
 
 
 def test_one_cycle_that_rises_throughout_is_a_warm_up():
-    ours, theirs = rate.cyclical(70.0, 1, rising=1.0), optax.linear_schedule(0.0, 1.0, 70)
+    ours, theirs = kl_term.cyclical(70.0, 1, rising=1.0), optax.linear_schedule(0.0, 1.0, 70)
     for step in (0, 1, 33, 69, 70, 71, 500):
         np.testing.assert_allclose(ours(jnp.int32(step)), theirs(step), atol=1e-6)
 
@@ -87,7 +87,7 @@ def test_one_cycle_that_rises_throughout_is_a_warm_up():
 def test_a_rate_changes_nothing_but_its_term():
     model, params, x = small()
     plain, _ = vae.loss(model)({"params": params}, batch(x), new_key())
-    found, _ = vae.loss(model, rate=rate.capacity(5.0, 3.0))({"params": params}, batch(x), new_key())
+    found, _ = vae.loss(model, rate=kl_term.capacity(5.0, 3.0))({"params": params}, batch(x), new_key())
     for name in ("reconstruction", "kl", "bce", "mse"):
         assert equal(found[name], plain[name])
     kl = divergences.kl_normal(model.apply({"params": params}, x, method="posterior"))
@@ -99,7 +99,7 @@ def test_a_scheduled_weight_is_that_of_the_step():
     model, params, x = small()
 
     def with_weight(weight):
-        return descend(vae.loss(model, rate=rate.weighed(weight)), optax.adam(0.1))
+        return descend(vae.loss(model, rate=kl_term.weighed(weight)), optax.adam(0.1))
 
     transition = with_weight(lambda step: 0.1 * step)
     step = jax.jit(transition.step)

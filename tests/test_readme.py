@@ -15,7 +15,9 @@ import pytest
 
 import experiments
 import jaxae
-from jaxae import config, data, log, run
+from jaxae import data, run
+from jaxae.run import command_line
+from jaxae.training import records
 
 README_FILE = Path(__file__).parents[1] / "README.md"
 README = README_FILE.read_text()
@@ -48,7 +50,7 @@ def test_new_variant_type_checks_and_trains_its_formula(tmp_path, monkeypatch):
         z, images = (np.asarray(found, np.float64) for found in (model.encode(test), model.reconstruct(test)))
         error = np.sum((images - test / 255) ** 2, axis=(1, 2, 3)).mean()
         penalty = np.sum(z**2, axis=1).mean() / 2
-        last = log.read(workdir / "metrics.jsonl")[-1]
+        last = records.read(workdir / "metrics.jsonl")[-1]
         found = [last[name] for name in ("error", "penalty", "loss")]
         assert found == pytest.approx([error, penalty, error + 0.3 * penalty], rel=1e-5)
         squares = {group: jax.tree.map(lambda a: np.sum(a**2), model.params[group]) for group in model.params}
@@ -68,17 +70,17 @@ def test_flags_named_in_the_readme_exist(page):
     text = page.read_text()
     modules = [module.name for module in pkgutil.iter_modules(experiments.__path__)]
     configs = [importlib.import_module(f"experiments.{name}").Config for name in modules]
-    known = {config.flag(field.name) for kind in configs for field in dataclasses.fields(kind)}
+    known = {command_line.flag(field.name) for kind in configs for field in dataclasses.fields(kind)}
     for script in (README_FILE.with_name("scripts")).glob("*.py"):
         known |= options(script.read_text())
     known |= {"--help", "--array", "--wrap", "--ntasks-per-node", "--worker", "--command"}
-    known |= {config.flag(name) for name in re.findall(r"^    (\w+): ", text, re.M)}  # of the new variant
+    known |= {command_line.flag(name) for name in re.findall(r"^    (\w+): ", text, re.M)}  # of the new variant
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
     assert named
     assert named <= known
     for name, line in re.findall(r"python -m experiments\.(\w+)([^`#\"\n]*)", text):
         if name in modules and "--help" not in line:
-            config.parse(importlib.import_module(f"experiments.{name}").Config, "", shlex.split(line))
+            command_line.parse(importlib.import_module(f"experiments.{name}").Config, "", shlex.split(line))
 
 
 def test_python_examples_run(tmp_path, monkeypatch):

@@ -19,11 +19,14 @@ from PIL import Image
 import jaxae
 from conftest import script, trained
 from experiments import dense, vae
-from jaxae import config, data, figures, log, report, run
+from jaxae import data, run
 from jaxae.core.experiment import Experiment
 from jaxae.core.step import Transition
 from jaxae.errors import InputError
-from jaxae.wall import sheet, small
+from jaxae.report import figures, html
+from jaxae.report.wall import sheet, small
+from jaxae.run import command_line, config
+from jaxae.training import records
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -195,10 +198,10 @@ def test_more_dimensions_have_sliders(runs, visit):
 
 def test_curves_are_read_by_pointing_and_by_keys(runs, visit):
     page = visit(runs[0] / "report.html")
-    lines = log.read(runs[0] / "metrics.jsonl")
+    lines = records.read(runs[0] / "metrics.jsonl")
     names = [title.inner_text() for title in page.query_selector_all(".chart h3")]
     assert names[0] == "loss"
-    assert set(names) == set(log.names(lines[0]))
+    assert set(names) == set(records.names(lines[0]))
     for name, chart in zip(names, page.query_selector_all(".chart"), strict=True):
         svg = chart.query_selector("svg[role=application]")
         svg.scroll_into_view_if_needed()
@@ -224,13 +227,13 @@ def test_hostile_text_is_text(runs, visit, tmp_path):
     saved = json.loads((workdir / "config.json").read_text())
     saved["config"][HOSTILE] = saved["command"] = HOSTILE
     (workdir / "config.json").write_text(json.dumps(saved))
-    lines = [{**line, HOSTILE: 1.0} for line in log.read(workdir / "metrics.jsonl")]
+    lines = [{**line, HOSTILE: 1.0} for line in records.read(workdir / "metrics.jsonl")]
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     shutil.copy(workdir / "figures" / "loss.png", workdir / "figures" / "<img src=x>.png")
     digits = data.load("digits")._replace(classes=(HOSTILE,) * 10)
     result = json.loads((workdir / "result.json").read_text())
     result["metrics"][HOSTILE] = 1.0
-    report.write(workdir, HOSTILE, jaxae.load(runs[0])[0], digits, result)
+    html.write(workdir, HOSTILE, jaxae.load(runs[0])[0], digits, result)
     page = visit(workdir / "report.html")
     assert page.title() == HOSTILE
     assert page.inner_text("h1") == HOSTILE
@@ -264,7 +267,7 @@ def test_the_page_says_what_was_run(runs):
     command = json.loads((runs[0] / "config.json").read_text())["command"]
     assert command == "python -m experiments.vae --epochs 3 --seeds 2 --hidden 64"
     assert f"<pre>{command}</pre>" in text
-    again = config.parse(vae.Config, "", shlex.split(command)[3:])
+    again = command_line.parse(vae.Config, "", shlex.split(command)[3:])
     saved = json.loads((runs[0] / "config.json").read_text())["config"]
     assert config.to_json(again) == {**saved, "workdir": ""}
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", text)
@@ -277,7 +280,7 @@ def test_a_page_stays_small_whatever_the_pictures_are(runs):
     model = jaxae.load(runs[0])[0]
     noise = np.random.default_rng(0).integers(0, 256, (4000, 28, 28, 1), dtype=np.uint8)
     split = data.Split(noise, np.arange(4000) % 10)
-    wall = report.wall(model, data.Dataset(split, split, ()))
+    wall = html.wall(model, data.Dataset(split, split, ()))
     assert len(json.dumps(wall)) < 1_500_000
     assert len(wall["codes"]["x"]) >= 32
 
@@ -310,13 +313,13 @@ def test_runs_side_by_side(runs, tmp_path, monkeypatch, visit):
         metrics = json.loads((path / "result.json").read_text())["metrics"]
         cells = dict(zip(head, row, strict=True))
         assert cells["run"] == path.name
-        assert cells["mse"] == report.figure(metrics["mse"])
+        assert cells["mse"] == html.figure(metrics["mse"])
         assert ("±" in cells["mse"]) == (path == runs[0])
     charts = {chart["title"]: chart for chart in embedded(out.read_text())["charts"]}
     series = {line["label"]: line for line in charts["mse"]["series"]}
     assert set(series) == {"vae train", "vae test", "dense train", "dense test"}
     assert series["dense test"]["mean"] == [
-        ln["mse"] for ln in log.read(runs[1] / "metrics.jsonl") if ln["split"] == "test"
+        ln["mse"] for ln in records.read(runs[1] / "metrics.jsonl") if ln["split"] == "test"
     ]
     assert len(charts["kl"]["series"]) == 2  # the dense one has none
     strips = {
@@ -390,8 +393,8 @@ def made(path, codes, **changes):
     for name in ("config.json", "metrics.jsonl", "result.json"):
         shutil.copy(source / name, path / name)
     dataset = data.Dataset(test, test, digits.classes)
-    figures.draw(path / "figures", model, dataset, log.read(path / "metrics.jsonl"), "plain")
-    report.write(path, "plain", model, dataset, json.loads((path / "result.json").read_text()))
+    figures.draw(path / "figures", model, dataset, records.read(path / "metrics.jsonl"), "plain")
+    html.write(path, "plain", model, dataset, json.loads((path / "result.json").read_text()))
     return path / "report.html"
 
 
@@ -462,7 +465,9 @@ def test_no_figure_shows_markup(runs, monkeypatch):
     digits = data.load("digits")
     few = data.Dataset(digits.train, data.Split(digits.test.x[:12], digits.test.y[:12]), digits.classes)
     for dataset in (digits, few):
-        figures.draw(runs[0] / "unused", jaxae.load(runs[0])[0], dataset, log.read(runs[0] / "metrics.jsonl"), "title")
+        figures.draw(
+            runs[0] / "unused", jaxae.load(runs[0])[0], dataset, records.read(runs[0] / "metrics.jsonl"), "title"
+        )
     assert len(texts) > 100
     assert [text for text in texts if "mathdefault" in text or "$" in text] == []
 
@@ -470,7 +475,7 @@ def test_no_figure_shows_markup(runs, monkeypatch):
 def test_what_is_missed_is_said_of_each_figure(runs):
     result = json.loads((runs[0] / "result.json").read_text())
     result["expected"] = {"mse": 1.0, "loss": [0.0, 1.0]}
-    cards = {card["name"]: card for card in report._cards(result, "nats per image")}
+    cards = {card["name"]: card for card in html._cards(result, "nats per image")}
     assert (cards["test mse"]["expected"], cards["test mse"]["reached"]) == ("≤ 1", True)
     assert (cards["test loss"]["expected"], cards["test loss"]["reached"]) == ("0 to 1", False)
     assert cards["test kl"]["expected"] == ""

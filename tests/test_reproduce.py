@@ -10,7 +10,8 @@ from PIL import Image
 
 from conftest import script
 from experiments import deep, sequence, stacked, vae
-from jaxae import config, log
+from jaxae.run import config
+from jaxae.training import records
 
 
 @pytest.fixture(scope="module")
@@ -28,22 +29,22 @@ def write(run, settings, result, pictures, lines=()):
         Image.fromarray(np.zeros((900, 1300, 3), np.uint8)).save(run / "figures" / f"{picture}.png")
     for line in lines:
         (run / "metrics.jsonl").touch()
-        log.append(run / "metrics.jsonl", line)
+        records.append(run / "metrics.jsonl", line)
 
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs")
-    seeds = log.fields({"loss": np.array([0.1, 0.3])})
+    seeds = records.fields({"loss": np.array([0.1, 0.3])})
     figures = ("reconstructions", "latent", "codes")
     expected = {"expected": {"loss": 0.3, "code": [1.0, 2.0]}, "reached": False}
     write(path / "deep", deep.Config(seeds=2), {"metrics": {**seeds, "code": 3.0}, **expected}, figures)
-    lines = [log.record(e, e, "test", {"loss": np.float32(1 / e)}) for e in range(1, 101)]
+    lines = [records.record(e, e, "test", {"loss": np.float32(1 / e)}) for e in range(1, 101)]
     write(path / "stacked", stacked.Config(), {"metrics": {"loss": 0.01}}, figures, lines)
     write(path / "sequence", sequence.Config(), {"metrics": {"loss": 0.5}, "wall_seconds": 600.0}, figures)
     plane = dict(zip(("unequal_areas", "asymmetry", "holes", "roughness"), (0.5, 0.1, 0.02, 3.0), strict=True))
     likelihood = dict.fromkeys(("monte_carlo_error", "ess", "active_units", "rate", "distortion", "bits_per_dim"), 2.5)
-    likelihood |= log.fields({"log_likelihood": np.array([-140.0, -142.0])})
+    likelihood |= records.fields({"log_likelihood": np.array([-140.0, -142.0])})
     result = {"metrics": {"loss": 150.0}, "plane": plane, "likeness": {"mse": 0.04, "ssim": 0.4}}
     result["likelihood"] = likelihood
     write(path / "vae", vae.Config(), result, (*figures, "manifold"))

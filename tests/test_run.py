@@ -20,12 +20,15 @@ import short_runs
 import toy
 from conftest import equal
 from experiments import vae
-from jaxae import data, directory, log, loop, report, results, run
-from jaxae.checkpoint import Checkpoints
+from jaxae import data, run
 from jaxae.core.step import Transition, descend
 from jaxae.core.types import Info
 from jaxae.devices.plan import plan
 from jaxae.errors import Diverged, InputError, Interrupted
+from jaxae.report import html
+from jaxae.run import directory, loop, results
+from jaxae.training import records
+from jaxae.training.checkpoint import Checkpoints
 
 NAME = "experiments.vae"
 PICTURES = {
@@ -78,7 +81,7 @@ def test_run_directory_holds_config_metrics_result_and_pictures(finished):
     assert config["device"]["count"] == 1
     assert config["data"]["train"] == 1438
     assert config["data"]["fingerprint"] == data.load("digits").fingerprint()
-    lines = log.read(finished / "metrics.jsonl")
+    lines = records.read(finished / "metrics.jsonl")
     assert [(line["epoch"], line["step"], line["split"]) for line in lines] == [
         (e, -(-e * 1438 // 128), split) for e in (1, 2, 3) for split in ("train", "test")
     ]
@@ -102,12 +105,12 @@ def test_tensorboard_has_every_metric_and_picture(finished):
     events.Reload()
     for split in ("train", "test"):
         expected = [
-            (line["step"], line["kl"]) for line in log.read(finished / "metrics.jsonl") if line["split"] == split
+            (line["step"], line["kl"]) for line in records.read(finished / "metrics.jsonl") if line["split"] == split
         ]
         read = [(e.step, e.value) for e in events.Scalars(f"kl/{split}")]
         np.testing.assert_allclose(read, expected, rtol=1e-6)
     assert set(events.Tags()["images"]) == {*PICTURES, "while_training"}
-    chosen = [line["step"] for line in log.read(finished / "metrics.jsonl")[1::2]]  # epochs 1, 2 and the last, 3
+    chosen = [line["step"] for line in records.read(finished / "metrics.jsonl")[1::2]]  # epochs 1, 2 and the last, 3
     assert [event.step for event in events.Images("while_training")] == chosen
     assert [path.stem for path in sorted((finished / "figures" / "training").iterdir())] == [f"{s:07d}" for s in chosen]
     codes = np.asarray(jaxae.load(finished).encode(data.load("digits").test.x), np.float64)
@@ -189,13 +192,15 @@ def test_metric_names_that_end_in_mean_and_std_are_kept_everywhere(few, tmp_path
     workdir = go(
         tmp_path / "run", with_terms(names), epochs=2, data=str(few), batch_size=16, seeds=seeds, figures="all"
     )
-    lines = log.read(workdir / "metrics.jsonl")
+    lines = records.read(workdir / "metrics.jsonl")
     result = json.loads((workdir / "result.json").read_text())["metrics"]
-    assert {*names, "loss", "reconstruction", "kl", "bce", "mse"} == {*log.names(lines[0])} == {*log.names(result)}
+    assert (
+        {*names, "loss", "reconstruction", "kl", "bce", "mse"} == {*records.names(lines[0])} == {*records.names(result)}
+    )
     for line in lines:
-        assert len(log.each(line["kl_std"])) == seeds
+        assert len(records.each(line["kl_std"])) == seeds
         assert line["kl_mean"] == line["kl_std"] == line["mean"] == line["std"] == line["seeds"]
-        assert (log.std(line["kl_std"]) is None) == (seeds == 1)
+        assert (records.std(line["kl_std"]) is None) == (seeds == 1)
     assert all(result[name] == lines[-1][name] for name in names)
 
     events = EventAccumulator(str(workdir / "tensorboard"))
@@ -203,28 +208,28 @@ def test_metric_names_that_end_in_mean_and_std_are_kept_everywhere(few, tmp_path
     for name in names:
         for split, rows in (("train", lines[::2]), ("test", lines[1::2])):
             found = [(e.step, e.value) for e in events.Scalars(f"{name}/{split}")]
-            np.testing.assert_allclose(found, [(line["step"], log.mean(line[name])) for line in rows], rtol=1e-6)
+            np.testing.assert_allclose(found, [(line["step"], records.mean(line[name])) for line in rows], rtol=1e-6)
             tag = f"{name}/{split}/std"
             assert (tag in events.Tags()["scalars"]) == (seeds > 1)
             if seeds > 1:
                 found = [e.value for e in events.Scalars(tag)]
-                np.testing.assert_allclose(found, [log.std(line[name]) for line in rows], rtol=1e-6)
+                np.testing.assert_allclose(found, [records.std(line[name]) for line in rows], rtol=1e-6)
 
     page = (workdir / "report.html").read_text()
-    charts = {chart["title"]: chart["series"] for chart in report.charts({"": (lines, "nats")})}
+    charts = {chart["title"]: chart["series"] for chart in html.charts({"": (lines, "nats")})}
     assert set(names) < set(charts)
     for name in names:
         assert f"test {name}<" in page
-        assert report.figure(result[name]) in page
+        assert html.figure(result[name]) in page
         for curve, rows in zip(charts[name], (lines[::2], lines[1::2]), strict=True):
-            assert curve["mean"] == [log.mean(line[name]) for line in rows]
-            assert curve["std"] == ([log.std(line[name]) for line in rows] if seeds > 1 else None)
+            assert curve["mean"] == [records.mean(line[name]) for line in rows]
+            assert curve["std"] == ([records.std(line[name]) for line in rows] if seeds > 1 else None)
 
 
 @pytest.mark.parametrize("name", ["epoch", "step", "split"])
 def test_metrics_named_as_a_field_of_every_line_are_refused(few, tmp_path, name):
     with pytest.raises(ValueError, match=f"a metric is named {name}"):
-        log.record(1, 2, "test", {"loss": np.float32(1), name: np.float32(2)})
+        records.record(1, 2, "test", {"loss": np.float32(1), name: np.float32(2)})
     with pytest.raises(InputError, match=f"a metric is named {name}"):
         go(tmp_path / "run", with_terms([name]), data=str(few), batch_size=16)
     assert not (tmp_path / "run").exists()
@@ -314,7 +319,7 @@ def test_seed_of_a_population_equals_its_single_run(finished, tmp_path):
     states = final(many, config)["state"]
     one = final(finished)["state"]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a[0], b, rtol=1e-3, atol=1e-5), states.params, one.params)
-    line, alone = (log.read(path / "metrics.jsonl")[-1] for path in (many, finished))
+    line, alone = (records.read(path / "metrics.jsonl")[-1] for path in (many, finished))
     first, second = line["loss"]["seeds"]
     assert first == pytest.approx(alone["loss"], rel=1e-5)
     assert first != second
@@ -393,7 +398,7 @@ def test_overwrite_starts_again_and_removes_only_what_a_run_makes(finished, tmp_
     shutil.copytree(finished, workdir)
     (workdir / "notes.txt").write_text("mine")
     go(workdir, epochs=1, overwrite=True)
-    assert len(log.read(workdir / "metrics.jsonl")) == 2
+    assert len(records.read(workdir / "metrics.jsonl")) == 2
     assert (workdir / "notes.txt").read_text() == "mine"
 
 
@@ -488,7 +493,7 @@ def test_divergence_in_evaluation_names_the_metric_and_step(tmp_path):
 
     with pytest.raises(Diverged, match="test kl is not finite at step 12"):
         go(tmp_path / "run", build)
-    assert [line["split"] for line in log.read(tmp_path / "run" / "metrics.jsonl")] == ["train"]
+    assert [line["split"] for line in records.read(tmp_path / "run" / "metrics.jsonl")] == ["train"]
 
 
 def test_batch_larger_than_the_training_split_is_refused(tmp_path):
@@ -541,7 +546,7 @@ def test_divergence_stops_names_the_step_and_keeps_the_last_good_checkpoint(tmp_
     state = final(tmp_path / "run")["state"]
     assert state.step == 12  # the end of the first epoch
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
-    assert len(log.read(tmp_path / "run" / "metrics.jsonl")) == 2
+    assert len(records.read(tmp_path / "run" / "metrics.jsonl")) == 2
 
 
 def test_infinite_parameters_are_a_divergence_too(tmp_path):
@@ -649,7 +654,7 @@ def test_colour_images_and_a_wide_code_train(tmp_path):
 
 
 def test_expected_figures_are_upper_bounds_or_ranges(finished):
-    line = log.read(finished / "metrics.jsonl")[-1]
+    line = records.read(finished / "metrics.jsonl")[-1]
     outcome = loop.Outcome(None, 1.0, 1.0)
     loss = line["loss"]
     for bound, reached in (

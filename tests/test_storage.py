@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import jaxae
-from jaxae import log
+from jaxae.training import records
 
 ROOT = Path(__file__).parents[1]
 
@@ -61,7 +61,7 @@ def saved(workdir, at_least):
     step = newest(workdir)
     assert step >= at_least
     jaxae.load(workdir)
-    assert step in [line["step"] for line in log.read(workdir / "metrics.jsonl")]
+    assert step in [line["step"] for line in records.read(workdir / "metrics.jsonl")]
 
 
 def test_full_disk_ends_the_run_and_keeps_what_was_saved(tmp_path):

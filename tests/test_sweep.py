@@ -12,8 +12,10 @@ import pytest
 
 from conftest import script
 from experiments import mirrored, vae
-from jaxae import log, loop, run
+from jaxae import run
 from jaxae.errors import InputError
+from jaxae.run import loop
+from jaxae.training import records
 
 sweeps = script("sweep")
 SMALL = ("--hidden", "8", "--batch-size", "128", "--epochs", "2", "--seeds", "2", "--figures", "none")
@@ -38,11 +40,11 @@ def sweep(workdir, *grid, more=SMALL):
 
 def assert_is_its_own_run(point, alone, said):
     """The run of a point has the metrics of the run alone, to rounding, and the table shows them."""
-    for a, b in zip(*(log.read(path / "metrics.jsonl") for path in (alone, point)), strict=True):
-        assert log.names(a) == log.names(b)
-        for name in log.names(a):
-            np.testing.assert_allclose(log.each(a[name]), log.each(b[name]), rtol=1e-5)
-    loss = log.read(alone / "metrics.jsonl")[-1]["loss"]
+    for a, b in zip(*(records.read(path / "metrics.jsonl") for path in (alone, point)), strict=True):
+        assert records.names(a) == records.names(b)
+        for name in records.names(a):
+            np.testing.assert_allclose(records.each(a[name]), records.each(b[name]), rtol=1e-5)
+    loss = records.read(alone / "metrics.jsonl")[-1]["loss"]
     assert f"{loss['mean']:.4g} ± {loss['std']:.2g}" in said
 
 
@@ -76,7 +78,7 @@ def test_a_point_is_finished_when_its_last_file_is_written(tmp_path):
     config = vae.Config(**FIELDS, workdir=str(tmp_path / "run"))
     assert sweeps.finished(config) is None
     run.train(config, vae.build, "experiments.vae")
-    assert sweeps.finished(config)["loss"] == log.read(tmp_path / "run" / "metrics.jsonl")[-1]["loss"]
+    assert sweeps.finished(config)["loss"] == records.read(tmp_path / "run" / "metrics.jsonl")[-1]["loss"]
     assert sweeps.finished(dataclasses.replace(config, figures="all")) is None
 
 

@@ -11,7 +11,8 @@ from jaxae import data, nets, run
 from jaxae.core.batch import AXIS, Batch, Layout
 from jaxae.core.reduction import gradient, sums
 from jaxae.core.types import State
-from jaxae.variants import vqvae
+from jaxae.measure.codebook import usage
+from jaxae.variants import codebook, vqvae
 
 K, Z = 5, 2
 
@@ -53,9 +54,11 @@ def test_nearest_codes_against_brute_force():
     rng = np.random.default_rng(0)
     codes = jnp.asarray(rng.normal(size=(37, 8)), jnp.float32)
     z = jnp.asarray(rng.normal(size=(20, 7, 7, 8)), jnp.float32)
-    assert np.array_equal(vqvae.nearest(z, codes), brute_force(z, codes))
-    assert np.array_equal(vqvae.nearest(codes, codes), np.arange(37))
-    assert np.array_equal(vqvae.nearest(z[0, 0], jnp.repeat(codes[:1], 3, axis=0)), np.zeros(7))  # the first of equals
+    assert np.array_equal(codebook.nearest(z, codes), brute_force(z, codes))
+    assert np.array_equal(codebook.nearest(codes, codes), np.arange(37))
+    assert np.array_equal(
+        codebook.nearest(z[0, 0], jnp.repeat(codes[:1], 3, axis=0)), np.zeros(7)
+    )  # the first of equals
 
 
 def test_codes_are_rows_of_the_codebook_and_nothing_else_is_decoded():
@@ -129,7 +132,7 @@ def test_loss_against_numpy(learned):
 def test_every_example_twice_changes_nothing(learned):
     """Gradient, metrics and averages are independent of the batch size."""
     model, variables, x = small(learned=learned)
-    run = jax.jit(lambda given: slope(vqvae.loss(model, 0.3, vqvae.track(0.9)), variables, given))
+    run = jax.jit(lambda given: slope(vqvae.loss(model, 0.3, codebook.track(0.9)), variables, given))
     once, twice = (run(batch(array)) for array in (x, np.concatenate([x, x])))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), once, twice)
 
@@ -157,8 +160,8 @@ def test_averages_against_numpy_over_three_steps():
         counts = decay * counts + (1 - decay) * n
         sums = decay * sums + (1 - decay) * onehot.T @ np.asarray(z, np.float64).reshape(-1, Z)
         codes = sums / counts[:, None]
-        found = vqvae.nearest(z, variables["codebook"]["codes"])
-        terms, updates = jax.jit(vqvae.track(decay))(variables, z, found, batch(z), new_key())
+        found = codebook.nearest(z, variables["codebook"]["codes"])
+        terms, updates = jax.jit(codebook.track(decay))(variables, z, found, batch(z), new_key())
         variables |= updates
         np.testing.assert_allclose(variables["codebook"]["codes"], codes, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(variables["codebook"]["use"], counts * K / 24, rtol=1e-5)
@@ -170,8 +173,10 @@ def test_averages_against_numpy_over_three_steps():
 
 def test_default_decay_is_that_of_the_paper():
     variables, z = some(4)
-    rows = vqvae.nearest(z, variables["codebook"]["codes"])
-    default, given = (track(variables, z, rows, batch(z), new_key()) for track in (vqvae.track(), vqvae.track(0.99)))
+    rows = codebook.nearest(z, variables["codebook"]["codes"])
+    default, given = (
+        track(variables, z, rows, batch(z), new_key()) for track in (codebook.track(), codebook.track(0.99))
+    )
     assert equal(default, given)
 
 
@@ -182,7 +187,7 @@ def test_perplexity_and_usage_of_known_distributions():
         (np.tile(np.arange(K)[:, None, None], (1, 3, 2)), K, 1),
         (np.tile([[0, 1]] * 3, (K, 1, 1)), 2, 2 / K),
     ):
-        terms, _ = vqvae.track()(variables, z, jnp.asarray(rows, jnp.int32), batch(z), new_key())
+        terms, _ = codebook.track()(variables, z, jnp.asarray(rows, jnp.int32), batch(z), new_key())
         np.testing.assert_allclose(terms["perplexity"], np.full(K, perplexity), rtol=1e-5)
         np.testing.assert_allclose(terms["usage"], np.full(K, share), rtol=1e-6)
 
@@ -190,8 +195,8 @@ def test_perplexity_and_usage_of_known_distributions():
 def test_first_vectors_move_a_code_to_their_mean_and_an_unused_code_stays():
     variables, z = some(4)
     variables["codebook"]["use"] = jnp.zeros(K)
-    rows = vqvae.nearest(z, variables["codebook"]["codes"])
-    _, after = vqvae.track(0.99)(variables, z, rows, batch(z), new_key())
+    rows = codebook.nearest(z, variables["codebook"]["codes"])
+    _, after = codebook.track(0.99)(variables, z, rows, batch(z), new_key())
     for k in range(K - 1):
         np.testing.assert_allclose(
             after["codebook"]["codes"][k], np.asarray(z)[np.asarray(rows) == k].mean(0), rtol=1e-4
@@ -215,7 +220,7 @@ def test_revival_replaces_unused_codes_by_outputs_of_the_encoder(learned):
         return updates["codebook"]["codes"] + variables["params"].get("codebook", 0.0)
 
     def after(**how):
-        loss = jax.jit(vqvae.loss(model, 0.3, vqvae.track(0.5, **how)))
+        loss = jax.jit(vqvae.loss(model, 0.3, codebook.track(0.5, **how)))
         return loss(variables, batch(x), new_key())[1]
 
     without, with_it = after(), after(revival=0.51)
@@ -236,7 +241,7 @@ def test_revival_replaces_unused_codes_by_outputs_of_the_encoder(learned):
 @pytest.mark.parametrize("learned", [False, True])
 def test_codebook_is_updated_in_training_only(learned):
     model, variables, x = small(learned=learned)
-    loss = vqvae.loss(model, 0.3, vqvae.track(0.5, revival=0.51))
+    loss = vqvae.loss(model, 0.3, codebook.track(0.5, revival=0.51))
     terms, updates = loss(variables, batch(x, training=False), new_key())
     assert updates == {}
     assert terms.keys() == {"loss", "reconstruction", "quantization", "bce", "mse"}
@@ -249,12 +254,12 @@ def test_no_code_becomes_a_copy_of_another():
     """To rounding, neither of a code of the codebook nor of a vector sampled with it."""
     codes = jnp.array([[1.0, 0.0], [0.0, 3.0]])
     fresh = jnp.array([[0.0, 3.0], [2.0, 2.0], [1.0, 1e-6], [2.0, 2.0000002], [2.0, 2.1], [0.0, 0.0]])
-    assert vqvae.unlike(fresh, codes).tolist() == [False, True, False, False, True, True]
+    assert codebook.unlike(fresh, codes).tolist() == [False, True, False, False, True, True]
 
 
 def test_vectors_are_resampled_uniformly():
     vectors = jnp.arange(12.0).reshape(4, 3, 1)
-    resampled = np.asarray(vqvae.resampled(vectors, 30_000, batch(vectors), new_key()))[:, 0]
+    resampled = np.asarray(codebook.resampled(vectors, 30_000, batch(vectors), new_key()))[:, 0]
     counts = np.bincount(resampled.astype(int), minlength=12)
     assert abs(counts - 2500).max() < 4 * np.sqrt(2500)
 
@@ -266,7 +271,7 @@ def test_two_devices_compute_what_one_computes(learned):
     x = x.at[:3].multiply(0.1)
     rows = quantized(model, variables, x)[2].reshape(2, -1)
     assert np.any(np.bincount(rows[0], minlength=K) != np.bincount(rows[1], minlength=K))
-    loss = jax.jit(vqvae.loss(model, 0.3, vqvae.track(0.9, revival=1.0)))
+    loss = jax.jit(vqvae.loss(model, 0.3, codebook.track(0.9, revival=1.0)))
     terms, updates = loss(variables, batch(x), new_key())
 
     def share(x, index):
@@ -284,7 +289,7 @@ def test_two_devices_compute_what_one_computes(learned):
 @pytest.mark.parametrize("learned", [False, True])
 def test_microbatches_equal_the_whole_batch_without_batch_statistics(learned):
     """In every evaluation, and in training where the codebook has no state."""
-    update = None if learned else vqvae.track(0.9)
+    update = None if learned else codebook.track(0.9)
     model, variables, x = small(learned=learned, tracked=False)
     assert ("codebook" in variables) == (not learned)
     loss = vqvae.loss(model, 0.3, update)
@@ -301,7 +306,7 @@ def test_microbatches_equal_the_whole_batch_without_batch_statistics(learned):
 @pytest.mark.parametrize("learned", [False, True])
 def test_codebook_statistics_raise_in_microbatches(learned):
     model, variables, x = small(learned=learned)
-    loss = vqvae.loss(model, 0.3, vqvae.track())
+    loss = vqvae.loss(model, 0.3, codebook.track())
     with pytest.raises(ValueError, match=r"Batch.mean needs the whole batch, .* take accumulate=1"):
         slope(loss, variables, batch(x, layout=Layout(None, 2)))
 
@@ -324,29 +329,27 @@ def test_model_has_the_collections_that_its_fields_need(fields, collections):
 
 def test_decay_and_revival_out_of_range_raise():
     with pytest.raises(ValueError, match="decay=1.0 must be below 1"):
-        vqvae.track(1.0)
+        codebook.track(1.0)
     with pytest.raises(ValueError, match="revive=1.0 must be below 1"):
         experiment.build(experiment.Config(revive=1.0), run.Info((28, 28, 1), 100))
 
 
-@pytest.mark.parametrize("codebook", ["ema", "gradient"])
-def test_experiment_trains_with_the_numbers_of_its_fields(codebook):
+@pytest.mark.parametrize("kind", ["ema", "gradient"])
+def test_experiment_trains_with_the_numbers_of_its_fields(kind):
     """Commitment, decay and revival: as the loss of its model with these numbers."""
-    config = experiment.Config(
-        filters=(2,), codes=K, latent=Z, codebook=codebook, commitment=0.7, decay=0.6, revive=0.65
-    )
+    config = experiment.Config(filters=(2,), codes=K, latent=Z, codebook=kind, commitment=0.7, decay=0.6, revive=0.65)
     built = experiment.build(config, run.Info((4, 4, 1), 100))
     x = jax.random.uniform(new_key(), (6, 4, 4, 1))
     variables = built.model.init(new_key(), x)
     variables["codebook"]["use"] = jnp.ones(K)
-    exact = vqvae.loss(built.model, 0.7, vqvae.track(0.6, 0.65))
+    exact = vqvae.loss(built.model, 0.7, codebook.track(0.6, 0.65))
     expected, found = (jax.jit(loss)(variables, batch(x), new_key()) for loss in (exact, built.evaluate))
     assert equal(found, expected)
     use = found[1]["codebook"]["use"]
-    without = jax.jit(vqvae.loss(built.model, 0.7, vqvae.track(0.6)))(variables, batch(x), new_key())
+    without = jax.jit(vqvae.loss(built.model, 0.7, codebook.track(0.6)))(variables, batch(x), new_key())
     assert np.any(use != without[1]["codebook"]["use"])  # some code is re-initialised
     terms = found[0]
-    distance = (0.7 + (codebook == "gradient")) * terms["quantization"]
+    distance = (0.7 + (kind == "gradient")) * terms["quantization"]
     np.testing.assert_allclose(terms["loss"], terms["reconstruction"] + distance, rtol=1e-5)
 
 
@@ -376,7 +379,7 @@ def test_learns_digits_and_uses_much_of_its_codebook(codebook):
     pixels = few.test.x.astype(np.float32) / 255
     error = np.mean((np.asarray(model.reconstruct(few.test.x)) - pixels) ** 2)
     assert error < 0.4 * np.mean((x.mean((0, 1)) - pixels) ** 2)
-    found = vqvae.usage(model, few)
+    found = usage(model, few)
     rows = brute_force(np.asarray(model.encode(few.test.x)), model.experiment.model.bind(model.variables).book)
     _, counts = np.unique(rows, return_counts=True)
     shares = counts / rows.size

@@ -1,6 +1,7 @@
 """The experiment: a model, its training transition, its test loss and its measures."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -51,6 +52,12 @@ class Experiment:
                 raise TypeError(f"{name} is a {type(value).__name__}, not a {kind.__name__}: see jaxae.Experiment")
         if not callable(self.evaluate):
             raise TypeError("evaluate is a loss: a function (variables, batch, key) -> (terms, updates)")
+
+
+def reached(value: float, expected: float | Sequence[float]) -> bool:
+    """Whether a metric is at most, or in the range of, its expected figure."""
+    low, high = expected if isinstance(expected, Sequence) else (-math.inf, expected)
+    return low <= value <= high
 
 
 @runtime_checkable

@@ -142,6 +142,11 @@ def labels(y: np.ndarray | None, count: int, path: Path) -> tuple[Int[np.ndarray
     return y.astype(np.int32), tuple(str(label) for label in range(int(y.max()) + 1))
 
 
+def spread(count: int, most: int) -> np.ndarray:
+    """Up to `most` places, evenly spaced over `count`: data may be in the order of its classes."""
+    return np.linspace(0, count - 1, min(most, count)).astype(int)
+
+
 def hold_out(
     x: np.ndarray,
     y: np.ndarray,

@@ -3,12 +3,12 @@
 An experiment script is a docstring, a `Config`, a `build(config, info)`, and `main(Config, build)`.
 """
 
-from jaxae.config import Config as Config
 from jaxae.core.experiment import Experiment as Experiment
 from jaxae.core.types import Info as Info
 from jaxae.run.build import built as built
 from jaxae.run.build import optimizer as optimizer
 from jaxae.run.build import title as title
+from jaxae.run.config import Config as Config
 from jaxae.run.execute import checked as checked
 from jaxae.run.execute import complete as complete
 from jaxae.run.execute import loaded as loaded

@@ -7,10 +7,10 @@ from typing import Any
 
 import optax
 
-from jaxae.config import Config
 from jaxae.core.experiment import Experiment
 from jaxae.core.step import averaged, binarized
 from jaxae.core.types import Info
+from jaxae.run.config import Config
 from jaxae.training import epoch, optimizers
 
 Build = Callable[[Any, Info], Experiment]  # (config, what is known of the data) -> experiment

@@ -13,10 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxae import config as configs
-from jaxae import data, directory, figures, log, loop, report, results
-from jaxae.checkpoint import leaves
-from jaxae.config import Config
+from jaxae import data
 from jaxae.core.batch import WHOLE, Layout
 from jaxae.core.experiment import Experiment
 from jaxae.core.types import State
@@ -24,9 +21,17 @@ from jaxae.data import Dataset
 from jaxae.devices import plan as plans
 from jaxae.devices.processes import ALONE, Processes
 from jaxae.errors import InputError, input_errors
+from jaxae.measure import measures
+from jaxae.report import figures, html
+from jaxae.run import command_line, directory, loop, results
+from jaxae.run import config as configs
 from jaxae.run.build import Build, built, title
+from jaxae.run.config import Config
+from jaxae.run.progress import say
 from jaxae.run.read import load
-from jaxae.training import epoch, optimizers
+from jaxae.run.tensorboard import TensorBoard
+from jaxae.training import epoch, optimizers, records
+from jaxae.training.checkpoint import leaves
 from jaxae.training.iterate import Compiler, Initial, blank, start
 from jaxae.training.trained import Trained
 
@@ -156,7 +161,7 @@ def _fill(
     progress: bool,
     first: Callable[[], Initial | None],
 ) -> None:
-    def look(state: State, step: int, board: log.TensorBoard) -> None:
+    def look(state: State, step: int, board: TensorBoard) -> None:
         now = Trained(experiment, state, dataset.shape, loop.seeds_of(config))[0]
         board.picture(figures.strip(workdir / "figures" / "training", step, now, dataset), step, "while_training")
         board.histogram("codes", figures.codes_of(now, dataset, 1000)[0], step)
@@ -177,25 +182,25 @@ def _fill(
     if not plan.processes.is_main_process:
         return
     if progress:
-        log.say("training done: evaluating and drawing figures" if draws else "training done: evaluating")
-    lines = log.read(workdir / "metrics.jsonl")
+        say("training done: evaluating and drawing figures" if draws else "training done: evaluating")
+    lines = records.read(workdir / "metrics.jsonl")
     every = Trained(experiment, outcome.state, dataset.shape, loop.seeds_of(config))
     trained, *others = (every[i] for i in range(config.seeds))
     expected = experiment.expected.get(config.data, {}) if configs.documented(config) else {}
-    result = results.collect(lines[-1], expected, outcome) | results.measures(trained, dataset, others)
-    directory.write_json(workdir / "result.json", result)
+    result = results.collect(lines[-1], expected, outcome) | measures.measures(trained, dataset, others)
+    records.write_json(workdir / "result.json", result)
     paths = figures.draw(workdir / "figures", trained, dataset, lines, title(name, config)) if draws else []
-    with log.TensorBoard(workdir / "tensorboard", lines[-1]["step"]) as board:
+    with TensorBoard(workdir / "tensorboard", lines[-1]["step"]) as board:
         for path in paths:
             board.picture(path, lines[-1]["step"])
         board.parameters(configs.to_json(config), lines[-1])
     if draws:
-        report.write(workdir, title(name, config), trained, dataset, result)
+        html.write(workdir, title(name, config), trained, dataset, result)
 
 
 def loaded(config: Config) -> Dataset:
     """The data that the configuration names. InputError, about flags: only command lines name data so."""
-    with configs.flags_of(config), input_errors():
+    with command_line.flags_of(config), input_errors():
         return data.load(config.data, config.data_dir, config.manual_dir, config.binarize)
 
 
@@ -219,7 +224,7 @@ def checked(config: Config, build: Build, dataset: Dataset, layout: Layout = WHO
             raise InputError(f"data={config.data}: holds sequences, and this experiment takes none")
         # The nets check their shapes only here.
         state = loop.abstract(experiment, config, dataset.info, layout)
-        log.check_names(state["totals"]["sum"])
+        records.check_names(state["totals"]["sum"])
     needed = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     if needed > (there := plans.memory()):
         raise InputError(

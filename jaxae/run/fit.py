@@ -14,18 +14,19 @@ from typing import Any, NamedTuple, get_type_hints
 import jax
 import numpy as np
 
-from jaxae import config as configs
 from jaxae import data as sources
-from jaxae import directory, log, loop
-from jaxae.config import Config
 from jaxae.core.experiment import Experiment
 from jaxae.data import Dataset, binary
 from jaxae.errors import Interrupted
+from jaxae.run import config as configs
+from jaxae.run import directory, loop
 from jaxae.run.build import Build
+from jaxae.run.config import Config
 from jaxae.run.execute import fingerprint, initial, planned, train
+from jaxae.run.progress import Progress, Silent, say
 from jaxae.run.read import load
 from jaxae.run.save import saver
-from jaxae.training import epoch
+from jaxae.training import epoch, records
 from jaxae.training.trained import Trained
 
 UPDATE = ("lr", "schedule", "warmup_steps", "eps", "weight_decay", "clip")  # fields of the optimizer
@@ -110,7 +111,7 @@ def fit(
         try:
             train(config, source.build, source.name, stop, known=dataset, progress=progress, program=source.program)
         except Interrupted:
-            log.say("interrupted: what is trained so far is returned; the same call resumes")
+            say("interrupted: what is trained so far is returned; the same call resumes")
     given: dict[str, Any] = {"optimizer": config.optimizer} if not isinstance(config.optimizer, str) else {}
     return load(workdir, None if isinstance(experiment, str) else experiment, **given)
 
@@ -120,9 +121,9 @@ def _in_memory(source: Source, config: Config, dataset: Dataset, stop: loop.Stop
     last = epoch.first_step(config.epochs, len(dataset.train.x), config.batch_size)
     start = initial(config, experiment, dataset)
     snapshots = loop.configured(experiment, dataset, config, plan, initial=start)
-    history: list[log.Record] = []
+    history: list[records.Record] = []
     step, seconds, examples = 0, 0.0, 0
-    bar: Any = log.Progress(config.epochs, last, 0) if progress else log.Silent()
+    bar: Any = Progress(config.epochs, last, 0) if progress else Silent()
     with bar as shown:
         for now in snapshots:
             if now.seconds:
@@ -131,11 +132,11 @@ def _in_memory(source: Source, config: Config, dataset: Dataset, stop: loop.Stop
             if now.test is None:
                 shown.update(now.epoch, step, float(np.mean(now.train["loss"])), rate)
             else:
-                history += [log.record(now.epoch, step, "train", now.train)]
-                history += [log.record(now.epoch, step, "test", now.test)]
+                history += [records.record(now.epoch, step, "train", now.train)]
+                history += [records.record(now.epoch, step, "test", now.test)]
                 shown.epoch(*history[-2:], rate)
             if stop(None) and step < last:
-                log.say(f"interrupted at step {step} of {last}: what is trained so far is returned")
+                say(f"interrupted at step {step} of {last}: what is trained so far is returned")
                 break
     state, totals = jax.device_get((now.state, now.totals))
     save = saver(config, directory.describe(config, source.name, dataset, source.program), totals)
@@ -228,4 +229,4 @@ def _interruptible() -> Iterator[Callable[..., bool]]:
 
 def _say(progress: bool, line: str) -> None:
     if progress:
-        log.say(line)
+        say(line)

@@ -9,13 +9,12 @@ from typing import NoReturn
 
 import jax
 
-from jaxae import compiled, results
-from jaxae import config as configs
-from jaxae.config import Config
 from jaxae.devices import processes, signals
 from jaxae.devices.processes import ALONE, Processes
 from jaxae.errors import Diverged, InputError, Interrupted, first_line, input_errors
+from jaxae.run import command_line, compiled, results
 from jaxae.run.build import Build
+from jaxae.run.config import Config
 from jaxae.run.execute import checked, loaded, train
 from jaxae.training.trained import layers
 
@@ -29,8 +28,8 @@ def main(kind: type[Config], build: Build, argv: Sequence[str] | None = None) ->
 
     def work(stop: signals.Stop) -> str:
         nonlocal together
-        config = configs.parse(kind, module.__doc__ or "", argv)
-        with configs.flags_of(config):
+        config = command_line.parse(kind, module.__doc__ or "", argv)
+        with command_line.flags_of(config):
             if config.summary:
                 return summary(config, build)
             with input_errors():

@@ -11,18 +11,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from jaxae import config as configs
-from jaxae import data, directory, log, loop, results
-from jaxae.checkpoint import Checkpoints
-from jaxae.config import Config
+from jaxae import data
 from jaxae.core.experiment import Experiment
 from jaxae.core.types import Info
 from jaxae.data import Dataset
-from jaxae.diverged import FOLDER
 from jaxae.errors import DAMAGED, InputError, first_line
+from jaxae.run import config as configs
+from jaxae.run import directory, loop, results
 from jaxae.run.build import Build, built, title
+from jaxae.run.config import Config
+from jaxae.run.diverged import FOLDER
 from jaxae.run.save import saver
-from jaxae.training import optimizers
+from jaxae.training import optimizers, records
+from jaxae.training.checkpoint import Checkpoints
 from jaxae.training.trained import Trained
 
 
@@ -44,7 +45,7 @@ def load(path: str | Path, experiment: ModuleType | Experiment | None = None, **
     if restored is None:
         mend = "it diverged: see jaxae.replay" if (path / FOLDER).is_dir() else "repeat the command that made it"
         raise InputError(f"{path}: has no intact checkpoint: {mend}")
-    lines = log.read(path / "metrics.jsonl") if (path / "metrics.jsonl").exists() else []
+    lines = records.read(path / "metrics.jsonl") if (path / "metrics.jsonl").exists() else []
     state = restored[0]["state"]
     return Trained(found, state, info.shape, loop.seeds_of(config), lines, saver(config, saved))
 

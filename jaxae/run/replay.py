@@ -9,15 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxae import directory, loop
-from jaxae.checkpoint import Checkpoints
 from jaxae.core.batch import Batch
 from jaxae.core.experiment import Experiment
 from jaxae.core.types import Examples, State
-from jaxae.diverged import FOLDER, ROWS
 from jaxae.errors import InputError
+from jaxae.run import directory, loop
+from jaxae.run.diverged import FOLDER, ROWS
 from jaxae.run.read import described
 from jaxae.training import epoch
+from jaxae.training.checkpoint import Checkpoints
 from jaxae.training.nonfinite import find_nonfinite
 
 

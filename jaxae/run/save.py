@@ -8,12 +8,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxae import config as configs
-from jaxae import directory, log, loop
-from jaxae.checkpoint import Checkpoints
-from jaxae.config import Config
 from jaxae.core.types import Info
-from jaxae.training import epoch
+from jaxae.run import command_line, directory, loop
+from jaxae.run import config as configs
+from jaxae.run.config import Config
+from jaxae.training import epoch, records
+from jaxae.training.checkpoint import Checkpoints
 from jaxae.training.epoch import Totals
 from jaxae.training.iterate import start
 from jaxae.training.trained import Trained
@@ -39,13 +39,13 @@ def saver(config: Config, description: dict[str, Any], totals: Totals | None = N
         else:
             sums = totals
         own = dataclasses.replace(config, seed=model.seeds[0], seeds=len(model.seeds), workdir="")
-        command = configs.command(own, description["experiment"])
+        command = command_line.command(own, description["experiment"])
         with directory.alone(path):
             directory.prepare(path, own, {**description, "config": configs.to_json(own), "command": command})
             metrics = path / "metrics.jsonl"
-            log.truncate(metrics, 0)
+            records.truncate(metrics, 0)
             for line in model.history:
-                log.append(metrics, line)
+                records.append(metrics, line)
             with Checkpoints(path / "checkpoints") as checkpoints:
                 meta = {**loop.NEW, "size": metrics.stat().st_size}
                 checkpoints.save(step, loop.as_items(jax.device_get((model.state, sums))), meta, wait=True)

@@ -96,7 +96,7 @@ class Trained:
         if self.experiment.prior is None:
             raise ValueError(
                 f"{type(self.experiment.model).__name__} has no prior to sample from: give one that is fitted to its "
-                "codes, as jaxae.mixture.fit does"
+                "codes, as jaxae.measure.mixture.fit does"
             )
         own = self.experiment.prior
 

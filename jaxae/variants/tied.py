@@ -6,8 +6,7 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
-from jaxae import ops
-from jaxae.nets import Activation, Keys
+from jaxae.nets import Activation, Keys, precision
 
 
 class Tied(nn.Module):
@@ -48,4 +47,4 @@ class Tied(nn.Module):
         return self.output(self.logits(z))
 
     def _product(self, a: jax.Array, b: jax.Array) -> jax.Array:
-        return ops.dot_general(self.precision)(a, b, (((1,), (0,)), ((), ())))
+        return precision.dot_general(self.precision)(a, b, (((1,), (0,)), ((), ())))

@@ -6,12 +6,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from jaxae.core import divergences
+from jaxae.core import kl_term as rates
 from jaxae.core.batch import Batch, Loss, Terms
 from jaxae.core.divergences import DiagonalNormal
 from jaxae.core.experiment import Prior
 from jaxae.core.types import Extra, Variables
 from jaxae.likelihoods import Bernoulli, Likelihood, log_likelihood
-from jaxae.variants import rate as rates
 
 
 class VAE(nn.Module):

@@ -4,13 +4,13 @@ import importlib
 import sys
 import tempfile
 
-from jaxae import compiled, run
-from jaxae import config as configs
+from jaxae import run
 from jaxae.errors import Interrupted
+from jaxae.run import command_line, compiled
 
 module = importlib.import_module(f"experiments.{sys.argv[1]}")
 with compiled.kept(), tempfile.TemporaryDirectory() as folder:
-    config = configs.parse(module.Config, "", [*sys.argv[2:], "--workdir", folder])
+    config = command_line.parse(module.Config, "", [*sys.argv[2:], "--workdir", folder])
     try:
         run.train(config, module.build, module.__name__, lambda _: True)
     except Interrupted:

@@ -9,12 +9,12 @@ import numpy as np
 import optax
 import turns
 
-from jaxae import config as configs
-from jaxae.config import Config
 from jaxae.core.experiment import Experiment
 from jaxae.core.step import descend
 from jaxae.data import Dataset, Split
 from jaxae.devices import plan as plans
+from jaxae.run import command_line
+from jaxae.run.config import Config
 from jaxae.training.iterate import iterate
 
 EPOCHS = 2**31  # never reached
@@ -22,7 +22,7 @@ EPOCHS = 2**31  # never reached
 
 def build(work: dict[str, Any], images: np.ndarray) -> turns.Steps:
     module = importlib.import_module(f"experiments.{work['experiment']}")
-    config = configs.parse(module.Config, "", work["flags"])
+    config = command_line.parse(module.Config, "", work["flags"])
     data = dataset(images)
     experiment = module.build(config, data.info)
     if work["net"] == "vae":  # with the optimizer that the others have

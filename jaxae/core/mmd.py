@@ -1,0 +1,35 @@
+"""Maximum mean discrepancy (Gretton et al. 2012)."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from jaxae.core.batch import Batch
+
+
+def inverse_multiquadratic(x: Float[Array, "N Z"], y: Float[Array, "M Z"]) -> Float[Array, "N M"]:
+    """k(x, y) = C / (C + |x - y|^2), C = 2 Z, the mean of |x - y|^2 under N(0, I) (Tolstikhin et al. 2018)."""
+    scale = 2.0 * x.shape[1]
+    square = jnp.sum((x[:, None] - y[None]) ** 2, axis=2)
+    return scale / (scale + square)
+
+
+def discrepancy(x: Float[Array, "N Z"], y: Float[Array, "M Z"]) -> Float[Array, ""]:
+    """The unbiased estimate of MMD^2 (Gretton et al. 2012, equation 3): zero on average for equal distributions.
+
+    Mean of k over pairs of different x, plus that of different y, minus twice that of x and y. ValueError for batches
+    without pairs.
+    """
+    n, m = len(x), len(y)
+    if min(n, m) < 2:
+        raise ValueError(f"batch_size={min(n, m)} must be at least 2 for the MMD of codes")
+
+    def within(k: Float[Array, "N N"], count: int) -> Float[Array, ""]:
+        return (jnp.sum(k) - count) / (count * (count - 1))  # k(x, x) = 1
+
+    between = jnp.mean(inverse_multiquadratic(x, y))
+    return within(inverse_multiquadratic(x, x), n) + within(inverse_multiquadratic(y, y), m) - 2 * between
+
+
+def from_prior(batch: Batch, z: Float[Array, "B Z"], key: Key[Array, ""]) -> Float[Array, " B"]:
+    """`discrepancy` of the codes of the global batch and as many samples of N(0, I), repeated for every example."""
+    return batch.repeat(discrepancy(batch.gather(z), batch.gather(batch.noise(key, z.shape[1:]))))

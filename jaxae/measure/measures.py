@@ -1,0 +1,57 @@
+"""What is measured of a trained model: its reconstructions, its latent plane, its disentanglement."""
+
+import contextlib
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxae.core.experiment import Measure, MeasuredData, TrainedModel
+from jaxae.data import Dataset, Split, spread
+from jaxae.measure import disentanglement, images, plane
+from jaxae.training import records
+from jaxae.training.trained import Trained
+
+MOST = 10_000  # images that are measured
+MOST_UNITS = 64  # of a code whose units are compared with factors of variation: more take minutes
+
+
+def measures(model: Trained, dataset: Dataset, others: Sequence[Trained] = ()) -> dict[str, Any]:
+    """How like their originals the reconstructions of the test images are, and the defects of a plane of codes.
+
+    Of the first seed, and of at most 10,000 images. Left out: likeness for sequences and images too small for a window
+    of structural similarity, defects where a class has too few codes to have an area.
+    With `others`, the models of the other seeds: how codes follow the factors of variation where these are known, and
+    what the experiment measures itself; a record of `seeds`, `mean` and `std`, of several seeds.
+    """
+    found: dict[str, Any] = {}
+    test = dataset.test
+    if len(test.x) > MOST:
+        rows = spread(len(test.x), MOST)
+        test = Split(test.x[rows], test.y[rows], None if test.lengths is None else test.lengths[rows])
+    if len(model.shape) == 3 and min(model.shape[:2]) >= len(images.WINDOW):
+        z = model.encode(model.corrupted(test.x))
+        found["likeness"] = images.likeness(model.decode, z, test.x)
+    if model.code == (2,) and len(dataset.classes) > 1:
+        with contextlib.suppress(ValueError):  # the codes lie on a line
+            defects = plane.plane(model.decode, np.asarray(model.encode(test.x, test.lengths)), test.y)
+            if all(map(math.isfinite, defects.values())):
+                found["plane"] = defects
+    wanted = dict(model.experiment.measures)
+    if dataset.test.factors is not None and math.prod(model.code) <= MOST_UNITS:
+        wanted["disentanglement"] = _disentanglement
+    for name, measure in wanted.items():
+        found[name] = of_seeds(measure, [model, *others], dataset)
+    return found
+
+
+def of_seeds(measure: Measure, models: Sequence[Trained], dataset: Dataset) -> records.Record:
+    """What is measured of one model, or of one for each seed: then records of `seeds`, `mean` and `std`."""
+    rows = [measure(model, dataset) for model in models]
+    return records.fields({key: [row[key] for row in rows] if len(rows) > 1 else rows[0][key] for key in rows[0]})
+
+
+def _disentanglement(model: TrainedModel, data: MeasuredData) -> dict[str, float]:
+    codes, factors = np.asarray(model.encode(data.test.x)), data.test.factors
+    return {} if factors is None else disentanglement.measure(codes.reshape(len(codes), -1), factors)

@@ -1,0 +1,110 @@
+"""Defects of a 2-D latent space."""
+
+from collections.abc import Callable
+from math import inf
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int, Num
+
+Decode = Callable[[jax.Array], jax.Array]  # codes [N, Z] -> images [N, H, W, C], each from its own code alone
+
+
+STEP = 0.01  # to either side, in units of standard deviation: slopes err by its square
+
+
+def plane(decode: Decode, z: Num[Any, "N Z"], y: Int[Any, " N"]) -> dict[str, float]:
+    """Four defects of an autoencoder's plane of codes z with classes y, each without unit and blind to z's scale.
+
+    Foster 2019 (Generative Deep Learning, chapter 3) names them: classes take areas of very different size, the codes
+    do not lie evenly about the origin, there are holes where a drawn code gives no sensible image, and neighbours
+    need not decode alike.
+    """
+    return {
+        "unequal_areas": unequal_areas(z, y),
+        "asymmetry": asymmetry(z),
+        "holes": holes(z),
+        "roughness": roughness(decode, z),
+    }
+
+
+def unequal_areas(z: Num[Any, "N Z"], y: Int[Any, " N"]) -> float:
+    """Standard deviation over the classes of log area_c: 0 when all take the same area, log 2 for a usual factor of 2.
+
+    area_c = pi sqrt(det cov_c), that of the ellipse one standard deviation around the class's mean; the factor pi, or
+    its like for a volume in Z dimensions, drops out. Infinite if a class is flat: its codes lie in fewer dimensions.
+    """
+    z, y = np.asarray(z, np.float64), np.asarray(y)
+    covariances = [np.atleast_2d(np.cov(z[y == label], rowvar=False, bias=True)) for label in np.unique(y)]
+    if any(np.linalg.matrix_rank(c, hermitian=True) < len(c) for c in covariances):
+        return inf
+    return float(np.std(np.linalg.slogdet(np.stack(covariances)).logabsdet / 2))
+
+
+def asymmetry(z: Num[Any, "N Z"]) -> float:
+    """1 - E|z - z'| / E|z + z'| over all ordered pairs of codes: 0 if z and -z are distributed alike, at most 1.
+
+    That E|z - z'| <= E|z + z'| is due to Buja, Logan, Reeds & Shepp 1994; twice the difference is the energy distance
+    of z from -z, so it is 0 only for symmetry (Szekely & Rizzo 2013), and this is that distance over its upper bound.
+    Pairs of a code with itself count (a V-statistic): a set equal to its negation then has 0 to rounding, and none has
+    less; n normal codes have 1.4 / n on average. From at most 2,000 codes, evenly spaced through the array.
+    """
+    from scipy.spatial.distance import cdist
+
+    z = np.asarray(z, np.float64)
+    z = z[np.linspace(0, len(z) - 1, min(len(z), 2000)).astype(int)]
+    return float(1 - cdist(z, z).mean() / cdist(z, -z).mean())
+
+
+def holes(z: Num[Any, "N Z"], seed: int = 0) -> float:
+    """Share of draws from the codes' normal distribution that have no code nearby: 0.01 for normal codes.
+
+    In coordinates where that distribution is standard, 10,000 draws; nearby is the distance within which 99 % of them
+    find one of as many codes as z has, had those been drawn from the normal distribution too.
+    """
+    from scipy.spatial import cKDTree
+
+    rng = np.random.default_rng(seed)
+    codes = _whiten(np.asarray(z, np.float64))[0]
+    draws, normal = rng.standard_normal((10_000, codes.shape[1])), rng.standard_normal(codes.shape)
+    nearby = np.quantile(cKDTree(normal).query(draws)[0], 0.99)
+    return float(np.mean(cKDTree(codes).query(draws)[0] > nearby))
+
+
+def roughness(decode: Decode, z: Num[Any, "N Z"], seed: int = 0) -> float:
+    """E |df/dw|^2 / E |f - E f|^2: squared slope over variance of the images f(w) = decode(mean + L w).
+
+    w is standard normal, L L' the covariance of the codes, and the norms sum over pixels and directions. At least 1,
+    and 1 only for a linear decoder (Gaussian Poincare inequality: Nash 1958; Chernoff 1981): images that jump between
+    neighbours have steep slopes for their variance. From 2,000 draws, moved and scaled to mean 0 and covariance 1
+    exactly, so that a linear decoder has 1 to rounding; slopes are central differences over 0.02 (a decoder need only
+    be differentiable backwards); in 8 pieces, so that the images fit into memory. A constant decoder has no variance:
+    nan.
+    """
+    _, mean, factor = _whiten(np.asarray(z, np.float64))
+    draws = _whiten(np.random.default_rng(seed).standard_normal((2000, len(mean))))[0]
+    origin, axes, pieces = (jnp.asarray(a, jnp.float32) for a in (mean[None], factor.T, draws.reshape(8, 250, -1)))
+
+    def images(w: jax.Array) -> jax.Array:
+        return decode(origin + jnp.dot(w, axes, precision="highest"))
+
+    def piece(w: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        def square(e: jax.Array) -> jax.Array:
+            return jnp.sum((images(w + STEP * e) - images(w - STEP * e)) ** 2) / (2 * STEP) ** 2
+
+        f, squares = images(w), jax.lax.map(square, jnp.eye(len(mean))[:, None])
+        return f.mean(0), f.var(0).sum(), squares.sum() / len(w)
+
+    means, within, squares = jax.lax.map(piece, pieces)
+    return float(squares.mean() / (within.mean() + means.var(0).sum()))
+
+
+def _whiten(z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(w, mean, L): w [N, Z] of mean 0 and covariance 1 with z = mean + L w, L the covariance's Cholesky factor."""
+    mean, covariance = z.mean(0), np.atleast_2d(np.cov(z, rowvar=False, bias=True))
+    if np.linalg.matrix_rank(covariance, hermitian=True) < len(mean):
+        raise ValueError(f"{len(z)} codes of {len(mean)} dimensions lie in fewer: they have no normal density")
+    factor = np.linalg.cholesky(covariance)
+    return np.linalg.solve(factor, (z - mean).T).T, mean, factor

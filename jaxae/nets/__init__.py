@@ -1,0 +1,20 @@
+"""Encoders and decoders: arrays to arrays, no losses.
+
+Every net takes `keys`, one per example, in training, and None otherwise: no dropout, and running averages in batch
+norm. `axis` is the mapped axis of batch statistics (see `Batch.axis`).
+Initial kernels are Glorot uniform (Glorot & Bengio 2010, equation 16), biases zero.
+Lists of kernels, strides and the like hold one value per layer, or a single one for all.
+"""
+
+from jaxae.nets.conv import Conv as Conv
+from jaxae.nets.conv import Convolution as Convolution
+from jaxae.nets.conv import Deconv as Deconv
+from jaxae.nets.conv import TransposedConvolution as TransposedConvolution
+from jaxae.nets.conv import UpConv as UpConv
+from jaxae.nets.layers import Activation as Activation
+from jaxae.nets.layers import Keys as Keys
+from jaxae.nets.layers import Regularization as Regularization
+from jaxae.nets.layers import drop as drop
+from jaxae.nets.layers import linear as linear
+from jaxae.nets.lstm import LSTM as LSTM
+from jaxae.nets.mlp import MLP as MLP

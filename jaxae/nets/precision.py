@@ -1,0 +1,48 @@
+"""Matrix products of bfloat16 operands."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+@jax.custom_vjp
+def mixed_dot(a: jax.Array, b: jax.Array) -> jax.Array:
+    """[..., I] x [I, O] -> [..., O]: bfloat16 operands, float32 accumulation and result, forwards and backwards.
+
+    The derivative is written out because XLA's own would multiply float32 by bfloat16.
+    """
+    return _product(a, b, (((a.ndim - 1,), (0,)), ((), ())))
+
+
+def _product(a: jax.Array, b: jax.Array, dimensions: Any) -> jax.Array:
+    a, b = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
+    return jax.lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)
+
+
+def _forward(a: jax.Array, b: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return mixed_dot(a, b), (a, b)
+
+
+def _backward(saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
+    a, b = saved
+    lead = tuple(range(a.ndim - 1))
+    return _product(g, b, (((g.ndim - 1,), (1,)), ((), ()))), _product(a, g, ((lead, lead), ((), ())))
+
+
+mixed_dot.defvjp(_forward, _backward)
+
+
+def dot_general(precision: str) -> Any:
+    """The matrix product of a Flax `Dense` for a `precision` of `float32` or `mixed`."""
+    if precision == "float32":
+        return jax.lax.dot_general
+    if precision != "mixed":
+        raise ValueError(f"precision is float32 or mixed, not {precision}")
+
+    def mixed(a: jax.Array, b: jax.Array, dimensions: Any, **_: Any) -> jax.Array:
+        if dimensions != (((a.ndim - 1,), (0,)), ((), ())):
+            raise ValueError(f"mixed precision multiplies the last axis by the first, not {dimensions}")
+        return mixed_dot(a, b)
+
+    return mixed

@@ -1,0 +1,110 @@
+"""What all pictures share: colours, grids of images, the ten test examples that are shown."""
+
+import base64
+import io
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxae.data import Dataset, spread
+from jaxae.training.trained import Trained
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+
+# Ten colours that people with any colour vision tell apart best (Petroff 2021, arXiv:2107.02270).
+COLOURS = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd")
+GAP = 1  # pixels around each image of a grid
+
+
+def ten(data: Dataset) -> np.ndarray:
+    """Ten places all over the test split."""
+    return spread(len(data.test.x), 10)
+
+
+def tile(images: np.ndarray, columns: int, gap: int = GAP) -> np.ndarray:
+    """[N, H, W, C] as one image [N / columns rows of images, columns of images, C]."""
+    images = np.pad(images, ((0, 0), (gap, gap), (gap, gap), (0, 0)))
+    count, height, width, channels = images.shape
+    grid = images.reshape(count // columns, columns, height, width, channels).swapaxes(1, 2)
+    return grid.reshape(-1, columns * width, channels)
+
+
+def show(axis: Any, image: np.ndarray) -> None:
+    """An image [H, W, C], uint8 or in [0, 1], on an axis."""
+    grey = image.shape[-1] == 1
+    limit = 255 if image.dtype == np.uint8 else 1
+    axis.imshow(image[..., 0] if grey else image, cmap="gray" if grey else None, vmin=0, vmax=limit)
+    axis.set_xticks([])
+    axis.set_yticks([])
+
+
+def canvas(title: str, width: float, height: float) -> "Figure":
+    """An empty figure of so many inches."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.suptitle(title)
+    return figure
+
+
+def pictures(x: np.ndarray, lengths: np.ndarray | None = None) -> np.ndarray:
+    """Examples in [0, 1] as images [N, H, W, C] that can be seen, C = 1 or 3.
+
+    Transparent images are laid on white. Sequences [N, T, D] become grey images, time to the right, each of the D
+    numbers as a band; behind their lengths they are black.
+    """
+    if x.ndim == 4:
+        return x if x.shape[3] < 4 else x[..., :3] * x[..., 3:] + 1 - x[..., 3:]
+    if lengths is not None:
+        x = x * (np.arange(x.shape[1]) < lengths[:, None])[..., None]
+    band = -(-max(28, x.shape[1] // 3) // x.shape[2])
+    return np.repeat(x.swapaxes(1, 2), band, axis=1)[..., None]
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    """Pixels in [0, 1]."""
+    return x / np.float32(255) if x.dtype == np.uint8 else x
+
+
+def lengths_of(data: Dataset, places: np.ndarray) -> np.ndarray | None:
+    """Lengths of these test examples, where they are sequences."""
+    return None if data.test.lengths is None else np.asarray(data.test.lengths)[places]
+
+
+def encoded(model: Trained, data: Dataset, places: np.ndarray, seen: bool = False) -> np.ndarray:
+    """Codes of these test examples. seen: with the noise that the encoder sees in training, where there is one."""
+    x, lengths = data.test.x[places], lengths_of(data, places)
+    if seen and lengths is None:
+        x = np.asarray(model.corrupted(x))
+    return np.asarray(model.encode(x, lengths))
+
+
+def bitmap(pixels: np.ndarray) -> "Image":
+    """Pixels [H, W, C] in [0, 1] as a picture, grey or colour."""
+    from PIL.Image import fromarray
+
+    rounded = np.round(255 * pixels).astype(np.uint8)
+    return fromarray(rounded[..., 0] if rounded.shape[-1] == 1 else rounded)
+
+
+def label(classes: tuple[str, ...], number: int) -> str:
+    """The name of a class as far as there is room, or its number where the font has no such letters."""
+    from matplotlib import font_manager, ft2font
+
+    font = ft2font.FT2Font(font_manager.findfont("DejaVu Sans"))
+    name = classes[number][:10]
+    return name if all(font.get_char_index(ord(letter)) for letter in name) else str(number)
+
+
+def colour(number: int) -> str:
+    """The colour of a class; examples without one are dark."""
+    return COLOURS[number % len(COLOURS)] if number >= 0 else "#44505e"
+
+
+def address(picture: "Image") -> str:
+    """A picture as a data address, a PNG file, for a page."""
+    file = io.BytesIO()
+    picture.save(file, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,64 @@
+"""Metrics over epochs."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jaxae.report.figures.base import COLOURS, canvas
+from jaxae.training import records
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+UNITS = {
+    "mse": "per pixel",
+    "rmse": "per pixel",
+    "bce": "nats per pixel",
+    "code": "mean |z| over units",
+    "reconstruction": "nats per image",
+    "kl": "nats per image",
+}
+
+
+def unit_of(name: str, loss: str) -> str:
+    """Unit of a metric; empty where it is not known. loss: that of the loss and its penalty."""
+    return {**UNITS, "loss": loss, "penalty": loss}.get(name, "")
+
+
+def order(lines: list[records.Record]) -> list[str]:
+    """All metrics of these lines, the loss first."""
+    return sorted({name for line in lines for name in records.names(line)}, key=lambda name: (name != "loss", name))
+
+
+def series(lines: list[records.Record], name: str, split: str) -> tuple[list[int], list[float], list[float] | None]:
+    """Epochs, a metric of this split (its mean over seeds), and its deviation where there are several."""
+    part = [line for line in lines if line["split"] == split and name in line]
+    deviations = [std for line in part if (std := records.std(line[name])) is not None]
+    return [line["epoch"] for line in part], [records.mean(line[name]) for line in part], deviations or None
+
+
+def loss(lines: list[records.Record], unit: str, title: str) -> "Figure":
+    """Every metric over epochs, train and test; with several seeds the mean and a band of one standard deviation.
+
+    unit: of the loss and its penalty.
+    """
+    names = order(lines)
+    columns, rows = min(len(names), 3), -(-len(names) // 3)
+    figure = canvas(f"{title}: metrics over epochs", 3.6 * columns, 0.4 + 2.8 * rows)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes[len(names) :]:
+        axis.set_axis_off()
+    for axis, name in zip(axes, names, strict=False):
+        for colour, split in zip(COLOURS, ("train", "test"), strict=False):
+            epochs, values, std = series(lines, name, split)
+            if not epochs:
+                continue  # measured in training only
+            axis.plot(epochs, values, color=colour, label=split, marker="." if len(epochs) < 20 else None)
+            if std:
+                mean, band = np.array(values), np.array(std)
+                axis.fill_between(epochs, mean - band, mean + band, color=colour, alpha=0.25, linewidth=0)
+        axis.set(title=name, xlabel="epoch", ylabel=unit_of(name, unit))
+        axis.grid(alpha=0.3)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    axes[0].legend()
+    return figure

@@ -1,0 +1,167 @@
+"""`report.html`: one file that opens from disk and asks nothing of the network."""
+
+import base64
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from jaxae.core.experiment import reached
+from jaxae.data import Dataset
+from jaxae.report.figures.base import COLOURS, address
+from jaxae.report.figures.metrics import order, series, unit_of
+from jaxae.report.wall import wall
+from jaxae.training import records
+from jaxae.training.trained import Trained, layers
+
+PAGE = Path(__file__).parent / "page"
+BUDGET = 1_400_000  # bytes for the pictures, of a page of at most 3 MB
+# What the pictures show, in the order of the page; others come last.
+ALT = {
+    "reconstructions": "Test examples over what is decoded",
+    "extremes": "The test examples that are decoded best and worst",
+    "codes": "Codes as pictures",
+    "manifold": "What is decoded on a grid of the latent plane",
+    "samples": "Samples from the prior",
+    "mixture": "Samples from a mixture of normals that was fitted to the codes",
+    "latent": "Codes of test examples on a plane, coloured by class",
+    "tsne": "Codes of test examples by t-SNE, coloured by class",
+    "interpolation": "What is decoded between the codes of two test examples",
+    "traversal": "What is decoded while one unit of a code moves",
+    "activity": "Distribution of the values of codes, and how much each unit varies",
+    "training": "Reconstructions while training",
+    "loss": "Metrics over epochs",
+}
+
+
+def write(workdir: Path, title: str, model: Trained, data: Dataset, result: dict[str, Any]) -> None:
+    """Write `report.html` from what a run directory holds, its model and its data."""
+    saved = json.loads((workdir / "config.json").read_text())
+    lines = records.read(workdir / "metrics.jsonl")
+    shape = "x".join(map(str, saved["data"]["shape"]))
+    about = (
+        f"{saved['experiment']}, {saved['config']['epochs']} epochs, {result['wall_seconds']:,.0f} s on "
+        f"{saved['device']['count']} x {saved['device']['kind']}; {saved['data']['train']:,} training and "
+        f"{saved['data']['test']:,} test examples of {shape}"
+    )
+    if saved["config"]["seeds"] > 1:
+        about += f"; {saved['config']['seeds']} seeds, of which the pictures show the first"
+    found = {path.stem: path for path in sorted((workdir / "figures").glob("*.png"))}
+    names = [*(name for name in ALT if name in found), *(name for name in found if name not in ALT)]
+    page = render(
+        "report.html",
+        title=title,
+        about=about,
+        cards=_cards(result, model.experiment.unit),
+        result=flat(result),
+        command=saved["command"],
+        run=flat({**saved, "command": ""}),
+        pictures=[
+            (ALT.get(name, name), picture)
+            for name, picture in zip(names, _embedded([found[n] for n in names]), strict=True)
+        ],
+        layers=layers(model.experiment.model, model.shape),
+        data={"charts": charts({"": (lines, model.experiment.unit)}), "wall": wall(model, data), "colours": COLOURS},
+    )
+    records.write(workdir / "report.html", page)
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested values as one table: `config.lr` -> "0.001". Empty ones are left out."""
+    rows: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            rows |= flat(value, f"{prefix}{name}.")
+        elif value not in ("", None, []):
+            items = value if isinstance(value, list) else [value]
+            rows[prefix + name] = ", ".join(f"{x:.6g}" if isinstance(x, float) else str(x) for x in items)
+    return rows
+
+
+def render(template: str, **values: Any) -> str:
+    """A page. All text is escaped; only the styles and scripts of `page/` may run: its policy holds their hashes."""
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(PAGE), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    style = (PAGE / "style.css").read_text()
+    script = "".join((PAGE / f"{name}.js").read_text() for name in ("charts", "wall", "main"))
+    policy = (
+        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    ours = {"policy": policy, "style": Markup(style), "script": Markup(script)}
+    return environment.get_template(template).render(**ours, **values)
+
+
+def charts(runs: dict[str, tuple[list[records.Record], str]]) -> list[dict[str, Any]]:
+    """Curves of every metric, as JSON values. runs: label -> lines and the unit of the loss.
+
+    One run has a curve for each split; several have a colour each, and their training is dashed.
+    """
+    found = []
+    for name in order([line for lines, _ in runs.values() for line in lines]):
+        curves = []
+        for number, (label, (lines, _)) in enumerate(runs.items()):
+            for k, split in enumerate(("train", "test")):
+                epochs, mean, std = series(lines, name, split)
+                if epochs:
+                    curves.append(
+                        {
+                            "label": f"{label} {split}".strip(),
+                            "colour": number if len(runs) > 1 else k,
+                            "dashed": split == "train",
+                            "epochs": epochs,
+                            "mean": mean,
+                            "std": std,
+                        }
+                    )
+        unit = " or ".join(dict.fromkeys(unit_of(name, loss) for _, loss in runs.values()))
+        found.append({"title": name, "unit": unit, "series": curves})
+    return found
+
+
+def figure(value: Any) -> str:
+    """A metric with four digits, and its deviation over seeds where there are several."""
+    std = records.std(value)
+    return f"{records.mean(value):.4g}" + ("" if std is None else f" ± {std:.2g}")
+
+
+def bound(value: float | list[float]) -> str:
+    """An expected figure: at most, or a range."""
+    return f"{value[0]:g} to {value[1]:g}" if isinstance(value, list | tuple) else f"≤ {value:g}"
+
+
+def _cards(result: dict[str, Any], unit: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": f"test {name}",
+            "value": figure(result["metrics"][name]),
+            "unit": unit_of(name, unit),
+            "expected": bound(result["expected"][name]) if name in result["expected"] else "",
+            "reached": name in result["expected"]
+            and reached(records.mean(result["metrics"][name]), result["expected"][name]),
+        }
+        for name in order([result["metrics"]])
+    ]
+
+
+def _embedded(paths: list[Path]) -> list[str]:
+    """Pictures as data addresses, in at most 128 colours (a third of the bytes), and as narrow as the page needs."""
+    from PIL import Image
+
+    for width in (2000, 900, 600, 400):
+        pictures = []
+        for path in paths:
+            with Image.open(path) as image:
+                image.thumbnail((width, 4 * width))
+                pictures.append(address(image.convert("RGB").quantize(128)))
+        if sum(map(len, pictures)) < BUDGET:
+            break
+    return pictures
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

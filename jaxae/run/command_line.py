@@ -1,0 +1,64 @@
+"""The command line of a configuration: its flags, and the command that repeats a run."""
+
+import contextlib
+import dataclasses
+import io
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+from jaxae.errors import InputError
+from jaxae.run.config import PLACE, Config
+
+C = TypeVar("C", bound=Config)
+
+
+def flag(field: str) -> str:
+    """`batch_size` -> `--batch-size`."""
+    return "--" + field.replace("_", "-")
+
+
+@contextlib.contextmanager
+def flags_of(config: Config | type[Config]) -> Iterator[None]:
+    """Turn an InputError about fields, `batch_size=100 ...`, into one about flags, `--batch-size 100 ...`."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(_with_flags(config, str(error))) from error
+
+
+def _with_flags(config: Config | type[Config], text: str) -> str:
+    names = "|".join(field.name for field in dataclasses.fields(config))
+    text = re.sub(rf"(?<![\w/])({names})=True\b", lambda found: flag(found[1]), text)
+    return re.sub(rf"(?<![\w/])({names})=(\S)", lambda found: f"{flag(found[1])} {found[2]}", text)
+
+
+def parse(kind: type[C], description: str, argv: Sequence[str] | None = None) -> C:
+    """The command line as a config. InputError, in one line, for one that is not right; `--help` exits."""
+    import tyro
+
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            return tyro.cli(kind, description=description, args=argv, config=(tyro.conf.FlagCreatePairsOff,))
+    except SystemExit as stop:
+        if stop.code != 2:
+            raise
+    # tyro draws a box of sections between rules; its first ones say what is wrong, the rest is help.
+    text = re.sub(r"[╭╮╰╯│]", " ", re.sub(r"╭.*╮", " ", box.getvalue()))
+    sections = [" ".join(section.split()) for section in re.split(r"─{3,}", text)]
+    said = [section for section in sections if section and not section.startswith(("Argument help", "For full help"))]
+    # tyro also reports a ValueError that `kind` raises.
+    line = "; ".join(said).replace(f"Error parsing {kind.__name__}: ", "")
+    raise InputError(f"{_with_flags(kind, line)} (see --help)")
+
+
+def command(config: Config, name: str) -> str:
+    """The command that repeats a run: the fields that decide its result, where they are not the experiment's own."""
+    words = ["python", "-m", name]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value != field.default and (field.name not in PLACE or field.name in ("data_dir", "manual_dir")):
+            words += [flag(field.name), *map(str, value if isinstance(value, tuple) else (value,))]
+    return shlex.join(words)

@@ -1,0 +1,187 @@
+"""The fields that every experiment has, and how `config.json` holds them."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+from jaxae.errors import InputError, input_errors
+from jaxae.training import optimizers
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Fields of every experiment. An experiment adds its own: `class Config(run.Config): latent: int = 2`.
+
+    What each means: `python -m experiments.vae --help`.
+    """
+
+    data: str = "digits"
+    """digits (embedded), sprites (of known factors), mnist or another TFDS image set, or the path of your own .npy,
+    .npz, IDX file or folder."""
+    data_dir: str = ""
+    """Folder of prepared TFDS sets (default: that of TFDS)."""
+    manual_dir: str = ""
+    """Folder of archives already downloaded, used instead of a download."""
+    binarize: Literal["none", "static", "dynamic"] = "none"
+    """static: sample each pixel as white or black, once for all seeds. dynamic: resample training images every step."""
+    epochs: int = 50
+    """Passes over the training data."""
+    batch_size: int = 100
+    """Examples a step, over all devices."""
+    optimizer: optimizers.Name = "adam"
+    """Optimizer, as Optax has it. In Python also an Optax transformation itself."""
+    lr: float = 1e-3
+    """Learning rate."""
+    schedule: optimizers.Decay = "constant"
+    """Learning rate over the run: cosine and linear fall to 0, exponential to a hundredth."""
+    warmup_steps: int = 0
+    """Steps in which the learning rate rises linearly from 0."""
+    eps: float = 0.0
+    """Constant in the optimizer's denominator (0: Optax's default)."""
+    weight_decay: float = 0.0
+    """Weight decay: decoupled for adamw and lion, as a penalty on the parameters for the others."""
+    clip: float = 0.0
+    """Largest global norm of a gradient (0: no clipping)."""
+    ema: float = 0.0
+    """Decay of the moving average of the parameters that is evaluated and saved (0: none)."""
+    init_from: str = ""
+    """Run directory whose parameters training starts from (default: random ones)."""
+    seed: int = 0
+    """Everything random follows from it."""
+    seeds: int = 1
+    """Train this many seeds (seed, seed + 1, ...) in one program."""
+    workdir: str = ""
+    """Run directory (default: runs/EXPERIMENT-DATA). One that holds this run already continues it."""
+    parallel: Literal["auto", "pmap", "jit"] = "auto"
+    """Several devices: pmap (auto), or jit with shardings."""
+    reduction: Literal["fast", "reproducible"] = "fast"
+    """reproducible: the same bits on 1, 2, 4 and 8 devices, at a price."""
+    accumulate: int = 1
+    """Gradient accumulation: microbatches per device; less memory, the same result."""
+    coordinator: str = ""
+    """Several processes: HOST:PORT of the first one, or auto (SLURM, Open MPI, Kubernetes, TPU pods)."""
+    num_processes: int = 1
+    """How many processes there are."""
+    process_id: int = 0
+    """Which of them this is; number 0 writes."""
+    heartbeat: int = 60
+    """Seconds of silence after which another process counts as lost."""
+    patience: int = 300
+    """Seconds to wait for other processes, to start and in every dispatch."""
+    precision: Literal["float32", "mixed"] = "float32"
+    """mixed: bfloat16 operands, float32 accumulation."""
+    device_data_limit: float = 0.0
+    """GiB of training data that a device keeps; more is streamed from disk (0: a quarter of its memory)."""
+    checkpoint_every: int = 1
+    """Epochs, or steps, between checkpoints."""
+    checkpoint_unit: Literal["epochs", "steps"] = "epochs"
+    """What --checkpoint-every counts."""
+    picture_every: int = 0
+    """Steps between pictures of ten reconstructions while training (0: none)."""
+    figures: Literal["all", "none"] = "all"
+    """none: no pictures and no report.html."""
+    overwrite: bool = False
+    """Start again in a workdir that holds a run."""
+    summary: bool = False
+    """Print the layers of each net (name, output shape, parameters), and do nothing else."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for an empty list or a number out of range."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, tuple) and not value and field.name != "hidden":
+                raise ValueError(f"{field.name}=() is empty: at least one value is needed")
+            least = 0 if field.name == "picture_every" or field.default == 0 or isinstance(field.default, float) else 1
+            for number in value if isinstance(value, tuple) else (value,):
+                if type(number) is int and number >= 2**31:
+                    raise ValueError(f"{field.name}={str(number)[:20]} must be below {2**31}")
+                if type(number) in (int, float) and not least <= number < math.inf:
+                    raise ValueError(f"{field.name}={str(number)[:20]} must be at least {least}")
+        if self.seed + self.seeds > 2**31:
+            raise ValueError(f"seed={self.seed} must be below {2**31 - self.seeds}")
+
+
+# In these the processes of one run may differ.
+OWN = ("data_dir", "manual_dir", "workdir", "process_id", "heartbeat", "patience")
+
+
+# These say where and how a run is done, not what it computes: a run may be continued with others.
+PLACE = (
+    *OWN,
+    "parallel",
+    "accumulate",
+    "coordinator",
+    "num_processes",
+    "device_data_limit",
+    "checkpoint_every",
+    "checkpoint_unit",
+    "picture_every",
+    "figures",
+    "overwrite",
+    "summary",
+)
+
+
+C = TypeVar("C", bound=Config)
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], apart: Sequence[str] = PLACE) -> str:
+    """The fields, apart from these, that differ, as text: `epochs=50 there, 10 here`."""
+    names = [name for name in {**old, **new} if name not in apart and old.get(name) != new.get(name)]
+    return "; ".join(f"{name}={old.get(name)} there, {new.get(name)} here" for name in names)
+
+
+def documented(config: Config) -> bool:
+    """Whether the run is the system of its source, on any data: all fields that define it have their defaults."""
+    free = (*PLACE, "data", "seed", "seeds", "precision", "reduction", "log_likelihood_samples")
+    return all(getattr(config, f.name) == f.default for f in dataclasses.fields(config) if f.name not in free)
+
+
+def to_json(config: Config) -> dict[str, Any]:
+    """The fields as JSON values: tuples become lists, an Optax transformation its fingerprint."""
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    if not isinstance(config.optimizer, str):
+        values["optimizer"] = optimizers.fingerprint(config.optimizer)
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def plain(value: Any) -> Any:
+    """A value as a configuration holds it: lists as tuples, NumPy's numbers as Python's, paths as text."""
+    if isinstance(value, list):
+        return tuple(plain(part) for part in value)
+    if isinstance(value, Path):
+        return str(value)
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def spelled(hint: Any) -> str:
+    """A type as text."""
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(str, get_args(hint)))}"
+    return getattr(hint, "__name__", str(hint)) if get_origin(hint) is None else str(hint)
+
+
+def from_json(kind: type[C], fields: dict[str, Any]) -> C:
+    """The config that `to_json` wrote. InputError for unknown or missing fields, or values of another type."""
+    hints = get_type_hints(kind)
+    if odd := set(hints) ^ set(fields):
+        raise InputError(f"config.json: unknown or missing fields {sorted(odd)}; it was written by another version")
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
+    for name, value in values.items():
+        if not fits(value, hints[name]):
+            raise InputError(f"config.json: {name} is {value!r}; it was written by another version")
+    with input_errors():
+        return kind(**values)
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value has the type that a field asks for."""
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(fits(part, get_args(hint)[0]) for part in value)
+    return type(value) is hint or (hint is float and type(value) is int)

@@ -1,0 +1,172 @@
+"""The directory of a run: `config.json`, which says what the run is, and whether the directory may be used."""
+
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxae.data import Dataset
+from jaxae.errors import DAMAGED, InputError
+from jaxae.run import command_line
+from jaxae.run import config as configs
+from jaxae.run.config import Config
+from jaxae.training.checkpoint import recorded
+from jaxae.training.records import write_json
+
+OURS = (
+    "metrics.jsonl",
+    "result.json",
+    "report.html",
+    "checkpoints",
+    "diverged",
+    "tensorboard",
+    "figures",
+    "config.json",
+)
+LOCK = ".lock"
+
+
+@contextmanager
+def alone(workdir: Path) -> Iterator[None]:
+    """Nobody else may run in the directory meanwhile. The lock dies with its process. InputError if another has it."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = (workdir / LOCK).open("a")
+    except OSError as error:
+        raise InputError(f"workdir={workdir}: cannot be written ({error.strerror}): give another") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"workdir={workdir}: another process is running in it: wait for it, or give another"
+            ) from None
+        yield
+
+
+def prepare(workdir: Path, config: Config, description: dict[str, Any], extends: bool = False) -> None:
+    """Describe the run in its directory, or see that the run in it is this one. InputError if it cannot be used.
+
+    extends: the run in it is this one with fewer epochs.
+    """
+    file = workdir / "config.json"
+    try:
+        if links := [name for name in (*OURS, "checkpoints/*") for path in workdir.glob(name) if path.is_symlink()]:
+            raise InputError(f"workdir={workdir}: {links[0]} is a link: a run writes into its own directory only")
+        for name in OURS:
+            (workdir / f"{name}.tmp").unlink(missing_ok=True)  # of a run that was killed as it wrote
+        if file.exists():
+            old = read(file)
+            if extends:
+                for name in ("report.html", "result.json"):  # of fewer epochs
+                    (workdir / name).unlink(missing_ok=True)
+                source = {"init_from": old["init_from"]} if "init_from" in old else {}
+                return write_json(file, {**description, **source})
+            if not config.overwrite:
+                return _same_run(workdir, old, description)
+            for path in (workdir / name for name in OURS):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        elif any(path.name != LOCK for path in workdir.iterdir()):
+            raise InputError(f"workdir={workdir}: is not empty and holds no run: give another")
+        write_json(file, description)
+    except OSError as error:
+        raise InputError(f"workdir={workdir}: cannot be written ({error.strerror}): give another") from None
+
+
+def read(file: Path) -> dict[str, Any]:
+    """What `describe` gave. InputError if the file says anything else."""
+    if not file.is_file():
+        raise InputError(f"{file.parent}: holds no run: there is no config.json")
+    try:
+        saved = json.loads(file.read_text())
+        name, fields, about, parts = saved["experiment"], saved["config"], saved["data"], ("versions", "device")
+        if not (
+            isinstance(name, str)
+            and isinstance(saved["command"], str)
+            and isinstance(fields, dict)
+            and isinstance(about["fingerprint"], str)
+            and all(isinstance(saved[part], dict) for part in parts)
+        ):
+            raise TypeError("wrong types")
+        if not all(type(size) is int and 0 < size < 2**31 for size in (*about["shape"], about["train"])):
+            raise TypeError("wrong shape")
+    except DAMAGED as error:
+        raise InputError(f"{file}: describes no run ({error!r}): give another directory") from None
+    return saved
+
+
+def difference(old: dict[str, Any], new: dict[str, Any], apart: Sequence[str] = configs.PLACE) -> str:
+    """How two runs, as `describe` gives them, differ but for these fields; empty if they are the same."""
+    if old["experiment"] != new["experiment"]:
+        return f"{old['experiment']} there, {new['experiment']} here"
+    if old.get("program") != new.get("program"):
+        return f"the model, the loss or the optimizer of {old['experiment']} is another"
+    differ = configs.differences(old["config"], new["config"], apart)
+    return differ or (
+        "the data itself is not the same" if old["data"]["fingerprint"] != new["data"]["fingerprint"] else ""
+    )
+
+
+def _same_run(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    if differ := difference(old, new):
+        raise InputError(
+            f"workdir={workdir} holds another run: {differ}; give another workdir, or overwrite=True to start again"
+        )
+
+
+def describe(config: Config, name: str, dataset: Dataset, program: str = "") -> dict[str, Any]:
+    """What `config.json` holds: all that is needed to do the run again. program: a hash of what it computes."""
+    packages = ("jaxae", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    devices = jax.devices()
+    return {
+        "experiment": name,
+        **({"program": program} if program else {}),
+        **_source(config),
+        "config": configs.to_json(config),
+        "command": command_line.command(config, name),
+        "versions": {"python": sys.version.split()[0], **{p: importlib.metadata.version(p) for p in packages}},
+        "device": {
+            "kind": devices[0].device_kind,
+            "platform": devices[0].platform,
+            "count": len(devices),
+            "cores": os.cpu_count(),
+        },
+        "git": _commit(),
+        "data": {
+            "fingerprint": dataset.fingerprint(),
+            "shape": list(dataset.shape),
+            "train": len(dataset.train.x),
+            "test": len(dataset.test.x),
+            "classes": list(dataset.classes),
+        },
+    }
+
+
+def _source(config: Config) -> dict[str, str]:
+    """A hash of the checkpoint that training starts from; nothing where its run is gone, as when a run resumes."""
+    if config.init_from:
+        with suppress(InputError):
+            leaves = recorded(Path(config.init_from) / "checkpoints")
+            return {"init_from": hashlib.sha256(json.dumps(leaves, sort_keys=True).encode()).hexdigest()}
+    return {}
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this file is in, or None where it is in none (or there is no git)."""
+    here = Path(__file__).parent
+    ask = ["git", "rev-parse", "--show-toplevel", "HEAD"]
+    try:
+        found = subprocess.run(ask, cwd=here, capture_output=True, text=True, check=True).stdout.split("\n")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found[1] if Path(found[0]) == here.parent else None

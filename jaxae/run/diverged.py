@@ -1,0 +1,25 @@
+"""What a run keeps of the step at which it diverged: the state before it, its examples and its key."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from jaxae.errors import Diverged
+from jaxae.training.checkpoint import Checkpoints
+
+FOLDER = "diverged"
+ROWS = "batch.npz"
+
+
+def save(workdir: Path, error: Diverged) -> None:
+    """Write `diverged/` into a run directory, in place of what is there. Nothing for an evaluation that diverged."""
+    if error.moment is None:
+        return
+    folder = workdir / FOLDER
+    shutil.rmtree(folder, ignore_errors=True)
+    moment = error.moment
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(int(moment["state"].step), {"state": moment["state"]}, {"seed": moment["seed"]}, wait=True)
+    with (folder / ROWS).open("wb") as file:
+        np.savez(file, key=moment["key"], **moment["batch"])

@@ -1,0 +1,184 @@
+"""The command line's loop around `iterate`: metrics, checkpoints, progress, pictures, signals."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import numpy as np
+
+from jaxae.core.batch import WHOLE, Layout
+from jaxae.core.experiment import Experiment
+from jaxae.core.types import Info, State
+from jaxae.data import Dataset
+from jaxae.devices.plan import Plan
+from jaxae.errors import Diverged, Interrupted
+from jaxae.run import diverged
+from jaxae.run.config import Config
+from jaxae.run.progress import Progress, Silent
+from jaxae.run.tensorboard import TensorBoard
+from jaxae.training import epoch, records
+from jaxae.training.checkpoint import Checkpoints
+from jaxae.training.iterate import Compiler, Initial, Snapshot, iterate, start
+
+# What a checkpoint remembers besides arrays: bytes of metrics.jsonl, seconds in all, seconds and images of training.
+NEW: dict[str, Any] = {"size": 0, "wall": 0.0, "seconds": 0.0, "images": 0}
+
+Stop: TypeAlias = Callable[[Callable[[], None] | None], bool]  # as signals.Stop
+
+
+def never(save: Callable[[], None] | None) -> bool:  # noqa: ARG001
+    """The `stop` of a run that nobody stops."""
+    return False
+
+
+class Outcome(NamedTuple):
+    """What training gives, on the host."""
+
+    state: State
+    wall_seconds: float
+    images_per_second: float  # without compilation
+
+
+def train(
+    experiment: Experiment,
+    config: Config,
+    data: Dataset,
+    plan: Plan,
+    workdir: Path,
+    stop: Stop = never,
+    look: Callable[[State, int, TensorBoard], None] | None = None,
+    compiler: Compiler | None = None,
+    progress: bool = True,
+    initial: Callable[[], Initial | None] = lambda: None,
+) -> Outcome:
+    """Train from the newest checkpoint in `workdir`, or from the start, to the last epoch.
+
+    Adds to metrics.jsonl, tensorboard/ and checkpoints/. Raises Diverged for a non-finite number, Interrupted if `stop`
+    returns True (the same call then resumes bit for bit), and OSError if the disk is full or the directory lost. With
+    several processes, only the main one reads and writes.
+    stop: called after every dispatch with a function that saves a checkpoint, and with None after the last save.
+    look: draws a state, every `config.picture_every` steps, after epochs 1, 2, 5, 10, 20, 50, ..., and the last.
+    compiler: see `iterate`. progress: show a bar, or a line per epoch. initial: parameters to start from; called where
+    there is no checkpoint.
+    """
+    began, processes = time.monotonic(), plan.processes
+    writes, seeds = processes.is_main_process, seeds_of(config)
+    last = epoch.first_step(config.epochs, len(data.train.x), config.batch_size)
+    metrics_file = workdir / "metrics.jsonl"
+    writer: Any = Checkpoints(workdir / "checkpoints") if writes else Silent()
+    with writer as checkpoints:
+        restored = checkpoints.restore(abstract(experiment, config, data.info))
+        if restored:
+            items, meta = restored
+        else:
+            new = start(experiment, data.info, config.batch_size, seeds, initial=initial())
+            items, meta = as_items(new), NEW
+        if writes:
+            records.truncate(metrics_file, meta["size"])
+        meta, lines = processes.broadcast_json([meta, records.read(metrics_file) if writes else []])
+        items = processes.broadcast_tree(items)
+        state, totals = items["state"], items["totals"]
+        step = int(np.ravel(state.step)[0])
+        wall, seconds, images = meta["wall"] - began, meta["seconds"], meta["images"]
+
+        def rate() -> float:
+            return images / seconds if seconds else 0.0
+
+        def pause(due: bool) -> None:
+            """Save a checkpoint if one is due, and stop if requested."""
+            meta = {
+                "size": metrics_file.stat().st_size if writes else 0,
+                "wall": wall + time.monotonic(),
+                "seconds": seconds,
+                "images": images,
+            }
+            save = partial(checkpoints.save, step, {"state": state, "totals": totals}, meta)
+            stopping = processes.maximum(float(stop(partial(save, wait=True)))) > 0
+            if due or stopping:
+                save(wait=stopping or step == last)  # before it is said that all is saved
+            if stopping:
+                processes.shutdown()
+                raise Interrupted
+
+        def write(epoch: int, split: str, metrics: dict[str, Any]) -> None:
+            lines.append(records.record(epoch, step, split, metrics))
+            if writes:
+                records.append(metrics_file, lines[-1])
+            board.scalars(lines[-1])
+
+        def picture_due(now: Snapshot) -> bool:
+            if now.test is not None:
+                return False
+            chosen = now.done and str(now.epoch).rstrip("0") in ("1", "2", "5")
+            return chosen or step == last or (config.picture_every > 0 and step % config.picture_every == 0)
+
+        save_every = config.checkpoint_every if config.checkpoint_unit == "steps" else 0
+        resume, every = (state, totals), (config.picture_every, save_every)
+        snapshots = configured(experiment, data, config, plan, resume=resume, every=every, compiler=compiler)
+        events: Any = TensorBoard(workdir / "tensorboard", step) if writes else Silent()
+        bar: Any = Progress(config.epochs, last, step) if writes and progress else Silent()
+        with events as board, bar as shown, keeping_moment(workdir, writes):
+            for now in snapshots:
+                if now.seconds:
+                    seconds += now.seconds
+                    images += (now.step - step) * config.batch_size * config.seeds
+                step, state, totals = now.step, now.state, now.totals
+                if now.test is None:
+                    shown.update(now.epoch, step, float(np.mean(now.train["loss"])), rate())
+                    if writes and look and picture_due(now):
+                        look(jax.device_get(state), step, board)
+                    if now.done:
+                        write(now.epoch, "train", now.train)
+                    pause(not now.done and save_every > 0 and step % save_every == 0)
+                else:
+                    write(now.epoch, "test", now.test)
+                    shown.epoch(lines[-2], lines[-1], rate())
+                    finished = step if save_every else now.epoch
+                    pause(finished % config.checkpoint_every == 0 or step == last)
+        stop(None)
+        return Outcome(jax.device_get(state), wall + time.monotonic(), rate())
+
+
+def configured(experiment: Experiment, data: Dataset, config: Config, plan: Plan, **options: Any) -> Iterator[Snapshot]:
+    """`iterate` with the fields of a configuration. options: its other arguments."""
+    return iterate(
+        experiment,
+        data,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        seeds=config.seeds,
+        plan=plan,
+        data_limit=config.device_data_limit * 2**30,
+        **options,
+    )
+
+
+@contextmanager
+def keeping_moment(workdir: Path, writes: bool) -> Iterator[None]:
+    """Where training diverges, what the bad step started from is written into `diverged/`."""
+    try:
+        yield
+    except Diverged as error:
+        if writes:
+            diverged.save(workdir, error)
+        raise
+
+
+def seeds_of(config: Config) -> range:
+    """The seeds of a run."""
+    return range(config.seed, config.seed + config.seeds)
+
+
+def as_items(found: tuple[State, Any]) -> dict[str, Any]:
+    """State and totals as a checkpoint names them."""
+    return dict(zip(("state", "totals"), found, strict=True))
+
+
+def abstract(experiment: Experiment, config: Config, info: Info, layout: Layout = WHOLE) -> dict[str, Any]:
+    """Shapes and dtypes of what a checkpoint holds."""
+    return as_items(jax.eval_shape(lambda: start(experiment, info, config.batch_size, seeds_of(config), layout)))

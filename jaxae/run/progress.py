@@ -1,0 +1,69 @@
+"""What a run says while it trains: a progress bar, or a line per epoch."""
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+
+from jaxae.training.records import Record, mean
+
+
+class Silent:
+    """In place of a writer, where another process writes."""
+
+    def __enter__(self) -> "Silent":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def __getattr__(self, _: str) -> Callable[..., None]:
+        return lambda *_, **__: None
+
+
+def say(text: str) -> None:
+    """A line, at once."""
+    with suppress(OSError):  # nobody may be listening any more
+        print(text, flush=True)
+
+
+class Progress:
+    """A bar with epoch, loss, images per second and time left; a line per epoch where there is no terminal."""
+
+    def __init__(self, epochs: int, steps: int, step: int) -> None:
+        from tqdm.auto import tqdm
+
+        self._epochs, self._steps = epochs, steps
+        self._first, self._start = 0, 0.0  # step and time when compilation was done
+        layout = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"
+        hidden = not sys.stderr.isatty() and "ipykernel" not in sys.modules
+        self._bar = tqdm(total=steps, initial=step, bar_format=layout, disable=hidden, dynamic_ncols=True)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._bar.close()
+
+    def update(self, epoch: int, step: int, loss: float, rate: float) -> None:
+        """After some steps. rate: images per second."""
+        if not self._start:
+            self._first, self._start = step, time.monotonic()
+            self._bar.unpause()
+        text = f"epoch {epoch}/{self._epochs}, loss {loss:.4g}, {rate:,.0f} images/s"
+        self._bar.set_description_str(text, refresh=False)
+        self._bar.update(step - self._bar.n)
+
+    def epoch(self, train: Record, test: Record, rate: float) -> None:
+        """After an epoch."""
+        if not self._bar.disable:
+            return
+        step = train["step"]
+        done = step - self._first
+        timed = self._start and done  # not where a run goes on at the end of an epoch, or an epoch is one dispatch
+        left = f"  {(time.monotonic() - self._start) / done * (self._steps - step):.0f} s left" if timed else ""
+        say(
+            f"epoch {train['epoch']}/{self._epochs}  train loss {mean(train['loss']):.4f}  "
+            f"test loss {mean(test['loss']):.4f}  {rate:,.0f} images/s{left}"
+        )

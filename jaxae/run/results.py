@@ -1,0 +1,69 @@
+"""`result.json`: what a run has reached."""
+
+import json
+import math
+import resource
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxae.core.experiment import reached
+from jaxae.errors import DAMAGED, InputError
+from jaxae.run.loop import Outcome
+from jaxae.training import records
+
+
+def collect(
+    test: records.Record, expected: Mapping[str, float | tuple[float, float]], outcome: Outcome
+) -> dict[str, Any]:
+    """What `result.json` holds. expected: the figures of the source, where the run is what the source describes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
+    return {
+        "metrics": {key: value for key, value in test.items() if key != "split"},
+        "expected": dict(expected),
+        "reached": all(reached(records.mean(test[key]), value) for key, value in expected.items())
+        if expected
+        else None,
+        "wall_seconds": round(outcome.wall_seconds, 3),
+        "images_per_second": round(outcome.images_per_second, 1),
+        "peak_memory_bytes": max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, *peaks),
+    }
+
+
+def read(workdir: Path) -> dict[str, Any]:
+    """What `collect` gave. InputError if the file says anything else."""
+    file = workdir / "result.json"
+    try:
+        found: dict[str, Any] = json.loads(file.read_text())
+        line = found["metrics"]
+        records.check(line)
+        for name, value in found["expected"].items():
+            reached(records.mean(line[name]), value)
+        numbers = [found[name] for name in ("wall_seconds", "images_per_second", "peak_memory_bytes")]
+        if found["reached"] not in (True, False, None) or not all(math.isfinite(number) for number in numbers):
+            raise TypeError("wrong types")
+    except DAMAGED as error:
+        raise InputError(
+            f"{file}: is damaged ({error!r}): delete it and report.html, and repeat the command that made the run"
+        ) from None
+    return found
+
+
+def summary(workdir: Path) -> str:
+    """What a finished run says last."""
+    result = read(workdir)
+    line = result["metrics"]
+    spread = {name: f" +- {std:.4f}" for name in records.names(line) if (std := records.std(line[name])) is not None}
+    metrics = ", ".join(f"{name} {records.mean(line[name]):.4f}{spread.get(name, '')}" for name in records.names(line))
+    reached = {True: " (expected figure reached)", False: " (expected figure NOT reached)", None: ""}
+    lines = [
+        f"done: test {metrics}{reached[result['reached']]}",
+        f"{result['wall_seconds']:.1f} s, {result['images_per_second']:,.0f} images/s",
+    ]
+    if (workdir / "report.html").exists():
+        lines += [f"pictures: {workdir / 'figures'}", f"report:   {workdir / 'report.html'}"]
+    return "\n".join(lines)

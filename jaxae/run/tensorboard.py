@@ -1,0 +1,52 @@
+"""TensorBoard event files of a run."""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from jaxae.training.records import Record, mean, names, std
+
+
+class TensorBoard:
+    """Event files: a scalar per metric and split at every epoch, pictures, histograms, and hyper-parameters.
+
+    With several seeds: the mean, and the standard deviation as `NAME/SPLIT/std`.
+    """
+
+    def __init__(self, directory: Path, step: int) -> None:
+        from tensorboardX import SummaryWriter
+
+        self._writer = SummaryWriter(str(directory), purge_step=step + 1 if step else None)
+
+    def __enter__(self) -> "TensorBoard":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._writer.close()
+
+    def scalars(self, line: Record) -> None:
+        """The metrics of a line."""
+        for name in names(line):
+            self._writer.add_scalar(f"{name}/{line['split']}", mean(line[name]), line["step"])
+            if (deviation := std(line[name])) is not None:
+                self._writer.add_scalar(f"{name}/{line['split']}/std", deviation, line["step"])
+        self._writer.flush()
+
+    def picture(self, path: Path, step: int, name: str = "") -> None:
+        """A PNG file as an image of this name, or that of the file."""
+        from PIL import Image
+
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        self._writer.add_image(name or path.stem, pixels, step, dataformats="HWC")
+
+    def histogram(self, name: str, values: np.ndarray, step: int) -> None:
+        """How these values are distributed."""
+        self._writer.add_histogram(name, values.ravel(), step)
+
+    def parameters(self, config: dict[str, Any], test: Record) -> None:
+        """The fields of a run with what it has reached, for the table of hyper-parameters."""
+        fields = {k: v if isinstance(v, int | float | str) else " ".join(map(str, v)) for k, v in config.items()}
+        self._writer.add_hparams(fields, {f"final/{n}": mean(test[n]) for n in names(test)}, "final", test["step"])

@@ -1,0 +1,26 @@
+"""The Wasserstein autoencoder WAE-MMD (Tolstikhin et al. 2018), which matches the aggregate posterior to p(z)."""
+
+import jax
+from jaxtyping import Array, Key
+
+from jaxae.core.batch import Batch, Loss, Terms, Weight
+from jaxae.core.divergences import per_example
+from jaxae.core.mmd import from_prior
+from jaxae.core.types import Extra, Variables
+from jaxae.variants import autoencoder
+
+
+def loss(model: autoencoder.Autoencoder, weight: Weight) -> Loss:
+    """Squared error plus weight * MMD^2 of codes and N(0, I) (Tolstikhin et al. 2018, algorithm 2).
+
+    For a deterministic encoder. Training only, since it needs the whole batch (see `Batch.gather`). Terms: `loss`,
+    `reconstruction`, squared error summed over the pixels of an image, and `mmd`.
+    """
+
+    def objective(variables: Variables, batch: Batch, key: Key[Array, ""]) -> tuple[Terms, Extra]:
+        (z, before), updates = autoencoder.apply(model, variables, batch, batch.x, key)
+        error = per_example((model.output(before) - batch.x) ** 2)
+        mmd = from_prior(batch, z, jax.random.clone(key))
+        return {"loss": error + batch.scheduled(weight) * mmd, "reconstruction": error, "mmd": mmd}, updates
+
+    return objective
