@@ -1,9 +1,9 @@
 """How good the images of finished runs of the same data are: python scripts/quality.py RUN [RUN ...]
 
 Frechet distance, precision and recall (see jaxae/measure/quality.py) against the test images, in the features of a
-classifier of these data, which is trained on first use: of images drawn from the prior, where there is one, of images
-drawn from a mixture of normals that is fitted to the codes of training images, and of what becomes of the test images (of noisy
-ones, where they are to be denoised). Beside them, for comparison, training images and noise.
+classifier of these data, which is trained on first use: of samples from the prior, where there is one, of samples from
+a mixture of normals that is fitted to the codes of training images, and of reconstructions of the test images (of noisy
+ones for a denoising model). Beside them, for comparison, training images and noise.
 With several seeds, of the first. Of runs on binary images the pixels of what is decoded are drawn, too.
 """
 

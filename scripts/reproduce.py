@@ -86,7 +86,8 @@ On the test split: exp of the entropy of the codes' use, and the share of codes 
 ## Factors of variation
 
 How the units of codes follow the known factors of sprites (`jaxae/measure/disentanglement.py`; 1 is best, a code of
-zeros has 0, and for the FactorVAE score about 0.2). Published figures are of dSprites, which differs: see the sources above.
+zeros has 0, and for the FactorVAE score about 0.2). Published figures are of dSprites, which differs: see the sources
+above.
 """,
     ),
 }
