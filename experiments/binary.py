@@ -2,7 +2,7 @@
 
 Source: github.com/google/flax, examples/vae (784-500-20, Adam 1e-3, batches of 128, 10 epochs, static binarization):
 about 104 nats, the bound with one sample; Kingma & Welling 2014.
-Command: python -m experiments.binary --data mnist --seeds 3 --log-likelihood-samples 1000
+Command: jaxae binary --data mnist --seeds 3 --log-likelihood-samples 1000
 Measured: negative evidence lower bound 102.3 +- 0.16 nats, log-likelihood by 1,000 samples -96.85 +- 0.031 over three
 seeds; 263 s for all on two shared CPU cores.
 """
@@ -10,9 +10,9 @@ seeds; 263 s for all on two shared CPU cores.
 from dataclasses import dataclass
 from typing import Literal
 
-from experiments import vae as plain
 from jaxae import run
 from jaxae.core.step import descend
+from jaxae.experiments import vae as plain
 from jaxae.training import optimizers
 from jaxae.variants import vae
 

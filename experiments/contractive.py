@@ -2,7 +2,7 @@
 
 Source: Rifai et al. 2011: of the contractive autoencoders on MNIST the one of a single layer; it is judged by the
 classification error of what is trained on its codes, and no figure is given for the loss.
-Command: python -m experiments.contractive --data mnist --seeds 3
+Command: jaxae contractive --data mnist --seeds 3
 Measured: cross-entropy 56.4 +- 0.014 nats, squared norm of the Jacobian 84.01 +- 0.46 over three seeds; 6 min for all
 on two shared CPU cores.
 """

@@ -1,7 +1,7 @@
 """FactorVAE: a penalty on the total correlation of the code, which a discriminator estimates.
 
 Source: Kim & Mnih 2018, gamma = 35 on dSprites.
-Command: python -m experiments.factor_vae --data sprites --seeds 3
+Command: jaxae factor_vae --data sprites --seeds 3
 Measured: negative bound 42.56 +- 0.57 nats, MIG 0.1674 +- 0.02, SAP 0.2092 +- 0.018, DCI 0.3448 +- 0.05, FactorVAE
 score 0.6429 +- 0.035 over three seeds; 28 min for all on two shared CPU cores.
 """
@@ -12,10 +12,10 @@ from functools import partial
 import flax.linen as nn
 import optax
 
-from experiments import beta_vae
-from experiments import vae as plain
 from jaxae import nets, run
 from jaxae.core.step import alternate, descend
+from jaxae.experiments import beta_vae
+from jaxae.experiments import vae as plain
 from jaxae.variants import factor_vae
 
 

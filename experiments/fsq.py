@@ -1,7 +1,7 @@
 """An autoencoder whose code is rounded: an image becomes 7 x 7 points of a grid, without a codebook to learn.
 
 Source: Mentzer, Minnen, Agustsson & Tschannen 2023, which gives no figure for these data.
-Command: python -m experiments.fsq --data mnist --seeds 3
+Command: jaxae fsq --data mnist --seeds 3
 Measured: reconstruction 54.84 +- 1.2 nats, perplexity 31.05 +- 5 of 1,000 over three seeds, two of which use nearly all
 codes and one 36 % of them; 139 s for all on two shared CPU cores.
 """
@@ -9,9 +9,9 @@ codes and one 36 % of them; 139 s for all on two shared CPU cores.
 from dataclasses import dataclass
 from math import prod
 
-from experiments.vqvae import network
 from jaxae import run
 from jaxae.core.step import descend
+from jaxae.experiments.vqvae import network
 from jaxae.measure.codebook import usage
 from jaxae.variants import autoencoder, fsq
 

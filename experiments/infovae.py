@@ -1,7 +1,7 @@
 """InfoVAE: the aggregate posterior, not the posterior of each image, is matched to the prior.
 
 Source: Zhao, Song & Ermon 2019, which gives no likelihood for this network.
-Command: python -m experiments.infovae --data mnist --seeds 3
+Command: jaxae infovae --data mnist --seeds 3
 Measured: reconstruction 65.44 +- 0.25 nats, KL term 136.3 +- 3.1 nats over three seeds; 178 s for all
 on two shared CPU cores.
 """
@@ -9,10 +9,10 @@ on two shared CPU cores.
 from dataclasses import dataclass
 from typing import Literal
 
-from experiments import vae as plain
 from jaxae import run
 from jaxae.core import kl_term
 from jaxae.core.step import descend
+from jaxae.experiments import vae as plain
 from jaxae.variants import infovae, vae
 
 

@@ -2,7 +2,7 @@
 
 Source: Makhzani & Frey 2013, who judge it by the classification error on its codes (see scripts/probe.py) and give no
 figure for the loss.
-Command: python -m experiments.ksparse --data mnist --seeds 3
+Command: jaxae ksparse --data mnist --seeds 3
 Measured: test MSE 0.008756 +- 6.5e-05 over three seeds; 264 s for all on two shared CPU cores.
 """
 

@@ -2,16 +2,16 @@
 
 Source: document 003 (F. Chollet, "Building autoencoders in Keras", 2016): test loss of 0.11, mean code 3.33.
 Ng 2011.
-Command: python -m experiments.sparse --data mnist --seeds 3
+Command: jaxae sparse --data mnist --seeds 3
 Measured: test loss 0.1111 +- 0.0019, mean code 3.178 +- 0.069, of which penalty 0.01017 +- 0.00022 over three seeds;
 187 s for all on two shared CPU cores.
 """
 
 from dataclasses import dataclass
 
-from experiments import simple
 from jaxae import run
 from jaxae.core.step import descend
+from jaxae.experiments import simple
 from jaxae.variants import autoencoder, sparse
 
 

@@ -1,7 +1,7 @@
 """A vector-quantized autoencoder: an image becomes 7 x 7 vectors out of a codebook of 128.
 
 Source: van den Oord, Vinyals & Kavukcuoglu 2017, which gives no figure for these data.
-Command: python -m experiments.vqvae --data mnist --seeds 3
+Command: jaxae vqvae --data mnist --seeds 3
 Measured: reconstruction 57.1 +- 0.45 nats, perplexity 37.34 +- 3.6 of 128, all codes used over three seeds; 276 s for
 all on two shared CPU cores.
 """
@@ -13,9 +13,9 @@ from typing import Any, Literal
 import flax.linen as nn
 from scipy.special import logit
 
-from experiments import vae as plain
 from jaxae import nets, run
 from jaxae.core.step import descend
+from jaxae.experiments import vae as plain
 from jaxae.measure.codebook import usage
 from jaxae.variants import codebook, vqvae
 

@@ -8,7 +8,7 @@ first step, and the share of the machine's limit: the time that the operations o
 matrix product, or its bytes at that of a long array, whichever is more, both measured in the same turns. Operations
 are counted as the network is defined.
 
-With --whole, instead: `python -m experiments.vae --epochs 10` from the start of its process to its end, pictures and
+With --whole, instead: `jaxae vae --epochs 10` from the start of its process to its end, pictures and
 all, against the training alone of the same network in PyTorch; and from the start of the process to the first step,
 with nothing compiled before and with all.
 
@@ -261,7 +261,7 @@ def whole(options: argparse.Namespace) -> str:
         ours, theirs = [], []
         for turn in range(options.turns):
             workdir = str(folder / f"run{turn}")
-            ours.append(seconds("-m", "experiments.vae", "--epochs", "10", *where, "--workdir", workdir))
+            ours.append(seconds("-m", "jaxae", "vae", "--epochs", "10", *where, "--workdir", workdir))
             if torch:
                 contender = Contender("pytorch", told | {"images": str(folder / "images.npy")})
                 theirs.append(contender.turn(10 * len(images) // 100)["seconds"])

@@ -40,11 +40,11 @@ from PIL import Image
 from sklearn.decomposition import PCA
 
 import jaxae
-from experiments import dense
-from experiments.dense import Config
 from jaxae import data, nets, run
 from jaxae.core.step import descend
 from jaxae.errors import InputError, input_errors
+from jaxae.experiments import dense
+from jaxae.experiments.dense import Config
 from jaxae.report import figures
 from jaxae.run import command_line, loop
 from jaxae.training.trained import Trained
@@ -188,7 +188,7 @@ def trained(options: argparse.Namespace, info: run.Info, size: int, stop: loop.S
     fields = {"data": options.data, "data_dir": options.data_dir, "manual_dir": options.manual_dir}
     fields |= {"epochs": options.epochs, "batch_size": min(Config.batch_size, info.train), "latent": size}
     fields |= {"overwrite": options.overwrite, "figures": options.figures}
-    kinds = {"experiments.dense": (dense, Config.hidden), "compress.linear": (sys.modules[__name__], ())}
+    kinds = {"dense": (dense, Config.hidden), "compress.linear": (sys.modules[__name__], ())}
     models = {}
     for name, (module, hidden) in kinds.items():
         kind = name.split(".")[1]

@@ -7,7 +7,6 @@ the turns, with the smallest and the largest. Flags other than these are the exp
 
 import argparse
 import dataclasses
-import importlib
 import statistics
 import sys
 from types import ModuleType
@@ -20,6 +19,7 @@ from jaxae.devices import plan as plans
 from jaxae.errors import InputError, input_errors
 from jaxae.run import command_line, loop
 from jaxae.run.config import Config
+from jaxae.run.find import find
 
 
 def main() -> None:
@@ -29,13 +29,13 @@ def main() -> None:
 def costs(_: loop.Stop) -> str:
     """A row for each comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiment", help="its module: vae or experiments.vae")
+    parser.add_argument("experiment", help="its name: vae")
     parser.add_argument("--turns", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--together", type=int, default=8, help="seeds at once (default: %(default)s)")
     options, flags = parser.parse_known_args()
     jax.config.update("jax_num_cpu_devices", 8)
-    name = options.experiment if "." in options.experiment else f"experiments.{options.experiment}"
-    module = importlib.import_module(name)
+    name = options.experiment
+    module = find(name)
     config = command_line.parse(module.Config, module.__doc__ or "", flags)
     several = dataclasses.replace(config, seeds=options.together)
     ordered = dataclasses.replace(config, reduction="reproducible")

@@ -12,7 +12,6 @@ before that it is README.md in the workdir.
 import argparse
 import importlib
 import json
-import pkgutil
 import re
 import shlex
 import signal
@@ -24,13 +23,13 @@ from typing import Any
 
 from PIL import Image
 
-import experiments
+from jaxae import experiments
 from jaxae.report import html
 from jaxae.training import records
 
 ROOT = Path(__file__).parents[1]
 
-NAMES = [module.name for module in pkgutil.iter_modules(experiments.__path__)]
+NAMES = experiments.names()
 WIDTH = 640  # pixels
 HEAD = """# What the experiments reach
 
@@ -104,19 +103,17 @@ The same network ({widths}), test loss, nats per pixel; the first two are `stack
 
 def command(name: str) -> list[str]:
     """The arguments in an experiment's docstring."""
-    text = importlib.import_module(f"experiments.{name}").__doc__ or ""
-    found = re.search(rf"^Command: python -m experiments\.{name} (.*)$", text, re.MULTILINE)
+    text = importlib.import_module(f"jaxae.experiments.{name}").__doc__ or ""
+    found = re.search(rf"^Command: jaxae {name} (.*)$", text, re.MULTILINE)
     if found is None:
-        raise ValueError(
-            f"experiments/{name}.py: its docstring has no line 'Command: python -m experiments.{name} ...'"
-        )
+        raise ValueError(f"experiments/{name}.py: its docstring has no line 'Command: jaxae {name} ...'")
     return shlex.split(found[1])
 
 
 def row(name: str, run: Path, pictures: Path) -> str:
     """The line of the table for a finished run; its pictures are written too."""
     result, config = read(run, "result.json"), read(run, "config.json")["config"]
-    text = importlib.import_module(f"experiments.{name}").__doc__ or ""
+    text = importlib.import_module(f"jaxae.experiments.{name}").__doc__ or ""
     title = " ".join(text.split("\n\n")[0].split()).rstrip(".")
     source = " ".join(text.split("Source: ")[1].split("\nCommand:")[0].split())
     metrics = [key for key in ("loss", "code") if key in result["expected"] or key == "loss"]
@@ -224,7 +221,7 @@ def main(call: Callable[[list[str]], int] = call) -> None:
     where = [f"{flag}={folder.absolute()}" for flag, folder in folders.items() if folder]
     failed = 0
     for name in options.names or NAMES:
-        arguments = ["-m", f"experiments.{name}", *command(name), f"--workdir={workdir / name}", *where]
+        arguments = ["-m", "jaxae", name, *command(name), f"--workdir={workdir / name}", *where]
         print(*arguments, flush=True)
         code = call(arguments)
         if code > 128 or code < 0:

@@ -16,10 +16,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from experiments import vae
 from jaxae import run
 from jaxae.data import Dataset, Split
 from jaxae.devices import plan as plans
+from jaxae.experiments import vae
 from jaxae.run import loop
 from jaxae.training.iterate import Snapshot, iterate
 

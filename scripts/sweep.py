@@ -11,7 +11,6 @@ a point that diverges is noted, and the others go on.
 import argparse
 import dataclasses
 import fcntl
-import importlib
 import itertools
 import os
 import re
@@ -35,6 +34,7 @@ from jaxae.report.figures.metrics import order
 from jaxae.run import command_line, directory, loop, results
 from jaxae.run import config as configs
 from jaxae.run.config import Config
+from jaxae.run.find import find
 from jaxae.training import epoch, records
 from jaxae.training.iterate import Compiler, Programs, seeded, start
 
@@ -53,18 +53,15 @@ def main() -> None:
 def sweep(stop: loop.Stop, argv: Sequence[str] | None = None) -> str:
     """The table of all points that there are."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("experiment", help="its module: vae or experiments.vae")
+    parser.add_argument("experiment", help="its name: vae")
     parser.add_argument("--grid", nargs="+", required=True, metavar="FIELD=A,B", help="values of a field")
     parser.add_argument("--workdir", type=Path, help="default: runs/sweep-EXPERIMENT")
     parser.add_argument("--shard", metavar="I/N", help="default: that of SLURM, or 1/1")
     options, flags = parser.parse_known_args(argv)
-    name = options.experiment if "." in options.experiment else f"experiments.{options.experiment}"
-    try:
-        module = importlib.import_module(name)
-    except ModuleNotFoundError:
-        raise InputError(f"{name}: there is no such experiment") from None
+    name = options.experiment
+    module = find(name)
     points = grid(options.grid)
-    workdir = options.workdir or Path(f"runs/sweep-{name.split('.')[-1]}")
+    workdir = options.workdir or Path(f"runs/sweep-{name}")
     chosen = [configure(module, flags, point, workdir) for point in points]
     with command_line.flags_of(module.Config):
         check(chosen)

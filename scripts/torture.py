@@ -23,7 +23,7 @@ from typing import Any
 from jaxae.training import records
 from jaxae.training.checkpoint import recorded
 
-EXPERIMENT = ["experiments.vae", "--epochs", "60", "--batch-size", "128", "--hidden", "16"]
+EXPERIMENT = ["jaxae", "vae", "--epochs", "60", "--batch-size", "128", "--hidden", "16"]
 
 
 def main() -> None:

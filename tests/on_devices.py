@@ -57,12 +57,12 @@ MICROBATCHES = [
     *(Way(mode, n, "fast", 4) for mode, n in (("auto", 1), ("pmap", 4), ("jit", 2))),
 ]
 CHOSEN = {"all": SPLIT + MICROBATCHES, "some": SOME, "split": SPLIT, "fast": FAST, "one": FAST[:1], "bits": BITS}
-RATES = {"experiments.sigmoid": 10.0}  # elsewhere parameters move enough at 1e-3
+RATES = {"sigmoid": 10.0}  # elsewhere parameters move enough at 1e-3
 
 
 def fit(name, way, seeds, fields):
     """State and metrics after epochs of 5 steps, each with an evaluation."""
-    module = importlib.import_module(name)
+    module = importlib.import_module(name if name == "toy" else f"jaxae.experiments.{name}")
     config = module.Config(**{"epochs": 1, "batch_size": 32, "seeds": seeds, **fields})
     dataset = data.load(config.data)
     cut = [jax.tree.map(lambda a, n=n: a[:n], split) for split, n in zip(dataset[:2], (160, 75), strict=True)]

@@ -7,7 +7,6 @@ follow are those of the experiments that are trained.
 import hashlib
 import importlib
 import json
-import pkgutil
 import sys
 import tempfile
 from pathlib import Path
@@ -15,16 +14,15 @@ from pathlib import Path
 import jax
 import numpy as np
 
-import experiments
 import jaxae
-from jaxae import data, run
+from jaxae import data, experiments, run
 from jaxae.training import records
 from jaxae.training.checkpoint import recorded
 
-NAMES = [f"experiments.{module.name}" for module in pkgutil.iter_modules(experiments.__path__)]
-FIELDS = {"experiments.stacked": {"epochs": 4, "greedy": 1}}  # every one of its phases
+NAMES = experiments.names()
+FIELDS = {"stacked": {"epochs": 4, "greedy": 1}}  # every one of its phases
 # Their losses or codebooks need the whole batch, not microbatches.
-WHOLE = {f"experiments.{name}" for name in ("factor_vae", "infovae", "tcvae", "vqvae", "wae")}
+WHOLE = {"factor_vae", "infovae", "tcvae", "vqvae", "wae"}
 
 
 def few(folder):
@@ -49,7 +47,7 @@ def reached(workdir):
 
 def short_run(name, file):
     """Train on these digits, say the digest, and give the figures."""
-    module, workdir = importlib.import_module(name), file.with_name(name)
+    module, workdir = importlib.import_module(f"jaxae.experiments.{name}"), file.with_name(name)
     config = module.Config(**fields(name), data=str(file), workdir=str(workdir))
     run.train(config, module.build, name)
     digests = json.dumps(recorded(workdir / "checkpoints"), sort_keys=True)

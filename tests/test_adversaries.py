@@ -12,13 +12,13 @@ from jax.test_util import check_grads
 from scipy import special, stats
 
 from conftest import batch, equal, new_key
-from experiments import aae as aae_experiment
 from jaxae import data, nets
 from jaxae.core import divergences, mmd, reduction
 from jaxae.core.batch import AXIS, Layout
 from jaxae.core.divergences import DiagonalNormal
 from jaxae.core.step import alternate, descend
 from jaxae.core.types import Info, State
+from jaxae.experiments import aae as aae_experiment
 from jaxae.variants import aae, autoencoder, factor_vae, infovae, tcvae, vae, vampprior, wae
 from test_vae import means
 

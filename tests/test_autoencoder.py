@@ -7,15 +7,15 @@ import pytest
 from scipy.special import expit
 
 from conftest import batch, equal, new_key
-from experiments import denoising as denoising_experiment
-from experiments import simple
-from experiments import sparse as sparse_experiment
-from experiments import tied as tied_experiment
 from jaxae import data, nets
 from jaxae.core.batch import AXIS, Batch, Layout
 from jaxae.core.reduction import gradient
 from jaxae.core.step import descend
 from jaxae.core.types import State
+from jaxae.experiments import denoising as denoising_experiment
+from jaxae.experiments import simple
+from jaxae.experiments import sparse as sparse_experiment
+from jaxae.experiments import tied as tied_experiment
 from jaxae.variants import autoencoder, denoising, sparse, tied
 
 X = np.random.default_rng(0).uniform(size=(5, 2, 3)).astype(np.float32)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from conftest import script
-from experiments import vae
 from jaxae import data
 from jaxae.devices import plan as plans
+from jaxae.experiments import vae
 from jaxae.run import command_line, loop
 from jaxae.training import records
 from jaxae.training.iterate import iterate
@@ -35,7 +35,7 @@ def test_operations_are_those_of_the_networks():
     """Every kernel is counted; and the formula, against one counted by hand."""
     workloads = importlib.import_module("contenders.workloads")
     for name, work in (workloads.WORKLOADS | workloads.SMALL).items():
-        module = importlib.import_module(f"experiments.{work.experiment}")
+        module = importlib.import_module(f"jaxae.experiments.{work.experiment}")
         config = command_line.parse(module.Config, "", work.flags)
         info = data.Info((28, 28, 1), 1000)
         state = loop.abstract(module.build(config, info), config, info)["state"]

@@ -8,13 +8,13 @@ import pytest
 
 import jaxae
 from conftest import batch, equal, new_key, script
-from experiments import iwae as experiment
-from experiments import vae
 from jaxae import data, run
 from jaxae.core.step import Transition, binarized
 from jaxae.core.types import Info, State
 from jaxae.data import binary
 from jaxae.errors import Interrupted
+from jaxae.experiments import iwae as experiment
+from jaxae.experiments import vae
 
 
 def grey(count=3000):
@@ -76,7 +76,7 @@ def train(workdir, how, stop=lambda _: False, **fields):
     config = vae.Config(
         binarize=how, epochs=2, batch_size=50, hidden=(8,), figures="none", workdir=str(workdir), **fields
     )
-    return run.train(config, vae.build, "experiments.vae", stop)
+    return run.train(config, vae.build, "vae", stop)
 
 
 def lines(workdir):

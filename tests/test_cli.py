@@ -12,8 +12,8 @@ import time
 import pytest
 
 from conftest import equal
-from experiments import vae
 from jaxae import run
+from jaxae.experiments import vae
 from jaxae.run.progress import Progress
 from test_data import bad_inputs
 from test_run import final
@@ -22,7 +22,7 @@ ARGS = ["--epochs", "6", "--batch-size", "128", "--hidden", "16"]
 
 
 def command(*args):
-    return [sys.executable, "-m", "experiments.vae", *map(str, args)]
+    return [sys.executable, "-m", "jaxae", "vae", *map(str, args)]
 
 
 def call(*args, cwd, **options):

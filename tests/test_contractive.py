@@ -6,9 +6,9 @@ import pytest
 from jax.test_util import check_grads
 
 from conftest import batch, equal, new_key
-from experiments import contractive as experiment
 from jaxae import data, nets
 from jaxae.core.reduction import gradient
+from jaxae.experiments import contractive as experiment
 from jaxae.variants import autoencoder, contractive, tied
 
 

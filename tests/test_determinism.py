@@ -11,7 +11,7 @@ from short_runs import NAMES
 
 SCRIPT = Path(__file__).with_name("short_runs.py")
 # One of each kind: nets, optimizers, phases, state that is not a parameter, adversaries, draws.
-KINDS = [f"experiments.{name}" for name in ("convolutional", "factor_vae", "iwae", "sequence", "stacked", "vqvae")]
+KINDS = ["convolutional", "factor_vae", "iwae", "sequence", "stacked", "vqvae"]
 
 
 def short_runs(cache, file, names):

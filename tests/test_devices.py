@@ -14,7 +14,7 @@ from jaxae.training.checkpoint import recorded
 from short_runs import FIELDS, NAMES, WHOLE
 
 ROOT = Path(__file__).parents[1]
-FAMILIES = [pytest.param("experiments.factor_vae", marks=pytest.mark.slow), "experiments.vae"]
+FAMILIES = [pytest.param("factor_vae", marks=pytest.mark.slow), "vae"]
 
 
 def on_devices(*arguments):
@@ -31,7 +31,7 @@ def agree(name, modes, rows, **fields):
 
 # These hold biases that start from 0 and whose gradients nearly cancel over a batch, as of what is drawn and what is
 # encoded, so that rounding is much of what they become; the kernels beside them agree within 1e-6.
-CANCELLING = {"experiments.aae": 2e-4, "experiments.factor_vae": 2e-3, "experiments.vampprior": 1e-4}
+CANCELLING = {"aae": 2e-4, "factor_vae": 2e-3, "vampprior": 1e-4}
 
 
 def within(name, table, rows, limit=1e-5):
@@ -43,7 +43,7 @@ def within(name, table, rows, limit=1e-5):
     assert len(table) == rows
     for way, (parameters, metrics) in table.items():
         split = "accumulate" in way or "reproducible" in way
-        cancelling = CANCELLING.get(name, 1e-4 if split and name == "experiments.denoising" else limit)
+        cancelling = CANCELLING.get(name, 1e-4 if split and name == "denoising" else limit)
         assert parameters <= (cancelling if limit else 0), way
         assert metrics <= limit, way
 
@@ -79,11 +79,11 @@ def test_experiments_agree_on_several_devices(name):
 def test_sequences_of_many_lengths_agree_on_several_devices(tmp_path):
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "s.npz", *(rng.random((rng.integers(1, 9), 3), np.float32) for _ in range(240)))
-    agree("experiments.sequence", "fast", 3, data=str(tmp_path / "s.npz"), latent=5, hidden=6)
+    agree("sequence", "fast", 3, data=str(tmp_path / "s.npz"), latent=5, hidden=6)
 
 
 def test_dropout_agrees_on_several_devices():
-    agree("experiments.mirrored", "one", 1, dropout=0.25)  # batch norm: in the toy
+    agree("mirrored", "one", 1, dropout=0.25)  # batch norm: in the toy
 
 
 @pytest.mark.slow
@@ -93,7 +93,7 @@ def test_the_toy_agrees_in_every_mode():
 
 @pytest.mark.slow
 def test_a_convolution_is_reproducible_on_any_number_of_devices():
-    agree("experiments.strided", "bits", 8, filters=[4, 4])
+    agree("strided", "bits", 8, filters=[4, 4])
 
 
 @pytest.mark.slow
@@ -111,7 +111,7 @@ UPDATES = [
 @pytest.mark.slow
 @pytest.mark.parametrize("fields", UPDATES, ids=str)
 def test_every_optimizer_is_reproducible_on_any_number_of_devices(fields):
-    agree("experiments.dense", "bits", 8, hidden=[8], latent=2, **fields)
+    agree("dense", "bits", 8, hidden=[8], latent=2, **fields)
 
 
 @pytest.mark.slow
@@ -142,8 +142,8 @@ def moved(folder, devices, *more):
     return folder / "moved", folder / "stays"
 
 
-DENSE = ("experiments.dense", "--hidden", "20", "--latent", "3", "--batch-size", "64", "--checkpoint-unit", "steps")
-VAE = ("experiments.vae", "--hidden", "20", "--batch-size", "64", "--seeds", "2")
+DENSE = ("jaxae", "dense", "--hidden", "20", "--latent", "3", "--batch-size", "64", "--checkpoint-unit", "steps")
+VAE = ("jaxae", "vae", "--hidden", "20", "--batch-size", "64", "--seeds", "2")
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from scipy import integrate, optimize, stats
 from skimage.metrics import structural_similarity
 
 from conftest import trained
-from experiments import vae
 from jaxae import data
 from jaxae.data import idx
+from jaxae.experiments import vae
 from jaxae.measure import images, plane
 
 rng = np.random.default_rng(0)

@@ -3,7 +3,6 @@
 import dataclasses
 import importlib
 import json
-import pkgutil
 import shlex
 from pathlib import Path
 
@@ -11,18 +10,17 @@ import jax
 import numpy as np
 import pytest
 
-import experiments
 import jaxae
 import short_runs
 from conftest import equal
-from jaxae import data, run
+from jaxae import data, experiments, run
 from jaxae.core.types import Info
 from jaxae.errors import InputError, Interrupted
 from jaxae.run import command_line
 from jaxae.training import records
 
-NAMES = [module.name for module in pkgutil.iter_modules(experiments.__path__)]
-SMALL = short_runs.fields("experiments.dense")
+NAMES = experiments.names()
+SMALL = short_runs.fields("dense")
 GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text())
 # Of each kind of figures one: a prior, noise, sequences, a code with places, a plane.
 DRAWN = {"aae", "denoising", "sequence", "strided", "vae"}
@@ -35,16 +33,16 @@ def few(tmp_path_factory):
 
 
 def module(name):
-    return importlib.import_module(f"experiments.{name}")
+    return importlib.import_module(f"jaxae.experiments.{name}")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_experiment_trains_loads_and_reaches_its_golden_figures(name, few, tmp_path):
     """Encoder, decoder and the whole are one model; every term of the loss is finite; the figures are painted."""
     experiment = module(name)
-    fields = short_runs.fields(f"experiments.{name}") | {"figures": "all" if name in DRAWN else "none"}
+    fields = short_runs.fields(name) | {"figures": "all" if name in DRAWN else "none"}
     settings = experiment.Config(**fields, data=str(few), workdir=str(tmp_path / "run"))
-    workdir = run.train(settings, experiment.build, f"experiments.{name}")
+    workdir = run.train(settings, experiment.build, name)
     result = json.loads((workdir / "result.json").read_text())
     assert all(np.isfinite(value) for value in result["metrics"].values() if isinstance(value, float))
     model = jaxae.load(workdir)
@@ -63,7 +61,7 @@ def test_experiment_trains_loads_and_reaches_its_golden_figures(name, few, tmp_p
     if name in DRAWN:
         assert {"loss", "reconstructions", "latent"} <= {path.stem for path in (workdir / "figures").iterdir()}
     # What was right yesterday, to rounding, since processors differ.
-    assert short_runs.reached(workdir) == pytest.approx(GOLDEN[f"experiments.{name}"], rel=1e-4), (
+    assert short_runs.reached(workdir) == pytest.approx(GOLDEN[name], rel=1e-4), (
         f"{name} has moved. If that was meant, say why in the commit, and write down what is right from now on: "
         f"python tests/short_runs.py tests/golden.json"
     )
@@ -81,7 +79,7 @@ def test_docstring_has_source_command_and_measured_figure(name):
         assert word in text
     line = next(line for line in text.splitlines() if line.startswith("Command: python -m "))
     program, *arguments = shlex.split(line.removeprefix("Command: python -m "))
-    assert program == f"experiments.{name}"
+    assert program == name
     assert command_line.parse(module(name).Config, text, arguments).data in ("mnist", "sprites")
 
 
@@ -101,7 +99,7 @@ def test_picture_every_draws_while_training(few, tmp_path):
     settings = experiment.Config(
         **{**SMALL, "picture_every": 2, "figures": "all"}, data=str(few), workdir=str(tmp_path / "run")
     )
-    workdir = run.train(settings, experiment.build, "experiments.strided")
+    workdir = run.train(settings, experiment.build, "strided")
     assert [path.name for path in sorted((workdir / "figures" / "training").iterdir())] == [
         "0000002.png",
         "0000004.png",
@@ -126,12 +124,12 @@ def test_resume_over_phases_with_batch_norm_and_pictures_is_bit_exact(name, fiel
     experiment = module(name)
     settings = experiment.Config(**{**SMALL, **fields}, data=str(few))
     whole, parts = (dataclasses.replace(settings, workdir=str(tmp_path / kind)) for kind in ("whole", "parts"))
-    run.train(whole, experiment.build, f"experiments.{name}")
+    run.train(whole, experiment.build, name)
     stops = 0
     while not (tmp_path / "parts" / "result.json").exists():
         count = iter(range(1000))
         try:
-            run.train(parts, experiment.build, f"experiments.{name}", lambda _: next(count) >= 4)  # noqa: B023
+            run.train(parts, experiment.build, name, lambda _: next(count) >= 4)  # noqa: B023
         except Interrupted:
             stops += 1
     assert stops
@@ -195,7 +193,7 @@ def test_every_likelihood_trains_from_the_command_line(name, kind, few, tmp_path
 
 def train(name, workdir, **fields):
     experiment = module(name)
-    return run.train(experiment.Config(**{**SMALL, **fields}, workdir=str(workdir)), experiment.build, "experiments.x")
+    return run.train(experiment.Config(**{**SMALL, **fields}, workdir=str(workdir)), experiment.build, "x")
 
 
 def test_bad_configurations_are_refused_before_anything_is_written(few, tmp_path):

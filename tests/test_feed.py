@@ -14,11 +14,11 @@ import optax
 import pytest
 
 from conftest import equal
-from experiments import sequence, vae
 from jaxae import data, run
 from jaxae.core.step import descend
 from jaxae.devices.plan import plan
 from jaxae.errors import Interrupted
+from jaxae.experiments import sequence, vae
 from jaxae.run import loop
 from jaxae.training import epoch, feed
 from jaxae.training.iterate import iterate

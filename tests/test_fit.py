@@ -17,9 +17,9 @@ import pytest
 
 import jaxae
 from conftest import equal, new_key
-from experiments import denoising, dense, sequence, vae
 from jaxae.core.divergences import per_example
 from jaxae.errors import InputError
+from jaxae.experiments import denoising, dense, sequence, vae
 from jaxae.training import records
 from jaxae.training.checkpoint import recorded
 
@@ -83,7 +83,7 @@ def test_evaluate_repeats_the_metrics_of_training(x):
 def test_with_a_workdir_fit_is_the_command(x, tmp_path):
     np.save(tmp_path / "x.npy", x)
     flags = ["--data", str(tmp_path / "x.npy"), "--epochs", "2", "--hidden", "16", "--batch-size", "32"]
-    command = [sys.executable, "-m", "experiments.vae", *flags, "--figures", "none", "--workdir", str(tmp_path / "a")]
+    command = [sys.executable, "-m", "jaxae", "vae", *flags, "--figures", "none", "--workdir", str(tmp_path / "a")]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     fields = {"epochs": 2, "hidden": [16], "batch_size": 32, "progress": False, "figures": False}
     model = jaxae.fit("vae", tmp_path / "x.npy", workdir=tmp_path / "b", **fields)

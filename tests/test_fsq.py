@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from conftest import batch, equal, new_key, trained
-from experiments import fsq as experiment
 from jaxae import data, nets
 from jaxae.core.types import State
+from jaxae.experiments import fsq as experiment
 from jaxae.measure import codebook
 from jaxae.variants import autoencoder, fsq
 

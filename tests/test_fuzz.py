@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import jaxae
-from experiments import stacked, vae
 from jaxae import data, run
 from jaxae.errors import InputError
+from jaxae.experiments import stacked, vae
 from jaxae.run import command_line, config, directory
 from jaxae.training import records
 
@@ -232,7 +232,7 @@ def test_random_command_lines_raise_only_input_errors(folder):
 @pytest.fixture(scope="module")
 def finished(folder):
     fields = {"epochs": 1, "batch_size": 128, "hidden": (4,), "workdir": str(folder / "run")}
-    return run.train(vae.Config(**fields), vae.build, "experiments.vae")
+    return run.train(vae.Config(**fields), vae.build, "vae")
 
 
 def copied(finished, copy):
@@ -271,9 +271,9 @@ def test_changed_config_json_raises_only_input_errors(finished, folder):
 HOSTILE = {
     "config.json": [
         "[" * 200_000,
-        {"experiment": "experiments.nope.deep"},
-        {"experiment": "experiments.vae.x"},
-        {"experiment": "experiments.__init__"},
+        {"experiment": "nope.deep"},
+        {"experiment": "vae.x"},
+        {"experiment": "__init__"},
         {"versions": []},
         *(
             {"config": {name: value}}
@@ -366,7 +366,7 @@ def test_resuming_a_damaged_run_ends_well_or_raises_an_input_error(finished, fol
         (copy / name).write_bytes(spoil((copy / name).read_bytes(), edits))
         fields = {"epochs": 1, "batch_size": 128, "hidden": (4,), "workdir": str(copy), "figures": "none"}
         with watched(folder):
-            only_ours(run.train, vae.Config(**fields), vae.build, "experiments.vae")
+            only_ours(run.train, vae.Config(**fields), vae.build, "vae")
 
     fuzz()
 

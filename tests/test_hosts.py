@@ -27,7 +27,7 @@ ENDLESS = ("--epochs", "100000")
 
 
 def command(workdir, *more):
-    return [sys.executable, "-m", "experiments.vae", f"--workdir={workdir}", "--figures", "none", *SHORT, *more]
+    return [sys.executable, "-m", "jaxae", "vae", f"--workdir={workdir}", "--figures", "none", *SHORT, *more]
 
 
 @contextmanager

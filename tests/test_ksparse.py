@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from conftest import batch, equal, new_key
-from experiments import ksparse as experiment
 from jaxae import data, nets
 from jaxae.core.reduction import gradient
+from jaxae.experiments import ksparse as experiment
 from jaxae.variants import autoencoder, ksparse, tied
 
 X = jnp.asarray(np.random.default_rng(0).uniform(size=(5, 2, 3)), jnp.float32)

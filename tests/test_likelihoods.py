@@ -9,11 +9,11 @@ from jax.test_util import check_grads
 from scipy import special, stats
 
 from conftest import new_key
-from experiments import iwae as iwae_experiment
-from experiments import vae as experiment
 from jaxae import likelihoods, nets
 from jaxae.core.step import descend
 from jaxae.core.types import Info, State
+from jaxae.experiments import iwae as iwae_experiment
+from jaxae.experiments import vae as experiment
 from jaxae.likelihoods import Bernoulli, Normal, log_likelihood
 from jaxae.likelihoods.bernoulli import cross_entropy
 from jaxae.variants import vae

@@ -13,9 +13,9 @@ import pytest
 
 import jaxae
 from conftest import equal
-from experiments import dense, iwae, stacked, vae, vqvae
 from jaxae import run
 from jaxae.errors import Diverged, InputError
+from jaxae.experiments import dense, iwae, stacked, vae, vqvae
 from jaxae.training.checkpoint import recorded
 
 FIELDS = {"batch_size": 32, "figures": False, "progress": False}
@@ -64,9 +64,9 @@ def test_a_schedule_to_the_last_step_cannot_be_extended(x, tmp_path, schedule):
 @pytest.mark.slow
 def test_the_report_of_fewer_epochs_is_made_again(x, tmp_path):
     config = dense.Config(data="digits", epochs=1, hidden=(8,), batch_size=1000, workdir=str(tmp_path / "run"))
-    run.train(config, dense.build, "experiments.dense")
+    run.train(config, dense.build, "dense")
     before = (tmp_path / "run/report.html").read_text()
-    run.train(dataclasses.replace(config, epochs=2), dense.build, "experiments.dense")
+    run.train(dataclasses.replace(config, epochs=2), dense.build, "dense")
     after = (tmp_path / "run/report.html").read_text()
     assert ", 1 epochs," in before
     assert ", 2 epochs," in after

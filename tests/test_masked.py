@@ -6,8 +6,8 @@ from scipy.special import expit
 from scipy.stats import chi2
 
 from conftest import batch, equal, new_key
-from experiments import masked as experiment
 from jaxae import data, nets
+from jaxae.experiments import masked as experiment
 from jaxae.variants import autoencoder, masked
 
 SHAPE = (6, 8, 2)

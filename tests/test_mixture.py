@@ -5,9 +5,9 @@ import pytest
 
 import jaxae
 from conftest import equal, new_key
-from experiments import dense
 from jaxae import data, run
 from jaxae.errors import InputError
+from jaxae.experiments import dense
 from jaxae.measure import mixture
 
 MEANS = np.array([[4.0, 0.0, 1.0], [-4.0, 2.0, 1.0]])
@@ -55,7 +55,7 @@ def test_too_few_codes():
 def plain(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "run"
     config = dense.Config(epochs=30, batch_size=128, hidden=(64,), latent=8, workdir=str(workdir))
-    run.train(config, dense.build, "experiments.dense")
+    run.train(config, dense.build, "dense")
     return workdir
 
 

@@ -259,7 +259,7 @@ COUNTS = {
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_number_of_parameters(name):
-    experiment = import_module(f"experiments.{name}")
+    experiment = import_module(f"jaxae.experiments.{name}")
     model = experiment.build(experiment.Config(), INFO).model
     params = jax.eval_shape(model.init, new_key(), jnp.zeros((1, *INFO.shape)))["params"]
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == COUNTS[name]
@@ -394,7 +394,7 @@ def test_lists_and_shapes_that_do_not_fit_raise_in_one_line():
 
 @pytest.mark.parametrize("name", ["convolutional", "denoising", "denoising_conv32", "mirrored", "strided"])
 def test_image_experiments_refuse_sequences(name):
-    experiment = import_module(f"experiments.{name}")
+    experiment = import_module(f"jaxae.experiments.{name}")
     model = experiment.build(experiment.Config(), data.Info((7, 3), 100)).model
     with pytest.raises(ValueError, match=r"examples of shape \(7, 3\) are not images: this net needs \[H, W, C\]"):
         jax.eval_shape(model.init, new_key(), jnp.zeros((2, 7, 3)))

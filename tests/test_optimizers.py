@@ -8,10 +8,10 @@ import pytest
 
 import jaxae
 from conftest import batch, equal, new_key
-from experiments import convolutional, dense, iwae, simple, vae
 from jaxae import run
 from jaxae.core.step import averaged, descend
 from jaxae.core.types import Averaged, State
+from jaxae.experiments import convolutional, dense, iwae, simple, vae
 from jaxae.training import optimizers
 
 NAMES = optimizers.get_args(optimizers.Name)

@@ -9,8 +9,8 @@ import pytest
 
 import jaxae
 from conftest import script
-from experiments import ksparse
 from jaxae import data, run
+from jaxae.experiments import ksparse
 from jaxae.run import directory
 
 probe = script("probe")
@@ -40,7 +40,7 @@ def two(tmp_path_factory):
     """A run of two seeds on the embedded digits."""
     path = tmp_path_factory.mktemp("runs") / "two"
     fields = {"epochs": 1, "latent": 40, "active": 10, "alpha": 2.0, "seeds": 2, "figures": "none"}
-    return run.train(ksparse.Config(**fields, workdir=str(path)), ksparse.build, "experiments.ksparse")
+    return run.train(ksparse.Config(**fields, workdir=str(path)), ksparse.build, "ksparse")
 
 
 def said(monkeypatch, capsys, *arguments):

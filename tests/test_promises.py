@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from conftest import script
-from experiments import dense
 from jaxae import data, run
 from jaxae.errors import InputError
+from jaxae.experiments import dense
 from jaxae.run import directory
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -26,7 +26,7 @@ SMALL = dense.Config(epochs=2, batch_size=100, hidden=(16,), latent=2, figures="
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs") / "finished"
-    return run.train(dataclasses.replace(SMALL, workdir=str(path)), dense.build, "experiments.dense")
+    return run.train(dataclasses.replace(SMALL, workdir=str(path)), dense.build, "dense")
 
 
 def test_reproduce_run_repeats_a_run_from_its_config_alone(finished, monkeypatch, capsys):
@@ -77,7 +77,7 @@ def test_reproduce_run_refuses_a_workdir_with_a_run(finished, tmp_path, monkeypa
 def test_second_process_in_a_workdir_is_refused(tmp_path):
     """The second is refused, in one line, and leaves everything as it is; the lock dies with its process."""
     workdir = tmp_path / "run"
-    command = [sys.executable, "-m", "experiments.dense", "--epochs", "2000", f"--workdir={workdir}"]
+    command = [sys.executable, "-m", "jaxae", "dense", "--epochs", "2000", f"--workdir={workdir}"]
     with subprocess.Popen(command, cwd=SCRIPTS.parent, stdout=subprocess.PIPE, text=True) as first:
         first.stdout.readline()  # the first epoch is done
         second = subprocess.run(command, cwd=SCRIPTS.parent, capture_output=True, text=True, check=False)
@@ -105,7 +105,7 @@ def test_workdir_lock_is_released(tmp_path):
         pass
 
 
-COMMAND = ["experiments.dense", "--epochs", "12", "--batch-size", "20", "--hidden", "8", "--latent", "2"]
+COMMAND = ["jaxae", "dense", "--epochs", "12", "--batch-size", "20", "--hidden", "8", "--latent", "2"]
 
 
 UPDATE = ["--optimizer", "lion", "--schedule", "cosine", "--warmup-steps", "5", "--clip", "0.1", "--ema", "0.9"]

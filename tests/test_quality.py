@@ -4,9 +4,9 @@ import pytest
 from scipy.linalg import block_diag, sqrtm
 
 from conftest import script
-from experiments import dense, vae
 from jaxae import data, load, run
 from jaxae.errors import InputError
+from jaxae.experiments import dense, vae
 from jaxae.measure import classifier, mixture, quality
 
 rng = np.random.default_rng(0)

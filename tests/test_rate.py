@@ -7,13 +7,13 @@ import optax
 import pytest
 
 from conftest import batch, equal, new_key
-from experiments import beta_vae, binary, factor_vae, infovae, tcvae, vampprior
-from experiments import iwae as iwae_experiment
-from experiments import vae as experiment
 from jaxae.core import divergences, kl_term
 from jaxae.core.batch import AXIS, Layout
 from jaxae.core.step import descend
 from jaxae.core.types import Examples, Info, State
+from jaxae.experiments import beta_vae, binary, factor_vae, infovae, tcvae, vampprior
+from jaxae.experiments import iwae as iwae_experiment
+from jaxae.experiments import vae as experiment
 from jaxae.training import epoch
 from jaxae.variants import iwae, vae
 from test_vae import means, small

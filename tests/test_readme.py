@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib
-import pkgutil
 import re
 import shlex
 import subprocess
@@ -13,9 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-import experiments
 import jaxae
-from jaxae import data, run
+from jaxae import data, experiments, run
 from jaxae.run import command_line
 from jaxae.training import records
 
@@ -68,8 +66,8 @@ def options(source):
 def test_flags_named_in_the_readme_exist(page):
     """Of an experiment, of a script, or of SLURM and gcloud."""
     text = page.read_text()
-    modules = [module.name for module in pkgutil.iter_modules(experiments.__path__)]
-    configs = [importlib.import_module(f"experiments.{name}").Config for name in modules]
+    modules = experiments.names()
+    configs = [importlib.import_module(f"jaxae.experiments.{name}").Config for name in modules]
     known = {command_line.flag(field.name) for kind in configs for field in dataclasses.fields(kind)}
     for script in (README_FILE.with_name("scripts")).glob("*.py"):
         known |= options(script.read_text())
@@ -78,17 +76,17 @@ def test_flags_named_in_the_readme_exist(page):
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
     assert named
     assert named <= known
-    for name, line in re.findall(r"python -m experiments\.(\w+)([^`#\"\n]*)", text):
+    for name, line in re.findall(rf"jaxae ({'|'.join(modules)})\b([^`#\"\n]*)", text):
         if name in modules and "--help" not in line:
-            command_line.parse(importlib.import_module(f"experiments.{name}").Config, "", shlex.split(line))
+            command_line.parse(importlib.import_module(f"jaxae.experiments.{name}").Config, "", shlex.split(line))
 
 
 def test_python_examples_run(tmp_path, monkeypatch):
-    from experiments import vae
+    from jaxae.experiments import vae
 
     monkeypatch.chdir(tmp_path)
     fields = {"epochs": 1, "hidden": (16,), "figures": "none", "workdir": "runs/quickstart"}
-    run.train(vae.Config(**fields), vae.build, "experiments.vae")
+    run.train(vae.Config(**fields), vae.build, "vae")
     (fitted, loaded) = [code for code in PYTHON if "jaxae.load" in code]
     for example, holds in (
         (fitted, "codes.shape == (4, len(x), 10) and images.shape == (4, 64, 28, 28, 1) and len(strangest) == 5"),
@@ -100,7 +98,7 @@ def test_python_examples_run(tmp_path, monkeypatch):
 @pytest.mark.parametrize("page", [README_FILE, README_FILE.with_name("experiments") / "README.md"])
 def test_table_has_each_experiment_once(page):
     rows = re.findall(r"^\| \[`(\w+)`\]", page.read_text(), re.M)
-    assert rows == sorted(module.name for module in pkgutil.iter_modules(experiments.__path__))
+    assert rows == experiments.names()
 
 
 def test_files_named_in_the_readme_exist():

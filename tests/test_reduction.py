@@ -8,12 +8,12 @@ import pytest
 
 import toy
 from conftest import batch
-from experiments import mirrored
 from jaxae import run
 from jaxae.core.batch import AXIS, Layout
 from jaxae.core.reduction import gradient, sums
 from jaxae.devices.plan import plan
 from jaxae.errors import InputError
+from jaxae.experiments import mirrored
 from jaxae.run import Info
 from jaxae.training.iterate import start
 
@@ -118,7 +118,7 @@ def test_a_run_that_does_not_work_in_microbatches_does_not_start(layout):
 def test_batch_norm_in_microbatches_is_refused_before_anything_is_written(tmp_path, more):
     config = mirrored.Config(batch_norm=True, filters=(2,), strides=(2,), workdir=str(tmp_path / "run"), **more)
     with pytest.raises(InputError, match="batch norm"):
-        run.train(config, mirrored.build, "experiments.mirrored")
+        run.train(config, mirrored.build, "mirrored")
     assert not (tmp_path / "run").exists()
 
 

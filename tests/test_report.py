@@ -18,11 +18,11 @@ from PIL import Image
 
 import jaxae
 from conftest import script, trained
-from experiments import dense, vae
 from jaxae import data, run
 from jaxae.core.experiment import Experiment
 from jaxae.core.step import Transition
 from jaxae.errors import InputError
+from jaxae.experiments import dense, vae
 from jaxae.report import figures, html
 from jaxae.report.wall import sheet, small
 from jaxae.run import command_line, config
@@ -40,7 +40,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     flat = vae.Config(epochs=3, hidden=(64,), seeds=2, workdir=str(folder / "vae"))
     deep = dense.Config(epochs=6, batch_size=100, hidden=(64,), latent=10, workdir=str(folder / "dense"))
-    return run.train(flat, vae.build, "experiments.vae"), run.train(deep, dense.build, "experiments.dense")
+    return run.train(flat, vae.build, "vae"), run.train(deep, dense.build, "dense")
 
 
 @pytest.fixture(scope="module")
@@ -265,7 +265,7 @@ def test_the_page_says_what_was_run(runs):
     text = (runs[0] / "report.html").read_text()
     assert len(text) < 3_000_000
     command = json.loads((runs[0] / "config.json").read_text())["command"]
-    assert command == "python -m experiments.vae --epochs 3 --seeds 2 --hidden 64"
+    assert command == "jaxae vae --epochs 3 --seeds 2 --hidden 64"
     assert f"<pre>{command}</pre>" in text
     again = command_line.parse(vae.Config, "", shlex.split(command)[3:])
     saved = json.loads((runs[0] / "config.json").read_text())["config"]
@@ -346,7 +346,7 @@ def test_what_cannot_be_compared_is_said(runs, tmp_path, monkeypatch, capsys):
     (other / "config.json").write_text(json.dumps(saved))
     for name, arguments, message in (
         ("report", [tmp_path], "holds no run"),
-        ("report", [unfinished], "is not finished: python -m experiments.vae"),
+        ("report", [unfinished], "is not finished: jaxae vae"),
         ("report", [unfinished], f"--workdir {unfinished} resumes it"),
         ("report", [other], "its data, digits, has changed since"),
         ("compare", [runs[0], runs[0]], "given twice"),
@@ -492,8 +492,8 @@ def test_a_picture_that_fails_loses_no_result(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Figure, "subplots", fail)  # of the first figure
         with pytest.raises(RuntimeError, match="no ink"):
-            run.train(settings, dense.build, "experiments.dense")
+            run.train(settings, dense.build, "dense")
     metrics = json.loads((tmp_path / "run" / "result.json").read_text())["metrics"]
-    run.train(settings, dense.build, "experiments.dense")
+    run.train(settings, dense.build, "dense")
     assert (tmp_path / "run" / "report.html").exists()
     assert json.loads((tmp_path / "run" / "result.json").read_text())["metrics"] == metrics

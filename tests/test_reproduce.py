@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from conftest import script
-from experiments import deep, sequence, stacked, vae
+from jaxae.experiments import deep, sequence, stacked, vae
 from jaxae.run import config
 from jaxae.training import records
 
@@ -114,7 +114,7 @@ def test_runs_continue_and_a_part_is_not_the_whole(reproduce, workdir, monkeypat
         with pytest.raises(SystemExit) as ended:
             reproduce.main(lambda arguments: called.append(arguments) or next(codes))
         assert ended.value.code == exit_code
-    assert [arguments[1] for arguments in called] == ["experiments.dense", "experiments.vae", "experiments.deep"]
+    assert [arguments[2] for arguments in called] == ["dense", "vae", "deep"]
     assert called[0][-2:] == [f"--workdir={workdir / 'dense'}", f"--data-dir={Path('somewhere').absolute()}"]
     assert "`vae`" in page.read_text()
     assert f"table: {page}" in capsys.readouterr().out

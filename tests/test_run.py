@@ -19,18 +19,18 @@ import jaxae
 import short_runs
 import toy
 from conftest import equal
-from experiments import vae
 from jaxae import data, run
 from jaxae.core.step import Transition, descend
 from jaxae.core.types import Info
 from jaxae.devices.plan import plan
 from jaxae.errors import Diverged, InputError, Interrupted
+from jaxae.experiments import vae
 from jaxae.report import html
 from jaxae.run import directory, loop, results
 from jaxae.training import records
 from jaxae.training.checkpoint import Checkpoints
 
-NAME = "experiments.vae"
+NAME = "vae"
 PICTURES = {
     "loss",
     "reconstructions",
@@ -370,7 +370,7 @@ def test_load_and_model_refuse_bad_input(finished, tmp_path):
     with pytest.raises(InputError, match="no intact checkpoint"):
         jaxae.load(tmp_path)
     config = json.loads((finished / "config.json").read_text())
-    for name in ("os", "experiments/../x", "my_script", "experiments.nope"):
+    for name in ("os", "../vae", "my_script.py", "nope"):
         (tmp_path / "config.json").write_text(json.dumps({**config, "experiment": name}))
         with pytest.raises(InputError, match="was trained by"):
             jaxae.load(tmp_path)

@@ -10,11 +10,11 @@ from scipy.special import expit
 
 import jaxae
 from conftest import batch, equal, new_key
-from experiments import sequence as experiment
 from jaxae import data, run
 from jaxae.core.reduction import gradient
 from jaxae.core.types import Examples
 from jaxae.errors import InputError
+from jaxae.experiments import sequence as experiment
 from jaxae.training.epoch import gather
 from jaxae.variants import autoencoder, sequence
 
@@ -263,7 +263,7 @@ SMALL = experiment.Config(epochs=1, batch_size=8, latent=4, hidden=5, figures="n
 def test_code_of_a_padded_sequence_with_its_length_is_that_of_the_sequence_alone(tmp_path):
     path = save(tmp_path, *MANY)
     config = dataclasses.replace(SMALL, data=str(path), workdir=str(tmp_path / "run"))
-    model = jaxae.load(run.train(config, experiment.build, "experiments.sequence"))
+    model = jaxae.load(run.train(config, experiment.build, "sequence"))
     test = data.load(str(path)).test
     codes = model.encode(test.x, test.lengths)
     alone = [model.encode(x[None], np.array([n])) for x, n in zip(test.x, test.lengths, strict=True)]
@@ -280,8 +280,8 @@ def test_code_of_a_padded_sequence_with_its_length_is_that_of_the_sequence_alone
 
 @pytest.mark.parametrize("name", ["simple", "tied", "stacked", "vae", "convolutional"])
 def test_experiments_for_images_refuse_sequences_in_one_line(tmp_path, name):
-    module = import_module(f"experiments.{name}")
+    module = import_module(f"jaxae.experiments.{name}")
     config = module.Config(epochs=1, batch_size=8, data=str(save(tmp_path, *MANY)), workdir=str(tmp_path / "run"))
     with pytest.raises(InputError) as error:
-        run.train(config, module.build, f"experiments.{name}")
+        run.train(config, module.build, name)
     assert "\n" not in str(error.value)

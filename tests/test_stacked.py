@@ -8,10 +8,10 @@ import pytest
 from scipy.special import expit
 
 from conftest import batch, equal, new_key
-from experiments import stacked as experiment
 from jaxae import data
 from jaxae.core.step import descend, phases
 from jaxae.core.types import State
+from jaxae.experiments import stacked as experiment
 from jaxae.variants import autoencoder, stacked
 
 X = np.random.default_rng(0).uniform(size=(5, 2, 3)).astype(np.float32)

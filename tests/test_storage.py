@@ -31,7 +31,7 @@ def mounted(folder, *options):
 @contextmanager
 def running(workdir, *more, beyond=0):
     """An endless run with a checkpoint of a step above `beyond`."""
-    command = [sys.executable, "-m", "experiments.dense", "--epochs", "100000", f"--workdir={workdir}", *more]
+    command = [sys.executable, "-m", "jaxae", "dense", "--epochs", "100000", f"--workdir={workdir}", *more]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         process.stdout.readline()
         while newest(workdir) <= beyond:

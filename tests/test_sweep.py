@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from conftest import script
-from experiments import mirrored, vae
 from jaxae import run
 from jaxae.errors import InputError
+from jaxae.experiments import mirrored, vae
 from jaxae.run import loop
 from jaxae.training import records
 
@@ -56,7 +56,7 @@ def test_points_that_differ_in_numbers_share_one_program(tmp_path, compiled):
     assert (tmp_path / "sweep" / "summary.png").stat().st_size > 5000
     for lr, latent in (("1e-3", 2), ("1e-2", 3)):
         config = vae.Config(**FIELDS, lr=float(lr), latent=latent, workdir=str(tmp_path / lr))
-        alone = run.train(config, vae.build, "experiments.vae")
+        alone = run.train(config, vae.build, "vae")
         assert_is_its_own_run(tmp_path / "sweep" / f"lr={lr},latent={latent}", alone, said)
 
 
@@ -64,7 +64,7 @@ def test_weights_of_terms_are_numbers_of_the_shared_program(tmp_path, compiled):
     said = sweep(tmp_path / "sweep", "kl_weight=0.5,3", "lr=1e-3,3e-3")
     assert compiled() == {"steps": 1, "measure": 1}
     config = vae.Config(**FIELDS, kl_weight=3.0, lr=3e-3, workdir=str(tmp_path / "alone"))
-    alone = run.train(config, vae.build, "experiments.vae")
+    alone = run.train(config, vae.build, "vae")
     assert_is_its_own_run(tmp_path / "sweep" / "kl_weight=3,lr=3e-3", alone, said)
 
 
@@ -77,7 +77,7 @@ def test_a_point_is_finished_when_its_last_file_is_written(tmp_path):
     """That is result.json without figures, else report.html."""
     config = vae.Config(**FIELDS, workdir=str(tmp_path / "run"))
     assert sweeps.finished(config) is None
-    run.train(config, vae.build, "experiments.vae")
+    run.train(config, vae.build, "vae")
     assert sweeps.finished(config)["loss"] == records.read(tmp_path / "run" / "metrics.jsonl")[-1]["loss"]
     assert sweeps.finished(dataclasses.replace(config, figures="all")) is None
 
@@ -166,7 +166,7 @@ def test_points_of_another_sweep_are_refused(tmp_path):
         (["vae", "--grid", "lr=1", "lr=2"], "a field is given twice"),
         (["vae", "--grid", "lr=x"], "--lr"),
         (["vae", "--grid", "gamma=1"], "--gamma"),
-        (["none", "--grid", "lr=1"], "experiments.none: there is no such experiment"),
+        (["none", "--grid", "lr=1"], "experiment=none is unknown: "),
         (["vae", "--grid", "lr=1", "--shard", "3/2"], "--shard 3/2: must be I/N"),
         (["vae"], "--grid"),
         (["vae", "--grid", "lr=1,1"], "two points have the same name"),

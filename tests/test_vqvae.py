@@ -6,11 +6,11 @@ import optax
 import pytest
 
 from conftest import batch, equal, new_key, trained
-from experiments import vqvae as experiment
 from jaxae import data, nets, run
 from jaxae.core.batch import AXIS, Batch, Layout
 from jaxae.core.reduction import gradient, sums
 from jaxae.core.types import State
+from jaxae.experiments import vqvae as experiment
 from jaxae.measure.codebook import usage
 from jaxae.variants import codebook, vqvae
 

@@ -46,4 +46,4 @@ def optimizer(config: Config, info: Info, schedule: optax.Schedule | None = None
 
 def title(name: str, config: Config) -> str:
     """What the pictures and the page of a run are called."""
-    return f"{name.split('.')[-1]} on {Path(config.data).name}"
+    return f"{name.removesuffix('.py')} on {Path(config.data).name}"

@@ -56,7 +56,7 @@ def parse(kind: type[C], description: str, argv: Sequence[str] | None = None) ->
 
 def command(config: Config, name: str) -> str:
     """The command that repeats a run: the fields that decide its result, where they are not the experiment's own."""
-    words = ["python", "-m", name]
+    words = ["python" if name.endswith(".py") else "jaxae", name]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if value != field.default and (field.name not in PLACE or field.name in ("data_dir", "manual_dir")):

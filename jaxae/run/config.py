@@ -16,7 +16,7 @@ from jaxae.training import optimizers
 class Config:
     """Fields of every experiment. An experiment adds its own: `class Config(run.Config): latent: int = 2`.
 
-    What each means: `python -m experiments.vae --help`.
+    What each means: `jaxae vae --help`.
     """
 
     data: str = "digits"

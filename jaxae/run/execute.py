@@ -49,11 +49,11 @@ def train(
 ) -> Path:
     """Train, or resume, and write everything that a run directory holds; the directory.
 
-    name: the module of the experiment. stop, compiler, progress: see `loop.train`. together: the processes of the run.
+    name: of the experiment (see `find.name_of`). stop, compiler, progress: see `loop.train`. together: the processes.
     known: the data, where the configuration only names it. program: see `directory.describe`.
     Raises InputError, errors.Diverged, errors.Interrupted, and OSError when the disk is full or the directory lost.
     """
-    workdir = Path(config.workdir or f"runs/{name.split('.')[-1]}-{Path(config.data).stem}")
+    workdir = Path(config.workdir or f"runs/{name.removesuffix('.py')}-{Path(config.data).stem}")
     with together.main_process_first():  # which prepares the data
         dataset = loaded(config) if known is None else known
     if len(dataset.train.x) < config.batch_size:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import importlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from jaxae.run import directory, loop
 from jaxae.run.build import Build
 from jaxae.run.config import Config
 from jaxae.run.execute import fingerprint, initial, planned, train
+from jaxae.run.find import find, name_of
 from jaxae.run.progress import Progress, Silent, say
 from jaxae.run.read import load
 from jaxae.run.save import saver
@@ -62,7 +62,7 @@ def fit(
 ) -> Trained:
     """Train an experiment, and return the trained model.
 
-    experiment: a module with `Config` and `build` (as `experiments.vae`), its name ("vae"), or an `Experiment`.
+    experiment: a module with `Config` and `build` (as `jaxae.experiments.vae`), its name ("vae"), or an `Experiment`.
     data: images as an array [N, H, W] or [N, H, W, C] of bytes or of floats in [0, 1], a `Dataset`, a path, or the name
     of a data set.
     test: examples to evaluate on; a fraction of the data; or 0: the training examples themselves. By default a tenth of
@@ -73,7 +73,7 @@ def fit(
     progress: show a bar, or a line per epoch. figures: draw pictures and report.html into the workdir (default: yes).
     seeds: train this many seeds in one program; every method of the result then has a leading axis of seeds.
     fields: of the experiment's `Config`, as epochs, batch_size, lr, schedule, warmup_steps, ema, seed, init_from and
-    latent; all of them, with their meaning: `python -m experiments.vae --help`. `optimizer` may be an Optax
+    latent; all of them, with their meaning: `jaxae vae --help`. `optimizer` may be an Optax
     transformation, which config.json records by a hash; a run has ceil(epochs * training examples / batch_size) steps.
     An `Experiment` has an optimizer of its own. Where a run diverged, `replay` tells what was not finite first.
     An interruption (Ctrl-C) ends training after the current dispatch; what is trained so far is returned.
@@ -148,25 +148,13 @@ def _source(experiment: ModuleType | str | Experiment) -> Source:
         known = experiment
         return Source(type(known.model).__name__, Config, lambda *_: known)
     if isinstance(experiment, str):
-        try:
-            experiment = importlib.import_module(f"experiments.{experiment}")
-        except ModuleNotFoundError:
-            near = difflib.get_close_matches(str(experiment), names(), 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names())}"
-            raise ValueError(f"experiment={experiment} is unknown: {hint}") from None
+        experiment = find(experiment)
     if not (hasattr(experiment, "Config") and hasattr(experiment, "build")):
         raise TypeError(
             f"experiment is a {type(experiment).__name__}: give the name of one, its module, or a jaxae.Experiment; of "
             "a Flax module that is jaxae.Experiment(model, jaxae.descend(loss, optimizer), loss)"
         )
-    return Source(experiment.__name__, experiment.Config, experiment.build)
-
-
-def names() -> list[str]:
-    """The names of the experiments that there are."""
-    import pkgutil
-
-    return sorted(module.name for module in pkgutil.iter_modules(importlib.import_module("experiments").__path__))
+    return Source(name_of(experiment), experiment.Config, experiment.build)
 
 
 def _checked(kind: type[Config], fields: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import NoReturn
 
 import jax
@@ -16,14 +15,14 @@ from jaxae.run import command_line, compiled, results
 from jaxae.run.build import Build
 from jaxae.run.config import Config
 from jaxae.run.execute import checked, loaded, train
+from jaxae.run.find import name_of
 from jaxae.training.trained import layers
 
 
 def main(kind: type[Config], build: Build, argv: Sequence[str] | None = None) -> None:
     """Run an experiment from the command line, and exit."""
-    module = sys.modules[build.__module__]
-    name = module.__spec__.name if module.__spec__ else Path(module.__file__ or "experiment").stem
-
+    module = sys.modules[kind.__module__]
+    name = name_of(module)
     together = ALONE
 
     def work(stop: signals.Stop) -> str:

@@ -1,9 +1,6 @@
 """Reading a run back: its model, its data, its result."""
 
 import dataclasses
-import importlib
-import importlib.util
-import re
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +18,7 @@ from jaxae.run import directory, loop, results
 from jaxae.run.build import Build, built, title
 from jaxae.run.config import Config
 from jaxae.run.diverged import FOLDER
+from jaxae.run.find import find, names
 from jaxae.run.save import saver
 from jaxae.training import optimizers, records
 from jaxae.training.checkpoint import Checkpoints
@@ -30,7 +28,7 @@ from jaxae.training.trained import Trained
 def load(path: str | Path, experiment: ModuleType | Experiment | None = None, **fields: Any) -> Trained:
     """The trained model of a run directory, from its config.json and newest intact checkpoint; of all its seeds.
 
-    experiment: its module, or the `Experiment` itself; needed only for one outside the package `experiments`.
+    experiment: its module, or the `Experiment` itself; needed only for one outside the package `jaxae.experiments`.
     fields: of the configuration that were passed as objects, which config.json cannot hold: optimizer.
     InputError for a directory that holds no run, or no intact checkpoint.
     """
@@ -119,7 +117,7 @@ def recorded(path: Path, saved: dict[str, Any], module: ModuleType | None = None
     """The module and the configuration that a config.json names. InputError for a module that is not to be imported."""
     name = saved["experiment"]
     if module is None:
-        if not re.fullmatch(r"experiments\.[a-z]\w*", name) or not importlib.util.find_spec(name):
-            raise InputError(f"{path}: was trained by {name}, which is not in the package experiments: name its module")
-        module = importlib.import_module(name)
+        if name not in names():
+            raise InputError(f"{path}: was trained by {name}, which is not in jaxae.experiments: pass its module")
+        module = find(name)
     return module, configs.from_json(module.Config, saved["config"])

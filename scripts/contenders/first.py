@@ -8,7 +8,7 @@ from jaxae import run
 from jaxae.errors import Interrupted
 from jaxae.run import command_line, compiled
 
-module = importlib.import_module(f"experiments.{sys.argv[1]}")
+module = importlib.import_module(f"jaxae.experiments.{sys.argv[1]}")
 with compiled.kept(), tempfile.TemporaryDirectory() as folder:
     config = command_line.parse(module.Config, "", [*sys.argv[2:], "--workdir", folder])
     try:

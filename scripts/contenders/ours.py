@@ -21,7 +21,7 @@ EPOCHS = 2**31  # never reached
 
 
 def build(work: dict[str, Any], images: np.ndarray) -> turns.Steps:
-    module = importlib.import_module(f"experiments.{work['experiment']}")
+    module = importlib.import_module(f"jaxae.experiments.{work['experiment']}")
     config = command_line.parse(module.Config, "", work["flags"])
     data = dataset(images)
     experiment = module.build(config, data.info)

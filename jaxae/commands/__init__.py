@@ -1,0 +1,1 @@
+"""The console script `jaxae`: a sub-command per experiment, and a module here per command."""

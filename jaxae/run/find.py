@@ -1,0 +1,32 @@
+"""Experiments by name: the modules of the package `jaxae.experiments`."""
+
+import difflib
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+from jaxae.errors import InputError
+
+PACKAGE = "jaxae.experiments"
+
+
+def names() -> list[str]:
+    """The names of the experiments in the package."""
+    found: list[str] = importlib.import_module(PACKAGE).names()
+    return found
+
+
+def find(name: str) -> ModuleType:
+    """The experiment of this name. InputError if there is none."""
+    if name not in names():
+        near = difflib.get_close_matches(name, names(), 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names())}"
+        raise InputError(f"experiment={name} is unknown: {hint}")
+    return importlib.import_module(f"{PACKAGE}.{name}")
+
+
+def name_of(module: ModuleType) -> str:
+    """The name that a run records: `vae` for a module of the package, the file's name for another: `my_vae.py`."""
+    file = Path(module.__file__ or module.__name__)
+    package = Path(importlib.import_module(PACKAGE).__file__ or "").parent
+    return file.stem if file.resolve().parent == package.resolve() else file.name
