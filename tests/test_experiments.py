@@ -77,8 +77,8 @@ def test_docstring_has_source_command_and_measured_figure(name):
     text = module(name).__doc__
     for word in ("Source: ", "Measured: "):
         assert word in text
-    line = next(line for line in text.splitlines() if line.startswith("Command: python -m "))
-    program, *arguments = shlex.split(line.removeprefix("Command: python -m "))
+    line = next(line for line in text.splitlines() if line.startswith("Command: jaxae "))
+    program, *arguments = shlex.split(line.removeprefix("Command: jaxae "))
     assert program == name
     assert command_line.parse(module(name).Config, text, arguments).data in ("mnist", "sprites")
 
