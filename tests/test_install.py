@@ -1,0 +1,113 @@
+"""A wheel that works in an empty folder, and experiments that run however they are started."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import jaxae
+from jaxae import experiments
+
+ROOT = Path(__file__).parents[1]
+SHORT = ("--epochs", "1", "--hidden", "8", "--figures", "none")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel that is built from the sdist of the tracked files."""
+    folder = tmp_path_factory.mktemp("build")
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    for file in filter(None, files):
+        (folder / "tree" / file).parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / file).is_symlink():
+            (folder / "tree" / file).symlink_to((ROOT / file).readlink())
+        else:
+            (folder / "tree" / file).write_bytes((ROOT / file).read_bytes())
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder / "dist", folder / "tree"]
+    subprocess.run(command, check=True, capture_output=True)
+    assert len([*(folder / "dist").glob("*.tar.gz")]) == 1
+    (found,) = (folder / "dist").glob("*.whl")
+    return found
+
+
+def test_wheel_holds_the_library_and_no_top_level_experiments(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert {name.split("/")[0] for name in names if not name.startswith("jaxae-")} == {"jaxae"}
+    for path in (ROOT / "jaxae").rglob("*.py"):
+        assert str(path.relative_to(ROOT)) in names
+    assert {f"jaxae/experiments/{name}.py" for name in experiments.names()} <= set(names)
+    assert {"jaxae/py.typed", "jaxae/report/page/report.html"} <= set(names)
+
+
+def use(python, scripts, folder, env):
+    """The library as its users have it, in an empty folder: command line, measure, fit."""
+    subprocess.run([scripts / "jaxae", "vae", *SHORT, "--workdir", "run"], cwd=folder, env=env, check=True)
+    program = """
+import jaxae, numpy
+from jaxae.experiments import vae
+assert not jaxae.__file__.startswith(REPOSITORY), jaxae.__file__
+x = numpy.random.default_rng(0).random((50, 28, 28))
+model = jaxae.fit(vae, x, epochs=1, batch_size=20, hidden=(8,), progress=False)
+assert model.score(x).shape == (50,)
+assert jaxae.load("run").encode(x).shape == (50, 2)
+try:
+    import experiments
+except ModuleNotFoundError:
+    pass
+else:
+    raise AssertionError(experiments.__file__)
+""".replace("REPOSITORY", repr(str(ROOT)))
+    subprocess.run([python, "-c", program], cwd=folder, env=env, check=True)
+
+
+def test_installed_wheel_trains_from_the_command_line_and_from_python(wheel, tmp_path):
+    """In front of the packages of this environment."""
+    site, folder = tmp_path / "site", tmp_path / "empty"
+    folder.mkdir()
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site, wheel]
+    subprocess.run(install, check=True)
+    use(sys.executable, site / "bin", folder, {**os.environ, "PYTHONPATH": str(site)})
+
+
+@pytest.mark.slow
+def test_installed_wheel_works_in_a_fresh_environment(wheel, tmp_path):
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    scripts = tmp_path / "venv" / "bin"
+    pinned = ["--constraint", ROOT / "scripts" / "constraints.txt"]
+    subprocess.run([scripts / "python", "-m", "pip", "install", "--quiet", *pinned, wheel], check=True)
+    use(
+        scripts / "python", scripts, folder, {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    )
+
+
+@pytest.mark.parametrize(
+    "start",
+    [("-m", "jaxae", "vae"), ("-m", "experiments.vae"), ("experiments/vae.py",)],
+    ids=["jaxae", "module", "path"],
+)
+def test_run_has_the_short_name_of_its_experiment_however_it_was_started(start, tmp_path):
+    subprocess.run([sys.executable, *start, *SHORT, "--workdir", tmp_path / "run"], cwd=ROOT, check=True)
+    saved = json.loads((tmp_path / "run/config.json").read_text())
+    assert saved["experiment"] == "vae"
+    assert saved["command"] == "jaxae vae --epochs 1 --hidden 8"
+    assert jaxae.load(tmp_path / "run").shape == (28, 28, 1)
+
+
+def test_run_of_an_experiment_outside_the_package_has_the_name_of_its_file(tmp_path):
+    """Even where it is that of another in the package; it is loaded by passing its module."""
+    source = (ROOT / "experiments/vae.py").read_text()
+    (tmp_path / "vae.py").write_text(source)
+    subprocess.run([sys.executable, "vae.py", *SHORT, "--workdir", "run"], cwd=tmp_path, check=True)
+    saved = json.loads((tmp_path / "run/config.json").read_text())
+    assert saved["experiment"] == "vae.py"
+    assert saved["command"] == "python vae.py --epochs 1 --hidden 8"
+    with pytest.raises(jaxae.errors.InputError, match=r"vae.py, which is not in jaxae.experiments: pass its"):
+        jaxae.load(tmp_path / "run")
+    assert jaxae.load(tmp_path / "run", experiments.vae).shape == (28, 28, 1)
