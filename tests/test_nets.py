@@ -12,7 +12,7 @@ from scipy.special import expit
 from conftest import equal, new_key
 from jaxae import data, nets
 from jaxae.core.batch import AXIS
-from jaxae.nets import precision
+from jaxae.nets import layers
 
 INFO = data.Info((28, 28, 1), 60_000)
 
@@ -59,7 +59,7 @@ def test_mlp_activation_is_not_applied_last():
 def test_mixed_dot_multiplies_bfloat16_and_adds_float32():
     a, b = jax.random.normal(jax.random.key(0), (5, 6, 300)), jax.random.normal(jax.random.key(1), (300, 4))
     exact_a, exact_b = (np.asarray(v.astype(jnp.bfloat16), np.float64) for v in (a, b))
-    out = precision.mixed_dot(a, b)
+    out = layers.mixed_dot(a, b)
     assert out.dtype == jnp.float32
     np.testing.assert_allclose(out, exact_a @ exact_b, rtol=1e-4, atol=1e-4)
     assert np.abs(out - np.asarray(a) @ np.asarray(b)).max() > 1e-3  # it did round the operands
@@ -69,7 +69,7 @@ def test_mixed_dot_gradient():
     a, b = jax.random.normal(jax.random.key(0), (5, 6, 30)), jax.random.normal(jax.random.key(1), (30, 4))
     g = jax.random.normal(jax.random.key(2), (5, 6, 4))
     a, b, g = (v.astype(jnp.bfloat16).astype(jnp.float32) for v in (a, b, g))  # then nothing is rounded
-    _, ours = jax.vjp(precision.mixed_dot, a, b)
+    _, ours = jax.vjp(layers.mixed_dot, a, b)
     _, theirs = jax.vjp(lambda a, b: jnp.dot(a, b, precision="highest"), a, b)
     for mine, exact in zip(ours(g), theirs(g), strict=True):
         np.testing.assert_allclose(mine, exact, rtol=1e-5, atol=1e-5)
@@ -77,7 +77,7 @@ def test_mixed_dot_gradient():
 
 def test_mixed_dot_refuses_other_contractions():
     with pytest.raises(ValueError, match="last axis by the first"):
-        precision.dot_general("mixed")(jnp.ones((2, 3)), jnp.ones((2, 3)), (((1,), (1,)), ((), ())))
+        layers.dot_general("mixed")(jnp.ones((2, 3)), jnp.ones((2, 3)), (((1,), (1,)), ((), ())))
 
 
 def test_mlp_in_mixed_precision():

@@ -13,8 +13,8 @@ from jaxae.nets.conv import TransposedConvolution as TransposedConvolution
 from jaxae.nets.conv import UpConv as UpConv
 from jaxae.nets.layers import Activation as Activation
 from jaxae.nets.layers import Keys as Keys
-from jaxae.nets.layers import Regularization as Regularization
-from jaxae.nets.layers import drop as drop
 from jaxae.nets.layers import linear as linear
 from jaxae.nets.lstm import LSTM as LSTM
 from jaxae.nets.mlp import MLP as MLP
+from jaxae.nets.regularization import Regularization as Regularization
+from jaxae.nets.regularization import drop as drop

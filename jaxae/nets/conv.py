@@ -6,8 +6,9 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from jaxae.nets import cpu_convolution, resampling
-from jaxae.nets.layers import Activation, Keys, Regularization
+from jaxae.nets.layers import Activation, Keys
 from jaxae.nets.mlp import MLP
+from jaxae.nets.regularization import Regularization
 
 
 class Convolution(nn.Module):

@@ -1,16 +1,13 @@
-"""What layers share: activations, batch norm, dropout."""
+"""What layers share: activations, keys, and matrix products of a given precision."""
 
 from collections.abc import Callable
-from zlib import crc32
+from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Key
 
 Activation = Callable[[jax.Array], jax.Array]
-
-
 Keys = Key[Array, " B"]
 
 
@@ -19,26 +16,43 @@ def linear(x: jax.Array) -> jax.Array:
     return x
 
 
-class Regularization(nn.Module):
-    """Batch norm (Ioffe & Szegedy 2015; over the whole batch) and dropout, after the activation of a hidden layer."""
+@jax.custom_vjp
+def mixed_dot(a: jax.Array, b: jax.Array) -> jax.Array:
+    """[..., I] x [I, O] -> [..., O]: bfloat16 operands, float32 accumulation and result, forwards and backwards.
 
-    batch_norm: bool
-    dropout: float
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B *D"], keys: Keys | None, axis: str | None) -> Float[Array, "B *D"]:
-        if self.batch_norm:
-            flat = x.reshape(-1, x.shape[-1])
-            x = nn.BatchNorm(keys is None, momentum=0.99, epsilon=1e-3, axis_name=axis)(flat).reshape(x.shape)
-        if self.dropout >= 1:
-            raise ValueError(f"dropout={self.dropout} must be below 1")
-        if self.dropout and keys is not None:
-            layer = crc32("/".join(self.path).encode())
-            x = drop(x, jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, jnp.uint32(layer)), self.dropout)
-        return x
+    The derivative is written out because XLA's own would multiply float32 by bfloat16.
+    """
+    return _product(a, b, (((a.ndim - 1,), (0,)), ((), ())))
 
 
-def drop(x: Float[Array, "B *D"], keys: Keys, rate: float) -> Float[Array, "B *D"]:
-    """Dropout (Srivastava et al. 2014): a share of the values becomes 0, the others grow so that the mean stays."""
-    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(keys)
-    return jnp.where(kept, x / (1 - rate), 0)
+def _product(a: jax.Array, b: jax.Array, dimensions: Any) -> jax.Array:
+    a, b = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
+    return jax.lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)
+
+
+def _forward(a: jax.Array, b: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return mixed_dot(a, b), (a, b)
+
+
+def _backward(saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
+    a, b = saved
+    lead = tuple(range(a.ndim - 1))
+    return _product(g, b, (((g.ndim - 1,), (1,)), ((), ()))), _product(a, g, ((lead, lead), ((), ())))
+
+
+mixed_dot.defvjp(_forward, _backward)
+
+
+def dot_general(precision: str) -> Any:
+    """The matrix product of a Flax `Dense` for a `precision` of `float32` or `mixed`."""
+    if precision == "float32":
+        return jax.lax.dot_general
+    if precision != "mixed":
+        raise ValueError(f"precision is float32 or mixed, not {precision}")
+
+    def mixed(a: jax.Array, b: jax.Array, dimensions: Any, **_: Any) -> jax.Array:
+        if dimensions != (((a.ndim - 1,), (0,)), ((), ())):
+            raise ValueError(f"mixed precision multiplies the last axis by the first, not {dimensions}")
+        return mixed_dot(a, b)
+
+    return mixed

@@ -6,8 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxae.nets import precision
-from jaxae.nets.layers import Activation, Keys, linear
+from jaxae.nets.layers import Activation, Keys, dot_general, linear
 
 
 class MLP(nn.Module):
@@ -39,5 +38,5 @@ class MLP(nn.Module):
         return self.final(self._dense(prod(self.outputs), bias)(x)).reshape(*lead, *self.outputs)
 
     def _dense(self, width: int, bias: nn.initializers.Initializer) -> nn.Dense:
-        dot = precision.dot_general(self.precision)
+        dot = dot_general(self.precision)
         return nn.Dense(width, kernel_init=self.kernel_init, bias_init=bias, dot_general=dot)

@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
-from jaxae.nets import Activation, Keys, precision
+from jaxae.nets import Activation, Keys
+from jaxae.nets.layers import dot_general
 
 
 class Tied(nn.Module):
@@ -47,4 +48,4 @@ class Tied(nn.Module):
         return self.output(self.logits(z))
 
     def _product(self, a: jax.Array, b: jax.Array) -> jax.Array:
-        return precision.dot_general(self.precision)(a, b, (((1,), (0,)), ((), ())))
+        return dot_general(self.precision)(a, b, (((1,), (0,)), ((), ())))

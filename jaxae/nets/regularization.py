@@ -1,0 +1,35 @@
+"""Batch norm and dropout."""
+
+from zlib import crc32
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxae.nets.layers import Keys
+
+
+class Regularization(nn.Module):
+    """Batch norm (Ioffe & Szegedy 2015; over the whole batch) and dropout, after the activation of a hidden layer."""
+
+    batch_norm: bool
+    dropout: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B *D"], keys: Keys | None, axis: str | None) -> Float[Array, "B *D"]:
+        if self.batch_norm:
+            flat = x.reshape(-1, x.shape[-1])
+            x = nn.BatchNorm(keys is None, momentum=0.99, epsilon=1e-3, axis_name=axis)(flat).reshape(x.shape)
+        if self.dropout >= 1:
+            raise ValueError(f"dropout={self.dropout} must be below 1")
+        if self.dropout and keys is not None:
+            layer = crc32("/".join(self.path).encode())
+            x = drop(x, jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, jnp.uint32(layer)), self.dropout)
+        return x
+
+
+def drop(x: Float[Array, "B *D"], keys: Keys, rate: float) -> Float[Array, "B *D"]:
+    """Dropout (Srivastava et al. 2014): a share of the values becomes 0, the others grow so that the mean stays."""
+    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(keys)
+    return jnp.where(kept, x / (1 - rate), 0)
