@@ -36,7 +36,7 @@ from jaxae.core.reduction import gradient
 from jaxae.devices.plan import compile, plan
 from jaxae.training.iterate import iterate
 from jaxae.variants import codebook, tcvae
-from short_runs import FIELDS, NAMES, WHOLE
+from short_runs import FIELDS, NAMES, NARROW, WHOLE
 
 
 class Way(NamedTuple):
@@ -189,7 +189,7 @@ def write(path, names):
     """Measure these experiments again, each in a process of its own, and put them into the table."""
     tables = json.loads(path.read_text()) if path.exists() else {}
     for name in names:
-        command = [sys.executable, __file__, name, "all", json.dumps(FIELDS.get(name, {}))]
+        command = [sys.executable, __file__, name, "all", json.dumps({**FIELDS.get(name, {}), **NARROW.get(name, {})})]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         tables[name] = json.loads(done.stdout.splitlines()[-1])
         path.write_text(json.dumps({name: tables[name] for name in NAMES if name in tables}, indent=1) + "\n")

@@ -21,6 +21,15 @@ from jaxae.training.checkpoint import recorded
 
 NAMES = experiments.names()
 FIELDS = {"stacked": {"epochs": 4, "greedy": 1}}  # every one of its phases
+# On several devices: the same code, sooner.
+NARROW = {
+    "denoising": {"filters": [4, 6, 8]},
+    "denoising_conv32": {"filters": [4, 6]},
+    "fsq": {"filters": [4, 6]},
+    "mirrored": {"filters": [4, 6, 6, 6]},
+    "strided": {"filters": [4, 6, 6, 6]},
+    "vqvae": {"filters": [4, 6]},
+}
 # Their losses or codebooks need the whole batch, not microbatches.
 WHOLE = {"factor_vae", "infovae", "tcvae", "vqvae", "wae"}
 

@@ -11,7 +11,7 @@ import pytest
 
 from jaxae.training import optimizers, records
 from jaxae.training.checkpoint import recorded
-from short_runs import FIELDS, NAMES, WHOLE
+from short_runs import FIELDS, NAMES, NARROW, WHOLE
 
 ROOT = Path(__file__).parents[1]
 FAMILIES = [pytest.param("factor_vae", marks=pytest.mark.slow), "vae"]
@@ -117,7 +117,7 @@ def test_every_optimizer_is_reproducible_on_any_number_of_devices(fields):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_experiment_agrees_in_every_mode(name):
-    agree(name, "all", 16 if name in WHOLE else 30, **FIELDS.get(name, {}))
+    agree(name, "all", 16 if name in WHOLE else 30, **FIELDS.get(name, {}), **NARROW.get(name, {}))
 
 
 def run(workdir, devices, *more, number=0):
