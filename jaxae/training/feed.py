@@ -1,9 +1,11 @@
-"""The training data as compiled steps take it: all of it on the device, or blocks that are read ahead by Grain.
+"""The training data as compiled steps take it: all of it on the device, or blocks that are read ahead.
 
 Both give the same batches in the same order, which is a function of (seed, epoch, step): see `epoch`.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -93,8 +95,7 @@ def _streamed(split: Split, plan: Plan, seeds: range, size: int, block_bytes: in
 
 
 def _blocks(split: Split, order: np.ndarray, length: int, numbers: range) -> Iterator[Examples]:
-    """The blocks of these numbers, read ahead; the last one of an epoch is filled up with its last row."""
-    import grain
+    """The blocks of these numbers, read ahead by threads; the last row of an epoch fills up its last block."""
 
     def read(number: int) -> Examples:
         at = np.minimum(np.arange(number * length, (number + 1) * length), order.shape[-1] - 1)
@@ -102,7 +103,13 @@ def _blocks(split: Split, order: np.ndarray, length: int, numbers: range) -> Ite
         x = split.x[rows].reshape(*rows.shape, -1)
         return Examples(x, split.y[rows], None if split.lengths is None else split.lengths[rows])
 
-    numbered = grain.MapDataset.range(numbers.start, numbers.stop).map(read)
-    options = grain.ReadOptions(num_threads=AHEAD, prefetch_buffer_size=AHEAD)
-    blocks: Iterator[Examples] = iter(numbered.to_iter_dataset(options))
-    return blocks
+    threads, pending = ThreadPoolExecutor(AHEAD), deque[Future[Examples]]()
+    try:
+        for number in numbers:
+            pending.append(threads.submit(read, number))
+            if len(pending) > AHEAD:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        threads.shutdown(cancel_futures=True)
