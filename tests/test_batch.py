@@ -128,3 +128,13 @@ def test_optional_fields_may_be_missing():
     bare = batch(jnp.zeros((4, 1))).replace(y=None)
     assert bare.observed is bare.y is bare.context is None
     assert jax.jit(lambda b: b.mean(b.x))(bare).shape == (1,)
+
+
+def test_key_reuse_is_an_error_in_every_test():
+    """A key that is used twice, or one of the old kind, is an error wherever a test runs."""
+    key = jax.random.key(0)
+    jax.random.normal(key)
+    with pytest.raises(jax.errors.KeyReuseError):
+        jax.random.uniform(key)
+    with pytest.raises(ValueError, match="Legacy"):
+        jax.random.normal(jax.random.PRNGKey(0))

@@ -378,7 +378,7 @@ def test_there_are_10000_cases():
 def test_watch_sees_writes_outside_and_programs(folder, tmp_path):
     for offence in (
         lambda: (tmp_path / "elsewhere").write_text(""),
-        lambda: pickle.loads(pickle.dumps(Path("x"))),
+        lambda: pickle.loads(pickle.dumps(Path("x"))),  # noqa: S301
         lambda: subprocess.run(["true"], check=True),
         lambda: (tmp_path / "elsewhere").rename(tmp_path / "there"),
     ):
