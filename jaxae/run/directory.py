@@ -163,10 +163,10 @@ def _source(config: Config) -> dict[str, str]:
 
 def _commit() -> str | None:
     """The commit of the checkout that this file is in, or None where it is in none (or there is no git)."""
-    here = Path(__file__).parent
+    package = Path(__file__).parents[1]
     ask = ["git", "rev-parse", "--show-toplevel", "HEAD"]
     try:
-        found = subprocess.run(ask, cwd=here, capture_output=True, text=True, check=True).stdout.split("\n")
+        found = subprocess.run(ask, cwd=package, capture_output=True, text=True, check=True).stdout.split("\n")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return found[1] if Path(found[0]) == here.parent else None
+    return found[1] if Path(found[0]) == package.parent else None
