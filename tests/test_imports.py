@@ -1,4 +1,5 @@
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -63,3 +64,66 @@ def loaded(statement):
 def test_import_loads_nothing_heavy():
     assert not loaded("import jaxae") & {"jax", "numpy", *HEAVY}
     assert not loaded("from jaxae import load") & set(HEAVY)
+
+
+USE = """
+import contextlib
+import importlib
+import json
+import logging
+import os
+import pkgutil
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+
+def use():
+    import jaxae
+    from jaxae import data
+    from jaxae.training.checkpoint import Checkpoints
+
+    for module in pkgutil.walk_packages(jaxae.__path__, "jaxae."):
+        importlib.import_module(module.name)
+    with tempfile.TemporaryDirectory() as folder, Checkpoints(Path(folder)) as checkpoints:
+        assert checkpoints.restore({}) is None
+    with contextlib.suppress(ValueError):
+        data.load("no-such-set")
+
+
+def state():
+    loggers = {}
+    for name in sorted(logging.root.manager.loggerDict):
+        logger = logging.getLogger(name)
+        handlers, filters = map(str, logger.handlers), map(str, logger.filters)
+        loggers[name] = [logger.level, logger.disabled, logger.propagate, *handlers, *filters]
+    root = [logging.root.level, logging.root.manager.disable, *map(str, logging.root.handlers)]
+    return {"loggers": loggers, "root": root, "warnings": [str(f) for f in warnings.filters], "env": dict(os.environ)}
+
+
+for name in json.load(sys.stdin):
+    with contextlib.suppress(Exception):
+        importlib.import_module(name)
+before, known = state(), set(sys.modules)
+use()
+after, ours = state(), {name for name in sys.modules if name.split(".")[0] == "jaxae"}
+print(json.dumps([before, after, sorted(ours), [name for name in sys.modules if name not in ours | {"__main__"}]]))
+"""
+
+
+def used(modules):
+    """State of the process before and after jaxae is used, modules of jaxae, and other modules."""
+    given = json.dumps(modules)
+    done = subprocess.run([sys.executable, "-c", USE], input=given, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_library_changes_no_logger_warning_or_environment():
+    """Beyond what the import of third-party packages changes: those are imported first."""
+    *_, others = used([])
+    before, after, ours, _ = used(others)
+    assert len(ours) > 90
+    own = {name: [0, False, True] for name in after["loggers"] if name not in before["loggers"]}
+    assert after == {**before, "loggers": {**before["loggers"], **own}}
+    assert {name.split(".")[0] for name in own} <= {"jaxae"}

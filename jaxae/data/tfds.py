@@ -38,8 +38,6 @@ def load(name: str, data_dir: str = "", manual_dir: str = "") -> Dataset:
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import read_only_builder
 
-    for noisy in ("absl", "urllib3"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
     tfds.disable_progress_bar()
     where = {"data_dir": data_dir} if data_dir else {}
     try:

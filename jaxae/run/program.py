@@ -50,6 +50,8 @@ def program(work: Callable[[signals.Stop], str], together: Callable[[], Processe
     """
     logging.basicConfig(format="%(message)s", force=True)
     logging.getLogger("jaxae").setLevel(logging.INFO)
+    for name in ("absl", "asyncio", "urllib3"):  # Orbax and TFDS log what they then raise, and leave tasks behind
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     with signals.stopping() as stop:
         try:
             with compiled.kept():

@@ -30,8 +30,6 @@ class Checkpoints:
     """The checkpoints of one run. A context manager: leaving it waits for the last save."""
 
     def __init__(self, directory: Path, read_only: bool = False) -> None:
-        for name in ("absl", "asyncio"):  # Orbax logs what it then raises, and leaves tasks of what has failed
-            logging.getLogger(name).setLevel(logging.CRITICAL)
         self._directory = directory
         self._read_only = read_only
         self._saving = threading.Lock()
@@ -154,6 +152,22 @@ class Checkpoints:
         if wrong := [path for path, value in digests(items).items() if meta["sha256"].get(path) != value]:
             raise ValueError(f"{wrong[0]} does not match its SHA-256")
         return items, meta["meta"]
+
+
+class NoCheckpoints:
+    """Saves and finds nothing, in place of `Checkpoints`, where another process writes."""
+
+    def __enter__(self) -> "NoCheckpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def save(self, step: int, items: Items, meta: dict[str, Any], wait: bool = False) -> None:
+        """As `Checkpoints.save`."""
+
+    def restore(self, abstract: Items) -> None:
+        """As `Checkpoints.restore`."""
 
 
 def recorded(directory: Path) -> dict[str, str]:
