@@ -23,7 +23,7 @@ from jaxae.run.build import Build
 from jaxae.run.config import Config
 from jaxae.run.execute import fingerprint, initial, planned, train
 from jaxae.run.find import find, name_of
-from jaxae.run.progress import Progress, Silent, say
+from jaxae.run.progress import NoProgress, Progress, say
 from jaxae.run.read import load
 from jaxae.run.save import saver
 from jaxae.training import epoch, records
@@ -123,8 +123,7 @@ def _in_memory(source: Source, config: Config, dataset: Dataset, stop: loop.Stop
     snapshots = loop.configured(experiment, dataset, config, plan, initial=start)
     history: list[records.Record] = []
     step, seconds, examples = 0, 0.0, 0
-    bar: Any = Progress(config.epochs, last, 0) if progress else Silent()
-    with bar as shown:
+    with Progress(config.epochs, last, 0) if progress else NoProgress() as shown:
         for now in snapshots:
             if now.seconds:
                 seconds, examples = seconds + now.seconds, examples + (now.step - step) * config.batch_size
@@ -134,7 +133,7 @@ def _in_memory(source: Source, config: Config, dataset: Dataset, stop: loop.Stop
             else:
                 history += [records.record(now.epoch, step, "train", now.train)]
                 history += [records.record(now.epoch, step, "test", now.test)]
-                shown.epoch(*history[-2:], rate)
+                shown.epoch(history[-2], history[-1], rate)
             if stop(None) and step < last:
                 say(f"interrupted at step {step} of {last}: what is trained so far is returned")
                 break

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -18,10 +18,10 @@ from jaxae.devices.plan import Plan
 from jaxae.errors import Diverged, Interrupted
 from jaxae.run import diverged
 from jaxae.run.config import Config
-from jaxae.run.progress import Progress, Silent
+from jaxae.run.progress import NoProgress, Progress
 from jaxae.run.tensorboard import TensorBoard
 from jaxae.training import epoch, records
-from jaxae.training.checkpoint import Checkpoints
+from jaxae.training.checkpoint import Checkpoints, NoCheckpoints
 from jaxae.training.iterate import Compiler, Initial, Snapshot, iterate, start
 
 # What a checkpoint remembers besides arrays: bytes of metrics.jsonl, seconds in all, seconds and images of training.
@@ -69,8 +69,7 @@ def train(
     writes, seeds = processes.is_main_process, seeds_of(config)
     last = epoch.first_step(config.epochs, len(data.train.x), config.batch_size)
     metrics_file = workdir / "metrics.jsonl"
-    writer: Any = Checkpoints(workdir / "checkpoints") if writes else Silent()
-    with writer as checkpoints:
+    with Checkpoints(workdir / "checkpoints") if writes else NoCheckpoints() as checkpoints:
         restored = checkpoints.restore(abstract(experiment, config, data.info))
         if restored:
             items, meta = restored
@@ -106,9 +105,9 @@ def train(
 
         def write(epoch: int, split: str, metrics: dict[str, Any]) -> None:
             lines.append(records.record(epoch, step, split, metrics))
-            if writes:
+            if board:
                 records.append(metrics_file, lines[-1])
-            board.scalars(lines[-1])
+                board.scalars(lines[-1])
 
         def picture_due(now: Snapshot) -> bool:
             if now.test is not None:
@@ -119,9 +118,11 @@ def train(
         save_every = config.checkpoint_every if config.checkpoint_unit == "steps" else 0
         resume, every = (state, totals), (config.picture_every, save_every)
         snapshots = configured(experiment, data, config, plan, resume=resume, every=every, compiler=compiler)
-        events: Any = TensorBoard(workdir / "tensorboard", step) if writes else Silent()
-        bar: Any = Progress(config.epochs, last, step) if writes and progress else Silent()
-        with events as board, bar as shown, keeping_moment(workdir, writes):
+        with (
+            TensorBoard(workdir / "tensorboard", step) if writes else nullcontext() as board,
+            Progress(config.epochs, last, step) if writes and progress else NoProgress() as shown,
+            keeping_moment(workdir, writes),
+        ):
             for now in snapshots:
                 if now.seconds:
                     seconds += now.seconds
@@ -129,7 +130,7 @@ def train(
                 step, state, totals = now.step, now.state, now.totals
                 if now.test is None:
                     shown.update(now.epoch, step, float(np.mean(now.train["loss"])), rate())
-                    if writes and look and picture_due(now):
+                    if board and look and picture_due(now):
                         look(jax.device_get(state), step, board)
                     if now.done:
                         write(now.epoch, "train", now.train)

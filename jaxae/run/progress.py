@@ -2,24 +2,10 @@
 
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 
 from jaxae.training.records import Record, mean
-
-
-class Silent:
-    """In place of a writer, where another process writes."""
-
-    def __enter__(self) -> "Silent":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def __getattr__(self, _: str) -> Callable[..., None]:
-        return lambda *_, **__: None
 
 
 def say(text: str) -> None:
@@ -67,3 +53,19 @@ class Progress:
             f"epoch {train['epoch']}/{self._epochs}  train loss {mean(train['loss']):.4f}  "
             f"test loss {mean(test['loss']):.4f}  {rate:,.0f} images/s{left}"
         )
+
+
+class NoProgress:
+    """Shows nothing, in place of `Progress`."""
+
+    def __enter__(self) -> "NoProgress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self, epoch: int, step: int, loss: float, rate: float) -> None:
+        """As `Progress.update`."""
+
+    def epoch(self, train: Record, test: Record, rate: float) -> None:
+        """As `Progress.epoch`."""
