@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 FROM = {
     "Batch": "core.batch",
-    "Config": "config",
+    "Config": "run.config",
     "Experiment": "core.experiment",
     "Info": "core.types",
     "Snapshot": "training.iterate",
