@@ -1,6 +1,6 @@
 """A k-sparse autoencoder: linear but for the choice of the units that are kept.
 
-Source: Makhzani & Frey 2013, who judge it by the classification error on its codes (see scripts/probe.py) and give no
+Source: Makhzani & Frey 2013, who judge it by the classification error on its codes (see `jaxae probe`) and give no
 figure for the loss.
 Command: jaxae ksparse --data mnist --seeds 3
 Measured: test MSE 0.008756 +- 6.5e-05 over three seeds; 264 s for all on two shared CPU cores.

@@ -1,4 +1,4 @@
-"""Trains the classifier in whose features scripts/quality.py compares images: python scripts/classifier.py --data mnist
+"""Trains the classifier in whose features `jaxae quality` compares images: python scripts/classifier.py --data mnist
 
 Prints its test accuracy. On MNIST that is to be above 99 %, which takes about a minute on two CPU cores.
 """
@@ -25,7 +25,7 @@ def make(_: loop.Stop) -> str:
     parser.add_argument("--binarize", choices=("none", "static"), default="none", help="as for the experiments")
     parser.add_argument("--epochs", type=int, default=classifier.EPOCHS, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    parser.add_argument("--to", type=Path, help="file to write (default: in the cache, where quality.py looks)")
+    parser.add_argument("--to", type=Path, help="file to write (default: in the cache, where `jaxae quality` looks)")
     options = parser.parse_args()
     if options.epochs < 1 or options.seed < 0:
         raise InputError("--epochs, --seed: at least 1 and 0")

@@ -56,6 +56,14 @@ def script(name):
     return module
 
 
+def call(name, *arguments):
+    """The exit code of a command of `jaxae`."""
+    command = importlib.import_module(f"jaxae.commands.{name}")
+    with pytest.raises(SystemExit) as ended:
+        command.main([*map(str, arguments)])
+    return ended.value.code
+
+
 def batch(x, weight=None, mask=None, training=True, layout=Layout()):  # noqa: B008
     """A whole batch of these examples, numbered from 0, at step 0."""
     n = len(x)

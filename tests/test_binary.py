@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxae
-from conftest import batch, equal, new_key, script
+from conftest import batch, call, equal, new_key
 from jaxae import data, run
 from jaxae.core.step import Transition, binarized
 from jaxae.core.types import Info, State
@@ -139,30 +139,26 @@ def test_a_log_likelihood_is_measured_where_pixels_have_a_density(fields):
     assert vae.build(config, Info((28, 28, 1), 100)).measures.keys() == {"likelihood"}
 
 
-def estimate(monkeypatch, *arguments):
-    monkeypatch.setattr("sys.argv", ["likelihood.py", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        script("likelihood").main()
-    return ended.value.code
-
-
-def test_the_likelihood_of_a_finished_run(tmp_path, monkeypatch, capsys):
+def test_the_likelihood_of_a_finished_run(tmp_path, capsys):
     """The same as at the end of a run, of every seed; and nothing but it is written there."""
     workdir = train(tmp_path / "run", "static", seeds=2, log_likelihood_samples=20)
     known = json.loads((workdir / "result.json").read_text())["likelihood"]
     before = sorted(workdir.rglob("*"))
     capsys.readouterr()
-    assert estimate(monkeypatch, workdir, workdir, "--samples", 20) == 0
+    assert call("likelihood", workdir, workdir, "--samples", 20) == 0
     found, again = map(json.loads, capsys.readouterr().out.splitlines())
     assert found == again
     assert (found.pop("run"), found.pop("samples")) == ("vae on digits", 20)
     assert found == known
     assert len(found["log_likelihood"]["seeds"]) == 2
-    assert estimate(monkeypatch, workdir, "--samples", 200) == 0
+    assert call("likelihood", workdir, "--samples", 200) == 0
     more = json.loads(capsys.readouterr().out)
     assert more["log_likelihood"]["mean"] > known["log_likelihood"]["mean"]
     assert more["monte_carlo_error"]["mean"] < known["monte_carlo_error"]["mean"]
     assert sorted(workdir.rglob("*")) == before
-    for arguments, says in (((tmp_path,), "config.json"), ((workdir, "--samples", 1), "--samples: at least 2")):
-        assert estimate(monkeypatch, *arguments) == 2
+    for arguments, says in (
+        ((tmp_path,), "config.json"),
+        ((workdir, "--samples", 1), "--samples 1 must be at least 2"),
+    ):
+        assert call("likelihood", *arguments) == 2
         assert says in capsys.readouterr().err

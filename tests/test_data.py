@@ -489,3 +489,43 @@ def test_full_mnist_through_tfds(mnist, tmp_path):
 def test_idx_reader_agrees_with_the_known_first_digits(mnist):
     labels = idx.read(MNIST / "train-labels-idx1-ubyte.gz", 1)
     assert labels[:5].tolist() == [5, 0, 4, 1, 9]
+
+
+def test_examples_of_a_path_are_all_of_them_in_order(tmp_path):
+    """With names: those of the images in a folder, else numbers. A named set gives its test split."""
+    x = GREY[..., None]
+    np.save(tmp_path / "floats.npy", GREY.astype(np.float64) / 255)
+    np.savez(tmp_path / "classes.npz", x=GREY, y=np.arange(30) % 3)
+    np.savez(tmp_path / "one.npz", x=GREY[:1])
+    (tmp_path / "x-images-idx3-ubyte").write_bytes(idx_bytes(GREY))
+    for i, name in enumerate(("b", "a", "c")):
+        write_folder(tmp_path / "folder" / name, GREY[10 * i : 10 * i + 10])
+    four = tmp_path / "four"
+    four.mkdir()
+    for name, array in zip(files.MNIST, (GREY[:20], np.zeros(20), GREY[20:], np.zeros(10)), strict=True):
+        (four / name).write_bytes(idx_bytes(array))
+    numbers = [*range(30)]
+    in_folder = [f"{name}/{i:03}.png" for name in "abc" for i in range(10)]
+    for name, images, names in (
+        ("floats.npy", x, numbers),
+        ("classes.npz", x, numbers),
+        ("one.npz", x[:1], [0]),
+        ("x-images-idx3-ubyte", x, numbers),
+        ("folder", np.concatenate([x[10:20], x[:10], x[20:]]), in_folder),
+        ("four", x, numbers),
+    ):
+        split, found = data.examples(str(tmp_path / name))
+        np.testing.assert_array_equal(split.x, images)
+        assert ([*found], split.lengths, set(split.y)) == (names, None, {-1})
+    digits = data.load("digits", binarize="static").test
+    split, found = data.examples("digits", binarize="static")
+    np.testing.assert_array_equal(split.x, digits.x)
+    assert found == range(len(digits.x))
+
+
+def test_a_large_file_is_not_read_into_memory_for_its_examples(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "LARGE", 100)
+    np.save(tmp_path / "large.npy", GREY)
+    split, _ = data.examples(str(tmp_path / "large.npy"))
+    assert isinstance(split.x, np.memmap)
+    np.testing.assert_array_equal(split.x[..., 0], GREY)

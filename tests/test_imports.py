@@ -22,7 +22,8 @@ def imported(path):
 
 
 def test_each_module_imports_only_those_before_it_in_the_list():
-    files = [path for path in (ROOT / "jaxae").rglob("*.py") if path.parent != ROOT / "jaxae" or path.stem == "errors"]
+    entries = [ROOT / "jaxae" / name for name in ("__init__.py", "__main__.py")]
+    files = [path for path in (ROOT / "jaxae").rglob("*.py") if path not in entries]
     of = {path: path.relative_to(ROOT / "jaxae").parts[0].removesuffix(".py") for path in files}
     assert set(of.values()) == set(LAYERS)
     for path, layer in of.items():
@@ -47,11 +48,12 @@ def test_only_one_file_names_each_of_these():
         (("orbax",), "checkpoint.py"),
         (("pmap(", "shard_map", "NamedSharding", "Mesh("), "plan.py"),
         (("jax.distributed", "multihost_utils"), "processes.py"),
-        (("tyro",), "command_line.py"),
+        (("tyro",), "command_line.py"),  # and the commands, for what is special of an argument
     ):
         for path in (ROOT / "jaxae").rglob("*.py"):
             code = path.read_text().replace('"orbax-checkpoint"', "")
-            assert path.name == owner or not any(word in code for word in words), path
+            allowed = path.name == owner or ("tyro" in words and path.parent.name == "commands")
+            assert allowed or not any(word in code for word in words), path
 
 
 def loaded(statement):

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 import jaxae
-from conftest import script
+from conftest import call
 from jaxae import data, run
 from jaxae.experiments import ksparse
+from jaxae.measure import probe
 from jaxae.run import directory
-
-probe = script("probe")
 
 
 def dataset(x, y, test):
@@ -43,16 +42,15 @@ def two(tmp_path_factory):
     return run.train(ksparse.Config(**fields, workdir=str(path)), ksparse.build, "ksparse")
 
 
-def said(monkeypatch, capsys, *arguments):
+def said(capsys, *arguments):
     """The numbers of each line: of the codes mean and deviation, of the pixels."""
-    monkeypatch.setattr("sys.argv", ["probe.py", *map(str, arguments)])
-    probe.main()
+    assert call("probe", *arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == [str(path) for path in arguments]
     return [tuple(map(float, re.findall(r"[\d.]+(?= ±| %)", line))) for line in lines]
 
 
-def test_a_line_for_each_run(two, monkeypatch, capsys):
+def test_a_line_for_each_run(two, capsys):
     """Of all seeds, with codes as they are after training."""
     digits = data.load("digits")
     pixels = probe.error(digits, digits.train.x, digits.test.x)
@@ -64,12 +62,12 @@ def test_a_line_for_each_run(two, monkeypatch, capsys):
         assert np.all(np.count_nonzero(test, axis=1) == 20)
         errors.append(probe.error(digits, train, test))
     assert 0 < min(errors) < max(errors) < 90
-    mean, deviation, same = said(monkeypatch, capsys, two, two)[1]
+    mean, deviation, same = said(capsys, two, two)[1]
     np.testing.assert_allclose((mean, same), (np.mean(errors), pixels), rtol=1e-3)
     np.testing.assert_allclose(deviation, np.std(errors, ddof=1), rtol=0.05)
 
 
-def test_what_cannot_be_probed_is_said(two, tmp_path, monkeypatch, capsys):
+def test_what_cannot_be_probed_is_said(two, tmp_path, capsys):
     unfinished = tmp_path / "unfinished"
     shutil.copytree(two, unfinished)
     (unfinished / "result.json").unlink()
@@ -81,13 +79,12 @@ def test_what_cannot_be_probed_is_said(two, tmp_path, monkeypatch, capsys):
     (unnamed / "config.json").write_text(json.dumps(saved))
     for arguments, message in (
         ([tmp_path], "holds no run"),
+        ([], "give at least one run directory"),
+        ([two, "--iterations", 0], "--iterations 0 must be at least 1"),
         ([unfinished], "is not finished"),
         ([unnamed], "its data has no classes"),
     ):
-        monkeypatch.setattr("sys.argv", ["probe.py", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            probe.main()
+        assert call("probe", *arguments) == 2
         text = capsys.readouterr().err
-        assert ended.value.code == 2
         assert message in text
         assert text.count("\n") == 1

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from scipy.linalg import block_diag, sqrtm
 
-from conftest import script
+from conftest import call
 from jaxae import data, load, run
 from jaxae.errors import InputError
 from jaxae.experiments import dense, vae
@@ -145,23 +145,16 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     small = {"epochs": 1, "batch_size": 100, "hidden": (8,), "latent": 2, "figures": "none"}
     return [
-        run.train(module.Config(**small, workdir=str(folder / module.__name__)), module.build, module.__name__)
-        for module in (vae, dense)
+        run.train(module.Config(**small, workdir=str(folder / name)), module.build, name)
+        for name, module in (("vae", vae), ("dense", dense))
     ]
 
 
-def measure(monkeypatch, *arguments):
-    monkeypatch.setattr("sys.argv", ["quality.py", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        script("quality").main()
-    return ended.value.code
-
-
-def test_the_table_of_two_runs(runs, digits, weights, tmp_path, monkeypatch, capsys):
+def test_the_table_of_two_runs(runs, digits, weights, tmp_path, capsys):
     classifier.save(tmp_path / "weights", weights)
     before = sorted(path for workdir in runs for path in workdir.rglob("*"))
     options = ("--samples", 300, "--seed", 5, "--components", 5, "--classifier", tmp_path / "weights")
-    assert measure(monkeypatch, *runs, *options) == 0
+    assert call("quality", *runs, *options) == 0
     assert sorted(path for workdir in runs for path in workdir.rglob("*")) == before
     first, _, *lines = capsys.readouterr().out.splitlines()
     assert first.startswith("300 test images; ")
@@ -190,7 +183,7 @@ def test_the_table_of_two_runs(runs, digits, weights, tmp_path, monkeypatch, cap
         assert [float(value) for value in row[2:]] == pytest.approx(quality.precision_recall(a, b), abs=6e-4)
 
 
-def test_the_script_refuses_in_one_line(runs, tmp_path, monkeypatch, capsys):
+def test_the_command_refuses_in_one_line(runs, tmp_path, capsys):
     other = tmp_path / "other"
     other.mkdir()
     text = (runs[1] / "config.json").read_text()
@@ -204,7 +197,7 @@ def test_the_script_refuses_in_one_line(runs, tmp_path, monkeypatch, capsys):
         ((runs[0], "--classifier", tmp_path / "none"), "holds no classifier"),
         ((runs[0], "--module", "no.such"), "--module"),
     ):
-        assert measure(monkeypatch, *arguments) == 2
+        assert call("quality", *arguments) == 2
         error = capsys.readouterr().err
         assert error.startswith("error: ")
         assert error.count("\n") == 1

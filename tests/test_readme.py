@@ -14,6 +14,7 @@ import pytest
 
 import jaxae
 from jaxae import data, experiments, run
+from jaxae.commands._docstrings import docstrings
 from jaxae.run import command_line
 from jaxae.training import records
 
@@ -57,12 +58,22 @@ def test_new_variant_type_checks_and_trains_its_formula(tmp_path, monkeypatch):
     del sys.modules["regularized"]
 
 
+COMMANDS = docstrings("jaxae.commands")
+
+
 def options(source):
     """The flags that a script names."""
     return set(re.findall(r"\"(--[a-z-]+)\"", source))
 
 
-@pytest.mark.parametrize("page", [README_FILE, README_FILE.with_name("experiments") / "README.md"])
+PAGES = [
+    README_FILE,
+    README_FILE.with_name("experiments") / "README.md",
+    README_FILE.with_name("jaxae") / "commands" / "README.md",
+]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_flags_named_in_the_readme_exist(page):
     """Of an experiment, of a script, or of SLURM and gcloud."""
     text = page.read_text()
@@ -71,7 +82,9 @@ def test_flags_named_in_the_readme_exist(page):
     known = {command_line.flag(field.name) for kind in configs for field in dataclasses.fields(kind)}
     for script in (README_FILE.with_name("scripts")).glob("*.py"):
         known |= options(script.read_text())
-    known |= {"--help", "--array", "--wrap", "--ntasks-per-node", "--worker", "--command"}
+    kinds = {name: importlib.import_module(f"jaxae.commands.{name}").Options for name in COMMANDS}
+    known |= {command_line.flag(field.name) for kind in kinds.values() for field in dataclasses.fields(kind)}
+    known |= {"--help", "--tyro-print-completion", "--array", "--wrap", "--ntasks-per-node", "--worker", "--command"}
     known |= {command_line.flag(name) for name in re.findall(r"^    (\w+): ", text, re.M)}  # of the new variant
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
     assert named
@@ -79,6 +92,9 @@ def test_flags_named_in_the_readme_exist(page):
     for name, line in re.findall(rf"jaxae ({'|'.join(modules)})\b([^`#\"\n]*)", text):
         if name in modules and "--help" not in line:
             command_line.parse(importlib.import_module(f"jaxae.experiments.{name}").Config, "", shlex.split(line))
+    for name, line in re.findall(rf"jaxae ({'|'.join(kinds)})\b([^`#\"\n]*)", text):
+        if line.strip() and name != "sweep":
+            command_line.parse(kinds[name], "", shlex.split(line))
 
 
 def test_python_examples_run(tmp_path, monkeypatch):
@@ -112,6 +128,8 @@ def test_files_named_in_the_readme_exist():
 def test_layout_names_every_module_of_the_library():
     root = Path(__file__).parents[1]
     layout = README.split("## Layout")[1]
-    modules = [path for path in (root / "jaxae").iterdir() if path.name not in ("__init__.py", "__pycache__")]
+    modules = [path for path in (root / "jaxae").iterdir() if path.is_dir() or path.suffix == ".py"]
     for path in modules:
+        if path.name in ("__init__.py", "__main__.py", "__pycache__"):
+            continue
         assert (f"{path.name}/" if path.is_dir() else path.name) in layout, path

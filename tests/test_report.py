@@ -17,8 +17,9 @@ import pytest
 from PIL import Image
 
 import jaxae
-from conftest import script, trained
+from conftest import call, trained
 from jaxae import data, run
+from jaxae.commands import compare
 from jaxae.core.experiment import Experiment
 from jaxae.core.step import Transition
 from jaxae.errors import InputError
@@ -294,18 +295,16 @@ def test_a_sheet_holds_images_row_by_row(runs):
         np.testing.assert_allclose(found[top : top + 3, left : left + 5], images[number], atol=0.51 / 255)
 
 
-def test_the_page_is_made_again_the_same(runs, monkeypatch, capsys):
+def test_the_page_is_made_again_the_same(runs, capsys):
     before = (runs[0] / "report.html").read_bytes()
-    monkeypatch.setattr("sys.argv", ["report.py", str(runs[0])])
-    script("report").main()
+    assert call("report", runs[0]) == 0
     assert (runs[0] / "report.html").read_bytes() == before
     assert str(runs[0] / "report.html") in capsys.readouterr().out
 
 
-def test_runs_side_by_side(runs, tmp_path, monkeypatch, visit):
+def test_runs_side_by_side(runs, tmp_path, visit):
     out = tmp_path / "compare.html"
-    monkeypatch.setattr("sys.argv", ["compare.py", *map(str, runs), "--out", str(out)])
-    script("compare").main()
+    assert call("compare", *runs, "--out", out) == 0
     page = visit(out)
     rows = [[cell.inner_text() for cell in row.query_selector_all("th, td")] for row in page.query_selector_all("tr")]
     head = rows[0]
@@ -336,7 +335,7 @@ def test_runs_side_by_side(runs, tmp_path, monkeypatch, visit):
     assert "latent" in page.inner_text("main")
 
 
-def test_what_cannot_be_compared_is_said(runs, tmp_path, monkeypatch, capsys):
+def test_what_cannot_be_compared_is_said(runs, tmp_path, capsys):
     other, unfinished = tmp_path / "other", tmp_path / "unfinished"
     for path in (other, unfinished):
         shutil.copytree(runs[0], path)
@@ -353,11 +352,8 @@ def test_what_cannot_be_compared_is_said(runs, tmp_path, monkeypatch, capsys):
         ("compare", [runs[0], unfinished], "is not finished"),
         ("compare", [runs[0], "--out", tmp_path], "cannot be written"),
     ):
-        monkeypatch.setattr("sys.argv", [f"{name}.py", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            script(name).main()
+        assert call(name, *arguments) == 2
         said = capsys.readouterr().err
-        assert ended.value.code == 2
         assert message in said
         assert said.count("\n") == 1
     with pytest.raises(InputError, match="its data"):
@@ -366,7 +362,7 @@ def test_what_cannot_be_compared_is_said(runs, tmp_path, monkeypatch, capsys):
 
 
 def test_runs_of_one_name_are_told_apart(tmp_path):
-    labels = script("compare")._labels([tmp_path / "a" / "vae", tmp_path / "b" / "vae"])
+    labels = compare._labels([tmp_path / "a" / "vae", tmp_path / "b" / "vae"])
     assert labels == [str(Path("a/vae")), str(Path("b/vae"))]
 
 

@@ -4,20 +4,18 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from conftest import script
 from jaxae import run
+from jaxae.commands import sweep as sweeps
 from jaxae.errors import InputError
 from jaxae.experiments import mirrored, vae
-from jaxae.run import loop
+from jaxae.run import loop, sharing
 from jaxae.training import records
 
-sweeps = script("sweep")
 SMALL = ("--hidden", "8", "--batch-size", "128", "--epochs", "2", "--seeds", "2", "--figures", "none")
 FIELDS = {"hidden": (8,), "batch_size": 128, "epochs": 2, "seeds": 2, "figures": "none"}
 
@@ -69,8 +67,8 @@ def test_weights_of_terms_are_numbers_of_the_shared_program(tmp_path, compiled):
 
 
 def test_what_decides_the_form_of_the_step_is_no_number_of_it():
-    assert sweeps.arrays(vae, vae.Config(**FIELDS), ["lr", "kl_weight"]) == ("lr", "kl_weight")
-    assert sweeps.arrays(vae, vae.Config(**FIELDS), ["kl_warmup", "lr", "capacity"]) == ("lr",)
+    assert sharing.arrays(vae, vae.Config(**FIELDS), ["lr", "kl_weight"]) == ("lr", "kl_weight")
+    assert sharing.arrays(vae, vae.Config(**FIELDS), ["kl_warmup", "lr", "capacity"]) == ("lr",)
 
 
 def test_a_point_is_finished_when_its_last_file_is_written(tmp_path):
@@ -144,6 +142,13 @@ def test_after_a_point_that_diverged_there_is_nothing_to_save(tmp_path):
     assert given[-1] is None
 
 
+def test_flags_that_are_not_the_sweeps_are_the_experiments():
+    words = ["vae", "--seeds", "3", "--grid", "lr=1,2", "latent=2", "--lr", "-1", "--shard=1/2", "--hidden", "8", "9"]
+    own, others = sweeps.split(words)
+    assert own == ["vae", "--grid", "lr=1,2", "latent=2", "--shard=1/2"]
+    assert others == ["--seeds", "3", "--lr", "-1", "--hidden", "8", "9"]
+
+
 def test_a_share_without_points(tmp_path):
     """An array of jobs may be larger than the grid."""
     said = sweep(tmp_path / "sweep", "lr=1e-3", more=(*SMALL, "--shard", "3/3"))
@@ -185,8 +190,8 @@ def test_what_makes_no_sense_is_refused(tmp_path, monkeypatch, arguments, line):
 
 def test_the_command(tmp_path):
     """One line and exit code 2; fields of several numbers."""
-    program = Path(__file__).parents[1] / "scripts" / "sweep.py"
-    done = subprocess.run([sys.executable, program, "vae", "--grid", "lr"], capture_output=True, text=True, check=False)
+    program = [sys.executable, "-m", "jaxae", "sweep"]
+    done = subprocess.run([*program, "vae", "--grid", "lr"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (2, "error: --grid lr: must be FIELD=A,B\n")
     (point,) = sweeps.grid(["hidden=256 128"])
     assert sweeps.configure(vae, [], point, tmp_path).hidden == (256, 128)

@@ -5,37 +5,53 @@ import importlib
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
-from pkgutil import iter_modules
 from typing import NoReturn
 
-from jaxae import commands
-from jaxae.run.find import find, names
+from jaxae.commands._docstrings import docstrings
+from jaxae.errors import InputError
 
-HELP = "usage: jaxae NAME ...; `jaxae NAME --help` shows the flags"
+HELP = """usage: jaxae NAME ...
+
+`jaxae NAME --help` shows the flags of a command or an experiment. `jaxae --version` prints the version;
+`jaxae --tyro-print-completion bash` (or zsh, fish, tcsh) a script that completes names and flags."""
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the experiment or the command that the first argument names, and exit. It alone is imported."""
-    first, *rest = [*(sys.argv[1:] if argv is None else argv)] or ["--help"]
+    arguments = [*(sys.argv[1:] if argv is None else argv)] or ["--help"]
+    first, *rest = arguments
+    commands, experiments = docstrings("jaxae.commands"), docstrings("jaxae.experiments")
     if first == "--version":
         print(f"jaxae {version('jaxae')}")
-    elif first == "--help":
-        print(f"{HELP}\n\ncommands: {', '.join(available())}\nexperiments: {', '.join(names())}")
-    elif first in available():
+    elif first in ("--help", "-h"):
+        print(f"{HELP}\n\ncommands:\n{_lines(commands)}\n\nexperiments:\n{_lines(experiments)}")
+    elif first == "--tyro-print-completion":
+        from jaxae.commands._completion import script
+
+        try:
+            print(script(arguments, [*commands], [*experiments]), end="")
+        except InputError as error:
+            _refuse(str(error))
+    elif first in commands:
         importlib.import_module(f"jaxae.commands.{first}").main(rest)
-    elif first in names():
+    elif first in experiments:
+        from jaxae.run.find import find
         from jaxae.run.program import main as run
 
         module = find(first)
         run(module.Config, module.build, rest)
     else:
-        near = difflib.get_close_matches(first, [*available(), *names()], 1)
+        near = difflib.get_close_matches(first, [*commands, *experiments], 1)
         hint = f"did you mean {near[0]}?" if near else "`jaxae --help` shows what there is"
-        print(f"error: {first} is no command and no experiment: {hint}", file=sys.stderr)
-        sys.exit(2)
+        _refuse(f"{first} is no command and no experiment: {hint}")
     sys.exit(0)
 
 
-def available() -> list[str]:
-    """The names of the commands."""
-    return sorted(module.name for module in iter_modules(commands.__path__) if module.name != "main")
+def _lines(modules: dict[str, str]) -> str:
+    width = max(map(len, modules))
+    return "\n".join(f"  {name:<{width}}  {text.splitlines()[0]}" for name, text in modules.items())
+
+
+def _refuse(line: str) -> NoReturn:
+    print(f"error: {line}", file=sys.stderr)
+    sys.exit(2)

@@ -1,7 +1,7 @@
 """Data: `load` gives any set of images as uint8 arrays, or of sequences as float32 arrays, decoded once."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -113,24 +113,49 @@ def named(name: str, data_dir: str = "", manual_dir: str = "") -> Dataset:
     """
     from jaxae.data import digits, files, sprites, tfds
 
-    if name == ARRAY:
-        raise InputError("data=array: the run was trained on an array, which is in no file: pass it again")
-    if not name:
-        raise InputError("data='' is empty: give digits, sprites, a TFDS name or a path")
+    path = path_of(name)
+    if path is not None:
+        return files.load(path)
     if name == "digits":
         return digits.load()
     if name.split("/")[0] == "sprites":
         return sprites.load(name)
-    if tfds.prepares(name):
-        return tfds.load(name, data_dir, manual_dir)
+    return tfds.load(name, data_dir, manual_dir)
+
+
+def examples(
+    name: str, data_dir: str = "", manual_dir: str = "", binarize: str = "none"
+) -> tuple[Split, Sequence[str | int]]:
+    """All examples at a path, in their order, or the test split of a named data set; and the names of the examples.
+
+    The names are the paths of the images in a folder, or numbers from 0 (see `files.read`). binarize: as for `load`,
+    of a named data set. InputError as `named`.
+    """
+    from jaxae.data import files
+
+    path = path_of(name)
+    if path is not None:
+        return files.read(path)
+    test = load(name, data_dir, manual_dir, binarize).test
+    return test, range(len(test.x))
+
+
+def path_of(name: str) -> Path | None:
+    """The path that a name stands for; None for that of a data set. InputError for one that is neither."""
+    from jaxae.data import files, tfds
+
+    if name == ARRAY:
+        raise InputError("data=array: the run was trained on an array, which is in no file: pass it again")
+    if not name:
+        raise InputError("data='' is empty: give digits, sprites, a TFDS name or a path")
+    if name == "digits" or name.split("/")[0] == "sprites" or tfds.prepares(name):
+        return None
     try:
         path = Path(name).expanduser()
         is_path = path.exists() or files.looks_like_path(name)
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(f"data={name[:50]}: cannot be a path ({error})") from None
-    if is_path:
-        return files.load(path)
-    return tfds.load(name, data_dir, manual_dir)
+    return path if is_path else None
 
 
 def labels(y: np.ndarray | None, count: int, path: Path) -> tuple[Int[np.ndarray, " N"], tuple[str, ...]]:

@@ -43,10 +43,11 @@ def part_on_disk(name: str, state: str, x: np.ndarray, part: np.ndarray) -> np.n
             return found
     logging.getLogger("jaxae").info("copying %d examples into %s (once)", len(rows), folder())
     try:
+        folder().mkdir(parents=True, exist_ok=True)
         for old in folder().glob(f"{of_name}*"):
             if not old.name.startswith(of_state):
                 old.unlink()
-        with _writing(path) as file:  # not a map of it: a full disk would end the process
+        with writing(path) as file:  # not a map of it: a full disk would end the process
             header = {"descr": x.dtype.str, "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
             for i in range(0, len(rows), PIECE):
@@ -73,7 +74,8 @@ def cached(key: str, make: Callable[[], Dataset]) -> Dataset:
         dataset = make()
     (train, test, classes) = dataset
     try:
-        with _writing(path) as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(path) as file:
             arrays: dict[str, Any] = {"train_x": train.x, "train_y": train.y, "test_x": test.x, "test_y": test.y}
             np.savez(file, classes=np.array(classes, dtype=np.str_), **arrays)
     except OSError as error:
@@ -86,15 +88,14 @@ def _digest(said: bytes) -> str:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that is at the path when it is whole, and nowhere when it cannot be written."""
+def writing(path: Path) -> Iterator[IO[bytes]]:
+    """A file that is at the path when it is complete, and nowhere when anything fails before. OSError."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with partial.open("wb") as file:
             yield file
         partial.replace(path)
-    except OSError:
+    except BaseException:
         with suppress(OSError):
             partial.unlink()
         raise

@@ -3,7 +3,7 @@
 import os
 import re
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -38,13 +38,10 @@ def load(path: Path) -> Dataset:
     Every tenth image of a class is for the test, except in the four files, which have their own.
     InputError for everything else.
     """
-    if not path.exists():
-        raise InputError(f"{path}: there is no such file or folder: check the path")
+    _check(path)
     if path.is_dir():
-        four = [found for name in MNIST for found in (path / name, path / f"{name}.gz") if found.exists()]
-        return _mnist(four) if len(four) == len(MNIST) else _folder(path)
-    if not path.is_file():
-        raise InputError(f"{path}: is neither a file nor a folder: copy what it gives into a file")
+        four = _four(path)
+        return _mnist(four) if four else _folder(path)
     if path.suffix == ".npy":
         return _large(path) or _split(_numpy(path), None, path)
     if path.suffix == ".npz":
@@ -55,6 +52,48 @@ def load(path: Path) -> Dataset:
     beside = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
     has_labels = beside != path and beside.exists()
     return _split(idx.read(path, 3), idx.read(beside, 1) if has_labels else None, path)
+
+
+def read(path: Path) -> tuple[Split, Sequence[str | int]]:
+    """All examples of a path, as `load` takes it, in their order and without their classes; and their names.
+
+    The names are the paths of the images of a folder, relative to it and sorted; else numbers from 0. Of the four files
+    of MNIST the training images come first. An `.npy` of bytes above one GiB stays on disk. InputError as `load`.
+    """
+    _check(path)
+    lengths, names = None, None
+    if path.is_dir():
+        if four := _four(path):
+            x = np.concatenate([split.x for split in _mnist(four)[:2]])
+        else:
+            with _listing(path):
+                images = [image for image, _ in _list(path)[0]]
+            x, names = _decode(images), [str(image.relative_to(path)) for image in images]
+    elif path.suffix == ".npy":
+        mapped = _mapped(path)
+        x = pixels(_numpy(path) if mapped is None else mapped, path)
+    elif path.suffix == ".npz":
+        arrays = _npz(path)
+        if "x" not in arrays or "lengths" in arrays:
+            x, lengths = sequences.padded(arrays, path)
+        else:
+            x = pixels(arrays["x"], path)
+    else:
+        x = pixels(idx.read(path, 3), path)
+    return Split(x, labels(None, len(x), path)[0], lengths), range(len(x)) if names is None else names
+
+
+def _check(path: Path) -> None:
+    if not path.exists():
+        raise InputError(f"{path}: there is no such file or folder: check the path")
+    if not (path.is_dir() or path.is_file()):
+        raise InputError(f"{path}: is neither a file nor a folder: copy what it gives into a file")
+
+
+def _four(path: Path) -> list[Path]:
+    """The four files of MNIST in a folder; none where one is missing."""
+    found = [file for name in MNIST for file in (path / name, path / f"{name}.gz") if file.exists()]
+    return found if len(found) == len(MNIST) else []
 
 
 def _mnist(four: list[Path]) -> Dataset:
@@ -69,15 +108,21 @@ def _mnist(four: list[Path]) -> Dataset:
 
 def _large(path: Path) -> Dataset | None:
     """The splits of a file of bytes that is better not read into memory, as arrays that stay on disk; else None."""
+    x = _mapped(path)
+    if x is None:
+        return None
     stat = path.stat()
-    if stat.st_size <= LARGE:
+    take = partial(part_on_disk, str(path.resolve()), f"{stat.st_size} {stat.st_mtime_ns}")
+    return hold_out(pixels(x, path), *labels(None, len(x), path), take=take)
+
+
+def _mapped(path: Path) -> np.ndarray | None:
+    """The array in a file of bytes that is better not read into memory; None for another file."""
+    if path.stat().st_size <= LARGE:
         return None
     with _reading(path, b"\x93NUMPY"):
         x = np.load(path, mmap_mode="r", allow_pickle=False)
-    if x.dtype != np.uint8:
-        return None
-    take = partial(part_on_disk, str(path.resolve()), f"{stat.st_size} {stat.st_mtime_ns}")
-    return hold_out(pixels(x, path), *labels(None, len(x), path), take=take)
+    return x if x.dtype == np.uint8 else None
 
 
 def _numpy(path: Path) -> np.ndarray:
@@ -136,13 +181,25 @@ def pixels(x: np.ndarray, path: Path) -> UInt8[np.ndarray, "N H W C"]:
 
 
 def _folder(path: Path) -> Dataset:
-    try:
+    with _listing(path):
         found, classes = _list(path)
         stats = [(str(image.resolve()), image.stat().st_size, image.stat().st_mtime_ns) for image, _ in found]
+    names = tuple(" ".join(os.fsencode(name).decode(errors="replace").split()) for name in classes)
+    return cached(
+        f"folder {stats} {classes}",
+        lambda: hold_out(
+            _decode([image for image, _ in found]), np.array([label for _, label in found], np.int32), names
+        ),
+    )
+
+
+@contextmanager
+def _listing(path: Path) -> Iterator[None]:
+    """Whatever goes wrong in listing a folder is an InputError."""
+    try:
+        yield
     except (OSError, RuntimeError) as error:  # RuntimeError: a link to itself
         raise InputError(f"{path}: cannot be read ({first_line(error)})") from None
-    names = tuple(" ".join(os.fsencode(name).decode(errors="replace").split()) for name in classes)
-    return cached(f"folder {stats} {classes}", lambda: _decode(found, names))
 
 
 def _list(path: Path) -> tuple[list[tuple[Path, int]], tuple[str, ...]]:
@@ -161,12 +218,13 @@ def _images(folder: Path) -> Iterable[Path]:
     return (file for file in folder.iterdir() if file.suffix.lower() in IMAGES and not file.is_fifo())
 
 
-def _decode(found: list[tuple[Path, int]], classes: tuple[str, ...]) -> Dataset:
+def _decode(paths: list[Path]) -> UInt8[np.ndarray, "N H W C"]:
+    """The images in these files: grey where all are, else in colour. InputError."""
     from PIL import Image
 
     arrays: list[np.ndarray] = []
     colour = False
-    for path, _ in found:
+    for path in paths:
         try:
             with Image.open(path, formats=FORMATS) as image:
                 if image.mode not in MODES:
@@ -179,6 +237,6 @@ def _decode(found: list[tuple[Path, int]], classes: tuple[str, ...]) -> Dataset:
             raise InputError(f"{path}: cannot be read ({first_line(error)}): is it truncated or damaged?") from None
         if arrays[-1].shape != arrays[0].shape:
             (h, w), (first_h, first_w) = arrays[-1].shape[:2], arrays[0].shape[:2]
-            raise InputError(f"{path}: {w}x{h} pixels, but {found[0][0].name} has {first_w}x{first_h}: resize them")
+            raise InputError(f"{path}: {w}x{h} pixels, but {paths[0].name} has {first_w}x{first_h}: resize them")
     x = np.stack(arrays)
-    return hold_out(x if colour else x[..., :1], np.array([label for _, label in found], np.int32), classes)
+    return x if colour else x[..., :1]

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float32, Int
 
 from jaxae.data import Dataset, hold_out, labels
 from jaxae.errors import InputError
@@ -16,7 +17,16 @@ SIZE = 2**31  # bytes; padding to the longest sequence may need far more memory 
 
 
 def load(arrays: dict[str, np.ndarray], path: Path) -> Dataset:
-    """The arrays of the file as sequences padded with 0; every tenth of a class is for the test. InputError."""
+    """The sequences in the arrays of a file; every tenth of a class is for the test. InputError as `padded`."""
+    x, lengths = padded(arrays, path)
+    return hold_out(x, *labels(arrays.get("y"), len(x), path), lengths=lengths)
+
+
+def padded(arrays: dict[str, np.ndarray], path: Path) -> tuple[Float32[np.ndarray, "N T D"], Int[np.ndarray, " N"]]:
+    """All sequences in the arrays of a file, in [0, 1] and padded with 0, and their lengths.
+
+    InputError for arrays that are no sequences.
+    """
     parts = _parts(arrays, path)
     kinds = {(part.dtype, part.shape[1:]) for part in parts}
     if len(kinds) != 1 or parts[0].ndim != 2:
@@ -35,7 +45,7 @@ def load(arrays: dict[str, np.ndarray], path: Path) -> Dataset:
         raise InputError(f"{path}: {len(parts)} sequences padded to {longest} steps exceed 2 GiB: cut the longest")
     x = np.zeros((len(parts), longest, rows.shape[1]), np.float32)
     x[np.arange(longest)[None] < lengths[:, None]] = rows / scale
-    return hold_out(x, *labels(arrays.get("y"), len(x), path), lengths=lengths)
+    return x, lengths
 
 
 def _parts(arrays: dict[str, np.ndarray], path: Path) -> list[np.ndarray]:

@@ -6,12 +6,12 @@ import io
 import re
 import shlex
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from jaxae.errors import InputError
 from jaxae.run.config import PLACE, Config
 
-C = TypeVar("C", bound=Config)
+C = TypeVar("C")  # a dataclass
 
 
 def flag(field: str) -> str:
@@ -20,28 +20,35 @@ def flag(field: str) -> str:
 
 
 @contextlib.contextmanager
-def flags_of(config: Config | type[Config]) -> Iterator[None]:
-    """Turn an InputError about fields, `batch_size=100 ...`, into one about flags, `--batch-size 100 ...`."""
+def flags_of(config: Any) -> Iterator[None]:
+    """Turn an InputError about fields, `batch_size=100 ...`, into one about flags, `--batch-size 100 ...`.
+
+    config: a dataclass, or its type.
+    """
     try:
         yield
     except InputError as error:
         raise InputError(_with_flags(config, str(error))) from error
 
 
-def _with_flags(config: Config | type[Config], text: str) -> str:
+def _with_flags(config: Any, text: str) -> str:
     names = "|".join(field.name for field in dataclasses.fields(config))
     text = re.sub(rf"(?<![\w/])({names})=True\b", lambda found: flag(found[1]), text)
     return re.sub(rf"(?<![\w/])({names})=(\S)", lambda found: f"{flag(found[1])} {found[2]}", text)
 
 
-def parse(kind: type[C], description: str, argv: Sequence[str] | None = None) -> C:
-    """The command line as a config. InputError, in one line, for one that is not right; `--help` exits."""
+def parse(kind: type[C], description: str, argv: Sequence[str] | None = None, program: str | None = None) -> C:
+    """The command line as a dataclass. InputError, in one line, for one that is not right; `--help` exits.
+
+    program: its name in the help (default: that of the file).
+    """
     import tyro
 
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
-            return tyro.cli(kind, description=description, args=argv, config=(tyro.conf.FlagCreatePairsOff,))
+            flags = (tyro.conf.FlagCreatePairsOff,)
+            return tyro.cli(kind, prog=program, description=description, args=argv, config=flags)
     except SystemExit as stop:
         if stop.code != 2:
             raise

@@ -5,7 +5,7 @@ import importlib
 from pathlib import Path
 from types import ModuleType
 
-from jaxae.errors import InputError
+from jaxae.errors import InputError, first_line
 
 PACKAGE = "jaxae.experiments"
 
@@ -23,6 +23,19 @@ def find(name: str) -> ModuleType:
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names())}"
         raise InputError(f"experiment={name} is unknown: {hint}")
     return importlib.import_module(f"{PACKAGE}.{name}")
+
+
+def imported(name: str) -> ModuleType | None:
+    """The module of this name, which holds an experiment outside the package; None for "". InputError."""
+    if not name:
+        return None
+    try:
+        module = importlib.import_module(name)
+    except (ImportError, ValueError) as error:
+        raise InputError(f"module={name} cannot be imported ({first_line(error)})") from None
+    if not (hasattr(module, "Config") and hasattr(module, "build")):
+        raise InputError(f"module={name} is no experiment: it has no Config and build")
+    return module
 
 
 def name_of(module: ModuleType) -> str:

@@ -27,7 +27,7 @@ def main(kind: type[Config], build: Build, argv: Sequence[str] | None = None) ->
 
     def work(stop: signals.Stop) -> str:
         nonlocal together
-        config = command_line.parse(kind, module.__doc__ or "", argv)
+        config = command_line.parse(kind, module.__doc__ or "", argv, None if name.endswith(".py") else f"jaxae {name}")
         with command_line.flags_of(config):
             if config.summary:
                 return summary(config, build)

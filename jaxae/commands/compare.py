@@ -1,15 +1,18 @@
-"""One page for several finished runs of the same data: python scripts/compare.py RUN RUN ... [--out compare.html]
+"""Write one HTML report on several finished runs of the same data.
 
-Their curves together, a table of their figures with mean and deviation over seeds, and what each makes of the same test
-images.
+Their curves together, a table of their metrics with mean and deviation over seeds, and the reconstructions of the same
+test images.
 """
 
-import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
 from jaxae import run
+from jaxae.commands._arguments import Runs, parsed
 from jaxae.errors import InputError
 from jaxae.report import html
 from jaxae.report.figures.base import COLOURS, address, bitmap, encoded, lengths_of, pictures, ten, tile, unit
@@ -19,22 +22,30 @@ from jaxae.run import directory
 from jaxae.training import records
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories")
-    parser.add_argument("--out", type=Path, default=Path("compare.html"), help="file to write (default: %(default)s)")
-    options = parser.parse_args()
+@dataclass(frozen=True, kw_only=True)
+class Options(Runs):
+    """Arguments of `jaxae compare`."""
+
+    out: Path = Path("compare.html")
+    """File to write."""
+
+
+def main(argv: Sequence[str]) -> NoReturn:
+    """Write the report, and exit."""
+    run.program(lambda _: compare(parsed(Options, argv)))
+
+
+def compare(options: Options) -> str:
+    """Write the report; a line that says where. InputError as `page`, and for a file that cannot be written."""
+    text = page(options.runs)
     try:
-        text = page(options.runs)
         options.out.write_text(text, encoding="utf-8")
-    except InputError as error:
-        parser.exit(2, f"error: {error}\n")
     except OSError as error:
-        parser.exit(2, f"error: --out {options.out}: cannot be written ({error.strerror}): give another\n")
-    print(f"report: {options.out}")
+        raise InputError(f"--out {options.out}: cannot be written ({error.strerror}): give another") from None
+    return f"report: {options.out}"
 
 
-def page(paths: list[Path]) -> str:
+def page(paths: Sequence[Path]) -> str:
     """The page. InputError for directories that hold no finished run, and runs of other data than the first's."""
     labels = _labels(paths)
     saved = [directory.read(path / "config.json") for path in paths]
@@ -84,14 +95,10 @@ def page(paths: list[Path]) -> str:
     )
 
 
-def _labels(paths: list[Path]) -> list[str]:
+def _labels(paths: Sequence[Path]) -> list[str]:
     """The last part of each path, or as much of its end as tells it from the others. InputError for one given twice."""
     parts = [path.absolute().parts for path in paths]
     if len(set(parts)) < len(parts):
         raise InputError("a run is given twice: give each once")
     depth = next(n for n in range(1, 1000) if len({part[-n:] for part in parts}) == len(parts))
     return [str(Path(*part[-depth:])) for part in parts]
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""How good the images of finished runs of the same data are: python scripts/quality.py RUN [RUN ...]
+"""Measure the sample quality of finished runs of the same data.
 
 Frechet distance, precision and recall (see jaxae/measure/quality.py) against the test images, in the features of a
 classifier of these data, which is trained on first use: of samples from the prior, where there is one, of samples from
@@ -7,45 +7,57 @@ ones for a denoising model). Beside them, for comparison, training images and no
 With several seeds, of the first. Of runs on binary images the pixels of what is decoded are drawn, too.
 """
 
-import argparse
-import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import jax
 import numpy as np
 
 from jaxae import run
+from jaxae.commands._arguments import Runs, parsed
 from jaxae.data import binary, spread
 from jaxae.errors import InputError
 from jaxae.measure import classifier, mixture, quality
 from jaxae.report.figures.base import unit
-from jaxae.run import directory, loop
+from jaxae.run import command_line, directory
+from jaxae.run.find import imported
 from jaxae.training.trained import Trained
 
 
-def main() -> None:
-    run.program(measure)
+@dataclass(frozen=True, kw_only=True)
+class Options(Runs):
+    """Arguments of `jaxae quality`."""
+
+    samples: int = 10_000
+    """Images of each kind, at most."""
+    seed: int = 0
+    """Seed of the samples."""
+    components: int = 20
+    """Components of the mixture (0: no mixture)."""
+    classifier: str = ""
+    """Weights of a classifier, as scripts/classifier.py writes them (default: those in the cache)."""
+    module: str = ""
+    """Module of the experiment of all runs, if it is not in jaxae.experiments."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a number out of range."""
+        super().__post_init__()
+        for name, least in (("samples", 4), ("seed", 0), ("components", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least {least}")
 
 
-def measure(_: loop.Stop) -> str:
+def main(argv: Sequence[str]) -> NoReturn:
+    """Print the table, and exit."""
+    run.program(lambda _: measure(parsed(Options, argv)))
+
+
+def measure(options: Options) -> str:
     """The table. InputError for directories that hold no finished run, and runs of other data than the first's."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories")
-    parser.add_argument(
-        "--samples", type=int, default=10_000, help="images of each kind, at most (default: %(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default: %(default)s)")
-    parser.add_argument("--components", type=int, default=20, help="of the mixture (default: %(default)s; 0: without)")
-    parser.add_argument("--classifier", type=Path, help="weights that scripts/classifier.py wrote (default: the cache)")
-    parser.add_argument("--module", help="module of the experiments, where it is not in the package experiments")
-    options = parser.parse_args()
-    if options.samples < 4 or options.seed < 0 or options.components < 0:
-        raise InputError("--samples, --seed, --components: at least 4, 0 and 0")
-    try:
-        module = importlib.import_module(options.module) if options.module else None
-    except ImportError as error:
-        raise InputError(f"--module {options.module}: {error}") from None
+    with command_line.flags_of(options):
+        module = imported(options.module)
     saved = [directory.read(path / "config.json") for path in options.runs]
     for path, about in zip(options.runs, saved, strict=True):
         if about["data"]["fingerprint"] != saved[0]["data"]["fingerprint"]:
@@ -54,7 +66,7 @@ def measure(_: loop.Stop) -> str:
     data = run.dataset(options.runs[0], saved[0])
     models = [run.finished(path, module, data)[0][0] for path in options.runs]
     data = binary.seen(data, how)
-    weights = classifier.load(options.classifier, data) if options.classifier else classifier.kept(data)
+    weights = classifier.load(Path(options.classifier), data) if options.classifier else classifier.kept(data)
 
     count = min(options.samples, len(data.test.x), len(data.train.x) // 2)  # of each kind: distances depend on it
     test, seen = (split.x[spread(len(split.x), count)] for split in (data.test, data.train))
@@ -81,9 +93,7 @@ def measure(_: loop.Stop) -> str:
     )
 
 
-def made(
-    model: Trained, seen: np.ndarray, test: np.ndarray, options: argparse.Namespace
-) -> Iterator[tuple[str, np.ndarray]]:
+def made(model: Trained, seen: np.ndarray, test: np.ndarray, options: Options) -> Iterator[tuple[str, np.ndarray]]:
     """What a model makes: images from its prior, where it has one, or a fitted one, and what becomes of test images."""
     if model.experiment.prior is not None:
         yield "prior", np.asarray(model.sample(jax.random.key(options.seed), len(test)))
@@ -92,7 +102,3 @@ def made(
         images = model.sample(jax.random.key(options.seed), len(test), fitted)
         yield f"mixture of {options.components}", np.asarray(images)
     yield "reconstructions", np.asarray(model.reconstruct(model.corrupted(test)))
-
-
-if __name__ == "__main__":
-    main()

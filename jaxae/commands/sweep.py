@@ -1,14 +1,14 @@
-"""Trains an experiment for every point of a grid: python scripts/sweep.py vae --grid lr=1e-4,1e-3 latent=2,10 --seeds 3
+"""Train an experiment for every point of a grid.
 
-A run directory for each point, a table and a picture of all in --workdir (default: runs/sweep-EXPERIMENT). All other
-flags are the experiment's. A field of several numbers takes them in quotes: --grid "hidden=256,500 200". Points that
-differ only in numbers that enter the step as arrays (learning rates, weights of a term, noise) share one compiled
-program. Repeated, a sweep goes on where it stopped. --shard 2/4 does the second of four shares; in a SLURM job array
-each task takes its own (one that is to be done again, alone, needs its --shard). Exit codes are those of an experiment;
-a point that diverges is noted, and the others go on.
+    jaxae sweep vae --grid lr=1e-4,1e-3 latent=2,10 --seeds 3
+
+A run directory for each point, a table and a picture of all in --workdir. All other flags are the experiment's. A field
+of several numbers takes them in quotes: --grid "hidden=256,500 200". Points that differ only in numbers that enter the
+step as arrays (learning rates, weights of a term, noise) share one compiled program. Repeated, a sweep resumes. --shard
+2/4 does the second of four shares; in a SLURM job array each task takes its own (one that is to be done again, alone,
+needs its --shard). Exit codes are those of an experiment; a point that diverges is noted, and the others go on.
 """
 
-import argparse
 import dataclasses
 import fcntl
 import itertools
@@ -16,18 +16,17 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
 
-import jax
-import numpy as np
+import tyro
+from tyro.conf import Positional
 
 from jaxae import run
-from jaxae.core.batch import Layout, Share
-from jaxae.devices import plan as plans
-from jaxae.errors import Diverged, InputError, input_errors
+from jaxae.commands._arguments import parsed
+from jaxae.errors import Diverged, InputError
 from jaxae.report import html
 from jaxae.report.figures.base import COLOURS, canvas
 from jaxae.report.figures.metrics import order
@@ -35,33 +34,41 @@ from jaxae.run import command_line, directory, loop, results
 from jaxae.run import config as configs
 from jaxae.run.config import Config
 from jaxae.run.find import find
-from jaxae.training import epoch, records
-from jaxae.training.iterate import Compiler, Programs, seeded, start
+from jaxae.run.sharing import apart, arrays, sharing
+from jaxae.training import records
+from jaxae.training.iterate import Compiler
 
+T = TypeVar("T")
 Point = dict[str, str]  # field -> value, as they were given
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(message)
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Arguments of `jaxae sweep`, besides the flags of the experiment."""
+
+    experiment: Positional[Annotated[str, tyro.conf.arg(metavar="EXPERIMENT")]]
+    """Name of the experiment: vae."""
+    grid: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FIELD=A,B [FIELD=A,B ...]")]
+    """Values of each field."""
+    workdir: str = ""
+    """Directory of all runs (default: runs/sweep-EXPERIMENT)."""
+    shard: Annotated[str, tyro.conf.arg(metavar="I/N")] = ""
+    """The share to train (default: that of the SLURM task, or 1/1)."""
 
 
-def main() -> None:
-    run.program(sweep)
+def main(argv: Sequence[str]) -> NoReturn:
+    """Train all points, print their table, and exit."""
+    run.program(lambda stop: sweep(stop, argv))
 
 
-def sweep(stop: loop.Stop, argv: Sequence[str] | None = None) -> str:
+def sweep(stop: loop.Stop, argv: Sequence[str]) -> str:
     """The table of all points that there are."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("experiment", help="its name: vae")
-    parser.add_argument("--grid", nargs="+", required=True, metavar="FIELD=A,B", help="values of a field")
-    parser.add_argument("--workdir", type=Path, help="default: runs/sweep-EXPERIMENT")
-    parser.add_argument("--shard", metavar="I/N", help="default: that of SLURM, or 1/1")
-    options, flags = parser.parse_known_args(argv)
+    own, flags = split(argv)
+    options = parsed(Options, own)
     name = options.experiment
     module = find(name)
     points = grid(options.grid)
-    workdir = options.workdir or Path(f"runs/sweep-{name}")
+    workdir = Path(options.workdir or f"runs/sweep-{name}")
     chosen = [configure(module, flags, point, workdir) for point in points]
     with command_line.flags_of(module.Config):
         check(chosen)
@@ -74,6 +81,19 @@ def sweep(stop: loop.Stop, argv: Sequence[str] | None = None) -> str:
         records.write(workdir / "summary.md", f"# {name}\n\n{table}")
         picture(rows, workdir / "summary.png", name)
     return f"{table}\ntable:   {workdir / 'summary.md'}\npicture: {workdir / 'summary.png'}"
+
+
+def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments of the sweep, and those of the experiment: every other flag, with the values behind it."""
+    known = ("-h", "--help", *(command_line.flag(field.name) for field in dataclasses.fields(Options)))
+    own: list[str] = []
+    others: list[str] = []
+    part = own
+    for word in argv:
+        if word.startswith("--") or word == "-h":
+            part = own if word.split("=")[0] in known or word.startswith("--tyro-") else others
+        part.append(word)
+    return own, others
 
 
 def check(points: list[Config]) -> None:
@@ -103,7 +123,7 @@ def slurm(environment: Mapping[str, str]) -> str:
     return f"{(task - first) // step + 1}/{count}"
 
 
-def grid(given: list[str]) -> list[Point]:
+def grid(given: Sequence[str]) -> list[Point]:
     """Every point. InputError for what is not FIELD=A,B."""
     axes = {}
     for text in given:
@@ -138,12 +158,12 @@ def configure(module: ModuleType, flags: list[str], point: Point, workdir: Path)
     return command_line.parse(module.Config, module.__doc__ or "", argv)
 
 
-def share(all_of_them: list[Config], shard: str) -> list[Config]:
-    """What this shard is to do: every n-th. InputError for what is not I/N."""
+def share(points: list[T], shard: str) -> list[T]:
+    """The points of this share: every n-th. InputError for a shard that is not I/N."""
     found = re.fullmatch(r"(\d+)/(\d+)", shard)
     if not found or not 1 <= int(found[1]) <= int(found[2]):
         raise InputError(f"--shard {shard}: must be I/N, from 1/N to N/N")
-    return all_of_them[int(found[1]) - 1 :: int(found[2])]
+    return points[int(found[1]) - 1 :: int(found[2])]
 
 
 def train(module: ModuleType, name: str, points: list[Config], axes: Point, stop: loop.Stop) -> None:
@@ -165,72 +185,6 @@ def train(module: ModuleType, name: str, points: list[Config], axes: Point, stop
             stop(None)  # its checkpoints are closed
             print(f"{config.workdir}: diverged: {error}", file=sys.stderr)
             note_of(config).write_text(f"{error}\n")
-
-
-def apart(config: Config, fields: Sequence[str]) -> tuple[Any, ...]:
-    """What a configuration says but for these fields, and where it is."""
-    fields = (*fields, "seed", "workdir")
-    return tuple(getattr(config, field.name) for field in dataclasses.fields(config) if field.name not in fields)
-
-
-def arrays(module: ModuleType, config: Config, fields: list[str]) -> tuple[str, ...]:
-    """Those of these fields that may enter the step as arrays: nothing is decided by their value before it."""
-    dataset = run.loaded(config)
-
-    def state(values: dict[str, jax.Array]) -> Any:
-        experiment = run.built(dataclasses.replace(config, **values), module.build, dataset.info)
-        return start(experiment, dataset.info, config.batch_size, loop.seeds_of(config))
-
-    def fits(*fields: str) -> bool:
-        try:
-            with input_errors():
-                jax.eval_shape(state, {field: np.float32(1) for field in fields})
-        except TypeError:  # JAX's own among them
-            return False
-        return True
-
-    found = tuple(field for field in fields if fits(field))
-    return found if fits(*found) else found[:1]
-
-
-def sharing(module: ModuleType, numbers: tuple[str, ...]) -> Callable[[Config], Compiler]:
-    """Compilers, one per configuration, that compile once for all configurations that differ in these numbers alone."""
-    shared: list[Programs] = []
-
-    def of(config: Config) -> Compiler:
-        values = {name: np.float32(getattr(config, name)) for name in numbers}
-
-        def compiler(
-            _: run.Experiment, info: run.Info, size: int, plan: plans.Plan, training: Any, evaluation: Any
-        ) -> Programs:
-            def build(values: dict[str, Any]) -> run.Experiment:
-                return run.built(dataclasses.replace(config, **values), module.build, info)
-
-            def train(share: Share, layout: Layout) -> Callable[..., Any]:
-                def steps(values: dict[str, Any], *args: Any) -> Any:
-                    return epoch.train(build(values).train, info.shape, size, share, layout)(*args)
-
-                return steps
-
-            def evaluate(share: Share, layout: Layout) -> Callable[..., Any]:
-                def measure(values: dict[str, Any], *args: Any) -> Any:
-                    return epoch.evaluate(build(values).evaluate, info.shape, size, share, layout)(*args)
-
-                return measure
-
-            if not shared:
-                for_training, for_evaluation = seeded(plan, training)
-                shared.append(
-                    Programs(
-                        plans.compile(train, plan, (False, *for_training), (values, *training)),
-                        plans.compile(evaluate, plan, (False, *for_evaluation), (values, *evaluation)),
-                    )
-                )
-            return Programs(*(partial(program, values) for program in shared[0]))
-
-        return compiler
-
-    return of
 
 
 def summarize(rows: list[tuple[Point, Config]]) -> str:
@@ -291,7 +245,3 @@ def picture(rows: list[tuple[Point, Config]], path: Path, title: str) -> None:
     if others:
         axis.legend()
     figure.savefig(path, dpi=150)
-
-
-if __name__ == "__main__":
-    main()

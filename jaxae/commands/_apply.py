@@ -1,0 +1,108 @@
+"""A trained model and new data: what `encode`, `reconstruct`, `sample` and `score` have in common."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, NamedTuple
+
+import numpy as np
+import tyro
+from jaxtyping import Int, Shaped
+from numpy.typing import ArrayLike
+from tyro.conf import Positional
+
+from jaxae import data, run
+from jaxae.commands import _output
+from jaxae.commands._arguments import OneRun
+from jaxae.errors import InputError
+from jaxae.run import command_line, directory
+from jaxae.run.find import imported
+from jaxae.training.trained import PIECE, Trained
+
+Apply = Callable[[np.ndarray, np.ndarray | None], ArrayLike]  # (examples, lengths) -> results, [*S, n, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToFile(OneRun):
+    """A run whose model makes a file."""
+
+    suffixes: ClassVar[tuple[str, ...]]
+
+    out: Path
+    """File to write."""
+    member: int = -1
+    """Use the model of one of several seeds, counted from 0 (-1: all, with a leading axis of seeds)."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a file of another kind."""
+        if self.out.suffix not in self.suffixes:
+            raise ValueError(f"out={self.out} must end in {' or '.join(self.suffixes)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithData(ToFile):
+    """A run whose model is applied to new data."""
+
+    data: Positional[Annotated[str, tyro.conf.arg(metavar="DATA")]]
+    """.npy, .npz or IDX file or folder of images: all examples in order; or the name of a data set: its test split."""
+
+
+class Examples(NamedTuple):
+    """New data, as the model of a run takes them."""
+
+    x: Shaped[np.ndarray, "N *D"]
+    lengths: Int[np.ndarray, " N"] | None
+    names: Sequence[str | int]
+    said: str  # how many there are, and of what
+
+
+def opened(options: ToFile) -> Trained:
+    """The model of a finished run, of all its seeds or the one that is chosen. InputError."""
+    path = options.run
+    with command_line.flags_of(options):
+        module = imported(options.module)
+    run.ended(path, directory.read(path / "config.json"))
+    model = run.load(path, module)
+    seeds = f"the run has {len(model)} seeds: give --member 0 to {len(model) - 1}"
+    if len(model) == 1:
+        seeds = "the run has one seed: leave it out"
+    if options.member >= len(model) or options.member < -1:
+        raise InputError(f"--member {options.member}: {seeds}")
+    if options.out.suffix == ".png" and options.member < 0 and len(model) > 1:
+        raise InputError(f"--out {options.out}: a picture shows one seed, and {seeds}")
+    return model if options.member < 0 else model[options.member]
+
+
+def examples(options: WithData, model: Trained) -> Examples:
+    """The data, in the shape that the model takes. InputError for data of another shape."""
+    config = directory.read(options.run / "config.json")["config"]
+    split, names = data.examples(options.data, config["data_dir"], config["manual_dir"], config["binarize"])
+    x, lengths = split.x, split.lengths
+    if lengths is not None and len(model.shape) == 2 and x.shape[1] < model.shape[0]:
+        x = np.pad(x, ((0, 0), (0, model.shape[0] - x.shape[1]), (0, 0)))
+    if x.shape[1:] != model.shape:
+        raise InputError(
+            f"{options.data}: its examples have shape {[*x.shape[1:]]}, and the model of {options.run} takes "
+            f"{[*model.shape]}: convert them"
+        )
+    count = f"{len(x):,} example{'s' * (len(x) > 1)}"
+    named = data.path_of(options.data) is None
+    return Examples(x, lengths, names, f"{count} (the test split of {options.data})" if named else count)
+
+
+def pieces(found: Examples, apply: Apply) -> Iterator[np.ndarray]:
+    """The results for all examples, for as many at a time as pass a model at once."""
+    for i in range(0, len(found.x), PIECE):
+        part = slice(i, i + PIECE)
+        lengths = None if found.lengths is None else found.lengths[part]
+        yield np.asarray(apply(np.asarray(found.x[part]), lengths))
+
+
+def write(options: WithData, model: Trained, found: Examples, apply: Apply, what: str, column: str = "") -> str:
+    """Write the results for all examples, as an array or a table; a line that says what was written."""
+    results = pieces(found, apply)
+    if options.out.suffix == ".csv":
+        shape = _output.write_table(options.out, results, found.names, column, model.seeds)
+    else:
+        shape = _output.write_array(options.out, results, len(found.x), len(model) > 1)
+    return f"{what} of {found.said}, {[*shape]} float32: {options.out}"

@@ -1,0 +1,43 @@
+"""Arguments that several commands have, and how all commands read theirs."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import tyro
+from tyro.conf import Positional
+
+from jaxae.run import command_line
+
+C = TypeVar("C")  # a dataclass
+
+
+def parsed(kind: type[C], argv: Sequence[str]) -> C:
+    """The arguments of a command as its dataclass. InputError as `command_line.parse`."""
+    name = kind.__module__.split(".")[-1]
+    return command_line.parse(kind, sys.modules[kind.__module__].__doc__ or "", argv, f"jaxae {name}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneRun:
+    """A run."""
+
+    run: Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
+    """Run directory."""
+    module: str = ""
+    """Module of the experiment, if it is not in jaxae.experiments."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runs:
+    """One or more runs."""
+
+    runs: Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN [RUN ...]")]]
+    """Run directories."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError without a run."""
+        if not self.runs:
+            raise ValueError("RUN is missing: give at least one run directory")

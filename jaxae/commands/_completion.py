@@ -1,0 +1,36 @@
+"""Shell completion of all commands and experiments, as tyro writes it."""
+
+import contextlib
+import importlib
+import io
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, Union
+
+import tyro
+
+from jaxae.errors import InputError
+
+FLAG = "--tyro-print-completion"
+SHELLS = ("bash", "zsh", "tcsh", "fish")
+
+
+def script(argv: Sequence[str], commands: Sequence[str], experiments: Sequence[str]) -> str:
+    """A completion script for the shell that `--tyro-print-completion SHELL` names. InputError for another shell.
+
+    Imports every command and experiment.
+    """
+    shell = argv[1] if len(argv) == 2 else " ".join(argv[1:])
+    if shell not in SHELLS:
+        raise InputError(f"{FLAG} {shell}: give one of {', '.join(SHELLS)}")
+    kinds: dict[str, Any] = {name: importlib.import_module(f"jaxae.commands.{name}").Options for name in commands}
+    kinds |= {name: importlib.import_module(f"jaxae.experiments.{name}").Config for name in experiments}
+    every: Any = Union[*(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in kinds.items())]
+    written = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(written), contextlib.suppress(SystemExit):
+            tyro.cli(every, prog="jaxae", args=argv, config=(tyro.conf.FlagCreatePairsOff,))
+    except ImportError:
+        raise InputError(f"{FLAG} {shell}: needs the package shtab: pip install shtab") from None
+    # A line of the specification's output is a completion: its descriptions must have one line.
+    return re.sub(r"(?m)^COMPLETION_SPEC = .*$", lambda line: re.sub(r"\\+n", " ", line[0]), written.getvalue())

@@ -1,0 +1,94 @@
+"""Files that commands write: arrays as `.npy`, tables as `.csv`, grids of images as `.png`.
+
+Results come in pieces, [*S, n, ...] with an axis of seeds S where there are several, so that they need not fit into
+memory. A file is written completely or not at all; InputError where it cannot be.
+"""
+
+import csv
+import errno
+import io
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxae.data.cache import writing
+from jaxae.errors import InputError
+from jaxae.report.figures.base import bitmap, tile
+
+Pieces = Iterable[np.ndarray]  # [*S, n, ...] each
+
+
+def write_array(path: Path, pieces: Pieces, count: int, several: bool) -> tuple[int, ...]:
+    """Write all pieces as one array, float32 [*S, count, ...]; its shape."""
+    first, shape, start = 0, (count,), 0
+    with _open(path) as file:
+        for piece in pieces:
+            seeds = np.asarray(piece if several else piece[None], np.float32)
+            if not start:
+                shape = (*piece.shape[:several], count, *seeds.shape[2:])
+                header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+                start = file.tell()
+            for seed, part in enumerate(seeds):
+                file.seek(start + 4 * (seed * count + first) * prod(seeds.shape[2:]))
+                file.write(part.astype("<f4").tobytes())
+            first += seeds.shape[1]
+    return shape
+
+
+def write_table(
+    path: Path, pieces: Pieces, names: Sequence[str | int], column: str, seeds: Sequence[int]
+) -> tuple[int, ...]:
+    """Write a row for each example: its name, and its numbers; the shape of all of them together.
+
+    The columns are called `column`, or `column0`, `column1`, ... where an example has several numbers; with several
+    seeds `column_seed3`.
+    """
+    first, shape = 0, (len(names),)
+    with _open(path) as file, io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="") as text:
+        table = csv.writer(text, lineterminator="\n")
+        for piece in pieces:
+            values = np.asarray(piece if len(seeds) > 1 else piece[None], np.float32)
+            if not first:
+                shape = (*piece.shape[: len(seeds) > 1], len(names), *values.shape[2:])
+                numbers = (
+                    [f"{column}{i}" for i in range(prod(shape[-values.ndim + 2 :]))] if values.ndim > 2 else [column]
+                )
+                marks = [f"_seed{seed}" for seed in seeds] if len(seeds) > 1 else [""]
+                table.writerow(["name", *(f"{number}{mark}" for mark in marks for number in numbers)])
+            for row in values.swapaxes(0, 1):
+                table.writerow([names[first], *row.ravel().astype(str)])
+                first += 1
+    return shape
+
+
+def write_grid(path: Path, rows: Sequence[Float[np.ndarray, "N H W C"]], columns: int) -> tuple[int, int]:
+    """Write images in [0, 1] as one picture; its width and height in pixels.
+
+    rows: images, or several arrays of equally many that stand below each other.
+    """
+    blank = -len(rows[0]) % columns
+    padded = [np.pad(images, ((0, blank), (0, 0), (0, 0), (0, 0))) for images in rows]
+    lines = np.stack([images.reshape(-1, columns, *images.shape[1:]) for images in padded], axis=1)
+    picture = bitmap(tile(lines.reshape(-1, *lines.shape[3:]), columns))
+    with _open(path) as file:
+        picture.save(file, "PNG")
+    width, height = picture.size
+    return width, height
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[IO[bytes]]:
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with writing(path) as file:
+            yield file
+    except OSError as error:
+        raise InputError(f"--out {path}: cannot be written ({error.strerror or error}): give another") from None

@@ -1,0 +1,35 @@
+"""Write the codes of new data under the model of a finished run.
+
+The posterior mean for variational models. Images of floats become 256 levels first, as in training. With several seeds
+the array has a leading axis of seeds, and the table a column for each seed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from jaxae import run
+from jaxae.commands._apply import WithData, examples, opened, write
+from jaxae.commands._arguments import parsed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(WithData):
+    """Arguments of `jaxae encode`."""
+
+    suffixes = (".npy", ".csv")
+
+    out: Path
+    """.npy: codes, float32 [N, *code]; .csv: a row for each example, with its name."""
+
+
+def main(argv: Sequence[str]) -> NoReturn:
+    """Write the codes, and exit."""
+    run.program(lambda _: encode(parsed(Options, argv)))
+
+
+def encode(options: Options) -> str:
+    """Write the codes; a line that says what was written. InputError."""
+    model = opened(options)
+    return write(options, model, examples(options, model), model.encode, "codes", "z")

@@ -1,0 +1,57 @@
+"""Write the reconstructions of new data by the model of a finished run.
+
+Images of floats become 256 levels first, as in training. With several seeds the array has a leading axis of seeds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+
+from jaxae import run
+from jaxae.commands._apply import Examples, WithData, examples, opened, write
+from jaxae.commands._arguments import parsed
+from jaxae.commands._output import write_grid
+from jaxae.data import spread
+from jaxae.report.figures.base import pictures, unit
+from jaxae.training.trained import Trained
+
+COLUMNS = 10
+MOST = 100  # examples in a picture
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(WithData):
+    """Arguments of `jaxae reconstruct`."""
+
+    suffixes = (".npy", ".png")
+
+    out: Path
+    """.npy: reconstructions in [0, 1], float32 [N, H, W, C]; .png: originals over reconstructions, of up to 100
+    examples."""
+
+
+def main(argv: Sequence[str]) -> NoReturn:
+    """Write the reconstructions, and exit."""
+    run.program(lambda _: reconstruct(parsed(Options, argv)))
+
+
+def reconstruct(options: Options) -> str:
+    """Write the reconstructions; a line that says what was written. InputError."""
+    model = opened(options)
+    found = examples(options, model)
+    if options.out.suffix == ".png":
+        return _picture(options.out, model, found)
+    return write(options, model, found, model.reconstruct, "reconstructions")
+
+
+def _picture(path: Path, model: Trained, found: Examples) -> str:
+    places = spread(len(found.x), MOST)
+    x, lengths = np.asarray(found.x[places]), None if found.lengths is None else found.lengths[places]
+    y = np.asarray(model.reconstruct(x, lengths))
+    rows = [pictures(images, lengths) for images in (unit(x), y)]
+    width, height = write_grid(path, rows, min(len(x), COLUMNS))
+    some = f"{len(x)} of " if len(x) < len(found.x) else ""
+    return f"reconstructions of {some}{found.said}, below their originals, {width}x{height} pixels: {path}"

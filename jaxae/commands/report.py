@@ -1,0 +1,29 @@
+"""Write the HTML report of a finished run again. Its data must still be there."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from jaxae import run
+from jaxae.commands._arguments import OneRun, parsed
+from jaxae.report import html
+from jaxae.run import command_line
+from jaxae.run.find import imported
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(OneRun):
+    """Arguments of `jaxae report`."""
+
+
+def main(argv: Sequence[str]) -> NoReturn:
+    """Write the report, and exit."""
+    run.program(lambda _: report(parsed(Options, argv)))
+
+
+def report(options: Options) -> str:
+    """Write report.html; a line that says where. InputError for a run that is not finished."""
+    with command_line.flags_of(options):
+        model, data, result, title = run.finished(options.run, imported(options.module))
+    html.write(options.run, title, model[0], data, result)
+    return f"report: {options.run / 'report.html'}"

@@ -1,0 +1,63 @@
+"""Write samples from the prior of a finished run's model.
+
+With several seeds the array has a leading axis of seeds.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import jax
+import numpy as np
+
+from jaxae import run
+from jaxae.commands._apply import ToFile, opened
+from jaxae.commands._arguments import parsed
+from jaxae.commands._output import write_array, write_grid
+from jaxae.errors import InputError
+from jaxae.report.figures.base import pictures
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(ToFile):
+    """Arguments of `jaxae sample`."""
+
+    suffixes = (".npy", ".png")
+
+    out: Path
+    """.npy: samples in [0, 1], float32 [N, H, W, C]; .png: a grid of them."""
+    n: int = 64
+    """Number of samples."""
+    seed: int = 0
+    """Seed of the samples."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a number out of range, and as `ToFile`."""
+        super().__post_init__()
+        for name, least in (("n", 1), ("seed", 0)):
+            if not least <= getattr(self, name) < 2**31:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least {least}, and below {2**31}")
+
+
+def main(argv: Sequence[str]) -> NoReturn:
+    """Write the samples, and exit."""
+    run.program(lambda _: sample(parsed(Options, argv)))
+
+
+def sample(options: Options) -> str:
+    """Write the samples; a line that says what was written. InputError, also for a model without a prior."""
+    model = opened(options)
+    if model.experiment.prior is None:
+        raise InputError(
+            f"{options.run}: its model has no prior to sample from: fit one to its codes in Python, with "
+            "jaxae.measure.mixture.fit"
+        )
+    x = np.asarray(model.sample(jax.random.key(options.seed), options.n))
+    what = f"{options.n:,} sample{'s' * (options.n > 1)}"
+    if options.out.suffix == ".png":
+        width, height = write_grid(options.out, [pictures(x)], math.ceil(math.sqrt(options.n)))
+        return f"{what}, {width}x{height} pixels: {options.out}"
+    shape = write_array(options.out, [x], options.n, len(model) > 1)
+    return f"{what}, {[*shape]} float32: {options.out}"

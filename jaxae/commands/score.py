@@ -1,0 +1,47 @@
+"""Write a number for each example of new data: how unlikely the model of a finished run finds it.
+
+A term of the loss, by default the loss itself, averaged over ten draws of its noise, as `score` of a model in Python:
+the larger, the stranger. Images of floats become 256 levels first, as in training. With several seeds the array has a
+leading axis of seeds, and the table a column for each seed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+
+from jaxae import run
+from jaxae.commands._apply import WithData, examples, opened, write
+from jaxae.commands._arguments import parsed
+from jaxae.errors import input_errors
+from jaxae.run import command_line
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(WithData):
+    """Arguments of `jaxae score`."""
+
+    suffixes = (".npy", ".csv")
+
+    out: Path
+    """.npy: scores, float32 [N]; .csv: a row for each example, with its name."""
+    by: str = "loss"
+    """Term of the loss, as metrics.jsonl names it."""
+
+
+def main(argv: Sequence[str]) -> NoReturn:
+    """Write the scores, and exit."""
+    run.program(lambda _: score(parsed(Options, argv)))
+
+
+def score(options: Options) -> str:
+    """Write the scores; a line that says what was written. InputError."""
+    model = opened(options)
+
+    def apply(x: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:
+        with command_line.flags_of(options), input_errors():
+            return model.score(x, options.by, lengths)
+
+    return write(options, model, examples(options, model), apply, f"scores by {options.by}", options.by)

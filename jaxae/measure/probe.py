@@ -1,0 +1,33 @@
+"""A linear classifier of codes."""
+
+import warnings
+
+import numpy as np
+
+from jaxae.data import Dataset
+from jaxae.training.trained import Trained
+
+ITERATIONS = 100
+
+
+def measure(model: Trained, dataset: Dataset, iterations: int = ITERATIONS) -> dict[str, float]:
+    """`error` of the model's codes."""
+    train, test = (np.asarray(model.encode(split.x, split.lengths)) for split in (dataset.train, dataset.test))
+    return {"error": error(dataset, train, test, iterations)}
+
+
+def error(dataset: Dataset, train: np.ndarray, test: np.ndarray, iterations: int = ITERATIONS) -> float:
+    """Test error in percent of logistic regression on these features of the two splits, [N, ...] each.
+
+    Features are standardised. iterations: of the optimizer, at most.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=iterations))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # to stop early is as good
+        classifier.fit(train.reshape(len(train), -1).astype(np.float32), dataset.train.y)
+    return 100 * float(np.mean(classifier.predict(test.reshape(len(test), -1).astype(np.float32)) != dataset.test.y))

@@ -1,0 +1,97 @@
+"""One compiled program for runs whose configurations differ in numbers alone."""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxae.core.batch import Layout, Share
+from jaxae.core.experiment import Experiment
+from jaxae.core.types import Info
+from jaxae.devices import plan as plans
+from jaxae.errors import input_errors
+from jaxae.run import loop
+from jaxae.run.build import built
+from jaxae.run.config import Config
+from jaxae.run.execute import loaded
+from jaxae.training import epoch
+from jaxae.training.iterate import Compiler, Programs, seeded, start
+
+
+def apart(config: Config, fields: Sequence[str]) -> tuple[Any, ...]:
+    """What a configuration says but for these fields, and where it is."""
+    fields = (*fields, "seed", "workdir")
+    return tuple(getattr(config, field.name) for field in dataclasses.fields(config) if field.name not in fields)
+
+
+def arrays(module: ModuleType, config: Config, fields: list[str]) -> tuple[str, ...]:
+    """Those of these fields that may enter the step as arrays: nothing is decided by their value before it."""
+    dataset = loaded(config)
+
+    def state(values: dict[str, Any]) -> Any:
+        experiment = built(_with(config, values), module.build, dataset.info)
+        return start(experiment, dataset.info, config.batch_size, loop.seeds_of(config))
+
+    def fits(*fields: str) -> bool:
+        try:
+            with input_errors():
+                jax.eval_shape(state, {field: np.float32(1) for field in fields})
+        except TypeError:  # JAX's own among them
+            return False
+        return True
+
+    found = tuple(field for field in fields if fits(field))
+    return found if fits(*found) else found[:1]
+
+
+def _with(config: Config, values: dict[str, Any]) -> Config:
+    """The configuration with traced numbers in these fields, which their types do not admit."""
+    found = copy.copy(config)
+    for name, value in values.items():
+        object.__setattr__(found, name, value)
+    return found
+
+
+def sharing(module: ModuleType, numbers: tuple[str, ...]) -> Callable[[Config], Compiler]:
+    """Compilers, one per configuration, that compile once for all configurations that differ in these numbers alone."""
+    shared: list[Programs] = []
+
+    def of(config: Config) -> Compiler:
+        values: dict[str, Any] = {name: np.float32(getattr(config, name)) for name in numbers}
+
+        def compiler(
+            _: Experiment, info: Info, size: int, plan: plans.Plan, training: Any, evaluation: Any
+        ) -> Programs:
+            def build(values: dict[str, Any]) -> Experiment:
+                return built(_with(config, values), module.build, info)
+
+            def train(share: Share, layout: Layout) -> Callable[..., Any]:
+                def steps(values: dict[str, Any], *args: Any) -> Any:
+                    return epoch.train(build(values).train, info.shape, size, share, layout)(*args)
+
+                return steps
+
+            def evaluate(share: Share, layout: Layout) -> Callable[..., Any]:
+                def measure(values: dict[str, Any], *args: Any) -> Any:
+                    return epoch.evaluate(build(values).evaluate, info.shape, size, share, layout)(*args)
+
+                return measure
+
+            if not shared:
+                for_training, for_evaluation = seeded(plan, training)
+                shared.append(
+                    Programs(
+                        plans.compile(train, plan, (False, *for_training), (values, *training)),
+                        plans.compile(evaluate, plan, (False, *for_evaluation), (values, *evaluation)),
+                    )
+                )
+            return Programs(*(partial(program, values) for program in shared[0]))
+
+        return compiler
+
+    return of

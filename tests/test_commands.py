@@ -1,0 +1,359 @@
+"""The commands that apply a trained model to new data, against the same calls in Python."""
+
+import csv
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import jaxae
+from conftest import call
+from jaxae import data, experiments, run
+from jaxae.commands import list as lists
+from jaxae.commands.main import main
+from jaxae.errors import Diverged
+from jaxae.experiments import dense, sequence, vae
+from jaxae.training.trained import PIECE
+
+COMMANDS = [
+    "compare",
+    "encode",
+    "likelihood",
+    "list",
+    "probe",
+    "quality",
+    "reconstruct",
+    "replay",
+    "report",
+    "sample",
+    "score",
+    "sweep",
+]
+X = data.load("digits").test.x
+
+
+def train(module, path, **fields):
+    config = module.Config(epochs=1, figures="none", workdir=str(path), **fields)
+    return run.train(config, module.build, module.__name__.rpartition(".")[2])
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """A run of one seed."""
+    return train(vae, tmp_path_factory.mktemp("one") / "run", hidden=(8,))
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """A run of the seeds 3 and 4."""
+    return train(vae, tmp_path_factory.mktemp("two") / "run", hidden=(8,), seed=3, seeds=2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Images of two classes; their relative paths, in order."""
+    path = tmp_path_factory.mktemp("data") / "images"
+    names = ["a/9.png", "a/x,y.png", "b/01.png", "b/1.png"]
+    for name, image in zip(names, X, strict=False):
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[..., 0]).save(path / name)
+    return path, names
+
+
+@pytest.fixture
+def file(tmp_path):
+    """More examples than pass a model at once."""
+    x = np.concatenate([X, X, X])
+    assert len(x) > PIECE
+    np.save(tmp_path / "x.npy", x)
+    return tmp_path / "x.npy", x
+
+
+def rows(path):
+    with path.open(newline="") as opened:
+        head, *lines = csv.reader(opened)
+    return head, [line[0] for line in lines], np.array([line[1:] for line in lines], np.float32)
+
+
+def test_arrays_are_those_of_the_same_calls_in_python(one, file, tmp_path, capsys):
+    path, x = file
+    model = jaxae.load(one)
+    for name, more, expected in (
+        ("encode", (), model.encode(x)),
+        ("reconstruct", (), model.reconstruct(x)),
+        ("score", (), model.score(x)),
+        ("score", ("--by", "kl"), model.score(x, "kl")),
+    ):
+        capsys.readouterr()
+        assert call(name, one, path, "--out", tmp_path / "out.npy", *more) == 0
+        found = np.load(tmp_path / "out.npy", allow_pickle=False)
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, expected)
+        said = capsys.readouterr().out
+        assert said.endswith(f" of {len(x):,} examples, {[*found.shape]} float32: {tmp_path / 'out.npy'}\n")
+        assert said.count("\n") == 1
+    assert call("sample", one, "--n", 5, "--seed", 7, "--out", tmp_path / "out.npy") == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), model.sample(jax.random.key(7), 5))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.npy", "x.npy"]
+
+
+def test_several_seeds_are_a_leading_axis_or_one_member(two, file, tmp_path):
+    path, x = file
+    model, out = jaxae.load(two), tmp_path / "out.npy"
+    for name, every, second in (
+        ("encode", model.encode(x), model[1].encode(x)),
+        ("score", model.score(x), model[1].score(x)),
+        ("reconstruct", model.reconstruct(x), model[1].reconstruct(x)),
+    ):
+        for more, expected in (((), every), (("--member", 1), second)):
+            assert call(name, two, path, "--out", out, *more) == 0
+            np.testing.assert_array_equal(np.load(out), expected)
+    assert call("sample", two, "--n", 4, "--out", out) == 0
+    np.testing.assert_array_equal(np.load(out), model.sample(jax.random.key(0), 4))
+
+
+def test_a_table_has_a_row_for_each_image_of_a_folder(one, two, folder, tmp_path):
+    path, names = folder
+    out = tmp_path / "out.csv"
+    for workdir, columns in ((one, ["z0", "z1"]), (two, ["z0_seed3", "z1_seed3", "z0_seed4", "z1_seed4"])):
+        assert call("encode", workdir, path, "--out", out) == 0
+        head, found, values = rows(out)
+        assert (head, found) == (["name", *columns], names)
+        codes = np.asarray(jaxae.load(workdir).encode(X[:4]))
+        np.testing.assert_array_equal(values, codes if workdir == one else np.concatenate(codes, axis=1))
+    for workdir, columns in ((one, ["bce"]), (two, ["bce_seed3", "bce_seed4"])):
+        assert call("score", workdir, path, "--by", "bce", "--out", out) == 0
+        head, found, values = rows(out)
+        assert (head, found) == (["name", *columns], names)
+        expected = jaxae.load(workdir).score(X[:4], "bce")
+        np.testing.assert_array_equal(values, expected.reshape(-1, 4).T)
+
+
+def test_a_named_data_set_gives_its_test_split(one, tmp_path, capsys):
+    assert call("score", one, "digits", "--out", tmp_path / "out.csv") == 0
+    assert " of 359 examples (the test split of digits), [359] " in capsys.readouterr().out
+    head, names, values = rows(tmp_path / "out.csv")
+    assert (head, names) == (["name", "loss"], [str(i) for i in range(359)])
+    np.testing.assert_array_equal(values[:, 0], jaxae.load(one).score(X))
+
+
+def test_pictures_show_originals_over_reconstructions_and_samples(one, two, tmp_path):
+    np.save(tmp_path / "x.npy", X[:12])
+    out = tmp_path / "out.png"
+
+    def tiles():
+        with Image.open(out) as picture:
+            grid = np.asarray(picture)
+        return grid.reshape(grid.shape[0] // 30, 30, -1, 30).swapaxes(1, 2)[:, :, 1:29, 1:29] / 255
+
+    for workdir, more, model in ((one, (), jaxae.load(one)), (two, ("--member", 1), jaxae.load(two)[1])):
+        assert call("reconstruct", workdir, tmp_path / "x.npy", "--out", out, *more) == 0
+        shown, again = tiles(), np.asarray(model.reconstruct(X[:12]))[..., 0]
+        assert shown.shape[:2] == (4, 10)
+        for row, images in ((0, X[:10, ..., 0] / 255), (1, again[:10]), (2, X[10:12, ..., 0] / 255), (3, again[10:])):
+            np.testing.assert_allclose(shown[row, : len(images)], images, atol=0.51 / 255)
+            assert not shown[row, len(images) :].any()
+    assert call("sample", one, "--n", 5, "--out", out) == 0
+    shown = tiles().reshape(-1, 28, 28)
+    expected = np.asarray(jaxae.load(one).sample(jax.random.key(0), 5))[..., 0]
+    np.testing.assert_allclose(shown[:5], expected, atol=0.51 / 255)
+    assert not shown[5:].any()
+
+
+def test_a_picture_of_many_examples_shows_a_hundred(one, file, tmp_path, capsys):
+    assert call("reconstruct", one, file[0], "--out", tmp_path / "out.png") == 0
+    assert "reconstructions of 100 of 1,077 examples" in capsys.readouterr().out
+    with Image.open(tmp_path / "out.png") as picture:
+        assert picture.size == (300, 600)
+
+
+def test_sequences_are_padded_to_the_length_of_the_run(tmp_path):
+    rng = np.random.default_rng(0)
+    long, short = ([rng.random((t, 2), np.float32) for t in lengths] for lengths in ((5, 9, 7, 3), (4, 6)))
+    for name, sequences in (("train", long), ("new", short), ("longer", [rng.random((10, 2), np.float32)])):
+        np.savez(tmp_path / f"{name}.npz", *sequences)
+    workdir = train(sequence, tmp_path / "run", data=str(tmp_path / "train.npz"), batch_size=2, hidden=4, latent=3)
+    x, lengths = np.zeros((2, 9, 2), np.float32), np.array([4, 6])
+    for row, part in zip(x, short, strict=True):
+        row[: len(part)] = part
+    model = jaxae.load(workdir)
+    for name, expected in (
+        ("encode", model.encode(x, lengths)),
+        ("reconstruct", model.reconstruct(x, lengths)),
+        ("score", model.score(x, lengths=lengths)),
+    ):
+        assert call(name, workdir, tmp_path / "new.npz", "--out", tmp_path / "out.npy") == 0
+        np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), expected)
+    assert call("reconstruct", workdir, tmp_path / "new.npz", "--out", tmp_path / "out.png") == 0
+    assert call("encode", workdir, tmp_path / "longer.npz", "--out", tmp_path / "none.npy") == 2
+    assert call("encode", workdir, "digits", "--out", tmp_path / "none.npy") == 2
+    assert not (tmp_path / "none.npy").exists()
+
+
+def test_an_experiment_outside_the_package_is_named_by_its_module(tmp_path, monkeypatch, capsys):
+    (tmp_path / "mine.py").write_text("from jaxae.experiments.dense import Config, build\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    fields = {"epochs": 1, "batch_size": 100, "hidden": (8,), "latent": 2, "figures": "none"}
+    workdir = run.train(dense.Config(**fields, workdir=str(tmp_path / "run")), dense.build, "mine.py")
+    np.save(tmp_path / "x.npy", X[:3])
+    given = (workdir, tmp_path / "x.npy", "--out", tmp_path / "out.npy")
+    assert call("encode", *given) == 2
+    assert "was trained by mine.py" in capsys.readouterr().err
+    assert call("encode", *given, "--module", "mine") == 0
+    for name, arguments in (("score", given), ("reconstruct", given), ("report", (workdir,))):
+        assert call(name, *arguments, "--module", "mine") == 0
+    capsys.readouterr()
+    assert call("sample", workdir, *given[2:], "--module", "mine") == 2
+    assert "its model has no prior to sample from" in capsys.readouterr().err
+    for module, said in (
+        ("no.such", "--module no.such cannot be imported"),
+        ("json", "--module json is no experiment"),
+    ):
+        for name, arguments in (("encode", given), ("replay", (workdir,)), ("likelihood", (workdir,))):
+            assert call(name, *arguments, "--module", module) == 2
+            assert said in capsys.readouterr().err
+
+
+def test_refusals_are_one_line_and_write_nothing(one, two, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", X[:3])
+    np.save(tmp_path / "large.npy", np.zeros((3, 32, 32), np.uint8))
+    (tmp_path / "damaged.npy").write_bytes((tmp_path / "x.npy").read_bytes()[:-9])
+    (tmp_path / "folder.npy").mkdir()
+    for name in ("unfinished", "damaged", "odd"):
+        shutil.copytree(one, tmp_path / name)
+    (tmp_path / "unfinished" / "result.json").unlink()
+    shutil.rmtree(tmp_path / "damaged" / "checkpoints")
+    (tmp_path / "odd" / "config.json").write_text("{")
+    out, x = tmp_path / "out.npy", tmp_path / "x.npy"
+    before = sorted(tmp_path.rglob("*"))
+    for name, arguments, said in (
+        ("encode", (one, tmp_path / "large.npy", "--out", out), "shape [32, 32, 1], and the model of"),
+        ("encode", (one, x, "--out", tmp_path / "out.txt"), "out.txt must end in .npy or .csv"),
+        ("reconstruct", (one, x, "--out", tmp_path / "out.csv"), "out.csv must end in .npy or .png"),
+        ("encode", (one, x, "--out", tmp_path / "none" / "out.npy"), "cannot be written (No such file"),
+        ("encode", (one, x, "--out", tmp_path / "folder.npy"), "cannot be written (Is a directory)"),
+        ("encode", (tmp_path / "unfinished", x, "--out", out), "is not finished"),
+        ("score", (tmp_path / "damaged", x, "--out", out), "has no intact checkpoint"),
+        ("sample", (tmp_path / "odd", "--out", out), "describes no run"),
+        ("encode", (tmp_path, x, "--out", out), "holds no run"),
+        ("encode", (one, tmp_path / "damaged.npy", "--out", out), "truncated or damaged"),
+        ("encode", (one, "mnits", "--out", out), "did you mean mnist"),
+        ("encode", (one, "--out", out), "DATA"),
+        ("encode", (one, x), "--out"),
+        ("encode", (one, x, "--out", out, "--membr", 0), "--membr"),
+        ("encode", (two, x, "--out", out, "--member", 2), "--member 2: the run has 2 seeds: give --member 0 to 1"),
+        ("encode", (one, x, "--out", out, "--member", -2), "--member -2: the run has one seed"),
+        ("reconstruct", (two, x, "--out", tmp_path / "out.png"), "a picture shows one seed"),
+        ("sample", (two, "--out", tmp_path / "out.png"), "a picture shows one seed"),
+        ("sample", (one, "--out", out, "--n", 0), "--n 0 must be at least 1"),
+        ("sample", (one, "--out", out, "--seed", -1), "--seed -1 must be at least 0"),
+        ("score", (one, x, "--out", out, "--by", "foo"), "--by foo is no term of the loss: there are bce, kl, "),
+        ("replay", (one,), "did not diverge"),
+        ("report", (tmp_path,), "holds no run"),
+        ("list", ("vae",), "vae"),
+    ):
+        assert call(name, *arguments) == 2, (name, arguments)
+        answer, error = capsys.readouterr()
+        assert answer == ""
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1
+        assert said in error
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_replay_prints_the_line_of_the_diverged_step(tmp_path, capsys):
+    fields = {"lr": 1e30, "hidden": (8,), "epochs": 1, "figures": "none", "workdir": str(tmp_path / "run")}
+    with pytest.raises(Diverged):
+        run.train(vae.Config(**fields), vae.build, "vae")
+    capsys.readouterr()
+    assert call("replay", tmp_path / "run") == 0
+    assert capsys.readouterr().out == f"{jaxae.replay(tmp_path / 'run')}\n"
+
+
+def test_list_has_a_row_for_each_experiment(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["list"])
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert ended.value.code == 0
+    assert [line.split()[0] for line in lines] == experiments.names()
+    assert head.split()[:3] == ["experiment", "idea", "source"]
+    docstring = """A new one: with ideas.
+    More of it.
+
+    Source: Doe et al. 2020, table 1, which gives
+    no figure.
+    Command: jaxae new
+    Measured: bound by 5,000 samples -87.12 +- 0.23 nats (of 3.5).
+    """.replace("\n    ", "\n")
+    idea, source = "A new one: with ideas", "Doe et al. 2020, table 1"
+    assert lists.row("new", docstring) == ("new", idea, source, "bound by 5,000 samples -87.12 +- 0.23 nats")
+    assert lists.row("bare", "One line.") == ("bare", "One line", "", "")
+
+
+def jaxae_command(*arguments, **options):
+    """In its own process."""
+    program = [sys.executable, "-m", "jaxae", *arguments]
+    return subprocess.run(program, capture_output=True, text=True, check=False, **options)
+
+
+def test_help_names_every_command_and_experiment():
+    done = jaxae_command("--help")
+    words = [line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")]
+    assert (done.returncode, words) == (0, [*COMMANDS, *experiments.names()])
+    assert jaxae_command("--version").stdout.startswith("jaxae ")
+    done = jaxae_command("encod")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: encod is no command and no experiment: did you mean encode?\n",
+    )
+    done = jaxae_command("score", "--help")
+    assert done.returncode == 0
+    assert done.stdout.startswith("usage: jaxae score [-h] RUN DATA ")
+
+
+def test_a_command_imports_no_other_one():
+    program = "import sys; from jaxae.commands.main import main\ntry: main({})\nexcept SystemExit: print(*sys.modules)"
+    for arguments in (["list"], ["encode"], ["vae", "--nonsense"]):
+        code = program.format(arguments)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        loaded = set(done.stdout.split())
+        others = {f"jaxae.commands.{name}" for name in COMMANDS} - {f"jaxae.commands.{arguments[0]}"}
+        assert not loaded & others
+        assert ("jax" in loaded) == (arguments != ["list"])
+
+
+COMPLETE = """
+source {script}
+COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); COMP_LINE="${{COMP_WORDS[*]}}"
+"$(complete -p jaxae | sed -E 's/.*-F ([^ ]+).*/\\1/')"
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+
+
+def test_completion_in_bash_knows_commands_experiments_and_flags(tmp_path):
+    done = jaxae_command("--tyro-print-completion", "bash")
+    assert (done.returncode, done.stderr) == (0, "")
+    script = tmp_path / "completion"
+    script.write_text(done.stdout)
+
+    def completed(words):
+        code = COMPLETE.format(script=script, words=words)
+        done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
+        return done.stdout.split()
+
+    assert completed("jaxae enc") == ["encode"]
+    assert set(completed("jaxae ''")) == {"-h", "--help", *COMMANDS, *experiments.names()}
+    assert completed("jaxae score --b") == ["--by"]
+    assert completed("jaxae vae --kl") == ["--kl-warmup", "--kl-cycles", "--kl-weight"]
+
+
+def test_completion_for_other_shells():
+    assert jaxae_command("--tyro-print-completion", "zsh").stdout.startswith("#compdef jaxae")
+    done = jaxae_command("--tyro-print-completion", "ksh")
+    assert done.returncode == 2
+    assert done.stderr == "error: --tyro-print-completion ksh: give one of bash, zsh, tcsh, fish\n"
+    assert "complete " in jaxae_command("vae", "--tyro-print-completion", "bash").stdout
