@@ -15,7 +15,7 @@ import optax
 from jaxae import likelihoods, nets, run
 from jaxae.core import kl_term
 from jaxae.core.step import alternate, descend
-from jaxae.experiments.vae import Config as Plain
+from jaxae.experiments import vae as plain
 from jaxae.measure.likelihood import measures
 from jaxae.training import optimizers
 from jaxae.training.epoch import first_step
@@ -23,7 +23,7 @@ from jaxae.variants import factor_vae, vae
 
 
 @dataclass(frozen=True)
-class Config(Plain):
+class Config(plain.Config):
     """1024-512-256-10-256-512-1024, a discriminator of three layers of 256, Adam for both."""
 
     optimizer: optimizers.Name = "adam"

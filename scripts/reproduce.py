@@ -222,6 +222,7 @@ def _stacked(found: dict[str, Any], deep: dict[str, Any]) -> str:
 
 def record(workdir: Path, out: Path) -> None:
     """Add the finished runs of the workdir to results.json in this folder, with their pictures, and write README.md."""
+    out.mkdir(parents=True, exist_ok=True)
     file = out / "results.json"
     results = json.loads(file.read_text()) if file.exists() else {}
     for name in NAMES:

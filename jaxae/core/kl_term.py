@@ -43,7 +43,7 @@ def free_bits(weight: Weight, nats: float) -> Rate:
     return rate
 
 
-def rate(weight: float, warmup: Weight = 1.0, *, target: float = 0.0, free: float = 0.0) -> Rate:
+def rate(weight: Weight, warmup: Weight = 1.0, *, target: float = 0.0, free: float = 0.0) -> Rate:
     """The KL term with this weight: `weighed`, or with a target in nats `capacity`, or with free nats `free_bits`.
 
     warmup: a factor of the target where there is one, and of the weight otherwise. ValueError for both a target and

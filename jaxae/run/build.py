@@ -28,7 +28,7 @@ def built(config: Config, build: Build, info: Info) -> Experiment:
 
 
 def expecting(build: Build, expected: Mapping[str, Figures]) -> Build:
-    """The experiments of `build` with other figures of the source: data set -> test metric -> at most, or a range."""
+    """A `build` with these expected figures: data set -> test metric -> at most, or a range."""
     return lambda config, info: dataclasses.replace(build(config, info), expected=expected)
 
 
