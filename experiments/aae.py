@@ -12,12 +12,11 @@ import optax
 
 from jaxae import nets, run
 from jaxae.core.step import alternate, descend
-from jaxae.experiments import wae
 from jaxae.variants import aae, autoencoder, vae
 
 
 @dataclass(frozen=True)
-class Config(wae.Network):
+class Config(run.Config):
     """784-500-500-8 and back, a discriminator of two layers of 500, ReLU; squared error, Adam."""
 
     epochs: int = 10
@@ -33,8 +32,10 @@ class Config(wae.Network):
 
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
-    discriminator = nets.MLP(config.discriminator, (1,), precision=config.precision)
-    model = aae.Adversarial(*wae.network(config, info), discriminator=discriminator)
+    model = aae.Adversarial(
+        *autoencoder.dense(info.shape, config.hidden, config.latent, precision=config.precision),
+        discriminator=nets.MLP(config.discriminator, (1,), precision=config.precision),
+    )
     loss = autoencoder.loss(model, "mse")
     adversary = optax.adam(config.adversarial_lr, b1=0.5)
     train = alternate(

@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jaxae import run
-from jaxae.core.step import descend
-from jaxae.experiments import vae as plain
+from jaxae.experiments import vae
 from jaxae.training import optimizers
-from jaxae.variants import vae
 
 
 @dataclass(frozen=True)
-class Config(plain.Config):
+class Config(vae.Config):
     """784-500-20-500-784, Adam, each pixel drawn white or black."""
 
     binarize: Literal["none", "static", "dynamic"] = "static"
@@ -31,12 +29,7 @@ class Config(plain.Config):
     """Size of the code."""
 
 
-def build(config: Config, info: run.Info) -> run.Experiment:
-    """The experiment for data of this shape."""
-    model = vae.VAE(**plain.network(config, info))
-    loss = vae.loss(model, plain.kl_rate(config, info))
-    train = descend(loss, run.optimizer(config, info))
-    return plain.experiment(config, model, train, expected={"mnist": {"loss": 104.0}})
+build = run.expecting(vae.build, {"mnist": {"loss": 104.0}})
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ down between 0.0965 and 0.1028, and where it ends depends on the last bits: on a
 
 from dataclasses import dataclass
 
-from jaxae import nets, run
+from jaxae import run
 from jaxae.core.step import descend
 from jaxae.training import optimizers
 from jaxae.variants import autoencoder
@@ -30,17 +30,8 @@ class Config(run.Config):
 
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for images of this shape."""
-    layers = len(config.filters)
     model = autoencoder.Autoencoder(
-        encoder=nets.Conv(config.filters, config.kernels, pools=(2,), precision=config.precision),
-        decoder=nets.UpConv(
-            info.shape,
-            config.filters[::-1],
-            config.kernels[::-1],
-            config.kernels[0],
-            paddings=("SAME",) * (layers - 1) + ("VALID",),
-            precision=config.precision,
-        ),
+        *autoencoder.pooled(info.shape, config.filters, config.kernels, padding="VALID", precision=config.precision)
     )
     loss = autoencoder.loss(model, "bce")
     return run.Experiment(

@@ -5,7 +5,7 @@ Command: jaxae deep --data mnist --seeds 3
 Measured: test BCE 0.09826 +- 0.00041 over three seeds; 6 min for all on two shared CPU cores.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from jaxae import run
 from jaxae.experiments import simple
@@ -21,9 +21,7 @@ class Config(simple.Config):
     eps: float = 1e-8  # as Keras had it in the source's year: with more, latent dimensions die
 
 
-def build(config: Config, info: run.Info) -> run.Experiment:
-    """The experiment for data of this shape."""
-    return replace(simple.build(config, info), expected={"mnist": {"loss": 0.099}})
+build = run.expecting(simple.build, {"mnist": {"loss": 0.099}})
 
 
 if __name__ == "__main__":

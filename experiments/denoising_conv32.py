@@ -9,25 +9,19 @@ times as long.
 
 from dataclasses import dataclass
 
-from jaxae import nets, run
+from jaxae import run
 from jaxae.core.step import descend
-from jaxae.training import optimizers
+from jaxae.experiments import convolutional
 from jaxae.variants import autoencoder, denoising
 
 
 @dataclass(frozen=True)
-class Config(run.Config):
+class Config(convolutional.Config):
     """Convolutions 32-32 with pooling, and back with upsampling; cross-entropy, Adadelta."""
 
     epochs: int = 100
-    batch_size: int = 128
-    optimizer: optimizers.Name = "adadelta"
-    lr: float = 1.0
-    eps: float = 1e-7  # of Keras
     filters: tuple[int, ...] = (32, 32)
     """Filters of the encoder; the decoder mirrors them."""
-    kernels: tuple[int, ...] = (3,)
-    """Width of the kernels: one per layer, or one for all."""
     noise: float = 0.5
     """Standard deviation of the noise, pixels in [0, 1]."""
 
@@ -35,10 +29,7 @@ class Config(run.Config):
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for images of this shape."""
     model = autoencoder.Autoencoder(
-        encoder=nets.Conv(config.filters, config.kernels, pools=(2,), precision=config.precision),
-        decoder=nets.UpConv(
-            info.shape, config.filters[::-1], config.kernels[::-1], config.kernels[0], precision=config.precision
-        ),
+        *autoencoder.pooled(info.shape, config.filters, config.kernels, precision=config.precision)
     )
     corrupt = denoising.gaussian(config.noise)
     loss = autoencoder.loss(model, "bce", corrupt=corrupt)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import flax.linen as nn
 
-from jaxae import nets, run
+from jaxae import run
 from jaxae.core.step import descend
 from jaxae.variants import autoencoder
 
@@ -30,10 +30,7 @@ class Config(run.Config):
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
     model = autoencoder.Autoencoder(
-        encoder=nets.MLP(
-            config.hidden, (config.latent,), axes=len(info.shape), activation=nn.elu, precision=config.precision
-        ),
-        decoder=nets.MLP(config.hidden[::-1], info.shape, activation=nn.elu, precision=config.precision),
+        *autoencoder.dense(info.shape, config.hidden, config.latent, activation=nn.elu, precision=config.precision)
     )
     loss = autoencoder.loss(model, "mse")
     return run.Experiment(

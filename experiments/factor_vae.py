@@ -12,17 +12,27 @@ from functools import partial
 import flax.linen as nn
 import optax
 
-from jaxae import nets, run
+from jaxae import likelihoods, nets, run
+from jaxae.core import kl_term
 from jaxae.core.step import alternate, descend
-from jaxae.experiments import beta_vae
 from jaxae.experiments import vae as plain
-from jaxae.variants import factor_vae
+from jaxae.measure.likelihood import measures
+from jaxae.training import optimizers
+from jaxae.training.epoch import first_step
+from jaxae.variants import factor_vae, vae
 
 
 @dataclass(frozen=True)
-class Config(beta_vae.Config):
+class Config(plain.Config):
     """1024-512-256-10-256-512-1024, a discriminator of three layers of 256, Adam for both."""
 
+    optimizer: optimizers.Name = "adam"
+    epochs: int = 30
+    batch_size: int = 128
+    hidden: tuple[int, ...] = (512, 256)
+    """Widths of the encoder; the decoder mirrors them."""
+    latent: int = 10
+    """Size of the code."""
     kl_weight: float = 1.0
     """Weight of the KL term in training; the test loss has weight 1."""
     gamma: float = 35.0
@@ -35,16 +45,27 @@ class Config(beta_vae.Config):
 
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
+    likelihood = likelihoods.named(config.likelihood, config.likelihood_scale)
     leaky = partial(nn.leaky_relu, negative_slope=0.2)
-    discriminator = nets.MLP(config.discriminator, (1,), activation=leaky, precision=config.precision)
-    model = factor_vae.FactorVAE(**plain.network(config, info), discriminator=discriminator)
-    loss = factor_vae.loss(model, config.gamma, plain.kl_rate(config, info))
+    model = factor_vae.FactorVAE(
+        *vae.dense(info.shape, config.hidden, config.latent, likelihood, precision=config.precision),
+        discriminator=nets.MLP(config.discriminator, (1,), activation=leaky, precision=config.precision),
+    )
+    warmup = kl_term.warmup(config.kl_warmup, config.kl_cycles, first_step(1, info.train, config.batch_size))
+    rate = kl_term.rate(config.kl_weight, warmup, target=config.capacity, free=config.free_bits)
+    loss = factor_vae.loss(model, config.gamma, rate)
     adversary = optax.adam(config.discriminator_lr, b1=0.5)
     train = alternate(
         descend(loss, run.optimizer(config, info), wrt=("encoder", "decoder")),
         descend(factor_vae.discriminator_loss(model), adversary, wrt=("discriminator",), name="discriminator"),
     )
-    return plain.experiment(config, model, train)
+    return run.Experiment(
+        model,
+        train,
+        vae.loss(model),
+        vae.prior(config.latent),
+        measures=measures(model, config.log_likelihood_samples, config.binarize),
+    )
 
 
 if __name__ == "__main__":

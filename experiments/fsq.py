@@ -11,9 +11,8 @@ from math import prod
 
 from jaxae import run
 from jaxae.core.step import descend
-from jaxae.experiments.vqvae import network
 from jaxae.measure.codebook import usage
-from jaxae.variants import autoencoder, fsq
+from jaxae.variants import autoencoder, fsq, vqvae
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,10 @@ class Config(run.Config):
 
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for images of this shape."""
-    model = fsq.FSQ(*network(config, config.filters, len(config.levels), info), levels=config.levels)
+    pixel = float(info.clipped_mean().mean())
+    model = fsq.FSQ(
+        *vqvae.strided(info.shape, config.filters, len(config.levels), pixel, config.precision), levels=config.levels
+    )
     loss = autoencoder.loss(model, "bce", weight=float(prod(info.shape)))
     return run.Experiment(model, descend(loss, run.optimizer(config, info)), loss, measures={"codebook": usage})
 

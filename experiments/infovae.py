@@ -9,15 +9,17 @@ on two shared CPU cores.
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxae import run
+from jaxae import likelihoods, run
 from jaxae.core import kl_term
 from jaxae.core.step import descend
-from jaxae.experiments import vae as plain
+from jaxae.measure.likelihood import measures
+from jaxae.run import variational
+from jaxae.training.epoch import first_step
 from jaxae.variants import infovae, vae
 
 
 @dataclass(frozen=True)
-class Config(plain.Network):
+class Config(variational.Fields, run.Config):
     """784-500-20-500-784, Adam, each pixel drawn white or black: the network of `binary`."""
 
     binarize: Literal["none", "static", "dynamic"] = "static"
@@ -35,10 +37,17 @@ class Config(plain.Network):
 
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
-    model = vae.VAE(**plain.network(config, info))
-    warmup = plain.kl_schedule(config, info)
+    likelihood = likelihoods.named(config.likelihood, config.likelihood_scale)
+    model = vae.VAE(*vae.dense(info.shape, config.hidden, config.latent, likelihood, precision=config.precision))
+    warmup = kl_term.warmup(config.kl_warmup, config.kl_cycles, first_step(1, info.train, config.batch_size))
     loss = infovae.loss(model, kl_term.scaled(config.kl_weight, warmup), kl_term.scaled(config.mmd_weight, warmup))
-    return plain.experiment(config, model, descend(loss, run.optimizer(config, info)))
+    return run.Experiment(
+        model,
+        descend(loss, run.optimizer(config, info)),
+        vae.loss(model),
+        vae.prior(config.latent),
+        measures=measures(model, config.log_likelihood_samples, config.binarize),
+    )
 
 
 if __name__ == "__main__":

@@ -15,15 +15,17 @@ from typing import Literal
 import flax.linen as nn
 import optax
 
-from jaxae import run
+from jaxae import likelihoods, run
+from jaxae.core import kl_term
 from jaxae.core.step import descend
-from jaxae.experiments import vae as plain
+from jaxae.measure.likelihood import measures
+from jaxae.run import variational
 from jaxae.training.epoch import first_step
 from jaxae.variants import iwae, vae
 
 
 @dataclass(frozen=True)
-class Config(plain.Network):
+class Config(variational.Fields, run.Config):
     """784-200-200-50-200-200-784, tanh, Adam with a rate that falls in stages, each pixel drawn anew in every step."""
 
     binarize: Literal["none", "static", "dynamic"] = "dynamic"
@@ -42,12 +44,6 @@ class Config(plain.Network):
     """dreg: the encoder's is doubly reparameterized (Tucker et al. 2018)."""
 
 
-def network(config: Config, info: run.Info) -> vae.VAE:
-    """The model; the output of its decoder starts at the mean training image."""
-    start = plain.of_config(config).initial(plain.mean(info)).ravel()
-    return vae.VAE(**plain.network(config, info, tuple(start.tolist()), activation=nn.tanh))
-
-
 def stages(config: Config, info: run.Info) -> optax.Schedule:
     """The rate 10^(-i / 7) lr for 3^i epochs, i = 0, 1, 2, ..., 7 (section 5 of the source)."""
     ends = [(3**i - 1) // 2 for i in range(1, 8)]
@@ -56,13 +52,29 @@ def stages(config: Config, info: run.Info) -> optax.Schedule:
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:
-    """The experiment for data of this shape."""
-    model = network(config, info)
-    train, evaluate = (
-        iwae.loss(model, config.samples, config.gradient, weight) for weight in (plain.kl_schedule(config, info), 1.0)
+    """The experiment for data of this shape; the output of the decoder starts at the mean training image."""
+    likelihood = likelihoods.named(config.likelihood, config.likelihood_scale)
+    model = vae.VAE(
+        *vae.dense(
+            info.shape,
+            config.hidden,
+            config.latent,
+            likelihood,
+            mean=info.clipped_mean(),
+            activation=nn.tanh,
+            precision=config.precision,
+        )
     )
+    warmup = kl_term.warmup(config.kl_warmup, config.kl_cycles, first_step(1, info.train, config.batch_size))
+    loss = iwae.loss(model, config.samples, config.gradient, warmup)
     schedule = stages(config, info) if config.schedule == "stages" else None
-    return plain.experiment(config, model, descend(train, run.optimizer(config, info, schedule)), evaluate)
+    return run.Experiment(
+        model,
+        descend(loss, run.optimizer(config, info, schedule)),
+        iwae.loss(model, config.samples),
+        vae.prior(config.latent),
+        measures=measures(model, config.log_likelihood_samples, config.binarize),
+    )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ Measured: test MSE 0.161 +- 6.3e-05 on hidden pixels over three seeds; 13 min fo
 
 from dataclasses import dataclass
 
-from jaxae import nets, run
+from jaxae import run
 from jaxae.core.step import descend
 from jaxae.variants import autoencoder, masked
 
@@ -32,8 +32,7 @@ class Config(run.Config):
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for images of this shape."""
     model = autoencoder.Autoencoder(
-        encoder=nets.MLP(config.hidden, (config.latent,), axes=len(info.shape), precision=config.precision),
-        decoder=nets.MLP(config.hidden[::-1], info.shape, precision=config.precision),
+        *autoencoder.dense(info.shape, config.hidden, config.latent, precision=config.precision)
     )
     mask = masked.patches(info.shape, config.patch, config.hidden_share)
     loss = masked.loss(model, "bce", mask)

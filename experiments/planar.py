@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import flax.linen as nn
 
-from jaxae import nets, run
+from jaxae import run
 from jaxae.core.step import descend
 from jaxae.experiments import sigmoid
 from jaxae.variants import autoencoder
@@ -27,7 +27,17 @@ class Config(sigmoid.Config):
 
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
-    model = sigmoid.network(config, info, nn.initializers.truncated_normal(1.0), code=nets.linear)
+    model = autoencoder.Autoencoder(
+        *autoencoder.dense(
+            info.shape,
+            config.hidden,
+            config.latent,
+            activation=nn.sigmoid,
+            kernel_init=nn.initializers.truncated_normal(1.0),
+            bias_init=nn.initializers.normal(1.0),
+            precision=config.precision,
+        )
+    )
     loss = autoencoder.loss(model, "mse")
     return run.Experiment(
         model, descend(loss, run.optimizer(config, info)), loss, expected={"mnist": {"loss": 0.0425}}, unit="per pixel"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import flax.linen as nn
 
-from jaxae import nets, run
+from jaxae import run
 from jaxae.core.step import descend
 from jaxae.variants import autoencoder
 
@@ -27,24 +27,20 @@ class Config(run.Config):
     """Size of the code."""
 
 
-def network(
-    config: Config, info: run.Info, weights: nn.initializers.Initializer, code: nets.Activation
-) -> autoencoder.Autoencoder:
-    """The model for data of this shape. weights: how matrices start; biases from N(0, 1). code: its activation."""
-
-    def net(hidden: tuple[int, ...], outputs: tuple[int, ...], axes: int, final: nets.Activation) -> nets.MLP:
-        biases = nn.initializers.normal(1.0)
-        return nets.MLP(hidden, outputs, axes, nn.sigmoid, final, weights, biases, config.precision)
-
-    return autoencoder.Autoencoder(
-        encoder=net(config.hidden, (config.latent,), len(info.shape), code),
-        decoder=net(config.hidden[::-1], info.shape, 1, nets.linear),
-    )
-
-
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
-    model = network(config, info, nn.initializers.normal(1.0), code=nn.sigmoid)
+    model = autoencoder.Autoencoder(
+        *autoencoder.dense(
+            info.shape,
+            config.hidden,
+            config.latent,
+            activation=nn.sigmoid,
+            final=nn.sigmoid,
+            kernel_init=nn.initializers.normal(1.0),
+            bias_init=nn.initializers.normal(1.0),
+            precision=config.precision,
+        )
+    )
     loss = autoencoder.loss(model, "mse")
     return run.Experiment(
         model, descend(loss, run.optimizer(config, info)), loss, expected={"mnist": {"loss": 0.048}}, unit="per pixel"

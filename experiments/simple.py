@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import flax.linen as nn
 
-from jaxae import nets, run
+from jaxae import run
 from jaxae.core.step import descend
 from jaxae.training import optimizers
 from jaxae.variants import autoencoder
@@ -29,19 +29,11 @@ class Config(run.Config):
     """Size of the code."""
 
 
-def network(config: Config, info: run.Info) -> autoencoder.Autoencoder:
-    """The model for data of this shape."""
-    return autoencoder.Autoencoder(
-        encoder=nets.MLP(
-            config.hidden, (config.latent,), axes=len(info.shape), final=nn.relu, precision=config.precision
-        ),
-        decoder=nets.MLP(config.hidden[::-1], info.shape, precision=config.precision),
-    )
-
-
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
-    model = network(config, info)
+    model = autoencoder.Autoencoder(
+        *autoencoder.dense(info.shape, config.hidden, config.latent, final=nn.relu, precision=config.precision)
+    )
     loss = autoencoder.loss(model, "bce")
     return run.Experiment(
         model,

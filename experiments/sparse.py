@@ -9,6 +9,8 @@ Measured: test loss 0.1111 +- 0.0019, mean code 3.178 +- 0.069, of which penalty
 
 from dataclasses import dataclass
 
+import flax.linen as nn
+
 from jaxae import run
 from jaxae.core.step import descend
 from jaxae.experiments import simple
@@ -26,7 +28,9 @@ class Config(simple.Config):
 
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
-    model = simple.network(config, info)
+    model = autoencoder.Autoencoder(
+        *autoencoder.dense(info.shape, config.hidden, config.latent, final=nn.relu, precision=config.precision)
+    )
     loss = autoencoder.loss(model, "bce", penalty=sparse.l1(config.sparsity))
     return run.Experiment(
         model,

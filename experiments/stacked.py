@@ -11,24 +11,19 @@ from dataclasses import dataclass
 
 from jaxae import run
 from jaxae.core.step import descend, phases
-from jaxae.training import optimizers
+from jaxae.experiments import deep, simple
 from jaxae.training.epoch import first_step
 from jaxae.variants import autoencoder, stacked
 
 
 @dataclass(frozen=True)
-class Config(run.Config):
+class Config(simple.Config):
     """784-128-64-32-64-128-784, ReLU, Adadelta: the network of `deep`."""
 
-    epochs: int = 100
-    batch_size: int = 256
-    optimizer: optimizers.Name = "adadelta"
-    lr: float = 1.0
-    eps: float = 1e-8  # that of `deep`
-    hidden: tuple[int, ...] = (128, 64)
+    epochs: int = deep.Config.epochs
+    hidden: tuple[int, ...] = deep.Config.hidden
     """Widths of the encoder; the decoder mirrors them."""
-    latent: int = 32
-    """Size of the code."""
+    eps: float = deep.Config.eps
     greedy: int = 20
     """Epochs for each layer's own autoencoder (its error is the loss in training); the rest is for fine-tuning."""
 

@@ -12,14 +12,17 @@ and -98.08 +- 0.4.
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxae import run
+from jaxae import likelihoods, run
+from jaxae.core import kl_term
 from jaxae.core.step import descend
-from jaxae.experiments import vae as plain
-from jaxae.variants import vampprior
+from jaxae.measure.likelihood import measures
+from jaxae.run import variational
+from jaxae.training.epoch import first_step
+from jaxae.variants import vae, vampprior
 
 
 @dataclass(frozen=True)
-class Config(plain.Network):
+class Config(variational.Fields, run.Config):
     """784-300-300-40-300-300-784, ReLU, Adam, each pixel drawn white or black."""
 
     binarize: Literal["none", "static", "dynamic"] = "static"
@@ -36,10 +39,19 @@ class Config(plain.Network):
 
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
-    model = vampprior.VampVAE(**plain.network(config, info), shape=info.shape, components=config.components)
-    train, evaluate = (vampprior.loss(model, weight) for weight in (plain.kl_schedule(config, info), 1.0))
-    return plain.experiment(
-        config, model, descend(train, run.optimizer(config, info)), evaluate, prior=vampprior.prior(model)
+    likelihood = likelihoods.named(config.likelihood, config.likelihood_scale)
+    model = vampprior.VampVAE(
+        *vae.dense(info.shape, config.hidden, config.latent, likelihood, precision=config.precision),
+        shape=info.shape,
+        components=config.components,
+    )
+    warmup = kl_term.warmup(config.kl_warmup, config.kl_cycles, first_step(1, info.train, config.batch_size))
+    return run.Experiment(
+        model,
+        descend(vampprior.loss(model, warmup), run.optimizer(config, info)),
+        vampprior.loss(model),
+        vampprior.prior(model),
+        measures=measures(model, config.log_likelihood_samples, config.binarize),
     )
 
 

@@ -7,15 +7,10 @@ all on two shared CPU cores.
 """
 
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
-import flax.linen as nn
-from scipy.special import logit
-
-from jaxae import nets, run
+from jaxae import run
 from jaxae.core.step import descend
-from jaxae.experiments import vae as plain
 from jaxae.measure.codebook import usage
 from jaxae.variants import codebook, vqvae
 
@@ -41,18 +36,6 @@ class Config(run.Config):
     """Codes whose EMA usage is below this fraction of uniform are re-initialised from the batch (0: none)."""
 
 
-def network(config: run.Config, filters: tuple[int, ...], latent: int, info: run.Info) -> tuple[nn.Module, nn.Module]:
-    """Encoder and decoder, whose code has `latent` numbers at every place."""
-    # Where every code is 0 at first, as when rounded, nothing comes back through a plain ReLU. The decoder starts from
-    # the mean pixel: otherwise all codes are pushed the same way first, that of darker images, and some to the end.
-    common: dict[str, Any] = {"activation": partial(nn.leaky_relu, negative_slope=0.2), "precision": config.precision}
-    encoder = nets.Conv(filters, strides=(2,), **common)
-    bias = float(logit(plain.mean(info).mean()))
-    decoder = nets.Deconv(info.shape, filters, strides=(2,), bias=bias, **common)
-    into, out = (nets.MLP((), (width,), precision=config.precision) for width in (latent, filters[-1]))
-    return nn.Sequential((encoder, into)), nn.Sequential((out, decoder))
-
-
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for images of this shape."""
     if config.revive >= 1:
@@ -60,7 +43,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     learned = config.codebook == "gradient"
     tracked = not learned or config.revive > 0
     model = vqvae.VQVAE(
-        *network(config, config.filters, config.latent, info),
+        *vqvae.strided(info.shape, config.filters, config.latent, float(info.clipped_mean().mean()), config.precision),
         codes=config.codes,
         latent=config.latent,
         learned=learned,

@@ -8,41 +8,29 @@ Measured: test MSE 0.01706 +- 0.0001 over three seeds; 271 s for all on two shar
 
 from dataclasses import dataclass
 
-from jaxae import nets, run
+from jaxae import run
 from jaxae.core.step import descend
 from jaxae.variants import autoencoder, vae, wae
 
 
 @dataclass(frozen=True)
-class Network(run.Config):
-    """784-500-8-500-784."""
+class Config(run.Config):
+    """784-500-8-500-784, ReLU with a linear code, squared error, Adam."""
 
     epochs: int = 20
     hidden: tuple[int, ...] = (500,)
     """Widths of the encoder; the decoder mirrors them."""
     latent: int = 8
     """Size of the code."""
-
-
-@dataclass(frozen=True)
-class Config(Network):
-    """784-500-8-500-784, ReLU with a linear code, squared error, Adam."""
-
     mmd_weight: float = 10.0
     """Weight lambda of the discrepancy of codes and prior."""
 
 
-def network(config: Network, info: run.Info) -> tuple[nets.MLP, nets.MLP]:
-    """Encoder and decoder of the model for data of this shape."""
-    return (
-        nets.MLP(config.hidden, (config.latent,), axes=len(info.shape), precision=config.precision),
-        nets.MLP(config.hidden[::-1], info.shape, precision=config.precision),
-    )
-
-
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
-    model = autoencoder.Autoencoder(*network(config, info))
+    model = autoencoder.Autoencoder(
+        *autoencoder.dense(info.shape, config.hidden, config.latent, precision=config.precision)
+    )
     loss = wae.loss(model, config.mmd_weight)
     return run.Experiment(
         model,

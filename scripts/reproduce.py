@@ -1,12 +1,12 @@
-"""Runs the experiments by the commands of their docstrings, and writes the table of what they reach.
+"""Runs the experiments by the commands of their docstrings, and records their figures.
 
 python scripts/reproduce.py                        all of them, on MNIST as TFDS has it
 python scripts/reproduce.py dense sparse           some of them
 python scripts/reproduce.py --data-dir DIR --manual-dir DIR --workdir runs/reproduce
 
-Repeating the command goes on where it was stopped: each run is continued in its directory, a finished one is only read.
-When all experiments are finished in the workdir, the table is experiments/README.md, with its pictures beside it;
-before that it is README.md in the workdir.
+Repeating the command resumes: each run is continued in its directory, a finished one is only read. Every run that is
+finished in the workdir becomes an entry of results.json in the folder --out (experiments/); the entries of the other
+experiments stay. README.md, the tables of all entries, and the pictures are written beside it.
 """
 
 import argparse
@@ -24,7 +24,9 @@ from typing import Any
 from PIL import Image
 
 from jaxae import experiments
+from jaxae.experiments import stacked
 from jaxae.report import html
+from jaxae.run import command_line
 from jaxae.training import records
 
 ROOT = Path(__file__).parents[1]
@@ -33,17 +35,18 @@ NAMES = experiments.names()
 WIDTH = 640  # pixels
 HEAD = """# What the experiments reach
 
-On the full MNIST (60,000 images to train, 10,000 to test), or on as many sprites, whose factors are known, by
+The tables of [results.json](results.json), which
 
     python scripts/reproduce.py
 
-which runs each experiment by the command of its docstring. Expected is the figure of the source, or the one set for
-this project, at most (or within a range); measured is the mean and the standard deviation over seeds that were
-trained in one program. `loss` is the objective: nats or squared error per pixel, nats per image where a model is
-variational, quantized or contractive; `code` is the mean size |z| of a unit of the code; `mse`, `shift_mse` (the
-least over shifts by up to two pixels) and `ssim` compare the test images with their reconstructions, of the first
-seed. Time is that of training, all seeds together, on {device}. Documents 000 to 004 are the five texts whose systems
-are built here.
+makes: it runs each experiment by the command of its docstring, on the full MNIST (60,000 images to train, 10,000 to
+test), on as many sprites, whose factors are known, or on the data set that the command names. Expected is the figure of
+the source, or the one set for this project, at most (or within a range); measured is the mean and the standard
+deviation over seeds that were trained in one program. `loss` is the objective: nats or squared error per pixel, nats
+per image where a model is variational, quantized or contractive; `code` is the mean size |z| of a unit of the code;
+`mse`, `shift_mse` (the least over shifts by up to two pixels) and `ssim` compare the test images with their
+reconstructions, of the first seed. Time is that of training, all seeds together, on {device}. Documents 000 to 004 are
+the five texts whose systems are built here.
 
 | experiment | source | expected | measured | seeds | likeness | time | picture |
 |---|---|---|---|---|---|---|---|
@@ -59,7 +62,7 @@ is decoded. The formulas are in `jaxae/measure/plane.py`.
 | experiment | unequal areas (0) | asymmetry (0) | holes (0.01) | roughness (1) |
 |---|---|---|---|---|
 """
-# Tables of what stands in result.json beside the metrics: their keys, and what is said of them.
+# Tables of the measures beside the metrics: their columns and their text.
 TABLES = {
     "likelihood": (
         ("log_likelihood", "monte_carlo_error", "ess", "active_units", "rate", "distortion", "bits_per_dim"),
@@ -110,56 +113,82 @@ def command(name: str) -> list[str]:
     return shlex.split(found[1])
 
 
-def row(name: str, run: Path, pictures: Path) -> str:
-    """The line of the table for a finished run; its pictures are written too."""
-    result, config = read(run, "result.json"), read(run, "config.json")["config"]
+def entry(name: str, run: Path) -> dict[str, Any]:
+    """What results.json holds of a finished run."""
+    result, saved = read(run, "result.json"), read(run, "config.json")
+    config = saved["config"]
+    found = {
+        "command": shlex.join(["jaxae", name, *command(name)]),
+        **{field: config[field] for field in ("data", "epochs", "seeds")},
+        "device": _device(saved["device"]),
+        "time": _time(result["wall_seconds"]),
+        **{key: result[key] for key in ("expected", "reached", "metrics")},
+        **{key: result[key] for key in ("likeness", "plane", *TABLES) if key in result},
+        "pictures": list(dict.fromkeys((special(run, result, config), "reconstructions"))),
+    }
+    if name == "stacked":  # the test loss before fine-tuning
+        layers = len(config["hidden"]) + 1
+        lines = records.read(run / "metrics.jsonl")
+        tests = {line["epoch"]: line for line in lines if line["split"] == "test"}
+        found["greedy"] = tests[config["greedy"] * layers]["loss"]
+    return {key: _averages(value) for key, value in found.items()}
+
+
+def _averages(value: Any) -> Any:
+    """A value of a result without the figures of single seeds."""
+    if not isinstance(value, dict):
+        return value
+    return {key: _averages(part) for key, part in value.items() if key != "seeds"}
+
+
+def files(name: str, pictures: list[str]) -> dict[str, str]:
+    """The files of an experiment's pictures: kind -> name."""
+    return {kind: f"{name}-{kind}.png" if i else f"{name}.png" for i, kind in enumerate(pictures)}
+
+
+def row(name: str, found: dict[str, Any]) -> str:
+    """The line of the table for an entry."""
     text = importlib.import_module(f"jaxae.experiments.{name}").__doc__ or ""
     title = " ".join(text.split("\n\n")[0].split()).rstrip(".")
     source = " ".join(text.split("Source: ")[1].split("\nCommand:")[0].split())
-    metrics = [key for key in ("loss", "code") if key in result["expected"] or key == "loss"]
-    reached = {True: " (reached)", False: " (**not reached**)", None: ""}[result["reached"]]
-    expected = "; ".join(f"{key} {html.bound(value)}" for key, value in result["expected"].items()) or "no figure"
-    measured = "; ".join(f"{key} {html.figure(result['metrics'][key])}" for key in metrics)
-    likeness = "; ".join(f"{key} {value:.3g}" for key, value in result.get("likeness", {}).items()) or "-"
-    special = next(kind for kind, suits in _special(run, result, config) if suits)
-    images = []
-    for kind in dict.fromkeys((special, "reconstructions")):
-        file = f"{name}.png" if kind == special else f"{name}-{kind}.png"
-        _shrink(run / "figures" / f"{kind}.png", pictures / file)
-        images.append(f"[![{kind} of {name}]({file})]({file})")
+    metrics = [key for key in ("loss", "code") if key in found["expected"] or key == "loss"]
+    reached = {True: " (reached)", False: " (**not reached**)", None: ""}[found["reached"]]
+    expected = "; ".join(f"{key} {html.bound(value)}" for key, value in found["expected"].items()) or "no figure"
+    measured = "; ".join(f"{key} {html.figure(found['metrics'][key])}" for key in metrics)
+    pictures = files(name, found["pictures"]).items()
     cells = (
-        f"[`{name}`]({name}.py): {title}; {config['epochs']} epochs",
+        f"[`{name}`]({name}.py): {title}; {found['epochs']} epochs",
         source,
         expected,
         measured + reached,
-        str(config["seeds"]),
-        likeness,
-        _time(result["wall_seconds"]),
-        " ".join(images),
+        str(found["seeds"]),
+        "; ".join(f"{key} {value:.3g}" for key, value in found.get("likeness", {}).items()) or "-",
+        found["time"],
+        " ".join(f"[![{kind} of {name}]({file})]({file})" for kind, file in pictures),
     )
     return f"| {' | '.join(cells)} |\n"
 
 
-def _special(run: Path, result: dict[str, Any], config: dict[str, Any]) -> list[tuple[str, bool]]:
-    """Which picture shows best what the experiment is about: the first that suits."""
+def special(run: Path, result: dict[str, Any], config: dict[str, Any]) -> str:
+    """The picture that shows best what an experiment is about."""
     exist = {path.stem for path in (run / "figures").glob("*.png")}
-    return [
-        ("manifold", "manifold" in exist),
-        ("traversal", config["data"].startswith("sprites")),
-        ("samples", "samples" in exist),
-        ("training", config["picture_every"] > 0),
-        ("latent", "plane" in result),
-        ("reconstructions", "noise" in config),
-        ("codes", "codes" in exist),
-        ("reconstructions", True),
-    ]
+    suits = {
+        "manifold": "manifold" in exist,
+        "traversal": "traversal" in exist and result.get("disentanglement") is not None,
+        "samples": "samples" in exist,
+        "training": config["picture_every"] > 0,
+        "latent": "plane" in result,
+        "reconstructions": "noise" in config,
+        "codes": "codes" in exist,
+    }
+    return next((kind for kind, yes in suits.items() if yes), "reconstructions")
 
 
-def table(workdir: Path, names: list[str], pictures: Path) -> str:
-    """The page, of these finished runs."""
-    devices = {_device(workdir / name) for name in names}
-    text = HEAD.format(device=" and ".join(sorted(devices))) + "".join(row(n, workdir / n, pictures) for n in names)
-    planes = {name: plane for name in names if (plane := read(workdir / name, "result.json").get("plane"))}
+def page(results: dict[str, dict[str, Any]]) -> str:
+    """The tables of these entries."""
+    devices = " and ".join(sorted({found["device"] for found in results.values()}))
+    text = HEAD.format(device=devices) + "".join(row(name, found) for name, found in results.items())
+    planes = {name: found["plane"] for name, found in results.items() if found.get("plane")}
     if planes:
         rows = (f"| `{name}` | {' | '.join(f'{v:.3g}' for v in plane.values())} |\n" for name, plane in planes.items())
         text += PLANES + "".join(rows)
@@ -167,29 +196,44 @@ def table(workdir: Path, names: list[str], pictures: Path) -> str:
         worse = [key for key, value in planes["vae"].items() if value >= planes["mirrored"][key]]
         text += f"\n`vae` scores better than `mirrored` on {'each' if not worse else 'each but ' + ', '.join(worse)}.\n"
     for key, (columns, said) in TABLES.items():
-        results = {name: found for name in names if (found := read(workdir / name, "result.json").get(key))}
-        if results:
+        measured = {name: found[key] for name, found in results.items() if found.get(key)}
+        if measured:
             text += f"{said}\n| experiment | {' | '.join(columns)} |\n|---{'|---' * len(columns)}|\n"
-            for name, found in results.items():
-                text += f"| `{name}` | {' | '.join(html.figure(found[column]) for column in columns)} |\n"
-    if {"stacked", "deep"} <= set(names):
-        text += _stacked(workdir / "stacked", workdir / "deep")
+            for name, figures in measured.items():
+                text += f"| `{name}` | {' | '.join(html.figure(figures[column]) for column in columns)} |\n"
+    if {"stacked", "deep"} <= results.keys():
+        text += _stacked(results["stacked"], results["deep"])
     return text
 
 
-def _stacked(run: Path, deep: Path) -> str:
-    config, last = (read(path, "config.json")["config"] for path in (run, deep))
-    widths = (*config["hidden"], config["latent"])
-    tests = {line["epoch"]: line for line in records.read(run / "metrics.jsonl") if line["split"] == "test"}
+def _stacked(found: dict[str, Any], deep: dict[str, Any]) -> str:
+    config: Any = command_line.parse(stacked.Config, "", shlex.split(found["command"])[2:])
+    widths = (*config.hidden, config.latent)
     return STACKED.format(
         widths="-".join(map(str, (*widths, *widths[-2::-1]))),
-        greedy=config["greedy"],
-        epochs=config["epochs"],
-        deep_epochs=last["epochs"],
-        before=html.figure(tests[config["greedy"] * len(widths)]["loss"]),
-        after=html.figure(tests[config["epochs"]]["loss"]),
-        deep=html.figure(read(deep, "result.json")["metrics"]["loss"]),
+        greedy=config.greedy,
+        epochs=found["epochs"],
+        deep_epochs=deep["epochs"],
+        before=html.figure(found["greedy"]),
+        after=html.figure(found["metrics"]["loss"]),
+        deep=html.figure(deep["metrics"]["loss"]),
     )
+
+
+def record(workdir: Path, out: Path) -> None:
+    """Add the finished runs of the workdir to results.json in this folder, with their pictures, and write README.md."""
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / "results.json"
+    results = json.loads(file.read_text()) if file.exists() else {}
+    for name in NAMES:
+        run = workdir / name
+        if (run / "report.html").exists():
+            results[name] = entry(name, run)
+            for kind, picture in files(name, results[name]["pictures"]).items():
+                _shrink(run / "figures" / f"{kind}.png", out / picture)
+    results = dict(sorted(results.items()))
+    file.write_text(json.dumps(results, indent=1) + "\n")
+    (out / "README.md").write_text(page(results))
 
 
 def read(run: Path, file: str) -> dict[str, Any]:
@@ -207,10 +251,13 @@ def call(arguments: list[str]) -> int:
 
 
 def main(call: Callable[[list[str]], int] = call) -> None:
-    """Run, and write the table."""
+    """Run, and record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"experiments (default: all): {', '.join(NAMES)}")
     parser.add_argument("--workdir", type=Path, default=ROOT / "runs" / "reproduce", help="holds a directory per run")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "experiments", help="folder of results.json, README.md and the pictures"
+    )
     parser.add_argument("--data-dir", type=Path, help="folder of prepared TFDS sets")
     parser.add_argument("--manual-dir", type=Path, help="folder of archives already downloaded")
     options = parser.parse_args()
@@ -227,11 +274,8 @@ def main(call: Callable[[list[str]], int] = call) -> None:
         if code > 128 or code < 0:
             sys.exit(code)
         failed = failed or code
-    finished = [name for name in NAMES if (workdir / name / "report.html").exists()]
-    page = (ROOT / "experiments" if finished == NAMES else workdir) / "README.md"
-    if finished:
-        page.write_text(table(workdir, finished, page.parent))
-        print(f"table: {page}")
+    record(workdir, options.out)
+    print(f"table: {options.out / 'README.md'}")
     sys.exit(failed)
 
 
@@ -239,8 +283,7 @@ def _time(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 300 else f"{seconds / 60:.0f} min"
 
 
-def _device(run: Path) -> str:
-    device = read(run, "config.json")["device"]
+def _device(device: dict[str, Any]) -> str:
     return f"{device['cores']} CPU cores" if device["platform"] == "cpu" else f"{device['count']} x {device['kind']}"
 
 

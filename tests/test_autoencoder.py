@@ -273,6 +273,24 @@ def test_denoising_experiment_adds_the_noise_of_its_field():
     assert equal(*(loss(variables, images, new_key()) for loss in (built.evaluate, exact)))
 
 
+def test_dense_mirrors_its_encoder():
+    encoder, decoder = autoencoder.dense((2, 3), (7, 5), 4, final=jnp.tanh, activation=nn.elu)
+    assert (encoder.hidden, encoder.outputs, encoder.axes, encoder.final) == ((7, 5), (4,), 2, jnp.tanh)
+    assert (decoder.hidden, decoder.outputs, decoder.final) == ((5, 7), (2, 3), nets.linear)
+    assert encoder.activation is decoder.activation is nn.elu
+
+
+@pytest.mark.parametrize(("pools", "places", "kernels"), [(None, 2, [3, 5, 3, 3]), (2, 4, [3, 5, 3])])
+def test_pooled_mirrors_its_encoder(pools, places, kernels):
+    encoder, decoder = autoencoder.pooled((16, 16, 1), (2, 3, 4), (3, 5, 3), pools=pools, bias=-1.5)
+    model, x = autoencoder.Autoencoder(encoder, decoder), jnp.zeros((1, 16, 16, 1))
+    (z, logits), variables = jax.eval_shape(model.init_with_output, new_key(), x)
+    assert z.shape == (1, places, places, 4)
+    assert logits.shape == x.shape
+    assert [layer["kernel"].shape[0] for layer in variables["params"]["decoder"].values()] == kernels
+    assert decoder.bias == -1.5
+
+
 def test_tied_weights():
     """Against an autoencoder with the transpose as its own matrix: the slope is the sum of both uses'."""
     model = tied.Tied((2, 3), 4, activation=jnp.tanh)

@@ -29,6 +29,10 @@ ALL = {
 NAMES = list(ALL)
 
 
+def scale_of(name):
+    return {"likelihood_scale": 0.7} if name == "normal" else {}
+
+
 def decoded(likelihood, count=4):
     """Outputs of a decoder with the likelihood's own parameters; not near 0."""
     net = likelihood.decoder(nets.MLP((), likelihood.parameters(SHAPE)))
@@ -210,14 +214,29 @@ def test_only_the_bernoulli_is_discrete():
 def test_named():
     expected = {**ALL, "auto": Bernoulli()}
     for name, likelihood in expected.items():
-        assert likelihoods.named(name, 0.7) == likelihood
-        assert hash(likelihoods.named(name, 0.7)) == hash(likelihood)
+        found = likelihoods.named(name, *scale_of(name).values())
+        assert found == likelihood
+        assert hash(found) == hash(likelihood)
     assert likelihoods.named("normal") == Normal(1.0) != Normal(0.7)
 
 
 def test_an_unknown_name_is_refused(untyped):
     with pytest.raises(ValueError, match="likelihood=cauchy is unknown; use one of auto, bernoulli, normal, normal-l"):
         likelihoods.named("cauchy")
+
+
+@pytest.mark.parametrize(
+    ("name", "scale", "says"),
+    [
+        ("normal", 0.0, "likelihood_scale=0.0 must be positive"),
+        ("normal", -1.0, "likelihood_scale=-1.0 must be positive"),
+        ("normal-learned", 0.7, "likelihood_scale=0.7 is for likelihood=normal: leave it out"),
+        ("auto", 0.7, "likelihood_scale=0.7 is for likelihood=normal: leave it out"),
+    ],
+)
+def test_named_refuses_a_scale_that_the_likelihood_does_not_take(name, scale, says):
+    with pytest.raises(ValueError, match=says):
+        likelihoods.named(name, scale)
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, np.inf, np.nan])
@@ -294,16 +313,12 @@ def test_a_learned_scale_is_one_parameter_that_starts_at_one():
     assert Normal("predicted").parameters(SHAPE) == (3, 2, 4)
 
 
-def scale_of(name):
-    return {"likelihood_scale": 0.7} if name == "normal" else {}
-
-
 @pytest.mark.parametrize("name", ["auto", *NAMES])
 def test_an_experiment_trains_with_any_likelihood(name):
     """The model is built around it, and the reconstruction term is its log-likelihood."""
     fields = experiment.Config(likelihood=name, hidden=(5,), **scale_of(name))
     built = experiment.build(fields, Info(SHAPE, 100))
-    likelihood = likelihoods.named(name, 0.7)
+    likelihood = likelihoods.named(name, *scale_of(name).values())
     assert built.model.likelihood == likelihood
     x = jax.random.uniform(new_key(), (8, *SHAPE))
     variables = built.model.init(new_key(), x)

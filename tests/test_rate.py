@@ -46,6 +46,27 @@ def test_scaled_weights():
     np.testing.assert_allclose(kl_term.scaled(3.0, lambda step: 0.1 * step)(jnp.int32(4)), 1.2, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, lambda kl: 1.5 * kl.sum(1)),
+        ({"target": 4.0}, lambda kl: 3 * np.abs(kl.sum(1) - 2)),
+        ({"free": 0.7}, lambda kl: np.full(6, 1.5 * np.maximum(0.7, kl.mean(0)).sum())),
+    ],
+)
+def test_rate_warms_up_its_target_or_its_weight(fields, expected):
+    at = SIX.replace(step=jnp.int32(5))
+    found = kl_term.rate(3.0, kl_term.warmup(2.0, 1, 5), **fields)(KL, at)
+    np.testing.assert_allclose(found, expected(np.asarray(KL)), rtol=1e-5)
+
+
+def test_warm_up_lasts_its_epochs_and_cycles():
+    assert kl_term.warmup(0.0, 1, 10) == 1
+    for cycles, at in ((1, {0: 0, 10: 0.5, 20: 1, 50: 1}), (2, {0: 0, 4: 0.8, 8: 1, 12: 0.4, 25: 1})):
+        weight = kl_term.warmup(2.0, cycles, 10)
+        np.testing.assert_allclose([weight(jnp.int32(step)) for step in at], list(at.values()), atol=1e-6)
+
+
 def test_free_bits_are_free():
     """No gradient for a unit that carries less, on average, than is free; the mean's for another."""
     least = float(np.sort(KL.mean(0))[1:3].mean())  # between the second and the third

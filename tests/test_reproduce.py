@@ -2,6 +2,8 @@
 
 import json
 import re
+import shlex
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +12,11 @@ from PIL import Image
 
 from conftest import script
 from jaxae.experiments import deep, sequence, stacked, vae
-from jaxae.run import config
+from jaxae.run import command_line, config
 from jaxae.training import records
+
+FOLDER = Path(__file__).parents[1] / "experiments"
+RESULTS = json.loads((FOLDER / "results.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +58,39 @@ def workdir(tmp_path_factory):
     return path
 
 
-def test_every_experiment_has_a_command(reproduce):
+def test_command_is_that_of_the_docstring(reproduce):
     assert reproduce.command("dense") == ["--data", "mnist", "--seeds", "3"]
-    assert all({"mnist", "sprites"} & set(reproduce.command(name)) for name in reproduce.NAMES)
 
 
-def test_table(reproduce, workdir, tmp_path):
-    page = reproduce.table(workdir, ["deep", "mirrored", "sequence", "stacked", "vae"], tmp_path)
+@pytest.mark.parametrize("name", RESULTS)
+def test_recorded_figures_are_of_the_experiments_command(reproduce, name):
+    """An entry is optional, and belongs to an experiment."""
+    found, module = RESULTS[name], import_module(f"jaxae.experiments.{name}")
+    words = shlex.split(found["command"])
+    assert words == ["jaxae", name, *reproduce.command(name)]
+    config = command_line.parse(module.Config, "", words[2:])
+    assert [found[key] for key in ("data", "epochs", "seeds")] == [config.data, config.epochs, config.seeds]
+    assert "loss" in found["metrics"]
+    for file in reproduce.files(name, found["pictures"]).values():
+        assert (FOLDER / file).exists()
+
+
+def test_readme_of_the_experiments_has_the_recorded_figures(reproduce):
+    assert list(RESULTS) == sorted(RESULTS)
+    assert (FOLDER / "README.md").read_text() == reproduce.page(RESULTS)
+
+
+def test_finished_runs_become_entries_and_tables(reproduce, workdir, tmp_path):
+    (tmp_path / "results.json").write_text(json.dumps({"wae": RESULTS["wae"], "vae": RESULTS["vae"]}))
+    reproduce.record(workdir, tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert list(results) == ["deep", "mirrored", "sequence", "stacked", "vae", "wae"]
+    assert results["wae"] == RESULTS["wae"]  # without a run here
+    assert results["deep"]["metrics"] == {"code": 3.0, "loss": {"mean": 0.2, "std": pytest.approx(0.1414, rel=1e-3)}}
+    assert results["deep"]["device"] == "2 CPU cores"
+    assert "greedy" in results["stacked"]
+    assert results["vae"]["plane"]["holes"] == 0.02
+    page = (tmp_path / "README.md").read_text()
     assert "on 2 CPU cores" in " ".join(page.split())
     rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| [`")}
     assert "| loss ≤ 0.3; code 1 to 2 | loss 0.2 ± 0.14; code 3 (**not reached**) | 2 | - | 90 s |" in rows["deep"]
@@ -72,7 +103,7 @@ def test_table(reproduce, workdir, tmp_path):
     assert "(128-64-32-64-128)" in page
     assert "| 0.01667 | 0.01 | 0.2 ± 0.14 |" in page  # 1 / 60 after three layers of 20 epochs, 1 / 100 at the end
     linked = set(re.findall(r"\]\(([\w-]+\.png)\)", page))
-    assert linked == {path.name for path in tmp_path.iterdir()}
+    assert {name for name in linked if not name.startswith("wae")} == {path.name for path in tmp_path.glob("*.png")}
     with Image.open(tmp_path / "vae.png") as image:
         assert image.width == 640
 
@@ -88,29 +119,23 @@ def test_table(reproduce, workdir, tmp_path):
         ({"codes", "latent"}, {}, {}, "codes"),
         ({"latent", "tsne"}, {}, {}, "reconstructions"),
         ({"samples", "latent"}, {}, {}, "samples"),
-        ({"samples", "traversal"}, {"data": "sprites"}, {}, "traversal"),
+        ({"samples", "traversal"}, {}, {"disentanglement": {"mig": 0.1}}, "traversal"),
+        ({"samples", "traversal"}, {}, {}, "samples"),
     ],
 )
 def test_the_picture_is_what_the_experiment_is_about(reproduce, tmp_path, have, fields, result, shows):
     (tmp_path / "figures").mkdir()
     for name in have:
         (tmp_path / "figures" / f"{name}.png").touch()
-    assert (
-        next(
-            kind
-            for kind, suits in reproduce._special(tmp_path, result, {"picture_every": 0, "data": "mnist", **fields})
-            if suits
-        )
-        == shows
-    )
+    assert reproduce.special(tmp_path, result, {"picture_every": 0, **fields}) == shows
 
 
-def test_runs_continue_and_a_part_is_not_the_whole(reproduce, workdir, monkeypatch, capsys):
-    """The commands that are called, what comes after a failure, where the table goes, and what a signal ends."""
-    called, page = [], workdir / "README.md"
+def test_runs_continue_after_a_failure_and_end_with_a_signal(reproduce, workdir, tmp_path, monkeypatch, capsys):
+    called, page = [], tmp_path / "README.md"
     codes = iter((2, 0, 143, 0))
     for exit_code, names in ((2, ["dense", "vae"]), (143, ["deep", "vae"])):
-        monkeypatch.setattr("sys.argv", ["reproduce.py", *names, "--workdir", str(workdir), "--data-dir", "somewhere"])
+        folders = ["--workdir", str(workdir), "--out", str(tmp_path), "--data-dir", "somewhere"]
+        monkeypatch.setattr("sys.argv", ["reproduce.py", *names, *folders])
         with pytest.raises(SystemExit) as ended:
             reproduce.main(lambda arguments: called.append(arguments) or next(codes))
         assert ended.value.code == exit_code

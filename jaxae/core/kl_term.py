@@ -43,6 +43,32 @@ def free_bits(weight: Weight, nats: float) -> Rate:
     return rate
 
 
+def rate(weight: Weight, warmup: Weight = 1.0, *, target: float = 0.0, free: float = 0.0) -> Rate:
+    """The KL term with this weight: `weighed`, or with a target in nats `capacity`, or with free nats `free_bits`.
+
+    warmup: a factor of the target where there is one, and of the weight otherwise. ValueError for both a target and
+    free nats.
+    """
+    if target and free:
+        raise ValueError(f"capacity={target}, free_bits={free}: choose one of the two")
+    if target:
+        return capacity(weight, scaled(target, warmup))
+    return free_bits(scaled(weight, warmup), free) if free else weighed(scaled(weight, warmup))
+
+
+def warmup(epochs: float, cycles: int, epoch_steps: int) -> Weight:
+    """KL warm-up over this many epochs, a factor of the KL weight at each training step; 1 without warm-up.
+
+    cycles: with more than 1, the factor rises in the first half of each. epoch_steps: training steps of one epoch.
+    ValueError for cycles without warm-up.
+    """
+    if not epochs:
+        if cycles > 1:
+            raise ValueError(f"kl_cycles={cycles} needs a KL warm-up; set kl_warmup=EPOCHS")
+        return 1.0
+    return cyclical(epochs * epoch_steps, cycles, rising=0.5 if cycles > 1 else 1.0)
+
+
 def cyclical(steps: float, cycles: int, rising: float = 0.5) -> optax.Schedule:
     """Cyclical KL warm-up, from 0 to 1 in each of `cycles` within `steps`, then 1 (Fu et al. 2019, equation 6).
 

@@ -53,3 +53,7 @@ class Info(NamedTuple):
     shape: tuple[int, ...]  # of one example
     train: int  # number of training examples
     mean: Callable[[], Float[np.ndarray, "*D"]] | None = None  # of the training examples, if they are at hand
+
+    def clipped_mean(self) -> Float[np.ndarray, "*D"]:
+        """The mean training example, clipped away from 0 and 1, to initialise a decoder; 0.5 if unknown."""
+        return np.clip(np.full(self.shape, 0.5) if self.mean is None else self.mean(), 1e-3, 1 - 1e-3)

@@ -11,12 +11,30 @@ from jaxtyping import Array, Float, Key, UInt8
 
 from jaxae.core.batch import Batch
 from jaxae.core.divergences import DiagonalNormal
-from jaxae.core.experiment import MeasuredData, TrainedModel
+from jaxae.core.experiment import Measure, MeasuredData, TrainedModel
 from jaxae.core.types import Variables
-from jaxae.variants import iwae
+from jaxae.variants import iwae, vae
 
 ROWS = 1000  # codes decoded at once: what a core keeps near
 ACTIVE = 0.01  # least variance of an active unit's mean
+
+
+def measures(model: vae.VAE, samples: int, binarize: str) -> dict[str, Measure]:
+    """The `measures` of an experiment: `likelihood`, estimated by this many samples per image (0: none).
+
+    binarize: how pixels are binarized, or none. ValueError for one sample, and for grey pixels under a likelihood of
+    binary ones.
+    """
+    if not samples:
+        return {}
+    if model.likelihood.discrete and binarize == "none":
+        raise ValueError(
+            f"log_likelihood_samples={samples}: grey pixels have no density under a Bernoulli: train with "
+            "binarize=static"
+        )
+    if samples == 1:
+        raise ValueError("log_likelihood_samples=1: one sample is the bound itself, of unknown error; use at least 2")
+    return {"likelihood": partial(measure, iwae.densities(model), samples)}
 
 
 def measure(of: iwae.DensitiesOf, samples: int, trained: TrainedModel, data: MeasuredData) -> dict[str, float]:

@@ -6,6 +6,7 @@ An experiment script is a docstring, a `Config`, a `build(config, info)`, and `m
 from jaxae.core.experiment import Experiment as Experiment
 from jaxae.core.types import Info as Info
 from jaxae.run.build import built as built
+from jaxae.run.build import expecting as expecting
 from jaxae.run.build import optimizer as optimizer
 from jaxae.run.build import title as title
 from jaxae.run.config import Config as Config

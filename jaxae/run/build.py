@@ -1,13 +1,13 @@
 """From a configuration to an experiment."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import optax
 
-from jaxae.core.experiment import Experiment
+from jaxae.core.experiment import Experiment, Figures
 from jaxae.core.step import averaged, binarized
 from jaxae.core.types import Info
 from jaxae.run.config import Config
@@ -25,6 +25,11 @@ def built(config: Config, build: Build, info: Info) -> Experiment:
     if config.ema:
         train = averaged(train, config.ema)
     return dataclasses.replace(experiment, train=train)
+
+
+def expecting(build: Build, expected: Mapping[str, Figures]) -> Build:
+    """A `build` with these expected figures: data set -> test metric -> at most, or a range."""
+    return lambda config, info: dataclasses.replace(build(config, info), expected=expected)
 
 
 def optimizer(config: Config, info: Info, schedule: optax.Schedule | None = None) -> optax.GradientTransformation:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from jaxae import nets
 from jaxae.core.batch import Batch, Loss, Terms
 from jaxae.core.divergences import per_example
 from jaxae.core.experiment import Corrupt
@@ -37,6 +38,53 @@ class Autoencoder(nn.Module):
     def decode(self, z: Float[Array, "B *Z"]) -> Float[Array, "B *D"]:
         """Pixels in [0, 1]."""
         return jnp.clip(self.output(self.decoder(z)), 0, 1)
+
+
+def dense(
+    shape: tuple[int, ...],
+    hidden: tuple[int, ...],
+    latent: int,
+    *,
+    final: Activation = nets.linear,
+    **options: Any,
+) -> tuple[nets.MLP, nets.MLP]:
+    """Encoder and decoder of dense layers for examples of this shape.
+
+    hidden: widths of the encoder; the decoder mirrors them. final: activation of the code. options: arguments of both.
+    """
+    encoder = nets.MLP(hidden, (latent,), axes=len(shape), final=final, **options)
+    return encoder, nets.MLP(hidden[::-1], shape, **options)
+
+
+def pooled(
+    shape: tuple[int, ...],
+    filters: tuple[int, ...],
+    kernels: tuple[int, ...] = (3,),
+    *,
+    pools: int | None = None,
+    padding: str = "SAME",
+    bias: float = 0.0,
+    precision: str = "float32",
+) -> tuple[nets.Conv, nets.UpConv]:
+    """Encoder of convolutions with max-pooling and decoder of convolutions with upsampling, for images of this shape.
+
+    filters: of the encoder; the decoder mirrors them. kernels: one width per layer, or one for all. pools: how many
+    layers of the encoder are pooled (default: all). padding: of the decoder's last but one layer. bias: that its last
+    layer starts from.
+    """
+    layers = len(filters)
+    pools = layers if pools is None else pools
+    encoder = nets.Conv(filters, kernels, pools=(2,) * pools + (1,) * (layers - pools), precision=precision)
+    decoder = nets.UpConv(
+        shape,
+        filters[::-1][:pools],
+        kernels[::-1][:pools] or kernels,
+        last=kernels[0],
+        bias=bias,
+        paddings=("SAME",) * (pools - 1) + (padding,),
+        precision=precision,
+    )
+    return encoder, decoder
 
 
 def apply(

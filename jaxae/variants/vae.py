@@ -1,10 +1,14 @@
 """The variational autoencoder (Kingma & Welling 2014; Rezende, Mohamed & Wierstra 2014)."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
+from jaxae import nets
 from jaxae.core import divergences
 from jaxae.core import kl_term as rates
 from jaxae.core.batch import Batch, Loss, Terms
@@ -47,6 +51,26 @@ class VAE(nn.Module):
     def decode(self, z: Float[Array, "B Z"]) -> Float[Array, "B *D"]:
         """The mean of p(x|z): pixels in [0, 1]."""
         return jnp.clip(self.likelihood.mean(self.decoder(z)), 0, 1)
+
+
+def dense(
+    shape: tuple[int, ...],
+    hidden: tuple[int, ...],
+    latent: int,
+    likelihood: Likelihood,
+    *,
+    mean: Float[np.ndarray, "*D"] | None = None,
+    **options: Any,
+) -> tuple[nn.Module, nn.Module, Likelihood]:
+    """Encoder, decoder and likelihood of a `VAE` of dense layers for examples of this shape.
+
+    hidden: widths of the encoder; the decoder mirrors them. mean: what the decoder outputs at first, whatever z
+    (default: its bias starts from 0). options: arguments of both nets.
+    """
+    bias = () if mean is None else tuple(likelihood.initial(mean).ravel().tolist())
+    encoder = nets.MLP(hidden, (2 * latent,), axes=len(shape), **options)
+    decoder = nets.MLP(hidden[::-1], likelihood.parameters(shape), last_bias=bias, **options)
+    return encoder, likelihood.decoder(decoder), likelihood
 
 
 def reparameterize(q: DiagonalNormal, eps: Float[Array, "B Z"]) -> Float[Array, "B Z"]:

@@ -1,12 +1,15 @@
 """The vector-quantized variational autoencoder (van den Oord, Vinyals & Kavukcuoglu 2017)."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
+from scipy.special import logit
 
+from jaxae import nets
 from jaxae.core.batch import Batch, Loss, Terms
 from jaxae.core.divergences import per_example
 from jaxae.core.types import Extra, Variables
@@ -69,6 +72,22 @@ class VQVAE(nn.Module):
     def decode(self, z: Float[Array, "B *P Z"]) -> Float[Array, "B *D"]:
         """Pixels in [0, 1], of the codes that are nearest to these vectors."""
         return nn.sigmoid(self.decoder(self.book[nearest(z, self.book)]))
+
+
+def strided(
+    shape: tuple[int, ...], filters: tuple[int, ...], latent: int, pixel: float, precision: str = "float32"
+) -> tuple[nn.Module, nn.Module]:
+    """Encoder and decoder of convolutions of stride 2 for images of this shape, with `latent` numbers at every place.
+
+    filters: of the encoder; the decoder mirrors them. pixel: the mean pixel, that the decoder outputs at first.
+    """
+    # Leaky: where all codes are 0 at first, as when rounded, a plain ReLU has no gradient. From another mean than that
+    # of the data all codes would first move the same way, that of darker images, and some would stay there.
+    common: dict[str, Any] = {"activation": partial(nn.leaky_relu, negative_slope=0.2), "precision": precision}
+    encoder = nets.Conv(filters, strides=(2,), **common)
+    decoder = nets.Deconv(shape, filters, strides=(2,), bias=float(logit(pixel)), **common)
+    into, out = (nets.MLP((), (width,), precision=precision) for width in (latent, filters[-1]))
+    return nn.Sequential((encoder, into)), nn.Sequential((out, decoder))
 
 
 def straight_through(z: Float[Array, "*D"], q: Float[Array, "*D"]) -> Float[Array, "*D"]:

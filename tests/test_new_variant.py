@@ -1,0 +1,56 @@
+"""A new variant is one file: with the README's example in experiments/, all tests over the experiments pass."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from test_readme import VARIANT
+
+ROOT = Path(__file__).parents[1]
+# The files with a test over the folder of experiments, or over a file that lists experiments.
+FILES = ("determinism", "devices", "experiments", "hygiene", "imports", "readme", "reproduce")
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """The files of the repository, and the new variant."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("needs a git checkout")
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).exists():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, tmp_path / name, follow_symlinks=False)
+    (tmp_path / "experiments" / "regularized.py").write_text(VARIANT)
+    return tmp_path
+
+
+def run_tests(folder, *options):
+    """The names of the tests that passed there. None may fail."""
+    files = [f"tests/test_{name}.py" for name in FILES]
+    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *options, *files]
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-5000:]
+    return re.findall(r"^tests/(\S+) PASSED", done.stdout, re.MULTILINE)
+
+
+# Tests of files that list experiments, and of all source files.
+LISTS = "golden_figures_are or recorded_figures or recorded_tables or has_experiments_once or flags_named or no_code"
+
+
+def test_new_variant_passes_the_tests_of_every_experiment(copy):
+    passed = run_tests(copy, "-k", f"regularized or {LISTS}")
+    assert sum("[regularized]" in name for name in passed) >= 3
+    assert len(passed) > 30  # among them the recorded figures of every experiment
+
+
+@pytest.mark.slow
+def test_all_tests_over_experiments_pass_with_a_new_variant(copy):
+    assert any("[regularized]" in name for name in run_tests(copy))
