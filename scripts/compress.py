@@ -47,6 +47,7 @@ from jaxae.experiments import dense
 from jaxae.experiments.dense import Config
 from jaxae.report import figures
 from jaxae.run import command_line, loop
+from jaxae.run.find import name_of
 from jaxae.training.trained import Trained
 from jaxae.variants import autoencoder
 
@@ -188,14 +189,13 @@ def trained(options: argparse.Namespace, info: run.Info, size: int, stop: loop.S
     fields = {"data": options.data, "data_dir": options.data_dir, "manual_dir": options.manual_dir}
     fields |= {"epochs": options.epochs, "batch_size": min(Config.batch_size, info.train), "latent": size}
     fields |= {"overwrite": options.overwrite, "figures": options.figures}
-    kinds = {"dense": (dense, Config.hidden), "compress.linear": (sys.modules[__name__], ())}
+    kinds = {"dense": (dense, Config.hidden), "linear": (sys.modules[__name__], ())}
     models = {}
-    for name, (module, hidden) in kinds.items():
-        kind = name.split(".")[1]
+    for kind, (module, hidden) in kinds.items():
         with command_line.flags_of(Config):
             with input_errors():
                 config = Config(**fields, hidden=hidden, workdir=str(options.workdir / f"{kind}-{size}"))
-            models[kind] = jaxae.load(run.train(config, module.build, name, stop), module)
+            models[kind] = jaxae.load(run.train(config, module.build, name_of(module), stop), module)
     return models
 
 

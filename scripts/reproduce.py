@@ -33,7 +33,12 @@ ROOT = Path(__file__).parents[1]
 
 NAMES = experiments.names()
 WIDTH = 640  # pixels
-HEAD = """# What the experiments reach
+HEAD = """# Experiments
+
+Each is one file: a docstring with source, command and measured figure, a `Config` and a `build`. A new one is a file
+here (the top-level README shows one in full); an entry in results.json is optional.
+
+## What the experiments reach
 
 The tables of [results.json](results.json), which
 

@@ -13,7 +13,7 @@ from test_readme import VARIANT
 
 ROOT = Path(__file__).parents[1]
 # The files with a test over the folder of experiments, or over a file that lists experiments.
-FILES = ("determinism", "devices", "experiments", "hygiene", "imports", "readme", "reproduce")
+FILES = ("determinism", "devices", "experiments", "imports", "readme", "reproduce")
 
 
 @pytest.fixture

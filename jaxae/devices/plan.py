@@ -1,4 +1,4 @@
-"""Device plans. No other file uses pmap, shardings or meshes."""
+"""Device plans. No other file uses pmap, meshes or named shardings."""
 
 import os
 from collections.abc import Callable, Sequence
