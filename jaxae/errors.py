@@ -1,5 +1,7 @@
 """The ways in which a run refuses to go on; `run.program` turns them into exit codes."""
 
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -44,3 +46,8 @@ DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionEr
 def first_line(error: Exception, longest: int = 300) -> str:
     """What another library's error says, short enough for the one line of ours."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:longest].rstrip(":")
+
+
+def discard_output() -> None:
+    """Discard what is still buffered for standard output, which nobody reads any more (`| head`)."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -274,6 +274,17 @@ def test_replay_prints_the_line_of_the_diverged_step(tmp_path, capsys):
     assert capsys.readouterr().out == f"{jaxae.replay(tmp_path / 'run')}\n"
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["encode", "--help"]], ids=str)
+def test_output_that_nobody_reads_is_no_error(arguments):
+    """As in `jaxae list | head -1`."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "jaxae", *arguments]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, cwd=ROOT, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_list_has_a_row_for_each_experiment(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["list"])

@@ -31,8 +31,14 @@ def test_each_module_imports_only_those_before_it_in_the_list():
 
 
 def test_every_folder_has_a_readme():
-    for layer in LAYERS[1:]:
-        assert (ROOT / "jaxae" / layer / "README.md").exists(), layer
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    for folder in {(ROOT / file).parent for file in tracked if not file.startswith(".")}:
+        assert (folder / "README.md").exists(), folder
+
+
+def test_no_experiment_has_the_name_of_a_command():
+    commands = {path.stem for path in (ROOT / "jaxae" / "commands").glob("[a-z]*.py")}
+    assert not commands & {path.stem for path in (ROOT / "experiments").glob("*.py")}
 
 
 def test_library_does_not_import_experiments():

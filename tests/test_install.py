@@ -7,6 +7,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import jaxae
@@ -41,12 +42,15 @@ def test_wheel_holds_the_library_and_no_top_level_experiments(wheel):
     for path in (ROOT / "jaxae").rglob("*.py"):
         assert str(path.relative_to(ROOT)) in names
     assert {f"jaxae/experiments/{name}.py" for name in experiments.names()} <= set(names)
-    assert {"jaxae/py.typed", "jaxae/report/page/report.html"} <= set(names)
+    assert {"jaxae/py.typed", "jaxae/experiments/results.json", "jaxae/report/page/report.html"} <= set(names)
 
 
 def use(python, scripts, folder, env):
     """The library as its users have it, in an empty folder: command line, measure, fit."""
     subprocess.run([scripts / "jaxae", "vae", *SHORT, "--workdir", "run"], cwd=folder, env=env, check=True)
+    np.save(folder / "x.npy", np.random.default_rng(0).random((9, 28, 28)))
+    subprocess.run([scripts / "jaxae", "score", "run", "x.npy", "--out", "scores.csv"], cwd=folder, env=env, check=True)
+    assert len((folder / "scores.csv").read_text().splitlines()) == 10
     program = """
 import jaxae, numpy
 from jaxae.experiments import vae

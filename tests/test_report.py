@@ -234,7 +234,7 @@ def test_hostile_text_is_text(runs, visit, tmp_path):
     digits = data.load("digits")._replace(classes=(HOSTILE,) * 10)
     result = json.loads((workdir / "result.json").read_text())
     result["metrics"][HOSTILE] = 1.0
-    html.write(workdir, HOSTILE, jaxae.load(runs[0])[0], digits, result)
+    results.write_report(workdir, HOSTILE, jaxae.load(runs[0])[0], digits, result)
     page = visit(workdir / "report.html")
     assert page.title() == HOSTILE
     assert page.inner_text("h1") == HOSTILE
@@ -390,7 +390,7 @@ def made(path, codes, **changes):
         shutil.copy(source / name, path / name)
     dataset = data.Dataset(test, test, digits.classes)
     figures.draw(path / "figures", model, dataset, records.read(path / "metrics.jsonl"), "plain")
-    html.write(path, "plain", model, dataset, json.loads((path / "result.json").read_text()))
+    results.write_report(path, "plain", model, dataset, json.loads((path / "result.json").read_text()))
     return path / "report.html"
 
 

@@ -36,6 +36,8 @@ class Runs:
 
     runs: Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN [RUN ...]")]]
     """Run directories."""
+    module: str = ""
+    """Module of the experiment of all runs, if it is not in jaxae.experiments."""
 
     def __post_init__(self) -> None:
         """Raise ValueError without a run."""

@@ -7,6 +7,7 @@ test images.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import NoReturn
 
 import numpy as np
@@ -18,7 +19,8 @@ from jaxae.report import html
 from jaxae.report.figures.base import COLOURS, address, bitmap, encoded, lengths_of, pictures, ten, tile, unit
 from jaxae.report.figures.metrics import order
 from jaxae.report.wall import small
-from jaxae.run import directory
+from jaxae.run import command_line, directory
+from jaxae.run.find import imported
 from jaxae.training import records
 
 
@@ -37,7 +39,8 @@ def main(argv: Sequence[str]) -> NoReturn:
 
 def compare(options: Options) -> str:
     """Write the report; a line that says where. InputError as `page`, and for a file that cannot be written."""
-    text = page(options.runs)
+    with command_line.flags_of(options):
+        text = page(options.runs, imported(options.module))
     try:
         options.out.write_text(text, encoding="utf-8")
     except OSError as error:
@@ -45,7 +48,7 @@ def compare(options: Options) -> str:
     return f"report: {options.out}"
 
 
-def page(paths: Sequence[Path]) -> str:
+def page(paths: Sequence[Path], module: ModuleType | None = None) -> str:
     """The page. InputError for directories that hold no finished run, and runs of other data than the first's."""
     labels = _labels(paths)
     saved = [directory.read(path / "config.json") for path in paths]
@@ -53,7 +56,7 @@ def page(paths: Sequence[Path]) -> str:
         if about["data"]["fingerprint"] != saved[0]["data"]["fingerprint"]:
             raise InputError(f"{path}: has other data than {paths[0]}: take runs of one --data, --binarize")
     data = run.dataset(paths[0], saved[0])
-    loaded = [run.finished(path, known=data) for path in paths]
+    loaded = [run.finished(path, module, data) for path in paths]
     rows = {"original": unit(data.test.x[ten(data)])}
     for label, (every, *_) in zip(labels, loaded, strict=True):
         model = every[0]

@@ -30,8 +30,6 @@ class Options(Runs):
 
     samples: int = 5000
     """Samples of the posterior of each image."""
-    module: str = ""
-    """Module of the experiment of all runs, if it is not in jaxae.experiments."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for fewer than two samples."""

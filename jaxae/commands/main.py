@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import NoReturn
 
 from jaxae.commands._docstrings import docstrings
-from jaxae.errors import InputError
+from jaxae.errors import InputError, discard_output
 
 HELP = """usage: jaxae NAME ...
 
@@ -18,7 +18,14 @@ HELP = """usage: jaxae NAME ...
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the experiment or the command that the first argument names, and exit. It alone is imported."""
-    arguments = [*(sys.argv[1:] if argv is None else argv)] or ["--help"]
+    try:
+        _main([*(sys.argv[1:] if argv is None else argv)] or ["--help"])
+    except BrokenPipeError:
+        discard_output()
+    sys.exit(0)
+
+
+def _main(arguments: list[str]) -> None:
     first, *rest = arguments
     commands, experiments = docstrings("jaxae.commands"), docstrings("jaxae.experiments")
     if first == "--version":
@@ -44,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         near = difflib.get_close_matches(first, [*commands, *experiments], 1)
         hint = f"did you mean {near[0]}?" if near else "`jaxae --help` shows what there is"
         _refuse(f"{first} is no command and no experiment: {hint}")
-    sys.exit(0)
+    sys.stdout.flush()
 
 
 def _lines(modules: dict[str, str]) -> str:

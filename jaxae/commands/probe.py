@@ -17,7 +17,8 @@ from jaxae.data import binary
 from jaxae.errors import InputError
 from jaxae.measure import measures, probe
 from jaxae.report import html
-from jaxae.run import directory
+from jaxae.run import command_line, directory
+from jaxae.run.find import imported
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +42,11 @@ def main(argv: Sequence[str]) -> NoReturn:
 
 def errors(options: Options) -> str:
     """Print a line for each run as it comes. InputError for one that is not finished, or has no classes."""
+    with command_line.flags_of(options):
+        module = imported(options.module)
     pixels: dict[str, float] = {}  # by the data's fingerprint
     for path in options.runs:
-        every, dataset, _, title = run.finished(path)
+        every, dataset, _, title = run.finished(path, module)
         config = directory.read(path / "config.json")["config"]
         dataset = binary.seen(dataset, config["binarize"])
         if not dataset.classes:

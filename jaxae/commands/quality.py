@@ -38,8 +38,6 @@ class Options(Runs):
     """Components of the mixture (0: no mixture)."""
     classifier: str = ""
     """Weights of a classifier, as scripts/classifier.py writes them (default: those in the cache)."""
-    module: str = ""
-    """Module of the experiment of all runs, if it is not in jaxae.experiments."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for a number out of range."""

@@ -6,8 +6,7 @@ from typing import NoReturn
 
 from jaxae import run
 from jaxae.commands._arguments import OneRun, parsed
-from jaxae.report import html
-from jaxae.run import command_line
+from jaxae.run import command_line, results
 from jaxae.run.find import imported
 
 
@@ -25,5 +24,5 @@ def report(options: Options) -> str:
     """Write report.html; a line that says where. InputError for a run that is not finished."""
     with command_line.flags_of(options):
         model, data, result, title = run.finished(options.run, imported(options.module))
-    html.write(options.run, title, model[0], data, result)
+    results.write_report(options.run, title, model[0], data, result)
     return f"report: {options.run / 'report.html'}"

@@ -1,6 +1,5 @@
 """Defects of a 2-D latent space."""
 
-from collections.abc import Callable
 from math import inf
 from typing import Any
 
@@ -9,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, Num
 
-Decode = Callable[[jax.Array], jax.Array]  # codes [N, Z] -> images [N, H, W, C], each from its own code alone
-
+from jaxae.measure.images import Decode
 
 STEP = 0.01  # to either side, in units of standard deviation: slopes err by its square
 

@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,21 @@ ALT = {
 }
 
 
-def write(workdir: Path, title: str, model: Trained, data: Dataset, result: dict[str, Any]) -> None:
-    """Write `report.html` from what a run directory holds, its model and its data."""
-    saved = json.loads((workdir / "config.json").read_text())
-    lines = records.read(workdir / "metrics.jsonl")
+def write(
+    file: Path,
+    title: str,
+    model: Trained,
+    data: Dataset,
+    *,
+    saved: dict[str, Any],
+    lines: list[records.Record],
+    result: dict[str, Any],
+    pictures: Sequence[Path],
+) -> None:
+    """Write the HTML report of a run.
+
+    saved, lines, result: config.json, metrics.jsonl and result.json. pictures: PNG files.
+    """
     shape = "x".join(map(str, saved["data"]["shape"]))
     about = (
         f"{saved['experiment']}, {saved['config']['epochs']} epochs, {result['wall_seconds']:,.0f} s on "
@@ -46,7 +57,7 @@ def write(workdir: Path, title: str, model: Trained, data: Dataset, result: dict
     )
     if saved["config"]["seeds"] > 1:
         about += f"; {saved['config']['seeds']} seeds, of which the pictures show the first"
-    found = {path.stem: path for path in sorted((workdir / "figures").glob("*.png"))}
+    found = {path.stem: path for path in pictures}
     names = [*(name for name in ALT if name in found), *(name for name in found if name not in ALT)]
     page = render(
         "report.html",
@@ -63,7 +74,7 @@ def write(workdir: Path, title: str, model: Trained, data: Dataset, result: dict
         layers=layers(model.experiment.model, model.shape),
         data={"charts": charts({"": (lines, model.experiment.unit)}), "wall": wall(model, data), "colours": COLOURS},
     )
-    records.write(workdir / "report.html", page)
+    records.write(file, page)
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:

@@ -8,7 +8,6 @@ from jaxae.core.types import Info as Info
 from jaxae.run.build import built as built
 from jaxae.run.build import expecting as expecting
 from jaxae.run.build import optimizer as optimizer
-from jaxae.run.build import title as title
 from jaxae.run.config import Config as Config
 from jaxae.run.execute import checked as checked
 from jaxae.run.execute import complete as complete

@@ -13,25 +13,34 @@ from jaxae.training import optimizers
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """Fields of every experiment. An experiment adds its own: `class Config(run.Config): latent: int = 2`.
-
-    What each means: `jaxae vae --help`.
-    """
+class Computation:
+    """What is computed."""
 
     data: str = "digits"
     """digits (embedded), sprites (of known factors), mnist or another TFDS image set, or the path of your own .npy,
     .npz, IDX file or folder."""
-    data_dir: str = ""
-    """Folder of prepared TFDS sets (default: that of TFDS)."""
-    manual_dir: str = ""
-    """Folder of archives already downloaded, used instead of a download."""
     binarize: Literal["none", "static", "dynamic"] = "none"
     """static: sample each pixel as white or black, once for all seeds. dynamic: resample training images every step."""
     epochs: int = 50
     """Passes over the training data."""
     batch_size: int = 100
     """Examples a step, over all devices."""
+    init_from: str = ""
+    """Run directory whose parameters training starts from (default: random ones)."""
+    seed: int = 0
+    """Everything random follows from it."""
+    seeds: int = 1
+    """Train this many seeds (seed, seed + 1, ...) in one program."""
+    reduction: Literal["fast", "reproducible"] = "fast"
+    """reproducible: the same bits on 1, 2, 4 and 8 devices, at a price."""
+    precision: Literal["float32", "mixed"] = "float32"
+    """mixed: bfloat16 operands, float32 accumulation."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimization:
+    """How parameters are updated."""
+
     optimizer: optimizers.Name = "adam"
     """Optimizer, as Optax has it. In Python also an Optax transformation itself."""
     lr: float = 1e-3
@@ -48,18 +57,20 @@ class Config:
     """Largest global norm of a gradient (0: no clipping)."""
     ema: float = 0.0
     """Decay of the moving average of the parameters that is evaluated and saved (0: none)."""
-    init_from: str = ""
-    """Run directory whose parameters training starts from (default: random ones)."""
-    seed: int = 0
-    """Everything random follows from it."""
-    seeds: int = 1
-    """Train this many seeds (seed, seed + 1, ...) in one program."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """Where and how a run is executed, which changes no result: a run may be resumed with other values."""
+
+    data_dir: str = ""
+    """Folder of prepared TFDS sets (default: that of TFDS)."""
+    manual_dir: str = ""
+    """Folder of archives already downloaded, used instead of a download."""
     workdir: str = ""
     """Run directory (default: runs/EXPERIMENT-DATA). One that holds this run already continues it."""
     parallel: Literal["auto", "pmap", "jit"] = "auto"
     """Several devices: pmap (auto), or jit with shardings."""
-    reduction: Literal["fast", "reproducible"] = "fast"
-    """reproducible: the same bits on 1, 2, 4 and 8 devices, at a price."""
     accumulate: int = 1
     """Gradient accumulation: microbatches per device; less memory, the same result."""
     coordinator: str = ""
@@ -72,8 +83,6 @@ class Config:
     """Seconds of silence after which another process counts as lost."""
     patience: int = 300
     """Seconds to wait for other processes, to start and in every dispatch."""
-    precision: Literal["float32", "mixed"] = "float32"
-    """mixed: bfloat16 operands, float32 accumulation."""
     device_data_limit: float = 0.0
     """GiB of training data that a device keeps; more is streamed from disk (0: a quarter of its memory)."""
     checkpoint_every: int = 1
@@ -88,6 +97,14 @@ class Config:
     """Start again in a workdir that holds a run."""
     summary: bool = False
     """Print the layers of each net (name, output shape, parameters), and do nothing else."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Execution, Optimization, Computation):
+    """Fields of every experiment. An experiment adds its own: `class Config(run.Config): latent: int = 2`.
+
+    What each means: `jaxae vae --help`.
+    """
 
     def __post_init__(self) -> None:
         """Raise ValueError for an empty list or a number out of range."""
@@ -107,24 +124,7 @@ class Config:
 
 # In these the processes of one run may differ.
 OWN = ("data_dir", "manual_dir", "workdir", "process_id", "heartbeat", "patience")
-
-
-# These say where and how a run is done, not what it computes: a run may be continued with others.
-PLACE = (
-    *OWN,
-    "parallel",
-    "accumulate",
-    "coordinator",
-    "num_processes",
-    "device_data_limit",
-    "checkpoint_every",
-    "checkpoint_unit",
-    "picture_every",
-    "figures",
-    "overwrite",
-    "summary",
-)
-
+PLACE = tuple(field.name for field in dataclasses.fields(Execution))
 
 C = TypeVar("C", bound=Config)
 

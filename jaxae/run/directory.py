@@ -133,7 +133,7 @@ def describe(config: Config, name: str, dataset: Dataset, program: str = "") -> 
         **({"program": program} if program else {}),
         **_source(config),
         "config": configs.to_json(config),
-        "command": command_line.command(config, name),
+        "command": "" if program else command_line.command(config, name),
         "versions": {"python": sys.version.split()[0], **{p: importlib.metadata.version(p) for p in packages}},
         "device": {
             "kind": devices[0].device_kind,

@@ -22,7 +22,7 @@ from jaxae.devices import plan as plans
 from jaxae.devices.processes import ALONE, Processes
 from jaxae.errors import InputError, input_errors
 from jaxae.measure import measures
-from jaxae.report import figures, html
+from jaxae.report import figures
 from jaxae.run import command_line, directory, loop, results
 from jaxae.run import config as configs
 from jaxae.run.build import Build, built, title
@@ -195,7 +195,7 @@ def _fill(
             board.picture(path, lines[-1]["step"])
         board.parameters(configs.to_json(config), lines[-1])
     if draws:
-        html.write(workdir, title(name, config), trained, dataset, result)
+        results.write_report(workdir, title(name, config), trained, dataset, result)
 
 
 def loaded(config: Config) -> Dataset:

@@ -10,7 +10,7 @@ import jax
 
 from jaxae.devices import processes, signals
 from jaxae.devices.processes import ALONE, Processes
-from jaxae.errors import Diverged, InputError, Interrupted, first_line, input_errors
+from jaxae.errors import Diverged, InputError, Interrupted, discard_output, first_line, input_errors
 from jaxae.run import command_line, compiled, results
 from jaxae.run.build import Build
 from jaxae.run.config import Config
@@ -68,6 +68,9 @@ def program(work: Callable[[signals.Stop], str], together: Callable[[], Processe
             code = 3
         except Interrupted:
             stop.end()
+        except BrokenPipeError:
+            discard_output()
+            code = 0
         except OSError as error:
             signals.cannot_write(error)
         except jax.errors.JaxRuntimeError as error:

@@ -101,7 +101,8 @@ def finished(
 def ended(path: Path, saved: dict[str, Any]) -> None:
     """InputError for a run that is not finished."""
     if not (path / "result.json").exists():
-        again = f"{saved['command']} --workdir {shlex.quote(str(path))}"
+        command = saved["command"] and f"{saved['command']} --workdir {shlex.quote(str(path))}"
+        again = command or "the call of jaxae.fit that began it"
         raise InputError(f"{path}: is not finished: {again} resumes it")
 
 

@@ -1,4 +1,4 @@
-"""`result.json`: what a run has reached."""
+"""`result.json` and report.html: what a run has reached."""
 
 import json
 import math
@@ -11,9 +11,13 @@ from typing import Any
 import jax
 
 from jaxae.core.experiment import reached
+from jaxae.data import Dataset
 from jaxae.errors import DAMAGED, InputError
+from jaxae.report import html
+from jaxae.run import directory
 from jaxae.run.loop import Outcome
 from jaxae.training import records
+from jaxae.training.trained import Trained
 
 
 def collect(
@@ -51,6 +55,20 @@ def read(workdir: Path) -> dict[str, Any]:
             f"{file}: is damaged ({error!r}): delete it and report.html, and repeat the command that made the run"
         ) from None
     return found
+
+
+def write_report(workdir: Path, title: str, model: Trained, data: Dataset, result: dict[str, Any]) -> None:
+    """Write report.html into a run directory, from its model, its data, and what it holds."""
+    html.write(
+        workdir / "report.html",
+        title,
+        model,
+        data,
+        saved=directory.read(workdir / "config.json"),
+        lines=records.read(workdir / "metrics.jsonl"),
+        result=result,
+        pictures=sorted((workdir / "figures").glob("*.png")),
+    )
 
 
 def summary(workdir: Path) -> str:

@@ -39,7 +39,7 @@ def saver(config: Config, description: dict[str, Any], totals: Totals | None = N
         else:
             sums = totals
         own = dataclasses.replace(config, seed=model.seeds[0], seeds=len(model.seeds), workdir="")
-        command = command_line.command(own, description["experiment"])
+        command = command_line.command(own, description["experiment"]) if description["command"] else ""
         with directory.alone(path):
             directory.prepare(path, own, {**description, "config": configs.to_json(own), "command": command})
             metrics = path / "metrics.jsonl"

@@ -12,6 +12,6 @@ module = importlib.import_module(f"jaxae.experiments.{sys.argv[1]}")
 with compiled.kept(), tempfile.TemporaryDirectory() as folder:
     config = command_line.parse(module.Config, "", [*sys.argv[2:], "--workdir", folder])
     try:
-        run.train(config, module.build, module.__name__, lambda _: True)
+        run.train(config, module.build, sys.argv[1], lambda _: True)
     except Interrupted:
         print("first step")
