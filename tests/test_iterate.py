@@ -17,6 +17,7 @@ from jaxae.core.batch import Layout
 from jaxae.core.step import descend
 from jaxae.devices.plan import plan
 from jaxae.training import epoch, iterate
+from jaxae.training.start import TEST, TRAIN, keys, start
 
 COUNT, SIZE, EPOCHS = 22, 4, 3
 STEPS = epoch.first_step(EPOCHS, COUNT, SIZE)
@@ -127,8 +128,8 @@ def examples(split):
 def test_an_epoch_is_the_steps_of_the_transition_one_after_another():
     """And its evaluation is the mean over the test split, at the step that it follows."""
     *_, last = iterate.iterate(PLAIN, DATA, epochs=1, batch_size=SIZE, seed=9)
-    state, totals = iterate.start(PLAIN, DATA.info, SIZE, range(9, 10))
-    key, test_key = (iterate.keys(range(9, 10), purpose) for purpose in (iterate.TRAIN, iterate.TEST))
+    state, totals = start(PLAIN, DATA.info, SIZE, range(9, 10))
+    key, test_key = (keys(range(9, 10), purpose) for purpose in (TRAIN, TEST))
     order = epoch.order(9, 0, COUNT, SIZE)
     assert totals["steps"] == state.step == 0
 

@@ -15,7 +15,7 @@ from jaxae.devices.plan import plan
 from jaxae.errors import InputError
 from jaxae.experiments import mirrored
 from jaxae.run import Info
-from jaxae.training.iterate import start
+from jaxae.training.start import start
 
 WHOLE, KEY = Layout(), jax.random.key(0)
 WAYS = [Layout(microbatches=4), Layout(microbatches=8, ordered=True)]

@@ -1,9 +1,7 @@
 """One run, from a configuration to a directory full of results."""
 
 import dataclasses
-import hashlib
 import math
-import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import cache, partial
@@ -11,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxae import data
 from jaxae.core.batch import WHOLE, Layout
@@ -27,12 +24,13 @@ from jaxae.run import command_line, directory, loop, results
 from jaxae.run import config as configs
 from jaxae.run.build import Build, built, title
 from jaxae.run.config import Config
+from jaxae.run.fingerprint import traced
 from jaxae.run.progress import say
-from jaxae.run.read import load
 from jaxae.run.tensorboard import TensorBoard
-from jaxae.training import epoch, optimizers, records
-from jaxae.training.checkpoint import leaves
-from jaxae.training.iterate import Compiler, Initial, blank, start
+from jaxae.run.warm_start import initial
+from jaxae.training import epoch, records
+from jaxae.training.iterate import Compiler
+from jaxae.training.start import Initial
 from jaxae.training.trained import Trained
 
 
@@ -88,59 +86,13 @@ def _extends(workdir: Path, config: Config, build: Build, dataset: Dataset, desc
     longer = {**old, "config": {**old["config"], "epochs": config.epochs}}
     if type(epochs) is not int or epochs >= config.epochs or directory.difference(longer, description):
         return False
-    if _traced(config, build, dataset) != _traced(dataclasses.replace(config, epochs=epochs), build, dataset):
+    if traced(config, build, dataset) != traced(dataclasses.replace(config, epochs=epochs), build, dataset):
         raise InputError(
             f"workdir={workdir} holds a run of epochs={epochs} whose steps depend on their number (a schedule to the "
             f"last step): it cannot be extended to {config.epochs}; give another workdir, or overwrite=True to start "
             "again"
         )
     return True
-
-
-def fingerprint(config: Config, build: Build, dataset: Dataset) -> str:
-    """A hash of what an experiment computes in training and evaluation, as JAX traces both."""
-    return hashlib.sha256(repr(_traced(config, build, dataset)).encode()).hexdigest()[:16]
-
-
-def _traced(config: Config, build: Build, dataset: Dataset) -> tuple[str, list[Any]]:
-    """A training step and an evaluation of the experiment as JAX traces them, with their constants."""
-    experiment, key = built(config, build, dataset.info), jax.random.key(0)
-    state = jax.eval_shape(lambda: start(experiment, dataset.info, config.batch_size, range(1)))[0]
-    batch, test = (blank(experiment, dataset.info, config.batch_size, training=training) for training in (True, False))
-    step = jax.make_jaxpr(experiment.train.step)(state, batch, key)
-    tested = jax.make_jaxpr(experiment.evaluate)(state.variables, test, key)
-    constants = [np.asarray(value).tolist() for closed in (step, tested) for value in closed.consts]
-    return re.sub(r" at 0x[0-9a-f]+", "", f"{step}{tested}"), constants
-
-
-def initial(config: Config, experiment: Experiment, dataset: Dataset) -> Initial | None:
-    """The parameters that training starts from, if they are those of another run.
-
-    InputError for a run of other parameters, or of another number of seeds.
-    """
-    if not config.init_from:
-        return None
-    source = load(config.init_from, **_same_optimizer(config))
-    if len(source) not in (1, config.seeds):
-        raise InputError(f"init_from={config.init_from}: has {len(source)} seeds, not 1 or seeds={config.seeds}")
-    found = {"params": source.params, "extra": source.extra}
-    if len(source) < config.seeds:
-        found = jax.tree.map(lambda leaf: np.stack([leaf] * config.seeds), found)
-    state = loop.abstract(experiment, config, dataset.info)["state"]
-    there, here = leaves(found), leaves({"params": state.params, "extra": state.extra})
-    if differ := [path for path in {**here, **there} if here.get(path) != there.get(path)]:
-        said = "; ".join(
-            f"{path} is {there.get(path, 'missing')} there, {here.get(path, 'missing')} here" for path in differ[:3]
-        )
-        raise InputError(f"init_from={config.init_from}: holds other parameters: {said}")
-    return found["params"], found["extra"]
-
-
-def _same_optimizer(config: Config) -> dict[str, Any]:
-    """The optimizer of the configuration, if it is the Optax transformation of the run that training starts from."""
-    there = directory.read(Path(config.init_from) / "config.json")["config"].get("optimizer")
-    own = config.optimizer
-    return {} if isinstance(own, str) or optimizers.fingerprint(own) != there else {"optimizer": own}
 
 
 def complete(workdir: Path, config: Config) -> bool:

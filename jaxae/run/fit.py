@@ -21,11 +21,13 @@ from jaxae.run import config as configs
 from jaxae.run import directory, loop
 from jaxae.run.build import Build
 from jaxae.run.config import Config
-from jaxae.run.execute import fingerprint, initial, planned, train
+from jaxae.run.execute import planned, train
 from jaxae.run.find import find, name_of
+from jaxae.run.fingerprint import fingerprint
 from jaxae.run.progress import NoProgress, Progress, say
 from jaxae.run.read import load
 from jaxae.run.save import saver
+from jaxae.run.warm_start import initial
 from jaxae.training import epoch, records
 from jaxae.training.trained import Trained
 

@@ -22,7 +22,8 @@ from jaxae.run.progress import NoProgress, Progress
 from jaxae.run.tensorboard import TensorBoard
 from jaxae.training import epoch, records
 from jaxae.training.checkpoint import Checkpoints, NoCheckpoints
-from jaxae.training.iterate import Compiler, Initial, Snapshot, iterate, start
+from jaxae.training.iterate import Compiler, Snapshot, iterate
+from jaxae.training.start import Initial, start
 
 # What a checkpoint remembers besides arrays: bytes of metrics.jsonl, seconds in all, seconds and images of training.
 NEW: dict[str, Any] = {"size": 0, "wall": 0.0, "seconds": 0.0, "images": 0}

@@ -15,7 +15,7 @@ from jaxae.run.config import Config
 from jaxae.training import epoch, records
 from jaxae.training.checkpoint import Checkpoints
 from jaxae.training.epoch import Totals
-from jaxae.training.iterate import start
+from jaxae.training.start import start
 from jaxae.training.trained import Trained
 
 

@@ -20,7 +20,8 @@ from jaxae.run.build import built
 from jaxae.run.config import Config
 from jaxae.run.execute import loaded
 from jaxae.training import epoch
-from jaxae.training.iterate import Compiler, Programs, seeded, start
+from jaxae.training.iterate import Compiler, Programs, seeded
+from jaxae.training.start import start
 
 
 def apart(config: Config, fields: Sequence[str]) -> tuple[Any, ...]:

@@ -15,8 +15,8 @@ from jaxtyping import Array, Float, Int, Key, Num
 from jaxae.core.batch import Batch, Loss, Terms
 from jaxae.core.experiment import Experiment
 from jaxae.core.types import Extra, Params, Sampler, State, Variables
-from jaxae.training.iterate import TEST
-from jaxae.training.iterate import keys as start_keys
+from jaxae.training.start import TEST
+from jaxae.training.start import keys as start_keys
 
 PIECE = 1000  # examples that pass the model at once
 

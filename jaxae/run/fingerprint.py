@@ -1,0 +1,29 @@
+"""What an experiment computes, as JAX traces it: to compare runs."""
+
+import hashlib
+import re
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxae.data import Dataset
+from jaxae.run.build import Build, built
+from jaxae.run.config import Config
+from jaxae.training.start import blank, start
+
+
+def fingerprint(config: Config, build: Build, dataset: Dataset) -> str:
+    """A hash of what an experiment computes in training and evaluation, as JAX traces both."""
+    return hashlib.sha256(repr(traced(config, build, dataset)).encode()).hexdigest()[:16]
+
+
+def traced(config: Config, build: Build, dataset: Dataset) -> tuple[str, list[Any]]:
+    """A training step and an evaluation of the experiment as JAX traces them, with their constants."""
+    experiment, key = built(config, build, dataset.info), jax.random.key(0)
+    state = jax.eval_shape(lambda: start(experiment, dataset.info, config.batch_size, range(1)))[0]
+    batch, test = (blank(experiment, dataset.info, config.batch_size, training=training) for training in (True, False))
+    step = jax.make_jaxpr(experiment.train.step)(state, batch, key)
+    tested = jax.make_jaxpr(experiment.evaluate)(state.variables, test, key)
+    constants = [np.asarray(value).tolist() for closed in (step, tested) for value in closed.consts]
+    return re.sub(r" at 0x[0-9a-f]+", "", f"{step}{tested}"), constants

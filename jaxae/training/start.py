@@ -1,0 +1,76 @@
+"""The state that training starts from, and its random keys."""
+
+from functools import partial
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxae.core.batch import WHOLE, Batch, Layout
+from jaxae.core.experiment import Experiment
+from jaxae.core.reduction import sums
+from jaxae.core.types import Examples, Extra, Info, Params, State
+from jaxae.training import epoch
+from jaxae.training.epoch import Totals
+
+INIT, TRAIN, TEST = range(3)  # purposes of keys derived from the seed
+
+Initial: TypeAlias = tuple[Params, Extra]  # with several seeds every leaf has a leading axis of seeds
+
+
+def start(
+    experiment: Experiment,
+    info: Info,
+    batch_size: int,
+    seeds: range,
+    layout: Layout = WHOLE,
+    initial: Initial | None = None,
+) -> tuple[State, Totals]:
+    """The state before the first step and totals of no steps; with several seeds, a leading axis of seeds.
+
+    initial: parameters and other collections in place of random ones.
+    ValueError for a transition or a loss that does not work on a batch of this layout.
+    """
+
+    def one(key: jax.Array, initial: Initial | None) -> tuple[State, Totals]:
+        variables: Any = experiment.model.init(key, jnp.zeros((1, *info.shape)))
+        params, extra = initial or (variables.pop("params"), dict(variables))
+        state = State(jnp.int32(0), params, experiment.train.init(params), extra)
+        batch, split = (blank(experiment, info, batch_size, layout, training) for training in (True, False))
+        metrics = jax.eval_shape(experiment.train.step, state, batch, key)[1]
+        jax.eval_shape(partial(sums, experiment.evaluate), state.variables, split, key)
+        if "loss" not in metrics:
+            raise ValueError(f"training reports no metric named loss, only {sorted(metrics)}")
+        return state, epoch.no_totals(metrics)
+
+    several = len(seeds) > 1
+    return jax.jit(jax.vmap(one, in_axes=(0, 0 if initial else None)) if several else one)(keys(seeds, INIT), initial)
+
+
+def blank(
+    experiment: Experiment,
+    info: Info,
+    batch_size: int,
+    layout: Layout = WHOLE,
+    training: bool = True,
+) -> Batch:
+    """A batch of zeros, as the experiment would see one."""
+    data = Examples(
+        jnp.zeros((1, int(np.prod(info.shape))), jnp.uint8),
+        jnp.zeros(1, jnp.int32),
+        jnp.ones(1, jnp.int32) if experiment.sequences and len(info.shape) == 2 else None,
+    )
+    rows = jnp.zeros(batch_size, jnp.int32)
+    return epoch.gather(data, rows, rows, jnp.ones(batch_size), jnp.int32(0), info.shape, layout, training)
+
+
+def keys(seeds: range, purpose: int) -> jax.Array:
+    """One key per seed, for this purpose; without an axis for a single seed."""
+
+    def key(seed: jax.Array) -> jax.Array:
+        return jax.random.fold_in(jax.random.key(seed), purpose)
+
+    if len(seeds) == 1:
+        return key(jnp.uint32(seeds[0]))
+    return jax.vmap(key)(seeds[0] + jnp.arange(len(seeds), dtype=jnp.uint32))
