@@ -23,11 +23,11 @@ class Config(run.Config):
     hidden: tuple[int, ...] = (500, 500)
     """Widths of the encoder; the decoder mirrors them."""
     latent: int = 8
-    """Size of the code."""
+    """Latent dimensions."""
     discriminator: tuple[int, ...] = (500, 500)
     """Widths of the discriminator."""
     adversarial_lr: float = 3e-4
-    """Learning rate of the discriminator, and of the encoder against it."""
+    """Learning rate of the discriminator loss and of the generator loss."""
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:

@@ -24,7 +24,7 @@ class Config(vae.Config):
     hidden: tuple[int, ...] = (512, 256)
     """Widths of the encoder; the decoder mirrors them."""
     latent: int = 10
-    """Size of the code."""
+    """Latent dimensions."""
     kl_weight: float = 4.0
     """Weight of the KL term in training (beta); the test loss has weight 1."""
 

@@ -1,4 +1,4 @@
-"""The variational autoencoder on binary images: that of Flax's own example.
+"""A variational autoencoder on binarized images, as in Flax's VAE example.
 
 Source: github.com/google/flax, examples/vae (784-500-20, Adam 1e-3, batches of 128, 10 epochs, static binarization):
 about 104 nats, the bound with one sample; Kingma & Welling 2014.
@@ -17,7 +17,7 @@ from jaxae.training import optimizers
 
 @dataclass(frozen=True)
 class Config(vae.Config):
-    """784-500-20-500-784, Adam, each pixel drawn white or black."""
+    """784-500-20-500-784, Adam, static binarization."""
 
     binarize: Literal["none", "static", "dynamic"] = "static"
     optimizer: optimizers.Name = "adam"
@@ -26,7 +26,7 @@ class Config(vae.Config):
     hidden: tuple[int, ...] = (500,)
     """Widths of the encoder; the decoder mirrors them."""
     latent: int = 20
-    """Size of the code."""
+    """Latent dimensions."""
 
 
 build = run.expecting(vae.build, {"mnist": {"loss": 104.0}})

@@ -1,9 +1,10 @@
 """A convolutional autoencoder with pooling and upsampling.
 
-Source: document 003 (F. Chollet, "Building autoencoders in Keras", 2016): test BCE of 0.094.
+Source: F. Chollet, "Building autoencoders in Keras", 2016, in a Chinese translation (keras-autoencoder.md):
+test BCE of 0.094.
 Command: jaxae convolutional --data mnist
-Measured: test BCE 0.09883 (seed 0); 6 min on two shared CPU cores. Over the last ten epochs the test BCE goes up and
-down between 0.0965 and 0.1028, and where it ends depends on the last bits: on another processor it was 0.09555.
+Measured: test BCE 0.09883 (seed 0); 6 min on two shared CPU cores. Over the last ten epochs the test BCE
+fluctuates between 0.0965 and 0.1028, and its last value depends on rounding: on another processor it was 0.09555.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
-"""A dense autoencoder with a code of ten numbers.
+"""A dense autoencoder with 10 latent dimensions.
 
-Source: document 000: test MSE of 0.0194.
-Hinton & Salakhutdinov 2006.
+Source: "Autoencoders", tutorial in Chinese with Keras code (dense and denoising autoencoders on MNIST): test MSE of
+0.0194. Hinton & Salakhutdinov 2006.
 Command: jaxae dense --data mnist --seeds 3
 Measured: test MSE 0.01905 +- 5.3e-05 over three seeds; 69 s for all on two shared CPU cores.
 """
@@ -24,7 +24,7 @@ class Config(run.Config):
     hidden: tuple[int, ...] = (512, 128)
     """Widths of the encoder; the decoder mirrors them."""
     latent: int = 10
-    """Size of the code."""
+    """Latent dimensions."""
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:

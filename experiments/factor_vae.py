@@ -1,4 +1,4 @@
-"""FactorVAE: a penalty on the total correlation of the code, which a discriminator estimates.
+"""FactorVAE: a penalty on the total correlation of the latent code, estimated by a discriminator.
 
 Source: Kim & Mnih 2018, gamma = 35 on dSprites.
 Command: jaxae factor_vae --data sprites --seeds 3
@@ -32,7 +32,7 @@ class Config(plain.Config):
     hidden: tuple[int, ...] = (512, 256)
     """Widths of the encoder; the decoder mirrors them."""
     latent: int = 10
-    """Size of the code."""
+    """Latent dimensions."""
     kl_weight: float = 1.0
     """Weight of the KL term in training; the test loss has weight 1."""
     gamma: float = 35.0

@@ -1,4 +1,4 @@
-"""An autoencoder whose code is rounded: an image becomes 7 x 7 points of a grid, without a codebook to learn.
+"""Finite scalar quantization: 7 x 7 codes per image, rounded to a fixed grid, without a learned codebook.
 
 Source: Mentzer, Minnen, Agustsson & Tschannen 2023, which gives no figure for these data.
 Command: jaxae fsq --data mnist --seeds 3
@@ -17,13 +17,13 @@ from jaxae.variants import autoencoder, fsq, vqvae
 
 @dataclass(frozen=True)
 class Config(run.Config):
-    """The networks of `vqvae` around a code of four numbers a place; cross-entropy, Adam."""
+    """The networks of `vqvae` with 4 latent channels per position; cross-entropy, Adam."""
 
     epochs: int = 10
     filters: tuple[int, ...] = (16, 32)
     """Filters of the encoder, each of stride 2; the decoder mirrors them."""
     levels: tuple[int, ...] = (8, 5, 5, 5)
-    """Values that each number of the code can take."""
+    """Quantization levels of each latent channel."""
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:

@@ -1,4 +1,4 @@
-"""InfoVAE: the aggregate posterior, not the posterior of each image, is matched to the prior.
+"""InfoVAE: MMD matches the aggregate posterior to the prior, in place of the KL term.
 
 Source: Zhao, Song & Ermon 2019, which gives no likelihood for this network.
 Command: jaxae infovae --data mnist --seeds 3
@@ -20,7 +20,7 @@ from jaxae.variants import infovae, vae
 
 @dataclass(frozen=True)
 class Config(variational.Fields, run.Config):
-    """784-500-20-500-784, Adam, each pixel drawn white or black: the network of `binary`."""
+    """784-500-20-500-784, Adam, static binarization: the network of `binary`."""
 
     binarize: Literal["none", "static", "dynamic"] = "static"
     epochs: int = 10
@@ -28,11 +28,11 @@ class Config(variational.Fields, run.Config):
     hidden: tuple[int, ...] = (500,)
     """Widths of the encoder; the decoder mirrors them."""
     latent: int = 20
-    """Size of the code."""
+    """Latent dimensions."""
     kl_weight: float = 0.0
     """Weight 1 - alpha of the KL term."""
     mmd_weight: float = 1000.0
-    """Weight alpha + lambda - 1 of the MMD of aggregate posterior and prior."""
+    """Weight alpha + lambda - 1 of MMD^2 between aggregate posterior and prior."""
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:

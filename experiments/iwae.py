@@ -5,7 +5,7 @@ of 86.76 nats with K = 1 (a variational autoencoder), 85.54 with K = 5, 84.78 wi
 stages; the 364 epochs here are the first six of them.
 Command: jaxae iwae --data mnist --samples 5 --log-likelihood-samples 5000
 Measured: log-likelihood by 5,000 samples -87.12 +- 0.23 nats (bound -90.91); with --samples 1: -88.19 +- 0.23 (-93.42).
-One seed each, the deviation is that over test images; 102 and 60 min on a shared CPU core each. Over three seeds, by
+One seed each; +- is the standard error over test images; 102 and 60 min on a shared CPU core each. Over three seeds, by
 --epochs 40 --seeds 3: -90.62 +- 0.05 with --samples 5, -91.94 +- 0.02 with --samples 1.
 """
 
@@ -26,7 +26,7 @@ from jaxae.variants import iwae, vae
 
 @dataclass(frozen=True)
 class Config(variational.Fields, run.Config):
-    """784-200-200-50-200-200-784, tanh, Adam with a rate that falls in stages, each pixel drawn anew in every step."""
+    """784-200-200-50-200-200-784, tanh, Adam, learning rate decayed in stages, dynamic binarization."""
 
     binarize: Literal["none", "static", "dynamic"] = "dynamic"
     epochs: int = 364
@@ -34,7 +34,7 @@ class Config(variational.Fields, run.Config):
     hidden: tuple[int, ...] = (200, 200)
     """Widths of the encoder; the decoder mirrors them."""
     latent: int = 50
-    """Size of the code."""
+    """Latent dimensions."""
     samples: int = 1
     """Samples K of the bound."""
     schedule: Literal["stages", "constant", "cosine", "exponential", "linear"] = "stages"  # type: ignore[assignment]
@@ -52,7 +52,7 @@ def stages(config: Config, info: run.Info) -> optax.Schedule:
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:
-    """The experiment for data of this shape; the output of the decoder starts at the mean training image."""
+    """The experiment for data of this shape; the decoder's output bias starts from the mean training image."""
     likelihood = likelihoods.named(config.likelihood, config.likelihood_scale)
     model = vae.VAE(
         *vae.dense(

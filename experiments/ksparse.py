@@ -1,6 +1,6 @@
-"""A k-sparse autoencoder: linear but for the choice of the units that are kept.
+"""A k-sparse autoencoder: linear, except that only the k largest latent activations stay nonzero.
 
-Source: Makhzani & Frey 2013, who judge it by the classification error on its codes (see `jaxae probe`) and give no
+Source: Makhzani & Frey 2013, who evaluate it by the classification error on its codes (see `jaxae probe`) and give no
 figure for the loss.
 Command: jaxae ksparse --data mnist --seeds 3
 Measured: test MSE 0.008756 +- 6.5e-05 over three seeds; 264 s for all on two shared CPU cores.
@@ -19,11 +19,11 @@ class Config(run.Config):
 
     epochs: int = 10
     latent: int = 1000
-    """Size of the code."""
+    """Latent dimensions."""
     active: int = 25
-    """Units of a code that are kept in training."""
+    """Nonzero latent dimensions in training (k)."""
     alpha: float = 1.0
-    """After training, so many times as many are kept (the source: 1 to 3)."""
+    """Nonzero latent dimensions after training, as a multiple of --active (the source uses 1 to 3)."""
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:

@@ -1,6 +1,6 @@
-"""A convolutional autoencoder to a plane, and its mirror image back.
+"""A convolutional autoencoder with a 2-D latent space; the decoder mirrors the encoder.
 
-Source: document 004 (D. Foster, "Generative Deep Learning", 2019, chapter 3): of ten digits "4 of 10" are good; no
+Source: retelling of D. Foster, "Generative Deep Learning", 2nd edition, chapter 3: of ten digits "4 of 10" are good; no
 figure.
 Command: jaxae mirrored --data mnist --epochs 10
 Measured: test MSE 0.041 after 10 epochs (seed 0); 11 min on two shared CPU cores. Root mean squared error 0.196. The
@@ -32,11 +32,11 @@ class Config(run.Config):
     strides: tuple[int, ...] = (1, 2, 2, 1)
     """Strides: one per layer, or one for all."""
     latent: int = 2
-    """Size of the code."""
+    """Latent dimensions."""
     batch_norm: bool = False
     """Batch norm after every hidden convolution."""
     dropout: float = 0.0
-    """Share of values that dropout drops after every hidden convolution."""
+    """Dropout rate after every hidden convolution."""
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:

@@ -1,7 +1,7 @@
-"""Sequence to sequence: an LSTM reads an image row by row, another one writes it again.
+"""A sequence-to-sequence autoencoder: an LSTM encodes the rows of an image, a second LSTM decodes them.
 
-Source: document 003 (F. Chollet, "Building autoencoders in Keras", 2016), which gives no figure.
-Sutskever, Vinyals & Le 2014.
+Source: F. Chollet, "Building autoencoders in Keras", 2016, in a Chinese translation (keras-autoencoder.md),
+which gives no figure. Sutskever, Vinyals & Le 2014.
 Command: jaxae sequence --data mnist
 Measured: test BCE 0.09235 (seed 0); 8 min on two shared CPU cores.
 """
@@ -22,7 +22,7 @@ class Config(run.Config):
     hidden: int = 128
     """Width of the decoder."""
     latent: int = 64
-    """Size of the code: width of the encoder."""
+    """Latent dimensions: width of the encoder."""
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:

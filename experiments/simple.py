@@ -1,6 +1,7 @@
 """The simplest autoencoder: one hidden layer.
 
-Source: document 003 (F. Chollet, "Building autoencoders in Keras", 2016): test BCE of 0.10, mean code 7.30.
+Source: F. Chollet, "Building autoencoders in Keras", 2016, in a Chinese translation (keras-autoencoder.md):
+test BCE of 0.10, mean code 7.30.
 Command: jaxae simple --data mnist --seeds 3
 Measured: test BCE 0.1017 +- 0.0013, mean code 7.438 +- 0.05 over three seeds; 87 s for all on two shared CPU cores.
 """
@@ -26,7 +27,7 @@ class Config(run.Config):
     hidden: tuple[int, ...] = ()
     """Widths of the encoder; the decoder mirrors them."""
     latent: int = 32
-    """Size of the code."""
+    """Latent dimensions."""
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:

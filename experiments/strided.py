@@ -1,7 +1,7 @@
-"""Strided convolutions down and transposed ones up again, with pictures while it learns.
+"""A convolutional autoencoder of strided and transposed convolutions, with pictures during training.
 
-Source: document 001, whose picture sharpens as the loss falls; it gives no figure.
-Masci et al. 2011.
+Source: "自动编码器重建图像及Python实现" (Reconstructing images with an autoencoder), javaforall.cn/145108, whose
+reconstructions sharpen as the loss falls; no figure. Masci et al. 2011.
 Command: jaxae strided --data mnist --seeds 3
 Measured: test MSE 0.002191 +- 8.6e-05 over three seeds; 291 s for all on two shared CPU cores.
 """

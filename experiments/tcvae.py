@@ -27,7 +27,7 @@ class Config(variational.Fields, run.Config):
     hidden: tuple[int, ...] = (512, 256)
     """Widths of the encoder; the decoder mirrors them."""
     latent: int = 10
-    """Size of the code."""
+    """Latent dimensions."""
     beta: float = 6.0
     """Weight of the total correlation."""
 

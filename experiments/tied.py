@@ -1,7 +1,7 @@
 """Tied weights: the simple autoencoder whose decoder is the transpose of its encoder.
 
-Source: document 001: the code of `simple` with half the weights; it gives no figure.
-Vincent et al. 2010.
+Source: "自动编码器重建图像及Python实现" (Reconstructing images with an autoencoder), javaforall.cn/145108: the code
+size of `simple` with half the weights; no figure. Vincent et al. 2010.
 Command: jaxae tied --data mnist --seeds 3
 Measured: test BCE 0.117 +- 0.00059 over three seeds; 96 s for all on two shared CPU cores.
 """
@@ -23,7 +23,7 @@ class Config(run.Config):
     lr: float = 1.0
     eps: float = 1e-7  # of Keras
     latent: int = 32
-    """Size of the code."""
+    """Latent dimensions."""
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:

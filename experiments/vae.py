@@ -1,4 +1,4 @@
-"""The reparameterized variational autoencoder with a code of two numbers.
+"""A variational autoencoder with a 2-D latent space.
 
 Source: F. Chollet, "Building autoencoders in Keras" (2016), section on the variational autoencoder;
 Kingma & Welling 2014.

@@ -1,4 +1,4 @@
-"""A vector-quantized autoencoder: an image becomes 7 x 7 vectors out of a codebook of 128.
+"""A vector-quantized autoencoder: 7 x 7 latent codes per image, from a codebook of 128 vectors.
 
 Source: van den Oord, Vinyals & Kavukcuoglu 2017, which gives no figure for these data.
 Command: jaxae vqvae --data mnist --seeds 3
@@ -27,11 +27,11 @@ class Config(run.Config):
     latent: int = 16
     """Size of a vector."""
     commitment: float = 0.25
-    """Weight of the squared distance from the encoder's vectors to their codes."""
+    """Weight of the commitment loss."""
     codebook: Literal["ema", "gradient"] = "ema"
-    """How it learns: by moving averages of the vectors nearest to a code, or by the gradient."""
+    """Codebook update: moving averages of the encoder vectors nearest to each code (ema), or gradient."""
     decay: float = 0.99
-    """Of the moving averages."""
+    """Decay of the moving averages."""
     revive: float = 0.1
     """Codes whose EMA usage is below this fraction of uniform are re-initialised from the batch (0: none)."""
 

@@ -40,29 +40,28 @@ here (the top-level README shows one in full); an entry in results.json is optio
 
 ## What the experiments reach
 
-The tables of [results.json](results.json), which
+The tables show [results.json](results.json), the results of
 
     python scripts/reproduce.py
 
-makes: it runs each experiment by the command of its docstring, on the full MNIST (60,000 images to train, 10,000 to
-test), on as many sprites, whose factors are known, or on the data set that the command names. Expected is the figure of
-the source, or the one set for this project, at most (or within a range); measured is the mean and the standard
-deviation over seeds that were trained in one program. `loss` is the objective: nats or squared error per pixel, nats
-per image where a model is variational, quantized or contractive; `code` is the mean size |z| of a unit of the code;
-`mse`, `shift_mse` (the least over shifts by up to two pixels) and `ssim` compare the test images with their
-reconstructions, of the first seed. Time is that of training, all seeds together, on {device}. Documents 000 to 004 are
-the five texts whose systems are built here.
+which runs each experiment by the command in its docstring, on the full MNIST (60,000 training and 10,000 test images),
+on as many sprites with known factors, or on the data set that the command names. Expected is an upper bound or a range,
+from the source or set for this project; measured is the mean and standard deviation over seeds trained in one program.
+`loss` is the objective: nats or squared error per pixel, nats per image for variational, quantized and contractive
+models; `code` is the mean |z| over latent dimensions; `mse`, `shift_mse` (the minimum over shifts by up to two pixels)
+and `ssim` compare the test images with their reconstructions by the first seed. Time is the training time of all seeds
+together, on {device}.
 
-| experiment | source | expected | measured | seeds | likeness | time | picture |
+| experiment | source | expected | measured | seeds | reconstruction quality | time | picture |
 |---|---|---|---|---|---|---|---|
 """
 PLANES = """
-## The defects of a plane
+## Defects of a 2-D latent space
 
-What is wrong with the plane of a code of two numbers, in numbers (less is better, the ideal stands in the head):
-`unequal_areas`, deviation over the classes of the logarithm of their area; `asymmetry` about the origin; `holes`, share
-of draws from the codes' normal distribution that have no code nearby; `roughness`, squared slope over variance of what
-is decoded. The formulas are in `jaxae/measure/plane.py`.
+Less is better; the table head has the ideal values. `unequal_areas` is the standard deviation of log area over classes;
+`asymmetry` is about the origin; `holes` is the fraction of samples from a normal distribution fitted to the codes with
+no code nearby; `roughness` is squared slope over variance of decoded images. The formulas are in
+`jaxae/measure/plane.py`.
 
 | experiment | unequal areas (0) | asymmetry (0) | holes (0.01) | roughness (1) |
 |---|---|---|---|---|
@@ -84,7 +83,7 @@ dimensions, rate and distortion (their sum is minus the evidence lower bound), a
         """
 ## Codebooks
 
-On the test split: exp of the entropy of the codes' use, and the share of codes that are used at all.
+On the test split: perplexity, exp of the entropy of code usage, and the fraction of codes in use.
 """,
     ),
     "disentanglement": (
@@ -92,9 +91,8 @@ On the test split: exp of the entropy of the codes' use, and the share of codes 
         """
 ## Factors of variation
 
-How the units of codes follow the known factors of sprites (`jaxae/measure/disentanglement.py`; 1 is best, a code of
-zeros has 0, and for the FactorVAE score about 0.2). Published figures are of dSprites, which differs: see the sources
-above.
+Disentanglement scores on the known factors of sprites (`jaxae/measure/disentanglement.py`; 1 is best; constant codes
+score 0, and 0.2 in the FactorVAE score). Published figures are for dSprites, which differs: see the sources above.
 """,
     ),
 }

@@ -66,7 +66,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def file(tmp_path):
-    """More examples than pass a model at once."""
+    """More than `PIECE` examples."""
     x = np.concatenate([X, X, X])
     assert len(x) > PIECE
     np.save(tmp_path / "x.npy", x)
@@ -306,7 +306,7 @@ def test_list_has_a_row_for_each_experiment(capsys):
 
 
 def jaxae_command(*arguments, **options):
-    """In its own process."""
+    """Run `jaxae` in its own process."""
     program = [sys.executable, "-m", "jaxae", *arguments]
     return subprocess.run(program, capture_output=True, text=True, check=False, **options)
 

@@ -46,7 +46,7 @@ def test_wheel_holds_the_library_and_no_top_level_experiments(wheel):
 
 
 def use(python, scripts, folder, env):
-    """The library as its users have it, in an empty folder: command line, measure, fit."""
+    """Use the library in an empty folder: command line, load, score, fit."""
     subprocess.run([scripts / "jaxae", "vae", *SHORT, "--workdir", "run"], cwd=folder, env=env, check=True)
     np.save(folder / "x.npy", np.random.default_rng(0).random((9, 28, 28)))
     subprocess.run([scripts / "jaxae", "score", "run", "x.npy", "--out", "scores.csv"], cwd=folder, env=env, check=True)
@@ -70,7 +70,7 @@ else:
 
 
 def test_installed_wheel_trains_from_the_command_line_and_from_python(wheel, tmp_path):
-    """In front of the packages of this environment."""
+    """The wheel precedes the packages of this environment on the path."""
     site, folder = tmp_path / "site", tmp_path / "empty"
     folder.mkdir()
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site, wheel]
@@ -105,7 +105,7 @@ def test_run_has_the_short_name_of_its_experiment_however_it_was_started(start, 
 
 
 def test_run_of_an_experiment_outside_the_package_has_the_name_of_its_file(tmp_path):
-    """Even where it is that of another in the package; it is loaded by passing its module."""
+    """Even if the package has an experiment of that name; `load` then takes the module."""
     source = (ROOT / "experiments/vae.py").read_text()
     (tmp_path / "vae.py").write_text(source)
     subprocess.run([sys.executable, "vae.py", *SHORT, "--workdir", "run"], cwd=tmp_path, check=True)

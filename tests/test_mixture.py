@@ -47,7 +47,7 @@ def test_codes_of_any_shape_with_dead_units():
 
 
 def test_too_few_codes():
-    with pytest.raises(InputError, match="3 codes are too few for a mixture of 10"):
+    with pytest.raises(InputError, match="components=10 must be from 1 to the number of codes, 3"):
         mixture.fit(np.zeros((3, 2)))
 
 

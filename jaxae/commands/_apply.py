@@ -1,4 +1,4 @@
-"""A trained model and new data: what `encode`, `reconstruct`, `sample` and `score` have in common."""
+"""Apply a trained model to new data: code shared by `encode`, `reconstruct`, `sample` and `score`."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ Apply = Callable[[np.ndarray, np.ndarray | None], ArrayLike]  # (examples, lengt
 
 @dataclass(frozen=True, kw_only=True)
 class ToFile(OneRun):
-    """A run whose model makes a file."""
+    """Arguments of a command that applies the model of a run and writes a file."""
 
     suffixes: ClassVar[tuple[str, ...]]
 
@@ -41,14 +41,14 @@ class ToFile(OneRun):
 
 @dataclass(frozen=True, kw_only=True)
 class WithData(ToFile):
-    """A run whose model is applied to new data."""
+    """Arguments of a command that applies the model of a run to new data."""
 
     data: Positional[Annotated[str, tyro.conf.arg(metavar="DATA")]]
     """.npy, .npz or IDX file or folder of images: all examples in order; or the name of a data set: its test split."""
 
 
 class Examples(NamedTuple):
-    """New data, as the model of a run takes them."""
+    """New data in the input shape of a model."""
 
     x: Shaped[np.ndarray, "N *D"]
     lengths: Int[np.ndarray, " N"] | None
@@ -57,7 +57,7 @@ class Examples(NamedTuple):
 
 
 def opened(options: ToFile) -> Trained:
-    """The model of a finished run, of all its seeds or the one that is chosen. InputError."""
+    """The model of a finished run, of all seeds or of --member. InputError for other runs and members."""
     path = options.run
     with command_line.flags_of(options):
         module = imported(options.module)
@@ -74,7 +74,7 @@ def opened(options: ToFile) -> Trained:
 
 
 def examples(options: WithData, model: Trained) -> Examples:
-    """The data, in the shape that the model takes. InputError for data of another shape."""
+    """The data in the input shape of the model; pads short sequences. InputError for data of another shape."""
     config = directory.read(options.run / "config.json")["config"]
     split, names = data.examples(options.data, config["data_dir"], config["manual_dir"], config["binarize"])
     x, lengths = split.x, split.lengths
@@ -91,7 +91,7 @@ def examples(options: WithData, model: Trained) -> Examples:
 
 
 def pieces(found: Examples, apply: Apply) -> Iterator[np.ndarray]:
-    """The results for all examples, for as many at a time as pass a model at once."""
+    """Yield the results for all examples, `PIECE` examples at a time."""
     for i in range(0, len(found.x), PIECE):
         part = slice(i, i + PIECE)
         lengths = None if found.lengths is None else found.lengths[part]
@@ -99,7 +99,7 @@ def pieces(found: Examples, apply: Apply) -> Iterator[np.ndarray]:
 
 
 def write(options: WithData, model: Trained, found: Examples, apply: Apply, what: str, column: str = "") -> str:
-    """Write the results for all examples, as an array or a table; a line that says what was written."""
+    """Write the results for all examples, as an array or a table, and return the line to print."""
     results = pieces(found, apply)
     if options.out.suffix == ".csv":
         shape = _output.write_table(options.out, results, found.names, column, model.seeds)

@@ -1,4 +1,4 @@
-"""Arguments that several commands have, and how all commands read theirs."""
+"""Arguments shared by several commands, and the parser of all commands."""
 
 import sys
 from collections.abc import Sequence

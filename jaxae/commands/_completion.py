@@ -32,5 +32,5 @@ def script(argv: Sequence[str], commands: Sequence[str], experiments: Sequence[s
             tyro.cli(every, prog="jaxae", args=argv, config=(tyro.conf.FlagCreatePairsOff,))
     except ImportError:
         raise InputError(f"{FLAG} {shell}: needs the package shtab: pip install shtab") from None
-    # A line of the specification's output is a completion: its descriptions must have one line.
+    # Each line that the specification prints is one completion, so descriptions must not have line breaks.
     return re.sub(r"(?m)^COMPLETION_SPEC = .*$", lambda line: re.sub(r"\\+n", " ", line[0]), written.getvalue())

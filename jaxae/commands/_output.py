@@ -25,7 +25,7 @@ Pieces = Iterable[np.ndarray]  # [*S, n, ...] each
 
 
 def write_array(path: Path, pieces: Pieces, count: int, several: bool) -> tuple[int, ...]:
-    """Write all pieces as one array, float32 [*S, count, ...]; its shape."""
+    """Write all pieces as one array, float32 [*S, count, ...]; return its shape."""
     first, shape, start = 0, (count,), 0
     with _open(path) as file:
         for piece in pieces:
@@ -45,7 +45,7 @@ def write_array(path: Path, pieces: Pieces, count: int, several: bool) -> tuple[
 def write_table(
     path: Path, pieces: Pieces, names: Sequence[str | int], column: str, seeds: Sequence[int]
 ) -> tuple[int, ...]:
-    """Write a row for each example: its name, and its numbers; the shape of all of them together.
+    """Write a row for each example, its name and its numbers; return the shape of all numbers.
 
     The columns are called `column`, or `column0`, `column1`, ... where an example has several numbers; with several
     seeds `column_seed3`.
@@ -69,9 +69,9 @@ def write_table(
 
 
 def write_grid(path: Path, rows: Sequence[Float[np.ndarray, "N H W C"]], columns: int) -> tuple[int, int]:
-    """Write images in [0, 1] as one picture; its width and height in pixels.
+    """Write images in [0, 1] as one picture; return its width and height in pixels.
 
-    rows: images, or several arrays of equally many that stand below each other.
+    rows: arrays of equal length; images of the same index stand below each other.
     """
     blank = -len(rows[0]) % columns
     padded = [np.pad(images, ((0, blank), (0, 0), (0, 0), (0, 0))) for images in rows]

@@ -1,7 +1,7 @@
 """Write one HTML report on several finished runs of the same data.
 
-Their curves together, a table of their metrics with mean and deviation over seeds, and the reconstructions of the same
-test images.
+It has the curves of all runs, a table of their metrics with mean and standard deviation over seeds, and reconstructions
+of the same test images.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> NoReturn:
 
 
 def compare(options: Options) -> str:
-    """Write the report; a line that says where. InputError as `page`, and for a file that cannot be written."""
+    """Write the report, and return the line to print. InputError as `page`, and for a file that cannot be written."""
     with command_line.flags_of(options):
         text = page(options.runs, imported(options.module))
     try:
@@ -49,18 +49,18 @@ def compare(options: Options) -> str:
 
 
 def page(paths: Sequence[Path], module: ModuleType | None = None) -> str:
-    """The page. InputError for directories that hold no finished run, and runs of other data than the first's."""
+    """The HTML report. InputError for a directory without a finished run, and for runs on different data."""
     labels = _labels(paths)
     saved = [directory.read(path / "config.json") for path in paths]
     for path, about in zip(paths, saved, strict=True):
         if about["data"]["fingerprint"] != saved[0]["data"]["fingerprint"]:
-            raise InputError(f"{path}: has other data than {paths[0]}: take runs of one --data, --binarize")
+            raise InputError(f"{path}: has other data than {paths[0]}: use runs of the same --data, --binarize")
     data = run.dataset(paths[0], saved[0])
     loaded = [run.finished(path, module, data) for path in paths]
     rows = {"original": unit(data.test.x[ten(data)])}
     for label, (every, *_) in zip(labels, loaded, strict=True):
         model = every[0]
-        rows[f"{label}, from noisy ones" if model.experiment.corrupt else label] = np.asarray(
+        rows[f"{label}, from corrupted images" if model.experiment.corrupt else label] = np.asarray(
             model.decode(encoded(model, data, ten(data), seen=True))
         )
     strips = [
@@ -99,7 +99,7 @@ def page(paths: Sequence[Path], module: ModuleType | None = None) -> str:
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:
-    """The last part of each path, or as much of its end as tells it from the others. InputError for one given twice."""
+    """The shortest distinct ends of the paths, of equal depth. InputError for a path given twice."""
     parts = [path.absolute().parts for path in paths]
     if len(set(parts)) < len(parts):
         raise InputError("a run is given twice: give each once")

@@ -1,7 +1,7 @@
 """Write the codes of new data under the model of a finished run.
 
-The posterior mean for variational models. Images of floats become 256 levels first, as in training. With several seeds
-the array has a leading axis of seeds, and the table a column for each seed.
+Variational models give the posterior mean. Float images are quantized to 256 levels first, as in training. With several
+seeds the array has a leading axis of seeds, and the table a column for each seed.
 """
 
 from collections.abc import Sequence
@@ -30,6 +30,6 @@ def main(argv: Sequence[str]) -> NoReturn:
 
 
 def encode(options: Options) -> str:
-    """Write the codes; a line that says what was written. InputError."""
+    """Write the codes, and return the line to print. InputError as `opened`, `examples` and `write`."""
     model = opened(options)
     return write(options, model, examples(options, model), model.encode, "codes", "z")

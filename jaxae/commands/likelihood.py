@@ -29,7 +29,7 @@ class Options(Runs):
     """Arguments of `jaxae likelihood`."""
 
     samples: int = 5000
-    """Samples of the posterior of each image."""
+    """Importance samples per image."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for fewer than two samples."""
@@ -54,11 +54,11 @@ def estimate(options: Options) -> str:
 
 
 def found(path: Path, samples: int, module: ModuleType | None = None) -> tuple[str, Measure, list[Trained], Dataset]:
-    """The title of a run, how its likelihood is estimated, its model for each seed, and its data."""
+    """The title of a run, its likelihood measure, the model of each seed, and the data. InputError as `estimate`."""
     saved = directory.read(path / "config.json")
     module, config = run.recorded(path, saved, module)
     if not hasattr(config, "log_likelihood_samples"):
-        raise InputError(f"{path}: is not of a variational model")
+        raise InputError(f"{path}: its model is not variational: it has no likelihood to estimate")
     every, data, _, title = run.finished(path, module)
     fields: dict[str, Any] = {"log_likelihood_samples": samples}
     try:

@@ -13,7 +13,7 @@ from jaxae.commands._docstrings import docstrings
 HEAD = ("experiment", "idea", "source", "test split of MNIST (sprites for factors)")
 WIDTHS = (99, 64, 44, 64)  # of the columns, at most
 FIGURE = re.compile(r".*?\d+\.\d+(?: \+- [\d.e-]+)?(?: nats)?(?: per \w+)?")
-ASIDE = re.compile(r", who(?:se)? |, which |: |; |(?<=\w\w)\. (?=[A-Z])")  # after it a source says more than its name
+ASIDE = re.compile(r", who(?:se)? |, which |: |; |(?<=\w\w)\. (?=[A-Z])")  # end of the citation in a source
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> NoReturn:
         from jaxae.commands._arguments import parsed
 
         run.program(lambda _: table() if parsed(Options, argv) else "")
-    with suppress(BrokenPipeError):  # nobody may be listening any more
+    with suppress(BrokenPipeError):  # the reader may have closed the pipe
         print(table(), flush=True)
     sys.exit(0)
 

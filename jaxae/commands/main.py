@@ -49,7 +49,7 @@ def _main(arguments: list[str]) -> None:
         run(module.Config, module.build, rest)
     else:
         near = difflib.get_close_matches(first, [*commands, *experiments], 1)
-        hint = f"did you mean {near[0]}?" if near else "`jaxae --help` shows what there is"
+        hint = f"did you mean {near[0]}?" if near else "`jaxae --help` lists both"
         _refuse(f"{first} is no command and no experiment: {hint}")
     sys.stdout.flush()
 

@@ -1,9 +1,8 @@
 """Measure how well a linear classifier predicts the classes from the codes of finished runs.
 
-Logistic regression, as scikit-learn has it, on the codes of the training split, each latent dimension of mean 0 and
-variance 1; its error on the test split, with several seeds the mean and standard deviation over them, and that of the
-same classifier on the pixels, in percent. For such errors on MNIST, of codes of 1,000 units, see the table of
-unsupervised features of Makhzani & Frey 2013.
+A linear probe: scikit-learn's logistic regression on the standardised codes of the training split. Prints its error on
+the test split in percent (mean and standard deviation over several seeds), and the error of the same classifier on the
+pixels. Makhzani & Frey 2013 have a table of such errors on MNIST for codes of 1,000 latent dimensions.
 """
 
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ class Options(Runs):
     """Arguments of `jaxae probe`."""
 
     iterations: int = probe.ITERATIONS
-    """Iterations of the optimizer, at most."""
+    """Maximum number of optimizer iterations."""
 
     def __post_init__(self) -> None:
         """Raise ValueError without an iteration."""

@@ -1,10 +1,10 @@
 """Measure the sample quality of finished runs of the same data.
 
-Frechet distance, precision and recall (see jaxae/measure/quality.py) against the test images, in the features of a
-classifier of these data, which is trained on first use: of samples from the prior, where there is one, of samples from
-a mixture of normals that is fitted to the codes of training images, and of reconstructions of the test images (of noisy
-ones for a denoising model). Beside them, for comparison, training images and noise.
-With several seeds, of the first. Of runs on binary images the pixels of what is decoded are drawn, too.
+Computes Frechet distance, precision and recall (see jaxae/measure/quality.py) against the test images, in the features
+of a classifier of these data, which is trained on first use, for: samples from the prior, if the model has one; samples
+from a Gaussian mixture fitted to the codes of training images; reconstructions of the test images (of corrupted ones
+for denoising and masked models); and, for comparison, training images and noise. Uses the first seed. For runs on
+binary images, the pixels of decoded images are sampled.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,7 +31,7 @@ class Options(Runs):
     """Arguments of `jaxae quality`."""
 
     samples: int = 10_000
-    """Images of each kind, at most."""
+    """Maximum number of images in each set."""
     seed: int = 0
     """Seed of the samples."""
     components: int = 20
@@ -59,19 +59,19 @@ def measure(options: Options) -> str:
     saved = [directory.read(path / "config.json") for path in options.runs]
     for path, about in zip(options.runs, saved, strict=True):
         if about["data"]["fingerprint"] != saved[0]["data"]["fingerprint"]:
-            raise InputError(f"{path}: has other data than {options.runs[0]}: take runs of one --data, --binarize")
+            raise InputError(f"{path}: has other data than {options.runs[0]}: use runs of the same --data, --binarize")
     how = saved[0]["config"]["binarize"]
     data = run.dataset(options.runs[0], saved[0])
     models = [run.finished(path, module, data)[0][0] for path in options.runs]
     data = binary.seen(data, how)
     weights = classifier.load(Path(options.classifier), data) if options.classifier else classifier.kept(data)
 
-    count = min(options.samples, len(data.test.x), len(data.train.x) // 2)  # of each kind: distances depend on it
+    count = min(options.samples, len(data.test.x), len(data.train.x) // 2)  # per set; the metrics depend on it
     test, seen = (split.x[spread(len(split.x), count)] for split in (data.test, data.train))
     real = classifier.features(weights, test)
 
     def row(label: str, kind: str, images: np.ndarray) -> str:
-        if how != "none":  # what is decoded are probabilities of white
+        if how != "none":  # decoded images are Bernoulli means
             images = (np.random.default_rng(options.seed).random(images.shape) < unit(images)).astype(np.float32)
         made = classifier.features(weights, images)
         precision, recall = quality.precision_recall(real, made)
@@ -92,7 +92,7 @@ def measure(options: Options) -> str:
 
 
 def made(model: Trained, seen: np.ndarray, test: np.ndarray, options: Options) -> Iterator[tuple[str, np.ndarray]]:
-    """What a model makes: images from its prior, where it has one, or a fitted one, and what becomes of test images."""
+    """Yield samples from the prior, if there is one, and from a fitted mixture, and reconstructions of test images."""
     if model.experiment.prior is not None:
         yield "prior", np.asarray(model.sample(jax.random.key(options.seed), len(test)))
     if options.components:

@@ -1,6 +1,7 @@
 """Write the reconstructions of new data by the model of a finished run.
 
-Images of floats become 256 levels first, as in training. With several seeds the array has a leading axis of seeds.
+Float images are quantized to 256 levels first, as in training. With several seeds the array has a leading axis of
+seeds.
 """
 
 from collections.abc import Sequence
@@ -39,7 +40,7 @@ def main(argv: Sequence[str]) -> NoReturn:
 
 
 def reconstruct(options: Options) -> str:
-    """Write the reconstructions; a line that says what was written. InputError."""
+    """Write the reconstructions, and return the line to print. InputError as `jaxae encode`."""
     model = opened(options)
     found = examples(options, model)
     if options.out.suffix == ".png":

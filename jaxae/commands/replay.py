@@ -1,4 +1,4 @@
-"""Repeat the step at which a run diverged, and name the first value that is not finite."""
+"""Repeat the step at which a run diverged, and name the first non-finite value."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +22,6 @@ def main(argv: Sequence[str]) -> NoReturn:
 
 
 def again(options: Options) -> str:
-    """The step, its seed and the first value that is not finite, in one line. InputError as `jaxae.replay`."""
+    """The step, its seed and the first non-finite value, in one line. InputError as `jaxae.replay`."""
     with command_line.flags_of(options):
         return str(replay(options.run, imported(options.module)))

@@ -21,7 +21,7 @@ def main(argv: Sequence[str]) -> NoReturn:
 
 
 def report(options: Options) -> str:
-    """Write report.html; a line that says where. InputError for a run that is not finished."""
+    """Write report.html, and return the line to print. InputError for a run that is not finished."""
     with command_line.flags_of(options):
         model, data, result, title = run.finished(options.run, imported(options.module))
     results.write_report(options.run, title, model[0], data, result)

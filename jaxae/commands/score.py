@@ -1,7 +1,7 @@
-"""Write a number for each example of new data: how unlikely the model of a finished run finds it.
+"""Write an anomaly score for each example of new data: a term of the loss of a finished run's model.
 
-A term of the loss, by default the loss itself, averaged over ten draws of its noise, as `score` of a model in Python:
-the larger, the stranger. Images of floats become 256 levels first, as in training. With several seeds the array has a
+The term, by default the loss itself, is averaged over ten samples of its noise, as in `Trained.score`; larger scores
+are more anomalous. Float images are quantized to 256 levels first, as in training. With several seeds the array has a
 leading axis of seeds, and the table a column for each seed.
 """
 
@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> NoReturn:
 
 
 def score(options: Options) -> str:
-    """Write the scores; a line that says what was written. InputError."""
+    """Write the scores, and return the line to print. InputError as `jaxae encode`, and for an unknown term."""
     model = opened(options)
 
     def apply(x: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:

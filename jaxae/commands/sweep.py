@@ -2,11 +2,12 @@
 
     jaxae sweep vae --grid lr=1e-4,1e-3 latent=2,10 --seeds 3
 
-A run directory for each point, a table and a picture of all in --workdir. All other flags are the experiment's. A field
-of several numbers takes them in quotes: --grid "hidden=256,500 200". Points that differ only in numbers that enter the
-step as arrays (learning rates, weights of a term, noise) share one compiled program. Repeated, a sweep resumes. --shard
-2/4 does the second of four shares; in a SLURM job array each task takes its own (one that is to be done again, alone,
-needs its --shard). Exit codes are those of an experiment; a point that diverges is noted, and the others go on.
+Writes a run directory for each point, and a table and a plot of all points, into --workdir. All other flags belong to
+the experiment. Quote the values of a field of several numbers: --grid "hidden=256,500 200". Points that differ only in
+numbers that enter the step as arrays (learning rates, weights of a term, noise) share one compiled program. Repeating
+the command resumes the sweep. --shard 2/4 trains the second of four shards; a task of a SLURM job array trains its own
+shard (to repeat one task alone, pass its --shard). A point that diverges is recorded in POINT.diverged, and the sweep
+continues. Exit codes: 0 done, also if points diverged; 2 bad input; 128 + signal.
 """
 
 import dataclasses
@@ -39,7 +40,7 @@ from jaxae.training import records
 from jaxae.training.iterate import Compiler
 
 T = TypeVar("T")
-Point = dict[str, str]  # field -> value, as they were given
+Point = dict[str, str]  # field -> value, as on the command line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ class Options:
     workdir: str = ""
     """Directory of all runs (default: runs/sweep-EXPERIMENT)."""
     shard: Annotated[str, tyro.conf.arg(metavar="I/N")] = ""
-    """The share to train (default: that of the SLURM task, or 1/1)."""
+    """Shard to train (default: that of the SLURM task, or 1/1)."""
 
 
 def main(argv: Sequence[str]) -> NoReturn:
@@ -62,7 +63,7 @@ def main(argv: Sequence[str]) -> NoReturn:
 
 
 def sweep(stop: loop.Stop, argv: Sequence[str]) -> str:
-    """The table of all points that there are."""
+    """Train the points of this shard, and return the table of all points."""
     own, flags = split(argv)
     options = parsed(Options, own)
     name = options.experiment
@@ -75,7 +76,7 @@ def sweep(stop: loop.Stop, argv: Sequence[str]) -> str:
         train(module, name, share(chosen, options.shard or slurm(os.environ)), points[0], stop)
     rows = list(zip(points, chosen, strict=True))
     workdir.mkdir(parents=True, exist_ok=True)
-    with (workdir / ".lock").open("a") as file:  # other shares write it too
+    with (workdir / ".lock").open("a") as file:  # other shards write them too
         fcntl.flock(file, fcntl.LOCK_EX)
         table = summarize(rows)
         records.write(workdir / "summary.md", f"# {name}\n\n{table}")
@@ -102,7 +103,7 @@ def check(points: list[Config]) -> None:
         raise InputError("--grid: two points have the same name: give each value once")
     for config in points:
         if config.coordinator or config.num_processes > 1 or config.summary:
-            raise InputError("--coordinator, --num-processes, --summary: are not for sweeps: see --shard")
+            raise InputError("--coordinator, --num-processes and --summary are not for sweeps; use --shard")
         file = Path(config.workdir) / "config.json"
         there = directory.read(file)["config"] if file.exists() and not config.overwrite else configs.to_json(config)
         if differ := configs.differences(there, configs.to_json(config)):
@@ -110,7 +111,7 @@ def check(points: list[Config]) -> None:
 
 
 def slurm(environment: Mapping[str, str]) -> str:
-    """The share of this task of a SLURM job array; the whole, elsewhere. InputError for an array with gaps."""
+    """The shard of this task of a SLURM job array; 1/1 outside one. InputError for an array with gaps."""
     if "SLURM_ARRAY_TASK_ID" not in environment:
         return "1/1"
     task, first, last, step = (
@@ -119,7 +120,7 @@ def slurm(environment: Mapping[str, str]) -> str:
     )
     count = (last - first) // step + 1
     if int(environment.get("SLURM_ARRAY_TASK_COUNT", count)) != count:
-        raise InputError("the SLURM job array has gaps: say with --shard I/N which share this task does")
+        raise InputError("the SLURM job array has gaps; set --shard I/N for this task")
     return f"{(task - first) // step + 1}/{count}"
 
 
@@ -159,7 +160,7 @@ def configure(module: ModuleType, flags: list[str], point: Point, workdir: Path)
 
 
 def share(points: list[T], shard: str) -> list[T]:
-    """The points of this share: every n-th. InputError for a shard that is not I/N."""
+    """The points of this shard: every N-th. InputError for a shard that is not I/N."""
     found = re.fullmatch(r"(\d+)/(\d+)", shard)
     if not found or not 1 <= int(found[1]) <= int(found[2]):
         raise InputError(f"--shard {shard}: must be I/N, from 1/N to N/N")
@@ -168,7 +169,7 @@ def share(points: list[T], shard: str) -> list[T]:
 
 def train(module: ModuleType, name: str, points: list[Config], axes: Point, stop: loop.Stop) -> None:
     """Train all of them; note those that diverge."""
-    numbers: dict[Any, tuple[str, ...]] = {}  # by what else there is in a configuration
+    numbers: dict[Any, tuple[str, ...]] = {}  # keyed by the other fields
     shared: dict[Any, Callable[[Config], Compiler]] = {}
     floats = [field for field in axes if points and isinstance(getattr(points[0], field), float)]
     for config in points:

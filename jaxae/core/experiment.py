@@ -28,9 +28,9 @@ class Experiment:
             error = jnp.sum((model.apply(variables, codes, method="decode") - batch.x) ** 2, axis=(1, 2, 3))
             return {"loss": error}, {}
 
-    A loss returns its terms, each one number per example, of which `loss` is minimised and all are reported as means,
-    and the new values of collections that training updates without gradients (`batch_stats`), usually none. `batch.x`
-    are examples in [0, 1] as float32; noise comes from `batch.noise(key, shape)`, so that it belongs to the example.
+    A loss returns (terms, updates). Each term has one number per example; `loss` is minimised, and the means of all
+    terms are reported. Updates are new values of collections that training changes without gradients (`batch_stats`),
+    usually none. `batch.x` holds float32 examples in [0, 1]; `batch.noise(key, shape)` samples noise per example.
     TypeError for parts of other types.
     """
 
@@ -66,7 +66,7 @@ class TrainedModel(Protocol):
 
     @property
     def experiment(self) -> Experiment:
-        """What was trained."""
+        """The experiment of the model."""
 
     @property
     def variables(self) -> Variables:

@@ -1,4 +1,4 @@
-"""How the KL term KL(q(z|x) || p(z)), the rate, enters the loss of a variational model.
+"""The KL term KL(q(z|x) || p(z)), or rate, in the loss of a variational model.
 
 A weight may be a function of the training step: a schedule of Optax, or `cyclical`.
 """
@@ -46,8 +46,7 @@ def free_bits(weight: Weight, nats: float) -> Rate:
 def rate(weight: Weight, warmup: Weight = 1.0, *, target: float = 0.0, free: float = 0.0) -> Rate:
     """The KL term with this weight: `weighed`, or with a target in nats `capacity`, or with free nats `free_bits`.
 
-    warmup: a factor of the target where there is one, and of the weight otherwise. ValueError for both a target and
-    free nats.
+    warmup: multiplies the target if there is one, else the weight. ValueError for both a target and free nats.
     """
     if target and free:
         raise ValueError(f"capacity={target}, free_bits={free}: choose one of the two")

@@ -14,7 +14,7 @@ def inverse_multiquadratic(x: Float[Array, "N Z"], y: Float[Array, "M Z"]) -> Fl
 
 
 def discrepancy(x: Float[Array, "N Z"], y: Float[Array, "M Z"]) -> Float[Array, ""]:
-    """The unbiased estimate of MMD^2 (Gretton et al. 2012, equation 3): zero on average for equal distributions.
+    """The unbiased estimate of MMD^2 (Gretton et al. 2012, equation 3): zero in expectation for equal distributions.
 
     Mean of k over pairs of different x, plus that of different y, minus twice that of x and y. ValueError for batches
     without pairs.

@@ -1,7 +1,7 @@
-"""A small convolutional classifier, in whose features `quality` compares images.
+"""A small convolutional classifier, the feature extractor of `quality`.
 
-Heusel et al. 2017 take a large net, trained on photographs. One trained on the data at hand says more about images
-that are none, is small, and is made here within a minute or two: its weights need not be stored or downloaded.
+Heusel et al. 2017 use a large network trained on photographs. For other images, a network trained on the data at hand
+has more informative features; it is small and trains within two minutes, so weights need not be downloaded.
 """
 
 import logging
@@ -52,10 +52,10 @@ class Classifier(nn.Module):
         return self.head(self.maps(x))
 
     def features(self, x: Float[Array, "B H W C"]) -> Float[Array, "B 64"]:
-        """Means over the image of what the last convolution gives.
+        """Global average pooling of the last convolutional layer.
 
-        Not the dense layer's units: they tell classes apart and little else. On MNIST noise came to lie among the
-        digits there, with a precision of 0.1 to 0.9; here of 0.
+        The activations of the dense layer encode the class and little else: on MNIST, noise has a precision of 0.1 to
+        0.9 in them, and of 0 in these features.
         """
         return self.maps(x).mean((1, 2))
 
@@ -76,7 +76,7 @@ def loss(model: Classifier, reach: int = 0) -> Loss:
 
 
 def shifted(x: Float[Array, "B H W C"], keys: nets.Keys, reach: int) -> Float[Array, "B H W C"]:
-    """Each image moved by up to `reach` whole pixels down or up and right or left, evenly; zeros come in."""
+    """Shift each image by uniformly sampled whole pixels, up to `reach` along each axis; zero padding."""
 
     def one(x: jax.Array, key: jax.Array) -> jax.Array:
         row, column = jax.random.randint(key, (2,), 0, 2 * reach + 1)

@@ -1,4 +1,4 @@
-"""How a test split uses a codebook."""
+"""Codebook usage on the test split."""
 
 from functools import partial
 from typing import Any
@@ -10,9 +10,9 @@ from jaxae.core.experiment import MeasuredData, TrainedModel
 
 
 def usage(trained: TrainedModel, data: MeasuredData) -> dict[str, float]:
-    """How the test split uses the codebook: `perplexity`, from 1 to K, and `usage`, the share of codes it contains.
+    """`perplexity`, exp of the entropy of code usage, from 1 to K, and `usage`, the fraction of codes in use.
 
-    trained: of a `VQVAE`, or of another model with as many `codes` and their `index`.
+    trained: a trained `VQVAE`, or another model with an attribute `codes`, K, and a method `index`.
     """
     from scipy import stats
 

@@ -1,8 +1,8 @@
-"""How far each unit of a code stands for one factor of the data, where the factors of every example are known.
+"""Disentanglement metrics for data with known factors of variation.
 
-codes [N, Z] are any real numbers, factors [N, F] whole ones; `categorical` are the columns of factors whose values have
-no order. A representation that says nothing gets 0 (from `factor_score` 1 / F, which is chance), and nothing gets more
-than 1. All raise InputError for codes that are not finite and for a factor of which the examples show only one value.
+codes [N, Z] are real, factors [N, F] integers; `categorical` lists the columns of unordered factors. Every metric is at
+most 1; an uninformative code scores 0 (1 / F, chance level, in `factor_score`). All raise InputError for non-finite
+codes and for a factor with a single value.
 """
 
 from collections.abc import Callable
@@ -15,21 +15,21 @@ from jaxae.errors import InputError
 
 BINS = 20  # of equal width, from the least value of a code to the largest (Locatello et al. 2019)
 TREES = 40  # of a forest
-NEGLIGIBLE = 0.01  # a unit that varies less, in standard deviations of the one that varies most, is not in use
+NEGLIGIBLE = 0.01  # inactive: latent dimensions with a smaller standard deviation, relative to the largest one
 
 
 class DCI(NamedTuple):
-    """What Eastwood & Williams 2018 measure, each from 0 to 1."""
+    """DCI scores (Eastwood & Williams 2018), each in [0, 1]."""
 
-    disentanglement: float  # each unit serves one factor
-    completeness: float  # each factor is served by one unit
-    informativeness: float  # how much less a prediction of the factors errs than a guess does
+    disentanglement: float  # each latent dimension predicts one factor
+    completeness: float  # each factor is predicted by one latent dimension
+    informativeness: float  # relative reduction of the prediction error over a constant predictor
 
 
 def measure(
     codes: Float[np.ndarray, "N Z"], factors: Int[np.ndarray, "N F"], seed: int = 0, categorical: tuple[int, ...] = (0,)
 ) -> dict[str, float]:
-    """All of them. 5 to 10 seconds for 10,000 examples, 10 units and 5 factors; with 100 units half a minute."""
+    """All metrics. Takes 5 to 10 s for 10,000 examples, 10 latent dimensions and 5 factors, 30 s for 100 dimensions."""
     parts = dci(codes, factors, seed, categorical)
     return {
         "mig": mig(codes, factors),
@@ -44,8 +44,8 @@ def mig(codes: Float[np.ndarray, "N Z"], factors: Int[np.ndarray, "N F"]) -> flo
 
         (I(z_1; v) - I(z_2; v)) / H(v),
 
-    z_1 and z_2 the units that tell most of v. Codes are put into `BINS` bins: of a factor with more values than that
-    one unit tells at most log(BINS) nats, so that the best is below 1 (sprites: about 0.9).
+    z_1 and z_2 the latent dimensions of largest mutual information with v. Codes are discretized into `BINS` bins, so
+    I(z; v) <= log(BINS) nats, and the maximum is below 1 for a factor with more values (sprites: about 0.9).
     """
     from sklearn.metrics import mutual_info_score
 
@@ -63,9 +63,9 @@ def sap(codes: Float[np.ndarray, "N Z"], factors: Int[np.ndarray, "N F"], catego
 
         S_1 - S_2,
 
-    the scores of the two units that predict the factor best, each alone: R^2 of linear regression, which is the squared
-    correlation; for categorical ones the balanced accuracy of thresholds, one fewer than there are values. There
-    chance is already right in one of K cases, so that the gap is at most 1 - 1 / K.
+    the two largest scores of a single latent dimension: R^2 of linear regression, the squared correlation; for a
+    categorical factor with K values the balanced accuracy of K - 1 thresholds. The chance level of the latter is 1 / K,
+    so the gap is at most 1 - 1 / K.
     """
     codes, factors = _checked(codes, factors)
     correlation = _standardized(codes).T @ _standardized(factors) / len(codes)
@@ -80,11 +80,11 @@ def dci(
 ) -> DCI:
     """Disentanglement, completeness and informativeness (Eastwood & Williams 2018, section 2).
 
-    The importance R[i, j] of unit i for factor j is how much it lowers the impurity in a random forest (Breiman 2001)
-    that predicts the factor from all units. disentanglement(R), and completeness, which is disentanglement(R^T), as
-    stated there. Informativeness: the mean over factors of 1 - error / error of a constant guess, at least 0, where the
-    error is the mean square or, for categorical factors, the share of mistakes. Forests learn from one half of the
-    examples, chosen by the seed; errors are those on the other.
+    The importance R[i, j] of latent dimension i for factor j is its impurity decrease in a random forest (Breiman 2001)
+    that predicts factor j from the code. Completeness is disentanglement(R^T). Informativeness is the mean over factors
+    of 1 - error / error of a constant predictor, clipped at 0, where the error is the mean squared error or, for
+    categorical factors, the error rate. Forests are fitted on one half of the examples, chosen by the seed, and errors
+    are measured on the other.
     """
     codes, factors = _checked(codes, factors)
     learn, test = np.array_split(np.random.default_rng(seed).permutation(len(codes)), 2)
@@ -102,8 +102,8 @@ def dci(
 def disentanglement(importance: Float[np.ndarray, "Z F"]) -> float:
     """sum_i rho_i (1 - H_F(P_i)) (Eastwood & Williams 2018, section 2).
 
-    P_i = R_i / sum_j R_ij, how unit i's importance R is shared among the factors; H_F its entropy with logarithms to
-    the base F; rho_i the unit's share of all importance. 0 where nothing is important.
+    P_i = R_i / sum_j R_ij is the distribution of the importance R of latent dimension i over the factors, H_F its
+    entropy to base F, rho_i the fraction of the total importance that dimension i has. 0 if all importance is 0.
     """
     from scipy.special import entr
 
@@ -118,10 +118,10 @@ def factor_score(
 ) -> float:
     """The FactorVAE score (Kim & Mnih 2018, section 4).
 
-    A vote: of `batch` examples that share the value of one factor, drawn from those at hand with replacement, the unit
-    whose variance is least compared with that over all examples. The majority of `votes` votes, evenly over the
-    factors, says which factor a unit stands for; the score is how often it is right about as many others. Units that
-    are not in use have no part; where all are such, it is right about one factor.
+    Each vote samples `batch` examples, with replacement, that have the same value of one factor, and selects the latent
+    dimension of smallest variance, relative to its variance over all examples. A majority-vote classifier from selected
+    dimension to factor is fitted on `votes` votes, evenly divided over the factors; the score is its accuracy on as
+    many others. Inactive dimensions are excluded; without active ones the score is 1 / F.
     """
     codes, factors = _checked(codes, factors)
     spread, count = codes.std(0), factors.shape[1]
@@ -145,7 +145,7 @@ def factor_score(
 def _checked(
     codes: Float[np.ndarray, "N Z"], factors: Int[np.ndarray, "N F"]
 ) -> tuple[Float[np.ndarray, "N _"], Int[np.ndarray, "N F"]]:
-    """Codes in double precision, 0 where a unit never changes; beside a single unit a second one that says nothing."""
+    """Codes in double precision, 0 in constant dimensions; a single dimension is padded with a constant one."""
     if not np.isfinite(codes).all():
         raise InputError("codes that are NaN or infinite have no measures")
     if (factors == factors[:1]).all(0).any():
@@ -155,7 +155,7 @@ def _checked(
 
 
 def _gap(score: Float[np.ndarray, "Z F"]) -> float:
-    """Mean over the factors of how far the best unit is ahead of the second."""
+    """Mean over factors of the gap between the two largest scores."""
     second, best = np.sort(score, axis=0)[-2:]
     return float(np.mean(best - second))
 

@@ -1,4 +1,4 @@
-"""How alike two images are: squared error, squared error over shifts, structural similarity."""
+"""Reconstruction quality: squared error, its minimum over shifts, structural similarity (SSIM)."""
 
 from collections.abc import Callable
 from functools import partial
@@ -26,9 +26,9 @@ def mse(x: Float[Array, "N H W C"], y: Float[Array, "N H W C"]) -> Float[Array, 
 
 @partial(jax.jit, static_argnames="reach")
 def shift_mse(x: Float[Array, "N H W C"], y: Float[Array, "N H W C"], reach: int = 2) -> Float[Array, " N"]:
-    """The least `mse` over all shifts of y by up to `reach` whole pixels each way; zeros come in at the border.
+    """The least `mse` over all shifts of y by up to `reach` whole pixels each way; zero padding.
 
-    A tangent distance (Simard, LeCun & Denker 1993) without the tangent: the small set of shifts is searched whole.
+    As the tangent distance (Simard, LeCun & Denker 1993), with an exhaustive search in place of the tangent.
     """
     _, h, w, _ = x.shape
     padded = jnp.pad(y, ((0, 0), (reach, reach), (reach, reach), (0, 0)))

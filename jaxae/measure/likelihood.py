@@ -1,4 +1,4 @@
-"""The log-likelihood of a variational model by importance sampling, and what its code carries."""
+"""Log-likelihood of a variational model by importance sampling; rate, distortion and active latent dimensions."""
 
 from functools import partial
 from math import log, prod
@@ -15,15 +15,15 @@ from jaxae.core.experiment import Measure, MeasuredData, TrainedModel
 from jaxae.core.types import Variables
 from jaxae.variants import iwae, vae
 
-ROWS = 1000  # codes decoded at once: what a core keeps near
-ACTIVE = 0.01  # least variance of an active unit's mean
+ROWS = 1000  # codes decoded at once; they fit into the cache of a core
+ACTIVE = 0.01  # least variance of the posterior mean of an active latent dimension
 
 
 def measures(model: vae.VAE, samples: int, binarize: str) -> dict[str, Measure]:
     """The `measures` of an experiment: `likelihood`, estimated by this many samples per image (0: none).
 
-    binarize: how pixels are binarized, or none. ValueError for one sample, and for grey pixels under a likelihood of
-    binary ones.
+    binarize: how pixels are binarized, or none. ValueError for one sample, and for grey pixels under a Bernoulli
+    likelihood.
     """
     if not samples:
         return {}
@@ -57,11 +57,11 @@ def estimate(
     key: Key[Array, ""],
     samples: int,
 ) -> dict[str, float]:
-    """`log_likelihood`: mean over the examples of log (1 / K) sum_k w_k, K = `samples` draws of the posterior, in nats.
+    """`log_likelihood`: mean over the examples of log (1 / K) sum_k w_k over K = `samples` posterior samples, in nats.
 
-    Burda et al. 2016, section 5: below the true value on average, and the nearer the larger K.
-    With it: `standard_error` of that mean as an estimate for all data like these, `monte_carlo_error`, its deviation
-    over other draws for the same examples (by the delta method: 1 / ess - 1 / K each; too small where ess is near 1);
+    Burda et al. 2016, section 5: a lower bound in expectation, tighter for larger K. Also `standard_error` of that mean
+    over examples; `monte_carlo_error`, its standard deviation over posterior samples for the same examples (delta
+    method: variance 1 / ess - 1 / K per example; an underestimate for ess near 1);
     `ess`, mean effective sample size (sum w)^2 / sum w^2 (Kong 1992); `bits_per_dim` = -log_likelihood / (D log 2);
     `rate` and `distortion`, means of log q(z|x) - log p(z) and -log p(x|z) under q, whose sum is minus the evidence
     lower bound `elbo` (Alemi et al. 2018, section 2), in nats per example.

@@ -18,12 +18,12 @@ MOST_UNITS = 64  # of a code whose units are compared with factors of variation:
 
 
 def measures(model: Trained, dataset: Dataset, others: Sequence[Trained] = ()) -> dict[str, Any]:
-    """How like their originals the reconstructions of the test images are, and the defects of a plane of codes.
+    """Reconstruction quality, defects of a 2-D latent space, disentanglement, and the measures of the experiment.
 
-    Of the first seed, and of at most 10,000 images. Left out: likeness for sequences and images too small for a window
-    of structural similarity, defects where a class has too few codes to have an area.
-    With `others`, the models of the other seeds: how codes follow the factors of variation where these are known, and
-    what the experiment measures itself; a record of `seeds`, `mean` and `std`, of several seeds.
+    Reconstruction quality and defects are of `model`, the first seed, on at most 10,000 test images; without quality
+    for sequences and images smaller than the SSIM window, and without defects if one is not finite, as for a class with
+    collinear codes. The others are of all seeds, as records of `seeds`, `mean` and `std` if `others`, the models of
+    the other seeds, are passed; disentanglement only with known factors and at most 64 latent dimensions.
     """
     found: dict[str, Any] = {}
     test = dataset.test

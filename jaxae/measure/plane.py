@@ -10,15 +10,15 @@ from jaxtyping import Int, Num
 
 from jaxae.measure.images import Decode
 
-STEP = 0.01  # to either side, in units of standard deviation: slopes err by its square
+STEP = 0.01  # of central differences, in standard deviations; their error is quadratic in it
 
 
 def plane(decode: Decode, z: Num[Any, "N Z"], y: Int[Any, " N"]) -> dict[str, float]:
-    """Four defects of an autoencoder's plane of codes z with classes y, each without unit and blind to z's scale.
+    """Four defects of a 2-D latent space, from codes z and classes y; dimensionless and invariant to the scale of z.
 
-    Foster 2019 (Generative Deep Learning, chapter 3) names them: classes take areas of very different size, the codes
-    do not lie evenly about the origin, there are holes where a drawn code gives no sensible image, and neighbours
-    need not decode alike.
+    They are those of D. Foster, "Generative Deep Learning", 2nd edition, chapter 3: classes of unequal area, asymmetry
+    about the origin, holes where sampled codes decode to no sensible image, and neighbours that decode to different
+    images.
     """
     return {
         "unequal_areas": unequal_areas(z, y),
@@ -29,10 +29,10 @@ def plane(decode: Decode, z: Num[Any, "N Z"], y: Int[Any, " N"]) -> dict[str, fl
 
 
 def unequal_areas(z: Num[Any, "N Z"], y: Int[Any, " N"]) -> float:
-    """Standard deviation over the classes of log area_c: 0 when all take the same area, log 2 for a usual factor of 2.
+    """Standard deviation over classes of log area_c: 0 for equal areas, log 2 for a typical twofold deviation.
 
-    area_c = pi sqrt(det cov_c), that of the ellipse one standard deviation around the class's mean; the factor pi, or
-    its like for a volume in Z dimensions, drops out. Infinite if a class is flat: its codes lie in fewer dimensions.
+    area_c = pi sqrt(det cov_c) is the area of the ellipse at one standard deviation from the class mean; constant
+    factors cancel. Infinite if the covariance of a class is singular.
     """
     z, y = np.asarray(z, np.float64), np.asarray(y)
     covariances = [np.atleast_2d(np.cov(z[y == label], rowvar=False, bias=True)) for label in np.unique(y)]
@@ -57,10 +57,10 @@ def asymmetry(z: Num[Any, "N Z"]) -> float:
 
 
 def holes(z: Num[Any, "N Z"], seed: int = 0) -> float:
-    """Share of draws from the codes' normal distribution that have no code nearby: 0.01 for normal codes.
+    """Fraction of samples from a normal distribution fitted to the codes with no code nearby: 0.01 for normal codes.
 
-    In coordinates where that distribution is standard, 10,000 draws; nearby is the distance within which 99 % of them
-    find one of as many codes as z has, had those been drawn from the normal distribution too.
+    The codes are whitened, and 10,000 points sampled from N(0, I). "Nearby" is the 0.99 quantile of the distances from
+    these points to the nearest of N samples of N(0, I).
     """
     from scipy.spatial import cKDTree
 
@@ -75,11 +75,10 @@ def roughness(decode: Decode, z: Num[Any, "N Z"], seed: int = 0) -> float:
     """E |df/dw|^2 / E |f - E f|^2: squared slope over variance of the images f(w) = decode(mean + L w).
 
     w is standard normal, L L' the covariance of the codes, and the norms sum over pixels and directions. At least 1,
-    and 1 only for a linear decoder (Gaussian Poincare inequality: Nash 1958; Chernoff 1981): images that jump between
-    neighbours have steep slopes for their variance. From 2,000 draws, moved and scaled to mean 0 and covariance 1
-    exactly, so that a linear decoder has 1 to rounding; slopes are central differences over 0.02 (a decoder need only
-    be differentiable backwards); in 8 pieces, so that the images fit into memory. A constant decoder has no variance:
-    nan.
+    and 1 only for a linear decoder (Gaussian Poincare inequality: Nash 1958; Chernoff 1981); large if neighbours
+    decode to different images. Computed from 2,000 samples, whitened to mean 0 and covariance 1 exactly, so that a
+    linear decoder gives 1 up to rounding; slopes are central differences over 0.02, since decoders may lack
+    forward-mode derivatives; in 8 pieces, to fit the images into memory. A constant decoder gives nan.
     """
     _, mean, factor = _whiten(np.asarray(z, np.float64))
     draws = _whiten(np.random.default_rng(seed).standard_normal((2000, len(mean))))[0]

@@ -1,4 +1,4 @@
-"""A linear classifier of codes."""
+"""Linear probe: logistic regression on codes."""
 
 import warnings
 
@@ -28,6 +28,6 @@ def error(dataset: Dataset, train: np.ndarray, test: np.ndarray, iterations: int
 
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=iterations))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # to stop early is as good
+        warnings.simplefilter("ignore", ConvergenceWarning)  # an unconverged fit is accurate enough
         classifier.fit(train.reshape(len(train), -1).astype(np.float32), dataset.train.y)
     return 100 * float(np.mean(classifier.predict(test.reshape(len(test), -1).astype(np.float32)) != dataset.test.y))

@@ -1,8 +1,7 @@
-"""How good made images are: their features' distribution against that of real ones.
+"""Sample quality: the feature distribution of generated images against that of real ones.
 
-A feature is one number that a net computes of an image (see `classifier.features`); a space of them sees what an image
-shows, where pixels see whether it is shown at the same place. All of these depend on how many images there are:
-compare figures of equal numbers only.
+Features are activations of a network (see `classifier.features`); unlike pixels, they do not depend on the alignment of
+images. All metrics depend on the number of images; compare only figures of equal numbers.
 """
 
 from typing import Any
@@ -21,8 +20,8 @@ def frechet(a: Num[Any, "N F"], b: Num[Any, "M F"]) -> float:
         |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2))
 
     Heusel, Ramsauer, Unterthiner, Nessler & Hochreiter 2017, equation 6; Dowson & Landau 1982. With factors
-    C = R' R the trace of the root is the sum of the singular values of R_a R_b': no root of a matrix is taken, and
-    features that are constant, or fewer examples than features, need no care. Small sets have too large a distance.
+    C = R' R the trace of the root is the sum of the singular values of R_a R_b': no matrix square root is needed, and
+    singular covariances need no special case. The estimate is biased upwards for small sets.
     InputError for a set of fewer than 2 examples.
     """
     (mean_a, root_a), (mean_b, root_b) = _moments(a), _moments(b)
@@ -32,11 +31,12 @@ def frechet(a: Num[Any, "N F"], b: Num[Any, "M F"]) -> float:
 
 
 def precision_recall(real: Num[Any, "N F"], made: Num[Any, "M F"], k: int = 3) -> tuple[float, float]:
-    """Share of what is made that looks real, and of what is real that could be made; both 1 for identical sets.
+    """Precision and recall of generated images: (precision, recall), both 1 for identical sets.
 
-    A set's manifold is the union of balls around its features, each as wide as the distance to the k-th nearest other
-    one; precision is the share of made features inside the real manifold, recall that of real ones inside the made
-    (Kynkaanniemi, Karras, Laine, Lehtinen & Aila 2019, equations 1 and 2). InputError for a set of k examples or fewer.
+    The manifold of a set is the union of balls around its features, with the distance to the k-th nearest other feature
+    as radius; precision is the fraction of generated features in the real manifold, recall that of real features in the
+    generated one (Kynkaanniemi, Karras, Laine, Lehtinen & Aila 2019, equations 1 and 2). InputError for a set of k
+    examples or fewer.
     """
     from scipy.spatial.distance import cdist
 

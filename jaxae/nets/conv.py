@@ -12,7 +12,7 @@ from jaxae.nets.regularization import Regularization
 
 
 class Convolution(nn.Module):
-    """Upsampling where asked, a convolution and a bias: [B, H, W, I] -> [B, h, w, filters]; padding SAME or VALID."""
+    """Optional upsampling, a convolution and a bias: [B, H, W, I] -> [B, h, w, filters]; padding SAME or VALID."""
 
     filters: int
     kernel: int = 3
@@ -20,7 +20,7 @@ class Convolution(nn.Module):
     padding: str = "SAME"
     up: int = 1
     precision: str = "float32"
-    bias: float = 0.0  # that it starts from
+    bias: float = 0.0  # its initial value
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W I"]) -> Float[Array, "B h w filters"]:
@@ -42,7 +42,7 @@ class TransposedConvolution(nn.Module):
     kernel: int = 3
     stride: int = 1
     precision: str = "float32"
-    bias: float = 0.0  # that it starts from
+    bias: float = 0.0  # its initial value
 
     @nn.compact
     def __call__(self, x: Float[Array, "B h w O"]) -> Float[Array, "B H W filters"]:
@@ -53,7 +53,7 @@ class TransposedConvolution(nn.Module):
 
 
 class Conv(nn.Module):
-    """Convolutions with padding SAME, each followed by max-pooling where asked, and a dense layer where asked.
+    """Convolutions with padding SAME, each with optional max-pooling, and an optional dense layer.
 
     [*lead, H, W, C] -> [*lead, h, w, filters[-1]], or [*lead, *outputs]. ValueError for lists that do not fit.
     """
@@ -88,7 +88,7 @@ class Conv(nn.Module):
 
 
 class UpConv(nn.Module):
-    """Convolutions, each followed by upsampling, and a last one, linear; cut to the image where larger.
+    """Convolutions, each followed by upsampling, and a linear last one; cropped to the image shape.
 
     [*lead, h, w, c] -> [*lead, *shape]. ValueError for lists of the wrong length, and for outputs that are too small.
     """
@@ -97,7 +97,7 @@ class UpConv(nn.Module):
     filters: tuple[int, ...]
     kernels: tuple[int, ...] = (3,)
     last: int = 3  # kernel of the last layer
-    bias: float = 0.0  # that the last layer starts from
+    bias: float = 0.0  # initial bias of the last layer
     ups: tuple[int, ...] = (2,)
     paddings: tuple[str, ...] = ("SAME",)
     activation: Activation = nn.relu
@@ -128,7 +128,7 @@ class UpConv(nn.Module):
 class Deconv(nn.Module):
     """The mirror image of a `Conv` of the same arguments: transposed convolutions, the last one linear.
 
-    [*lead, *code] -> [*lead, *shape]. A code that is not yet of the shape that `Conv` ends with passes a dense layer.
+    [*lead, *code] -> [*lead, *shape]. A dense layer maps codes [*lead, Z] to the output shape of `Conv`.
     ValueError for lists that do not fit.
     """
 
@@ -136,7 +136,7 @@ class Deconv(nn.Module):
     filters: tuple[int, ...]
     kernels: tuple[int, ...] = (3,)
     strides: tuple[int, ...] = (1,)
-    bias: float = 0.0  # that the last layer starts from
+    bias: float = 0.0  # initial bias of the last layer
     activation: Activation = nn.relu
     batch_norm: bool = False
     dropout: float = 0.0

@@ -1,10 +1,11 @@
 """Convolutions whose derivatives of any order are fast on CPU.
 
-XLA on CPU runs those that autodiff makes, inside a loop, through a naive path (5,800 ms a step instead of
-170). The convolution, its gradient in the image (which is the transposed convolution) and its gradient in the kernel
-are each linear in two of three arrays, and each one's derivatives are the other two. The first two take the fast path
-in the layout NHWC, HWIO; the third, as matrix products of the pixels under each tap, takes half the time that it takes
-as a convolution (S2 at batch 512: 481 ms a step became 334). Other backends use XLA's own.
+Inside a loop, XLA on CPU runs the convolutions of autodiff through a naive path (5,800 ms a step instead of 170). The
+convolution, its gradient with respect to the image (the transposed convolution) and its gradient with respect to the
+kernel are each linear in two of three arrays, and the derivatives of each are the other two. The first two take the
+fast path in the layout NHWC, HWIO; the third, computed as matrix products of the pixels under each tap, takes half the
+time of a convolution (`denoising` at batch size 512: 334 ms a step instead of 481). Other backends use XLA's
+derivatives, except in mixed precision.
 """
 
 from functools import partial
@@ -17,11 +18,11 @@ from jax import lax
 from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Float
 
-IN_CACHE = 5 << 16  # numbers that a core keeps near, about a megabyte
+IN_CACHE = 5 << 16  # float32 values that fit into the cache of a core, 1.3 MB
 
 
 class Geometry(NamedTuple):
-    """How a convolution goes over an image of `size` pixels: for each of height and width, two paddings."""
+    """Static arguments of a convolution on images of `size` pixels; padding: (low, high) of height and width."""
 
     size: tuple[int, int]
     kernel: tuple[int, int]
@@ -62,7 +63,7 @@ def conv_transpose(
     padding: str = "SAME",
     precision: str = "float32",
 ) -> Float[Array, "B H W I"]:
-    """The transpose (adjoint) of `conv` on images of `size` = (H, W). ValueError if `conv` does not lead from there."""
+    """The transpose (adjoint) of `conv` on images of `size` = (H, W). ValueError for a wrong shape of x."""
     geometry = _geometry(size, w, stride, padding, precision)
     if list(x.shape[1:3]) != geometry.out:
         raise ValueError(f"a convolution of {size} gives {geometry.out} pixels, not {list(x.shape[1:3])}")
@@ -82,12 +83,12 @@ def _convolve(lhs: jax.Array, rhs: jax.Array, stride: int, padding: Any, precisi
             **dilation,
         )
 
-    # With an axis of seeds XLA would make groups of channels, which are slow on CPU: one seed after the other.
+    # XLA turns an axis of seeds into grouped convolutions, which are slow on CPU; loop over the seeds instead.
     return (sequential_vmap(convolve) if _on_cpu() else convolve)(lhs, rhs)
 
 
 def _own(precision: str) -> bool:
-    """Whether the derivatives are those of this file: autodiff's are slow on CPU, and multiply float32 when mixed."""
+    """Whether to use the derivatives of this file: autodiff's are slow on CPU, and in float32 in mixed precision."""
     return _on_cpu() or precision == "mixed"
 
 
@@ -150,13 +151,13 @@ def _multiplied_to_kernel(x: jax.Array, g: jax.Array, to: Geometry) -> jax.Array
     g = g.reshape(-1, filters)
     if inputs == 1:  # too narrow for products of its own: all rows of the kernel side by side
         return (jnp.concatenate([spread(a) for a in range(high)], 1).T @ g).reshape(high, wide, 1, filters)
-    gt = lax.optimization_barrier(g.T)  # made first: within a product a transpose doubles its time
+    gt = lax.optimization_barrier(g.T)  # materialized first: fused into the product, the transpose doubles its time
     w = jnp.stack([gt @ spread(a) for a in range(high)])
     return w.reshape(high, filters, wide, inputs).transpose(0, 2, 3, 1)
 
 
 def _rounded(precision: str, *operands: jax.Array) -> list[jax.Array]:
-    """The operands in bfloat16 where they are to be; on a CPU only their values, for which its products are faster."""
+    """Operands in bfloat16 if mixed; on CPU rounded to bfloat16 but kept in float32, whose products are faster."""
     if precision == "mixed":
         return [lax.reduce_precision(v, 8, 7) if _on_cpu() else v.astype(jnp.bfloat16) for v in operands]
     return list(operands)

@@ -1,4 +1,4 @@
-"""What layers share: activations, keys, and matrix products of a given precision."""
+"""Activations, keys, and matrix products of a given precision."""
 
 from collections.abc import Callable
 from typing import Any
@@ -48,7 +48,7 @@ def dot_general(precision: str) -> Any:
     if precision == "float32":
         return jax.lax.dot_general
     if precision != "mixed":
-        raise ValueError(f"precision is float32 or mixed, not {precision}")
+        raise ValueError(f"precision={precision} is unknown; use one of float32, mixed")
 
     def mixed(a: jax.Array, b: jax.Array, dimensions: Any, **_: Any) -> jax.Array:
         if dimensions != (((a.ndim - 1,), (0,)), ((), ())):

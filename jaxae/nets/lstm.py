@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 class LSTM(nn.Module):
     """Long short-term memory (Hochreiter & Schmidhuber 1997; with a forget gate: Gers et al. 2000).
 
-    [B, T, D] -> the outputs [B, T, width] and the last one [B, width], that of the last step that the mask keeps.
+    [B, T, D] -> the outputs [B, T, width], and the output [B, width] at the last unmasked step.
     """
 
     width: int

@@ -20,7 +20,7 @@ class MLP(nn.Module):
     kernel_init: nn.initializers.Initializer = nn.initializers.glorot_uniform()
     bias_init: nn.initializers.Initializer = nn.initializers.zeros
     precision: str = "float32"  # or "mixed": bfloat16 operands
-    last_bias: tuple[float, ...] = ()  # that the last layer starts from, where it is not bias_init
+    last_bias: tuple[float, ...] = ()  # initial bias of the last layer (default: bias_init)
 
     @nn.compact
     def __call__(

@@ -10,10 +10,10 @@ from jaxae.nets.cpu_convolution import conv
 def conv_upsampled(
     x: Float[Array, "B H W I"], w: Float[Array, "3 3 I O"], precision: str = "float32"
 ) -> Float[Array, "B 2*H 2*W O"]:
-    """conv(upsample(x, 2), w), with 4 products for every 9.
+    """conv(upsample(x, 2), w), with 4 multiplications in place of 9.
 
-    Under a 3 x 3 kernel on doubled pixels lie 2 x 2 pixels: one convolution of x gives the four pixels that each
-    becomes, with kernels whose taps are the sums of those that fall on the same pixel.
+    A 3 x 3 kernel covers only 2 x 2 distinct pixels of an upsampled image. One convolution of x with four 2 x 2 kernels
+    gives the four phases of the output; their taps are sums of the taps of w on the same pixel.
     """
     n, height, width, _ = x.shape
     filters = w.shape[3]
@@ -28,7 +28,7 @@ def conv_upsampled(
 
 
 def max_pool(x: Float[Array, "B H W C"], size: int) -> Float[Array, "B h w C"]:
-    """The largest value of each size x size square; padding as SAME. As reshape and max: a cheaper gradient."""
+    """Max-pooling of window and stride `size`, padding SAME; by reshape and max, whose gradient is cheaper."""
     n, height, width, channels = x.shape
     (top, bottom), (left, right) = lax.padtype_to_pads((height, width), (size, size), (size, size), "SAME")
     x = jnp.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=-jnp.inf)
@@ -36,7 +36,7 @@ def max_pool(x: Float[Array, "B H W C"], size: int) -> Float[Array, "B h w C"]:
 
 
 def upsample(x: Float[Array, "B H W C"], size: int) -> Float[Array, "B {size}*H {size}*W C"]:
-    """Each pixel as a size x size square of pixels."""
+    """Nearest-neighbour upsampling by a factor of `size`."""
     n, height, width, channels = x.shape
     wide = jnp.broadcast_to(x[:, :, None, :, None], (n, height, size, width, size, channels))
     return wide.reshape(n, height * size, width * size, channels)

@@ -38,7 +38,7 @@ def _with_flags(config: Any, text: str) -> str:
 
 
 def parse(kind: type[C], description: str, argv: Sequence[str] | None = None, program: str | None = None) -> C:
-    """The command line as a dataclass. InputError, in one line, for one that is not right; `--help` exits.
+    """Parse the command line into a dataclass. InputError, in one line, for invalid arguments; `--help` exits.
 
     program: its name in the help (default: that of the file).
     """
@@ -52,7 +52,7 @@ def parse(kind: type[C], description: str, argv: Sequence[str] | None = None, pr
     except SystemExit as stop:
         if stop.code != 2:
             raise
-    # tyro draws a box of sections between rules; its first ones say what is wrong, the rest is help.
+    # tyro draws a box of sections between rules; the first ones are errors, the rest is help.
     text = re.sub(r"[╭╮╰╯│]", " ", re.sub(r"╭.*╮", " ", box.getvalue()))
     sections = [" ".join(section.split()) for section in re.split(r"─{3,}", text)]
     said = [section for section in sections if section and not section.startswith(("Argument help", "For full help"))]
@@ -62,7 +62,7 @@ def parse(kind: type[C], description: str, argv: Sequence[str] | None = None, pr
 
 
 def command(config: Config, name: str) -> str:
-    """The command that repeats a run: the fields that decide its result, where they are not the experiment's own."""
+    """The command that repeats a run, with every field that affects the result and differs from its default."""
     words = ["python" if name.endswith(".py") else "jaxae", name]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)

@@ -1,7 +1,7 @@
 """JAX's persistent compilation cache in the user's cache folder: a second start does not compile again.
 
-JAX locks, bounds and evicts. Its keys contain the versions and the instruction set of the processor, so machines may
-share the folder.
+JAX locks the cache, bounds its size and evicts entries. The keys contain the versions and the instruction set of the
+processor, so machines may share the folder.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,7 +30,7 @@ def kept(largest: int = LARGEST) -> Iterator[None]:
         "jax_compilation_cache_dir": str(directory),
         "jax_compilation_cache_max_size": largest,
         "jax_persistent_cache_min_compile_time_secs": 0,
-        "jax_persistent_cache_enable_xla_caches": "none",  # they have no largest size
+        "jax_persistent_cache_enable_xla_caches": "none",  # XLA's own caches have no size limit
     }
     before = {name: getattr(jax.config, name) for name in settings}
     if before["jax_compilation_cache_dir"] or not _repair(directory):
@@ -46,14 +46,14 @@ def kept(largest: int = LARGEST) -> Iterator[None]:
 def _set(settings: Mapping[str, Any]) -> None:
     for name, value in settings.items():
         jax.config.update(name, value)
-    compilation_cache.reset_cache()  # JAX opens the cache that is configured only once
+    compilation_cache.reset_cache()  # JAX opens the configured cache only once
 
 
 def _repair(directory: Path) -> bool:
     """Remove the entries that JAX could never replace. False if the folder cannot be written.
 
-    A killed process or a full disk leaves a truncated entry, which JAX reports and compiles again at every start, or
-    one without its time of access, with which JAX writes no other.
+    A killed process or a full disk leaves a truncated entry, for which JAX warns and recompiles at every start, or an
+    entry without access time, which prevents JAX from writing any other.
     """
     checked = directory / ".checked"  # modified when every entry was last known to be complete
     try:

@@ -1,4 +1,4 @@
-"""The fields that every experiment has, and how `config.json` holds them."""
+"""The fields of every experiment, and their JSON form in `config.json`."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ from jaxae.training import optimizers
 
 @dataclasses.dataclass(frozen=True)
 class Computation:
-    """What is computed."""
+    """Fields of what a run computes: data, epochs, seeds, precision."""
 
     data: str = "digits"
     """digits (embedded), sprites (of known factors), mnist or another TFDS image set, or the path of your own .npy,
@@ -28,25 +28,25 @@ class Computation:
     init_from: str = ""
     """Run directory whose parameters training starts from (default: random ones)."""
     seed: int = 0
-    """Everything random follows from it."""
+    """Seed of all random numbers."""
     seeds: int = 1
     """Train this many seeds (seed, seed + 1, ...) in one program."""
     reduction: Literal["fast", "reproducible"] = "fast"
-    """reproducible: the same bits on 1, 2, 4 and 8 devices, at a price."""
+    """reproducible: the same bits on 1, 2, 4 and 8 devices, but slower."""
     precision: Literal["float32", "mixed"] = "float32"
     """mixed: bfloat16 operands, float32 accumulation."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimization:
-    """How parameters are updated."""
+    """Fields of the optimizer."""
 
     optimizer: optimizers.Name = "adam"
-    """Optimizer, as Optax has it. In Python also an Optax transformation itself."""
+    """Name of an Optax optimizer; in Python also an Optax transformation."""
     lr: float = 1e-3
     """Learning rate."""
     schedule: optimizers.Decay = "constant"
-    """Learning rate over the run: cosine and linear fall to 0, exponential to a hundredth."""
+    """Learning rate schedule: cosine and linear decay to 0, exponential to a hundredth of --lr."""
     warmup_steps: int = 0
     """Steps in which the learning rate rises linearly from 0."""
     eps: float = 0.0
@@ -61,14 +61,14 @@ class Optimization:
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """Where and how a run is executed, which changes no result: a run may be resumed with other values."""
+    """Where and how a run executes. A run may resume with other values; results change by rounding at most."""
 
     data_dir: str = ""
     """Folder of prepared TFDS sets (default: that of TFDS)."""
     manual_dir: str = ""
     """Folder of archives already downloaded, used instead of a download."""
     workdir: str = ""
-    """Run directory (default: runs/EXPERIMENT-DATA). One that holds this run already continues it."""
+    """Run directory (default: runs/EXPERIMENT-DATA). A directory that holds this run resumes it."""
     parallel: Literal["auto", "pmap", "jit"] = "auto"
     """Several devices: pmap (auto), or jit with shardings."""
     accumulate: int = 1
@@ -76,25 +76,25 @@ class Execution:
     coordinator: str = ""
     """Several processes: HOST:PORT of the first one, or auto (SLURM, Open MPI, Kubernetes, TPU pods)."""
     num_processes: int = 1
-    """How many processes there are."""
+    """Number of processes."""
     process_id: int = 0
-    """Which of them this is; number 0 writes."""
+    """Index of this process; process 0 writes the run directory."""
     heartbeat: int = 60
-    """Seconds of silence after which another process counts as lost."""
+    """Seconds without a heartbeat after which another process counts as lost."""
     patience: int = 300
-    """Seconds to wait for other processes, to start and in every dispatch."""
+    """Timeout in seconds for other processes, at start-up and in every dispatch."""
     device_data_limit: float = 0.0
-    """GiB of training data that a device keeps; more is streamed from disk (0: a quarter of its memory)."""
+    """GiB of training data to hold on a device; larger data is streamed (0: a quarter of the device's memory)."""
     checkpoint_every: int = 1
     """Epochs, or steps, between checkpoints."""
     checkpoint_unit: Literal["epochs", "steps"] = "epochs"
-    """What --checkpoint-every counts."""
+    """Unit of --checkpoint-every."""
     picture_every: int = 0
     """Steps between pictures of ten reconstructions while training (0: none)."""
     figures: Literal["all", "none"] = "all"
     """none: no pictures and no report.html."""
     overwrite: bool = False
-    """Start again in a workdir that holds a run."""
+    """Delete the run in the workdir, and start again."""
     summary: bool = False
     """Print the layers of each net (name, output shape, parameters), and do nothing else."""
 
@@ -103,7 +103,7 @@ class Execution:
 class Config(Execution, Optimization, Computation):
     """Fields of every experiment. An experiment adds its own: `class Config(run.Config): latent: int = 2`.
 
-    What each means: `jaxae vae --help`.
+    `jaxae vae --help` documents each field.
     """
 
     def __post_init__(self) -> None:
@@ -122,7 +122,7 @@ class Config(Execution, Optimization, Computation):
             raise ValueError(f"seed={self.seed} must be below {2**31 - self.seeds}")
 
 
-# In these the processes of one run may differ.
+# Fields that may differ between the processes of one run.
 OWN = ("data_dir", "manual_dir", "workdir", "process_id", "heartbeat", "patience")
 PLACE = tuple(field.name for field in dataclasses.fields(Execution))
 
@@ -130,13 +130,13 @@ C = TypeVar("C", bound=Config)
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], apart: Sequence[str] = PLACE) -> str:
-    """The fields, apart from these, that differ, as text: `epochs=50 there, 10 here`."""
+    """Differing fields, without those in `apart`, as text: `epochs=50 there, 10 here`."""
     names = [name for name in {**old, **new} if name not in apart and old.get(name) != new.get(name)]
     return "; ".join(f"{name}={old.get(name)} there, {new.get(name)} here" for name in names)
 
 
 def documented(config: Config) -> bool:
-    """Whether the run is the system of its source, on any data: all fields that define it have their defaults."""
+    """Whether all fields that define the experiment have their defaults, on any data."""
     free = (*PLACE, "data", "seed", "seeds", "precision", "reduction", "log_likelihood_samples")
     return all(getattr(config, f.name) == f.default for f in dataclasses.fields(config) if f.name not in free)
 
@@ -179,7 +179,7 @@ def from_json(kind: type[C], fields: dict[str, Any]) -> C:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value has the type that a field asks for."""
+    """Whether a value has the type of a field."""
     if get_origin(hint) is Literal:
         return value in get_args(hint)
     if get_origin(hint) is tuple:

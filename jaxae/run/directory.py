@@ -1,4 +1,4 @@
-"""The directory of a run: `config.json`, which says what the run is, and whether the directory may be used."""
+"""The run directory: its lock, and `config.json`, the description of the run."""
 
 import fcntl
 import hashlib
@@ -38,7 +38,7 @@ LOCK = ".lock"
 
 @contextmanager
 def alone(workdir: Path) -> Iterator[None]:
-    """Nobody else may run in the directory meanwhile. The lock dies with its process. InputError if another has it."""
+    """Lock the directory exclusively; the lock ends with its process. InputError if another process holds it."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         file = (workdir / LOCK).open("a")
@@ -55,9 +55,9 @@ def alone(workdir: Path) -> Iterator[None]:
 
 
 def prepare(workdir: Path, config: Config, description: dict[str, Any], extends: bool = False) -> None:
-    """Describe the run in its directory, or see that the run in it is this one. InputError if it cannot be used.
+    """Write config.json, or check that the directory holds this run. InputError if it cannot be used.
 
-    extends: the run in it is this one with fewer epochs.
+    extends: whether the directory holds this run with fewer epochs.
     """
     file = workdir / "config.json"
     try:
@@ -84,7 +84,7 @@ def prepare(workdir: Path, config: Config, description: dict[str, Any], extends:
 
 
 def read(file: Path) -> dict[str, Any]:
-    """What `describe` gave. InputError if the file says anything else."""
+    """Read config.json as `describe` gives it. InputError for any other content."""
     if not file.is_file():
         raise InputError(f"{file.parent}: holds no run: there is no config.json")
     try:
@@ -106,11 +106,11 @@ def read(file: Path) -> dict[str, Any]:
 
 
 def difference(old: dict[str, Any], new: dict[str, Any], apart: Sequence[str] = configs.PLACE) -> str:
-    """How two runs, as `describe` gives them, differ but for these fields; empty if they are the same."""
+    """The differences of two descriptions, apart from these fields; empty if there are none."""
     if old["experiment"] != new["experiment"]:
         return f"{old['experiment']} there, {new['experiment']} here"
     if old.get("program") != new.get("program"):
-        return f"the model, the loss or the optimizer of {old['experiment']} is another"
+        return f"the model, the loss or the optimizer of {old['experiment']} has changed"
     differ = configs.differences(old["config"], new["config"], apart)
     return differ or (
         "the data itself is not the same" if old["data"]["fingerprint"] != new["data"]["fingerprint"] else ""
@@ -125,7 +125,7 @@ def _same_run(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
 
 
 def describe(config: Config, name: str, dataset: Dataset, program: str = "") -> dict[str, Any]:
-    """What `config.json` holds: all that is needed to do the run again. program: a hash of what it computes."""
+    """Contents of `config.json`, which suffice to repeat the run. program: a hash of its computation."""
     packages = ("jaxae", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     devices = jax.devices()
     return {
@@ -153,7 +153,7 @@ def describe(config: Config, name: str, dataset: Dataset, program: str = "") -> 
 
 
 def _source(config: Config) -> dict[str, str]:
-    """A hash of the checkpoint that training starts from; nothing where its run is gone, as when a run resumes."""
+    """A hash of the checkpoint that training starts from; empty if that run is gone, e.g. on resuming."""
     if config.init_from:
         with suppress(InputError):
             leaves = recorded(Path(config.init_from) / "checkpoints")

@@ -26,7 +26,7 @@ def find(name: str) -> ModuleType:
 
 
 def imported(name: str) -> ModuleType | None:
-    """The module of this name, which holds an experiment outside the package; None for "". InputError."""
+    """Import an experiment from outside the package; None for "". InputError for a module that is no experiment."""
     if not name:
         return None
     try:
@@ -34,12 +34,12 @@ def imported(name: str) -> ModuleType | None:
     except (ImportError, ValueError) as error:
         raise InputError(f"module={name} cannot be imported ({first_line(error)})") from None
     if not (hasattr(module, "Config") and hasattr(module, "build")):
-        raise InputError(f"module={name} is no experiment: it has no Config and build")
+        raise InputError(f"module={name} is no experiment: it must define Config and build")
     return module
 
 
 def name_of(module: ModuleType) -> str:
-    """The name that a run records: `vae` for a module of the package, the file's name for another: `my_vae.py`."""
+    """Recorded name of an experiment: `vae` in the package, the name of the file, `my_vae.py`, outside it."""
     file = Path(module.__file__ or module.__name__)
     package = Path(importlib.import_module(PACKAGE).__file__ or "").parent
     return file.stem if file.resolve().parent == package.resolve() else file.name

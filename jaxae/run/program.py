@@ -56,7 +56,7 @@ def program(work: Callable[[signals.Stop], str], together: Callable[[], Processe
         try:
             with compiled.kept():
                 said = work(stop)
-            with suppress(BrokenPipeError):  # nobody may be listening any more
+            with suppress(BrokenPipeError):  # the reader may have closed the pipe
                 print(said, end="\n" if said else "", flush=True)
             together().shutdown()
             code = 0

@@ -1,4 +1,4 @@
-"""What a run says while it trains: a progress bar, or a line per epoch."""
+"""Training progress: a progress bar, or a line per epoch."""
 
 import sys
 import time
@@ -9,8 +9,8 @@ from jaxae.training.records import Record, mean
 
 
 def say(text: str) -> None:
-    """A line, at once."""
-    with suppress(OSError):  # nobody may be listening any more
+    """Print a line, and flush."""
+    with suppress(OSError):  # the reader may have closed the pipe
         print(text, flush=True)
 
 
@@ -33,7 +33,7 @@ class Progress:
         self._bar.close()
 
     def update(self, epoch: int, step: int, loss: float, rate: float) -> None:
-        """After some steps. rate: images per second."""
+        """Advance the bar to `step`. rate: images per second."""
         if not self._start:
             self._first, self._start = step, time.monotonic()
             self._bar.unpause()
@@ -42,12 +42,12 @@ class Progress:
         self._bar.update(step - self._bar.n)
 
     def epoch(self, train: Record, test: Record, rate: float) -> None:
-        """After an epoch."""
+        """Print a line for an epoch, unless there is a bar."""
         if not self._bar.disable:
             return
         step = train["step"]
         done = step - self._first
-        timed = self._start and done  # not where a run goes on at the end of an epoch, or an epoch is one dispatch
+        timed = self._start and done  # false until a dispatch after the first one
         left = f"  {(time.monotonic() - self._start) / done * (self._steps - step):.0f} s left" if timed else ""
         say(
             f"epoch {train['epoch']}/{self._epochs}  train loss {mean(train['loss']):.4f}  "

@@ -25,13 +25,13 @@ from jaxae.training.start import start
 
 
 def apart(config: Config, fields: Sequence[str]) -> tuple[Any, ...]:
-    """What a configuration says but for these fields, and where it is."""
+    """The values of all other fields, without seed and workdir."""
     fields = (*fields, "seed", "workdir")
     return tuple(getattr(config, field.name) for field in dataclasses.fields(config) if field.name not in fields)
 
 
 def arrays(module: ModuleType, config: Config, fields: list[str]) -> tuple[str, ...]:
-    """Those of these fields that may enter the step as arrays: nothing is decided by their value before it."""
+    """The fields that can be traced, since no Python code branches on their values; the first if not all at once."""
     dataset = loaded(config)
 
     def state(values: dict[str, Any]) -> Any:
@@ -42,7 +42,7 @@ def arrays(module: ModuleType, config: Config, fields: list[str]) -> tuple[str, 
         try:
             with input_errors():
                 jax.eval_shape(state, {field: np.float32(1) for field in fields})
-        except TypeError:  # JAX's own among them
+        except TypeError:  # JAX's concretization errors are TypeErrors
             return False
         return True
 
@@ -51,7 +51,7 @@ def arrays(module: ModuleType, config: Config, fields: list[str]) -> tuple[str, 
 
 
 def _with(config: Config, values: dict[str, Any]) -> Config:
-    """The configuration with traced numbers in these fields, which their types do not admit."""
+    """A copy of the configuration with traced numbers in these fields, without type checks."""
     found = copy.copy(config)
     for name, value in values.items():
         object.__setattr__(found, name, value)

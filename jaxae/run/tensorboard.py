@@ -27,7 +27,7 @@ class TensorBoard:
         self._writer.close()
 
     def scalars(self, line: Record) -> None:
-        """The metrics of a line."""
+        """Write the metrics of a record."""
         for name in names(line):
             self._writer.add_scalar(f"{name}/{line['split']}", mean(line[name]), line["step"])
             if (deviation := std(line[name])) is not None:
@@ -35,7 +35,7 @@ class TensorBoard:
         self._writer.flush()
 
     def picture(self, path: Path, step: int, name: str = "") -> None:
-        """A PNG file as an image of this name, or that of the file."""
+        """Write a PNG file as an image of this name (default: that of the file)."""
         from PIL import Image
 
         with Image.open(path) as image:
@@ -43,10 +43,10 @@ class TensorBoard:
         self._writer.add_image(name or path.stem, pixels, step, dataformats="HWC")
 
     def histogram(self, name: str, values: np.ndarray, step: int) -> None:
-        """How these values are distributed."""
+        """Write a histogram of these values."""
         self._writer.add_histogram(name, values.ravel(), step)
 
     def parameters(self, config: dict[str, Any], test: Record) -> None:
-        """The fields of a run with what it has reached, for the table of hyper-parameters."""
+        """Write the configuration and the final test metrics, for the table of hyper-parameters."""
         fields = {k: v if isinstance(v, int | float | str) else " ".join(map(str, v)) for k, v in config.items()}
         self._writer.add_hparams(fields, {f"final/{n}": mean(test[n]) for n in names(test)}, "final", test["step"])

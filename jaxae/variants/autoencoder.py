@@ -1,4 +1,4 @@
-"""The plain autoencoder (Rumelhart, Hinton & Williams 1986; Hinton & Salakhutdinov 2006), and what is added to it."""
+"""The plain autoencoder (Rumelhart, Hinton & Williams 1986; Hinton & Salakhutdinov 2006) and its loss."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from jaxae.nets import Activation, Keys
 
 
 class Autoencoder(nn.Module):
-    """z = encoder(x), and x again = output(decoder(z)): three models that share their weights."""
+    """z = encoder(x), reconstruction = output(decoder(z))."""
 
     encoder: nn.Module  # [B, *D] -> [B, *Z], as `MLP` and `Conv`
     decoder: nn.Module  # [B, *Z] -> [B, *D], as `MLP`, `UpConv` and `Deconv`
@@ -68,9 +68,9 @@ def pooled(
 ) -> tuple[nets.Conv, nets.UpConv]:
     """Encoder of convolutions with max-pooling and decoder of convolutions with upsampling, for images of this shape.
 
-    filters: of the encoder; the decoder mirrors them. kernels: one width per layer, or one for all. pools: how many
-    layers of the encoder are pooled (default: all). padding: of the decoder's last but one layer. bias: that its last
-    layer starts from.
+    filters: of the encoder; the decoder has the first `pools` of the reversed list. kernels: one width per layer, or
+    one for all. pools: number of leading encoder layers with max-pooling (default: all). padding: of the decoder's last
+    but one layer. bias: initial bias of its last layer.
     """
     layers = len(filters)
     pools = layers if pools is None else pools
@@ -108,8 +108,8 @@ def loss(
 ) -> Loss:
     """Reconstruction error, times `weight`, plus a penalty on the code.
 
-    model: an `Autoencoder`, or another module whose __call__ returns codes and what comes before its `output`.
-    corrupt: what the encoder sees in place of x (denoising). penalty: of the codes, per example (sparse).
+    model: an `Autoencoder`, or another module whose __call__ returns (codes, decoder output before `output`).
+    corrupt: input of the encoder in place of x (denoising). penalty: of the codes, per example (sparse).
     Sequences: padding is excluded, and each sequence has the same weight.
 
     Terms: `loss`; `mse`, squared error, pixels in [0, 1], mean over pixels; `rmse`, its root per image; with a
@@ -137,7 +137,7 @@ def loss(
 
 
 def _mean_over_pixels(values: Float[Array, "B *D"], mask: Float[Array, "B T"] | None) -> Float[Array, " B"]:
-    """Mean over the pixels of each example, or over the steps that the mask keeps."""
+    """Mean over the pixels of each example, or over its unmasked steps."""
     if mask is None:
         return per_example(values) / values[0].size
     rows = values.reshape(*mask.shape, -1)

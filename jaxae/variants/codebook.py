@@ -1,4 +1,4 @@
-"""The codebook of a vector-quantized autoencoder: nearest codes, and moving averages of their use."""
+"""The codebook of a vector-quantized autoencoder: nearest codes, and moving averages of code usage."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -17,11 +17,11 @@ Update: TypeAlias = Callable[
 ]
 
 
-COPY = 1e-6  # squared distance, in squared lengths, of vectors that are the same but for rounding
+COPY = 1e-6  # squared distance of vectors that are equal up to rounding, relative to their mean squared norm
 
 
 def nearest(z: Float[Array, "*P Z"], codes: Float[Array, "K Z"]) -> Int[Array, "*P"]:
-    """argmin_k |z - e_k| (equation 1 of the paper); of several that are as near, the first.
+    """argmin_k |z - e_k| (van den Oord et al. 2017, equation 1); ties go to the first.
 
     |z - e|^2 without |z|^2, which is the same for all codes: a matrix product.
     """
@@ -31,9 +31,9 @@ def nearest(z: Float[Array, "*P Z"], codes: Float[Array, "K Z"]) -> Int[Array, "
 
 
 def track(decay: float = 0.99, revival: float = 0.0) -> Update:
-    """Exponential moving averages over global batches: of code usage, and of codes not learned (appendix A.1).
+    """EMA over global batches of code usage, and of codes not learned by gradient (van den Oord et al. 2017, A.1).
 
-    With n_k vectors z of the batch that are nearest to code k (equations 6 to 8 of the paper):
+    With n_k vectors z of the batch that are nearest to code k (equations 6 to 8):
 
         N_k <- decay N_k + (1 - decay) n_k,  m_k <- decay m_k + (1 - decay) sum z,  e_k = m_k / N_k,
 
@@ -88,9 +88,9 @@ def resampled(vectors: Float[Array, "B P Z"], k: int, batch: Batch, key: Key[Arr
 
 
 def unlike(fresh: Float[Array, "N Z"], codes: Float[Array, "K Z"]) -> Bool[Array, " N"]:
-    """Which vectors are copies of no code, and of none of the vectors before them.
+    """Whether each vector differs from all codes and from all vectors before it, up to rounding.
 
-    Blank places give the same vector: of codes that are alike, which one is nearest would be a matter of rounding.
+    Blank image regions give equal vectors; between equal codes, rounding would decide which one is nearest.
     """
     n, k = len(fresh), len(codes)
     square = jnp.sum((fresh[:, None] - jnp.concatenate([codes, fresh])[None]) ** 2, axis=2)

@@ -64,8 +64,8 @@ def dense(
 ) -> tuple[nn.Module, nn.Module, Likelihood]:
     """Encoder, decoder and likelihood of a `VAE` of dense layers for examples of this shape.
 
-    hidden: widths of the encoder; the decoder mirrors them. mean: what the decoder outputs at first, whatever z
-    (default: its bias starts from 0). options: arguments of both nets.
+    hidden: widths of the encoder; the decoder mirrors them. mean: mean of p(x|z) that
+    the decoder's output bias starts from (default: a bias of 0). options: arguments of both nets.
     """
     bias = () if mean is None else tuple(likelihood.initial(mean).ravel().tolist())
     encoder = nets.MLP(hidden, (2 * latent,), axes=len(shape), **options)
@@ -102,7 +102,7 @@ def prior(latent: int) -> Prior:
 def loss(model: VAE, rate: rates.Rate = rates.BOUND) -> Loss:
     """The negative evidence lower bound with one sample (Kingma & Welling 2014, equation 7), in nats per example.
 
-    rate: how the KL term enters; with weight 1 the loss is the bound.
+    rate: KL term of the loss (see `kl_term`); with weight 1 the loss is the negative bound.
     Terms: `loss` = `reconstruction` (-log p(x|z)) + rate of `kl`, nats per example, and the likelihood's `errors`.
     """
 

@@ -18,15 +18,15 @@ from jaxae.variants.codebook import Update, nearest
 
 
 class Quantized(NamedTuple):
-    """Vectors at the places P of a code, usually h w, and what stands for them."""
+    """Vectors at the positions P, usually h w, before and after quantization."""
 
     before: Float[Array, "B *P Z"]  # from the encoder
     after: Float[Array, "B *P Z"]  # the nearest codes
-    rows: Int[Array, "B *P"]  # where these stand in the codebook
+    rows: Int[Array, "B *P"]  # indices of these codes in the codebook
 
 
 class VQVAE(nn.Module):
-    """Each vector that the encoder gives is replaced by the nearest of K codes; the decoder sees nothing else.
+    """An autoencoder that replaces each encoder vector by the nearest of K codes, the only input of the decoder.
 
     The codebook is state, the collection `codebook`; where `learned`, it is the group of parameters `codebook`, and
     where that is also `tracked`, the sum of both.
@@ -36,8 +36,8 @@ class VQVAE(nn.Module):
     decoder: nn.Module  # [B, *P, Z] -> [B, *D]: logits
     codes: int  # K
     latent: int  # Z
-    learned: bool = False  # by the gradient, not by averages
-    tracked: bool = True  # whether its use is known, for codes that are learned: what revival needs
+    learned: bool = False  # by gradient, not by moving averages
+    tracked: bool = True  # track the usage of learned codes, as re-initialisation needs
 
     def setup(self) -> None:
         shape = (self.codes, self.latent)
@@ -66,7 +66,7 @@ class VQVAE(nn.Module):
         return self.quantize(x).after
 
     def index(self, z: Float[Array, "B *P Z"]) -> Int[Array, "B *P"]:
-        """Where in the codebook these codes stand."""
+        """Indices of these codes in the codebook."""
         return nearest(z, self.book)
 
     def decode(self, z: Float[Array, "B *P Z"]) -> Float[Array, "B *D"]:
@@ -79,10 +79,10 @@ def strided(
 ) -> tuple[nn.Module, nn.Module]:
     """Encoder and decoder of convolutions of stride 2 for images of this shape, with `latent` numbers at every place.
 
-    filters: of the encoder; the decoder mirrors them. pixel: the mean pixel, that the decoder outputs at first.
+    filters: of the encoder; the decoder mirrors them. pixel: mean pixel that the decoder's output bias starts from.
     """
-    # Leaky: where all codes are 0 at first, as when rounded, a plain ReLU has no gradient. From another mean than that
-    # of the data all codes would first move the same way, that of darker images, and some would stay there.
+    # Leaky, since a plain ReLU has no gradient while all codes are 0, as after rounding at initialisation. With an
+    # initial output other than the data mean, all codes first move towards darker images, and some stay there.
     common: dict[str, Any] = {"activation": partial(nn.leaky_relu, negative_slope=0.2), "precision": precision}
     encoder = nets.Conv(filters, strides=(2,), **common)
     decoder = nets.Deconv(shape, filters, strides=(2,), bias=float(logit(pixel)), **common)
@@ -91,9 +91,9 @@ def strided(
 
 
 def straight_through(z: Float[Array, "*D"], q: Float[Array, "*D"]) -> Float[Array, "*D"]:
-    """q, to the bit, with the gradient of z: what follows is differentiated at q, and z moves as q should.
+    """The straight-through estimator: the value of q, bit for bit, with the gradient passed to z.
 
-    Bengio, Leonard & Courville 2013; section 3.2 of the paper.
+    Bengio, Leonard & Courville 2013; van den Oord et al. 2017, section 3.2.
     """
     return jax.lax.stop_gradient(q) + (z - jax.lax.stop_gradient(z))
 
