@@ -216,7 +216,7 @@ def test_stuck_process_ends_the_other_with_its_stack(tmp_path):
         _, said = processes[0].communicate(timeout=40)
     assert processes[0].returncode == 1
     assert "Timeout (0:00:08)!" in said
-    assert "iterate.py" in said
+    assert "loop.py" in said
     assert jaxae.load(workdir)
 
 

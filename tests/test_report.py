@@ -268,7 +268,7 @@ def test_the_page_says_what_was_run(runs):
     command = json.loads((runs[0] / "config.json").read_text())["command"]
     assert command == "jaxae vae --epochs 3 --seeds 2 --hidden 64"
     assert f"<pre>{command}</pre>" in text
-    again = command_line.parse(vae.Config, "", shlex.split(command)[3:])
+    again = command_line.parse(vae.Config, "", shlex.split(command)[2:])
     saved = json.loads((runs[0] / "config.json").read_text())["config"]
     assert config.to_json(again) == {**saved, "workdir": ""}
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", text)
