@@ -1,6 +1,7 @@
 """The commands that apply a trained model to new data, against the same calls in Python."""
 
 import csv
+import os
 import shutil
 import subprocess
 import sys
@@ -280,7 +281,7 @@ def test_output_that_nobody_reads_is_no_error(arguments):
     read, write = os.pipe()
     os.close(read)
     command = [sys.executable, "-m", "jaxae", *arguments]
-    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, cwd=ROOT, check=False)
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
     os.close(write)
     assert (done.returncode, done.stderr) == (0, "")
 

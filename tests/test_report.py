@@ -26,7 +26,7 @@ from jaxae.errors import InputError
 from jaxae.experiments import dense, vae
 from jaxae.report import figures, html
 from jaxae.report.wall import sheet, small
-from jaxae.run import command_line, config
+from jaxae.run import command_line, config, results
 from jaxae.training import records
 
 CHROMIUM = next(
