@@ -189,9 +189,8 @@ def trained(options: argparse.Namespace, info: run.Info, size: int, stop: loop.S
     fields = {"data": options.data, "data_dir": options.data_dir, "manual_dir": options.manual_dir}
     fields |= {"epochs": options.epochs, "batch_size": min(Config.batch_size, info.train), "latent": size}
     fields |= {"overwrite": options.overwrite, "figures": options.figures}
-    kinds = {"dense": (dense, Config.hidden), "linear": (sys.modules[__name__], ())}
     models = {}
-    for kind, (module, hidden) in kinds.items():
+    for kind, module, hidden in (("dense", dense, Config.hidden), ("linear", sys.modules[__name__], ())):
         with command_line.flags_of(Config):
             with input_errors():
                 config = Config(**fields, hidden=hidden, workdir=str(options.workdir / f"{kind}-{size}"))
