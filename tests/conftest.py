@@ -4,6 +4,7 @@ import atexit
 import importlib.util
 import os
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -62,6 +63,19 @@ def call(name, *arguments):
     with pytest.raises(SystemExit) as ended:
         command.main([*map(str, arguments)])
     return ended.value.code
+
+
+def copy_repository(folder):
+    """The files of the repository that git does not ignore, links as links, in this folder."""
+    root = Path(__file__).parents[1]
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("needs a git checkout")
+    for name in filter(None, listed.stdout.split("\0")):
+        if (root / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(root / name, folder / name, follow_symlinks=False)
 
 
 def batch(x, weight=None, mask=None, training=True, layout=Layout()):  # noqa: B008

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import jaxae
+from conftest import copy_repository
 from jaxae import experiments
 
 ROOT = Path(__file__).parents[1]
@@ -19,15 +20,9 @@ SHORT = ("--epochs", "1", "--hidden", "8", "--figures", "none")
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """The wheel that is built from the sdist of the tracked files."""
+    """The wheel that is built from the sdist of the repository."""
     folder = tmp_path_factory.mktemp("build")
-    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
-    for file in filter(None, files):
-        (folder / "tree" / file).parent.mkdir(parents=True, exist_ok=True)
-        if (ROOT / file).is_symlink():
-            (folder / "tree" / file).symlink_to((ROOT / file).readlink())
-        else:
-            (folder / "tree" / file).write_bytes((ROOT / file).read_bytes())
+    copy_repository(folder / "tree")
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder / "dist", folder / "tree"]
     subprocess.run(command, check=True, capture_output=True)
     assert len([*(folder / "dist").glob("*.tar.gz")]) == 1

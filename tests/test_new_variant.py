@@ -2,13 +2,13 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from conftest import copy_repository
 from test_readme import VARIANT
 
 ROOT = Path(__file__).parents[1]
@@ -19,14 +19,7 @@ FILES = ("determinism", "devices", "experiments", "imports", "readme", "reproduc
 @pytest.fixture
 def copy(tmp_path):
     """The files of the repository, and the new variant."""
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if listed.returncode:
-        pytest.skip("needs a git checkout")
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).exists():
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, tmp_path / name, follow_symlinks=False)
+    copy_repository(tmp_path)
     (tmp_path / "experiments" / "regularized.py").write_text(VARIANT)
     return tmp_path
 

@@ -13,10 +13,9 @@ from tyro.conf import Positional
 
 from jaxae import data, run
 from jaxae.commands import _output
-from jaxae.commands._arguments import OneRun
+from jaxae.commands._arguments import OneRun, module_of
 from jaxae.errors import InputError
-from jaxae.run import command_line, directory
-from jaxae.run.find import imported
+from jaxae.run import directory
 from jaxae.training.trained import PIECE, Trained
 
 Apply = Callable[[np.ndarray, np.ndarray | None], ArrayLike]  # (examples, lengths) -> results, [*S, n, ...]
@@ -59,8 +58,7 @@ class Examples(NamedTuple):
 def opened(options: ToFile) -> Trained:
     """The model of a finished run, of all seeds or of --member. InputError for other runs and members."""
     path = options.run
-    with command_line.flags_of(options):
-        module = imported(options.module)
+    module = module_of(options)
     run.ended(path, directory.read(path / "config.json"))
     model = run.load(path, module)
     seeds = f"the run has {len(model)} seeds: give --member 0 to {len(model) - 1}"

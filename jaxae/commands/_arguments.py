@@ -4,12 +4,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, TypeVar
 
 import tyro
 from tyro.conf import Positional
 
 from jaxae.run import command_line
+from jaxae.run.find import imported
 
 C = TypeVar("C")  # a dataclass
 
@@ -18,6 +20,12 @@ def parsed(kind: type[C], argv: Sequence[str]) -> C:
     """The arguments of a command as its dataclass. InputError as `command_line.parse`."""
     name = kind.__module__.split(".")[-1]
     return command_line.parse(kind, sys.modules[kind.__module__].__doc__ or "", argv, f"jaxae {name}")
+
+
+def module_of(options: "OneRun | Runs") -> ModuleType | None:
+    """The experiment that --module names; None without it. InputError for a module that is no experiment."""
+    with command_line.flags_of(options):
+        return imported(options.module)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Docstrings of modules that are not imported, which would load JAX."""
+"""Names and docstrings of modules that are not imported, which would load JAX."""
 
 import ast
 import importlib
@@ -6,9 +6,17 @@ from pathlib import Path
 from pkgutil import iter_modules
 
 
+def names(package: str) -> list[str]:
+    """The modules of a package, without `main` and names that start with `_`."""
+    found = sorted(module.name for module in iter_modules([str(_folder(package))]))
+    return [name for name in found if name != "main" and not name.startswith("_")]
+
+
 def docstrings(package: str) -> dict[str, str]:
-    """The docstring of every module of a package, by name; without `main` and names that start with `_`."""
-    folder = Path(importlib.import_module(package).__file__ or "").parent
-    found = sorted(module.name for module in iter_modules([str(folder)]))
-    public = [name for name in found if name != "main" and not name.startswith("_")]
-    return {name: ast.get_docstring(ast.parse((folder / f"{name}.py").read_text("utf-8"))) or "" for name in public}
+    """The docstring of each of the `names` of a package."""
+    files = {name: _folder(package) / f"{name}.py" for name in names(package)}
+    return {name: ast.get_docstring(ast.parse(file.read_text("utf-8"))) or "" for name, file in files.items()}
+
+
+def _folder(package: str) -> Path:
+    return Path(importlib.import_module(package).__file__ or "").parent

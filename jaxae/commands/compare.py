@@ -13,14 +13,12 @@ from typing import NoReturn
 import numpy as np
 
 from jaxae import run
-from jaxae.commands._arguments import Runs, parsed
+from jaxae.commands._arguments import Runs, module_of, parsed
 from jaxae.errors import InputError
 from jaxae.report import html
 from jaxae.report.figures.base import COLOURS, address, bitmap, encoded, lengths_of, pictures, ten, tile, unit
 from jaxae.report.figures.metrics import order
 from jaxae.report.wall import small
-from jaxae.run import command_line, directory
-from jaxae.run.find import imported
 from jaxae.training import records
 
 
@@ -39,8 +37,7 @@ def main(argv: Sequence[str]) -> NoReturn:
 
 def compare(options: Options) -> str:
     """Write the report, and return the line to print. InputError as `page`, and for a file that cannot be written."""
-    with command_line.flags_of(options):
-        text = page(options.runs, imported(options.module))
+    text = page(options.runs, module_of(options))
     try:
         options.out.write_text(text, encoding="utf-8")
     except OSError as error:
@@ -51,11 +48,7 @@ def compare(options: Options) -> str:
 def page(paths: Sequence[Path], module: ModuleType | None = None) -> str:
     """The HTML report. InputError for a directory without a finished run, and for runs on different data."""
     labels = _labels(paths)
-    saved = [directory.read(path / "config.json") for path in paths]
-    for path, about in zip(paths, saved, strict=True):
-        if about["data"]["fingerprint"] != saved[0]["data"]["fingerprint"]:
-            raise InputError(f"{path}: has other data than {paths[0]}: use runs of the same --data, --binarize")
-    data = run.dataset(paths[0], saved[0])
+    saved, data = run.same_data(paths)
     loaded = [run.finished(path, module, data) for path in paths]
     rows = {"original": unit(data.test.x[ten(data)])}
     for label, (every, *_) in zip(labels, loaded, strict=True):

@@ -14,13 +14,12 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from jaxae import run
-from jaxae.commands._arguments import Runs, parsed
+from jaxae.commands._arguments import Runs, module_of, parsed
 from jaxae.core.experiment import Measure
 from jaxae.data import Dataset
 from jaxae.errors import InputError, input_errors
 from jaxae.measure import measures
 from jaxae.run import command_line, directory
-from jaxae.run.find import imported
 from jaxae.training.trained import Trained
 
 
@@ -45,8 +44,7 @@ def main(argv: Sequence[str]) -> NoReturn:
 
 def estimate(options: Options) -> str:
     """Print a line for each run as it comes. InputError, before the first, where one has no likelihood."""
-    with command_line.flags_of(options):
-        module = imported(options.module)
+    module = module_of(options)
     for title, measure, models, data in [found(path, options.samples, module) for path in options.runs]:
         estimates = measures.of_seeds(measure, models, data)
         print(json.dumps({"run": title, "samples": options.samples, **estimates}), flush=True)

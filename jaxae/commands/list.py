@@ -3,7 +3,6 @@
 import re
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from textwrap import shorten
 from typing import NoReturn
@@ -28,8 +27,7 @@ def main(argv: Sequence[str]) -> NoReturn:
         from jaxae.commands._arguments import parsed
 
         run.program(lambda _: table() if parsed(Options, argv) else "")
-    with suppress(BrokenPipeError):  # the reader may have closed the pipe
-        print(table(), flush=True)
+    print(table(), flush=True)
     sys.exit(0)
 
 

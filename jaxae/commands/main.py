@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import NoReturn
 
-from jaxae.commands._docstrings import docstrings
+from jaxae.commands._docstrings import docstrings, names
 from jaxae.errors import InputError, discard_output
 
+COMMANDS, EXPERIMENTS = "jaxae.commands", "jaxae.experiments"
 HELP = """usage: jaxae NAME ...
 
 `jaxae NAME --help` shows the flags of a command or an experiment. `jaxae --version` prints the version;
@@ -27,16 +28,16 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 def _main(arguments: list[str]) -> None:
     first, *rest = arguments
-    commands, experiments = docstrings("jaxae.commands"), docstrings("jaxae.experiments")
+    commands, experiments = names(COMMANDS), names(EXPERIMENTS)
     if first == "--version":
         print(f"jaxae {version('jaxae')}")
     elif first in ("--help", "-h"):
-        print(f"{HELP}\n\ncommands:\n{_lines(commands)}\n\nexperiments:\n{_lines(experiments)}")
+        print(f"{HELP}\n\ncommands:\n{_lines(COMMANDS)}\n\nexperiments:\n{_lines(EXPERIMENTS)}")
     elif first == "--tyro-print-completion":
         from jaxae.commands._completion import script
 
         try:
-            print(script(arguments, [*commands], [*experiments]), end="")
+            print(script(arguments, commands, experiments), end="")
         except InputError as error:
             _refuse(str(error))
     elif first in commands:
@@ -54,7 +55,8 @@ def _main(arguments: list[str]) -> None:
     sys.stdout.flush()
 
 
-def _lines(modules: dict[str, str]) -> str:
+def _lines(package: str) -> str:
+    modules = docstrings(package)
     width = max(map(len, modules))
     return "\n".join(f"  {name:<{width}}  {text.splitlines()[0]}" for name, text in modules.items())
 

@@ -11,13 +11,12 @@ from functools import partial
 from typing import NoReturn
 
 from jaxae import run
-from jaxae.commands._arguments import Runs, parsed
+from jaxae.commands._arguments import Runs, module_of, parsed
 from jaxae.data import binary
 from jaxae.errors import InputError
 from jaxae.measure import measures, probe
 from jaxae.report import html
-from jaxae.run import command_line, directory
-from jaxae.run.find import imported
+from jaxae.run import directory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +40,7 @@ def main(argv: Sequence[str]) -> NoReturn:
 
 def errors(options: Options) -> str:
     """Print a line for each run as it comes. InputError for one that is not finished, or has no classes."""
-    with command_line.flags_of(options):
-        module = imported(options.module)
+    module = module_of(options)
     pixels: dict[str, float] = {}  # by the data's fingerprint
     for path in options.runs:
         every, dataset, _, title = run.finished(path, module)

@@ -16,13 +16,10 @@ import jax
 import numpy as np
 
 from jaxae import run
-from jaxae.commands._arguments import Runs, parsed
+from jaxae.commands._arguments import Runs, module_of, parsed
 from jaxae.data import binary, spread
-from jaxae.errors import InputError
 from jaxae.measure import classifier, mixture, quality
 from jaxae.report.figures.base import unit
-from jaxae.run import command_line, directory
-from jaxae.run.find import imported
 from jaxae.training.trained import Trained
 
 
@@ -54,14 +51,9 @@ def main(argv: Sequence[str]) -> NoReturn:
 
 def measure(options: Options) -> str:
     """The table. InputError for directories that hold no finished run, and runs of other data than the first's."""
-    with command_line.flags_of(options):
-        module = imported(options.module)
-    saved = [directory.read(path / "config.json") for path in options.runs]
-    for path, about in zip(options.runs, saved, strict=True):
-        if about["data"]["fingerprint"] != saved[0]["data"]["fingerprint"]:
-            raise InputError(f"{path}: has other data than {options.runs[0]}: use runs of the same --data, --binarize")
+    module = module_of(options)
+    saved, data = run.same_data(options.runs)
     how = saved[0]["config"]["binarize"]
-    data = run.dataset(options.runs[0], saved[0])
     models = [run.finished(path, module, data)[0][0] for path in options.runs]
     data = binary.seen(data, how)
     weights = classifier.load(Path(options.classifier), data) if options.classifier else classifier.kept(data)

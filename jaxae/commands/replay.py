@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from jaxae import run
-from jaxae.commands._arguments import OneRun, parsed
-from jaxae.run import command_line
-from jaxae.run.find import imported
+from jaxae.commands._arguments import OneRun, module_of, parsed
 from jaxae.run.replay import replay
 
 
@@ -23,5 +21,4 @@ def main(argv: Sequence[str]) -> NoReturn:
 
 def again(options: Options) -> str:
     """The step, its seed and the first non-finite value, in one line. InputError as `jaxae.replay`."""
-    with command_line.flags_of(options):
-        return str(replay(options.run, imported(options.module)))
+    return str(replay(options.run, module_of(options)))

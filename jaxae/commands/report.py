@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from jaxae import run
-from jaxae.commands._arguments import OneRun, parsed
-from jaxae.run import command_line, results
-from jaxae.run.find import imported
+from jaxae.commands._arguments import OneRun, module_of, parsed
+from jaxae.run import results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +21,6 @@ def main(argv: Sequence[str]) -> NoReturn:
 
 def report(options: Options) -> str:
     """Write report.html, and return the line to print. InputError for a run that is not finished."""
-    with command_line.flags_of(options):
-        model, data, result, title = run.finished(options.run, imported(options.module))
+    model, data, result, title = run.finished(options.run, module_of(options))
     results.write_report(options.run, title, model[0], data, result)
     return f"report: {options.run / 'report.html'}"

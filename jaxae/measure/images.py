@@ -79,7 +79,9 @@ def _mean(values: list[jax.Array]) -> jax.Array:
     return sum((w * v for w, v in zip(WINDOW, values, strict=True)), jnp.zeros(()))
 
 
-def likeness(decode: Decode, z: Num[Any, "N *Z"], x: UInt8[Any, "N H W C"], size: int = 1000) -> dict[str, float]:
+def reconstruction_quality(
+    decode: Decode, z: Num[Any, "N *Z"], x: UInt8[Any, "N H W C"], size: int = 1000
+) -> dict[str, float]:
     """`mse`, `shift_mse` and `ssim` of the images x and those decoded from their codes z, means over the images."""
     total = dict.fromkeys(("mse", "shift_mse", "ssim"), 0.0)
     for i in range(0, len(x), size):

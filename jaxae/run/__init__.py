@@ -21,3 +21,4 @@ from jaxae.run.read import ended as ended
 from jaxae.run.read import finished as finished
 from jaxae.run.read import load as load
 from jaxae.run.read import recorded as recorded
+from jaxae.run.read import same_data as same_data

@@ -2,7 +2,7 @@
 
 import dataclasses
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -104,6 +104,15 @@ def ended(path: Path, saved: dict[str, Any]) -> None:
         command = saved["command"] and f"{saved['command']} --workdir {shlex.quote(str(path))}"
         again = command or "the call of jaxae.fit that began it"
         raise InputError(f"{path}: is not finished: {again} resumes it")
+
+
+def same_data(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], Dataset]:
+    """What config.json says of each of these runs, and the data of all. InputError if one has other data."""
+    saved = [directory.read(path / "config.json") for path in paths]
+    for path, about in zip(paths, saved, strict=True):
+        if about["data"]["fingerprint"] != saved[0]["data"]["fingerprint"]:
+            raise InputError(f"{path}: has other data than {paths[0]}: use runs of the same --data, --binarize")
+    return saved, dataset(paths[0], saved[0])
 
 
 def dataset(path: Path, saved: dict[str, Any]) -> Dataset:
