@@ -1,63 +1,52 @@
-"""What the README shows is run as it stands there."""
+"""The README files: their examples run, their flags, files, links and figures exist."""
 
 import dataclasses
 import importlib
+import json
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
 import jaxae
+from conftest import script
 from jaxae import data, experiments, run
 from jaxae.commands._docstrings import docstrings
+from jaxae.report import html
 from jaxae.run import command_line
-from jaxae.training import records
 
-README_FILE = Path(__file__).parents[1] / "README.md"
-README = README_FILE.read_text()
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
-(VARIANT,) = [code for code in PYTHON if "class Config" in code]
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+FOLDERS = ("experiments", "jaxae", "jaxae/*", "scripts", "tests")
+PAGES = [ROOT / "README.md", *(page for name in FOLDERS for page in sorted(ROOT.glob(f"{name}/README.md")))]
+PAGES.remove(ROOT / "jaxae" / "experiments" / "README.md")  # a link
+EXAMPLES = [code for page in PAGES for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.S)]
+(VARIANT,) = [code for code in EXAMPLES if "class Config" in code]
 
 
 def test_new_variant_type_checks_and_trains_its_formula(tmp_path, monkeypatch):
-    """It type-checks, it trains, and its loss is the formula that its docstring names."""
     (tmp_path / "regularized.py").write_text(VARIANT)
-    command = [
-        sys.executable,
-        "-m",
-        "mypy",
-        "--config-file",
-        README_FILE.with_name("pyproject.toml"),
-        tmp_path / "regularized.py",
-    ]
-    checked = subprocess.run(command, capture_output=True, text=True, cwd=README_FILE.parent, check=False)
+    command = [sys.executable, "-m", "mypy", "--config-file", ROOT / "pyproject.toml", tmp_path / "regularized.py"]
+    checked = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert checked.returncode == 0, checked.stdout
     monkeypatch.syspath_prepend(tmp_path)
     module = importlib.import_module("regularized")
-    norms = []
-    for decay in (0.0, 0.5):
-        settings = module.Config(
-            epochs=2, hidden=(16,), code_weight=0.3, decay=decay, figures="none", workdir=str(tmp_path / f"{decay}")
-        )
-        workdir = run.train(settings, module.build, "regularized")
-        model, test = jaxae.load(workdir, module), data.load("digits").test.x
-        z, images = (np.asarray(found, np.float64) for found in (model.encode(test), model.reconstruct(test)))
-        error = np.sum((images - test / 255) ** 2, axis=(1, 2, 3)).mean()
-        penalty = np.sum(z**2, axis=1).mean() / 2
-        last = records.read(workdir / "metrics.jsonl")[-1]
-        found = [last[name] for name in ("error", "penalty", "loss")]
-        assert found == pytest.approx([error, penalty, error + 0.3 * penalty], rel=1e-5)
-        squares = {group: jax.tree.map(lambda a: np.sum(a**2), model.params[group]) for group in model.params}
-        norms.append({group: sum(jax.tree.leaves(tree)) for group, tree in squares.items()})
-    assert norms[1]["decoder"] < 0.8 * norms[0]["decoder"]  # of which it is a penalty too
+    train = data.load("digits").train.x
+    model = jaxae.fit(module, train, test=train[:50], epochs=2, code_weight=0.3, progress=False)
+    z, images = (np.asarray(found, np.float64) for found in (model.encode(train[:50]), model.reconstruct(train[:50])))
+    error = np.sum((images - train[:50] / 255) ** 2, axis=(1, 2, 3)).mean()
+    penalty = np.sum(z**2, axis=1).mean() / 2
+    last = model.history[-1]
+    found = [last[name] for name in ("error", "penalty", "loss")]
+    assert found == pytest.approx([error, penalty, error + 0.3 * penalty], rel=1e-5)
     del sys.modules["regularized"]
 
 
+reproduce = script("reproduce")
 COMMANDS = docstrings("jaxae.commands")
 
 
@@ -66,28 +55,20 @@ def options(source):
     return set(re.findall(r"\"(--[a-z-]+)\"", source))
 
 
-PAGES = [
-    README_FILE,
-    README_FILE.with_name("experiments") / "README.md",
-    README_FILE.with_name("jaxae") / "commands" / "README.md",
-]
-
-
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_flags_named_in_the_readme_exist(page):
     """Of an experiment, of a script, or of SLURM and gcloud."""
     text = page.read_text()
     modules = experiments.names()
     configs = [importlib.import_module(f"jaxae.experiments.{name}").Config for name in modules]
     known = {command_line.flag(field.name) for kind in configs for field in dataclasses.fields(kind)}
-    for script in (README_FILE.with_name("scripts")).glob("*.py"):
-        known |= options(script.read_text())
+    for path in (ROOT / "scripts").glob("*.py"):
+        known |= options(path.read_text())
     kinds = {name: importlib.import_module(f"jaxae.commands.{name}").Options for name in COMMANDS}
     known |= {command_line.flag(field.name) for kind in kinds.values() for field in dataclasses.fields(kind)}
     known |= {"--help", "--tyro-print-completion", "--array", "--wrap", "--ntasks-per-node", "--worker", "--command"}
     known |= {command_line.flag(name) for name in re.findall(r"^    (\w+): ", README, re.M)}  # of the new variant
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
-    assert named
     assert named <= known
     for name, line in re.findall(rf"jaxae ({'|'.join(modules)})\b([^`#\"\n]*)", text):
         if name in modules and "--help" not in line:
@@ -103,7 +84,7 @@ def test_python_examples_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     fields = {"epochs": 1, "hidden": (16,), "figures": "none", "workdir": "runs/quickstart"}
     run.train(vae.Config(**fields), vae.build, "vae")
-    (fitted, loaded) = [code for code in PYTHON if "jaxae.load" in code]
+    (fitted, loaded) = [code for code in EXAMPLES if "jaxae.load" in code]
     for example, holds in (
         (fitted, "codes.shape == (4, len(x), 10) and images.shape == (4, 64, 28, 28, 1) and len(strangest) == 5"),
         (loaded, "images.shape == (64, 28, 28, 1) and codes.shape == (64, 2) and again.shape == images.shape"),
@@ -111,24 +92,33 @@ def test_python_examples_run(tmp_path, monkeypatch):
         subprocess.run([sys.executable, "-c", f"{example}\nassert {holds}"], check=True, cwd=tmp_path)
 
 
-def test_table_has_experiments_once():
-    rows = re.findall(r"^\| \[`(\w+)`\]", README, re.M)
-    assert rows == sorted(set(rows) & set(experiments.names()))
+def test_figures_in_the_table_are_those_recorded():
+    """The first number in the last column, with its standard deviation, is one of results.json."""
+    results = json.loads((ROOT / "experiments" / "results.json").read_text())
+    rows = re.findall(r"^\| \[`(\w+)`\].*\| (.*) \|$", README, re.M)
+    assert len(rows) == 10
+    for name, measured in rows:
+        groups = [results[name][group] for group in ("metrics", *reproduce.TABLES) if group in results[name]]
+        recorded = [html.figure(value) for group in groups for value in group.values()]
+        assert re.search(r"-?[\d.]+( ± [\d.e-]+)?", measured)[0] in recorded, name
 
 
-def test_files_named_in_the_readme_exist():
-    root = Path(__file__).parents[1]
-    for name in re.findall(r"\]\(([\w/.]+)\)", README) + re.findall(r"^(scripts/\w+)", README, re.M):
-        assert (root / name).exists(), name
-    there = {path.name for folder in ("jaxae", "scripts") for path in (root / folder).rglob("*.py")}
-    assert set(re.findall(r"\b(\w+\.py)\b", README.split("## Layout")[1])) <= there
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_and_files_named_in_the_readme_exist(page):
+    text = page.read_text()
+    for name in re.findall(r"\]\(([\w./-]+)\)", text) + re.findall(r"^(scripts/\w+)", text, re.M):
+        assert (page.parent / name).exists(), name
+    there = {path.name for name in FOLDERS for path in ROOT.glob(f"{name}/*.py")}
+    assert set(re.findall(r"\b(\w+\.py)\b", text)) <= there | {"regularized.py"}  # the new variant
 
 
-def test_layout_names_every_module_of_the_library():
-    root = Path(__file__).parents[1]
-    layout = README.split("## Layout")[1]
-    modules = [path for path in (root / "jaxae").iterdir() if path.is_dir() or path.suffix == ".py"]
-    for path in modules:
-        if path.name in ("__init__.py", "__main__.py", "__pycache__"):
+def test_house_names_every_folder_of_the_library():
+    house = README.split("## The house")[1]
+    for path in (ROOT / "jaxae").iterdir():
+        if path.name in ("__init__.py", "__main__.py", "__pycache__", "experiments", "README.md", "py.typed"):
             continue
-        assert (f"{path.name}/" if path.is_dir() else path.name) in layout, path
+        assert (f"{path.name}/" if path.is_dir() else path.name) in house, path
+
+
+def test_readme_is_short():
+    assert len(README.splitlines()) <= 120
