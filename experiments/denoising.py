@@ -1,9 +1,11 @@
 """A convolutional denoising autoencoder with 32, 64 and 128 filters.
 
+Group: denoising and masked
 Source: "Autoencoders", tutorial in Chinese with Keras code (dense and denoising autoencoders on MNIST), which shows
-originals, noisy and denoised rows and gives no figure. Vincent et al. 2008.
+originals, noisy and denoised rows. Vincent et al. 2008.
+Published: no figure ("Autoencoders", Keras tutorial).
 Command: jaxae denoising --data mnist
-Measured: test MSE 0.01095 (seed 0); 26 min on two shared CPU cores.
+Measured: test MSE 0.01095 per pixel (seed 0); 26 min on two shared CPU cores.
 """
 
 from dataclasses import dataclass

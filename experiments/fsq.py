@@ -1,9 +1,11 @@
 """Finite scalar quantization: 7 x 7 codes per image, rounded to a fixed grid, without a learned codebook.
 
-Source: Mentzer, Minnen, Agustsson & Tschannen 2023, which gives no figure for these data.
+Group: quantized
+Source: Mentzer, Minnen, Agustsson & Tschannen 2023.
+Published: no figure for these data (Mentzer et al. 2023).
 Command: jaxae fsq --data mnist --seeds 3
-Measured: reconstruction 54.84 +- 1.2 nats, perplexity 31.05 +- 5 of 1,000 over three seeds, two of which use nearly all
-codes and one 36 % of them; 139 s for all on two shared CPU cores.
+Measured: reconstruction 54.84 +- 1.2 nats per image, perplexity 31.05 +- 5 of 1,000 over three seeds; 139 s for all on
+two shared CPU cores. Two seeds use nearly all codes, one 36 % of them.
 """
 
 from dataclasses import dataclass

@@ -1,9 +1,11 @@
 """A sequence-to-sequence autoencoder: an LSTM encodes the rows of an image, a second LSTM decodes them.
 
-Source: F. Chollet, "Building autoencoders in Keras", 2016, in a Chinese translation (keras-autoencoder.md),
-which gives no figure. Sutskever, Vinyals & Le 2014.
+Group: convolutional and recurrent
+Source: F. Chollet, "Building autoencoders in Keras", 2016, in a Chinese translation (keras-autoencoder.md). Sutskever,
+Vinyals & Le 2014.
+Published: no figure (Chollet 2016).
 Command: jaxae sequence --data mnist
-Measured: test BCE 0.09235 (seed 0); 8 min on two shared CPU cores.
+Measured: test BCE 0.09235 nats per pixel (seed 0); 8 min on two shared CPU cores.
 """
 
 from dataclasses import dataclass

@@ -296,8 +296,10 @@ def test_list_has_a_row_for_each_experiment(capsys):
     docstring = """A new one: with ideas.
     More of it.
 
+    Group: variational
     Source: Doe et al. 2020, table 1, which gives
-    no figure.
+    no variance.
+    Published: -86.5 nats (Doe et al. 2020).
     Command: jaxae new
     Measured: bound by 5,000 samples -87.12 +- 0.23 nats (of 3.5).
     """.replace("\n    ", "\n")

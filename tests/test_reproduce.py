@@ -11,17 +11,51 @@ import pytest
 from PIL import Image
 
 from conftest import script
+from jaxae.commands._docstrings import docstrings, fields
 from jaxae.experiments import deep, sequence, stacked, vae
 from jaxae.run import command_line, config
 from jaxae.training import records
 
-FOLDER = Path(__file__).parents[1] / "experiments"
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "experiments"
+PAGE = (FOLDER / "README.md").read_text()
 RESULTS = json.loads((FOLDER / "results.json").read_text())
+SAID = {name: fields(text) for name, text in docstrings("jaxae.experiments").items()}
 
 
 @pytest.fixture(scope="module")
 def reproduce():
-    return script("reproduce")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "scripts")  # of which a script imports others
+        yield script("reproduce")
+
+
+@pytest.fixture(scope="module")
+def tables(reproduce):
+    return reproduce.tables
+
+
+def sections(page):
+    """Heading -> name in the first cell of a row -> column -> cell, of the table below the heading."""
+    found = {}
+    for section in re.split(r"^##+ ", page, flags=re.MULTILINE)[1:]:
+        lines = re.findall(r"^\| (.+) \|$", section, re.MULTILINE)
+        head, *rows = [line.split(" | ") for line in lines] or [[]]
+        names = [re.sub(r"^\[?`(\w+)`.*", r"\1", row[0]) for row in rows]
+        rows = [dict(zip(head, row, strict=True)) for row in rows]
+        found[section.splitlines()[0]] = dict(zip(names, rows, strict=True))
+    return found
+
+
+def models(page):
+    """Experiment -> column -> cell, of the tables with published figures; `group` is the heading."""
+    found = sections(page).items()
+    rows = [(name, {**row, "group": heading}) for heading, rows in found for name, row in rows.items()]
+    return {name: row for name, row in rows if "published" in row}
+
+
+def numbers(text):
+    return [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?(?:e-\d+)?", text)]
 
 
 def write(run, settings, result, pictures, lines=()):
@@ -50,7 +84,7 @@ def workdir(tmp_path_factory):
     plane = dict(zip(("unequal_areas", "asymmetry", "holes", "roughness"), (0.5, 0.1, 0.02, 3.0), strict=True))
     likelihood = dict.fromkeys(("monte_carlo_error", "ess", "active_units", "rate", "distortion", "bits_per_dim"), 2.5)
     likelihood |= records.fields({"log_likelihood": np.array([-140.0, -142.0])})
-    result = {"metrics": {"loss": 150.0}, "plane": plane, "likeness": {"mse": 0.04, "ssim": 0.4}}
+    result = {"metrics": {"loss": 150.0}, "plane": plane, "likeness": {"mse": 0.04, "shift_mse": 0.039, "ssim": 0.4}}
     result["likelihood"] = likelihood
     write(path / "vae", vae.Config(), result, (*figures, "manifold"))
     worse = {**plane, "unequal_areas": 0.9, "holes": 0.01}
@@ -71,13 +105,87 @@ def test_recorded_figures_are_of_the_experiments_command(reproduce, name):
     config = command_line.parse(module.Config, "", words[2:])
     assert [found[key] for key in ("data", "epochs", "seeds")] == [config.data, config.epochs, config.seeds]
     assert "loss" in found["metrics"]
-    for file in reproduce.files(name, found["pictures"]).values():
+    for file in reproduce.tables.files(name, found["pictures"]).values():
         assert (FOLDER / file).exists()
 
 
-def test_readme_of_the_experiments_has_the_recorded_figures(reproduce):
+def test_readme_of_the_experiments_has_the_recorded_figures(tables):
     assert list(RESULTS) == sorted(RESULTS)
-    assert (FOLDER / "README.md").read_text() == reproduce.page(RESULTS)
+    assert tables.page(RESULTS, docstrings("jaxae.experiments")) == PAGE
+
+
+def test_every_recorded_experiment_is_in_the_group_of_its_docstring(tables):
+    rows = models(PAGE)
+    assert len(re.findall(r"^\| \[`", PAGE, re.MULTILINE)) == len(rows)  # each once
+    assert rows.keys() == RESULTS.keys()
+    for name, row in rows.items():
+        assert row["group"].lower() == SAID[name].get("Group", "other").lower()
+    order = [group.lower() for group in tables.GROUPS]
+    shown = [heading.lower() for heading in sections(PAGE) if heading.lower() in order]
+    assert shown == [group for group in order if group in shown]
+
+
+def test_group_of_an_experiment_is_in_the_list_or_other(tables):
+    results = dict.fromkeys(("unnamed", "unknown", "iwae", "vae"))
+    said = {"unnamed": {}, "unknown": {"Group": "diffusion"}, "iwae": SAID["iwae"], "vae": SAID["vae"]}
+    found = {group: names for group, names in tables.groups(results, said).items() if names}
+    assert found == {"variational": ["iwae", "vae"], "other": ["unnamed", "unknown"]}
+    assert list(tables.GROUPS)[-1] == "other"
+    written = {said["Group"] for said in SAID.values() if "Group" in said}
+    assert written <= tables.GROUPS.keys()
+
+
+def test_published_and_measured_figures_are_side_by_side():
+    rows = models(PAGE)
+    for name, published, measured in (
+        ("binary", 104, "102.3 ± 0.16 nats"),
+        ("iwae", -85.54, "-87.12 nats"),
+        ("simple", 7.30, "7.438 ± 0.05"),
+        ("tcvae", 0.5, "MIG 0.2921 ± 0.042"),
+    ):
+        assert published in numbers(rows[name]["published"])
+        assert measured in rows[name]["measured"]
+    assert "not reached" in rows["convolutional"]["measured"]
+    assert rows["iwae"]["time"] == RESULTS["iwae"]["time"]
+
+
+@pytest.mark.parametrize("name", [name for name in RESULTS if "Measured" in SAID[name]])
+def test_docstring_has_the_recorded_figures(tables, name):
+    """The page shows its words, which it does only with recorded figures, and its time is the recorded one."""
+    words = SAID[name]["Measured"].replace("+-", "±")
+    shown = tables.measured({**RESULTS[name], "reached": None}, words)
+    assert words.startswith(shown)
+    assert numbers(shown)
+    assert RESULTS[name]["time"] in words
+
+
+def test_measured_figures_that_are_not_recorded_are_not_shown(tables):
+    found = {"metrics": {"loss": 0.25, "code": 3.0, "kl": 1.5}, "expected": {}, "reached": None}
+    assert tables.measured(found, "test BCE 0.25 nats (seed 0); 9 s.") == "test BCE 0.25 nats"
+    for text in ("test BCE 0.24 nats (seed 0); 9 s.", "test BCE 0.25 +- 0.1 nats over three seeds", "good", ""):
+        assert tables.measured(found, text) == "loss 0.25"
+    found |= {"expected": {"loss": 0.3, "code": [1.0, 2.0]}, "reached": False}
+    shown = tables.measured(found, "")
+    assert numbers(shown) == [0.25, 3, 0.3, 1, 2]
+    assert "not reached" in shown
+
+
+def test_evaluations_by_hand_agree_with_the_recorded_figures():
+    _, rows = sections(PAGE)["Importance weighted bound, K = 1 and 5"].items()
+    row = list(rows[1].values())
+    found = RESULTS["iwae"]["likelihood"]
+    assert numbers(row[1])[0] in numbers(SAID["iwae"]["Published"])
+    assert numbers(row[2])[0] == found["log_likelihood"]
+    assert numbers(row[4])[0] == -RESULTS["iwae"]["metrics"]["loss"]
+    assert [numbers(cell)[0] for cell in row[5:]] == [round(found["ess"]), found["active_units"]]
+
+
+def test_links_of_the_page_lead_to_files_and_headings():
+    links = set(re.findall(r"\]\(([^)]+)\)", PAGE))
+    headings = {f"#{heading.lower().replace(' ', '-')}" for heading in sections(PAGE)}
+    assert {link for link in links if link.startswith("#")} <= headings
+    for link in links - headings:
+        assert (FOLDER / link).exists(), link
 
 
 def test_finished_runs_become_entries_and_tables(reproduce, workdir, tmp_path):
@@ -92,16 +200,20 @@ def test_finished_runs_become_entries_and_tables(reproduce, workdir, tmp_path):
     assert results["vae"]["plane"]["holes"] == 0.02
     page = (tmp_path / "README.md").read_text()
     assert "on 2 CPU cores" in " ".join(page.split())
-    rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| [`")}
-    assert "| loss ≤ 0.3; code 1 to 2 | loss 0.2 ± 0.14; code 3 (**not reached**) | 2 | - | 90 s |" in rows["deep"]
-    assert "| no figure | loss 0.5 | 1 | - | 10 min |" in rows["sequence"]
-    assert "| loss 150 | 1 | mse 0.04; ssim 0.4 |" in rows["vae"]
-    assert "| `vae` | -141 ± 1.4 | 2.5 | 2.5 | 2.5 | 2.5 | 2.5 | 2.5 |" in page
-    assert "## Codebooks" not in page
-    assert "| `vae` | 0.5 | 0.1 | 0.02 | 3 |" in page
+    rows, measures = models(page), sections(page)
+    assert rows.keys() == results.keys()
+    assert numbers(rows["deep"]["measured"]) == [0.2, 0.14, 3, 0.3, 1, 2]  # figures, bound and range
+    assert numbers(rows["deep"]["epochs × seeds"]) == [100, 2]  # noqa: RUF001
+    assert (rows["deep"]["time"], rows["sequence"]["time"]) == ("90 s", "10 min")
+    assert numbers(rows["vae"]["measured"]) == [150]
+    assert list(measures["Reconstruction quality"]["vae"].values())[1:] == ["0.04", "0.039", "0.4"]
+    assert measures["Likelihoods"]["vae"]["log_likelihood"] == "-141 ± 1.4"
+    assert "Codebooks" not in measures
+    assert list(measures["Defects of a 2-D latent space"]["vae"].values())[1:] == ["0.5", "0.1", "0.02", "3"]
     assert "better than `mirrored` on each but asymmetry, holes, roughness." in page
     assert "(128-64-32-64-128)" in page
-    assert "| 0.01667 | 0.01 | 0.2 ± 0.14 |" in page  # 1 / 60 after three layers of 20 epochs, 1 / 100 at the end
+    (layers,) = measures["Layer by layer, or end to end"].values()
+    assert numbers(" ".join(layers.values())) == [0.01667, 0.01, 0.2, 0.14]  # 1 / 60 after three layers of 20 epochs
     linked = set(re.findall(r"\]\(([\w-]+\.png)\)", page))
     assert {name for name in linked if not name.startswith("wae")} == {path.name for path in tmp_path.glob("*.png")}
     with Image.open(tmp_path / "vae.png") as image:

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 from pathlib import Path
 from pkgutil import iter_modules
 
@@ -16,6 +17,13 @@ def docstrings(package: str) -> dict[str, str]:
     """The docstring of each of the `names` of a package."""
     files = {name: _folder(package) / f"{name}.py" for name in names(package)}
     return {name: ast.get_docstring(ast.parse(file.read_text("utf-8"))) or "" for name, file in files.items()}
+
+
+def fields(docstring: str) -> dict[str, str]:
+    """The first sentence of an experiment's docstring, as `Idea`, and the text of each field such as `Source: ...`."""
+    idea, *parts = re.split(r"\n(?=(?:Group|Source|Published|Command|Measured): )", docstring)
+    sentence = re.split(r"\.(?:\s|$)", " ".join(idea.split()))[0]
+    return {"Idea": sentence} | {key: " ".join(text.split()) for key, text in (part.split(": ", 1) for part in parts)}
 
 
 def _folder(package: str) -> Path:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from textwrap import shorten
 from typing import NoReturn
 
-from jaxae.commands._docstrings import docstrings
+from jaxae.commands._docstrings import docstrings, fields
 
 HEAD = ("experiment", "idea", "source", "test split of MNIST (sprites for factors)")
 WIDTHS = (99, 64, 44, 64)  # of the columns, at most
@@ -41,9 +41,7 @@ def table() -> str:
 
 def row(name: str, docstring: str) -> tuple[str, str, str, str]:
     """Name, first sentence, source and first measured figure of an experiment, from its docstring."""
-    idea, *parts = re.split(r"\n(?=Source: |Command: |Measured: )", docstring)
-    said = {key: " ".join(text.split()) for key, text in (part.split(": ", 1) for part in parts)}
+    said = fields(docstring)
     measured = said.get("Measured", "")
     figure = FIGURE.match(measured)
-    sentence = re.split(r"\.(?:\s|$)", " ".join(idea.split()))[0]
-    return name, sentence, ASIDE.split(said.get("Source", ""))[0], figure[0] if figure else measured
+    return name, said["Idea"], ASIDE.split(said.get("Source", ""))[0].rstrip("."), figure[0] if figure else measured
