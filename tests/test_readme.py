@@ -15,7 +15,7 @@ import pytest
 import jaxae
 from conftest import script
 from jaxae import data, experiments, run
-from jaxae.commands._docstrings import docstrings
+from jaxae.commands._docstrings import docstrings, fields
 from jaxae.report import html
 from jaxae.run import command_line
 
@@ -46,7 +46,7 @@ def test_new_variant_type_checks_and_trains_its_formula(tmp_path, monkeypatch):
     del sys.modules["regularized"]
 
 
-reproduce = script("reproduce")
+tables = script("tables")
 COMMANDS = docstrings("jaxae.commands")
 
 
@@ -93,12 +93,14 @@ def test_python_examples_run(tmp_path, monkeypatch):
 
 
 def test_figures_in_the_table_are_those_recorded():
-    """The first number in the last column, with its standard deviation, is one of results.json."""
+    """Measured: its first number, with the standard deviation, is in results.json. Published: as in the docstring."""
     results = json.loads((ROOT / "experiments" / "results.json").read_text())
-    rows = re.findall(r"^\| \[`(\w+)`\].*\| (.*) \|$", README, re.M)
+    rows = re.findall(r"^\| \[`(\w+)`\].*\| (.*) \| (.*) \|$", README, re.M)
     assert len(rows) == 10
-    for name, measured in rows:
-        groups = [results[name][group] for group in ("metrics", *reproduce.TABLES) if group in results[name]]
+    for name, published, measured in rows:
+        source = fields(importlib.import_module(f"jaxae.experiments.{name}").__doc__)["Published"]
+        assert set(re.findall(r"[\d.,]*\d", published)) <= set(re.findall(r"[\d.,]*\d", source)), name
+        groups = [results[name][group] for group in ("metrics", *tables.TABLES) if group in results[name]]
         recorded = [html.figure(value) for group in groups for value in group.values()]
         assert re.search(r"-?[\d.]+( ± [\d.e-]+)?", measured)[0] in recorded, name
 
