@@ -87,8 +87,8 @@ class Output:
     checkpoint_unit: Literal["epochs", "steps"] = "epochs"
     """Unit of --checkpoint-every."""
     picture_every: int = 0
-    """Steps between pictures of ten reconstructions, besides those after epochs 1, 2, 5, 10, 20, ... (0: these
-    alone)."""
+    """Steps between pictures of ten reconstructions, besides those after epochs 1, 2, 5, 10, 20, ... and the last (0:
+    these alone)."""
     figures: Literal["all", "none"] = "all"
     """Pictures and report.html to write. none: neither."""
     overwrite: bool = False
