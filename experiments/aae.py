@@ -23,11 +23,11 @@ class Config(run.Config):
 
     epochs: int = 10
     hidden: tuple[int, ...] = (500, 500)
-    """Widths of the encoder; the decoder mirrors them."""
+    """Widths of the encoder's hidden layers; the decoder mirrors them."""
     latent: int = 8
-    """Latent dimensions."""
+    """Number of latent dimensions."""
     discriminator: tuple[int, ...] = (500, 500)
-    """Widths of the discriminator."""
+    """Widths of the discriminator's hidden layers."""
     adversarial_lr: float = 3e-4
     """Learning rate of the discriminator loss and of the generator loss."""
 

@@ -24,9 +24,9 @@ class Config(vae.Config):
     epochs: int = 30
     batch_size: int = 128
     hidden: tuple[int, ...] = (512, 256)
-    """Widths of the encoder; the decoder mirrors them."""
+    """Widths of the encoder's hidden layers; the decoder mirrors them."""
     latent: int = 10
-    """Latent dimensions."""
+    """Number of latent dimensions."""
     kl_weight: float = 4.0
     """Weight of the KL term in training (beta); the test loss has weight 1."""
 

@@ -26,9 +26,9 @@ class Config(vae.Config):
     epochs: int = 10
     batch_size: int = 128
     hidden: tuple[int, ...] = (500,)
-    """Widths of the encoder; the decoder mirrors them."""
+    """Widths of the encoder's hidden layers; the decoder mirrors them."""
     latent: int = 20
-    """Latent dimensions."""
+    """Number of latent dimensions."""
 
 
 build = run.expecting(vae.build, {"mnist": {"loss": 104.0}})

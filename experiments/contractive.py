@@ -25,7 +25,7 @@ class Config(run.Config):
 
     epochs: int = 10
     latent: int = 1000
-    """Latent dimensions."""
+    """Number of latent dimensions."""
     contraction: float = 0.1
     """Weight of the squared Frobenius norm of the code's Jacobian."""
 

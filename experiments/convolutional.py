@@ -25,9 +25,9 @@ class Config(run.Config):
     lr: float = 1.0
     eps: float = 1e-7  # of Keras
     filters: tuple[int, ...] = (16, 8, 8)
-    """Filters of the encoder; the decoder mirrors them."""
+    """Filters in each layer of the encoder; the decoder mirrors them."""
     kernels: tuple[int, ...] = (3,)
-    """Width of the kernels: one per layer, or one for all."""
+    """Width of the kernels in pixels: one per layer, or one for all."""
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:

@@ -25,11 +25,11 @@ class Config(run.Config):
     epochs: int = 10
     batch_size: int = 512
     filters: tuple[int, ...] = (32, 64, 128)
-    """Filters of the encoder; the decoder mirrors them."""
+    """Filters in each layer of the encoder; the decoder mirrors them."""
     kernels: tuple[int, ...] = (3,)
-    """Width of the kernels: one per layer, or one for all."""
+    """Width of the kernels in pixels: one per layer, or one for all."""
     noise: float = 0.5
-    """Standard deviation of the noise, pixels in [0, 1]."""
+    """Standard deviation of the Gaussian noise, for pixels in [0, 1]."""
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:

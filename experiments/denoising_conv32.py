@@ -23,9 +23,9 @@ class Config(convolutional.Config):
 
     epochs: int = 100
     filters: tuple[int, ...] = (32, 32)
-    """Filters of the encoder; the decoder mirrors them."""
+    """Filters in each layer of the encoder; the decoder mirrors them."""
     noise: float = 0.5
-    """Standard deviation of the noise, pixels in [0, 1]."""
+    """Standard deviation of the Gaussian noise, for pixels in [0, 1]."""
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:

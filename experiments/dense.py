@@ -24,9 +24,9 @@ class Config(run.Config):
     epochs: int = 10
     batch_size: int = 1024
     hidden: tuple[int, ...] = (512, 128)
-    """Widths of the encoder; the decoder mirrors them."""
+    """Widths of the encoder's hidden layers; the decoder mirrors them."""
     latent: int = 10
-    """Latent dimensions."""
+    """Number of latent dimensions."""
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:

@@ -32,15 +32,15 @@ class Config(plain.Config):
     epochs: int = 30
     batch_size: int = 128
     hidden: tuple[int, ...] = (512, 256)
-    """Widths of the encoder; the decoder mirrors them."""
+    """Widths of the encoder's hidden layers; the decoder mirrors them."""
     latent: int = 10
-    """Latent dimensions."""
+    """Number of latent dimensions."""
     kl_weight: float = 1.0
     """Weight of the KL term in training; the test loss has weight 1."""
     gamma: float = 35.0
     """Weight of the total correlation."""
     discriminator: tuple[int, ...] = (256, 256, 256)
-    """Widths of the discriminator."""
+    """Widths of the discriminator's hidden layers."""
     discriminator_lr: float = 1e-4
     """Learning rate of the discriminator."""
 

@@ -23,9 +23,9 @@ class Config(run.Config):
 
     epochs: int = 10
     filters: tuple[int, ...] = (16, 32)
-    """Filters of the encoder, each of stride 2; the decoder mirrors them."""
+    """Filters in each layer of the encoder, of stride 2; the decoder mirrors them."""
     levels: tuple[int, ...] = (8, 5, 5, 5)
-    """Quantization levels of each latent channel."""
+    """Number of quantization levels of each latent channel."""
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:

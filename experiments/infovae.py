@@ -28,9 +28,9 @@ class Config(variational.Fields, run.Config):
     epochs: int = 10
     batch_size: int = 128
     hidden: tuple[int, ...] = (500,)
-    """Widths of the encoder; the decoder mirrors them."""
+    """Widths of the encoder's hidden layers; the decoder mirrors them."""
     latent: int = 20
-    """Latent dimensions."""
+    """Number of latent dimensions."""
     kl_weight: float = 0.0
     """Weight 1 - alpha of the KL term."""
     mmd_weight: float = 1000.0

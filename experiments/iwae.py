@@ -33,16 +33,17 @@ class Config(variational.Fields, run.Config):
     epochs: int = 364
     batch_size: int = 20
     hidden: tuple[int, ...] = (200, 200)
-    """Widths of the encoder; the decoder mirrors them."""
+    """Widths of the encoder's hidden layers; the decoder mirrors them."""
     latent: int = 50
-    """Latent dimensions."""
+    """Number of latent dimensions."""
     samples: int = 1
-    """Samples K of the bound."""
+    """Number K of importance samples in the training loss."""
     schedule: Literal["stages", "constant", "cosine", "exponential", "linear"] = "stages"  # type: ignore[assignment]
-    """Learning rate over the run; stages: that of the source."""
+    """Learning rate schedule. stages: that of the source; cosine and linear decay to 0, exponential to a hundredth of
+    --lr."""
     eps: float = 1e-4
     gradient: Literal["plain", "dreg"] = "plain"
-    """dreg: the encoder's is doubly reparameterized (Tucker et al. 2018)."""
+    """Gradient estimator. dreg: doubly reparameterized for the encoder (Tucker et al. 2018)."""
 
 
 def stages(config: Config, info: run.Info) -> optax.Schedule:

@@ -20,7 +20,7 @@ class Config(run.Config):
 
     epochs: int = 10
     latent: int = 1000
-    """Latent dimensions."""
+    """Number of latent dimensions."""
     active: int = 25
     """Nonzero latent dimensions in training (k)."""
     alpha: float = 1.0

@@ -23,9 +23,9 @@ class Config(run.Config):
     epochs: int = 20
     batch_size: int = 128
     hidden: tuple[int, ...] = (512,)
-    """Widths of the encoder; the decoder mirrors them."""
+    """Widths of the encoder's hidden layers; the decoder mirrors them."""
     latent: int = 256
-    """Latent dimensions."""
+    """Number of latent dimensions."""
     patch: int = 4
     """Width of a patch in pixels (1: single pixels)."""
     hidden_share: float = 0.75

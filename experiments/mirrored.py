@@ -27,17 +27,17 @@ class Config(run.Config):
     batch_size: int = 32
     lr: float = 5e-4
     filters: tuple[int, ...] = (32, 64, 64, 64)
-    """Filters of the encoder; the decoder mirrors them."""
+    """Filters in each layer of the encoder; the decoder mirrors them."""
     kernels: tuple[int, ...] = (3,)
-    """Width of the kernels: one per layer, or one for all."""
+    """Width of the kernels in pixels: one per layer, or one for all."""
     strides: tuple[int, ...] = (1, 2, 2, 1)
-    """Strides: one per layer, or one for all."""
+    """Strides in pixels: one per layer, or one for all."""
     latent: int = 2
-    """Latent dimensions."""
+    """Number of latent dimensions."""
     batch_norm: bool = False
-    """Batch norm after every hidden convolution."""
+    """Batch normalization after every hidden convolution."""
     dropout: float = 0.0
-    """Dropout rate after every hidden convolution."""
+    """Dropout rate after every hidden convolution (0: none)."""
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:

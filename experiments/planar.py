@@ -22,9 +22,9 @@ class Config(sigmoid.Config):
     """784-128-64-10-2 and back, sigmoids with a linear code, squared error, Adam."""
 
     hidden: tuple[int, ...] = (128, 64, 10)
-    """Widths of the encoder; the decoder mirrors them."""
+    """Widths of the encoder's hidden layers; the decoder mirrors them."""
     latent: int = 2
-    """Latent dimensions."""
+    """Number of latent dimensions."""
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:

@@ -22,9 +22,9 @@ class Config(run.Config):
     epochs: int = 20
     batch_size: int = 128
     hidden: int = 128
-    """Width of the decoder."""
+    """Width of the decoder's LSTM."""
     latent: int = 64
-    """Latent dimensions: width of the encoder."""
+    """Number of latent dimensions: width of the encoder's LSTM."""
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:

@@ -24,9 +24,9 @@ class Config(run.Config):
     batch_size: int = 256
     lr: float = 1e-2
     hidden: tuple[int, ...] = (256,)
-    """Widths of the encoder; the decoder mirrors them."""
+    """Widths of the encoder's hidden layers; the decoder mirrors them."""
     latent: int = 128
-    """Latent dimensions."""
+    """Number of latent dimensions."""
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:

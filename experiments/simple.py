@@ -27,9 +27,9 @@ class Config(run.Config):
     lr: float = 1.0
     eps: float = 1e-7  # of Keras
     hidden: tuple[int, ...] = ()
-    """Widths of the encoder; the decoder mirrors them."""
+    """Widths of the encoder's hidden layers; the decoder mirrors them."""
     latent: int = 32
-    """Latent dimensions."""
+    """Number of latent dimensions."""
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:

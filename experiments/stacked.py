@@ -24,7 +24,7 @@ class Config(simple.Config):
 
     epochs: int = deep.Config.epochs
     hidden: tuple[int, ...] = deep.Config.hidden
-    """Widths of the encoder; the decoder mirrors them."""
+    """Widths of the encoder's hidden layers; the decoder mirrors them."""
     eps: float = deep.Config.eps
     greedy: int = 20
     """Epochs of pretraining per layer, on its own reconstruction error; the remaining epochs fine-tune all layers."""

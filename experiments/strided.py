@@ -25,11 +25,11 @@ class Config(run.Config):
 
     epochs: int = 5
     filters: tuple[int, ...] = (16, 32, 64, 128)
-    """Filters of the encoder; the decoder mirrors them."""
+    """Filters in each layer of the encoder; the decoder mirrors them."""
     kernels: tuple[int, ...] = (3,)
-    """Width of the kernels: one per layer, or one for all."""
+    """Width of the kernels in pixels: one per layer, or one for all."""
     strides: tuple[int, ...] = (2,)
-    """Strides: one per layer, or one for all."""
+    """Strides in pixels: one per layer, or one for all."""
     picture_every: int = 50
 
 

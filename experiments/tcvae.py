@@ -27,9 +27,9 @@ class Config(variational.Fields, run.Config):
     epochs: int = 30
     batch_size: int = 128
     hidden: tuple[int, ...] = (512, 256)
-    """Widths of the encoder; the decoder mirrors them."""
+    """Widths of the encoder's hidden layers; the decoder mirrors them."""
     latent: int = 10
-    """Latent dimensions."""
+    """Number of latent dimensions."""
     beta: float = 6.0
     """Weight of the total correlation."""
 

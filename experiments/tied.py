@@ -25,7 +25,7 @@ class Config(run.Config):
     lr: float = 1.0
     eps: float = 1e-7  # of Keras
     latent: int = 32
-    """Latent dimensions."""
+    """Number of latent dimensions."""
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:

@@ -28,7 +28,7 @@ class Config(variational.Fields, run.Config):
     kl_weight: float = 1.0
     """Weight of the KL term in training (beta); the test loss has weight 1."""
     capacity: float = 0.0
-    """Target of the KL term in nats: the loss has kl_weight * |KL - capacity| (0: no target)."""
+    """Target of the KL term in nats: the loss has --kl-weight times |KL - capacity| (0: no target)."""
     free_bits: float = 0.0
     """Nats of KL per latent dimension without penalty (0: none)."""
 

@@ -32,9 +32,9 @@ class Config(variational.Fields, run.Config):
     batch_size: int = 100
     lr: float = 5e-4
     hidden: tuple[int, ...] = (300, 300)
-    """Widths of the encoder; the decoder mirrors them."""
+    """Widths of the encoder's hidden layers; the decoder mirrors them."""
     latent: int = 40
-    """Latent dimensions."""
+    """Number of latent dimensions."""
     components: int = 500
     """Number K of pseudo-inputs."""
 

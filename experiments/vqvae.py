@@ -23,17 +23,17 @@ class Config(run.Config):
 
     epochs: int = 10
     filters: tuple[int, ...] = (16, 32)
-    """Filters of the encoder, each of stride 2; the decoder mirrors them."""
+    """Filters in each layer of the encoder, of stride 2; the decoder mirrors them."""
     codes: int = 128
-    """Vectors in the codebook."""
+    """Number of vectors in the codebook."""
     latent: int = 16
-    """Size of a vector."""
+    """Number of dimensions of a codebook vector."""
     commitment: float = 0.25
     """Weight of the commitment loss."""
     codebook: Literal["ema", "gradient"] = "ema"
     """Codebook update: moving averages of the encoder vectors nearest to each code (ema), or gradient."""
     decay: float = 0.99
-    """Decay of the moving averages."""
+    """Decay per step of the moving averages of --codebook ema."""
     revive: float = 0.1
     """Codes whose EMA usage is below this fraction of uniform are re-initialised from the batch (0: none)."""
 

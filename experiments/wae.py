@@ -21,9 +21,9 @@ class Config(run.Config):
 
     epochs: int = 20
     hidden: tuple[int, ...] = (500,)
-    """Widths of the encoder; the decoder mirrors them."""
+    """Widths of the encoder's hidden layers; the decoder mirrors them."""
     latent: int = 8
-    """Latent dimensions."""
+    """Number of latent dimensions."""
     mmd_weight: float = 10.0
     """Weight lambda of MMD^2 between aggregate posterior and prior."""
 

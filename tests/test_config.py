@@ -1,10 +1,17 @@
 import dataclasses
+import importlib
+import re
+import unicodedata
 
 import pytest
 
+from jaxae.commands import _docstrings as docstrings
+from jaxae.commands import score
 from jaxae.errors import InputError, input_errors
+from jaxae.experiments import vae
 from jaxae.run import command_line
 from jaxae.run import config as configs
+from jaxae.run.help import help_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,14 +93,107 @@ def test_library_call_names_arguments_not_flags(fields):
     assert "--" not in str(caught.value)
 
 
-def test_help_names_every_flag(capsys):
-    with pytest.raises(SystemExit) as stop:
-        command_line.parse(Config, "What it is.", ["--help"])
-    assert stop.value.code == 0
-    text = capsys.readouterr().out
-    assert "What it is." in text
-    for field in dataclasses.fields(Config):
-        assert command_line.flag(field.name) in text
+def kinds():
+    """The dataclass and the docstring of every command and experiment."""
+    for package, name in (("commands", "Options"), ("experiments", "Config")):
+        for module in docstrings.names(f"jaxae.{package}"):
+            found = importlib.import_module(f"jaxae.{package}.{module}")
+            yield module, getattr(found, name), found.__doc__
+
+
+def groups(text):
+    """Title -> flag or metavar -> meaning and default, of the groups in a help text."""
+    found = {}
+    for title, body in re.findall(r"^(\w+):\n((?:  .+\n?)+)", text, re.M):
+        entries = re.split(r"^  (?=\S)", body, flags=re.M)[1:]
+        found[title] = {entry.split()[0]: " ".join(re.split(r"\s{2,}", entry.strip())[1:]) for entry in entries}
+    return found
+
+
+def columns(line):
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in line)
+
+
+def test_help_has_the_fields_of_the_experiment_first_and_each_field_once():
+    found = groups(help_text(vae.Config, "", "jaxae vae"))
+    assert [*found] == ["experiment", "optimizer", "data", "run", "devices"]
+    common = {configs.flag(field.name) for field in dataclasses.fields(configs.Config)}
+    every = [flag for entries in found.values() for flag in entries]
+    assert sorted(every) == sorted(configs.flag(field.name) for field in dataclasses.fields(vae.Config))
+    assert set(found["experiment"]) == set(every) - common
+    assert [*found["experiment"]][:4] == ["--kl-weight", "--capacity", "--free-bits", "--hidden"]
+    assert {"--lr", "--ema"} <= set(found["optimizer"])
+    assert [*found["data"]] == ["--data", "--binarize", "--data-dir", "--manual-dir"]
+    assert {"--epochs", "--workdir"} <= set(found["run"])
+    assert {"--parallel", "--coordinator"} <= set(found["devices"])
+
+
+def test_help_of_a_command_has_its_own_options_before_the_shared_ones():
+    found = groups(help_text(score.Options, "", "jaxae score"))
+    assert {title: [*entries] for title, entries in found.items()} == {
+        "arguments": ["RUN", "DATA"],
+        "options": ["--out", "--by", "--member", "--module"],
+    }
+    assert help_text(score.Options, "", "jaxae score").startswith(
+        "usage: jaxae score [-h] RUN DATA --out PATH [OPTIONS]"
+    )
+
+
+def test_help_states_meaning_and_default_of_every_field():
+    for module, kind, docstring in kinds():
+        found = groups(help_text(kind, docstring, module))
+        assert sum(map(len, found.values())) == len(dataclasses.fields(kind)), module
+        for title, entries in found.items():
+            for flag, text in entries.items():
+                meaning, *defaults = re.split(r" \((?=default: |required)", text)
+                assert re.search(r"[a-z]", meaning), (module, flag)
+                assert len(defaults) == (title != "arguments"), (module, flag, text)
+                assert all(re.fullmatch(r"(default: [^'\"]+|required)\)", default) for default in defaults), text
+
+
+@pytest.mark.parametrize(("terminal", "most"), [("40", 80), ("90", 90), ("200", 99)])
+def test_help_fits_its_width_and_the_terminal(terminal, most, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", terminal)
+    for module, kind, docstring in kinds():
+        with pytest.raises(SystemExit) as stop:
+            command_line.parse(kind, docstring, ["--help"], module)
+        assert stop.value.code == 0
+        assert max(map(columns, capsys.readouterr().out.splitlines())) <= most, module
+
+
+def test_help_shows_defaults_as_on_the_command_line():
+    text = " ".join(help_text(Config, "", "p").split())
+    for words in (
+        "--lr FLOAT Learning rate. (default: 0.5)",
+        "--hidden [INT ...] (default: 256)",
+        "{none,static,dynamic}",
+    ):
+        assert words in text
+    assert "Delete the run in --workdir, and start again. (default: off)" in text
+
+
+def test_help_keeps_the_lines_of_the_description():
+    docstring = """An idea.
+
+    jaxae vae --lr 1
+
+Source: one,
+two.
+Command: jaxae vae --data mnist
+Measured: 3.
+"""
+    lines = help_text(Config, docstring, "p").split("\n\nexperiment:")[0].splitlines()
+    assert lines == [
+        "usage: p [-h] [OPTIONS]",
+        "",
+        "An idea.",
+        "",
+        "    jaxae vae --lr 1",
+        "",
+        "Source: one, two.",
+        "Command: jaxae vae --data mnist",
+        "Measured: 3.",
+    ]
 
 
 def test_json_round_trip_and_differences():

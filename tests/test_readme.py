@@ -18,6 +18,7 @@ from jaxae import data, experiments, run
 from jaxae.commands._docstrings import docstrings, fields
 from jaxae.report import html
 from jaxae.run import command_line
+from jaxae.run import config as configs
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -60,14 +61,14 @@ def test_flags_named_in_the_readme_exist(page):
     """Of an experiment, of a script, or of SLURM and gcloud."""
     text = page.read_text()
     modules = experiments.names()
-    configs = [importlib.import_module(f"jaxae.experiments.{name}").Config for name in modules]
-    known = {command_line.flag(field.name) for kind in configs for field in dataclasses.fields(kind)}
+    experiment_configs = [importlib.import_module(f"jaxae.experiments.{name}").Config for name in modules]
+    known = {configs.flag(field.name) for kind in experiment_configs for field in dataclasses.fields(kind)}
     for path in (ROOT / "scripts").glob("*.py"):
         known |= options(path.read_text())
     kinds = {name: importlib.import_module(f"jaxae.commands.{name}").Options for name in COMMANDS}
-    known |= {command_line.flag(field.name) for kind in kinds.values() for field in dataclasses.fields(kind)}
+    known |= {configs.flag(field.name) for kind in kinds.values() for field in dataclasses.fields(kind)}
     known |= {"--help", "--tyro-print-completion", "--array", "--wrap", "--ntasks-per-node", "--worker", "--command"}
-    known |= {command_line.flag(name) for name in re.findall(r"^    (\w+): ", README, re.M)}  # of the new variant
+    known |= {configs.flag(name) for name in re.findall(r"^    (\w+): ", README, re.M)}  # of the new variant
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
     assert named <= known
     for name, line in re.findall(rf"jaxae ({'|'.join(modules)})\b([^`#\"\n]*)", text):

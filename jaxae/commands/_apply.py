@@ -30,7 +30,7 @@ class ToFile(OneRun):
     out: Path
     """File to write."""
     member: int = -1
-    """Use the model of one of several seeds, counted from 0 (-1: all, with a leading axis of seeds)."""
+    """Index of the seed whose model is used, from 0 (-1: all seeds, as a leading axis)."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for a file of another kind."""
@@ -43,7 +43,8 @@ class WithData(ToFile):
     """Arguments of a command that applies the model of a run to new data."""
 
     data: Positional[Annotated[str, tyro.conf.arg(metavar="DATA")]]
-    """.npy, .npz or IDX file or folder of images: all examples in order; or the name of a data set: its test split."""
+    """Path of a .npy, .npz or IDX file or of a folder of images, for all examples in order; or the name of a data set,
+    for its test split."""
 
 
 class Examples(NamedTuple):

@@ -35,7 +35,7 @@ class OneRun:
     run: Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
     """Run directory."""
     module: str = ""
-    """Module of the experiment, if it is not in jaxae.experiments."""
+    """Module of an experiment outside jaxae.experiments. (default: the experiment recorded in the run)"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Runs:
     runs: Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN [RUN ...]")]]
     """Run directories."""
     module: str = ""
-    """Module of the experiment of all runs, if it is not in jaxae.experiments."""
+    """Module of an experiment outside jaxae.experiments, for all runs. (default: the experiments recorded in them)"""
 
     def __post_init__(self) -> None:
         """Raise ValueError without a run."""

@@ -27,7 +27,7 @@ class Options(Runs):
     """Arguments of `jaxae compare`."""
 
     out: Path = Path("compare.html")
-    """File to write."""
+    """HTML file to write."""
 
 
 def main(argv: Sequence[str]) -> NoReturn:

@@ -24,7 +24,7 @@ class Options(Runs):
     """Arguments of `jaxae probe`."""
 
     iterations: int = probe.ITERATIONS
-    """Maximum number of optimizer iterations."""
+    """Maximum number of iterations of the logistic regression's optimizer."""
 
     def __post_init__(self) -> None:
         """Raise ValueError without an iteration."""

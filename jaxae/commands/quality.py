@@ -32,9 +32,9 @@ class Options(Runs):
     seed: int = 0
     """Seed of the samples."""
     components: int = 20
-    """Components of the mixture (0: no mixture)."""
+    """Number of components of the Gaussian mixture (0: no mixture)."""
     classifier: str = ""
-    """Weights of a classifier, as scripts/classifier.py writes them (default: those in the cache)."""
+    """File of classifier weights, written by scripts/classifier.py. (default: that in the cache)"""
 
     def __post_init__(self) -> None:
         """Raise ValueError for a number out of range."""

@@ -48,13 +48,13 @@ class Options:
     """Arguments of `jaxae sweep`, besides the flags of the experiment."""
 
     experiment: Positional[Annotated[str, tyro.conf.arg(metavar="EXPERIMENT")]]
-    """Name of the experiment: vae."""
+    """Name of the experiment, such as vae."""
     grid: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FIELD=A,B [FIELD=A,B ...]")]
-    """Values of each field."""
+    """Values of each field; the grid has every combination."""
     workdir: str = ""
-    """Directory of all runs (default: runs/sweep-EXPERIMENT)."""
+    """Directory of all runs. (default: runs/sweep-EXPERIMENT)"""
     shard: Annotated[str, tyro.conf.arg(metavar="I/N")] = ""
-    """Shard to train (default: that of the SLURM task, or 1/1)."""
+    """Shard to train, the I-th of N. (default: that of the SLURM task, or 1/1)"""
 
 
 def main(argv: Sequence[str]) -> NoReturn:
@@ -86,7 +86,7 @@ def sweep(stop: loop.Stop, argv: Sequence[str]) -> str:
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """The arguments of the sweep, and those of the experiment: every other flag, with the values behind it."""
-    known = ("-h", "--help", *(command_line.flag(field.name) for field in dataclasses.fields(Options)))
+    known = ("-h", "--help", *(configs.flag(field.name) for field in dataclasses.fields(Options)))
     own: list[str] = []
     others: list[str] = []
     part = own
@@ -150,11 +150,11 @@ def configure(module: ModuleType, flags: list[str], point: Point, workdir: Path)
     words = []
     for field, value in point.items():
         if field not in truth:
-            words += [command_line.flag(field), *value.split()]
+            words += [configs.flag(field), *value.split()]
         elif value not in ("True", "False"):
             raise InputError(f"--grid {field}={value}: must be True or False")
         elif value == "True":
-            words += [command_line.flag(field)]
+            words += [configs.flag(field)]
     argv = [*flags, *words, "--workdir", str(workdir / folder(point))]
     return command_line.parse(module.Config, module.__doc__ or "", argv)
 

@@ -5,18 +5,16 @@ import dataclasses
 import io
 import re
 import shlex
+import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 from jaxae.errors import InputError
-from jaxae.run.config import PLACE, Config
+from jaxae.run.config import PLACE, Config, flag
+from jaxae.run.help import WIDTH, help_text
 
 C = TypeVar("C")  # a dataclass
-
-
-def flag(field: str) -> str:
-    """`batch_size` -> `--batch-size`."""
-    return "--" + field.replace("_", "-")
 
 
 @contextlib.contextmanager
@@ -44,18 +42,23 @@ def parse(kind: type[C], description: str, argv: Sequence[str] | None = None, pr
     """
     import tyro
 
+    argv = sys.argv[1:] if argv is None else argv
+    program = program or sys.argv[0]
+    if {"-h", "--help"} & {*argv}:
+        width = max(80, min(shutil.get_terminal_size().columns, WIDTH))
+        print(help_text(kind, description, program, width), flush=True)
+        sys.exit(0)
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
-            flags = (tyro.conf.FlagCreatePairsOff,)
-            return tyro.cli(kind, prog=program, description=description, args=argv, config=flags)
+            return tyro.cli(kind, prog=program, args=argv, config=(tyro.conf.FlagCreatePairsOff,), add_help=False)
     except SystemExit as stop:
         if stop.code != 2:
             raise
     # tyro draws a box of sections between rules; the first ones are errors, the rest is help.
     text = re.sub(r"[╭╮╰╯│]", " ", re.sub(r"╭.*╮", " ", box.getvalue()))
     sections = [" ".join(section.split()) for section in re.split(r"─{3,}", text)]
-    said = [section for section in sections if section and not section.startswith(("Argument help", "For full help"))]
+    said = [section for section in sections if section and not section.startswith("Argument help")]
     # tyro also reports a ValueError that `kind` raises.
     line = "; ".join(said).replace(f"Error parsing {kind.__name__}: ", "")
     raise InputError(f"{_with_flags(kind, line)} (see --help)")

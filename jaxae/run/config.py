@@ -13,28 +13,35 @@ from jaxae.training import optimizers
 
 
 @dataclasses.dataclass(frozen=True)
-class Computation:
-    """Fields of what a run computes: data, epochs, seeds, precision."""
+class Data:
+    """Fields of the data."""
 
     data: str = "digits"
-    """digits (embedded), sprites (of known factors), mnist or another TFDS image set, or the path of your own .npy,
-    .npz, IDX file or folder."""
+    """Data set: digits (embedded), sprites (known factors), mnist or another TFDS image set; or the path of a .npy,
+    .npz or IDX file or of a folder."""
     binarize: Literal["none", "static", "dynamic"] = "none"
-    """static: sample each pixel as white or black, once for all seeds. dynamic: resample training images every step."""
+    """Binary images. static: sample each pixel as black or white, once for all seeds. dynamic: resample the training
+    images every step."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """Fields of what a run computes: epochs, seeds, precision."""
+
     epochs: int = 50
-    """Passes over the training data."""
+    """Passes over the training split."""
     batch_size: int = 100
-    """Examples a step, over all devices."""
+    """Examples per step, over all devices."""
     init_from: str = ""
-    """Run directory whose parameters training starts from (default: random ones)."""
+    """Run directory whose parameters initialise the model. (default: random parameters)"""
     seed: int = 0
     """Seed of all random numbers."""
     seeds: int = 1
-    """Train this many seeds (seed, seed + 1, ...) in one program."""
+    """Number of seeds (seed, seed + 1, ...), trained in one program."""
     reduction: Literal["fast", "reproducible"] = "fast"
-    """reproducible: the same bits on 1, 2, 4 and 8 devices, but slower."""
+    """Sums over the batch. reproducible: the same bits on 1, 2, 4 and 8 devices, but slower."""
     precision: Literal["float32", "mixed"] = "float32"
-    """mixed: bfloat16 operands, float32 accumulation."""
+    """Floating-point precision. mixed: bfloat16 operands, float32 accumulation."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,33 +55,58 @@ class Optimization:
     schedule: optimizers.Decay = "constant"
     """Learning rate schedule: cosine and linear decay to 0, exponential to a hundredth of --lr."""
     warmup_steps: int = 0
-    """Steps in which the learning rate rises linearly from 0."""
+    """Steps of learning rate warm-up, linearly from 0 (0: none)."""
     eps: float = 0.0
     """Constant in the optimizer's denominator (0: Optax's default)."""
     weight_decay: float = 0.0
-    """Weight decay: decoupled for adamw and lion, as a penalty on the parameters for the others."""
+    """Weight decay: decoupled for adamw and lion, as a penalty on the parameters for the others (0: none)."""
     clip: float = 0.0
-    """Largest global norm of a gradient (0: no clipping)."""
+    """Maximum global norm of the gradient (0: no clipping)."""
     ema: float = 0.0
-    """Decay of the moving average of the parameters that is evaluated and saved (0: none)."""
+    """Decay per step of the moving average of the parameters, which is evaluated and saved (0: none)."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Execution:
-    """Where and how a run executes. A run may resume with other values; results change by rounding at most."""
+class Folders:
+    """Folders of the data."""
 
     data_dir: str = ""
-    """Folder of prepared TFDS sets (default: that of TFDS)."""
+    """Folder of prepared TFDS sets. (default: that of TFDS)"""
     manual_dir: str = ""
-    """Folder of archives already downloaded, used instead of a download."""
+    """Folder of downloaded archives, used instead of a download. (default: none)"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """Fields of the run directory: checkpoints, pictures, report."""
+
     workdir: str = ""
-    """Run directory (default: runs/EXPERIMENT-DATA). A directory that holds this run resumes it."""
+    """Run directory; an existing run in it is resumed. (default: runs/EXPERIMENT-DATA)"""
+    checkpoint_every: int = 1
+    """Epochs or steps between checkpoints, see --checkpoint-unit."""
+    checkpoint_unit: Literal["epochs", "steps"] = "epochs"
+    """Unit of --checkpoint-every."""
+    picture_every: int = 0
+    """Steps between pictures of ten reconstructions, besides those after epochs 1, 2, 5, 10, 20, ... and the last (0:
+    these alone)."""
+    figures: Literal["all", "none"] = "all"
+    """Pictures and report.html to write. none: neither."""
+    overwrite: bool = False
+    """Delete the run in --workdir, and start again."""
+    summary: bool = False
+    """Print the layers of each net (name, output shape, parameters), and exit."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """Fields of devices and processes."""
+
     parallel: Literal["auto", "pmap", "jit"] = "auto"
-    """Several devices: pmap (auto), or jit with shardings."""
+    """Data parallelism on several devices: pmap, or jit with shardings. auto: pmap."""
     accumulate: int = 1
-    """Gradient accumulation: microbatches per device; less memory, the same result."""
+    """Gradient accumulation: microbatches per device, for less memory and the same result."""
     coordinator: str = ""
-    """Several processes: HOST:PORT of the first one, or auto (SLURM, Open MPI, Kubernetes, TPU pods)."""
+    """HOST:PORT of process 0, or auto for SLURM, Open MPI, Kubernetes and TPU pods. (default: no other processes)"""
     num_processes: int = 1
     """Number of processes."""
     process_id: int = 0
@@ -84,23 +116,11 @@ class Execution:
     patience: int = 300
     """Timeout in seconds for other processes, at start-up and in every dispatch."""
     device_data_limit: float = 0.0
-    """GiB of training data to hold on a device; larger data is streamed (0: a quarter of the device's memory)."""
-    checkpoint_every: int = 1
-    """Epochs, or steps, between checkpoints."""
-    checkpoint_unit: Literal["epochs", "steps"] = "epochs"
-    """Unit of --checkpoint-every."""
-    picture_every: int = 0
-    """Steps between pictures of ten reconstructions while training (0: none)."""
-    figures: Literal["all", "none"] = "all"
-    """none: no pictures and no report.html."""
-    overwrite: bool = False
-    """Delete the run in the workdir, and start again."""
-    summary: bool = False
-    """Print the layers of each net (name, output shape, parameters), and do nothing else."""
+    """GiB of training data held on a device; larger data is streamed (0: a quarter of the device's memory)."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Execution, Optimization, Computation):
+class Config(Devices, Output, Folders, Optimization, Training, Data):
     """Fields of every experiment. An experiment adds its own: `class Config(run.Config): latent: int = 2`.
 
     `jaxae vae --help` documents each field.
@@ -124,7 +144,8 @@ class Config(Execution, Optimization, Computation):
 
 # Fields that may differ between the processes of one run.
 OWN = ("data_dir", "manual_dir", "workdir", "process_id", "heartbeat", "patience")
-PLACE = tuple(field.name for field in dataclasses.fields(Execution))
+# Fields of where and how a run executes. A run may resume with other values; results change by rounding at most.
+PLACE = tuple(field.name for part in (Folders, Output, Devices) for field in dataclasses.fields(part))
 
 C = TypeVar("C", bound=Config)
 
@@ -139,6 +160,11 @@ def documented(config: Config) -> bool:
     """Whether all fields that define the experiment have their defaults, on any data."""
     free = (*PLACE, "data", "seed", "seeds", "precision", "reduction", "log_likelihood_samples")
     return all(getattr(config, f.name) == f.default for f in dataclasses.fields(config) if f.name not in free)
+
+
+def flag(field: str) -> str:
+    """`batch_size` -> `--batch-size`."""
+    return "--" + field.replace("_", "-")
 
 
 def to_json(config: Config) -> dict[str, Any]:

@@ -10,18 +10,18 @@ class Fields:
     """Network, likelihood and KL warm-up. For `class Config(variational.Fields, run.Config)`."""
 
     hidden: tuple[int, ...] = (256,)
-    """Widths of the encoder; the decoder mirrors them."""
+    """Widths of the encoder's hidden layers; the decoder mirrors them."""
     latent: int = 2
-    """Latent dimensions."""
+    """Number of latent dimensions."""
     likelihood: likelihoods.Name = "auto"
-    """p(x|z). auto: bernoulli. normal: the fixed --likelihood-scale. normal-learned: one learned scale.
-    normal-predicted: a scale per pixel from the decoder."""
+    """Likelihood p(x|z). auto: bernoulli. normal: standard deviation --likelihood-scale. normal-learned: one learned
+    standard deviation. normal-predicted: one per pixel, from the decoder."""
     likelihood_scale: float = 1.0
     """Standard deviation of --likelihood normal, for pixels in [0, 1]."""
     kl_warmup: float = 0.0
     """Epochs of KL warm-up, in which the KL weight (or --capacity; all weights of tcvae and infovae) rises linearly
     from 0 (0: none)."""
     kl_cycles: int = 1
-    """Cycles within --kl-warmup; with more than 1, the weight rises in the first half of each cycle."""
+    """Cycles of KL warm-up within --kl-warmup; with more than 1, the weight rises in the first half of each cycle."""
     log_likelihood_samples: int = 0
     """Importance samples per image for the log-likelihood of the test split, estimated after training (0: none)."""
