@@ -1,18 +1,17 @@
 """Strict: an implicit broadcast raises, warnings are errors, 64-bit is off."""
 
-import atexit
 import importlib.util
 import os
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
-os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
-# What one test has compiled the next one need not, nor the processes that it starts: the bits are the same.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled = tempfile.mkdtemp(prefix="jaxae-compiled-")
+ROOT = Path(__file__).parents[1]
+COMPILED = ROOT / ".pytest_cache" / "compiled"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# One cache for all workers and the processes that tests start, kept for the next run: the bits are the same.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-atexit.register(shutil.rmtree, compiled, ignore_errors=True)
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +28,15 @@ jax.config.update("jax_enable_x64", False)
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_legacy_prng_key", "error")
 
-MNIST = Path(os.environ.get("JAXAE_DATA", Path(__file__).parents[2] / "shared" / "data")) / "mnist"
+MNIST = Path(os.environ.get("JAXAE_DATA", ROOT.parent / "shared" / "data")) / "mnist"
+
+
+def pytest_sessionstart(session):
+    """Empty the compilation cache when it exceeds 2 GiB."""
+    if not hasattr(session.config, "workerinput"):
+        COMPILED.mkdir(parents=True, exist_ok=True)
+        if sum(file.stat().st_size for file in COMPILED.iterdir()) > 2 << 30:
+            shutil.rmtree(COMPILED)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -50,7 +57,7 @@ def mnist():
 
 def script(name):
     """A module of `scripts/`."""
-    path = Path(__file__).parents[1] / "scripts" / f"{name}.py"
+    path = ROOT / "scripts" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -67,15 +74,14 @@ def call(name, *arguments):
 
 def copy_repository(folder):
     """The files of the repository that git does not ignore, links as links, in this folder."""
-    root = Path(__file__).parents[1]
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode:
         pytest.skip("needs a git checkout")
     for name in filter(None, listed.stdout.split("\0")):
-        if (root / name).exists():
+        if (ROOT / name).exists():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(root / name, folder / name, follow_symlinks=False)
+            shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
 
 
 def batch(x, weight=None, mask=None, training=True, layout=Layout()):  # noqa: B008

@@ -9,7 +9,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
@@ -53,8 +52,7 @@ def orders(seeds: range, now: int, count: int, batch_size: int) -> Int[np.ndarra
 
 def examples(split: Split) -> Examples:
     """A whole split, as flat rows."""
-    lengths = None if split.lengths is None else jnp.asarray(split.lengths)
-    return Examples(jnp.asarray(split.x.reshape(len(split.x), -1)), jnp.asarray(split.y), lengths)
+    return Examples(split.x.reshape(len(split.x), -1), split.y, split.lengths)
 
 
 def _resident(split: Split, plan: Plan, seeds: range, size: int) -> Feed:

@@ -67,10 +67,10 @@ def blank(
 
 def keys(seeds: range, purpose: int) -> jax.Array:
     """One key per seed, for this purpose; without an axis for a single seed."""
+    numbers = np.array(seeds, np.uint32)
+    return _keys(numbers[0] if len(seeds) == 1 else numbers, np.uint32(purpose))
 
-    def key(seed: jax.Array) -> jax.Array:
-        return jax.random.fold_in(jax.random.key(seed), purpose)
 
-    if len(seeds) == 1:
-        return key(jnp.uint32(seeds[0]))
-    return jax.vmap(key)(seeds[0] + jnp.arange(len(seeds), dtype=jnp.uint32))
+@jax.jit
+def _keys(seeds: jax.Array, purpose: jax.Array) -> jax.Array:
+    return jnp.vectorize(lambda seed: jax.random.fold_in(jax.random.key(seed), purpose))(seeds)

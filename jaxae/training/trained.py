@@ -206,10 +206,10 @@ class Trained:
             raise ValueError(f"images have shape {x.shape}, not [N, {', '.join(map(str, self.shape))}]")
         if x.dtype == np.uint8:
             return jnp.asarray(x.astype(np.float32) / 255)
-        x = jnp.asarray(x, jnp.float32)
+        x = x.astype(np.float32)
         if x.size and not (x.min() >= 0 and x.max() <= 1):
             raise ValueError("pixels must be uint8, or float in [0, 1]")
-        return x
+        return jnp.asarray(x)
 
 
 def layers(model: nn.Module, shape: tuple[int, ...]) -> dict[str, str]:
