@@ -74,6 +74,7 @@ def described(module: doc.Module) -> doc.Module:
     for kind in module.classes:
         if issubclass(kind.obj, nn.Module):
             describe_flax(kind)
+    describe_arguments(module, ["Source", "Command", "Measured"])  # of an experiment
     for member in (*module.members.values(), *(m for kind in module.classes for m in kind.members.values())):
         if isinstance(member, doc.Class):
             describe_arguments(member, list(member.members))
@@ -96,7 +97,7 @@ def describe_flax(kind: doc.Class) -> None:
 
 
 def describe_arguments(member: doc.Doc, names: list[str]) -> None:
-    """Start a line at each argument and error of the docstring ("name: ...", "ValueError for ...")."""
+    """Start a line at each of these names and each error in the docstring ("name: ...", "ValueError for ...")."""
     name = "|".join(names) or "(?!)"
     argument = rf"(?:^|\n|(?<=[.;]) )((?:(?:{name}), )*(?:{name})): "
     text = re.sub(argument, r"  \n**\1**: ", member.docstring)

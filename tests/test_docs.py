@@ -107,6 +107,7 @@ def test_every_public_module_has_a_page(site):
             ],
         ),
         ("jaxae/experiments.html", ["What the experiments reach", 'href="experiments/vae.html"']),
+        ("jaxae/experiments/vae.html", ["<strong>Command</strong>: jaxae vae --data mnist"]),
         ("jaxae/nets/mlp.html", ['id="MLP.__call__"', ">Float<"]),
         ("jaxae/report/page/README.html", ["Jinja templates"]),
         ("scripts/README.html", ["For contributors", 'href="examples/README.html"']),

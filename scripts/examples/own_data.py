@@ -53,9 +53,9 @@ print("codes", codes.shape, "reconstructions", images.shape, "samples", samples.
 # below 0): the larger, the stranger. The model has seen no negative of a digit, and the score shows it.
 
 # %%
-usual, negative = model.score(x).mean(), model.score(1 - x).mean()
-strangest = model.score(x).argsort()[-10:]
-print(f"mean score of the digits {usual:.1f} nats, of their negatives {negative:.1f} nats")
+scores, of_negatives = model.score(x), model.score(1 - x)  # [1797] each
+strangest = scores.argsort()[-10:]
+print(f"mean score of the digits {scores.mean():.1f} nats, of their negatives {of_negatives.mean():.1f} nats")
 
 # %% [markdown]
 # ## A picture
