@@ -1,0 +1,64 @@
+"""The examples of `scripts/examples` run, and reach the figures that they print."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import jaxae
+
+EXAMPLES = Path(__file__).parents[1] / "scripts" / "examples"
+
+
+def run(name, folder):
+    """What an example prints that is run in this folder."""
+    command = [sys.executable, EXAMPLES / f"{name}.py"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def numbers(text, line):
+    """The numbers in the only line of the text that starts so."""
+    (found,) = re.findall(rf"^{re.escape(line)}(.*)$", text, re.MULTILINE)
+    return [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", found)]
+
+
+def assert_draws(path):
+    """The picture has light and dark pixels."""
+    pixels = np.asarray(Image.open(path).convert("L"))
+    assert pixels.std() > 20
+
+
+def test_own_data_becomes_codes_samples_scores_and_a_run(tmp_path):
+    printed = run("own_data", tmp_path)
+    first, last = numbers(printed, "test loss after the first and the last epoch:")
+    assert last < first - 30
+    digits, negatives = numbers(printed, "mean score of the digits")
+    assert negatives > digits + 100
+    assert "codes (1797, 8) reconstructions (10, 8, 8, 1) samples (10, 8, 8, 1)" in printed
+    assert "training images (1618, 8, 8, 1) uint8 classes ('0', '1'," in printed
+    assert_draws(tmp_path / "own_data.png")
+    (loss,) = numbers(printed, "test loss of the loaded model:")
+    data = jaxae.data.load(str(tmp_path / "pictures"))
+    assert jaxae.load(tmp_path / "runs/pictures").evaluate(data.test.x)["loss"] == pytest.approx(loss, abs=1e-4)
+
+
+def test_new_variant_decorrelates_and_its_formula_holds(tmp_path):
+    printed = run("new_variant", tmp_path)
+    correlated, error = numbers(printed, "without the penalty: mean |correlation|")
+    decorrelated, penalized_error = numbers(printed, "with the penalty: mean |correlation|")
+    assert decorrelated < 0.6 * correlated
+    assert penalized_error < 1.1 * error
+    loss, by_numpy, penalty = numbers(printed, "loss")
+    assert loss == pytest.approx(by_numpy, rel=1e-4)
+    assert 0 < penalty < loss
+    epoch, reached = numbers(printed, "stopped after epoch")
+    assert epoch < 100
+    assert reached < 1.2 * error
+    assert "its codes (359, 8)" in printed
+    assert_draws(tmp_path / "new_variant.png")
