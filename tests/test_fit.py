@@ -165,6 +165,7 @@ def test_arguments_that_make_no_run_are_errors_that_name_them(x, fields, kind, s
         (lambda x: jaxae.fit(Linear(), x), r"experiment is a Linear: .* jaxae.Experiment\(model, jaxae.descend"),
         (lambda x: jaxae.Experiment(Linear(), optax.adam(1e-3), squared), "train is a Gradient.*, not a Transition"),
         (lambda x: jaxae.Experiment(Linear(), jaxae.descend(squared, optax.sgd(1.0)), None), "evaluate is a loss"),
+        (lambda x: jaxae.Experiment(nn.Module(), jaxae.descend(squared, optax.sgd(1.0)), squared), "no __call__"),
         (lambda x: jaxae.descend(squared, optax.adam), r"no Optax transformation: call it, as in optax.adam\(1e-3\)"),
         (lambda x: jaxae.iterate(own(), x, epochs=1, batch_size=32), "data is a ndarray, not a Dataset"),
         (lambda x: jaxae.iterate("vae", jaxae.data.from_arrays(x), epochs=1, batch_size=32), "experiment is a str"),

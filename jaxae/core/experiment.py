@@ -21,7 +21,8 @@ Figures: TypeAlias = Mapping[str, float | tuple[float, float]]  # test metric ->
 class Experiment:
     """A model with its training transition, test loss, measures and expected test metrics.
 
-    Any Flax module with `encode(x)` and `decode(codes)` does: `Experiment(model, descend(loss, optimizer), loss)` with
+    Any Flax module with `encode(x)`, `decode(codes)` and `__call__(x)`, which creates the parameters, does:
+    `Experiment(model, descend(loss, optimizer), loss)` with
 
         def loss(variables, batch, key):
             codes = model.apply(variables, batch.x, method="encode")
@@ -31,7 +32,7 @@ class Experiment:
     A loss returns (terms, updates). Each term has one number per example; `loss` is minimised, and the means of all
     terms are reported. Updates are new values of collections that training changes without gradients (`batch_stats`),
     usually none. `batch.x` holds float32 examples in [0, 1]; `batch.noise(key, shape)` samples noise per example.
-    TypeError for parts of other types.
+    TypeError for parts of other types, and for a model without `__call__`.
     """
 
     model: nn.Module  # with methods encode(x) -> codes and decode(codes) -> pixels in [0, 1]
@@ -50,6 +51,8 @@ class Experiment:
         for name, value, kind in (("model", self.model, nn.Module), ("train", self.train, Transition)):
             if not isinstance(value, kind):
                 raise TypeError(f"{name} is a {type(value).__name__}, not a {kind.__name__}: see jaxae.Experiment")
+        if not callable(self.model):
+            raise TypeError(f"model: {type(self.model).__name__} has no __call__(x): return self.decode(self.encode(x))")
         if not callable(self.evaluate):
             raise TypeError("evaluate is a loss: a function (variables, batch, key) -> (terms, updates)")
 

@@ -39,7 +39,6 @@ class Checkpoints:
             max_to_keep=2,
             cleanup_tmp_directories=not read_only,
             create=False,
-            read_only=read_only,
             multiprocessing_options=ocp.options.MultiprocessingOptions(active_processes={jax.process_index()}),
         )
         self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
