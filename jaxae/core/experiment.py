@@ -52,7 +52,9 @@ class Experiment:
             if not isinstance(value, kind):
                 raise TypeError(f"{name} is a {type(value).__name__}, not a {kind.__name__}: see jaxae.Experiment")
         if not callable(self.model):
-            raise TypeError(f"model: {type(self.model).__name__} has no __call__(x): return self.decode(self.encode(x))")
+            raise TypeError(
+                f"model: {type(self.model).__name__} has no __call__(x): return self.decode(self.encode(x))"
+            )
         if not callable(self.evaluate):
             raise TypeError("evaluate is a loss: a function (variables, batch, key) -> (terms, updates)")
 
