@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from jaxae.training.iterate import iterate as iterate
     from jaxae.training.trained import Trained as Trained
 
-FROM = {
+MODULES = {
     "Batch": "core.batch",
     "Config": "run.config",
     "Experiment": "core.experiment",
@@ -43,7 +43,7 @@ FROM = {
     "phases": "core.step",
     "replay": "run.replay",
 }
-__all__ = [*FROM]
+__all__ = [*MODULES]
 
 
 def __dir__() -> list[str]:
@@ -51,8 +51,8 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    if name in FROM:
-        return getattr(importlib.import_module(f"jaxae.{FROM[name]}"), name)
+    if name in MODULES:
+        return getattr(importlib.import_module(f"jaxae.{MODULES[name]}"), name)
     if name == "data":
         return importlib.import_module("jaxae.data")
     raise AttributeError(f"module 'jaxae' has no attribute {name!r}")

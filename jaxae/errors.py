@@ -26,13 +26,13 @@ def input_errors() -> Iterator[None]:
 class Diverged(ArithmeticError):
     """A number became NaN or infinite; the line names the step and the term. Exit code 3.
 
-    moment: what the bad step started from, for `replay`: the state, the rows of the batch, the key, the seed;
+    step_inputs: what the bad step started from, for `replay`: the state, the rows of the batch, the key, the seed;
     None for an evaluation.
     """
 
-    def __init__(self, line: str, moment: dict[str, Any] | None = None) -> None:
+    def __init__(self, line: str, step_inputs: dict[str, Any] | None = None) -> None:
         super().__init__(line)
-        self.moment = moment
+        self.step_inputs = step_inputs
 
 
 class Interrupted(BaseException):

@@ -96,7 +96,7 @@ def test_a_run_on_binary_images(tmp_path):
     assert "--binarize dynamic" in saved["command"]
     assert saved["data"]["fingerprint"] == data.load("digits", binarize="dynamic").fingerprint()
     assert run.dataset(runs["static"], json.loads((runs["static"] / "config.json").read_text())).train.x.max() == 255
-    assert equal(jaxae.load(runs["static"]).params, run.finished(runs["static"])[0].params)
+    assert equal(jaxae.load(runs["static"]).params, run.load_finished(runs["static"])[0].params)
 
 
 def test_the_decoders_bias_starts_at_the_mean_image():

@@ -99,7 +99,7 @@ def test_summary_counts_every_parameter_once(name):
     model = experiment.build(experiment.Config(), info).model
     params = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 28, 28, 1), np.float32))["params"]
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    tables = run.summary(dataclasses.replace(experiment.Config(), data="digits"), experiment.build)
+    tables = run.layer_tables(dataclasses.replace(experiment.Config(), data="digits"), experiment.build)
     assert tables.count("Total Parameters") == 3  # encoder, decoder, end to end
     assert f"Total Parameters: {count:,}" in tables.split("end to end")[1]
 
@@ -221,7 +221,7 @@ def test_bad_configurations_are_refused_before_anything_is_written(few, tmp_path
         ("log_likelihood_samples=1: one sample is the bound", "binary", {"log_likelihood_samples": 1}),
         ("kl_cycles=3 needs a KL warm-up; set kl_warmup=", "iwae", {"kl_cycles": 3}),
         ("capacity=1.0, free_bits=0.5: choose one", "vae", {"capacity": 1.0, "free_bits": 0.5}),
-        ("revive=1.0 must be below 1", "vqvae", {"revive": 1.0}),
+        ("reinit_below=1.0 must be below 1", "vqvae", {"reinit_below": 1.0}),
         (r"levels=\[2, 8\]: each must be at least 3", "fsq", {"levels": (2, 8)}),
         ("their product below", "fsq", {"levels": (2000, 2000, 2000)}),
         ("batch_size=1 must be at least 2 for the MMD of codes", "wae", {"batch_size": 1}),

@@ -21,7 +21,7 @@ from jaxae.core.divergences import per_example
 from jaxae.errors import InputError
 from jaxae.experiments import denoising, dense, sequence, vae
 from jaxae.training import records
-from jaxae.training.checkpoint import recorded
+from jaxae.training.checkpoint import newest_digests
 
 ROOT = Path(__file__).parents[1]
 SMALL = {"hidden": (16,), "latent": 2, "batch_size": 32, "progress": False}
@@ -91,7 +91,7 @@ def test_with_a_workdir_fit_is_the_command(x, tmp_path):
     assert a["config"].pop("workdir") != b["config"].pop("workdir")
     assert {**a, "command": ""} == {**b, "command": ""}
     assert (tmp_path / "a/metrics.jsonl").read_bytes() == (tmp_path / "b/metrics.jsonl").read_bytes()
-    assert recorded(tmp_path / "a/checkpoints") == recorded(tmp_path / "b/checkpoints")
+    assert newest_digests(tmp_path / "a/checkpoints") == newest_digests(tmp_path / "b/checkpoints")
     in_memory = jaxae.fit(vae, tmp_path / "x.npy", **fields)
     assert equal(in_memory.params, model.params)
     assert in_memory.history == model.history
@@ -287,7 +287,7 @@ def test_one_seed_of_several_is_saved_as_its_own_run(x, tmp_path, written):
     several[2].save(tmp_path / "one")
     assert equal(jaxae.load(tmp_path / "one").encode(x), several[2].encode(x))
     jaxae.load(tmp_path / "one").save(tmp_path / "again")
-    assert recorded(tmp_path / "again/checkpoints") == recorded(tmp_path / "one/checkpoints")
+    assert newest_digests(tmp_path / "again/checkpoints") == newest_digests(tmp_path / "one/checkpoints")
     longer = jaxae.fit(vae, x, epochs=3, seed=6, workdir=tmp_path / "one", **fields)
     alone = jaxae.fit(vae, x, epochs=3, seed=6, **fields)
     for a, b in zip(jax.tree.leaves(longer.params), jax.tree.leaves(alone.params), strict=True):
@@ -389,7 +389,7 @@ def test_an_interruption_returns_control_with_what_is_trained(tmp_path, written)
     assert steps >= 12
     assert epochs >= 4  # two lines for each
     if written:
-        assert int(recorded(tmp_path / "run/checkpoints")["step"]) == steps
+        assert int(newest_digests(tmp_path / "run/checkpoints")["step"]) == steps
 
 
 def test_import_loads_neither_jax_nor_what_is_slower():

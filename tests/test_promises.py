@@ -98,10 +98,10 @@ def test_second_process_in_a_workdir_is_refused(tmp_path):
 
 def test_workdir_lock_is_released(tmp_path):
     for _ in range(2):
-        with directory.alone(tmp_path), pytest.raises(InputError, match="another process"), directory.alone(tmp_path):
+        with directory.locked(tmp_path), pytest.raises(InputError, match="another process"), directory.locked(tmp_path):
             pass
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written"), directory.alone(tmp_path / "file" / "run"):
+    with pytest.raises(InputError, match="cannot be written"), directory.locked(tmp_path / "file" / "run"):
         pass
 
 

@@ -357,7 +357,7 @@ def test_what_cannot_be_compared_is_said(runs, tmp_path, capsys):
         assert message in said
         assert said.count("\n") == 1
     with pytest.raises(InputError, match="its data"):
-        run.finished(other)
+        run.load_finished(other)
     assert not (tmp_path / "compare.html").exists()
 
 

@@ -17,7 +17,7 @@ from jaxae.commands._arguments import Runs, module_of, parsed
 from jaxae.errors import InputError
 from jaxae.report import html
 from jaxae.report.figures.base import COLOURS, address, bitmap, encoded, lengths_of, pictures, ten, tile, unit
-from jaxae.report.figures.metrics import order
+from jaxae.report.figures.metrics import metric_names
 from jaxae.report.wall import small
 from jaxae.training import records
 
@@ -49,12 +49,12 @@ def page(paths: Sequence[Path], module: ModuleType | None = None) -> str:
     """The HTML report. InputError for a directory without a finished run, and for runs on different data."""
     labels = _labels(paths)
     saved, data = run.same_data(paths)
-    loaded = [run.finished(path, module, data) for path in paths]
+    loaded = [run.load_finished(path, module, data) for path in paths]
     rows = {"original": unit(data.test.x[ten(data)])}
     for label, (every, *_) in zip(labels, loaded, strict=True):
         model = every[0]
         rows[f"{label}, from corrupted images" if model.experiment.corrupt else label] = np.asarray(
-            model.decode(encoded(model, data, ten(data), seen=True))
+            model.decode(encoded(model, data, ten(data), corrupted=True))
         )
     strips = [
         (label, address(bitmap(tile(small(pictures(x, lengths_of(data, ten(data)))), len(x)))))
@@ -65,7 +65,7 @@ def page(paths: Sequence[Path], module: ModuleType | None = None) -> str:
         label: (records.read(path / "metrics.jsonl"), model.experiment.unit)
         for label, path, (model, *_) in zip(labels, paths, loaded, strict=True)
     }
-    metrics = order([result["metrics"] for result in results])
+    metrics = metric_names([result["metrics"] for result in results])
     about_runs = [
         {
             "label": label,

@@ -42,8 +42,8 @@ def table() -> str:
 def row(name: str, docstring: str) -> tuple[str, str, str, str]:
     """Name, first sentence, source and first measured figure of an experiment, from its docstring."""
     idea, *parts = re.split(r"\n(?=Source: |Command: |Measured: )", docstring)
-    said = {key: " ".join(text.split()) for key, text in (part.split(": ", 1) for part in parts)}
-    measured = said.get("Measured", "")
+    parsed_parts = {key: " ".join(text.split()) for key, text in (part.split(": ", 1) for part in parts)}
+    measured = parsed_parts.get("Measured", "")
     figure = FIGURE.match(measured)
     sentence = re.split(r"\.(?:\s|$)", " ".join(idea.split()))[0]
-    return name, sentence, ASIDE.split(said.get("Source", ""))[0], figure[0] if figure else measured
+    return name, sentence, ASIDE.split(parsed_parts.get("Source", ""))[0], figure[0] if figure else measured

@@ -18,7 +18,7 @@ from jaxae.core.types import Extra, Variables
 AXIS = "data"  # name of the mapped device axis that a batch is split over
 
 
-Share: TypeAlias = Callable[[jax.Array], jax.Array]  # global batch -> per-device batch
+PerDevice: TypeAlias = Callable[[jax.Array], jax.Array]  # global batch -> per-device batch
 
 
 class Layout(NamedTuple):
@@ -35,7 +35,7 @@ class Layout(NamedTuple):
         return self.microbatches > 1 or self.ordered
 
 
-WHOLE = Layout()
+UNSPLIT = Layout()
 
 
 @no_type_check  # JAX rebuilds it with sentinels and shapes in place of arrays
@@ -51,7 +51,7 @@ class Batch:
     y: Int[Array, " B"] | None = None  # class; None where the data has none
     context: Float[Array, "B C"] | None = None  # covariates; None where the data has none
     training: bool = struct.field(pytree_node=False, default=True)  # dropout, noise and batch statistics are on
-    layout: Layout = struct.field(pytree_node=False, default=WHOLE)
+    layout: Layout = struct.field(pytree_node=False, default=UNSPLIT)
 
     if TYPE_CHECKING:
 
@@ -84,7 +84,7 @@ class Batch:
 
         ValueError for a microbatch.
         """
-        self._require_whole("mean")
+        self._require_full_batch("mean")
         total, count = weighted_sum(values, self.weight), jnp.sum(self.weight)
         if self.axis:
             total, count = jax.lax.psum((total, count), self.axis)
@@ -95,12 +95,12 @@ class Batch:
 
         ValueError for a microbatch, and in evaluation, whose batches hold padding.
         """
-        self._require_whole("gather")
+        self._require_full_batch("gather")
         if not self.training:
             raise ValueError("Batch.gather is for training only; evaluation batches hold padding")
         return jax.lax.all_gather(values, self.axis, tiled=True) if self.axis else values
 
-    def _require_whole(self, method: str) -> None:
+    def _require_full_batch(self, method: str) -> None:
         if self.layout.partial:
             raise ValueError(
                 f"Batch.{method} needs the whole batch, not a microbatch: take accumulate=1 and reduction=fast"

@@ -14,7 +14,7 @@ from jaxae.core.types import Variables
 
 Prior: TypeAlias = Callable[[Variables, Key[Array, ""], int], Float[Array, "N *code"]]  # (variables, key, N) -> codes
 Corrupt: TypeAlias = Callable[[Key[Array, ""], Batch], Float[Array, "B *D"]]  # (key, batch) -> encoder input
-Figures: TypeAlias = Mapping[str, float | tuple[float, float]]  # test metric -> at most, or a range
+ExpectedMetrics: TypeAlias = Mapping[str, float | tuple[float, float]]  # test metric -> at most, or a range
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Experiment:
     prior: Prior | None = None  # codes to generate from
     corrupt: Corrupt | None = None
     sequences: bool = False  # whether the model's methods take a mask [B, T], for sequences of different lengths
-    expected: Mapping[str, Figures] = field(default_factory=dict)  # data set -> figures of the source
+    expected: Mapping[str, ExpectedMetrics] = field(default_factory=dict)  # data set -> figures of the source
     unit: str = "nats per image"  # of the loss
     # Further measures of the trained model, by their names in result.json.
     measures: Mapping[str, "Measure"] = field(default_factory=dict)

@@ -84,17 +84,17 @@ def from_arrays(
         if train.x.shape[1:] != held.x.shape[1:]:
             raise InputError(f"test examples have shape {held.x.shape[1:]}, not {train.x.shape[1:]}")
         return Dataset(train, held, labels(y, len(x), path)[1])
-    whole = files.pixels(x, path)
-    found, classes = labels(y, len(whole), path)
+    images = files.pixels(x, path)
+    found, classes = labels(y, len(images), path)
     if test is not None and test == 0:
-        split = Split(whole, found)
+        split = Split(images, found)
         return Dataset(split, split, classes)
     fraction = 0.1 if test is None else float(test)
     if not 0 < fraction < 1:
         raise InputError(
             f"test={test} is no fraction: give one between 0 and 1, 0 for the training examples, or arrays"
         )
-    return hold_out(whole, found, classes, fraction)
+    return hold_out(images, found, classes, fraction)
 
 
 def _array(x: Any, name: str) -> np.ndarray:
@@ -167,9 +167,9 @@ def labels(y: np.ndarray | None, count: int, path: Path) -> tuple[Int[np.ndarray
     return y.astype(np.int32), tuple(str(label) for label in range(int(y.max()) + 1))
 
 
-def spread(count: int, most: int) -> np.ndarray:
+def spread(count: int, limit: int) -> np.ndarray:
     """Up to `most` places, evenly spaced over `count`: data may be in the order of its classes."""
-    return np.linspace(0, count - 1, min(most, count)).astype(int)
+    return np.linspace(0, count - 1, min(limit, count)).astype(int)
 
 
 def hold_out(

@@ -17,7 +17,7 @@ def drawn(dataset: Dataset, how: str) -> Dataset:
     return dataset if how == "none" else dataset._replace(train=train, test=_drawn(dataset.test, 1))
 
 
-def seen(dataset: Dataset, how: str) -> Dataset:
+def as_in_training(dataset: Dataset, how: str) -> Dataset:
     """A set as `drawn` gives it, whose training images are also as training sees them: black and white, if dynamic."""
     return drawn(dataset, "static") if how == "dynamic" else dataset
 

@@ -83,8 +83,8 @@ def cached(key: str, make: Callable[[], Dataset]) -> Dataset:
     return dataset
 
 
-def _digest(said: bytes) -> str:
-    return hashlib.sha256(f"{VERSION} ".encode() + said).hexdigest()[:32]
+def _digest(key: bytes) -> str:
+    return hashlib.sha256(f"{VERSION} ".encode() + key).hexdigest()[:32]
 
 
 @contextmanager

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxae.core.batch import AXIS, WHOLE, Layout, Share
+from jaxae.core.batch import AXIS, UNSPLIT, Layout, PerDevice
 from jaxae.core.reduction import SHARDS
-from jaxae.devices.processes import ALONE, Processes
+from jaxae.devices.processes import SINGLE_PROCESS, Processes
 
 SEEDS = "seeds"
 MODES = ("auto", "pmap", "jit")
 REDUCTIONS = ("fast", "reproducible")
-Make = Callable[[Share, Layout], Callable[..., Any]]  # (share, layout) -> program on a per-device batch
+Make = Callable[[PerDevice, Layout], Callable[..., Any]]  # (per_device, layout) -> program on a per-device batch
 
 
 class Plan(NamedTuple):
@@ -25,8 +25,8 @@ class Plan(NamedTuple):
     mode: str  # "one" device; "pmap" or "jit" split the batch; "seeds" splits the seeds
     mesh: Mesh
     seeds: int
-    layout: Layout = WHOLE  # of a batch
-    processes: Processes = ALONE
+    layout: Layout = UNSPLIT  # of a batch
+    processes: Processes = SINGLE_PROCESS
 
     @property
     def devices(self) -> int:
@@ -41,7 +41,7 @@ def plan(
     devices: Sequence[jax.Device] | None = None,
     reduction: str = "fast",
     accumulate: int = 1,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> Plan:
     """Choose how to split seeds or batches over devices (default: all).
 
@@ -85,23 +85,23 @@ def _divides(batch_size: int, by: int, how: str) -> None:
 
 
 def compile(make: Make, plan: Plan, seeded: Sequence[bool], example: tuple[Any, ...] = ()) -> Callable[..., Any]:
-    """Compile `make(share, layout)` for the plan: at the first call, or ahead of time for the shapes of `example`.
+    """Compile `make(per_device, layout)` for the plan: at the first call, or ahead of time for the shapes of `example`.
 
     seeded: for each argument, whether it has a leading axis of seeds with several seeds (every result has one).
     """
 
-    def over_seeds(share: Share) -> Callable[..., Any]:
-        function = make(share, plan.layout)
+    def over_seeds(per_device: PerDevice) -> Callable[..., Any]:
+        function = make(per_device, plan.layout)
         return jax.vmap(function, in_axes=tuple(0 if s else None for s in seeded)) if plan.seeds > 1 else function
 
     if plan.mode == "pmap":
 
         def on_device(device: jax.Array, *args: Any) -> Any:
-            def share(x: jax.Array) -> jax.Array:
+            def per_device(x: jax.Array) -> jax.Array:
                 size = x.shape[0] // plan.devices
                 return jax.lax.dynamic_slice_in_dim(x, device * size, size)
 
-            return over_seeds(share)(*args)
+            return over_seeds(per_device)(*args)
 
         axes = (0, *[None] * len(seeded))
         devices = list(plan.mesh.devices)

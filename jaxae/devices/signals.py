@@ -30,7 +30,7 @@ class Stop:
     def __init__(self) -> None:
         self.number = 0
         self._save: Save | None = None
-        self.taken = threading.Event()
+        self.handled = threading.Event()
         self.patient = False  # whether it waits for the main thread, which has to agree with other processes
 
     def __call__(self, save: Save | None) -> bool:
@@ -42,7 +42,7 @@ class Stop:
         if self.number and save is None:
             raise Interrupted
         if self.number:
-            self.taken.set()
+            self.handled.set()
         return self.number > 0
 
     def handle(self, number: int, _: FrameType | None) -> None:
@@ -64,7 +64,7 @@ class Stop:
         """Save and end, if the main thread does not."""
         if self._save is not None:
             _say("stopping after this step; again to end at once")
-        if not self.taken.wait(None if self.patient and self._save is not None else GRACE):
+        if not self.handled.wait(None if self.patient and self._save is not None else GRACE):
             try:
                 if self._save is not None:
                     self._save()
@@ -93,7 +93,7 @@ def stopping() -> Iterator[Stop]:
     try:
         yield stop
     finally:
-        stop.taken.set()
+        stop.handled.set()
         threading.excepthook, sys.unraisablehook = old_hooks
         for number, handler in old.items():
             signal.signal(number, handler)

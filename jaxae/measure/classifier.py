@@ -108,7 +108,7 @@ def features(params: Params, x: Num[Any, "N H W C"]) -> Float[np.ndarray, "N 64"
 
 
 def accuracy(params: Params, split: Split) -> float:
-    """Share of the images of a split whose class has the largest logit."""
+    """Fraction of the images of a split whose class has the largest logit."""
     return float(np.mean(_applied(params, split.x, "__call__").argmax(1) == split.y))
 
 
@@ -135,9 +135,9 @@ def load(path: Path, data: Dataset) -> Params:
     return params
 
 
-def kept(data: Dataset) -> Params:
+def load_or_train(data: Dataset) -> Params:
     """The weights that the user's cache holds for these data, trained on first use. InputError as `train`."""
-    path = cached_at(data)
+    path = cache_path(data)
     try:
         return load(path, data)
     except InputError:
@@ -151,7 +151,7 @@ def kept(data: Dataset) -> Params:
     return params
 
 
-def cached_at(data: Dataset) -> Path:
+def cache_path(data: Dataset) -> Path:
     """Where the cache holds the weights for these data."""
     return folder() / f"classifier-{VERSION}-{data.fingerprint()}.npz"
 

@@ -53,9 +53,9 @@ def mig(codes: Float[np.ndarray, "N Z"], factors: Int[np.ndarray, "N F"]) -> flo
     low, high = codes.min(0), codes.max(0)
     places = (codes - low[None]) / np.where(high > low, high - low, 1)[None]
     binned = np.minimum(places * BINS, BINS - 1).astype(int)
-    told = np.array([[mutual_info_score(v, z) for v in factors.T] for z in binned.T])
+    information = np.array([[mutual_info_score(v, z) for v in factors.T] for z in binned.T])
     entropy = np.array([mutual_info_score(v, v) for v in factors.T])
-    return _gap(told / entropy[None])
+    return _gap(information / entropy[None])
 
 
 def sap(codes: Float[np.ndarray, "N Z"], factors: Int[np.ndarray, "N F"], categorical: tuple[int, ...] = (0,)) -> float:
@@ -88,15 +88,15 @@ def dci(
     """
     codes, factors = _checked(codes, factors)
     learn, test = np.array_split(np.random.default_rng(seed).permutation(len(codes)), 2)
-    importance, told = np.zeros((codes.shape[1], factors.shape[1])), np.zeros(factors.shape[1])
+    importance, informativeness = np.zeros((codes.shape[1], factors.shape[1])), np.zeros(factors.shape[1])
     for j, factor in enumerate(factors.T):
         forest, guess, error = _predictors(j in categorical, seed)
         for predictor in (forest, guess):
             predictor.fit(codes[learn], factor[learn])
         wrong, guessed = (error(factor[test], predictor.predict(codes[test])) for predictor in (forest, guess))
         importance[:, j] = forest.feature_importances_
-        told[j] = max(0.0, 1 - wrong / guessed) if guessed and importance[:, j].any() else 0.0
-    return DCI(disentanglement(importance), disentanglement(importance.T), float(told.mean()))
+        informativeness[j] = max(0.0, 1 - wrong / guessed) if guessed and importance[:, j].any() else 0.0
+    return DCI(disentanglement(importance), disentanglement(importance.T), float(informativeness.mean()))
 
 
 def disentanglement(importance: Float[np.ndarray, "Z F"]) -> float:
@@ -108,8 +108,8 @@ def disentanglement(importance: Float[np.ndarray, "Z F"]) -> float:
     from scipy.special import entr
 
     total = importance.sum(1)
-    share = importance / np.where(total > 0, total, 1)[:, None]
-    entropy = entr(share).sum(1) / np.log(max(importance.shape[1], 2))
+    probability = importance / np.where(total > 0, total, 1)[:, None]
+    entropy = entr(probability).sum(1) / np.log(max(importance.shape[1], 2))
     return max(0.0, float(total @ (1 - entropy) / (total.sum() or 1)))
 
 
@@ -130,15 +130,15 @@ def factor_score(
         return 1 / count
     z = codes[:, used] / spread[used][None]
     rng = np.random.default_rng(seed)
-    seen = np.zeros((2, z.shape[1], count), int)  # votes that decide, votes that are scored
+    counts = np.zeros((2, z.shape[1], count), int)  # votes that decide, votes that are scored
     for j, factor in enumerate(factors.T):
         order = np.argsort(factor, kind="stable")
-        for half in seen:
+        for half in counts:
             value = rng.choice(factor, (max(votes // count, 1), 1))
             first, end = (np.searchsorted(factor[order], value, side) for side in ("left", "right"))
             shared = order[rng.integers(first, end, (len(value), batch))]
             half[:, j] = np.bincount(z[shared].var(1).argmin(1), minlength=len(half))
-    decided, scored = seen
+    decided, scored = counts
     return float(scored[np.arange(len(scored)), decided.argmax(1)].sum() / scored.sum())
 
 

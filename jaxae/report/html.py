@@ -9,7 +9,7 @@ from typing import Any
 from jaxae.core.experiment import reached
 from jaxae.data import Dataset
 from jaxae.report.figures.base import COLOURS, address
-from jaxae.report.figures.metrics import order, series, unit_of
+from jaxae.report.figures.metrics import metric_names, series, unit_of
 from jaxae.report.wall import wall
 from jaxae.training import records
 from jaxae.training.trained import Trained, layers
@@ -113,7 +113,7 @@ def charts(runs: dict[str, tuple[list[records.Record], str]]) -> list[dict[str, 
     One run has a curve for each split; several have a colour each, and their training is dashed.
     """
     found = []
-    for name in order([line for lines, _ in runs.values() for line in lines]):
+    for name in metric_names([line for lines, _ in runs.values() for line in lines]):
         curves = []
         for number, (label, (lines, _)) in enumerate(runs.items()):
             for k, split in enumerate(("train", "test")):
@@ -140,7 +140,7 @@ def figure(value: Any) -> str:
     return f"{records.mean(value):.4g}" + ("" if std is None else f" ± {std:.2g}")
 
 
-def bound(value: float | list[float]) -> str:
+def expected_text(value: float | list[float]) -> str:
     """An expected figure: at most, or a range."""
     return f"{value[0]:g} to {value[1]:g}" if isinstance(value, list | tuple) else f"≤ {value:g}"
 
@@ -151,11 +151,11 @@ def _cards(result: dict[str, Any], unit: str) -> list[dict[str, Any]]:
             "name": f"test {name}",
             "value": figure(result["metrics"][name]),
             "unit": unit_of(name, unit),
-            "expected": bound(result["expected"][name]) if name in result["expected"] else "",
+            "expected": expected_text(result["expected"][name]) if name in result["expected"] else "",
             "reached": name in result["expected"]
             and reached(records.mean(result["metrics"][name]), result["expected"][name]),
         }
-        for name in order([result["metrics"]])
+        for name in metric_names([result["metrics"]])
     ]
 
 

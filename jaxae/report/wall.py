@@ -18,7 +18,7 @@ from jaxae.training.trained import Trained
 SIZES = (48, 40, 32, 24, 16, 12, 8, 5, 3)  # places of the grid to either side: the most that the budget has room for
 COARSE = (5, 3)  # the same, for components beyond the second
 OFFSETS = (-2.0, -1.0, 1.0, 2.0)  # places of those components, in standard deviations
-MOST = 1000  # test examples
+MAX_EXAMPLES = 1000  # test examples
 BUDGET = 500_000  # bytes for each of the grid, the sliders and the test examples, of a page of at most 3 MB
 COLUMNS = 32  # images in a row of a sheet
 SIDE = 64  # pixels: larger images are shrunk
@@ -39,12 +39,12 @@ def wall(model: Trained, data: Dataset) -> dict[str, Any] | None:
         return None
     if z.shape[1] == 2:
         mean, directions, labels = np.zeros(2), np.eye(2), ["z1", "z2"]
-        deviations, shares = z.std(0), np.array([0.5, 0.5])
+        deviations, ratios = z.std(0), np.array([0.5, 0.5])
     else:
         components = principal(z, COMPONENTS)
-        mean, directions, shares = components.mean_, components.components_, components.explained_variance_ratio_
+        mean, directions, ratios = components.mean_, components.components_, components.explained_variance_ratio_
         deviations = np.sqrt(components.explained_variance_)
-        labels = [f"component {k + 1} ({part:.1%} of variance)" for k, part in enumerate(shares)]
+        labels = [f"component {k + 1} ({part:.1%} of variance)" for k, part in enumerate(ratios)]
     plane = (z - mean) @ directions[:2].T
     low, high = _range(plane)
 
@@ -58,9 +58,9 @@ def wall(model: Trained, data: Dataset) -> dict[str, Any] | None:
     sheets = ((size, sheet(decode(_grid(low, high, size)))) for size in likely)
     n, grid = next(((size, text) for size, text in sheets if len(text) < BUDGET), (SIZES[-1], coarsest))
     inside = np.flatnonzero(np.all((plane >= low) & (plane <= high), axis=1))
-    inside = inside[spread(len(inside), MOST)]
-    kept, shown = _examples(model, data, numbers[inside])
-    places = np.round(plane[inside[kept]], 5)
+    inside = inside[spread(len(inside), MAX_EXAMPLES)]
+    chosen, shown = _examples(model, data, numbers[inside])
+    places = np.round(plane[inside[chosen]], 5)
     return {
         "size": list(small(pictures(unit(data.test.x[:1]))).shape[1:3]),
         "columns": COLUMNS,
@@ -69,7 +69,7 @@ def wall(model: Trained, data: Dataset) -> dict[str, Any] | None:
         "labels": labels[:2],
         "n": n,
         "grid": grid,
-        **_sliders(decode, low, high, deviations, shares, labels),
+        **_sliders(decode, low, high, deviations, ratios, labels),
         "codes": {"x": places[:, 0].tolist(), "y": places[:, 1].tolist(), **shown},
         "classes": list(data.classes),
     }
@@ -111,14 +111,14 @@ def _examples(model: Trained, data: Dataset, numbers: np.ndarray) -> tuple[np.nd
     """As many of these test examples as the budget has room for: their places among them, and what is decoded."""
     lengths = lengths_of(data, numbers)
     before = small(pictures(unit(data.test.x[numbers]), lengths))
-    after = small(pictures(np.asarray(model.decode(encoded(model, data, numbers, seen=True))), lengths))
+    after = small(pictures(np.asarray(model.decode(encoded(model, data, numbers, corrupted=True))), lengths))
     each = (len(sheet(before[:COLUMNS])) + len(sheet(after[:COLUMNS]))) / min(len(numbers), COLUMNS)
-    kept = spread(len(numbers), max(1, int(BUDGET / each)))
-    return kept, {
-        "numbers": numbers[kept].tolist(),
-        "class": data.test.y[numbers[kept]].tolist(),
-        "originals": sheet(before[kept]),
-        "decoded": sheet(after[kept]),
+    chosen = spread(len(numbers), max(1, int(BUDGET / each)))
+    return chosen, {
+        "numbers": numbers[chosen].tolist(),
+        "class": data.test.y[numbers[chosen]].tolist(),
+        "originals": sheet(before[chosen]),
+        "decoded": sheet(after[chosen]),
     }
 
 
@@ -127,7 +127,7 @@ def _sliders(
     low: np.ndarray,
     high: np.ndarray,
     deviations: np.ndarray,
-    shares: np.ndarray,
+    ratios: np.ndarray,
     labels: list[str],
 ) -> dict[str, Any]:
     """A slider for every component beyond the second that varies, as far as the budget has room for them.
@@ -151,5 +151,5 @@ def _sliders(
                 break
         if len(sliders) == len(moving):
             break
-    without = 1 - float(np.sum(shares[: 2 + len(sliders)]))
+    without = 1 - float(np.sum(ratios[: 2 + len(sliders)]))
     return {"sliders": sliders, "coarse": n, "offsets": list(OFFSETS), "without": max(0.0, round(without, 4))}

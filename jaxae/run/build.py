@@ -7,7 +7,7 @@ from typing import Any
 
 import optax
 
-from jaxae.core.experiment import Experiment, Figures
+from jaxae.core.experiment import ExpectedMetrics, Experiment
 from jaxae.core.step import averaged, binarized
 from jaxae.core.types import Info
 from jaxae.run.config import Config
@@ -27,7 +27,7 @@ def built(config: Config, build: Build, info: Info) -> Experiment:
     return dataclasses.replace(experiment, train=train)
 
 
-def expecting(build: Build, expected: Mapping[str, Figures]) -> Build:
+def expecting(build: Build, expected: Mapping[str, ExpectedMetrics]) -> Build:
     """A `build` with these expected figures: data set -> test metric -> at most, or a range."""
     return lambda config, info: dataclasses.replace(build(config, info), expected=expected)
 

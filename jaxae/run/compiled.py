@@ -19,7 +19,7 @@ LARGEST = 1 << 30  # bytes
 
 
 @contextmanager
-def kept(largest: int = LARGEST) -> Iterator[None]:
+def persistent_cache(largest: int = LARGEST) -> Iterator[None]:
     """Read compiled programs from the cache, and add new ones to it.
 
     Does nothing if JAX has a cache already (`JAX_COMPILATION_CACHE_DIR`) or the folder cannot be written.

@@ -20,10 +20,10 @@ from jaxae.errors import DAMAGED, InputError
 from jaxae.run import command_line
 from jaxae.run import config as configs
 from jaxae.run.config import Config
-from jaxae.training.checkpoint import recorded
+from jaxae.training.checkpoint import newest_digests
 from jaxae.training.records import write_json
 
-OURS = (
+RUN_FILES = (
     "metrics.jsonl",
     "result.json",
     "report.html",
@@ -37,7 +37,7 @@ LOCK = ".lock"
 
 
 @contextmanager
-def alone(workdir: Path) -> Iterator[None]:
+def locked(workdir: Path) -> Iterator[None]:
     """Lock the directory exclusively; the lock ends with its process. InputError if another process holds it."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -61,9 +61,11 @@ def prepare(workdir: Path, config: Config, description: dict[str, Any], extends:
     """
     file = workdir / "config.json"
     try:
-        if links := [name for name in (*OURS, "checkpoints/*") for path in workdir.glob(name) if path.is_symlink()]:
+        if links := [
+            name for name in (*RUN_FILES, "checkpoints/*") for path in workdir.glob(name) if path.is_symlink()
+        ]:
             raise InputError(f"workdir={workdir}: {links[0]} is a link: a run writes into its own directory only")
-        for name in OURS:
+        for name in RUN_FILES:
             (workdir / f"{name}.tmp").unlink(missing_ok=True)  # of a run that was killed as it wrote
         if file.exists():
             old = read(file)
@@ -74,7 +76,7 @@ def prepare(workdir: Path, config: Config, description: dict[str, Any], extends:
                 return write_json(file, {**description, **source})
             if not config.overwrite:
                 return _same_run(workdir, old, description)
-            for path in (workdir / name for name in OURS):
+            for path in (workdir / name for name in RUN_FILES):
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         elif any(path.name != LOCK for path in workdir.iterdir()):
             raise InputError(f"workdir={workdir}: is not empty and holds no run: give another")
@@ -105,13 +107,13 @@ def read(file: Path) -> dict[str, Any]:
     return saved
 
 
-def difference(old: dict[str, Any], new: dict[str, Any], apart: Sequence[str] = configs.PLACE) -> str:
+def difference(old: dict[str, Any], new: dict[str, Any], ignored: Sequence[str] = configs.PLACE) -> str:
     """The differences of two descriptions, apart from these fields; empty if there are none."""
     if old["experiment"] != new["experiment"]:
         return f"{old['experiment']} there, {new['experiment']} here"
     if old.get("program") != new.get("program"):
         return f"the model, the loss or the optimizer of {old['experiment']} has changed"
-    differ = configs.differences(old["config"], new["config"], apart)
+    differ = configs.differences(old["config"], new["config"], ignored)
     return differ or (
         "the data itself is not the same" if old["data"]["fingerprint"] != new["data"]["fingerprint"] else ""
     )
@@ -156,7 +158,7 @@ def _source(config: Config) -> dict[str, str]:
     """A hash of the checkpoint that training starts from; empty if that run is gone, e.g. on resuming."""
     if config.init_from:
         with suppress(InputError):
-            leaves = recorded(Path(config.init_from) / "checkpoints")
+            leaves = newest_digests(Path(config.init_from) / "checkpoints")
             return {"init_from": hashlib.sha256(json.dumps(leaves, sort_keys=True).encode()).hexdigest()}
     return {}
 

@@ -14,12 +14,14 @@ ROWS = "batch.npz"
 
 def save(workdir: Path, error: Diverged) -> None:
     """Write `diverged/` into a run directory, in place of what is there. Nothing for an evaluation that diverged."""
-    if error.moment is None:
+    if error.step_inputs is None:
         return
     folder = workdir / FOLDER
     shutil.rmtree(folder, ignore_errors=True)
-    moment = error.moment
+    step_inputs = error.step_inputs
     with Checkpoints(folder) as checkpoints:
-        checkpoints.save(int(moment["state"].step), {"state": moment["state"]}, {"seed": moment["seed"]}, wait=True)
+        checkpoints.save(
+            int(step_inputs["state"].step), {"state": step_inputs["state"]}, {"seed": step_inputs["seed"]}, wait=True
+        )
     with (folder / ROWS).open("wb") as file:
-        np.savez(file, key=moment["key"], **moment["batch"])
+        np.savez(file, key=step_inputs["key"], **step_inputs["batch"])

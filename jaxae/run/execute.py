@@ -11,12 +11,12 @@ from typing import Any
 import jax
 
 from jaxae import data
-from jaxae.core.batch import WHOLE, Layout
+from jaxae.core.batch import UNSPLIT, Layout
 from jaxae.core.experiment import Experiment
 from jaxae.core.types import State
 from jaxae.data import Dataset
 from jaxae.devices import plan as plans
-from jaxae.devices.processes import ALONE, Processes
+from jaxae.devices.processes import SINGLE_PROCESS, Processes
 from jaxae.errors import InputError, input_errors
 from jaxae.measure import measures
 from jaxae.report import figures
@@ -39,7 +39,7 @@ def train(
     build: Build,
     name: str,
     stop: loop.Stop = loop.never,
-    together: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
     compiler: Compiler | None = None,
     known: Dataset | None = None,
     progress: bool = True,
@@ -47,28 +47,28 @@ def train(
 ) -> Path:
     """Train, or resume, and write everything that a run directory holds; the directory.
 
-    name: of the experiment (see `find.name_of`). stop, compiler, progress: see `loop.train`. together: the processes.
+    name: of the experiment (see `find.name_of`). stop, compiler, progress: see `loop.train`. processes: the processes.
     known: the data, where the configuration only names it. program: see `directory.describe`.
     Raises InputError, errors.Diverged, errors.Interrupted, and OSError when the disk is full or the directory lost.
     """
     workdir = Path(config.workdir or f"runs/{name.removesuffix('.py')}-{Path(config.data).stem}")
-    with together.main_process_first():  # which prepares the data
+    with processes.main_process_first():  # which prepares the data
         dataset = loaded(config) if known is None else known
     if len(dataset.train.x) < config.batch_size:
         raise InputError(
             f"batch_size={config.batch_size}: there are only {len(dataset.train.x)} training examples: take fewer"
         )
-    experiment, plan = planned(config, build, dataset, together)
-    writes, description = together.is_main_process, directory.describe(config, name, dataset, program)
-    if other := directory.difference(together.broadcast_json(description), description, configs.OWN):
+    experiment, plan = planned(config, build, dataset, processes)
+    writes, description = processes.is_main_process, directory.describe(config, name, dataset, program)
+    if other := directory.difference(processes.broadcast_json(description), description, configs.OWN):
         raise InputError(f"process_id={config.process_id}: is not in the run of process 0: {other}")
     first = cache(partial(initial, config, experiment, dataset))
-    with directory.alone(workdir) if writes else nullcontext():
+    with directory.locked(workdir) if writes else nullcontext():
         if writes:
             if config.overwrite or not (workdir / "config.json").exists():
                 first()  # refuses other parameters before anything is written
             directory.prepare(workdir, config, description, _extends(workdir, config, build, dataset, description))
-        if not together.broadcast_json(complete(workdir, config)):
+        if not processes.broadcast_json(complete(workdir, config)):
             _fill(workdir, config, experiment, plan, dataset, name, stop, compiler, progress, first)
     return workdir
 
@@ -157,18 +157,18 @@ def loaded(config: Config) -> Dataset:
 
 
 def planned(
-    config: Config, build: Build, dataset: Dataset, together: Processes = ALONE
+    config: Config, build: Build, dataset: Dataset, processes: Processes = SINGLE_PROCESS
 ) -> tuple[Experiment, plans.Plan]:
     """The experiment, and the plan for all devices. InputError, before anything is written, as `checked`."""
     with input_errors():
         plan = plans.plan(
-            config.parallel, config.batch_size, config.seeds, None, config.reduction, config.accumulate, together
+            config.parallel, config.batch_size, config.seeds, None, config.reduction, config.accumulate, processes
         )
     # Rejects losses that cannot be split into microbatches.
     return checked(config, build, dataset, plan.layout._replace(axis=None)), plan
 
 
-def checked(config: Config, build: Build, dataset: Dataset, layout: Layout = WHOLE) -> Experiment:
+def checked(config: Config, build: Build, dataset: Dataset, layout: Layout = UNSPLIT) -> Experiment:
     """The experiment. InputError, before anything is written, for a configuration that does not suit the data."""
     with input_errors():
         experiment = built(config, build, dataset.info)

@@ -25,7 +25,7 @@ def find(name: str) -> ModuleType:
     return importlib.import_module(f"{PACKAGE}.{name}")
 
 
-def imported(name: str) -> ModuleType | None:
+def import_experiment(name: str) -> ModuleType | None:
     """Import an experiment from outside the package; None for "". InputError for a module that is no experiment."""
     if not name:
         return None

@@ -31,7 +31,7 @@ from jaxae.run.warm_start import initial
 from jaxae.training import epoch, records
 from jaxae.training.trained import Trained
 
-UPDATE = ("lr", "schedule", "warmup_steps", "eps", "weight_decay", "clip")  # fields of the optimizer
+OPTIMIZER_FIELDS = ("lr", "schedule", "warmup_steps", "eps", "weight_decay", "clip")  # fields of the optimizer
 ALIASES = {"learning_rate": "lr", "random_state": "seed", "max_iter": "epochs"}  # as others call the fields
 HINTS = {
     "optimizer": ", nor an Optax transformation, such as optax.adam(1e-3)",
@@ -91,9 +91,9 @@ def fit(
         raise TypeError(f"workdir={workdir!r} is no path")
     source = _source(experiment)
     fields = _checked(source.config, fields)
-    unread: tuple[str, ...] = () if isinstance(fields.get("optimizer", ""), str) else UPDATE
+    unread: tuple[str, ...] = () if isinstance(fields.get("optimizer", ""), str) else OPTIMIZER_FIELDS
     if isinstance(experiment, Experiment):
-        unread = (*UPDATE, "optimizer", "precision")
+        unread = (*OPTIMIZER_FIELDS, "optimizer", "precision")
     for field in unread:
         if field in fields:
             raise ValueError(f"{field}={fields[field]} has no effect beside an optimizer of your own: leave it out")
@@ -114,8 +114,8 @@ def fit(
             train(config, source.build, source.name, stop, known=dataset, progress=progress, program=source.program)
         except Interrupted:
             say("interrupted: what is trained so far is returned; the same call resumes")
-    given: dict[str, Any] = {"optimizer": config.optimizer} if not isinstance(config.optimizer, str) else {}
-    return load(workdir, None if isinstance(experiment, str) else experiment, **given)
+    objects: dict[str, Any] = {"optimizer": config.optimizer} if not isinstance(config.optimizer, str) else {}
+    return load(workdir, None if isinstance(experiment, str) else experiment, **objects)
 
 
 def _in_memory(source: Source, config: Config, dataset: Dataset, stop: loop.Stop, progress: bool) -> Trained:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import numpy as np
 
-from jaxae.core.batch import WHOLE, Layout
+from jaxae.core.batch import UNSPLIT, Layout
 from jaxae.core.experiment import Experiment
 from jaxae.core.types import Info, State
 from jaxae.data import Dataset
@@ -122,7 +122,7 @@ def train(
         with (
             TensorBoard(workdir / "tensorboard", step) if writes else nullcontext() as board,
             Progress(config.epochs, last, step) if writes and progress else NoProgress() as shown,
-            keeping_moment(workdir, writes),
+            saving_diverged_step(workdir, writes),
         ):
             for now in snapshots:
                 if now.seconds:
@@ -161,7 +161,7 @@ def configured(experiment: Experiment, data: Dataset, config: Config, plan: Plan
 
 
 @contextmanager
-def keeping_moment(workdir: Path, writes: bool) -> Iterator[None]:
+def saving_diverged_step(workdir: Path, writes: bool) -> Iterator[None]:
     """Where training diverges, what the bad step started from is written into `diverged/`."""
     try:
         yield
@@ -181,6 +181,6 @@ def as_items(found: tuple[State, Any]) -> dict[str, Any]:
     return dict(zip(("state", "totals"), found, strict=True))
 
 
-def abstract(experiment: Experiment, config: Config, info: Info, layout: Layout = WHOLE) -> dict[str, Any]:
+def abstract(experiment: Experiment, config: Config, info: Info, layout: Layout = UNSPLIT) -> dict[str, Any]:
     """Shapes and dtypes of what a checkpoint holds."""
     return as_items(jax.eval_shape(lambda: start(experiment, info, config.batch_size, seeds_of(config), layout)))

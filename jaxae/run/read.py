@@ -66,7 +66,7 @@ def described(
         known = experiment
         build, config = lambda *_: known, configs.from_json(Config, plain)
     else:
-        module, config = recorded(path, {**saved, "config": plain}, experiment)
+        module, config = recorded_experiment(path, {**saved, "config": plain}, experiment)
         build = module.build
     config = dataclasses.replace(config, **fields)
     with _model_of(path):
@@ -82,7 +82,7 @@ def _model_of(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: its config.json describes no model: {first_line(error)}") from None
 
 
-def finished(
+def load_finished(
     path: str | Path, module: ModuleType | None = None, known: Dataset | None = None
 ) -> tuple[Trained, Dataset, dict[str, Any], str]:
     """Of a finished run: its model (of all seeds), its data (or what is known of it already), its result and its title.
@@ -91,14 +91,14 @@ def finished(
     """
     path = Path(path)
     saved = directory.read(path / "config.json")
-    module, config = recorded(path, saved, module)
-    ended(path, saved)
+    module, config = recorded_experiment(path, saved, module)
+    require_finished(path, saved)
     result = results.read(path)
     found = dataset(path, saved) if known is None else known
     return load(path, module), found, result, title(saved["experiment"], config)
 
 
-def ended(path: Path, saved: dict[str, Any]) -> None:
+def require_finished(path: Path, saved: dict[str, Any]) -> None:
     """InputError for a run that is not finished."""
     if not (path / "result.json").exists():
         command = saved["command"] and f"{saved['command']} --workdir {shlex.quote(str(path))}"
@@ -123,7 +123,9 @@ def dataset(path: Path, saved: dict[str, Any]) -> Dataset:
     return found
 
 
-def recorded(path: Path, saved: dict[str, Any], module: ModuleType | None = None) -> tuple[ModuleType, Config]:
+def recorded_experiment(
+    path: Path, saved: dict[str, Any], module: ModuleType | None = None
+) -> tuple[ModuleType, Config]:
     """The module and the configuration that a config.json names. InputError for a module that is not to be imported."""
     name = saved["experiment"]
     if module is None:

@@ -40,7 +40,7 @@ def saver(config: Config, description: dict[str, Any], totals: Totals | None = N
             sums = totals
         own = dataclasses.replace(config, seed=model.seeds[0], seeds=len(model.seeds), workdir="")
         command = command_line.command(own, description["experiment"]) if description["command"] else ""
-        with directory.alone(path):
+        with directory.locked(path):
             directory.prepare(path, own, {**description, "config": configs.to_json(own), "command": command})
             metrics = path / "metrics.jsonl"
             records.truncate(metrics, 0)

@@ -118,7 +118,7 @@ class Checkpoints:
                     self._manager.delete(step)
         return None
 
-    def recorded(self) -> dict[str, str]:
+    def newest_digests(self) -> dict[str, str]:
         """What `recorded` gives."""
         step = self._manager.latest_step()
         return {} if step is None else {**self._meta(step)["sha256"], "step": str(step)}
@@ -170,14 +170,14 @@ class NoCheckpoints:
         """As `Checkpoints.restore`."""
 
 
-def recorded(directory: Path) -> dict[str, str]:
+def newest_digests(directory: Path) -> dict[str, str]:
     """SHA-256 of every leaf of the newest checkpoint, as it was saved, and its step; empty where there is none.
 
     InputError if it is damaged.
     """
     try:
         with Checkpoints(directory, read_only=True) as checkpoints:
-            return checkpoints.recorded()
+            return checkpoints.newest_digests()
     except Exception as error:  # as in `restore`
         raise InputError(f"{directory}: the newest checkpoint is damaged ({first_line(error)})") from None
 

@@ -51,7 +51,7 @@ def orders(seeds: range, now: int, count: int, batch_size: int) -> Int[np.ndarra
     return each[0] if len(seeds) == 1 else np.stack(each)
 
 
-def examples(split: Split) -> Examples:
+def flat_examples(split: Split) -> Examples:
     """A whole split, as flat rows."""
     lengths = None if split.lengths is None else jnp.asarray(split.lengths)
     return Examples(jnp.asarray(split.x.reshape(len(split.x), -1)), jnp.asarray(split.y), lengths)
@@ -59,7 +59,7 @@ def examples(split: Split) -> Examples:
 
 def _resident(split: Split, plan: Plan, seeds: range, size: int) -> Feed:
     count = len(split.x)
-    data = place(examples(split), plan, False)
+    data = place(flat_examples(split), plan, False)
     of: dict[int, jax.Array] = {}  # the order of the epoch
 
     def portion(now: int, step: int) -> Portion:

@@ -17,7 +17,7 @@ from jaxae.devices import plan as plans
 from jaxae.devices.plan import Plan, place
 from jaxae.training import epoch, nonfinite
 from jaxae.training.epoch import Totals
-from jaxae.training.feed import examples, feed
+from jaxae.training.feed import feed, flat_examples
 from jaxae.training.start import TEST, TRAIN, Initial, keys, start
 
 
@@ -125,7 +125,7 @@ def _iterate(
     several, count = len(numbers) > 1, len(data.train.x)
     train_key, test_key = (place(keys(numbers, purpose), plan, several) for purpose in (TRAIN, TEST))
     portions = feed(data.train, plan, numbers, batch_size, data_limit)
-    test_data = place(examples(data.test), plan, False)
+    test_data = place(flat_examples(data.test), plan, False)
     state, totals = (place(item, plan, several) for item in first())
     step = int(np.ravel(jax.device_get(state.step))[0])
     # Both are compiled before the first step: until then there is nothing to save.
@@ -168,7 +168,7 @@ def _iterate(
             yield Snapshot(step, now + 1, step == end, state, totals, _means(host), None, seconds)
         with plan.processes.waiting():
             tested = jax.device_get(evaluate(state, test_data, test_key))
-        nonfinite.check({f"test {name}": value for name, value in tested.items()}, step, numbers)
+        nonfinite.check_finite({f"test {name}": value for name, value in tested.items()}, step, numbers)
         totals = {**totals, **jax.tree.map(jnp.zeros_like, {name: totals[name] for name in ("steps", "sum")})}
         yield Snapshot(step, now + 1, True, state, totals, _means(host), tested, 0.0)
 

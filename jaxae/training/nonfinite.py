@@ -38,18 +38,18 @@ def explain(
     data, order = pick(jax.device_get(data), data.x.ndim == 3), pick(jax.device_get(order), order.ndim == 2)
     key = pick(key)
     rows = np.asarray(order)[int(begin) + low * size :][:size]
-    moment = {
+    step_inputs = {
         "state": pick(before),
         "batch": {name: np.asarray(part)[rows] for name, part in data._asdict().items() if part is not None},
         "key": np.asarray(jax.random.key_data(key)),
         "seed": seeds[i],
     }
     if terms:
-        return diverged(terms[0], step, seeds[i], moment)
+        return diverged(terms[0], step, seeds[i], step_inputs)
     values = named_values(one, pick(before), data, order, key, begin + low * size)
     found = [name for name, value in values if name.startswith(GRADIENT) and not np.isfinite(value).all()]
     found += [*_not_finite(pick(state)), *(f"the epoch's total {path}" for path in _not_finite(pick(totals)))]
-    return diverged(found[0], step, seeds[i], moment)
+    return diverged(found[0], step, seeds[i], step_inputs)
 
 
 def named_values(f: Callable[..., Any], *args: Any) -> list[tuple[str, Any]]:
@@ -125,16 +125,16 @@ def finite(totals: Any, all_finite: Any) -> bool:
     return bool(np.all(all_finite)) and all(np.all(bad < 0) for bad in totals["bad"].values())
 
 
-def check(metrics: dict[str, Any], step: int, seeds: range) -> None:
+def check_finite(metrics: dict[str, Any], step: int, seeds: range) -> None:
     """Raise Diverged for a non-finite metric of an evaluation."""
     for name, value in metrics.items():
         if not np.all(np.isfinite(value)):
             raise diverged(name, step, seeds[int(np.argmin(np.isfinite(value)))])
 
 
-def diverged(term: str, step: int, seed: int, moment: dict[str, Any] | None = None) -> Diverged:
+def diverged(term: str, step: int, seed: int, step_inputs: dict[str, Any] | None = None) -> Diverged:
     """The error that names the term."""
-    return Diverged(f"{term} is not finite at step {step} (seed {seed})", moment)
+    return Diverged(f"{term} is not finite at step {step} (seed {seed})", step_inputs)
 
 
 def _not_finite(tree: Any) -> Iterable[str]:

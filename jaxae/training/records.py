@@ -24,8 +24,8 @@ def record(epoch: int, step: int, split: str, metrics: dict[str, Any]) -> Record
 
 def check_names(metrics: Iterable[str]) -> None:
     """Raise ValueError for a metric with the name of another field of `metrics.jsonl`."""
-    if taken := sorted(set(OTHERS) & set(metrics)):
-        raise ValueError(f"a metric is named {taken[0]}, which is a field of metrics.jsonl; rename the metric")
+    if reserved := sorted(set(OTHERS) & set(metrics)):
+        raise ValueError(f"a metric is named {reserved[0]}, which is a field of metrics.jsonl; rename the metric")
 
 
 def fields(metrics: Mapping[str, Any]) -> Record:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxae.core.batch import WHOLE, Batch, Layout
+from jaxae.core.batch import UNSPLIT, Batch, Layout
 from jaxae.core.experiment import Experiment
 from jaxae.core.reduction import sums
 from jaxae.core.types import Examples, Extra, Info, Params, State
@@ -24,7 +24,7 @@ def start(
     info: Info,
     batch_size: int,
     seeds: range,
-    layout: Layout = WHOLE,
+    layout: Layout = UNSPLIT,
     initial: Initial | None = None,
 ) -> tuple[State, Totals]:
     """The state before the first step and totals of no steps; with several seeds, a leading axis of seeds.
@@ -52,7 +52,7 @@ def blank(
     experiment: Experiment,
     info: Info,
     batch_size: int,
-    layout: Layout = WHOLE,
+    layout: Layout = UNSPLIT,
     training: bool = True,
 ) -> Batch:
     """A batch of zeros, as the experiment would see one."""

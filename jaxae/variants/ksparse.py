@@ -14,8 +14,8 @@ def largest(z: Float[Array, "B Z"], k: int) -> Float[Array, "B Z"]:
     The gradient passes through those that are kept.
     """
     _, places = jax.lax.top_k(z, k)
-    kept = jnp.zeros(z.shape, bool).at[jnp.arange(len(z))[:, None], places].set(True)
-    return jnp.where(kept, z, 0)
+    mask = jnp.zeros(z.shape, bool).at[jnp.arange(len(z))[:, None], places].set(True)
+    return jnp.where(mask, z, 0)
 
 
 class KSparse(Tied):

@@ -21,7 +21,7 @@ from jaxae.variants import autoencoder
 Mask = Callable[[Key[Array, ""], Batch], Float[Array, "B H W C"]]  # 1 where a pixel is hidden, 0 elsewhere
 
 
-def patches(shape: tuple[int, ...], patch: int, share: float) -> Mask:
+def patches(shape: tuple[int, ...], patch: int, fraction: float) -> Mask:
     """Hides this share of the patches of every image, sampled without replacement, in all channels.
 
     shape: of an image. patch: width in pixels; patches that do not fit are cut at the right and at the bottom.
@@ -30,9 +30,9 @@ def patches(shape: tuple[int, ...], patch: int, share: float) -> Mask:
     if len(shape) != 3:
         raise ValueError(f"examples of shape {shape} are not images: patches need [H, W, C]")
     rows, columns = (-(-size // patch) for size in shape[:2])
-    count, hidden = rows * columns, int(share * rows * columns + 0.5)
+    count, hidden = rows * columns, int(fraction * rows * columns + 0.5)
     if not 0 < hidden < count:
-        raise ValueError(f"hidden_share={share} hides {hidden} of {count} patches: hide at least one, and not all")
+        raise ValueError(f"hidden_share={fraction} hides {hidden} of {count} patches: hide at least one, and not all")
 
     def one(key: Key[Array, ""]) -> Float[Array, "H W C"]:
         grid = (jax.random.permutation(key, count) < hidden).reshape(rows, columns, 1).astype(jnp.float32)

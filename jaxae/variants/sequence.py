@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 from jaxae.nets import LSTM, MLP, Activation, Keys
 
 
-class Sequence(nn.Module):
+class SequenceAutoencoder(nn.Module):
     """An LSTM reads the rows of x; its last output is the code; a second LSTM, given the code T times, writes them.
 
     A mask says where a sequence has ended: what is behind changes neither code nor loss.

@@ -12,7 +12,7 @@ from jaxae.core.types import Extra, Variables
 from jaxae.variants import vae
 
 
-def parts(
+def kl_decomposition(
     q: DiagonalNormal, z: Float[Array, "B Z"], everyone: DiagonalNormal, examples: int
 ) -> tuple[Float[Array, " B"], Float[Array, " B"], Float[Array, " B"]]:
     """log q(z|x) - log q(z), log q(z) - sum_j log q(z_j) and sum_j log q(z_j) - log p(z_j), in nats.
@@ -51,7 +51,7 @@ def loss(
         q, z = vae.sample_posterior(model, variables, batch, key)
         error, _ = vae.reconstruction(model, variables, batch, z)
         everyone = DiagonalNormal(*(batch.gather(part) for part in q))
-        information, correlation, divergence = parts(q, z, everyone, examples)
+        information, correlation, divergence = kl_decomposition(q, z, everyone, examples)
         weighted = (
             batch.scheduled(mutual) * information
             + batch.scheduled(beta) * correlation

@@ -66,8 +66,8 @@ def draw(folder: Path, model: Trained, data: Dataset, lines: list[records.Record
     if model.experiment.prior:
         figures["samples"] = samples(model, title)
     elif not sequences and len(data.train.x) > 10 * COMPONENTS and np.ptp(z, axis=0).any():
-        seen = np.asarray(model.encode(data.train.x[spread(len(data.train.x), 10_000)]))
-        figures["mixture"] = samples(model, title, mixture.fit(seen, COMPONENTS))
+        train_codes = np.asarray(model.encode(data.train.x[spread(len(data.train.x), 10_000)]))
+        figures["mixture"] = samples(model, title, mixture.fit(train_codes, COMPONENTS))
     if model.experiment.prior and model.code == (2,):
         figures["manifold"] = manifold(model, title)
     paths = [folder / f"{name}.png" for name in figures]

@@ -73,10 +73,10 @@ def lengths_of(data: Dataset, places: np.ndarray) -> np.ndarray | None:
     return None if data.test.lengths is None else np.asarray(data.test.lengths)[places]
 
 
-def encoded(model: Trained, data: Dataset, places: np.ndarray, seen: bool = False) -> np.ndarray:
+def encoded(model: Trained, data: Dataset, places: np.ndarray, corrupted: bool = False) -> np.ndarray:
     """Codes of these test examples. seen: with the noise that the encoder sees in training, where there is one."""
     x, lengths = data.test.x[places], lengths_of(data, places)
-    if seen and lengths is None:
+    if corrupted and lengths is None:
         x = np.asarray(model.corrupted(x))
     return np.asarray(model.encode(x, lengths))
 

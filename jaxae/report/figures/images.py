@@ -30,10 +30,10 @@ def reconstructions(model: Trained, data: Dataset, title: str) -> "Figure":
     chosen = ten(data)
     x = data.test.x[chosen]
     rows = {"original": x}
-    seen = np.asarray(model.corrupted(x))
+    inputs = np.asarray(model.corrupted(x))
     if model.experiment.corrupt:
-        rows["noisy"] = seen
-    rows["denoised" if model.experiment.corrupt else "decoded"] = np.asarray(model.reconstruct(seen))
+        rows["noisy"] = inputs
+    rows["denoised" if model.experiment.corrupt else "decoded"] = np.asarray(model.reconstruct(inputs))
     figure = canvas(f"{title}: test images over their reconstructions", 1.1 * len(x), 0.5 + 1.2 * len(rows))
     axes = figure.subplots(len(rows), len(x), squeeze=False)
     for line, (name, images) in zip(axes, rows.items(), strict=True):
@@ -66,7 +66,7 @@ def curves(model: Trained, data: Dataset, title: str) -> "Figure":
 def extremes(model: Trained, data: Dataset, title: str) -> "Figure":
     """The five test examples that are decoded best and the five worst, by squared error, over what is decoded."""
     count = min(len(data.test.x), 10_000)
-    y = np.asarray(model.decode(encoded(model, data, np.arange(count), seen=True)))
+    y = np.asarray(model.decode(encoded(model, data, np.arange(count), corrupted=True)))
     errors = squared_errors(data, y)
     order = np.argsort(errors, kind="stable")
     chosen = np.concatenate([order[:5], order[-5:]])
@@ -97,7 +97,7 @@ def strip(folder: Path, step: int, model: Trained, data: Dataset) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{step:07d}.png"
     chosen = ten(data)
-    images = pictures(np.asarray(model.decode(encoded(model, data, chosen, seen=True))), lengths_of(data, chosen))
+    images = pictures(np.asarray(model.decode(encoded(model, data, chosen, corrupted=True))), lengths_of(data, chosen))
     bitmap(tile(images, len(images))).save(path)
     return path
 

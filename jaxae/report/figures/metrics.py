@@ -25,7 +25,7 @@ def unit_of(name: str, loss: str) -> str:
     return {**UNITS, "loss": loss, "penalty": loss}.get(name, "")
 
 
-def order(lines: list[records.Record]) -> list[str]:
+def metric_names(lines: list[records.Record]) -> list[str]:
     """All metrics of these lines, the loss first."""
     return sorted({name for line in lines for name in records.names(line)}, key=lambda name: (name != "loss", name))
 
@@ -42,7 +42,7 @@ def loss(lines: list[records.Record], unit: str, title: str) -> "Figure":
 
     unit: of the loss and its penalty.
     """
-    names = order(lines)
+    names = metric_names(lines)
     columns, rows = min(len(names), 3), -(-len(names) // 3)
     figure = canvas(f"{title}: metrics over epochs", 3.6 * columns, 0.4 + 2.8 * rows)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()

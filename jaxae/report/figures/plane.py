@@ -36,16 +36,16 @@ def latent(z: np.ndarray, y: np.ndarray, classes: tuple[str, ...], title: str) -
     if z.shape[1] > 2:
         components = principal(z, 2)
         z = components.transform(z)
-        share = components.explained_variance_ratio_
-        labels = (f"component 1 ({share[0]:.0%} of variance)", f"component 2 ({share[1]:.0%})")
+        ratio = components.explained_variance_ratio_
+        labels = (f"component 1 ({ratio[0]:.0%} of variance)", f"component 2 ({ratio[1]:.0%})")
     return scatter(z, y, classes, labels, f"{title}: codes of {len(z):,} test examples")
 
 
-def principal(z: np.ndarray, most: int) -> "PCA":
+def principal(z: np.ndarray, count: int) -> "PCA":
     """Up to `most` principal components of codes [N, K], N > 1."""
     from sklearn.decomposition import PCA
 
-    return PCA(min(most, *z.shape), random_state=0).fit(z.astype(np.float64))
+    return PCA(min(count, *z.shape), random_state=0).fit(z.astype(np.float64))
 
 
 def tsne(model: Trained, data: Dataset, title: str) -> "Figure":
@@ -77,9 +77,9 @@ def activity(z: np.ndarray, title: str) -> "Figure":
     return figure
 
 
-def codes_of(model: Trained, data: Dataset, most: int) -> tuple[np.ndarray, np.ndarray]:
+def codes_of(model: Trained, data: Dataset, limit: int) -> tuple[np.ndarray, np.ndarray]:
     """Codes of test examples from all over the split, each as one row, and their classes."""
-    chosen = spread(len(data.test.x), most)
+    chosen = spread(len(data.test.x), limit)
     z = encoded(model, data, chosen)
     return z.reshape(len(z), -1), data.test.y[chosen]
 

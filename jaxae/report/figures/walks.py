@@ -62,15 +62,15 @@ def interpolation(model: Trained, data: Dataset, title: str, steps: int = 10) ->
     return figure
 
 
-def traversal(model: Trained, data: Dataset, title: str, most: int = 10, steps: int = 9) -> "Figure":
+def traversal(model: Trained, data: Dataset, title: str, rows: int = 10, steps: int = 9) -> "Figure":
     """The code of a test example, decoded while one unit moves; the units that vary most over the test examples."""
     z = encoded(model, data, spread(len(data.test.x), 2000))
     flat = z.reshape(len(z), -1)
     mean, deviation = flat.mean(0), flat.std(0)
-    units = np.argsort(-deviation, kind="stable")[:most]
+    dimensions = np.argsort(-deviation, kind="stable")[:rows]
     offsets = np.linspace(-2, 2, steps)
-    moved = np.tile(flat[0], (len(units), steps, 1))
-    for row, number in enumerate(units):
+    moved = np.tile(flat[0], (len(dimensions), steps, 1))
+    for row, number in enumerate(dimensions):
         moved[row, :, number] = mean[number] + offsets * deviation[number]
     decoded = pictures(np.asarray(model.decode(moved.reshape(-1, *model.code))))
     sheet = tile(decoded, steps)
@@ -80,7 +80,9 @@ def traversal(model: Trained, data: Dataset, title: str, most: int = 10, steps: 
     show(axis, sheet)
     _columns(axis, decoded.shape[2], [f"{offset:+.1f}" for offset in offsets])
     height = decoded.shape[1] + 2 * GAP
-    axis.set_yticks([(row + 0.5) * height for row in range(len(units))], [f"unit {number + 1}" for number in units])
+    axis.set_yticks(
+        [(row + 0.5) * height for row in range(len(dimensions))], [f"unit {number + 1}" for number in dimensions]
+    )
     axis.set_xlabel("standard deviations from the unit's mean")
     return figure
 
