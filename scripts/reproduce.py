@@ -126,7 +126,7 @@ def entry(name: str, run: Path) -> dict[str, Any]:
         "device": _device(saved["device"]),
         "time": _time(result["wall_seconds"]),
         **{key: result[key] for key in ("expected", "reached", "metrics")},
-        **{key: result[key] for key in ("likeness", "plane", *TABLES) if key in result},
+        **{key: result[key] for key in ("reconstruction_quality", "plane", *TABLES) if key in result},
         "pictures": list(dict.fromkeys((special(run, result, config), "reconstructions"))),
     }
     if name == "stacked":  # the test loss before fine-tuning
@@ -165,7 +165,7 @@ def row(name: str, found: dict[str, Any]) -> str:
         expected,
         measured + reached,
         str(found["seeds"]),
-        "; ".join(f"{key} {value:.3g}" for key, value in found.get("likeness", {}).items()) or "-",
+        "; ".join(f"{key} {value:.3g}" for key, value in found.get("reconstruction_quality", {}).items()) or "-",
         found["time"],
         " ".join(f"[![{kind} of {name}]({file})]({file})" for kind, file in pictures),
     )

@@ -57,7 +57,9 @@ def test_experiment_trains_loads_and_reaches_its_golden_figures(name, few, tmp_p
     assert pixels.shape == digits.shape
     assert 0 <= pixels.min() < pixels.max() <= 1
     if not model.experiment.corrupt:
-        assert result["likeness"]["mse"] == pytest.approx(float(np.mean((pixels - digits / 255) ** 2)), rel=1e-4)
+        assert result["reconstruction_quality"]["mse"] == pytest.approx(
+            float(np.mean((pixels - digits / 255) ** 2)), rel=1e-4
+        )
     if name in DRAWN:
         assert {"loss", "reconstructions", "latent"} <= {path.stem for path in (workdir / "figures").iterdir()}
     # What was right yesterday, to rounding, since processors differ; optional.

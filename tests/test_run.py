@@ -169,7 +169,7 @@ def test_a_run_without_figures_is_completed_by_one_with_them(few, tmp_path):
     assert {"pictures:", "report:"} <= set(results.summary(plain).split())
     scores = [json.loads((path / "result.json").read_text()) for path in (plain, complete)]
     assert scores[0]["metrics"] == scores[1]["metrics"]
-    assert scores[0]["likeness"] == scores[1]["likeness"]
+    assert scores[0]["reconstruction_quality"] == scores[1]["reconstruction_quality"]
 
 
 def with_terms(names):

@@ -32,7 +32,7 @@ def measures(model: Trained, dataset: Dataset, others: Sequence[Trained] = ()) -
         test = Split(test.x[rows], test.y[rows], None if test.lengths is None else test.lengths[rows])
     if len(model.shape) == 3 and min(model.shape[:2]) >= len(images.WINDOW):
         z = model.encode(model.corrupted(test.x))
-        found["likeness"] = images.reconstruction_quality(model.decode, z, test.x)
+        found["reconstruction_quality"] = images.reconstruction_quality(model.decode, z, test.x)
     if model.code == (2,) and len(dataset.classes) > 1:
         with contextlib.suppress(ValueError):  # the codes lie on a line
             defects = plane.defects(model.decode, np.asarray(model.encode(test.x, test.lengths)), test.y)
