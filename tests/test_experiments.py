@@ -214,7 +214,7 @@ def test_bad_configurations_are_refused_before_anything_is_written(few, tmp_path
     sequences = {"data": str(tmp_path / "s.npz")}
     for says, name, fields in (
         (
-            r"strides=\[2, 2, 2\]: 3 values for 2 filters: give 2, or one for all",
+            r"strides=\[2, 2, 2\]: 3 values for 2 filters; give 2, or one for all",
             "mirrored",
             {"filters": (2, 4), "strides": (2, 2, 2)},
         ),
@@ -227,15 +227,19 @@ def test_bad_configurations_are_refused_before_anything_is_written(few, tmp_path
         (r"levels=\[2, 8\]: each must be at least 3", "fsq", {"levels": (2, 8)}),
         ("their product below", "fsq", {"levels": (2000, 2000, 2000)}),
         ("batch_size=1 must be at least 2 for the MMD of codes", "wae", {"batch_size": 1}),
-        ("gather needs the whole batch, .*: take accumulate=1 and reduction=fast", "tcvae", {"accumulate": 2}),
-        ("gather needs the whole batch", "factor_vae", {"reduction": "reproducible"}),
-        ("mean needs the whole batch", "vae", {"accumulate": 2, "free_bits": 0.5}),
-        ("mean needs the whole batch", "vqvae", {"accumulate": 2}),
+        ("gather needs the global batch, .*; use accumulate=1 and reduction=fast", "tcvae", {"accumulate": 2}),
+        ("gather needs the global batch", "factor_vae", {"reduction": "reproducible"}),
+        ("mean needs the global batch", "vae", {"accumulate": 2, "free_bits": 0.5}),
+        ("mean needs the global batch", "vqvae", {"accumulate": 2}),
         ("a microbatch cannot update .* batch norm", "mirrored", {"accumulate": 2, "batch_norm": True}),
         ("greedy=20 epochs for each layer leave none of epochs=60", "stacked", {"epochs": 60}),
-        ("holds sequences, and this experiment takes none", "simple", sequences),
-        ("holds sequences, and this experiment takes none", "convolutional", sequences),
-        ("images of 3x3 come out as 0x0", "convolutional", {"data": str(tmp_path / "tiny.npy"), "kernels": (9,)}),
+        ("holds sequences; use an experiment for sequences", "simple", sequences),
+        ("holds sequences; use an experiment for sequences", "convolutional", sequences),
+        (
+            "output of 0x0 is smaller than images",
+            "convolutional",
+            {"data": str(tmp_path / "tiny.npy"), "kernels": (9,)},
+        ),
     ):
         with pytest.raises(InputError, match=says) as error:
             train(name, tmp_path / "run", **{"data": str(few), **fields})

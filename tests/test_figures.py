@@ -251,4 +251,4 @@ def test_activity_counts_values_and_active_units():
     z = DATA.test.x.reshape(-1, 4)[:, :2] / 255
     assert sum(bar.get_height() for bar in values.patches) == z.size
     np.testing.assert_allclose([bar.get_height() for bar in units.patches], np.sort(z.std(0))[::-1], rtol=1e-5)
-    assert units.get_xlabel() == "unit, sorted: 2 of 2 active"
+    assert units.get_xlabel() == "latent dimension, sorted: 2 of 2 active"

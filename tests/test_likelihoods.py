@@ -230,8 +230,8 @@ def test_an_unknown_name_is_refused(untyped):
     [
         ("normal", 0.0, "likelihood_scale=0.0 must be positive"),
         ("normal", -1.0, "likelihood_scale=-1.0 must be positive"),
-        ("normal-learned", 0.7, "likelihood_scale=0.7 is for likelihood=normal: leave it out"),
-        ("auto", 0.7, "likelihood_scale=0.7 is for likelihood=normal: leave it out"),
+        ("normal-learned", 0.7, "likelihood_scale=0.7 is for likelihood=normal only; omit it"),
+        ("auto", 0.7, "likelihood_scale=0.7 is for likelihood=normal only; omit it"),
     ],
 )
 def test_named_refuses_a_scale_that_the_likelihood_does_not_take(name, scale, says):

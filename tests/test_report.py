@@ -272,7 +272,7 @@ def test_the_page_says_what_was_run(runs):
     saved = json.loads((runs[0] / "config.json").read_text())["config"]
     assert config.to_json(again) == {**saved, "workdir": ""}
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", text)
-    for part in (jax.__version__, "end to end", "What is decoded on a grid", "default-src &#39;none&#39;"):
+    for part in (jax.__version__, "end to end", "Decoded grid of the 2-D latent space", "default-src &#39;none&#39;"):
         assert part in text
 
 

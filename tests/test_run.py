@@ -389,7 +389,7 @@ def test_another_configuration_is_an_error_that_lists_the_fields(finished, tmp_p
     shutil.copytree(finished, tmp_path / "copy")
     config["data"]["fingerprint"] = "0"
     (tmp_path / "copy" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match="the data itself is not the same"):
+    with pytest.raises(InputError, match="the data have changed"):
         go(tmp_path / "copy")
     assert equal(final(finished), before)
 
@@ -442,7 +442,7 @@ def test_changed_code_is_not_taken_for_a_damaged_checkpoint(finished, tmp_path):
 def test_truncated_metrics_file_is_refused(finished, tmp_path):
     workdir = unfinished(finished, tmp_path / "copy")
     (workdir / "metrics.jsonl").write_text("")
-    with pytest.raises(InputError, match="is shorter than when its run was saved"):
+    with pytest.raises(InputError, match="is shorter than at its checkpoint"):
         go(workdir)
 
 
@@ -506,8 +506,8 @@ def test_batch_larger_than_the_training_split_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"hidden": (10**8, 10**8)}, "parameters and optimizer take .* GiB, and there are .*: take fewer seeds"),
-        ({"seeds": 10**8}, "parameters and optimizer take .* GiB, and there are .*: take fewer seeds"),
+        ({"hidden": (10**8, 10**8)}, "parameters and optimizer state take .* GiB of .*: use fewer seeds"),
+        ({"seeds": 10**8}, "parameters and optimizer state take .* GiB of .*: use fewer seeds"),
         ({"epochs": 10**9}, "epochs=1000000000: more than 2147483648 steps"),
     ],
 )
@@ -527,7 +527,7 @@ def test_out_of_memory_is_one_line(tmp_path, capsys, says):
         run.program(lambda stop: str(run.train(config, vae.build, NAME, stop, compiler=compiler)))
     if says.startswith("RESOURCE"):
         assert ended.value.code == 2
-        assert capsys.readouterr().err.startswith("error: out of memory: take a smaller --batch-size")
+        assert capsys.readouterr().err.startswith("error: out of memory: use a smaller --batch-size")
     else:
         assert str(ended.value) == says
 

@@ -307,7 +307,7 @@ def test_microbatches_equal_the_whole_batch_without_batch_statistics(learned):
 def test_codebook_statistics_raise_in_microbatches(learned):
     model, variables, x = small(learned=learned)
     loss = vqvae.loss(model, 0.3, codebook.track())
-    with pytest.raises(ValueError, match=r"Batch.mean needs the whole batch, .* take accumulate=1"):
+    with pytest.raises(ValueError, match=r"Batch.mean needs the global batch, .* use accumulate=1"):
         slope(loss, variables, batch(x, layout=Layout(None, 2)))
 
 

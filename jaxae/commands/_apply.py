@@ -52,7 +52,7 @@ class NewData(NamedTuple):
     x: Shaped[np.ndarray, "N *D"]
     lengths: Int[np.ndarray, " N"] | None
     names: Sequence[str | int]
-    description: str  # how many there are, and of what
+    description: str  # number of examples, and their source
 
 
 def opened(options: ToFile) -> Trained:

@@ -23,7 +23,7 @@ def parsed(kind: type[C], argv: Sequence[str]) -> C:
 
 
 def module_of(options: "OneRun | Runs") -> ModuleType | None:
-    """The experiment that --module names; None without it. InputError for a module that is no experiment."""
+    """The experiment that --module names; None without it. InputError for a module that is not an experiment."""
     with command_line.flags_of(options):
         return import_experiment(options.module)
 

@@ -16,7 +16,7 @@ from jaxae import run
 from jaxae.commands._arguments import Runs, module_of, parsed
 from jaxae.errors import InputError
 from jaxae.report import html
-from jaxae.report.figures.base import COLOURS, address, bitmap, encoded, lengths_of, pictures, ten, tile, unit
+from jaxae.report.figures.base import COLOURS, bitmap, data_url, encoded, lengths_of, pictures, ten, tile, unit
 from jaxae.report.figures.metrics import metric_names
 from jaxae.report.wall import small
 from jaxae.training import records
@@ -57,7 +57,7 @@ def page(paths: Sequence[Path], module: ModuleType | None = None) -> str:
             model.decode(encoded(model, data, ten(data), corrupted=True))
         )
     strips = [
-        (label, address(bitmap(tile(small(pictures(x, lengths_of(data, ten(data)))), len(x)))))
+        (label, data_url(bitmap(tile(small(pictures(x, lengths_of(data, ten(data)))), len(x)))))
         for label, x in rows.items()
     ]
     results = [result for _, _, result, _ in loaded]

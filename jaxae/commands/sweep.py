@@ -98,7 +98,7 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def check_points(points: list[Config]) -> None:
-    """InputError, before the first is trained, for points that cannot be a sweep."""
+    """Raise InputError, before training, for points that do not form a sweep."""
     if len({config.workdir for config in points}) < len(points):
         raise InputError("--grid: two points have the same name: give each value once")
     for config in points:
@@ -125,7 +125,7 @@ def slurm(environment: Mapping[str, str]) -> str:
 
 
 def grid(arguments: Sequence[str]) -> list[Point]:
-    """Every point. InputError for what is not FIELD=A,B."""
+    """All points of the grid. InputError for an argument other than FIELD=A,B."""
     axes = {}
     for text in arguments:
         field, _, values = text.partition("=")
@@ -146,10 +146,10 @@ def configure(module: ModuleType, flags: list[str], point: Point, workdir: Path)
     """The configuration of a point. InputError as for the experiment itself."""
     if "workdir" in point:
         raise InputError("--grid workdir: every point has its own")
-    truth = {field.name for field in dataclasses.fields(module.Config) if field.type is bool or field.type == "bool"}
+    booleans = {field.name for field in dataclasses.fields(module.Config) if field.type is bool or field.type == "bool"}
     words = []
     for field, value in point.items():
-        if field not in truth:
+        if field not in booleans:
             words += [command_line.flag(field), *value.split()]
         elif value not in ("True", "False"):
             raise InputError(f"--grid {field}={value}: must be True or False")
@@ -168,7 +168,7 @@ def points_of_shard(points: list[T], shard: str) -> list[T]:
 
 
 def train_points(module: ModuleType, name: str, points: list[Config], axes: Point, stop: loop.Stop) -> None:
-    """Train all of them; note those that diverge."""
+    """Train all points, and record those that diverge."""
     numbers: dict[Any, tuple[str, ...]] = {}  # keyed by the other fields
     shared: dict[Any, Callable[[Config], Compiler]] = {}
     floats = [field for field in axes if points and isinstance(getattr(points[0], field), float)]
@@ -183,7 +183,7 @@ def train_points(module: ModuleType, name: str, points: list[Config], axes: Poin
             run.train(config, module.build, name, stop, compiler=shared[same](config))
             note_of(config).unlink(missing_ok=True)
         except Diverged as error:
-            stop(None)  # its checkpoints are closed
+            stop(None)  # nothing is left to save
             print(f"{config.workdir}: diverged: {error}", file=sys.stderr)
             note_of(config).write_text(f"{error}\n")
 
@@ -209,7 +209,7 @@ def final_metrics(config: Config) -> records.Record | None:
 
 
 def note_of(config: Config) -> Path:
-    """The file that says where a point diverged."""
+    """The file that records where a point diverged."""
     return Path(f"{config.workdir}.diverged")
 
 

@@ -44,7 +44,7 @@ class Batch:
     """Examples with their indices, weights, masks and labels. Static fields are part of the pytree structure."""
 
     x: Float[Array, "B *D"]  # in model units: bytes divided by 255
-    index: Int[Array, " B"]  # place in the global batch (evaluation: in the split), which keys the noise
+    index: Int[Array, " B"]  # position in the global batch (evaluation: in the split), which keys the noise
     weight: Float[Array, " B"]  # 1, or 0 for the padding of an evaluation's last batch
     step: Int[Array, ""]  # training step, for schedules
     observed: Float[Array, "B *D"] | Float[Array, "B T"] | None = None  # 1 where measured, 0 where missing; None: all
@@ -76,11 +76,11 @@ class Batch:
         return weight(self.step) if callable(weight) else weight
 
     def repeat(self, number: Float[Array, ""]) -> Float[Array, " B"]:
-        """Turn a number of the whole batch into a term, with the same value for every example."""
+        """Broadcast a statistic of the batch to a term, with the same value for every example."""
         return jnp.broadcast_to(number, self.index.shape)
 
     def mean(self, values: Float[Array, "B *rest"]) -> Float[Array, "*rest"]:
-        """Mean over the examples of the global batch, without padding, for a term of the whole batch.
+        """Mean over the examples of the global batch, excluding padding.
 
         ValueError for a microbatch.
         """
@@ -103,7 +103,7 @@ class Batch:
     def _require_full_batch(self, method: str) -> None:
         if self.layout.partial:
             raise ValueError(
-                f"Batch.{method} needs the whole batch, not a microbatch: take accumulate=1 and reduction=fast"
+                f"Batch.{method} needs the global batch, not a microbatch; use accumulate=1 and reduction=fast"
             )
 
 

@@ -14,14 +14,15 @@ from jaxae.core.types import Variables
 
 Prior: TypeAlias = Callable[[Variables, Key[Array, ""], int], Float[Array, "N *code"]]  # (variables, key, N) -> codes
 Corrupt: TypeAlias = Callable[[Key[Array, ""], Batch], Float[Array, "B *D"]]  # (key, batch) -> encoder input
-ExpectedMetrics: TypeAlias = Mapping[str, float | tuple[float, float]]  # test metric -> at most, or a range
+ExpectedMetrics: TypeAlias = Mapping[str, float | tuple[float, float]]  # test metric -> upper bound, or range
 
 
 @dataclass(frozen=True)
 class Experiment:
     """A model with its training transition, test loss, measures and expected test metrics.
 
-    Any Flax module with `encode(x)` and `decode(codes)` does: `Experiment(model, descend(loss, optimizer), loss)` with
+    The model is any Flax module with `encode(x)` and `decode(codes)`, as in
+    `Experiment(model, descend(loss, optimizer), loss)` with
 
         def loss(variables, batch, key):
             codes = model.apply(variables, batch.x, method="encode")
@@ -31,7 +32,7 @@ class Experiment:
     A loss returns (terms, updates). Each term has one number per example; `loss` is minimised, and the means of all
     terms are reported. Updates are new values of collections that training changes without gradients (`batch_stats`),
     usually none. `batch.x` holds float32 examples in [0, 1]; `batch.noise(key, shape)` samples noise per example.
-    TypeError for parts of other types.
+    TypeError for fields of other types.
     """
 
     model: nn.Module  # with methods encode(x) -> codes and decode(codes) -> pixels in [0, 1]
@@ -40,7 +41,7 @@ class Experiment:
     prior: Prior | None = None  # codes to generate from
     corrupt: Corrupt | None = None
     sequences: bool = False  # whether the model's methods take a mask [B, T], for sequences of different lengths
-    expected: Mapping[str, ExpectedMetrics] = field(default_factory=dict)  # data set -> figures of the source
+    expected: Mapping[str, ExpectedMetrics] = field(default_factory=dict)  # by data set
     unit: str = "nats per image"  # of the loss
     # Further measures of the trained model, by their names in result.json.
     measures: Mapping[str, "Measure"] = field(default_factory=dict)
@@ -51,11 +52,11 @@ class Experiment:
             if not isinstance(value, kind):
                 raise TypeError(f"{name} is a {type(value).__name__}, not a {kind.__name__}: see jaxae.Experiment")
         if not callable(self.evaluate):
-            raise TypeError("evaluate is a loss: a function (variables, batch, key) -> (terms, updates)")
+            raise TypeError("evaluate must be a loss: a function (variables, batch, key) -> (terms, updates)")
 
 
 def reached(value: float, expected: float | Sequence[float]) -> bool:
-    """Whether a metric is at most, or in the range of, its expected figure."""
+    """Whether a metric meets its expected figure, an upper bound or a range."""
     low, high = expected if isinstance(expected, Sequence) else (-math.inf, expected)
     return low <= value <= high
 

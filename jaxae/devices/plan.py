@@ -45,7 +45,7 @@ def plan(
 ) -> Plan:
     """Choose how to split seeds or batches over devices (default: all).
 
-    Seeds whose number is divisible by that of the devices are split first, since they need no communication; otherwise
+    Seeds are split if their number is divisible by the number of devices, since they need no communication; otherwise
     the batch is, by pmap unless parallel=jit.
     parallel: auto, pmap or jit. reduction: fast or reproducible. accumulate: microbatches per device.
     ValueError for unknown values, for a batch size that is not divisible, and for arguments that exclude each other.
@@ -59,9 +59,9 @@ def plan(
     if reduction == "reproducible":  # one form of program for any number of devices
         if parallel == "jit" or accumulate > 1:
             other = "parallel=jit" if parallel == "jit" else f"accumulate={accumulate}"
-            raise ValueError(f"reduction=reproducible uses pmap and microbatches of its own: leave out {other}")
+            raise ValueError(f"reduction=reproducible sets pmap and microbatches; omit {other}")
         if SHARDS % n:
-            raise ValueError(f"reduction=reproducible is for 1, 2, 4 or {SHARDS} devices, and there are {n}")
+            raise ValueError(f"reduction=reproducible needs 1, 2, 4 or {SHARDS} devices, not {n}")
         _divides(batch_size, SHARDS, f"by {SHARDS} shards")
         return Plan("pmap", mesh, seeds, Layout(AXIS, SHARDS // n, ordered=True), processes)
     spread = n > 1 and seeds % n == 0 and not processes.is_multiprocess

@@ -39,7 +39,7 @@ class Processes:
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this is the process that writes."""
+        """Whether this process writes the run directory."""
         return not self.is_multiprocess or jax.process_index() == 0
 
     def shutdown(self) -> None:

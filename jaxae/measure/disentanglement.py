@@ -13,8 +13,8 @@ from jaxtyping import Float, Int
 
 from jaxae.errors import InputError
 
-BINS = 20  # of equal width, from the least value of a code to the largest (Locatello et al. 2019)
-TREES = 40  # of a forest
+BINS = 20  # of equal width, from minimum to maximum of a code (Locatello et al. 2019)
+TREES = 40  # per forest
 NEGLIGIBLE = 0.01  # inactive: latent dimensions with a smaller standard deviation, relative to the largest one
 
 
@@ -130,7 +130,7 @@ def factor_score(
         return 1 / count
     z = codes[:, used] / spread[used][None]
     rng = np.random.default_rng(seed)
-    counts = np.zeros((2, z.shape[1], count), int)  # votes that decide, votes that are scored
+    counts = np.zeros((2, z.shape[1], count), int)  # votes for fitting, votes for scoring
     for j, factor in enumerate(factors.T):
         order = np.argsort(factor, kind="stable")
         for half in counts:
@@ -147,9 +147,9 @@ def _checked(
 ) -> tuple[Float[np.ndarray, "N _"], Int[np.ndarray, "N F"]]:
     """Codes in double precision, 0 in constant dimensions; a single dimension is padded with a constant one."""
     if not np.isfinite(codes).all():
-        raise InputError("codes that are NaN or infinite have no measures")
+        raise InputError("codes are NaN or infinite: metrics need finite ones")
     if (factors == factors[:1]).all(0).any():
-        raise InputError("a factor has the same value in all examples: take more of them, or leave it out")
+        raise InputError("a factor has the same value in all examples; use more examples, or omit it")
     codes = codes.astype(np.float64) - codes[:1]
     return np.pad(codes, ((0, 0), (0, max(0, 2 - codes.shape[1])))), factors
 
@@ -161,7 +161,7 @@ def _gap(score: Float[np.ndarray, "Z F"]) -> float:
 
 
 def _standardized(values: np.ndarray) -> Float[np.ndarray, "N _"]:
-    """Columns of mean 0 and variance 1; of zeros where a column never changes."""
+    """Columns of mean 0 and variance 1; zeros for a constant column."""
     centred = values - values.mean(0)[None]
     spread = centred.std(0)
     return centred / np.where(spread > 0, spread, 1)[None]

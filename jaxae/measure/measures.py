@@ -1,4 +1,4 @@
-"""What is measured of a trained model: its reconstructions, its latent plane, its disentanglement."""
+"""Metrics of a trained model: reconstruction quality, defects of a 2-D latent space, disentanglement."""
 
 import contextlib
 import math
@@ -13,8 +13,8 @@ from jaxae.measure import disentanglement, images, plane
 from jaxae.training import records
 from jaxae.training.trained import Trained
 
-MAX_IMAGES = 10_000  # images that are measured
-MAX_DIMENSIONS = 64  # of a code whose units are compared with factors of variation: more take minutes
+MAX_IMAGES = 10_000  # test images for reconstruction quality and defects
+MAX_DIMENSIONS = 64  # latent dimensions for disentanglement metrics: more take minutes
 
 
 def measures(model: Trained, dataset: Dataset, others: Sequence[Trained] = ()) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def measures(model: Trained, dataset: Dataset, others: Sequence[Trained] = ()) -
 
 
 def of_seeds(measure: Measure, models: Sequence[Trained], dataset: Dataset) -> records.Record:
-    """What is measured of one model, or of one for each seed: then records of `seeds`, `mean` and `std`."""
+    """A measure of one model, or of one for each seed as records of `seeds`, `mean` and `std`."""
     rows = [measure(model, dataset) for model in models]
     return records.fields({key: [row[key] for row in rows] if len(rows) > 1 else rows[0][key] for key in rows[0]})
 

@@ -1,4 +1,4 @@
-"""A run: from the command line, or a call of `fit`, to a directory full of results, and back to a model.
+"""Runs: `fit` and the command line, the run directory, and reading it back.
 
 An experiment script is a docstring, a `Config`, a `build(config, info)`, and `main(Config, build)`.
 """

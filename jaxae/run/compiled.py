@@ -1,4 +1,4 @@
-"""JAX's persistent compilation cache in the user's cache folder: a second start does not compile again.
+"""JAX's persistent compilation cache in the user's cache folder: a second start does not recompile.
 
 JAX locks the cache, bounds its size and evicts entries. The keys contain the versions and the instruction set of the
 processor, so machines may share the folder.

@@ -108,15 +108,13 @@ def read(file: Path) -> dict[str, Any]:
 
 
 def difference(old: dict[str, Any], new: dict[str, Any], ignored: Sequence[str] = configs.PLACE) -> str:
-    """The differences of two descriptions, apart from these fields; empty if there are none."""
+    """The differences of two descriptions, except in the `ignored` fields; empty if there are none."""
     if old["experiment"] != new["experiment"]:
         return f"{old['experiment']} there, {new['experiment']} here"
     if old.get("program") != new.get("program"):
         return f"the model, the loss or the optimizer of {old['experiment']} has changed"
     differ = configs.differences(old["config"], new["config"], ignored)
-    return differ or (
-        "the data itself is not the same" if old["data"]["fingerprint"] != new["data"]["fingerprint"] else ""
-    )
+    return differ or ("the data have changed" if old["data"]["fingerprint"] != new["data"]["fingerprint"] else "")
 
 
 def _same_run(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
@@ -164,7 +162,7 @@ def _source(config: Config) -> dict[str, str]:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that this file is in, or None where it is in none (or there is no git)."""
+    """The Git commit of the checkout of this package; None outside of a checkout, or without Git."""
     package = Path(__file__).parents[1]
     ask = ["git", "rev-parse", "--show-toplevel", "HEAD"]
     try:

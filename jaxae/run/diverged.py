@@ -1,4 +1,4 @@
-"""What a run keeps of the step at which it diverged: the state before it, its examples and its key."""
+"""The inputs of a diverged step, saved for `replay`: the state, the examples and the key."""
 
 import shutil
 from pathlib import Path
@@ -13,7 +13,7 @@ ROWS = "batch.npz"
 
 
 def save(workdir: Path, error: Diverged) -> None:
-    """Write `diverged/` into a run directory, in place of what is there. Nothing for an evaluation that diverged."""
+    """Write `diverged/` into a run directory, in place of an existing one. Nothing for a diverged evaluation."""
     if error.step_inputs is None:
         return
     folder = workdir / FOLDER

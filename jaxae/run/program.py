@@ -77,9 +77,9 @@ def program(
             signals.cannot_write(error)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" in str(error):
-                text, code = "out of memory: take a smaller --batch-size, fewer --seeds or a smaller net", 2
+                text, code = "out of memory: use a smaller --batch-size, fewer --seeds or a smaller network", 2
             elif processes().is_multiprocess:
-                text, code = f"another process was lost: the same commands go on ({first_line(error)})", 1
+                text, code = f"another process was lost: repeat the commands to resume ({first_line(error)})", 1
             else:
                 raise
             print(f"error: {text}", file=sys.stderr)
@@ -89,6 +89,6 @@ def program(
 
 
 def layer_tables(config: Config, build: Build) -> str:
-    """The layers of encoder, decoder and the whole, as tables."""
+    """Tables of the layers of encoder, decoder and both."""
     dataset = loaded(config)
     return "\n".join(f"{name}\n{t}" for name, t in layers(checked(config, build, dataset).model, dataset.shape).items())

@@ -41,8 +41,8 @@ def load(path: str | Path, experiment: ModuleType | Experiment | None = None, **
         with Checkpoints(path / "checkpoints", read_only=True) as checkpoints:
             restored = checkpoints.restore({"state": items["state"]})
     if restored is None:
-        mend = "it diverged: see jaxae.replay" if (path / FOLDER).is_dir() else "repeat the command that made it"
-        raise InputError(f"{path}: has no intact checkpoint: {mend}")
+        fix = "it diverged: see jaxae.replay" if (path / FOLDER).is_dir() else "repeat the command that made it"
+        raise InputError(f"{path}: has no intact checkpoint: {fix}")
     lines = records.read(path / "metrics.jsonl") if (path / "metrics.jsonl").exists() else []
     state = restored[0]["state"]
     return Trained(found, state, info.shape, loop.seeds_of(config), lines, saver(config, saved))
@@ -51,13 +51,13 @@ def load(path: str | Path, experiment: ModuleType | Experiment | None = None, **
 def described(
     path: Path, experiment: ModuleType | Experiment | None, fields: dict[str, Any]
 ) -> tuple[dict[str, Any], Experiment, Config, Info]:
-    """What config.json says, and the experiment, the configuration and the data that it describes. As `load`."""
+    """Contents of config.json, and the experiment, configuration and data properties that it describes. As `load`."""
     saved = directory.read(path / "config.json")
     plain = {**saved["config"]}
     for name, value in fields.items():
         if optimizers.fingerprint(value) != plain.get(name):
             raise InputError(f"{path}: was trained with another {name}: pass the same one")
-        plain[name] = "adam"  # any that config.json may hold
+        plain[name] = "adam"  # a placeholder
     if str(plain.get("optimizer")).startswith(optimizers.HASHED):
         raise InputError(f"{path}: was trained with an Optax transformation: pass optimizer=, the same one")
     info = Info(tuple(saved["data"]["shape"]), saved["data"]["train"])
@@ -85,9 +85,10 @@ def _model_of(path: Path) -> Iterator[None]:
 def load_finished(
     path: str | Path, module: ModuleType | None = None, known: Dataset | None = None
 ) -> tuple[Trained, Dataset, dict[str, Any], str]:
-    """Of a finished run: its model (of all seeds), its data (or what is known of it already), its result and its title.
+    """Model (of all seeds), data, result and title of a finished run.
 
-    InputError for one that is not finished, and for data that is no longer there or no longer the same.
+    known: the data, if it is loaded already. InputError for a run that is not finished, and for data that is missing or
+    has changed.
     """
     path = Path(path)
     saved = directory.read(path / "config.json")
@@ -99,7 +100,7 @@ def load_finished(
 
 
 def require_finished(path: Path, saved: dict[str, Any]) -> None:
-    """InputError for a run that is not finished."""
+    """Raise InputError for a run that is not finished."""
     if not (path / "result.json").exists():
         command = saved["command"] and f"{saved['command']} --workdir {shlex.quote(str(path))}"
         again = command or "the call of jaxae.fit that began it"
@@ -107,7 +108,7 @@ def require_finished(path: Path, saved: dict[str, Any]) -> None:
 
 
 def same_data(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], Dataset]:
-    """What config.json says of each of these runs, and the data of all. InputError if one has other data."""
+    """Contents of the config.json of each run, and their common data. InputError for runs of different data."""
     saved = [directory.read(path / "config.json") for path in paths]
     for path, about in zip(paths, saved, strict=True):
         if about["data"]["fingerprint"] != saved[0]["data"]["fingerprint"]:
@@ -116,7 +117,7 @@ def same_data(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], Dataset]:
 
 
 def dataset(path: Path, saved: dict[str, Any]) -> Dataset:
-    """The data of the run that config.json describes. InputError where it is not, or no longer the same."""
+    """Load the data of a run. InputError for data that is missing or has changed."""
     found = data.load(*(saved["config"][name] for name in ("data", "data_dir", "manual_dir", "binarize")))
     if found.fingerprint() != saved["data"]["fingerprint"]:
         raise InputError(f"{path}: its data, {saved['config']['data']}, has changed since")
@@ -126,7 +127,7 @@ def dataset(path: Path, saved: dict[str, Any]) -> Dataset:
 def recorded_experiment(
     path: Path, saved: dict[str, Any], module: ModuleType | None = None
 ) -> tuple[ModuleType, Config]:
-    """The module and the configuration that a config.json names. InputError for a module that is not to be imported."""
+    """Module and configuration of a config.json. InputError for a module outside the package, unless it is passed."""
     name = saved["experiment"]
     if module is None:
         if name not in names():

@@ -20,7 +20,7 @@ from jaxae.training.trained import Trained
 
 
 def saver(config: Config, description: dict[str, Any], totals: Totals | None = None) -> Callable[[Path, Trained], None]:
-    """What `Trained.save` calls, for the models of a run.
+    """The function behind `Trained.save`, for the models of a run.
 
     description: of the run, as in config.json. totals: sums over the steps of an epoch that is not finished, without
     which a model within an epoch cannot be saved.

@@ -1,4 +1,4 @@
-"""One compiled program for runs whose configurations differ in numbers alone."""
+"""One compiled program for runs whose configurations differ only in numbers."""
 
 import copy
 import dataclasses
@@ -31,7 +31,7 @@ def other_fields(config: Config, fields: Sequence[str]) -> tuple[Any, ...]:
 
 
 def traceable_fields(module: ModuleType, config: Config, fields: list[str]) -> tuple[str, ...]:
-    """The fields that can be traced, since no Python code branches on their values; the first if not all at once."""
+    """The fields that can be traced, since no Python code branches on their values; only one if not all at once."""
     dataset = loaded(config)
 
     def state(values: dict[str, Any]) -> Any:
@@ -59,7 +59,7 @@ def _with(config: Config, values: dict[str, Any]) -> Config:
 
 
 def shared_compiler(module: ModuleType, numbers: tuple[str, ...]) -> Callable[[Config], Compiler]:
-    """Compilers, one per configuration, that compile once for all configurations that differ in these numbers alone."""
+    """Compilers, one per configuration, that compile once for all configurations that differ only in these numbers."""
     shared: list[Programs] = []
 
     def of(config: Config) -> Compiler:

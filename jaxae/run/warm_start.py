@@ -18,7 +18,7 @@ from jaxae.training.start import Initial
 
 
 def initial(config: Config, experiment: Experiment, dataset: Dataset) -> Initial | None:
-    """The parameters that training starts from, if they are those of another run.
+    """Initial parameters from the run `init_from`; None without it.
 
     InputError for a run of other parameters, or of another number of seeds.
     """

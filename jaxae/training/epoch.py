@@ -1,8 +1,8 @@
 """An epoch as one compiled loop over data that stays on the device.
 
-The order of the data is a function of (seed, epoch, step), and nothing of it is stored: epoch e is a permutation of
-all examples; the batch at its end is filled up from the start of epoch e + 1, which then begins after it. So every
-batch is full, and every example is seen once in an epoch.
+The order of the data is a function of (seed, epoch, step), and is not stored: epoch e is a permutation of all
+examples; its last batch is filled up with the first examples of epoch e + 1, which starts after them. So every batch is
+full, and every example occurs once in an epoch.
 """
 
 from collections.abc import Callable, Iterable
@@ -48,7 +48,7 @@ def train(
 ) -> Callable[..., Any]:
     """`steps(state, totals, data, order, key, start, count)` -> (state, totals, whether both are finite).
 
-    Does `count` steps, the first on the batch that starts at `order[start]`; both may change without compiling again.
+    Takes `count` steps, from the batch that starts at `order[start]`; other values of both need no recompilation.
     """
     one = step(transition, shape, batch_size, per_device, layout)
 

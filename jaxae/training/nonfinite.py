@@ -53,11 +53,11 @@ def explain(
 
 
 def named_values(f: Callable[..., Any], *args: Any) -> list[tuple[str, Any]]:
-    """What f(*args) computes on its way, by name and in order: terms, gradients, inputs and outputs of layers.
+    """Named intermediate values of f(*args), in order: terms, gradients, inputs and outputs of layers.
 
     Terms and gradients are named by `jax.ad_checkpoint.checkpoint_name`, layers by Flax's scopes: an output of a layer
-    is what the forward pass uses outside of it, an input what comes from no other layer. Evaluates the traced function
-    equation by equation, within the branch of a `switch` that is taken.
+    is a value that the forward pass uses outside of it, an input one from outside of all layers. Evaluates the traced
+    function equation by equation, within the selected branch of a `switch`.
     """
     found: list[tuple[str, Any]] = []
 
@@ -96,7 +96,7 @@ def named_values(f: Callable[..., Any], *args: Any) -> list[tuple[str, Any]]:
                     found.append((f"the input of {layers[0]}", output))
         return [value(atom) for atom in jaxpr.outvars]
 
-    with jax.debug_key_reuse(False):  # equations take apart what random functions do with a key
+    with jax.debug_key_reuse(False):  # equations reuse the key within a random function
         evaluate(jax.make_jaxpr(f)(*args), jax.tree.leaves(args))
     return found
 
@@ -112,7 +112,7 @@ def _layer(equation: Any) -> str | None:
 
 
 def find_nonfinite(f: Callable[..., Any], *args: Any) -> list[str]:
-    """The names of what is not finite in f(*args), in the order of its computation."""
+    """Names of the non-finite values of f(*args), in order of computation."""
     return list(dict.fromkeys(name for name, value in named_values(f, *args) if not _finite(value)))
 
 

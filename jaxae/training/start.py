@@ -30,7 +30,7 @@ def start(
     """The state before the first step and totals of no steps; with several seeds, a leading axis of seeds.
 
     initial: parameters and other collections in place of random ones.
-    ValueError for a transition or a loss that does not work on a batch of this layout.
+    ValueError for a transition or a loss that does not support this layout.
     """
 
     def one(key: jax.Array, initial: Initial | None) -> tuple[State, Totals]:
@@ -55,7 +55,7 @@ def blank(
     layout: Layout = UNSPLIT,
     training: bool = True,
 ) -> Batch:
-    """A batch of zeros, as the experiment would see one."""
+    """A batch of zeros in the shapes of the experiment."""
     data = Examples(
         jnp.zeros((1, int(np.prod(info.shape))), jnp.uint8),
         jnp.zeros(1, jnp.int32),

@@ -1,4 +1,4 @@
-"""beta-TCVAE (Chen, Li, Grosse & Duvenaud 2018): the KL term in three parts, each with its own weight."""
+"""beta-TCVAE (Chen, Li, Grosse & Duvenaud 2018): the KL term as a sum of three terms, each with its own weight."""
 
 from math import log
 

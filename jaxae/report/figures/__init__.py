@@ -1,4 +1,4 @@
-"""Pictures of a run, as PNG files."""
+"""Figures of a run, as PNG files."""
 
 from math import prod
 from pathlib import Path
@@ -35,11 +35,11 @@ __all__ = [
 ]
 
 
-COMPONENTS = 20  # of the mixture that a model without a prior is sampled from
+COMPONENTS = 20  # of the Gaussian mixture, the prior of models without one
 
 
 def draw(folder: Path, model: Trained, data: Dataset, lines: list[records.Record], title: str) -> list[Path]:
-    """All pictures that suit the model, into `folder`; their paths."""
+    """Write all figures that apply to the model into `folder`, and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     from matplotlib.text import Text
 

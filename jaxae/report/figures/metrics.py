@@ -14,14 +14,14 @@ UNITS = {
     "mse": "per pixel",
     "rmse": "per pixel",
     "bce": "nats per pixel",
-    "code": "mean |z| over units",
+    "code": "mean |z| over dimensions",
     "reconstruction": "nats per image",
     "kl": "nats per image",
 }
 
 
 def unit_of(name: str, loss: str) -> str:
-    """Unit of a metric; empty where it is not known. loss: that of the loss and its penalty."""
+    """Unit of a metric; empty if unknown. loss: that of the loss and its penalty."""
     return {**UNITS, "loss": loss, "penalty": loss}.get(name, "")
 
 
@@ -31,7 +31,7 @@ def metric_names(lines: list[records.Record]) -> list[str]:
 
 
 def series(lines: list[records.Record], name: str, split: str) -> tuple[list[int], list[float], list[float] | None]:
-    """Epochs, a metric of this split (its mean over seeds), and its deviation where there are several."""
+    """Epochs, a metric of this split (its mean over seeds), and its standard deviation over several seeds."""
     part = [line for line in lines if line["split"] == split and name in line]
     deviations = [std for line in part if (std := records.std(line[name])) is not None]
     return [line["epoch"] for line in part], [records.mean(line[name]) for line in part], deviations or None
