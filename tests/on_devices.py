@@ -115,7 +115,7 @@ def table(name, chosen, fields):
             try:
                 other, measured = fit(name, way, seeds, fields)
             except ValueError as error:
-                if "needs the whole batch" not in str(error):
+                if "needs the global batch" not in str(error):
                     raise
                 continue  # its loss takes no microbatches
             change = difference((other.params, other.extra), (state.params, state.extra))

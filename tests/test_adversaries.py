@@ -86,7 +86,7 @@ def test_two_devices_see_the_batch_that_one_sees(name):
 def test_a_microbatch_is_refused(name):
     model, loss = systems()[name]
     variables = {"params": initial(model)}
-    with pytest.raises(ValueError, match="needs the whole batch"):
+    with pytest.raises(ValueError, match="needs the global batch"):
         loss(variables, batch(images(), layout=Layout(partial=True)), new_key())
 
 

@@ -88,7 +88,7 @@ def test_free_bits_are_of_the_global_batch_without_its_padding():
 
 
 def test_free_bits_refuse_a_microbatch():
-    with pytest.raises(ValueError, match="needs the whole batch"):
+    with pytest.raises(ValueError, match="needs the global batch"):
         kl_term.free_bits(1.0, 1.0)(KL, SIX.replace(layout=Layout(partial=True)))
 
 

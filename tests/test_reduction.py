@@ -87,9 +87,9 @@ def test_a_term_of_the_whole_batch_is_refused_in_microbatches(layout):
 
     x = jnp.arange(-4.0, 12.0)[:, None]
     assert sums(terms, {"params": {}}, batch(x), KEY) == {"loss": 16 * 3.5}
-    with pytest.raises(ValueError, match="Batch.mean needs the whole batch"):
+    with pytest.raises(ValueError, match="Batch.mean needs the global batch"):
         sums(terms, {"params": {}}, batch(x, layout=layout), KEY)
-    with pytest.raises(ValueError, match="Batch.mean needs the whole batch"):
+    with pytest.raises(ValueError, match="Batch.mean needs the global batch"):
         gradient(lambda params, b: terms(params, b, KEY), {}, batch(x, layout=layout))
 
 
