@@ -38,17 +38,17 @@ class Config(variational.Fields, run.Config):
     samples: int = 1
     """Samples K of the bound."""
     schedule: Literal["stages", "constant", "cosine", "exponential", "linear"] = "stages"  # type: ignore[assignment]
-    """Learning rate over the run; stages: that of the source."""
+    """Learning rate schedule; stages: that of the source."""
     eps: float = 1e-4
     gradient: Literal["plain", "dreg"] = "plain"
-    """dreg: the encoder's is doubly reparameterized (Tucker et al. 2018)."""
+    """Gradient of the encoder; dreg: doubly reparameterized (Tucker et al. 2018)."""
 
 
 def stages(config: Config, info: run.Info) -> optax.Schedule:
     """The rate 10^(-i / 7) lr for 3^i epochs, i = 0, 1, 2, ..., 7 (section 5 of the source)."""
     ends = [(3**i - 1) // 2 for i in range(1, 8)]
-    falls = {first_step(end, info.train, config.batch_size): 10 ** (-1 / 7) for end in ends}
-    return optax.piecewise_constant_schedule(config.lr, falls)
+    factors = {first_step(end, info.train, config.batch_size): 10 ** (-1 / 7) for end in ends}
+    return optax.piecewise_constant_schedule(config.lr, factors)
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:

@@ -161,7 +161,7 @@ def test_arguments_that_make_no_run_are_errors_that_name_them(x, fields, kind, s
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda x: jaxae.fit(x, vae), "experiment is a ndarray: give the name of one"),
+        (lambda x: jaxae.fit(x, vae), "experiment is a ndarray: pass a name"),
         (lambda x: jaxae.fit(Linear(), x), r"experiment is a Linear: .* jaxae.Experiment\(model, jaxae.descend"),
         (lambda x: jaxae.Experiment(Linear(), optax.adam(1e-3), squared), "train is a Gradient.*, not a Transition"),
         (lambda x: jaxae.Experiment(Linear(), jaxae.descend(squared, optax.sgd(1.0)), None), "evaluate must be a loss"),

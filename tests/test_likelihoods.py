@@ -246,7 +246,7 @@ def test_a_scale_must_be_positive(scale):
 
 
 def test_an_unknown_kind_of_scale_is_refused(untyped):
-    with pytest.raises(ValueError, match="scale=fitted is unknown: give a number, learned or predicted"):
+    with pytest.raises(ValueError, match="scale=fitted is unknown; use a number, learned or predicted"):
         Normal("fitted")
 
 

@@ -86,7 +86,7 @@ def test_second_process_in_a_workdir_is_refused(tmp_path):
         first.kill()
     assert (second.returncode, overwriting.returncode) == (2, 2)
     assert (
-        second.stderr == f"error: --workdir {workdir}: another process is running in it: wait for it, or give another\n"
+        second.stderr == f"error: --workdir {workdir}: another process is running in it: wait for it, or use another\n"
     )
     with subprocess.Popen(
         command, cwd=SCRIPTS.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

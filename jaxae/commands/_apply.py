@@ -63,7 +63,7 @@ def opened(options: ToFile) -> Trained:
     model = run.load(path, module)
     seeds = f"the run has {len(model)} seeds: give --member 0 to {len(model) - 1}"
     if len(model) == 1:
-        seeds = "the run has one seed: leave it out"
+        seeds = "the run has one seed; omit it"
     if options.member >= len(model) or options.member < -1:
         raise InputError(f"--member {options.member}: {seeds}")
     if options.out.suffix == ".png" and options.member < 0 and len(model) > 1:

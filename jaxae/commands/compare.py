@@ -41,7 +41,7 @@ def compare(options: Options) -> str:
     try:
         options.out.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise InputError(f"--out {options.out}: cannot be written ({error.strerror}): give another") from None
+        raise InputError(f"--out {options.out}: cannot be written ({error.strerror}): use another") from None
     return f"report: {options.out}"
 
 
@@ -95,6 +95,6 @@ def _labels(paths: Sequence[Path]) -> list[str]:
     """The shortest distinct ends of the paths, of equal depth. InputError for a path given twice."""
     parts = [path.absolute().parts for path in paths]
     if len(set(parts)) < len(parts):
-        raise InputError("a run is given twice: give each once")
+        raise InputError("a run is given twice: pass each once")
     depth = next(n for n in range(1, 1000) if len({part[-n:] for part in parts}) == len(parts))
     return [str(Path(*part[-depth:])) for part in parts]

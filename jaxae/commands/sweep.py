@@ -107,7 +107,7 @@ def check_points(points: list[Config]) -> None:
         file = Path(config.workdir) / "config.json"
         there = directory.read(file)["config"] if file.exists() and not config.overwrite else configs.to_json(config)
         if differ := configs.differences(there, configs.to_json(config)):
-            raise InputError(f"{config.workdir}: holds another run: {differ}; give another workdir")
+            raise InputError(f"{config.workdir}: holds another run: {differ}; use another workdir")
 
 
 def slurm(environment: Mapping[str, str]) -> str:

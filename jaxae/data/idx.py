@@ -47,7 +47,7 @@ def parse(file: Any, axes: int, name: str) -> np.ndarray:
 
 
 def _read(file: Any, size: int) -> bytes:
-    """As `file.read(size)`, taking memory only for what is there."""
+    """As `file.read(size)`, allocating memory only for existing bytes."""
     pieces, left = [], size
     while left and (piece := file.read(min(left, 1 << 20))):
         pieces.append(piece)

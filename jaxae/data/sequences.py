@@ -34,7 +34,7 @@ def padded(arrays: dict[str, np.ndarray], path: Path) -> tuple[Float32[np.ndarra
     rows = np.concatenate(parts)
     lengths = np.array([len(part) for part in parts], np.int32)
     if not lengths.all() or not rows.size:
-        raise InputError(f"{path}: sequence {int(lengths.argmin())} is empty: leave it out")
+        raise InputError(f"{path}: sequence {int(lengths.argmin())} is empty; omit it")
     scale = np.float32(255 if rows.dtype == np.uint8 else 1)
     if rows.dtype != np.uint8 and not np.issubdtype(rows.dtype, np.floating):
         raise InputError(f"{path}: values are {rows.dtype}: save uint8, or float in [0, 1]")

@@ -47,7 +47,7 @@ def load(name: str, data_dir: str = "", manual_dir: str = "") -> Dataset:
     if builder.info.file_format.value != "array_record":
         raise InputError(
             f"{name} in {builder.data_dir} is prepared as {builder.info.file_format.value}: jaxae reads array_record; "
-            "give another data_dir to prepare it there"
+            "use another data_dir to prepare it there"
         )
     files = sorted((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in Path(builder.data_dir).iterdir())
     return cached(f"tfds {builder.data_dir} {files}", lambda: _decode(tfds, builder, name))

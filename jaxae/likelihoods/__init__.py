@@ -1,6 +1,6 @@
 """Likelihoods p(x|z): shape of the decoder output, log density, mean and samples.
 
-`named` gives one by its name.
+`named` returns one by its name.
 """
 
 from typing import Literal, get_args

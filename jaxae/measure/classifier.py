@@ -35,7 +35,7 @@ BATCH = 128
 LEARNING_RATE = 2e-3  # initial; cosine decay to 0
 REACH = 1  # maximum shift of training images, in pixels
 PIECE = 1000  # images per call of the network
-VERSION = 2  # increment when training gives other weights
+VERSION = 2  # increment when training changes the weights
 
 
 class Classifier(nn.Module):

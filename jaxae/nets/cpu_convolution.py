@@ -66,7 +66,7 @@ def conv_transpose(
     """The transpose (adjoint) of `conv` on images of `size` = (H, W). ValueError for a wrong shape of x."""
     geometry = _geometry(size, w, stride, padding, precision)
     if list(x.shape[1:3]) != geometry.out:
-        raise ValueError(f"a convolution of {size} gives {geometry.out} pixels, not {list(x.shape[1:3])}")
+        raise ValueError(f"x has {list(x.shape[1:3])} pixels; a convolution of {size} has {geometry.out}")
     return (_conv_transpose if _own(precision) else _result_to_image)(x, w, geometry)
 
 

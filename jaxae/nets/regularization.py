@@ -11,7 +11,7 @@ from jaxae.nets.layers import Keys
 
 
 class Regularization(nn.Module):
-    """Batch norm (Ioffe & Szegedy 2015; over the whole batch) and dropout, after the activation of a hidden layer."""
+    """Batch norm (Ioffe & Szegedy 2015; over the global batch) and dropout, after the activation of a hidden layer."""
 
     batch_norm: bool
     dropout: float

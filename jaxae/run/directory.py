@@ -43,13 +43,13 @@ def locked(workdir: Path) -> Iterator[None]:
         workdir.mkdir(parents=True, exist_ok=True)
         file = (workdir / LOCK).open("a")
     except OSError as error:
-        raise InputError(f"workdir={workdir}: cannot be written ({error.strerror}): give another") from None
+        raise InputError(f"workdir={workdir}: cannot be written ({error.strerror}): use another") from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(
-                f"workdir={workdir}: another process is running in it: wait for it, or give another"
+                f"workdir={workdir}: another process is running in it: wait for it, or use another"
             ) from None
         yield
 
@@ -79,14 +79,14 @@ def prepare(workdir: Path, config: Config, description: dict[str, Any], extends:
             for path in (workdir / name for name in RUN_FILES):
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         elif any(path.name != LOCK for path in workdir.iterdir()):
-            raise InputError(f"workdir={workdir}: is not empty and holds no run: give another")
+            raise InputError(f"workdir={workdir}: is not empty and holds no run: use another")
         write_json(file, description)
     except OSError as error:
-        raise InputError(f"workdir={workdir}: cannot be written ({error.strerror}): give another") from None
+        raise InputError(f"workdir={workdir}: cannot be written ({error.strerror}): use another") from None
 
 
 def read(file: Path) -> dict[str, Any]:
-    """Read config.json as `describe` gives it. InputError for any other content."""
+    """Read the config.json of `describe`. InputError for other content."""
     if not file.is_file():
         raise InputError(f"{file.parent}: holds no run: there is no config.json")
     try:
@@ -103,7 +103,7 @@ def read(file: Path) -> dict[str, Any]:
         if not all(type(size) is int and 0 < size < 2**31 for size in (*about["shape"], about["train"])):
             raise TypeError("wrong shape")
     except DAMAGED as error:
-        raise InputError(f"{file}: describes no run ({error!r}): give another directory") from None
+        raise InputError(f"{file}: describes no run ({error!r}): use another directory") from None
     return saved
 
 
@@ -120,7 +120,7 @@ def difference(old: dict[str, Any], new: dict[str, Any], ignored: Sequence[str] 
 def _same_run(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     if differ := difference(old, new):
         raise InputError(
-            f"workdir={workdir} holds another run: {differ}; give another workdir, or overwrite=True to start again"
+            f"workdir={workdir} holds another run: {differ}; use another workdir, or overwrite=True to start again"
         )
 
 
@@ -153,7 +153,7 @@ def describe(config: Config, name: str, dataset: Dataset, program: str = "") -> 
 
 
 def _source(config: Config) -> dict[str, str]:
-    """A hash of the checkpoint that training starts from; empty if that run is gone, e.g. on resuming."""
+    """A hash of the checkpoint that training starts from; empty if that run no longer exists, as on resuming."""
     if config.init_from:
         with suppress(InputError):
             leaves = newest_digests(Path(config.init_from) / "checkpoints")

@@ -89,7 +89,7 @@ def _extends(workdir: Path, config: Config, build: Build, dataset: Dataset, desc
     if traced(config, build, dataset) != traced(dataclasses.replace(config, epochs=epochs), build, dataset):
         raise InputError(
             f"workdir={workdir} holds a run of epochs={epochs} whose steps depend on their number (a schedule to the "
-            f"last step): it cannot be extended to {config.epochs}; give another workdir, or overwrite=True to start "
+            f"last step): it cannot be extended to {config.epochs}; use another workdir, or overwrite=True to start "
             "again"
         )
     return True

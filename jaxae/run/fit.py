@@ -49,7 +49,7 @@ class Source(NamedTuple):
     name: str
     config: type[Config]
     build: Build
-    program: str = ""  # of an `Experiment`: a hash of what it computes
+    program: str = ""  # of an `Experiment`: a hash of its computation
 
 
 def fit(
@@ -156,8 +156,8 @@ def _source(experiment: ModuleType | str | Experiment) -> Source:
         experiment = find(experiment)
     if not (hasattr(experiment, "Config") and hasattr(experiment, "build")):
         raise TypeError(
-            f"experiment is a {type(experiment).__name__}: give the name of one, its module, or a jaxae.Experiment; of "
-            "a Flax module that is jaxae.Experiment(model, jaxae.descend(loss, optimizer), loss)"
+            f"experiment is a {type(experiment).__name__}: pass a name, a module or a jaxae.Experiment; for a Flax "
+            "module, jaxae.Experiment(model, jaxae.descend(loss, optimizer), loss)"
         )
     return Source(name_of(experiment), experiment.Config, experiment.build)
 
@@ -183,12 +183,12 @@ def _dataset(data: Any, test: Any, fields: dict[str, Any], progress: bool) -> tu
     binarize = fields.get("binarize", "none")
     if isinstance(data, str | Path):
         if test is not None:
-            raise ValueError(f"test= is for arrays: {data} has splits of its own")
+            raise ValueError(f"test= is for arrays; {data} has its own splits")
         found = sources.load(str(data), fields.get("data_dir", ""), fields.get("manual_dir", ""), binarize)
         return found, str(data)
     if isinstance(data, Dataset):
         if test is not None:
-            raise ValueError("test= is for arrays: a Dataset has splits of its own")
+            raise ValueError("test= is for arrays; a Dataset has its own splits")
         return binary.binarize(data, binarize), sources.ARRAY
     if isinstance(test, str | Path):
         both = sources.load(str(test))[:2]

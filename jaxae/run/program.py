@@ -52,7 +52,11 @@ def program(
     """
     logging.basicConfig(format="%(message)s", force=True)
     logging.getLogger("jaxae").setLevel(logging.INFO)
-    for name in ("absl", "asyncio", "urllib3"):  # Orbax and TFDS log what they then raise, and leave tasks behind
+    for name in (
+        "absl",
+        "asyncio",
+        "urllib3",
+    ):  # Orbax and TFDS log errors that they also raise
         logging.getLogger(name).setLevel(logging.CRITICAL)
     with signals.stopping() as stop:
         try:

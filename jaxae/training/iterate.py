@@ -66,15 +66,15 @@ def iterate(
 ) -> Iterator[Snapshot]:
     """Train, and yield a snapshot after every dispatch of steps.
 
-    experiment: as the `build(config, info)` of a module gives it, e.g. `vae.build(vae.Config(latent=4), data.info)`.
-    data: as `jaxae.data.load` and `jaxae.data.from_arrays` give it.
+    experiment: from the `build(config, info)` of a module, as `vae.build(vae.Config(latent=4), data.info)`.
+    data: from `jaxae.data.load` or `jaxae.data.from_arrays`.
 
     An epoch ends with two snapshots: after its last step, and with `test` after its evaluation. The number of steps per
     dispatch depends on timing; a snapshot is also yielded at every multiple of `every` (of each of them), which is read
     before each dispatch. Results do not depend on dispatches, on the consumer, or on where training was resumed.
 
     seeds: train this many (seed, seed + 1, ...) in one program. plan: on which devices (default: all).
-    initial: parameters, and other collections, to start from in place of random ones.
+    initial: initial parameters and other collections (default: random ones).
     resume: state and totals of a snapshot, from which training continues bit for bit.
     data_limit: bytes of training data on a device; larger data is streamed (0: a quarter of its memory).
     compiler: default `compiled`.

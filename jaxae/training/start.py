@@ -29,7 +29,7 @@ def start(
 ) -> tuple[State, Totals]:
     """The state before the first step and totals of no steps; with several seeds, a leading axis of seeds.
 
-    initial: parameters and other collections in place of random ones.
+    initial: initial parameters and other collections (default: random ones).
     ValueError for a transition or a loss that does not support this layout.
     """
 

@@ -43,7 +43,7 @@ def track(decay: float = 0.99, reinit_below: float = 0.0) -> Update:
     reinit_below: codes with N_k below this are re-initialised from vectors of the batch, with N_k = 1, unless another
     code equals that vector (0: never).
 
-    Terms, of the whole batch: `perplexity`, exp of the entropy of code usage, from 1 to K; `usage`, the fraction of
+    Terms, of the global batch: `perplexity`, exp of the entropy of code usage, from 1 to K; `usage`, the fraction of
     codes in use. ValueError for a decay that is not below 1.
     """
     if decay >= 1:

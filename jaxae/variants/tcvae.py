@@ -21,8 +21,8 @@ def kl_decomposition(
     (Chen et al. 2018, equation 2); for every example they sum to log q(z|x) - log p(z).
     The estimates have large constant biases, which cancel in the sum: for equal posteriors they are log M,
     (Z - 1) log M and -Z log M, not 0. Only their changes and gradients are meaningful.
-    q: posteriors of these examples; everyone: those of the whole batch [N, Z], from which q(z) and q(z_j) are estimated
-    by minibatch weighted sampling: log q(z) = log sum_n q(z|x_n) - log(N M), M = `examples` in all (their equation 3).
+    q: posteriors of these examples; everyone: those of the global batch [N, Z], from which minibatch weighted sampling
+    estimates q(z) and q(z_j): log q(z) = log sum_n q(z|x_n) - log(N M), M = `examples` in all (their equation 3).
     """
     there = DiagonalNormal(*(part[None] for part in everyone))
     density = log_normal_terms(there, z[:, None])  # log q(z_j of B | x of N), [B, N, Z]
@@ -43,7 +43,7 @@ def loss(
     """-log p(x|z) + mutual * information + beta * total correlation + dimension_wise * dimension-wise KL (equation 4).
 
     With all weights 1, the negative evidence lower bound with a one-sample estimate of the KL term.
-    examples: number of training examples. Training only, since it needs the whole batch (see `Batch.gather`).
+    examples: number of training examples. Training only, since it needs the global batch (see `Batch.gather`).
     Terms: `loss`, `reconstruction`, `mutual_information`, `total_correlation`, `dimension_wise_kl`; nats per example.
     """
 
