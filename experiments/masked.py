@@ -1,4 +1,4 @@
-"""A masked autoencoder: reconstruction of the hidden three quarters of an image from the visible quarter.
+"""A masked autoencoder: it reconstructs the hidden three quarters of an image from the visible quarter.
 
 Source: He et al. 2022, who hide 75 % of the patches and compute the loss on these alone, with transformers on
 ImageNet; no figure for MNIST. Vincent et al. 2010.
