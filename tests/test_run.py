@@ -498,7 +498,7 @@ def test_divergence_in_evaluation_names_the_metric_and_step(tmp_path):
 
 
 def test_batch_larger_than_the_training_split_is_refused(tmp_path):
-    with pytest.raises(InputError, match="only 1438 training examples"):
+    with pytest.raises(InputError, match="exceeds the 1438 training examples"):
         go(tmp_path / "run", batch_size=1439)
     assert not (tmp_path / "run").exists()
 

@@ -67,8 +67,8 @@ def test_weights_of_terms_are_numbers_of_the_shared_program(tmp_path, compiled):
 
 
 def test_what_decides_the_form_of_the_step_is_no_number_of_it():
-    assert sharing.arrays(vae, vae.Config(**FIELDS), ["lr", "kl_weight"]) == ("lr", "kl_weight")
-    assert sharing.arrays(vae, vae.Config(**FIELDS), ["kl_warmup", "lr", "capacity"]) == ("lr",)
+    assert sharing.traceable_fields(vae, vae.Config(**FIELDS), ["lr", "kl_weight"]) == ("lr", "kl_weight")
+    assert sharing.traceable_fields(vae, vae.Config(**FIELDS), ["kl_warmup", "lr", "capacity"]) == ("lr",)
 
 
 def test_a_point_is_finished_when_its_last_file_is_written(tmp_path):
@@ -195,4 +195,4 @@ def test_the_command(tmp_path):
     assert (done.returncode, done.stderr) == (2, "error: --grid lr: must be FIELD=A,B\n")
     (point,) = sweeps.grid(["hidden=256 128"])
     assert sweeps.configure(vae, [], point, tmp_path).hidden == (256, 128)
-    assert sweeps.folder(point) == "hidden=256-128"
+    assert sweeps.directory_name(point) == "hidden=256-128"

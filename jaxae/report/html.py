@@ -140,7 +140,7 @@ def figure(value: Any) -> str:
     return f"{records.mean(value):.4g}" + ("" if std is None else f" ± {std:.2g}")
 
 
-def expected_text(value: float | list[float]) -> str:
+def bound(value: float | list[float]) -> str:
     """An expected figure as text: an upper bound or a range."""
     return f"{value[0]:g} to {value[1]:g}" if isinstance(value, list | tuple) else f"≤ {value:g}"
 
@@ -151,7 +151,7 @@ def _cards(result: dict[str, Any], unit: str) -> list[dict[str, Any]]:
             "name": f"test {name}",
             "value": figure(result["metrics"][name]),
             "unit": unit_of(name, unit),
-            "expected": expected_text(result["expected"][name]) if name in result["expected"] else "",
+            "expected": bound(result["expected"][name]) if name in result["expected"] else "",
             "reached": name in result["expected"]
             and reached(records.mean(result["metrics"][name]), result["expected"][name]),
         }
