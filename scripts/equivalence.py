@@ -81,7 +81,7 @@ wae --hidden 24 --latent 4 --lr 3e-3 --mmd-weight 3
 """
 # Flag names of revision 6189b08; --kl-weight of infovae is unchanged.
 RENAMED = {"--kl-warmup": "--warmup", "--kl-cycles": "--cycles", "--kl-weight": "--beta", "--figures none": ""}
-RENAMED["--log-likelihood-samples"] = "--likelihood"
+RENAMED |= {"--log-likelihood-samples": "--likelihood", "--reinit-below": "--revive"}
 Arrays = dict[str, np.ndarray]
 
 
