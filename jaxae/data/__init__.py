@@ -161,7 +161,7 @@ def labels(y: np.ndarray | None, count: int, path: Path) -> tuple[Int[np.ndarray
     if y is None:
         return np.full(count, -1, np.int32), ()
     if y.shape != (count,) or not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= CLASSES:
-        raise InputError(f"{path}: y is {y.dtype} {y.shape}, not {count} integers from 0 to {CLASSES - 1}")
+        raise InputError(f"{path}: y is {y.dtype} {y.shape}, not {count} classes from 0 to {CLASSES - 1}")
     return y.astype(np.int32), tuple(str(label) for label in range(int(y.max()) + 1))
 
 
