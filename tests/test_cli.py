@@ -70,7 +70,7 @@ def test_bad_input_exits_with_2_and_one_line(finished, tmp_path):
     refused(call("--nonsense", 1, cwd=tmp_path), "--nonsense")
     refused(call("--data", "mnits", cwd=tmp_path), "did you mean mnist")
     refused(call("--workdir", "/dev/null/run", cwd=tmp_path), "cannot be written")
-    refused(call("--batch-size", 5000, cwd=tmp_path), "only 1438 training examples")
+    refused(call("--batch-size", 5000, cwd=tmp_path), "exceeds the 1438 training examples")
     refused(call(*ARGS, "--lr", 1, cwd=finished.parents[1]), "--lr 0.001 there, 1.0 here")
     assert saved == sorted((p, p.stat().st_mtime_ns) for p in finished.rglob("*"))
 
@@ -103,7 +103,7 @@ def test_bad_data_exits_with_2_and_one_line(tmp_path, capfd, monkeypatch):
         (["--log-likelihood-samples", "9"], "train with --binarize static"),
         (["--likelihood", "normal", "--likelihood-scale", "0"], "--likelihood-scale 0.0 must be positive"),
         (["--likelihood-scale", "0.2"], "--likelihood-scale 0.2 is for --likelihood normal only; omit it"),
-        (["--accumulate", "2", "--free-bits", "0.5"], "take --accumulate 1 and --reduction fast"),  # the first batch
+        (["--accumulate", "2", "--free-bits", "0.5"], "use --accumulate 1 and --reduction fast"),  # the first batch
         (["--data", ""], "--data '' is empty"),  # data
         (["--data", "sprites/7"], "--data sprites/7"),
     ],
