@@ -23,7 +23,7 @@ class Config(run.Config):
     batch_size: int = 128
     optimizer: optimizers.Name = "adadelta"
     lr: float = 1.0
-    eps: float = 1e-7  # of Keras
+    eps: float = 1e-7  # Keras' default
     filters: tuple[int, ...] = (16, 8, 8)
     """Filters in each layer of the encoder; the decoder mirrors them."""
     kernels: tuple[int, ...] = (3,)

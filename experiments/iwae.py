@@ -49,8 +49,8 @@ class Config(variational.Fields, run.Config):
 def stages(config: Config, info: run.Info) -> optax.Schedule:
     """The rate 10^(-i / 7) lr for 3^i epochs, i = 0, 1, 2, ..., 7 (section 5 of the source)."""
     ends = [(3**i - 1) // 2 for i in range(1, 8)]
-    falls = {first_step(end, info.train, config.batch_size): 10 ** (-1 / 7) for end in ends}
-    return optax.piecewise_constant_schedule(config.lr, falls)
+    factors = {first_step(end, info.train, config.batch_size): 10 ** (-1 / 7) for end in ends}
+    return optax.piecewise_constant_schedule(config.lr, factors)
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:

@@ -32,10 +32,10 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     model = ksparse.KSparse(
         info.shape, config.latent, precision=config.precision, active=config.active, alpha=config.alpha
     )
-    for kept in (model.active, model.evaluated):
-        if not 0 < kept <= config.latent:
+    for k in (model.active, model.evaluated):
+        if not 0 < k <= config.latent:
             raise ValueError(
-                f"active={config.active} alpha={config.alpha}: cannot keep {kept} of latent={config.latent} dimensions"
+                f"active={config.active} alpha={config.alpha}: cannot keep {k} of latent={config.latent} dimensions"
             )
     loss = autoencoder.loss(model, "mse")
     return run.Experiment(model, descend(loss, run.optimizer(config, info)), loss, unit="per pixel")

@@ -29,7 +29,7 @@ class Config(run.Config):
 
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for sequences, or images, of this shape."""
-    model = sequence.Sequence(info.shape, config.latent, config.hidden, precision=config.precision)
+    model = sequence.SequenceAutoencoder(info.shape, config.latent, config.hidden, precision=config.precision)
     loss = autoencoder.loss(model, "bce")
     return run.Experiment(
         model, descend(loss, run.optimizer(config, info)), loss, sequences=True, unit="nats per pixel"

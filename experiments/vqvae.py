@@ -34,16 +34,18 @@ class Config(run.Config):
     """Codebook update: moving averages of the encoder vectors nearest to each code (ema), or gradient."""
     decay: float = 0.99
     """Decay per step of the moving averages of --codebook ema."""
-    revive: float = 0.1
+    reinit_below: float = 0.1
     """Codes whose EMA usage is below this fraction of uniform are re-initialised from the batch (0: none)."""
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for images of this shape."""
-    if config.revive >= 1:
-        raise ValueError(f"revive={config.revive} must be below 1, or every code is re-initialised in every step")
+    if config.reinit_below >= 1:
+        raise ValueError(
+            f"reinit_below={config.reinit_below} must be below 1, or every code is re-initialised in every step"
+        )
     learned = config.codebook == "gradient"
-    tracked = not learned or config.revive > 0
+    tracked = not learned or config.reinit_below > 0
     model = vqvae.VQVAE(
         *vqvae.strided(info.shape, config.filters, config.latent, float(info.clipped_mean().mean()), config.precision),
         codes=config.codes,
@@ -51,7 +53,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         learned=learned,
         tracked=tracked,
     )
-    loss = vqvae.loss(model, config.commitment, codebook.track(config.decay, config.revive) if tracked else None)
+    loss = vqvae.loss(model, config.commitment, codebook.track(config.decay, config.reinit_below) if tracked else None)
     return run.Experiment(model, descend(loss, run.optimizer(config, info)), loss, measures={"codebook": usage})
 
 

@@ -1,10 +1,10 @@
 """Autoencoders in JAX on one small functional core.
 
-`fit` trains an experiment on an array, a path or the name of a data set and returns a `Trained` model; `load` opens a
-run; `replay` shows where one diverged. `iterate` is the training loop as a generator of `Snapshot`s, on a data set of
-`data.from_arrays` or `data.load`. An `Experiment` of your own is a Flax module, a loss on a `Batch`, and a
-`Transition`: `descend`, `alternate` or `phases`. The ready ones are the modules of the package `jaxae.experiments`.
-Everything is imported on first use, so that `import jaxae` costs nothing.
+`fit` trains an experiment on an array, a path or a named data set and returns a `Trained` model; `load` reads a run;
+`replay` names the first non-finite value of a diverged run. `iterate` is the training loop as a generator of
+`Snapshot`s, on a data set from `data.from_arrays` or `data.load`. A custom `Experiment` is a Flax module, a loss on a
+`Batch`, and a `Transition`: `descend`, `alternate` or `phases`. The built-in ones are the modules of the package
+`jaxae.experiments`. All names are imported on first use, so that `import jaxae` is fast.
 """
 
 import importlib
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from jaxae.training.iterate import iterate as iterate
     from jaxae.training.trained import Trained as Trained
 
-FROM = {
+MODULES = {
     "Batch": "core.batch",
     "Config": "run.config",
     "Experiment": "core.experiment",
@@ -43,7 +43,7 @@ FROM = {
     "phases": "core.step",
     "replay": "run.replay",
 }
-__all__ = [*FROM]
+__all__ = [*MODULES]
 
 
 def __dir__() -> list[str]:
@@ -51,8 +51,8 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    if name in FROM:
-        return getattr(importlib.import_module(f"jaxae.{FROM[name]}"), name)
+    if name in MODULES:
+        return getattr(importlib.import_module(f"jaxae.{MODULES[name]}"), name)
     if name == "data":
         return importlib.import_module("jaxae.data")
     raise AttributeError(f"module 'jaxae' has no attribute {name!r}")

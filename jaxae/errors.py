@@ -1,4 +1,4 @@
-"""The ways in which a run refuses to go on; `run.program` turns them into exit codes."""
+"""Errors that end a run; `run.program` maps them to exit codes."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class InputError(ValueError):
-    """Bad input: one line that says what is wrong and how to mend it. Exit code 2."""
+    """Invalid input: one line that names the problem and the fix. Exit code 2."""
 
 
 @contextmanager
@@ -24,30 +24,29 @@ def input_errors() -> Iterator[None]:
 
 
 class Diverged(ArithmeticError):
-    """A number became NaN or infinite; the line names the step and the term. Exit code 3.
+    """A non-finite number; the message names the step and the term. Exit code 3.
 
-    moment: what the bad step started from, for `replay`: the state, the rows of the batch, the key, the seed;
-    None for an evaluation.
+    step_inputs: inputs of that step, for `replay`: state, rows of the batch, key, seed; None for an evaluation.
     """
 
-    def __init__(self, line: str, moment: dict[str, Any] | None = None) -> None:
+    def __init__(self, line: str, step_inputs: dict[str, Any] | None = None) -> None:
         super().__init__(line)
-        self.moment = moment
+        self.step_inputs = step_inputs
 
 
 class Interrupted(BaseException):
-    """Asked to stop: what was finished is saved. Not an Exception: whoever catches those is not meant."""
+    """Stopped by a signal, with the last finished step saved. `except Exception` does not catch it."""
 
 
-# What reading a file raises that holds something else than was written.
+# Exceptions raised by reading a damaged file.
 DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError)
 
 
 def first_line(error: Exception, longest: int = 300) -> str:
-    """What another library's error says, short enough for the one line of ours."""
+    """First line of another library's error, of at most `longest` characters."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:longest].rstrip(":")
 
 
 def discard_output() -> None:
-    """Discard what is still buffered for standard output, which nobody reads any more (`| head`)."""
+    """Discard buffered standard output after its reader has closed the pipe (`| head`)."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

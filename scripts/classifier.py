@@ -33,7 +33,7 @@ def make(_: loop.Stop) -> str:
         raise InputError("--epochs, --seed: only its own are for the cache: give a file as --to")
     fields = {name: getattr(options, name) for name in ("data", "data_dir", "manual_dir", "binarize")}
     images = run.loaded(run.Config(**fields))
-    to = options.to or classifier.cached_at(images)
+    to = options.to or classifier.cache_path(images)
     params = classifier.train(images, options.epochs, options.seed)
     try:
         if options.to is None:

@@ -74,14 +74,14 @@ vae --hidden 24 --latent 4 --lr 2e-3 --kl-weight 2.5 --kl-warmup 3
 vae --hidden 24 --latent 4 --lr 2e-3 --kl-weight 2.5 --kl-warmup 3 --kl-cycles 2 --free-bits 0.05
 vae --hidden 24 --latent 4 --lr 2e-3 --kl-weight 2.5 --kl-warmup 3 --capacity 2 --binarize dynamic
 vampprior --hidden 24 --latent 4 --lr 2e-3 --components 6 --kl-warmup 3 --kl-cycles 2 --log-likelihood-samples 4
-vqvae --filters 4 6 --latent 3 --codes 12 --lr 1e-3 --commitment 0.6 --decay 0.8 --revive 0.5
-vqvae --filters 4 6 --latent 3 --codes 12 --lr 1e-3 --commitment 0.6 --decay 0.8 --revive 0.5 --codebook gradient
-vqvae --filters 4 6 --latent 3 --codes 12 --lr 1e-3 --commitment 0.6 --revive 0 --codebook gradient
+vqvae --filters 4 6 --latent 3 --codes 12 --lr 1e-3 --commitment 0.6 --decay 0.8 --reinit-below 0.5
+vqvae --filters 4 6 --latent 3 --codes 12 --lr 1e-3 --commitment 0.6 --decay 0.8 --reinit-below 0.5 --codebook gradient
+vqvae --filters 4 6 --latent 3 --codes 12 --lr 1e-3 --commitment 0.6 --reinit-below 0 --codebook gradient
 wae --hidden 24 --latent 4 --lr 3e-3 --mmd-weight 3
 """
 # Flag names of revision 6189b08; --kl-weight of infovae is unchanged.
 RENAMED = {"--kl-warmup": "--warmup", "--kl-cycles": "--cycles", "--kl-weight": "--beta", "--figures none": ""}
-RENAMED["--log-likelihood-samples"] = "--likelihood"
+RENAMED |= {"--log-likelihood-samples": "--likelihood", "--reinit-below": "--revive"}
 Arrays = dict[str, np.ndarray]
 
 

@@ -14,7 +14,7 @@ from jaxae import run
 from jaxae.errors import InputError
 from jaxae.run import directory
 from jaxae.training import records
-from jaxae.training.checkpoint import recorded
+from jaxae.training.checkpoint import newest_digests
 
 
 def main() -> None:
@@ -38,12 +38,12 @@ def main() -> None:
 def repeat(path: Path, workdir: Path) -> tuple[list[str], list[str]]:
     """What differs of the run and its repetition, and the recorded facts that do."""
     saved = directory.read(path / "config.json")
-    run.ended(path, saved)
+    run.require_finished(path, saved)
     if (workdir / "config.json").exists():
         raise InputError(f"--workdir {workdir}: holds a run already: give another")
     records.read(path / "metrics.jsonl")
-    before = recorded(path / "checkpoints")
-    module, config = run.recorded(path, saved)
+    before = newest_digests(path / "checkpoints")
+    module, config = run.recorded_experiment(path, saved)
     dataset = run.loaded(config)
     facts = differences(saved, directory.describe(config, saved["experiment"], dataset))
     again = run.train(
@@ -52,7 +52,7 @@ def repeat(path: Path, workdir: Path) -> tuple[list[str], list[str]]:
     different = []
     if (path / "metrics.jsonl").read_bytes() != (again / "metrics.jsonl").read_bytes():
         different.append("metrics.jsonl")
-    if before != recorded(again / "checkpoints"):
+    if before != newest_digests(again / "checkpoints"):
         different.append("the last checkpoint")
     return different, facts
 

@@ -62,7 +62,7 @@ no code nearby; `roughness` is squared slope over variance of decoded images. Th
 """
 # Tables of the measures beside the metrics: their columns and their text.
 TABLES = {
-    "likeness": (
+    "reconstruction_quality": (
         ("mse", "shift_mse", "ssim"),
         """
 ## Reconstruction quality

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxae.training import records
-from jaxae.training.checkpoint import recorded
+from jaxae.training.checkpoint import newest_digests
 
 EXPERIMENT = ["jaxae", "vae", "--epochs", "60", "--batch-size", "128", "--hidden", "16"]
 
@@ -47,7 +47,7 @@ def start(command: list[str], workdir: Path) -> "subprocess.Popen[bytes]":
 
 def saved(workdir: Path) -> int:
     """The step of the newest checkpoint."""
-    return int(recorded(workdir / "checkpoints").get("step", 0)) if (workdir / "checkpoints").exists() else 0
+    return int(newest_digests(workdir / "checkpoints").get("step", 0)) if (workdir / "checkpoints").exists() else 0
 
 
 def written(workdir: Path) -> int:
@@ -66,7 +66,7 @@ def phase(workdir: Path) -> str:
 
 def outcome(workdir: Path) -> tuple[dict[str, str], bytes]:
     """SHA-256 of every array of the newest checkpoint, and the metrics."""
-    return recorded(workdir / "checkpoints"), (workdir / "metrics.jsonl").read_bytes()
+    return newest_digests(workdir / "checkpoints"), (workdir / "metrics.jsonl").read_bytes()
 
 
 def torture(

@@ -115,7 +115,7 @@ def table(name, chosen, fields):
             try:
                 other, measured = fit(name, way, seeds, fields)
             except ValueError as error:
-                if "needs the whole batch" not in str(error):
+                if "needs the global batch" not in str(error):
                     raise
                 continue  # its loss takes no microbatches
             change = difference((other.params, other.extra), (state.params, state.extra))
@@ -134,7 +134,7 @@ def total_correlation(variables, batch, key):
     q = DiagonalNormal(batch.x @ variables["params"]["a"], batch.x @ variables["params"]["b"])
     z = q.mean + jnp.exp(q.log_scale) * batch.noise(key, q.mean.shape[1:])
     everyone = DiagonalNormal(*(batch.gather(part) for part in q))
-    mutual, correlation, divergence = tcvae.parts(q, z, everyone, 1000)
+    mutual, correlation, divergence = tcvae.kl_decomposition(q, z, everyone, 1000)
     return {"loss": 0.5 * mutual + 6 * correlation + 0.8 * divergence, "correlation": correlation}, {}
 
 
@@ -160,9 +160,9 @@ def gradients(loss, mode, devices):
     params = {name: 0.5 * rng.normal(size=(5, 3)).astype(np.float32) for name in ("a", "b")}
     book = {"codes": rng.normal(size=(6, 3)).astype(np.float32), "use": np.linspace(0, 2, 6, dtype=np.float32)}
 
-    def make(share, layout):
+    def make(per_device, layout):
         def one(params, x, key):
-            rows = share(jnp.arange(size))
+            rows = per_device(jnp.arange(size))
             batch = Batch(x[rows], rows, jnp.ones(rows.shape), jnp.int32(0), layout=layout)
             return gradient(lambda params, batch: loss({"params": params, "codebook": book}, batch, key), params, batch)
 

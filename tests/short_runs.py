@@ -17,7 +17,7 @@ import numpy as np
 import jaxae
 from jaxae import data, experiments, run
 from jaxae.training import records
-from jaxae.training.checkpoint import recorded
+from jaxae.training.checkpoint import newest_digests
 
 NAMES = experiments.names()
 FIELDS = {"stacked": {"epochs": 4, "greedy": 1}}  # every one of its phases
@@ -57,7 +57,7 @@ def short_run(name, file):
     module, workdir = importlib.import_module(f"jaxae.experiments.{name}"), file.with_name(name)
     config = module.Config(**fields(name), data=str(file), workdir=str(workdir))
     run.train(config, module.build, name)
-    digests = json.dumps(recorded(workdir / "checkpoints"), sort_keys=True)
+    digests = json.dumps(newest_digests(workdir / "checkpoints"), sort_keys=True)
     print("SHA-256", name, hashlib.sha256(digests.encode()).hexdigest())
     return reached(workdir)
 

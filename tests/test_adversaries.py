@@ -86,7 +86,7 @@ def test_two_devices_see_the_batch_that_one_sees(name):
 def test_a_microbatch_is_refused(name):
     model, loss = systems()[name]
     variables = {"params": initial(model)}
-    with pytest.raises(ValueError, match="needs the whole batch"):
+    with pytest.raises(ValueError, match="needs the global batch"):
         loss(variables, batch(images(), layout=Layout(partial=True)), new_key())
 
 
@@ -131,7 +131,9 @@ def kl_parts(q, z, examples):
 
 def test_parts_of_the_kl_term_against_scipy():
     q, z = posteriors()
-    found = tcvae.parts(DiagonalNormal(*map(jnp.asarray, q)), jnp.asarray(z), DiagonalNormal(*map(jnp.asarray, q)), 40)
+    found = tcvae.kl_decomposition(
+        DiagonalNormal(*map(jnp.asarray, q)), jnp.asarray(z), DiagonalNormal(*map(jnp.asarray, q)), 40
+    )
     for ours, theirs in zip(found, kl_parts(q, z, 40), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4)
     own = stats.norm.logpdf(z, q.mean, np.exp(q.log_scale)).sum(1)
@@ -177,7 +179,7 @@ def test_total_correlation_grows_with_dependence():
         mean = rng.multivariate_normal([0, 0], [[1, r], [r, 1]], 2000).astype(np.float32)
         q = DiagonalNormal(jnp.asarray(mean), jnp.full(mean.shape, np.log(0.2)))
         z = vae.reparameterize(q, jnp.asarray(rng.normal(size=mean.shape), jnp.float32))
-        found.append(float(tcvae.parts(q, z, q, 2000)[1].mean()))
+        found.append(float(tcvae.kl_decomposition(q, z, q, 2000)[1].mean()))
     covariance = 0.9 / 1.04  # of z, whose variance is 1 + 0.2^2
     np.testing.assert_allclose(found[1] - found[0], -0.5 * np.log(1 - covariance**2), atol=0.08)
 

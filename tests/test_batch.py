@@ -55,7 +55,7 @@ def test_mean_and_gather_of_a_microbatch_are_refused():
     part = batch(jnp.zeros((4, 1)), layout=MICROBATCH)
     assert part.axis is None
     for name in ("mean", "gather"):
-        line = f"Batch.{name} needs the whole batch, not a microbatch: take accumulate=1"
+        line = f"Batch.{name} needs the global batch, not a microbatch; use accumulate=1"
         with pytest.raises(ValueError, match=line):
             getattr(part, name)(part.x)
 

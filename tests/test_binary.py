@@ -24,7 +24,7 @@ def grey(count=3000):
 
 
 def test_pixels_are_white_with_their_grey_value_as_probability():
-    drawn = binary.drawn(grey(), "static")
+    drawn = binary.binarize(grey(), "static")
     for split, count in ((drawn.train, 3000), (drawn.test, 1000)):
         assert set(np.unique(split.x)) == {0, 255}
         share = (split.x == 255).mean(0).ravel()
@@ -36,19 +36,19 @@ def test_pixels_are_white_with_their_grey_value_as_probability():
 
 def test_what_is_drawn_when():
     """static: both splits, once; dynamic: the test split, the same; and the same each time."""
-    static, dynamic = (binary.drawn(grey(), how) for how in ("static", "dynamic"))
-    assert static.fingerprint() == binary.drawn(grey(), "static").fingerprint()
+    static, dynamic = (binary.binarize(grey(), how) for how in ("static", "dynamic"))
+    assert static.fingerprint() == binary.binarize(grey(), "static").fingerprint()
     assert dynamic.train is not static.train
     assert np.array_equal(dynamic.train.x, grey().train.x)
     assert np.array_equal(static.test.x, dynamic.test.x)
-    assert binary.drawn(grey(), "none").fingerprint() == grey().fingerprint()
+    assert binary.binarize(grey(), "none").fingerprint() == grey().fingerprint()
     assert data.load("digits", binarize="static").fingerprint() == data.load("digits", binarize="static").fingerprint()
 
 
 def test_floats_stay_floats():
     x = np.random.default_rng(0).random((50, 4, 3), np.float32)
     split = data.Split(x, np.zeros(50, np.int32), np.full(50, 4))
-    drawn = binary.drawn(data.Dataset(split, split, ()), "static").train
+    drawn = binary.binarize(data.Dataset(split, split, ()), "static").train
     assert drawn.x.dtype == np.float32
     assert set(np.unique(drawn.x)) == {0, 1}
     assert drawn.lengths is split.lengths
@@ -96,7 +96,7 @@ def test_a_run_on_binary_images(tmp_path):
     assert "--binarize dynamic" in saved["command"]
     assert saved["data"]["fingerprint"] == data.load("digits", binarize="dynamic").fingerprint()
     assert run.dataset(runs["static"], json.loads((runs["static"] / "config.json").read_text())).train.x.max() == 255
-    assert equal(jaxae.load(runs["static"]).params, run.finished(runs["static"])[0].params)
+    assert equal(jaxae.load(runs["static"]).params, run.load_finished(runs["static"])[0].params)
 
 
 def test_the_decoders_bias_starts_at_the_mean_image():

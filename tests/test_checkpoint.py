@@ -12,7 +12,7 @@ import pytest
 from conftest import equal
 from jaxae.core.types import State
 from jaxae.errors import InputError
-from jaxae.training.checkpoint import Checkpoints, recorded
+from jaxae.training.checkpoint import Checkpoints, newest_digests
 
 STATE = State(
     jnp.int32(3),
@@ -194,12 +194,12 @@ def test_a_checkpoint_under_another_name_is_damaged(tmp_path, caplog):
 
 
 def test_a_damaged_checkpoint_has_no_recorded_digests(tmp_path):
-    assert recorded(tmp_path) == {}
+    assert newest_digests(tmp_path) == {}
     save(tmp_path, [1])
-    assert recorded(tmp_path)["step"] == "1"
+    assert newest_digests(tmp_path)["step"] == "1"
     (tmp_path / "1" / "meta" / "metadata").write_text("[" * 100_000)
     with pytest.raises(InputError, match="the newest checkpoint is damaged"):
-        recorded(tmp_path)
+        newest_digests(tmp_path)
 
 
 def test_saving_resumes_after_a_damaged_checkpoint(tmp_path):

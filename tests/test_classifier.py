@@ -148,19 +148,19 @@ def test_the_cache_is_filled_once_and_mended(small, params, tmp_path, monkeypatc
     caplog.set_level(logging.INFO, "jaxae")
     for trained, content in ((True, None), (False, None), (True, b"half of it"), (False, None)):
         if content:
-            classifier.cached_at(small).write_bytes(content)
+            classifier.cache_path(small).write_bytes(content)
         caplog.clear()
-        assert equal(classifier.kept(small), params)
+        assert equal(classifier.load_or_train(small), params)
         assert ("training a classifier of these images" in caplog.text) == trained
-        assert equal(classifier.load(classifier.cached_at(small), small), params)
+        assert equal(classifier.load(classifier.cache_path(small), small), params)
     other = small._replace(train=Split(small.train.x[::-1], small.train.y))
-    assert classifier.cached_at(other) != classifier.cached_at(small)
+    assert classifier.cache_path(other) != classifier.cache_path(small)
 
 
 def test_a_cache_that_cannot_be_written_is_said(small, params, tmp_path, monkeypatch, caplog):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("JAXAE_CACHE", str(tmp_path / "file"))
-    assert equal(classifier.kept(small), params)
+    assert equal(classifier.load_or_train(small), params)
     assert f"the classifier is not cached in {tmp_path / 'file'}" in caplog.text
 
 
@@ -168,7 +168,11 @@ def test_data_without_images_or_classes_are_refused(small, tmp_path):
     sequences = small._replace(train=Split(np.zeros((4, 6, 2), np.float32), np.zeros(4, np.int32)))
     nameless = small._replace(classes=())
     for wrong, said in ((sequences, "are not images"), (nameless, "have no classes")):
-        for refused in (classifier.train, classifier.kept, lambda images: classifier.load(tmp_path / "w", images)):
+        for refused in (
+            classifier.train,
+            classifier.load_or_train,
+            lambda images: classifier.load(tmp_path / "w", images),
+        ):
             with pytest.raises(InputError, match=said):
                 refused(wrong)
 
@@ -193,7 +197,7 @@ def test_the_script_writes_what_it_trains(few, tmp_path, monkeypatch, capsys):
     images = data.load(str(few))
     for to, given, fields in (
         (tmp_path / "weights", ("--to", tmp_path / "weights", "--epochs", 1, "--seed", 2), {"epochs": 1, "seed": 2}),
-        (classifier.cached_at(images), (), {}),
+        (classifier.cache_path(images), (), {}),
     ):
         assert make(monkeypatch, "--data", few, *given) == 0
         expected = classifier.train(images, **fields)

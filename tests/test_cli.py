@@ -70,7 +70,7 @@ def test_bad_input_exits_with_2_and_one_line(finished, tmp_path):
     refused(call("--nonsense", 1, cwd=tmp_path), "--nonsense")
     refused(call("--data", "mnits", cwd=tmp_path), "did you mean mnist")
     refused(call("--workdir", "/dev/null/run", cwd=tmp_path), "cannot be written")
-    refused(call("--batch-size", 5000, cwd=tmp_path), "only 1438 training examples")
+    refused(call("--batch-size", 5000, cwd=tmp_path), "exceeds the 1438 training examples")
     refused(call(*ARGS, "--lr", 1, cwd=finished.parents[1]), "--lr 0.001 there, 1.0 here")
     assert saved == sorted((p, p.stat().st_mtime_ns) for p in finished.rglob("*"))
 
@@ -97,13 +97,13 @@ def test_bad_data_exits_with_2_and_one_line(tmp_path, capfd, monkeypatch):
             ["--batch-size", "10", "--accumulate", "3"],
             "--batch-size 10 is not divisible by 3 microbatches; use 9 or 12",
         ),
-        (["--reduction", "reproducible", "--parallel", "jit"], "leave out --parallel jit"),  # plan
+        (["--reduction", "reproducible", "--parallel", "jit"], "omit --parallel jit"),  # plan
         (["--num-processes", "2"], "--num-processes 2, --process-id 0 need --coordinator HOST:PORT of process 0"),
         (["--kl-cycles", "2"], "--kl-cycles 2 needs a KL warm-up; set --kl-warmup EPOCHS"),  # build
         (["--log-likelihood-samples", "9"], "train with --binarize static"),
         (["--likelihood", "normal", "--likelihood-scale", "0"], "--likelihood-scale 0.0 must be positive"),
-        (["--likelihood-scale", "0.2"], "--likelihood-scale 0.2 is for --likelihood normal: leave it out"),
-        (["--accumulate", "2", "--free-bits", "0.5"], "take --accumulate 1 and --reduction fast"),  # the first batch
+        (["--likelihood-scale", "0.2"], "--likelihood-scale 0.2 is for --likelihood normal only; omit it"),
+        (["--accumulate", "2", "--free-bits", "0.5"], "use --accumulate 1 and --reduction fast"),  # the first batch
         (["--data", ""], "--data '' is empty"),  # data
         (["--data", "sprites/7"], "--data sprites/7"),
     ],
@@ -147,7 +147,7 @@ def test_signal_saves_and_exits_with_128_plus_its_number(finished, tmp_path, num
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert err.splitlines()[-1] == "stopped: the same command goes on from here"
+    assert err.splitlines()[-1] == "stopped: the same command resumes from here"
     assert call(*ARGS, cwd=tmp_path).returncode == 0
     same(tmp_path / "runs" / "vae-digits", finished)
 

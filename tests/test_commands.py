@@ -212,7 +212,7 @@ def test_an_experiment_outside_the_package_is_named_by_its_module(tmp_path, monk
     assert "its model has no prior to sample from" in capsys.readouterr().err
     for module, said in (
         ("no.such", "--module no.such cannot be imported"),
-        ("json", "--module json is no experiment"),
+        ("json", "--module json is not an experiment"),
     ):
         for name, arguments in (("encode", given), ("replay", (workdir,)), ("likelihood", (workdir,))):
             assert call(name, *arguments, "--module", module) == 2
@@ -252,7 +252,7 @@ def test_refusals_are_one_line_and_write_nothing(one, two, tmp_path, capsys):
         ("sample", (two, "--out", tmp_path / "out.png"), "a picture shows one seed"),
         ("sample", (one, "--out", out, "--n", 0), "--n 0 must be at least 1"),
         ("sample", (one, "--out", out, "--seed", -1), "--seed -1 must be at least 0"),
-        ("score", (one, x, "--out", out, "--by", "foo"), "--by foo is no term of the loss: there are bce, kl, "),
+        ("score", (one, x, "--out", out, "--by", "foo"), "--by foo is not a term of the loss; use one of bce, kl, "),
         ("replay", (one,), "did not diverge"),
         ("report", (tmp_path,), "holds no run"),
         ("list", ("vae",), "vae"),
@@ -322,7 +322,7 @@ def test_help_names_every_command_and_experiment():
     done = jaxae_command("encod")
     assert (done.returncode, done.stderr) == (
         2,
-        "error: encod is no command and no experiment: did you mean encode?\n",
+        "error: encod is neither a command nor an experiment: did you mean encode?\n",
     )
     done = jaxae_command("score", "--help")
     assert done.returncode == 0

@@ -33,7 +33,7 @@ def hits(number, **options):
     events, zero = [], jnp.float32(0)
     monitoring.register_event_listener(listener := lambda name, **_: events.append(name))
     try:
-        with compiled.kept(**options):
+        with compiled.persistent_cache(**options):
             assert float(jax.jit(lambda x: jnp.sin(x) * number + 1)(zero)) == 1
     finally:
         monitoring.unregister_event_listener(listener)
@@ -58,10 +58,10 @@ def test_a_program_is_compiled_once(cache):
 
 def test_settings_of_jax_are_restored(cache):
     before = [getattr(jax.config, name) for name in SETTINGS]
-    with compiled.kept():
+    with compiled.persistent_cache():
         assert [getattr(jax.config, name) for name in SETTINGS] != before
     assert [getattr(jax.config, name) for name in SETTINGS] == before
-    with pytest.raises(KeyboardInterrupt), compiled.kept():
+    with pytest.raises(KeyboardInterrupt), compiled.persistent_cache():
         raise KeyboardInterrupt
     assert [getattr(jax.config, name) for name in SETTINGS] == before
 
@@ -84,7 +84,7 @@ def write_bytes(file, data):
 
 write, path.Path.write_bytes = path.Path.write_bytes, write_bytes
 zero = jax.numpy.float32(0)
-with compiled.kept():
+with compiled.persistent_cache():
     jax.jit(lambda x: jax.numpy.sin(x) * 2 + 1)(zero)
 """
 
@@ -116,7 +116,7 @@ def test_an_entry_once_found_complete_is_not_read_again_at_every_start(cache):
     (entry,) = entries(cache)
     os.truncate(entry, 10)
     os.utime(entry, (0, 0))
-    with compiled.kept():
+    with compiled.persistent_cache():
         assert entry.exists()
 
 
@@ -150,6 +150,6 @@ def test_a_cache_that_stays_locked_is_not_used(cache, monkeypatch):
 
 def test_a_cache_of_the_users_own_is_left_alone(tmp_path, cache):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "own"))
-    with compiled.kept():
+    with compiled.persistent_cache():
         assert jax.config.jax_compilation_cache_dir == str(tmp_path / "own")
     assert not cache.exists()

@@ -304,7 +304,7 @@ def bad_inputs(folder):
         "npy that declares too much": (file("huge.npy", huge), "cannot be read"),
         "IDX that declares too much": (file("vast", raw[:4] + b"\xff" * 12), "bytes where the header says"),
         "gzip IDX that declares too much": (file("vast.gz", gzip.compress(raw[:4] + b"\xff" * 12)), "header says"),
-        "classes far out of range": (str(folder / "far.npz"), "below 10000"),
+        "classes far out of range": (str(folder / "far.npz"), "from 0 to 9999"),
         "link to nothing": (str(folder / "link"), "cannot be read"),
         "16 bits a channel": (str(folder / "deep"), "8 bits a channel"),
         "no such user": ("~nosuchuser/x.npy", "cannot be a path"),

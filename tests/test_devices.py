@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxae.training import optimizers, records
-from jaxae.training.checkpoint import recorded
+from jaxae.training.checkpoint import newest_digests
 from short_runs import FIELDS, NAMES, NARROW
 
 ROOT = Path(__file__).parents[1]
@@ -159,7 +159,7 @@ VAE = ("jaxae", "vae", "--hidden", "20", "--batch-size", "64", "--seeds", "2")
 def test_a_reproducible_run_moves_between_numbers_of_devices_to_the_bit(tmp_path, experiment, devices):
     """The same bits, however often the devices change."""
     one, other = moved(tmp_path, devices, *experiment, "--reduction", "reproducible")
-    assert recorded(one / "checkpoints") == recorded(other / "checkpoints")
+    assert newest_digests(one / "checkpoints") == newest_digests(other / "checkpoints")
     assert (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
 
 
@@ -169,4 +169,4 @@ def test_a_fast_run_moves_between_numbers_of_devices_within_rounding(tmp_path):
     for a, b in zip(*(records.read(path / "metrics.jsonl") for path in (one, other)), strict=True):
         for name in ("step", *records.names(b)):
             np.testing.assert_allclose(a[name], b[name], rtol=1e-4)
-    assert recorded(one / "checkpoints") != recorded(other / "checkpoints")  # as the fast reduction rounds
+    assert newest_digests(one / "checkpoints") != newest_digests(other / "checkpoints")  # as the fast reduction rounds

@@ -32,7 +32,7 @@ def start():
 
 TOTALS = epoch.no_totals(["loss", "count"])
 SEEDED = (True, True, False, True, True, False, False)
-TRAIN = compile(lambda share, layout: epoch.train(TRANSITION, (2, 3), 4, share, layout), ONE, SEEDED)
+TRAIN = compile(lambda per_device, layout: epoch.train(TRANSITION, (2, 3), 4, per_device, layout), ONE, SEEDED)
 
 
 @settings(max_examples=50, deadline=None)
@@ -95,7 +95,7 @@ def test_the_first_step_that_is_not_finite_is_kept():
         return {"loss": batch.repeat(jnp.sum(a**2)), "late": batch.repeat(jnp.log(2.5 - a[0]))}, {}
 
     transition = descend(breaks, optax.sgd(-0.5))  # doubles a at every step: 1, 2, 4
-    train = compile(lambda share, layout: epoch.train(transition, (2, 3), 4, share, layout), ONE, SEEDED)
+    train = compile(lambda per_device, layout: epoch.train(transition, (2, 3), 4, per_device, layout), ONE, SEEDED)
     params = {"a": jnp.ones(1)}
     state = State(jnp.int32(5), params, transition.init(params), {})
     totals = epoch.no_totals(["loss", "late"])
@@ -108,7 +108,7 @@ def test_the_first_step_that_is_not_finite_is_kept():
 
 def test_evaluation_is_the_mean_over_all_examples_whatever_the_batch_size():
     def measure(size):
-        make = lambda share, layout: epoch.evaluate(loss, (2, 3), size, share, layout)  # noqa: E731
+        make = lambda per_device, layout: epoch.evaluate(loss, (2, 3), size, per_device, layout)  # noqa: E731
         return compile(make, ONE, (True, False, True))(start(), DATA, new_key())
 
     batch = epoch.gather(DATA, jnp.arange(10), jnp.arange(10), jnp.ones(10), jnp.int32(0), (2, 3))

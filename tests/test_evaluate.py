@@ -260,7 +260,7 @@ def test_plane_of_a_model():
     x = jnp.asarray(random_images(60, 12, 12, 1))
     model = trained(experiment, experiment.model.init(jax.random.key(0), x)["params"], {}, (12, 12, 1))
     z, y = model.encode(x), np.arange(60) % 3
-    assert plane.plane(model.decode, z, y) == {
+    assert plane.defects(model.decode, z, y) == {
         "unequal_areas": plane.unequal_areas(z, y),
         "asymmetry": plane.asymmetry(z),
         "holes": plane.holes(z),

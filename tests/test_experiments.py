@@ -57,7 +57,9 @@ def test_experiment_trains_loads_and_reaches_its_golden_figures(name, few, tmp_p
     assert pixels.shape == digits.shape
     assert 0 <= pixels.min() < pixels.max() <= 1
     if not model.experiment.corrupt:
-        assert result["likeness"]["mse"] == pytest.approx(float(np.mean((pixels - digits / 255) ** 2)), rel=1e-4)
+        assert result["reconstruction_quality"]["mse"] == pytest.approx(
+            float(np.mean((pixels - digits / 255) ** 2)), rel=1e-4
+        )
     if name in DRAWN:
         assert {"loss", "reconstructions", "latent"} <= {path.stem for path in (workdir / "figures").iterdir()}
     # What was right yesterday, to rounding, since processors differ; optional.
@@ -99,7 +101,7 @@ def test_summary_counts_every_parameter_once(name):
     model = experiment.build(experiment.Config(), info).model
     params = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 28, 28, 1), np.float32))["params"]
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    tables = run.summary(dataclasses.replace(experiment.Config(), data="digits"), experiment.build)
+    tables = run.layer_tables(dataclasses.replace(experiment.Config(), data="digits"), experiment.build)
     assert tables.count("Total Parameters") == 3  # encoder, decoder, end to end
     assert f"Total Parameters: {count:,}" in tables.split("end to end")[1]
 
@@ -212,7 +214,7 @@ def test_bad_configurations_are_refused_before_anything_is_written(few, tmp_path
     sequences = {"data": str(tmp_path / "s.npz")}
     for says, name, fields in (
         (
-            r"strides=\[2, 2, 2\]: 3 values for 2 filters: give 2, or one for all",
+            r"strides=\[2, 2, 2\]: 3 values for 2 filters; give 2, or one for all",
             "mirrored",
             {"filters": (2, 4), "strides": (2, 2, 2)},
         ),
@@ -221,19 +223,23 @@ def test_bad_configurations_are_refused_before_anything_is_written(few, tmp_path
         ("log_likelihood_samples=1: one sample is the bound", "binary", {"log_likelihood_samples": 1}),
         ("kl_cycles=3 needs a KL warm-up; set kl_warmup=", "iwae", {"kl_cycles": 3}),
         ("capacity=1.0, free_bits=0.5: choose one", "vae", {"capacity": 1.0, "free_bits": 0.5}),
-        ("revive=1.0 must be below 1", "vqvae", {"revive": 1.0}),
+        ("reinit_below=1.0 must be below 1", "vqvae", {"reinit_below": 1.0}),
         (r"levels=\[2, 8\]: each must be at least 3", "fsq", {"levels": (2, 8)}),
         ("their product below", "fsq", {"levels": (2000, 2000, 2000)}),
         ("batch_size=1 must be at least 2 for the MMD of codes", "wae", {"batch_size": 1}),
-        ("gather needs the whole batch, .*: take accumulate=1 and reduction=fast", "tcvae", {"accumulate": 2}),
-        ("gather needs the whole batch", "factor_vae", {"reduction": "reproducible"}),
-        ("mean needs the whole batch", "vae", {"accumulate": 2, "free_bits": 0.5}),
-        ("mean needs the whole batch", "vqvae", {"accumulate": 2}),
+        ("gather needs the global batch, .*; use accumulate=1 and reduction=fast", "tcvae", {"accumulate": 2}),
+        ("gather needs the global batch", "factor_vae", {"reduction": "reproducible"}),
+        ("mean needs the global batch", "vae", {"accumulate": 2, "free_bits": 0.5}),
+        ("mean needs the global batch", "vqvae", {"accumulate": 2}),
         ("a microbatch cannot update .* batch norm", "mirrored", {"accumulate": 2, "batch_norm": True}),
         ("greedy=20 epochs for each layer leave none of epochs=60", "stacked", {"epochs": 60}),
-        ("holds sequences, and this experiment takes none", "simple", sequences),
-        ("holds sequences, and this experiment takes none", "convolutional", sequences),
-        ("images of 3x3 come out as 0x0", "convolutional", {"data": str(tmp_path / "tiny.npy"), "kernels": (9,)}),
+        ("holds sequences; use an experiment for sequences", "simple", sequences),
+        ("holds sequences; use an experiment for sequences", "convolutional", sequences),
+        (
+            "output of 0x0 is smaller than images",
+            "convolutional",
+            {"data": str(tmp_path / "tiny.npy"), "kernels": (9,)},
+        ),
     ):
         with pytest.raises(InputError, match=says) as error:
             train(name, tmp_path / "run", **{"data": str(few), **fields})

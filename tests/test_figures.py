@@ -213,7 +213,7 @@ def test_traversal_moves_one_unit_the_most_varied_first():
 
     uneven = trained(Experiment(Uneven(), Transition(dict, dict), dict), {}, {}, (2, 2, 1))
     figure = figures.traversal(uneven, DATA, "title")
-    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["unit 2", "unit 1"]
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["z2", "z1"]
     z = DATA.test.x.reshape(-1, 4)[:, :2] / 255 * [1, 3]
     for row, unit in enumerate((1, 0)):
         for column, offset in enumerate(np.linspace(-2, 2, 9)):
@@ -251,4 +251,4 @@ def test_activity_counts_values_and_active_units():
     z = DATA.test.x.reshape(-1, 4)[:, :2] / 255
     assert sum(bar.get_height() for bar in values.patches) == z.size
     np.testing.assert_allclose([bar.get_height() for bar in units.patches], np.sort(z.std(0))[::-1], rtol=1e-5)
-    assert units.get_xlabel() == "unit, sorted: 2 of 2 active"
+    assert units.get_xlabel() == "latent dimension, sorted: 2 of 2 active"

@@ -21,7 +21,7 @@ from jaxae.core.divergences import per_example
 from jaxae.errors import InputError
 from jaxae.experiments import denoising, dense, sequence, vae
 from jaxae.training import records
-from jaxae.training.checkpoint import recorded
+from jaxae.training.checkpoint import newest_digests
 
 ROOT = Path(__file__).parents[1]
 SMALL = {"hidden": (16,), "latent": 2, "batch_size": 32, "progress": False}
@@ -91,7 +91,7 @@ def test_with_a_workdir_fit_is_the_command(x, tmp_path):
     assert a["config"].pop("workdir") != b["config"].pop("workdir")
     assert {**a, "command": ""} == {**b, "command": ""}
     assert (tmp_path / "a/metrics.jsonl").read_bytes() == (tmp_path / "b/metrics.jsonl").read_bytes()
-    assert recorded(tmp_path / "a/checkpoints") == recorded(tmp_path / "b/checkpoints")
+    assert newest_digests(tmp_path / "a/checkpoints") == newest_digests(tmp_path / "b/checkpoints")
     in_memory = jaxae.fit(vae, tmp_path / "x.npy", **fields)
     assert equal(in_memory.params, model.params)
     assert in_memory.history == model.history
@@ -107,50 +107,50 @@ def test_a_workdir_is_resumed_and_an_array_is_known_by_its_fingerprint(x, tmp_pa
     fields = {"epochs": 2, "figures": False, "workdir": tmp_path / "run", **SMALL}
     first = jaxae.fit(dense, x, **fields)
     assert equal(jaxae.fit(dense, x, **fields).params, first.params)
-    with pytest.raises(InputError, match="the data itself is not the same"):
+    with pytest.raises(InputError, match="the data have changed"):
         jaxae.fit(dense, x[::-1].copy(), **fields)
 
 
 def test_what_is_held_out(x, capsys):
     """A stratified tenth, a fraction, the training examples, an array."""
     model = jaxae.fit(dense, x, epochs=1, **{**SMALL, "progress": True})
-    assert "20 of 200 examples are held out for the test" in capsys.readouterr().out
+    assert "20 of 200 examples are held out as test split" in capsys.readouterr().out
     assert model.history[-1]["step"] == 6  # of 32 of 180 examples
     assert jaxae.fit(dense, x, test=0.5, epochs=1, **SMALL).history[-1]["step"] == 4
     everything = jaxae.fit(dense, x, test=0, epochs=1, **SMALL)
     np.testing.assert_allclose(everything.evaluate(x)["loss"], everything.history[-1]["loss"], rtol=1e-5)
     classes = jaxae.data.from_arrays(x, np.arange(200) % 4, test=0.25)
     assert np.bincount(classes.test.y).tolist() == [12, 13, 12, 13]
-    with pytest.raises(InputError, match="no fraction"):
+    with pytest.raises(InputError, match="must be a fraction"):
         jaxae.fit(dense, x, test=1.5, epochs=1, **SMALL)
 
 
 def test_a_batch_larger_than_the_split_becomes_the_split(x, capsys):
     model = jaxae.fit(dense, x, test=0, epochs=3, batch_size=1000, hidden=(16,))
-    assert "batch_size=1000 is larger than the training split: it becomes 200" in capsys.readouterr().out
+    assert "batch_size=1000 exceeds the training split; using 200" in capsys.readouterr().out
     assert model.history[-1]["step"] == 3
 
 
 @pytest.mark.parametrize(
     ("fields", "kind", "said"),
     [
-        ({"laten": 3}, TypeError, "laten is no field .* did you mean latent"),
-        ({"latent": "three"}, TypeError, "latent='three' is no int"),
-        ({"hidden": 64}, TypeError, "hidden=64 is no tuple"),
+        ({"laten": 3}, TypeError, "laten is not a field .* did you mean latent"),
+        ({"latent": "three"}, TypeError, "latent='three' must be int"),
+        ({"hidden": 64}, TypeError, "hidden=64 must be tuple"),
         ({"epochs": 0}, ValueError, "epochs=0 must be at least 1"),
         ({"y": [1]}, ValueError, "y= is not supported yet"),
         ({"context": [1]}, ValueError, "context= is not supported yet"),
         ({"valid": 0.1}, ValueError, "valid= is not supported yet"),
-        ({"optimizer": "adamm"}, TypeError, "optimizer='adamm' is no one of adam, adamw"),
+        ({"optimizer": "adamm"}, TypeError, "optimizer='adamm' must be one of adam, adamw"),
         ({"ema": 1.0}, ValueError, "ema"),
         ({"schedule": "cosine", "warmup_steps": 10_000}, ValueError, "warmup.steps"),
-        ({"learning_rate": 1.0}, TypeError, "learning_rate is no field .* did you mean lr?"),
-        ({"lr": optax.constant_schedule(1.0)}, TypeError, r"is no float: .* optimizer=optax.adam\(schedule\)"),
-        ({"optimizer": optax.adam}, TypeError, "is no one of adam, .* nor an Optax transformation"),
+        ({"learning_rate": 1.0}, TypeError, "learning_rate is not a field .* did you mean lr?"),
+        ({"lr": optax.constant_schedule(1.0)}, TypeError, r"must be float; .* optimizer=optax.adam\(schedule\)"),
+        ({"optimizer": optax.adam}, TypeError, "must be one of adam, .* or an Optax transformation"),
         ({"optimizer": optax.adam(1e-3), "lr": 5.0}, ValueError, "lr=5.0 has no effect"),
         ({"optimizer": optax.adam(1e-3), "schedule": "cosine"}, ValueError, "schedule=cosine has no effect"),
-        ({"seeds": 2.0}, TypeError, "seeds=2.0 is no int"),
-        ({"workdir": 3}, TypeError, "workdir=3 is no path"),
+        ({"seeds": 2.0}, TypeError, "seeds=2.0 must be an int"),
+        ({"workdir": 3}, TypeError, "workdir=3 must be a path"),
     ],
 )
 def test_arguments_that_make_no_run_are_errors_that_name_them(x, fields, kind, said, untyped):
@@ -161,15 +161,15 @@ def test_arguments_that_make_no_run_are_errors_that_name_them(x, fields, kind, s
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda x: jaxae.fit(x, vae), "experiment is a ndarray: give the name of one"),
+        (lambda x: jaxae.fit(x, vae), "experiment is a ndarray: pass a name"),
         (lambda x: jaxae.fit(Linear(), x), r"experiment is a Linear: .* jaxae.Experiment\(model, jaxae.descend"),
         (lambda x: jaxae.Experiment(Linear(), optax.adam(1e-3), squared), "train is a Gradient.*, not a Transition"),
-        (lambda x: jaxae.Experiment(Linear(), jaxae.descend(squared, optax.sgd(1.0)), None), "evaluate is a loss"),
+        (lambda x: jaxae.Experiment(Linear(), jaxae.descend(squared, optax.sgd(1.0)), None), "evaluate must be a loss"),
         (lambda x: jaxae.Experiment(nn.Module(), jaxae.descend(squared, optax.sgd(1.0)), squared), "no __call__"),
-        (lambda x: jaxae.descend(squared, optax.adam), r"no Optax transformation: call it, as in optax.adam\(1e-3\)"),
+        (lambda x: jaxae.descend(squared, optax.adam), "not an Optax transformation; pass an instance"),
         (lambda x: jaxae.iterate(own(), x, epochs=1, batch_size=32), "data is a ndarray, not a Dataset"),
         (lambda x: jaxae.iterate("vae", jaxae.data.from_arrays(x), epochs=1, batch_size=32), "experiment is a str"),
-        (lambda x: jaxae.iterate(own(), jaxae.data.from_arrays(x), epochs=1.5, batch_size=32), "epochs=1.5 is no int"),
+        (lambda x: jaxae.iterate(own(), jaxae.data.from_arrays(x), epochs=1.5, batch_size=32), "epochs=1.5 must be an"),
     ],
 )
 def test_arguments_of_other_types_are_errors_that_say_what_is_wanted(x, call, said, untyped):
@@ -264,7 +264,7 @@ def test_an_experiment_is_known_by_what_it_computes(x, tmp_path):
 
 @pytest.mark.parametrize("field", [{"lr": 1.0}, {"optimizer": "sgd"}, {"clip": 0.1}, {"precision": "mixed"}], ids=str)
 def test_fields_that_an_experiment_does_not_read_are_refused(x, field):
-    with pytest.raises(ValueError, match="has no effect beside an optimizer of your own"):
+    with pytest.raises(ValueError, match="has no effect with a custom optimizer"):
         jaxae.fit(own(), x, epochs=1, **field)
 
 
@@ -288,7 +288,7 @@ def test_one_seed_of_several_is_saved_as_its_own_run(x, tmp_path, written):
     several[2].save(tmp_path / "one")
     assert equal(jaxae.load(tmp_path / "one").encode(x), several[2].encode(x))
     jaxae.load(tmp_path / "one").save(tmp_path / "again")
-    assert recorded(tmp_path / "again/checkpoints") == recorded(tmp_path / "one/checkpoints")
+    assert newest_digests(tmp_path / "again/checkpoints") == newest_digests(tmp_path / "one/checkpoints")
     longer = jaxae.fit(vae, x, epochs=3, seed=6, workdir=tmp_path / "one", **fields)
     alone = jaxae.fit(vae, x, epochs=3, seed=6, **fields)
     for a, b in zip(jax.tree.leaves(longer.params), jax.tree.leaves(alone.params), strict=True):
@@ -390,7 +390,7 @@ def test_an_interruption_returns_control_with_what_is_trained(tmp_path, written)
     assert steps >= 12
     assert epochs >= 4  # two lines for each
     if written:
-        assert int(recorded(tmp_path / "run/checkpoints")["step"]) == steps
+        assert int(newest_digests(tmp_path / "run/checkpoints")["step"]) == steps
 
 
 def test_import_loads_neither_jax_nor_what_is_slower():

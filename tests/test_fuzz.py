@@ -244,7 +244,7 @@ def copied(finished, copy):
 def use(path):
     """All that reads what a run has saved."""
     jaxae.load(path)
-    run.finished(path)
+    run.load_finished(path)
     records.read(path / "metrics.jsonl")
 
 
@@ -263,7 +263,7 @@ def test_changed_config_json_raises_only_input_errors(finished, folder):
         changed = {**saved, part: value if name is None else {**saved[part], name: value}}
         (copy / "config.json").write_text(json.dumps(changed))
         with watched(folder):
-            only_ours(lambda: run.recorded(copy, directory.read(copy / "config.json")))
+            only_ours(lambda: run.recorded_experiment(copy, directory.read(copy / "config.json")))
 
     fuzz()
 

@@ -16,7 +16,7 @@ import pytest
 
 import jaxae
 from jaxae.training import records
-from jaxae.training.checkpoint import recorded
+from jaxae.training.checkpoint import newest_digests
 
 ROOT = Path(__file__).parents[1]
 HEARTBEAT = 10
@@ -129,9 +129,9 @@ def test_killed_or_stopped_processes_resume_bit_exact(whole, tmp_path):
                 codes = [process.returncode for process in processes]
             if number == signal.SIGTERM:
                 assert codes == [143, 143], said
-                assert all("stopped: the same command goes on from here" in line for _, line in said), said
+                assert all("stopped: the same command resumes from here" in line for _, line in said), said
                 written = records.read(workdir / "metrics.jsonl")[-1]["step"]
-                assert int(recorded(workdir / "checkpoints")["step"]) >= written > 0
+                assert int(newest_digests(workdir / "checkpoints")["step"]) >= written > 0
             else:
                 assert codes[victim] == -signal.SIGKILL
                 assert codes[1 - victim] != 0
@@ -139,7 +139,7 @@ def test_killed_or_stopped_processes_resume_bit_exact(whole, tmp_path):
     with two(workdir, *EPOCHS) as processes:
         done(processes)
     assert (workdir / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
-    assert recorded(workdir / "checkpoints") == recorded(whole / "checkpoints")
+    assert newest_digests(workdir / "checkpoints") == newest_digests(whole / "checkpoints")
 
 
 def test_processes_find_each_other_under_slurm(tmp_path):
@@ -226,7 +226,7 @@ def test_processes_of_different_runs_are_refused(tmp_path, flag, there):
         with started(2, [*first.args[:-1], "1", flag, "7"]) as (second,):
             _, said = second.communicate(timeout=60)
         assert second.returncode == 2, said
-        assert f"--process-id 1: is not in the run of process 0: {flag} {there} there, 7" in said
+        assert f"--process-id 1: differs from process 0: {flag} {there} there, 7" in said
         first.communicate(timeout=HEARTBEAT + 5)
         assert first.returncode != 0
 

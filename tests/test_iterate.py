@@ -251,7 +251,7 @@ def test_a_batch_as_large_as_the_training_split_is_one_step_an_epoch():
         (with_term("odd", (4, 1)), r"the term odd has shape \(4, 1\), not one number"),
         (with_term("loss", ()), r"the term loss has shape \(\), not one number"),
         (lambda *args: ({**square(*args)[0], "odd": 0.3}, {}), r"the term odd has shape \(\), not one number"),
-        (without_loss, r"no term is named loss: there are \['mse'\]"),
+        (without_loss, r"no term is named loss, only \['mse'\]"),
     ],
 )
 def test_terms_of_a_wrong_shape_or_without_a_loss_are_refused(where, loss, line):
@@ -265,7 +265,7 @@ def test_terms_of_a_wrong_shape_or_without_a_loss_are_refused(where, loss, line)
 def test_a_loss_that_returns_terms_alone_is_refused(where, untyped):
     losses = (terms_alone, square) if where == "training" else (square, terms_alone)
     experiment = run.Experiment(Net(), descend(losses[0], optax.sgd(0.1)), losses[1])
-    with pytest.raises(TypeError, match=r"a loss returns \(terms, updates\)"):
+    with pytest.raises(TypeError, match=r"a loss must return \(terms, updates\)"):
         next(iterate.iterate(experiment, DATA, epochs=1, batch_size=SIZE))
 
 
@@ -292,13 +292,13 @@ def test_a_loss_that_gathers_is_refused_in_evaluation():
 @pytest.mark.parametrize(
     ("fields", "line"),
     [
-        ({"batch_size": COUNT + 1}, f"batch_size=23: there are only {COUNT} training examples"),
+        ({"batch_size": COUNT + 1}, f"batch_size=23 exceeds the {COUNT} training examples"),
         ({"batch_size": 0}, "batch_size=0 must be at least 1"),
         ({"seeds": 0}, "seeds=0 must be at least 1"),
         ({"every": (3, -1)}, "every=-1 must be at least 0"),
         ({"epochs": 0}, "epochs=0 must be at least 1"),
         ({"seed": -1}, "seed=-1 must be at least 0"),
-        ({"seeds": 2, "plan": plan("auto", SIZE, 1)}, "seeds=2: the plan is for 1"),
+        ({"seeds": 2, "plan": plan("auto", SIZE, 1)}, "seeds=2 differs from the plan, for 1"),
     ],
 )
 def test_arguments_out_of_range_are_refused_at_the_call(fields, line):

@@ -230,8 +230,8 @@ def test_an_unknown_name_is_refused(untyped):
     [
         ("normal", 0.0, "likelihood_scale=0.0 must be positive"),
         ("normal", -1.0, "likelihood_scale=-1.0 must be positive"),
-        ("normal-learned", 0.7, "likelihood_scale=0.7 is for likelihood=normal: leave it out"),
-        ("auto", 0.7, "likelihood_scale=0.7 is for likelihood=normal: leave it out"),
+        ("normal-learned", 0.7, "likelihood_scale=0.7 is for likelihood=normal only; omit it"),
+        ("auto", 0.7, "likelihood_scale=0.7 is for likelihood=normal only; omit it"),
     ],
 )
 def test_named_refuses_a_scale_that_the_likelihood_does_not_take(name, scale, says):
@@ -246,7 +246,7 @@ def test_a_scale_must_be_positive(scale):
 
 
 def test_an_unknown_kind_of_scale_is_refused(untyped):
-    with pytest.raises(ValueError, match="scale=fitted is unknown: give a number, learned or predicted"):
+    with pytest.raises(ValueError, match="scale=fitted is unknown; use a number, learned or predicted"):
         Normal("fitted")
 
 

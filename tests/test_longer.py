@@ -16,7 +16,7 @@ from conftest import equal
 from jaxae import run
 from jaxae.errors import Diverged, InputError
 from jaxae.experiments import dense, iwae, stacked, vae, vqvae
-from jaxae.training.checkpoint import recorded
+from jaxae.training.checkpoint import newest_digests
 
 FIELDS = {"batch_size": 32, "figures": False, "progress": False}
 
@@ -44,7 +44,7 @@ def test_a_larger_number_of_epochs_extends_a_run_to_the_same_bits(x, tmp_path, m
     assert equal(extended.state, once.state)
     a, b = tmp_path / "extended", tmp_path / "once"
     assert (a / "metrics.jsonl").read_bytes() == (b / "metrics.jsonl").read_bytes()
-    assert recorded(a / "checkpoints") == recorded(b / "checkpoints")
+    assert newest_digests(a / "checkpoints") == newest_digests(b / "checkpoints")
     with pytest.raises(InputError, match="epochs=5 there, 4 here"):
         jaxae.fit(module, x, epochs=4, workdir=a, **fields)
 
@@ -79,7 +79,7 @@ def test_training_starts_from_the_parameters_of_another_run(x, tmp_path, module,
     fields = {**FIELDS, "epochs": 1}
     fields |= {"hidden": (8,)} if module is vae else {"filters": (4,), "codes": 8, "latent": 2}
     source = jaxae.fit(module, x, workdir=tmp_path / "source", seeds=seeds, **fields)
-    still = {"optimizer": "sgd", "lr": 0.0, **({} if module is vae else {"codebook": "gradient", "revive": 0.0})}
+    still = {"optimizer": "sgd", "lr": 0.0, **({} if module is vae else {"codebook": "gradient", "reinit_below": 0.0})}
     if module is vqvae:
         moved = jaxae.fit(module, x, init_from=str(tmp_path / "source"), seeds=3, **fields)
         before = source.history[0]["loss"]

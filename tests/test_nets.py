@@ -376,7 +376,7 @@ def test_regularization_follows_the_activation_of_hidden_layers(net):
 def test_lists_and_shapes_that_do_not_fit_raise_in_one_line():
     x = jnp.zeros((1, 8, 8, 1))
     for net, says in (
-        (nets.Conv((2, 3, 4), kernels=(3, 3)), r"kernels=\[3, 3\]: 2 values for 3 filters: give 3, or one for all"),
+        (nets.Conv((2, 3, 4), kernels=(3, 3)), r"kernels=\[3, 3\]: 2 values for 3 filters; give 3, or one for all"),
         (nets.Conv((2, 3), strides=()), r"strides=\[\]: 0 values for 2"),
         (nets.Conv((2,), pools=(2, 2)), r"pools=\[2, 2\]: 2 values for 1"),
         (
@@ -384,8 +384,8 @@ def test_lists_and_shapes_that_do_not_fit_raise_in_one_line():
             r"paddings=\['SAME', 'VALID'\]: 2 values for 3",
         ),
         (nets.Deconv((8, 8, 1), (2, 3), strides=(1, 2, 2)), r"strides=\[1, 2, 2\]: 3 values for 2"),
-        (nets.UpConv((17, 16, 1), (2,)), "images of 17x16 come out as 16x16"),
-        (nets.UpConv((16, 17, 1), (2,)), "images of 16x17 come out as 16x16"),
+        (nets.UpConv((17, 16, 1), (2,)), "the output of 16x16 is smaller than images of 17x16"),
+        (nets.UpConv((16, 17, 1), (2,)), "the output of 16x16 is smaller than images of 16x17"),
     ):
         with pytest.raises(ValueError, match=says) as error:
             net.init(new_key(), x)

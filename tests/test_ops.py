@@ -201,7 +201,7 @@ def test_conv_transpose_raises_for_a_size_that_no_convolution_has():
     x, w = whole(3, (1, 3, 3, 2), (3, 3, 1, 2))
     assert cpu_convolution.conv_transpose(x, w, (5, 6), 2).shape == (1, 5, 6, 1)
     for size in ((4, 6), (5, 7)):
-        with pytest.raises(ValueError, match=r"gives \[[234], [234]\] pixels, not \[3, 3\]"):
+        with pytest.raises(ValueError, match=r"x has \[3, 3\] pixels; .* has \[[234], [234]\]"):
             cpu_convolution.conv_transpose(x, w, size, 2)
 
 

@@ -61,7 +61,7 @@ def test_weight_decay_without_decoupling_is_the_gradient_of_a_penalty():
 
 @pytest.mark.parametrize("name", ["lion", "momentum", "sgd"])
 def test_eps_where_there_is_none_is_an_error(name):
-    with pytest.raises(ValueError, match=f"optimizer={name} has none"):
+    with pytest.raises(ValueError, match=f"has no effect with optimizer={name}"):
         optimizers.optimizer(name, 0.1, eps=1e-8)
     with pytest.raises(ValueError, match="optimizer=adm is unknown"):
         optimizers.optimizer("adm", 0.1)

@@ -86,7 +86,7 @@ def test_second_process_in_a_workdir_is_refused(tmp_path):
         first.kill()
     assert (second.returncode, overwriting.returncode) == (2, 2)
     assert (
-        second.stderr == f"error: --workdir {workdir}: another process is running in it: wait for it, or give another\n"
+        second.stderr == f"error: --workdir {workdir}: another process is running in it: wait for it, or use another\n"
     )
     with subprocess.Popen(
         command, cwd=SCRIPTS.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -98,10 +98,10 @@ def test_second_process_in_a_workdir_is_refused(tmp_path):
 
 def test_workdir_lock_is_released(tmp_path):
     for _ in range(2):
-        with directory.alone(tmp_path), pytest.raises(InputError, match="another process"), directory.alone(tmp_path):
+        with directory.locked(tmp_path), pytest.raises(InputError, match="another process"), directory.locked(tmp_path):
             pass
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written"), directory.alone(tmp_path / "file" / "run"):
+    with pytest.raises(InputError, match="cannot be written"), directory.locked(tmp_path / "file" / "run"):
         pass
 
 

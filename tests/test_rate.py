@@ -23,7 +23,7 @@ SIX = batch(np.zeros((6, 2), np.float32))
 
 
 def test_rates_against_numpy():
-    np.testing.assert_allclose(kl_term.weighed(3.0)(KL, SIX), 3 * KL.sum(1), rtol=1e-6)
+    np.testing.assert_allclose(kl_term.weighted(3.0)(KL, SIX), 3 * KL.sum(1), rtol=1e-6)
     assert (KL.sum(1) < 4).any()
     assert (KL.sum(1) > 4).any()
     np.testing.assert_allclose(kl_term.capacity(10.0, 4.0)(KL, SIX), 10 * np.abs(KL.sum(1) - 4), rtol=1e-5)
@@ -34,7 +34,7 @@ def test_rates_against_numpy():
 
 def test_weights_may_be_schedules():
     at = SIX.replace(step=jnp.int32(7))
-    np.testing.assert_allclose(kl_term.weighed(lambda step: 0.1 * step)(KL, at), 0.7 * KL.sum(1), rtol=1e-6)
+    np.testing.assert_allclose(kl_term.weighted(lambda step: 0.1 * step)(KL, at), 0.7 * KL.sum(1), rtol=1e-6)
     found = kl_term.capacity(lambda step: 2.0 * step, lambda step: 0.5 * step)(KL, at)
     np.testing.assert_allclose(found, 14 * np.abs(KL.sum(1) - 3.5), rtol=1e-5)
     found = kl_term.free_bits(lambda step: 0.1 * step, 0.7)(KL, at)
@@ -88,7 +88,7 @@ def test_free_bits_are_of_the_global_batch_without_its_padding():
 
 
 def test_free_bits_refuse_a_microbatch():
-    with pytest.raises(ValueError, match="needs the whole batch"):
+    with pytest.raises(ValueError, match="needs the global batch"):
         kl_term.free_bits(1.0, 1.0)(KL, SIX.replace(layout=Layout(partial=True)))
 
 
@@ -120,7 +120,7 @@ def test_a_scheduled_weight_is_that_of_the_step():
     model, params, x = small()
 
     def with_weight(weight):
-        return descend(vae.loss(model, rate=kl_term.weighed(weight)), optax.adam(0.1))
+        return descend(vae.loss(model, rate=kl_term.weighted(weight)), optax.adam(0.1))
 
     transition = with_weight(lambda step: 0.1 * step)
     step = jax.jit(transition.step)

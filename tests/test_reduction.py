@@ -87,9 +87,9 @@ def test_a_term_of_the_whole_batch_is_refused_in_microbatches(layout):
 
     x = jnp.arange(-4.0, 12.0)[:, None]
     assert sums(terms, {"params": {}}, batch(x), KEY) == {"loss": 16 * 3.5}
-    with pytest.raises(ValueError, match="Batch.mean needs the whole batch"):
+    with pytest.raises(ValueError, match="Batch.mean needs the global batch"):
         sums(terms, {"params": {}}, batch(x, layout=layout), KEY)
-    with pytest.raises(ValueError, match="Batch.mean needs the whole batch"):
+    with pytest.raises(ValueError, match="Batch.mean needs the global batch"):
         gradient(lambda params, b: terms(params, b, KEY), {}, batch(x, layout=layout))
 
 
@@ -100,7 +100,7 @@ def test_statistics_of_batches_are_refused_in_microbatches(layout):
 
     x = jnp.arange(8.0)[:, None]
     assert gradient(terms, {"w": 1.0}, batch(x))[2] == {"batch_stats": {"mean": 3.5}}
-    with pytest.raises(ValueError, match="a microbatch cannot update statistics of the whole batch"):
+    with pytest.raises(ValueError, match="a microbatch cannot update statistics of the global batch"):
         gradient(terms, {"w": 1.0}, batch(x, layout=layout))
 
 
@@ -128,8 +128,8 @@ def test_batch_norm_in_microbatches_is_refused_before_anything_is_written(tmp_pa
         (30, {"accumulate": 4}, "batch_size=30 is not divisible by 4 microbatches; use 28 or 32"),
         (36, {"reduction": "reproducible"}, "batch_size=36 is not divisible by 8 shards; use 32 or 40"),
         (4, {"reduction": "reproducible"}, "batch_size=4 is not divisible by 8 shards; use 8"),
-        (32, {"reduction": "reproducible", "accumulate": 2}, "leave out accumulate=2"),
-        (32, {"reduction": "reproducible", "parallel": "jit"}, "leave out parallel=jit"),
+        (32, {"reduction": "reproducible", "accumulate": 2}, "omit accumulate=2"),
+        (32, {"reduction": "reproducible", "parallel": "jit"}, "omit parallel=jit"),
         (32, {"parallel": "pmpa"}, "parallel=pmpa is unknown; use one of auto, pmap, jit"),
         (32, {"reduction": "exact"}, "reduction=exact is unknown; use one of fast, reproducible"),
     ],
@@ -141,7 +141,7 @@ def test_an_indivisible_batch_and_unknown_or_conflicting_arguments_are_refused(b
 
 def test_a_plan_of_several_devices_gives_each_its_microbatches():
     devices = jax.devices()[:1] * 3
-    with pytest.raises(ValueError, match="1, 2, 4 or 8 devices, and there are 3"):
+    with pytest.raises(ValueError, match="needs 1, 2, 4 or 8 devices, not 3"):
         plan("auto", 24, 1, devices, "reproducible")
     with pytest.raises(ValueError, match="batch_size=21 is not divisible by 3 devices x 2 microbatches; use 18"):
         plan("auto", 21, 1, devices, "fast", 2)

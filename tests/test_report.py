@@ -272,7 +272,7 @@ def test_the_page_says_what_was_run(runs):
     saved = json.loads((runs[0] / "config.json").read_text())["config"]
     assert config.to_json(again) == {**saved, "workdir": ""}
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", text)
-    for part in (jax.__version__, "end to end", "What is decoded on a grid", "default-src &#39;none&#39;"):
+    for part in (jax.__version__, "end to end", "Decoded grid of the 2-D latent space", "default-src &#39;none&#39;"):
         assert part in text
 
 
@@ -357,7 +357,7 @@ def test_what_cannot_be_compared_is_said(runs, tmp_path, capsys):
         assert message in said
         assert said.count("\n") == 1
     with pytest.raises(InputError, match="its data"):
-        run.finished(other)
+        run.load_finished(other)
     assert not (tmp_path / "compare.html").exists()
 
 

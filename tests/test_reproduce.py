@@ -84,7 +84,8 @@ def workdir(tmp_path_factory):
     plane = dict(zip(("unequal_areas", "asymmetry", "holes", "roughness"), (0.5, 0.1, 0.02, 3.0), strict=True))
     likelihood = dict.fromkeys(("monte_carlo_error", "ess", "active_units", "rate", "distortion", "bits_per_dim"), 2.5)
     likelihood |= records.fields({"log_likelihood": np.array([-140.0, -142.0])})
-    result = {"metrics": {"loss": 150.0}, "plane": plane, "likeness": {"mse": 0.04, "shift_mse": 0.039, "ssim": 0.4}}
+    result = {"metrics": {"loss": 150.0}, "plane": plane}
+    result["reconstruction_quality"] = {"mse": 0.04, "shift_mse": 0.039, "ssim": 0.4}
     result["likelihood"] = likelihood
     write(path / "vae", vae.Config(), result, (*figures, "manifold"))
     worse = {**plane, "unequal_areas": 0.9, "holes": 0.01}

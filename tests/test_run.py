@@ -169,7 +169,7 @@ def test_a_run_without_figures_is_completed_by_one_with_them(few, tmp_path):
     assert {"pictures:", "report:"} <= set(results.summary(plain).split())
     scores = [json.loads((path / "result.json").read_text()) for path in (plain, complete)]
     assert scores[0]["metrics"] == scores[1]["metrics"]
-    assert scores[0]["likeness"] == scores[1]["likeness"]
+    assert scores[0]["reconstruction_quality"] == scores[1]["reconstruction_quality"]
 
 
 def with_terms(names):
@@ -389,7 +389,7 @@ def test_another_configuration_is_an_error_that_lists_the_fields(finished, tmp_p
     shutil.copytree(finished, tmp_path / "copy")
     config["data"]["fingerprint"] = "0"
     (tmp_path / "copy" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match="the data itself is not the same"):
+    with pytest.raises(InputError, match="the data have changed"):
         go(tmp_path / "copy")
     assert equal(final(finished), before)
 
@@ -442,7 +442,7 @@ def test_changed_code_is_not_taken_for_a_damaged_checkpoint(finished, tmp_path):
 def test_truncated_metrics_file_is_refused(finished, tmp_path):
     workdir = unfinished(finished, tmp_path / "copy")
     (workdir / "metrics.jsonl").write_text("")
-    with pytest.raises(InputError, match="is shorter than when its run was saved"):
+    with pytest.raises(InputError, match="is shorter than at its checkpoint"):
         go(workdir)
 
 
@@ -498,7 +498,7 @@ def test_divergence_in_evaluation_names_the_metric_and_step(tmp_path):
 
 
 def test_batch_larger_than_the_training_split_is_refused(tmp_path):
-    with pytest.raises(InputError, match="only 1438 training examples"):
+    with pytest.raises(InputError, match="exceeds the 1438 training examples"):
         go(tmp_path / "run", batch_size=1439)
     assert not (tmp_path / "run").exists()
 
@@ -506,8 +506,8 @@ def test_batch_larger_than_the_training_split_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"hidden": (10**8, 10**8)}, "parameters and optimizer take .* GiB, and there are .*: take fewer seeds"),
-        ({"seeds": 10**8}, "parameters and optimizer take .* GiB, and there are .*: take fewer seeds"),
+        ({"hidden": (10**8, 10**8)}, "parameters and optimizer state take .* GiB of .*: use fewer seeds"),
+        ({"seeds": 10**8}, "parameters and optimizer state take .* GiB of .*: use fewer seeds"),
         ({"epochs": 10**9}, "epochs=1000000000: more than 2147483648 steps"),
     ],
 )
@@ -527,7 +527,7 @@ def test_out_of_memory_is_one_line(tmp_path, capsys, says):
         run.program(lambda stop: str(run.train(config, vae.build, NAME, stop, compiler=compiler)))
     if says.startswith("RESOURCE"):
         assert ended.value.code == 2
-        assert capsys.readouterr().err.startswith("error: out of memory: take a smaller --batch-size")
+        assert capsys.readouterr().err.startswith("error: out of memory: use a smaller --batch-size")
     else:
         assert str(ended.value) == says
 

@@ -37,7 +37,7 @@ def padded(parts, steps, garbage=0):
 
 def network(steps):
     """The model for sequences of T = `steps`; the parameters are the same for any."""
-    model = sequence.Sequence((steps, 3), 4, 5)
+    model = sequence.SequenceAutoencoder((steps, 3), 4, 5)
     rng = np.random.default_rng(1)
     shapes = jax.eval_shape(model.init, new_key(), jnp.zeros((1, steps, 3)))["params"]
     return model, jax.tree.map(lambda p: jnp.asarray(rng.uniform(-1, 1, p.shape), jnp.float32), shapes)
@@ -218,8 +218,8 @@ BAD = {
     "other width": ([ROWS, ROWS[:, :2]], {}, r"all must be \[T, D\] with one D and one dtype"),
     "other type": ([ROWS, ROWS.astype(np.float32)], {}, r"all must be \[T, D\] with one D and one dtype"),
     "images": ([ROWS[None], ROWS[None]], {}, r"all must be \[T, D\] with one D and one dtype"),
-    "empty": ([ROWS, ROWS[:0]], {}, "sequence 1 is empty: leave it out"),
-    "empty by length": ([], {"x": ROWS, "lengths": [4, 2, 0]}, "sequence 2 is empty: leave it out"),
+    "empty": ([ROWS, ROWS[:0]], {}, "sequence 1 is empty; omit it"),
+    "empty by length": ([], {"x": ROWS, "lengths": [4, 2, 0]}, "sequence 2 is empty; omit it"),
     "no width": ([ROWS[:, :0], ROWS[:, :0]], {}, "is empty"),
     "integers": ([ROWS.astype(int), ROWS.astype(int)], {}, r"values are int64: save uint8, or float in \[0, 1\]"),
     "above one": ([ROWS, 3 * ROWS], {}, r"values from 0.5 to 1.5: floats must be in \[0, 1\]; scale first"),
@@ -268,7 +268,7 @@ def test_code_of_a_padded_sequence_with_its_length_is_that_of_the_sequence_alone
     codes = model.encode(test.x, test.lengths)
     alone = [model.encode(x[None], np.array([n])) for x, n in zip(test.x, test.lengths, strict=True)]
     close(codes, np.concatenate(alone))
-    module = sequence.Sequence((7, 3), 4, 5)
+    module = sequence.SequenceAutoencoder((7, 3), 4, 5)
     for x, n, code in zip(test.x, test.lengths, codes, strict=True):
         assert n < 7
         close(module.apply({"params": model.params}, jnp.asarray(x[None, :n]), method="encode")[0], code)

@@ -65,8 +65,8 @@ def run(body, tmp_path, *numbers):
     return process.returncode, said.splitlines(), file.read_text() if file.exists() else None
 
 
-STOPPING = "stopping after this step; again to end at once"
-STOPPED = "stopped: the same command goes on from here"
+STOPPING = "stopping after this step; a second signal stops immediately"
+STOPPED = "stopped: the same command resumes from here"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -77,7 +77,7 @@ def test_unknown_size_raises_in_one_line(name):
 
 
 def test_factors_and_sizes_out_of_range_raise():
-    with pytest.raises(ValueError, match="must divide 64"):
+    with pytest.raises(ValueError, match="must be a divisor of 64"):
         sprites.images(np.zeros((1, 5), np.int32), 48)
     for column, count in enumerate(sprites.COUNTS):
         for value in (-1, count):

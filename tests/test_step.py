@@ -121,7 +121,7 @@ def test_a_name_that_another_term_has_is_refused():
         return {"loss": batch.repeat(jnp.sum(variables["params"]["a"])), "distance": batch.weight}, {}
 
     transition = descend(loss, optax.sgd(0.1), name="distance")
-    with pytest.raises(ValueError, match="the loss has a term named distance already"):
+    with pytest.raises(ValueError, match="name=distance: the loss already has a term of this name"):
         transition.step(state(transition, {"a": jnp.ones(3)}), B, new_key())
 
 
@@ -161,7 +161,7 @@ def test_terms_without_a_loss_are_refused():
         return {"error": batch.repeat(jnp.sum(variables["params"]["a"]))}, {}
 
     for transition in (descend(loss, optax.sgd(0.1)), descend(loss, optax.sgd(0.1), name="error")):
-        with pytest.raises(ValueError, match=r"no term is named loss: there are \['error'\]"):
+        with pytest.raises(ValueError, match=r"no term is named loss, only \['error'\]"):
             transition.step(state(transition, {"a": jnp.ones(3)}), B, new_key())
 
 

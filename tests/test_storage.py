@@ -53,7 +53,7 @@ def ends(process, workdir, reason):
     assert process.returncode == 2, said
     assert said.count("\n") == 1, said
     assert said.startswith((f"error: {workdir}", "error: --workdir: ")), said
-    assert f": cannot be written ({reason}): what was saved is kept" in said, said
+    assert f": cannot be written ({reason}): saved checkpoints are kept" in said, said
 
 
 def saved(workdir, at_least):

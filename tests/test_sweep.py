@@ -67,17 +67,17 @@ def test_weights_of_terms_are_numbers_of_the_shared_program(tmp_path, compiled):
 
 
 def test_what_decides_the_form_of_the_step_is_no_number_of_it():
-    assert sharing.arrays(vae, vae.Config(**FIELDS), ["lr", "kl_weight"]) == ("lr", "kl_weight")
-    assert sharing.arrays(vae, vae.Config(**FIELDS), ["kl_warmup", "lr", "capacity"]) == ("lr",)
+    assert sharing.traceable_fields(vae, vae.Config(**FIELDS), ["lr", "kl_weight"]) == ("lr", "kl_weight")
+    assert sharing.traceable_fields(vae, vae.Config(**FIELDS), ["kl_warmup", "lr", "capacity"]) == ("lr",)
 
 
 def test_a_point_is_finished_when_its_last_file_is_written(tmp_path):
     """That is result.json without figures, else report.html."""
     config = vae.Config(**FIELDS, workdir=str(tmp_path / "run"))
-    assert sweeps.finished(config) is None
+    assert sweeps.final_metrics(config) is None
     run.train(config, vae.build, "vae")
-    assert sweeps.finished(config)["loss"] == records.read(tmp_path / "run" / "metrics.jsonl")[-1]["loss"]
-    assert sweeps.finished(dataclasses.replace(config, figures="all")) is None
+    assert sweeps.final_metrics(config)["loss"] == records.read(tmp_path / "run" / "metrics.jsonl")[-1]["loss"]
+    assert sweeps.final_metrics(dataclasses.replace(config, figures="all")) is None
 
 
 def test_a_sweep_goes_on_where_it_stopped(tmp_path, compiled, caplog):
@@ -111,7 +111,7 @@ def test_shares_make_the_whole(tmp_path, monkeypatch):
 
 def test_every_point_is_in_one_share():
     for n in (1, 2, 3, 7, 12):
-        points = [point for i in range(n) for point in sweeps.share([*range(10)], f"{i + 1}/{n}")]
+        points = [point for i in range(n) for point in sweeps.points_of_shard([*range(10)], f"{i + 1}/{n}")]
         assert sorted(points) == [*range(10)]
     assert sweeps.slurm({}) == "1/1"
     array = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_MAX": "7"}
@@ -195,4 +195,4 @@ def test_the_command(tmp_path):
     assert (done.returncode, done.stderr) == (2, "error: --grid lr: must be FIELD=A,B\n")
     (point,) = sweeps.grid(["hidden=256 128"])
     assert sweeps.configure(vae, [], point, tmp_path).hidden == (256, 128)
-    assert sweeps.folder(point) == "hidden=256-128"
+    assert sweeps.directory_name(point) == "hidden=256-128"

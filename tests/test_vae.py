@@ -121,7 +121,7 @@ def test_single_sample_bound_is_unbiased():
 def test_terms_in_expectation_are_the_closed_form_with_a_kl_weight():
     model, params, x, _ = wrong_encoder()
     likelihood, kl = (values.mean() for values in closed_form(params, x))
-    found = means(vae.loss(model, kl_term.weighed(0.3)), params, quadrature(x))
+    found = means(vae.loss(model, kl_term.weighted(0.3)), params, quadrature(x))
     np.testing.assert_allclose(found["loss"], -likelihood + 0.3 * kl, rtol=1e-5)
     np.testing.assert_allclose(found["reconstruction"], -likelihood, rtol=1e-5)
     np.testing.assert_allclose(found["kl"], kl, rtol=1e-5)
@@ -151,7 +151,7 @@ def small():
 def test_gradient_against_finite_differences():
     model, params, x = small()
     check_grads(
-        jax.jit(lambda p: means(vae.loss(model, kl_term.weighed(0.3)), p, batch(x))["loss"]),
+        jax.jit(lambda p: means(vae.loss(model, kl_term.weighted(0.3)), p, batch(x))["loss"]),
         (params,),
         order=1,
         modes=["rev"],

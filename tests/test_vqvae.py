@@ -223,7 +223,7 @@ def test_revival_replaces_unused_codes_by_outputs_of_the_encoder(learned):
         loss = jax.jit(vqvae.loss(model, 0.3, codebook.track(0.5, **how)))
         return loss(variables, batch(x), new_key())[1]
 
-    without, with_it = after(), after(revival=0.51)
+    without, with_it = after(), after(reinit_below=0.51)
     dead = np.asarray(without["codebook"]["use"]) < 0.51
     assert dead[:2].all()
     assert not dead.all()
@@ -235,13 +235,13 @@ def test_revival_replaces_unused_codes_by_outputs_of_the_encoder(learned):
         assert distance.max() < 1e-5
     else:
         assert all(is_a_row(row, z) for row in revived)
-    assert equal(after(revival=0.49), without)  # in one step of decay 0.5 no use falls that low
+    assert equal(after(reinit_below=0.49), without)  # in one step of decay 0.5 no use falls that low
 
 
 @pytest.mark.parametrize("learned", [False, True])
 def test_codebook_is_updated_in_training_only(learned):
     model, variables, x = small(learned=learned)
-    loss = vqvae.loss(model, 0.3, codebook.track(0.5, revival=0.51))
+    loss = vqvae.loss(model, 0.3, codebook.track(0.5, reinit_below=0.51))
     terms, updates = loss(variables, batch(x, training=False), new_key())
     assert updates == {}
     assert terms.keys() == {"loss", "reconstruction", "quantization", "bce", "mse"}
@@ -254,7 +254,7 @@ def test_no_code_becomes_a_copy_of_another():
     """To rounding, neither of a code of the codebook nor of a vector sampled with it."""
     codes = jnp.array([[1.0, 0.0], [0.0, 3.0]])
     fresh = jnp.array([[0.0, 3.0], [2.0, 2.0], [1.0, 1e-6], [2.0, 2.0000002], [2.0, 2.1], [0.0, 0.0]])
-    assert codebook.unlike(fresh, codes).tolist() == [False, True, False, False, True, True]
+    assert codebook.is_distinct(fresh, codes).tolist() == [False, True, False, False, True, True]
 
 
 def test_vectors_are_resampled_uniformly():
@@ -271,7 +271,7 @@ def test_two_devices_compute_what_one_computes(learned):
     x = x.at[:3].multiply(0.1)
     rows = quantized(model, variables, x)[2].reshape(2, -1)
     assert np.any(np.bincount(rows[0], minlength=K) != np.bincount(rows[1], minlength=K))
-    loss = jax.jit(vqvae.loss(model, 0.3, codebook.track(0.9, revival=1.0)))
+    loss = jax.jit(vqvae.loss(model, 0.3, codebook.track(0.9, reinit_below=1.0)))
     terms, updates = loss(variables, batch(x), new_key())
 
     def share(x, index):
@@ -307,7 +307,7 @@ def test_microbatches_equal_the_whole_batch_without_batch_statistics(learned):
 def test_codebook_statistics_raise_in_microbatches(learned):
     model, variables, x = small(learned=learned)
     loss = vqvae.loss(model, 0.3, codebook.track())
-    with pytest.raises(ValueError, match=r"Batch.mean needs the whole batch, .* take accumulate=1"):
+    with pytest.raises(ValueError, match=r"Batch.mean needs the global batch, .* use accumulate=1"):
         slope(loss, variables, batch(x, layout=Layout(None, 2)))
 
 
@@ -315,9 +315,9 @@ def test_codebook_statistics_raise_in_microbatches(learned):
     ("fields", "collections"),
     [
         ({}, {"params", "codebook"}),
-        ({"revive": 0.0}, {"params", "codebook"}),
+        ({"reinit_below": 0.0}, {"params", "codebook"}),
         ({"codebook": "gradient"}, {"params", "codebook"}),
-        ({"codebook": "gradient", "revive": 0.0}, {"params"}),
+        ({"codebook": "gradient", "reinit_below": 0.0}, {"params"}),
     ],
 )
 def test_model_has_the_collections_that_its_fields_need(fields, collections):
@@ -330,14 +330,16 @@ def test_model_has_the_collections_that_its_fields_need(fields, collections):
 def test_decay_and_revival_out_of_range_raise():
     with pytest.raises(ValueError, match="decay=1.0 must be below 1"):
         codebook.track(1.0)
-    with pytest.raises(ValueError, match="revive=1.0 must be below 1"):
-        experiment.build(experiment.Config(revive=1.0), run.Info((28, 28, 1), 100))
+    with pytest.raises(ValueError, match="reinit_below=1.0 must be below 1"):
+        experiment.build(experiment.Config(reinit_below=1.0), run.Info((28, 28, 1), 100))
 
 
 @pytest.mark.parametrize("kind", ["ema", "gradient"])
 def test_experiment_trains_with_the_numbers_of_its_fields(kind):
     """Commitment, decay and revival: as the loss of its model with these numbers."""
-    config = experiment.Config(filters=(2,), codes=K, latent=Z, codebook=kind, commitment=0.7, decay=0.6, revive=0.65)
+    config = experiment.Config(
+        filters=(2,), codes=K, latent=Z, codebook=kind, commitment=0.7, decay=0.6, reinit_below=0.65
+    )
     built = experiment.build(config, run.Info((4, 4, 1), 100))
     x = jax.random.uniform(new_key(), (6, 4, 4, 1))
     variables = built.model.init(new_key(), x)

@@ -47,24 +47,24 @@ class WithData(ToFile):
     for its test split."""
 
 
-class Examples(NamedTuple):
+class NewData(NamedTuple):
     """New data in the input shape of a model."""
 
     x: Shaped[np.ndarray, "N *D"]
     lengths: Int[np.ndarray, " N"] | None
     names: Sequence[str | int]
-    said: str  # how many there are, and of what
+    description: str  # number of examples, and their source
 
 
 def opened(options: ToFile) -> Trained:
     """The model of a finished run, of all seeds or of --member. InputError for other runs and members."""
     path = options.run
     module = module_of(options)
-    run.ended(path, directory.read(path / "config.json"))
+    run.require_finished(path, directory.read(path / "config.json"))
     model = run.load(path, module)
     seeds = f"the run has {len(model)} seeds: give --member 0 to {len(model) - 1}"
     if len(model) == 1:
-        seeds = "the run has one seed: leave it out"
+        seeds = "the run has one seed; omit it"
     if options.member >= len(model) or options.member < -1:
         raise InputError(f"--member {options.member}: {seeds}")
     if options.out.suffix == ".png" and options.member < 0 and len(model) > 1:
@@ -72,7 +72,7 @@ def opened(options: ToFile) -> Trained:
     return model if options.member < 0 else model[options.member]
 
 
-def examples(options: WithData, model: Trained) -> Examples:
+def read_examples(options: WithData, model: Trained) -> NewData:
     """The data in the input shape of the model; pads short sequences. InputError for data of another shape."""
     config = directory.read(options.run / "config.json")["config"]
     split, names = data.examples(options.data, config["data_dir"], config["manual_dir"], config["binarize"])
@@ -86,10 +86,10 @@ def examples(options: WithData, model: Trained) -> Examples:
         )
     count = f"{len(x):,} example{'s' * (len(x) > 1)}"
     named = data.path_of(options.data) is None
-    return Examples(x, lengths, names, f"{count} (the test split of {options.data})" if named else count)
+    return NewData(x, lengths, names, f"{count} (the test split of {options.data})" if named else count)
 
 
-def pieces(found: Examples, apply: Apply) -> Iterator[np.ndarray]:
+def pieces(found: NewData, apply: Apply) -> Iterator[np.ndarray]:
     """Yield the results for all examples, `PIECE` examples at a time."""
     for i in range(0, len(found.x), PIECE):
         part = slice(i, i + PIECE)
@@ -97,11 +97,11 @@ def pieces(found: Examples, apply: Apply) -> Iterator[np.ndarray]:
         yield np.asarray(apply(np.asarray(found.x[part]), lengths))
 
 
-def write(options: WithData, model: Trained, found: Examples, apply: Apply, what: str, column: str = "") -> str:
+def write(options: WithData, model: Trained, found: NewData, apply: Apply, what: str, column: str = "") -> str:
     """Write the results for all examples, as an array or a table, and return the line to print."""
     results = pieces(found, apply)
     if options.out.suffix == ".csv":
         shape = _output.write_table(options.out, results, found.names, column, model.seeds)
     else:
         shape = _output.write_array(options.out, results, len(found.x), len(model) > 1)
-    return f"{what} of {found.said}, {[*shape]} float32: {options.out}"
+    return f"{what} of {found.description}, {[*shape]} float32: {options.out}"

@@ -11,7 +11,7 @@ import tyro
 from tyro.conf import Positional
 
 from jaxae.run import command_line
-from jaxae.run.find import imported
+from jaxae.run.find import import_experiment
 
 C = TypeVar("C")  # a dataclass
 
@@ -23,9 +23,9 @@ def parsed(kind: type[C], argv: Sequence[str]) -> C:
 
 
 def module_of(options: "OneRun | Runs") -> ModuleType | None:
-    """The experiment that --module names; None without it. InputError for a module that is no experiment."""
+    """The experiment that --module names; None without it. InputError for a module that is not an experiment."""
     with command_line.flags_of(options):
-        return imported(options.module)
+        return import_experiment(options.module)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Names and docstrings of modules that are not imported, which would load JAX."""
+"""Names and docstrings of modules, without importing them, which would load JAX."""
 
 import ast
 import importlib

@@ -91,4 +91,4 @@ def _open(path: Path) -> Iterator[IO[bytes]]:
         with writing(path) as file:
             yield file
     except OSError as error:
-        raise InputError(f"--out {path}: cannot be written ({error.strerror or error}): give another") from None
+        raise InputError(f"--out {path}: cannot be written ({error.strerror or error}): use another") from None

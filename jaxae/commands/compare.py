@@ -16,8 +16,8 @@ from jaxae import run
 from jaxae.commands._arguments import Runs, module_of, parsed
 from jaxae.errors import InputError
 from jaxae.report import html
-from jaxae.report.figures.base import COLOURS, address, bitmap, encoded, lengths_of, pictures, ten, tile, unit
-from jaxae.report.figures.metrics import order
+from jaxae.report.figures.base import COLOURS, bitmap, data_url, encoded, lengths_of, pictures, ten, tile, unit
+from jaxae.report.figures.metrics import metric_names
 from jaxae.report.wall import small
 from jaxae.training import records
 
@@ -41,7 +41,7 @@ def compare(options: Options) -> str:
     try:
         options.out.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise InputError(f"--out {options.out}: cannot be written ({error.strerror}): give another") from None
+        raise InputError(f"--out {options.out}: cannot be written ({error.strerror}): use another") from None
     return f"report: {options.out}"
 
 
@@ -49,15 +49,15 @@ def page(paths: Sequence[Path], module: ModuleType | None = None) -> str:
     """The HTML report. InputError for a directory without a finished run, and for runs on different data."""
     labels = _labels(paths)
     saved, data = run.same_data(paths)
-    loaded = [run.finished(path, module, data) for path in paths]
+    loaded = [run.load_finished(path, module, data) for path in paths]
     rows = {"original": unit(data.test.x[ten(data)])}
     for label, (every, *_) in zip(labels, loaded, strict=True):
         model = every[0]
         rows[f"{label}, from corrupted images" if model.experiment.corrupt else label] = np.asarray(
-            model.decode(encoded(model, data, ten(data), seen=True))
+            model.decode(encoded(model, data, ten(data), corrupted=True))
         )
     strips = [
-        (label, address(bitmap(tile(small(pictures(x, lengths_of(data, ten(data)))), len(x)))))
+        (label, data_url(bitmap(tile(small(pictures(x, lengths_of(data, ten(data)))), len(x)))))
         for label, x in rows.items()
     ]
     results = [result for _, _, result, _ in loaded]
@@ -65,7 +65,7 @@ def page(paths: Sequence[Path], module: ModuleType | None = None) -> str:
         label: (records.read(path / "metrics.jsonl"), model.experiment.unit)
         for label, path, (model, *_) in zip(labels, paths, loaded, strict=True)
     }
-    metrics = order([result["metrics"] for result in results])
+    metrics = metric_names([result["metrics"] for result in results])
     about_runs = [
         {
             "label": label,
@@ -95,6 +95,6 @@ def _labels(paths: Sequence[Path]) -> list[str]:
     """The shortest distinct ends of the paths, of equal depth. InputError for a path given twice."""
     parts = [path.absolute().parts for path in paths]
     if len(set(parts)) < len(parts):
-        raise InputError("a run is given twice: give each once")
+        raise InputError("a run is given twice: pass each once")
     depth = next(n for n in range(1, 1000) if len({part[-n:] for part in parts}) == len(parts))
     return [str(Path(*part[-depth:])) for part in parts]

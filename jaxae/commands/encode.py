@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from jaxae import run
-from jaxae.commands._apply import WithData, examples, opened, write
+from jaxae.commands._apply import WithData, opened, read_examples, write
 from jaxae.commands._arguments import parsed
 
 
@@ -32,4 +32,4 @@ def main(argv: Sequence[str]) -> NoReturn:
 def encode(options: Options) -> str:
     """Write the codes, and return the line to print. InputError as `opened`, `examples` and `write`."""
     model = opened(options)
-    return write(options, model, examples(options, model), model.encode, "codes", "z")
+    return write(options, model, read_examples(options, model), model.encode, "codes", "z")

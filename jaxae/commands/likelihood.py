@@ -54,10 +54,10 @@ def estimate(options: Options) -> str:
 def found(path: Path, samples: int, module: ModuleType | None = None) -> tuple[str, Measure, list[Trained], Dataset]:
     """The title of a run, its likelihood measure, the model of each seed, and the data. InputError as `estimate`."""
     saved = directory.read(path / "config.json")
-    module, config = run.recorded(path, saved, module)
+    module, config = run.recorded_experiment(path, saved, module)
     if not hasattr(config, "log_likelihood_samples"):
         raise InputError(f"{path}: its model is not variational: it has no likelihood to estimate")
-    every, data, _, title = run.finished(path, module)
+    every, data, _, title = run.load_finished(path, module)
     fields: dict[str, Any] = {"log_likelihood_samples": samples}
     try:
         with command_line.flags_of(config), input_errors():

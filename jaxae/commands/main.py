@@ -18,7 +18,7 @@ HELP = """usage: jaxae NAME ...
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run the experiment or the command that the first argument names, and exit. It alone is imported."""
+    """Run the experiment or command named by the first argument, and exit. No other is imported."""
     try:
         _main([*(sys.argv[1:] if argv is None else argv)] or ["--help"])
     except BrokenPipeError:
@@ -51,7 +51,7 @@ def _main(arguments: list[str]) -> None:
     else:
         near = difflib.get_close_matches(first, [*commands, *experiments], 1)
         hint = f"did you mean {near[0]}?" if near else "`jaxae --help` lists both"
-        _refuse(f"{first} is no command and no experiment: {hint}")
+        _refuse(f"{first} is neither a command nor an experiment: {hint}")
     sys.stdout.flush()
 
 

@@ -43,9 +43,9 @@ def errors(options: Options) -> str:
     module = module_of(options)
     pixels: dict[str, float] = {}  # by the data's fingerprint
     for path in options.runs:
-        every, dataset, _, title = run.finished(path, module)
+        every, dataset, _, title = run.load_finished(path, module)
         config = directory.read(path / "config.json")["config"]
-        dataset = binary.seen(dataset, config["binarize"])
+        dataset = binary.as_in_training(dataset, config["binarize"])
         if not dataset.classes:
             raise InputError(f"{path}: its data has no classes")
         data = dataset.fingerprint()

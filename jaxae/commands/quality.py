@@ -54,12 +54,12 @@ def measure(options: Options) -> str:
     module = module_of(options)
     saved, data = run.same_data(options.runs)
     how = saved[0]["config"]["binarize"]
-    models = [run.finished(path, module, data)[0][0] for path in options.runs]
-    data = binary.seen(data, how)
-    weights = classifier.load(Path(options.classifier), data) if options.classifier else classifier.kept(data)
+    models = [run.load_finished(path, module, data)[0][0] for path in options.runs]
+    data = binary.as_in_training(data, how)
+    weights = classifier.load(Path(options.classifier), data) if options.classifier else classifier.load_or_train(data)
 
     count = min(options.samples, len(data.test.x), len(data.train.x) // 2)  # per set; the metrics depend on it
-    test, seen = (split.x[spread(len(split.x), count)] for split in (data.test, data.train))
+    test, train = (split.x[spread(len(split.x), count)] for split in (data.test, data.train))
     real = classifier.features(weights, test)
 
     def row(label: str, kind: str, images: np.ndarray) -> str:
@@ -71,9 +71,9 @@ def measure(options: Options) -> str:
 
     width = max(len(str(path)) for path in [*options.runs, "data"])
     noise = np.random.default_rng(options.seed).random((count, *data.shape), np.float32)
-    rows = [row("data", "training images", seen), row("data", "noise", noise)]
+    rows = [row("data", "training images", train), row("data", "noise", noise)]
     for path, model in zip(options.runs, models, strict=True):
-        rows += [row(str(path), kind, images) for kind, images in made(model, seen, test, options)]
+        rows += [row(str(path), kind, images) for kind, images in made(model, train, test, options)]
     return "\n".join(
         [
             f"{len(test)} test images; the classifier's test accuracy is {classifier.accuracy(weights, data.test):.2%}",
@@ -83,12 +83,12 @@ def measure(options: Options) -> str:
     )
 
 
-def made(model: Trained, seen: np.ndarray, test: np.ndarray, options: Options) -> Iterator[tuple[str, np.ndarray]]:
+def made(model: Trained, train: np.ndarray, test: np.ndarray, options: Options) -> Iterator[tuple[str, np.ndarray]]:
     """Yield samples from the prior, if there is one, and from a fitted mixture, and reconstructions of test images."""
     if model.experiment.prior is not None:
         yield "prior", np.asarray(model.sample(jax.random.key(options.seed), len(test)))
     if options.components:
-        fitted = mixture.fit(model.encode(seen), options.components, options.seed)
+        fitted = mixture.fit(model.encode(train), options.components, options.seed)
         images = model.sample(jax.random.key(options.seed), len(test), fitted)
         yield f"mixture of {options.components}", np.asarray(images)
     yield "reconstructions", np.asarray(model.reconstruct(model.corrupted(test)))

@@ -12,7 +12,7 @@ from typing import NoReturn
 import numpy as np
 
 from jaxae import run
-from jaxae.commands._apply import Examples, WithData, examples, opened, write
+from jaxae.commands._apply import NewData, WithData, opened, read_examples, write
 from jaxae.commands._arguments import parsed
 from jaxae.commands._output import write_grid
 from jaxae.data import spread
@@ -20,7 +20,7 @@ from jaxae.report.figures.base import pictures, unit
 from jaxae.training.trained import Trained
 
 COLUMNS = 10
-MOST = 100  # examples in a picture
+MAX_EXAMPLES = 100  # examples in a picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,17 +42,17 @@ def main(argv: Sequence[str]) -> NoReturn:
 def reconstruct(options: Options) -> str:
     """Write the reconstructions, and return the line to print. InputError as `jaxae encode`."""
     model = opened(options)
-    found = examples(options, model)
+    found = read_examples(options, model)
     if options.out.suffix == ".png":
         return _picture(options.out, model, found)
     return write(options, model, found, model.reconstruct, "reconstructions")
 
 
-def _picture(path: Path, model: Trained, found: Examples) -> str:
-    places = spread(len(found.x), MOST)
+def _picture(path: Path, model: Trained, found: NewData) -> str:
+    places = spread(len(found.x), MAX_EXAMPLES)
     x, lengths = np.asarray(found.x[places]), None if found.lengths is None else found.lengths[places]
     y = np.asarray(model.reconstruct(x, lengths))
     rows = [pictures(images, lengths) for images in (unit(x), y)]
     width, height = write_grid(path, rows, min(len(x), COLUMNS))
     some = f"{len(x)} of " if len(x) < len(found.x) else ""
-    return f"reconstructions of {some}{found.said}, below their originals, {width}x{height} pixels: {path}"
+    return f"reconstructions of {some}{found.description}, below their originals, {width}x{height} pixels: {path}"

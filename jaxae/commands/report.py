@@ -21,6 +21,6 @@ def main(argv: Sequence[str]) -> NoReturn:
 
 def report(options: Options) -> str:
     """Write report.html, and return the line to print. InputError for a run that is not finished."""
-    model, data, result, title = run.finished(options.run, module_of(options))
+    model, data, result, title = run.load_finished(options.run, module_of(options))
     results.write_report(options.run, title, model[0], data, result)
     return f"report: {options.run / 'report.html'}"

@@ -13,7 +13,7 @@ from typing import NoReturn
 import numpy as np
 
 from jaxae import run
-from jaxae.commands._apply import WithData, examples, opened, write
+from jaxae.commands._apply import WithData, opened, read_examples, write
 from jaxae.commands._arguments import parsed
 from jaxae.errors import input_errors
 from jaxae.run import command_line
@@ -44,4 +44,4 @@ def score(options: Options) -> str:
         with command_line.flags_of(options), input_errors():
             return model.score(x, options.by, lengths)
 
-    return write(options, model, examples(options, model), apply, f"scores by {options.by}", options.by)
+    return write(options, model, read_examples(options, model), apply, f"scores by {options.by}", options.by)

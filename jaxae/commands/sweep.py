@@ -30,12 +30,12 @@ from jaxae.commands._arguments import parsed
 from jaxae.errors import Diverged, InputError
 from jaxae.report import html
 from jaxae.report.figures.base import COLOURS, canvas
-from jaxae.report.figures.metrics import order
+from jaxae.report.figures.metrics import metric_names
 from jaxae.run import command_line, directory, loop, results
 from jaxae.run import config as configs
 from jaxae.run.config import Config
 from jaxae.run.find import find
-from jaxae.run.sharing import apart, arrays, sharing
+from jaxae.run.sharing import other_fields, shared_compiler, traceable_fields
 from jaxae.training import records
 from jaxae.training.iterate import Compiler
 
@@ -72,8 +72,8 @@ def sweep(stop: loop.Stop, argv: Sequence[str]) -> str:
     workdir = Path(options.workdir or f"runs/sweep-{name}")
     chosen = [configure(module, flags, point, workdir) for point in points]
     with command_line.flags_of(module.Config):
-        check(chosen)
-        train(module, name, share(chosen, options.shard or slurm(os.environ)), points[0], stop)
+        check_points(chosen)
+        train_points(module, name, points_of_shard(chosen, options.shard or slurm(os.environ)), points[0], stop)
     rows = list(zip(points, chosen, strict=True))
     workdir.mkdir(parents=True, exist_ok=True)
     with (workdir / ".lock").open("a") as file:  # other shards write them too
@@ -97,8 +97,8 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     return own, others
 
 
-def check(points: list[Config]) -> None:
-    """InputError, before the first is trained, for points that cannot be a sweep."""
+def check_points(points: list[Config]) -> None:
+    """Raise InputError, before training, for points that do not form a sweep."""
     if len({config.workdir for config in points}) < len(points):
         raise InputError("--grid: two points have the same name: give each value once")
     for config in points:
@@ -107,7 +107,7 @@ def check(points: list[Config]) -> None:
         file = Path(config.workdir) / "config.json"
         there = directory.read(file)["config"] if file.exists() and not config.overwrite else configs.to_json(config)
         if differ := configs.differences(there, configs.to_json(config)):
-            raise InputError(f"{config.workdir}: holds another run: {differ}; give another workdir")
+            raise InputError(f"{config.workdir}: holds another run: {differ}; use another workdir")
 
 
 def slurm(environment: Mapping[str, str]) -> str:
@@ -124,20 +124,20 @@ def slurm(environment: Mapping[str, str]) -> str:
     return f"{(task - first) // step + 1}/{count}"
 
 
-def grid(given: Sequence[str]) -> list[Point]:
-    """Every point. InputError for what is not FIELD=A,B."""
+def grid(arguments: Sequence[str]) -> list[Point]:
+    """All points of the grid. InputError for an argument other than FIELD=A,B."""
     axes = {}
-    for text in given:
+    for text in arguments:
         field, _, values = text.partition("=")
         axes[field.replace("-", "_")] = values.split(",")
         if not field or not all(values.split(",")):
             raise InputError(f"--grid {text}: must be FIELD=A,B")
-    if len(axes) < len(given):
+    if len(axes) < len(arguments):
         raise InputError("--grid: a field is given twice")
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
-def folder(point: Point) -> str:
+def directory_name(point: Point) -> str:
     """The name of a point's directory."""
     return ",".join(f"{field}={value.replace(' ', '-').replace('/', '_')}" for field, value in point.items())
 
@@ -146,20 +146,20 @@ def configure(module: ModuleType, flags: list[str], point: Point, workdir: Path)
     """The configuration of a point. InputError as for the experiment itself."""
     if "workdir" in point:
         raise InputError("--grid workdir: every point has its own")
-    truth = {field.name for field in dataclasses.fields(module.Config) if field.type is bool or field.type == "bool"}
+    booleans = {field.name for field in dataclasses.fields(module.Config) if field.type is bool or field.type == "bool"}
     words = []
     for field, value in point.items():
-        if field not in truth:
+        if field not in booleans:
             words += [configs.flag(field), *value.split()]
         elif value not in ("True", "False"):
             raise InputError(f"--grid {field}={value}: must be True or False")
         elif value == "True":
             words += [configs.flag(field)]
-    argv = [*flags, *words, "--workdir", str(workdir / folder(point))]
+    argv = [*flags, *words, "--workdir", str(workdir / directory_name(point))]
     return command_line.parse(module.Config, module.__doc__ or "", argv)
 
 
-def share(points: list[T], shard: str) -> list[T]:
+def points_of_shard(points: list[T], shard: str) -> list[T]:
     """The points of this shard: every N-th. InputError for a shard that is not I/N."""
     found = re.fullmatch(r"(\d+)/(\d+)", shard)
     if not found or not 1 <= int(found[1]) <= int(found[2]):
@@ -167,31 +167,31 @@ def share(points: list[T], shard: str) -> list[T]:
     return points[int(found[1]) - 1 :: int(found[2])]
 
 
-def train(module: ModuleType, name: str, points: list[Config], axes: Point, stop: loop.Stop) -> None:
-    """Train all of them; note those that diverge."""
+def train_points(module: ModuleType, name: str, points: list[Config], axes: Point, stop: loop.Stop) -> None:
+    """Train all points, and record those that diverge."""
     numbers: dict[Any, tuple[str, ...]] = {}  # keyed by the other fields
     shared: dict[Any, Callable[[Config], Compiler]] = {}
     floats = [field for field in axes if points and isinstance(getattr(points[0], field), float)]
     for config in points:
-        group = apart(config, floats)
+        group = other_fields(config, floats)
         if group not in numbers:
-            numbers[group] = arrays(module, config, floats)
-        same = apart(config, numbers[group])
+            numbers[group] = traceable_fields(module, config, floats)
+        same = other_fields(config, numbers[group])
         if same not in shared:
-            shared[same] = sharing(module, numbers[group])
+            shared[same] = shared_compiler(module, numbers[group])
         try:
             run.train(config, module.build, name, stop, compiler=shared[same](config))
             note_of(config).unlink(missing_ok=True)
         except Diverged as error:
-            stop(None)  # its checkpoints are closed
+            stop(None)  # nothing is left to save
             print(f"{config.workdir}: diverged: {error}", file=sys.stderr)
             note_of(config).write_text(f"{error}\n")
 
 
 def summarize(rows: list[tuple[Point, Config]]) -> str:
     """A Markdown table: the test metrics of each point, with deviations where there are several seeds."""
-    lines = [finished(config) for _, config in rows]
-    metrics = order([line for line in lines if line])
+    lines = [final_metrics(config) for _, config in rows]
+    metrics = metric_names([line for line in lines if line])
     fields = [*rows[0][0]]
     text = [" | ".join(["", *fields, *metrics, ""]).strip(), "|" + "---|" * (len(fields) + len(metrics))]
     for (point, config), line in zip(rows, lines, strict=True):
@@ -202,20 +202,20 @@ def summarize(rows: list[tuple[Point, Config]]) -> str:
     return "\n".join(text) + "\n"
 
 
-def finished(config: Config) -> records.Record | None:
+def final_metrics(config: Config) -> records.Record | None:
     """The test metrics of a run; None for one that is not finished."""
     path = Path(config.workdir)
     return results.read(path)["metrics"] if run.complete(path, config) else None
 
 
 def note_of(config: Config) -> Path:
-    """The file that says where a point diverged."""
+    """The file that records where a point diverged."""
     return Path(f"{config.workdir}.diverged")
 
 
 def picture(rows: list[tuple[Point, Config]], path: Path, title: str) -> None:
     """The test loss over the first field, a line for each value of the others, with bars of one standard deviation."""
-    (first, *others), done = rows[0][0], [(point, line) for point, config in rows if (line := finished(config))]
+    (first, *others), done = rows[0][0], [(point, line) for point, config in rows if (line := final_metrics(config))]
     values = list(dict.fromkeys(point[first] for point, _ in rows))
     try:
         places = {text: float(text) for text in values}

@@ -18,7 +18,7 @@ from jaxae.core.types import Extra, Variables
 AXIS = "data"  # name of the mapped device axis that a batch is split over
 
 
-Share: TypeAlias = Callable[[jax.Array], jax.Array]  # global batch -> per-device batch
+PerDevice: TypeAlias = Callable[[jax.Array], jax.Array]  # global batch -> per-device batch
 
 
 class Layout(NamedTuple):
@@ -35,7 +35,7 @@ class Layout(NamedTuple):
         return self.microbatches > 1 or self.ordered
 
 
-WHOLE = Layout()
+UNSPLIT = Layout()
 
 
 @no_type_check  # JAX rebuilds it with sentinels and shapes in place of arrays
@@ -44,14 +44,14 @@ class Batch:
     """Examples with their indices, weights, masks and labels. Static fields are part of the pytree structure."""
 
     x: Float[Array, "B *D"]  # in model units: bytes divided by 255
-    index: Int[Array, " B"]  # place in the global batch (evaluation: in the split), which keys the noise
+    index: Int[Array, " B"]  # position in the global batch (evaluation: in the split), which keys the noise
     weight: Float[Array, " B"]  # 1, or 0 for the padding of an evaluation's last batch
     step: Int[Array, ""]  # training step, for schedules
     observed: Float[Array, "B *D"] | Float[Array, "B T"] | None = None  # 1 where measured, 0 where missing; None: all
     y: Int[Array, " B"] | None = None  # class; None where the data has none
     context: Float[Array, "B C"] | None = None  # covariates; None where the data has none
     training: bool = struct.field(pytree_node=False, default=True)  # dropout, noise and batch statistics are on
-    layout: Layout = struct.field(pytree_node=False, default=WHOLE)
+    layout: Layout = struct.field(pytree_node=False, default=UNSPLIT)
 
     if TYPE_CHECKING:
 
@@ -76,15 +76,15 @@ class Batch:
         return weight(self.step) if callable(weight) else weight
 
     def repeat(self, number: Float[Array, ""]) -> Float[Array, " B"]:
-        """Turn a number of the whole batch into a term, with the same value for every example."""
+        """Broadcast a statistic of the batch to a term, with the same value for every example."""
         return jnp.broadcast_to(number, self.index.shape)
 
     def mean(self, values: Float[Array, "B *rest"]) -> Float[Array, "*rest"]:
-        """Mean over the examples of the global batch, without padding, for a term of the whole batch.
+        """Mean over the examples of the global batch, excluding padding.
 
         ValueError for a microbatch.
         """
-        self._require_whole("mean")
+        self._require_full_batch("mean")
         total, count = weighted_sum(values, self.weight), jnp.sum(self.weight)
         if self.axis:
             total, count = jax.lax.psum((total, count), self.axis)
@@ -95,15 +95,15 @@ class Batch:
 
         ValueError for a microbatch, and in evaluation, whose batches hold padding.
         """
-        self._require_whole("gather")
+        self._require_full_batch("gather")
         if not self.training:
             raise ValueError("Batch.gather is for training only; evaluation batches hold padding")
         return jax.lax.all_gather(values, self.axis, tiled=True) if self.axis else values
 
-    def _require_whole(self, method: str) -> None:
+    def _require_full_batch(self, method: str) -> None:
         if self.layout.partial:
             raise ValueError(
-                f"Batch.{method} needs the whole batch, not a microbatch: take accumulate=1 and reduction=fast"
+                f"Batch.{method} needs the global batch, not a microbatch; use accumulate=1 and reduction=fast"
             )
 
 

@@ -14,7 +14,7 @@ from jaxae.core.types import Variables
 
 Prior: TypeAlias = Callable[[Variables, Key[Array, ""], int], Float[Array, "N *code"]]  # (variables, key, N) -> codes
 Corrupt: TypeAlias = Callable[[Key[Array, ""], Batch], Float[Array, "B *D"]]  # (key, batch) -> encoder input
-Figures: TypeAlias = Mapping[str, float | tuple[float, float]]  # test metric -> at most, or a range
+ExpectedMetrics: TypeAlias = Mapping[str, float | tuple[float, float]]  # test metric -> upper bound, or range
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Experiment:
     prior: Prior | None = None  # codes to generate from
     corrupt: Corrupt | None = None
     sequences: bool = False  # whether the model's methods take a mask [B, T], for sequences of different lengths
-    expected: Mapping[str, Figures] = field(default_factory=dict)  # data set -> figures of the source
+    expected: Mapping[str, ExpectedMetrics] = field(default_factory=dict)  # by data set
     unit: str = "nats per image"  # of the loss
     # Further measures of the trained model, by their names in result.json.
     measures: Mapping[str, "Measure"] = field(default_factory=dict)
@@ -56,11 +56,11 @@ class Experiment:
                 f"model: {type(self.model).__name__} has no __call__(x): return self.decode(self.encode(x))"
             )
         if not callable(self.evaluate):
-            raise TypeError("evaluate is a loss: a function (variables, batch, key) -> (terms, updates)")
+            raise TypeError("evaluate must be a loss: a function (variables, batch, key) -> (terms, updates)")
 
 
 def reached(value: float, expected: float | Sequence[float]) -> bool:
-    """Whether a metric is at most, or in the range of, its expected figure."""
+    """Whether a metric meets its expected figure, an upper bound or a range."""
     low, high = expected if isinstance(expected, Sequence) else (-math.inf, expected)
     return low <= value <= high
 

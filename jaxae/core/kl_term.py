@@ -18,12 +18,12 @@ Rate: TypeAlias = Callable[
 ]  # KL of each latent dimension -> term of the loss, nats
 
 
-def weighed(weight: Weight) -> Rate:
+def weighted(weight: Weight) -> Rate:
     """weight * KL: beta-VAE (Higgins et al. 2017, equation 4); 1 is the evidence lower bound."""
     return lambda kl, batch: batch.scheduled(weight) * per_example(kl)
 
 
-BOUND = weighed(1.0)
+BOUND = weighted(1.0)
 
 
 def capacity(weight: Weight, nats: Weight) -> Rate:
@@ -44,7 +44,7 @@ def free_bits(weight: Weight, nats: float) -> Rate:
 
 
 def rate(weight: Weight, warmup: Weight = 1.0, *, target: float = 0.0, free: float = 0.0) -> Rate:
-    """The KL term with this weight: `weighed`, or with a target in nats `capacity`, or with free nats `free_bits`.
+    """The KL term with this weight: `weighted`, or with a target in nats `capacity`, or with free nats `free_bits`.
 
     warmup: multiplies the target if there is one, else the weight. ValueError for both a target and free nats.
     """
@@ -52,7 +52,7 @@ def rate(weight: Weight, warmup: Weight = 1.0, *, target: float = 0.0, free: flo
         raise ValueError(f"capacity={target}, free_bits={free}: choose one of the two")
     if target:
         return capacity(weight, scaled(target, warmup))
-    return free_bits(scaled(weight, warmup), free) if free else weighed(scaled(weight, warmup))
+    return free_bits(scaled(weight, warmup), free) if free else weighted(scaled(weight, warmup))
 
 
 def warmup(epochs: float, cycles: int, epoch_steps: int) -> Weight:

@@ -19,7 +19,7 @@ from jaxae.core.batch import Batch, Layout, Loss, Terms, weighted_sum
 from jaxae.core.types import Extra, Metrics, Params, Variables
 
 SHARDS = 8
-TERM = "term "  # what names of terms in a traced step start with
+TERM = "term "  # prefix of the terms' names in a traced step
 Tree = TypeVar("Tree")
 
 
@@ -48,8 +48,8 @@ def gradient(
         grads, (sums, updates) = descent(params, batch, 1.0)
         if jax.tree.leaves(updates):
             raise ValueError(
-                "a microbatch cannot update statistics of the whole batch, such as those of batch norm: "
-                "take accumulate=1 and reduction=fast"
+                "a microbatch cannot update statistics of the global batch, such as those of batch norm; "
+                "use accumulate=1 and reduction=fast"
             )
         return grads, sums
 
@@ -58,7 +58,7 @@ def gradient(
 
 
 def sums(loss: Loss, variables: Variables, batch: Batch, key: Key[Array, ""]) -> Metrics:
-    """Sum of every term over the examples of the global batch, padding left out."""
+    """Sum of every term over the examples of the global batch, excluding padding."""
 
     def part(batch: Batch) -> Metrics:
         return _sums(_pair(loss(variables, batch, key))[0], batch)
@@ -69,22 +69,22 @@ def sums(loss: Loss, variables: Variables, batch: Batch, key: Key[Array, ""]) ->
 
 
 def _pair(found: Any) -> tuple[Terms, Extra]:
-    """What a loss returned. TypeError unless it is (terms, updates)."""
+    """The result of a loss. TypeError unless it is (terms, updates)."""
     if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], dict)):
         raise TypeError(
-            f"a loss returns (terms, updates), two dictionaries, not one {type(found).__name__}: updates may be {{}}"
+            f"a loss must return (terms, updates), two dictionaries, not a {type(found).__name__}; updates may be {{}}"
         )
     return found
 
 
 def _sums(terms: Terms, batch: Batch) -> Metrics:
     if "loss" not in terms:
-        raise ValueError(f"no term is named loss: there are {sorted(terms)}")
+        raise ValueError(f"no term is named loss, only {sorted(terms)}; the minimised term must be")
     for name, values in terms.items():
         if jnp.shape(values) != batch.weight.shape:
             raise ValueError(
                 f"the term {name} has shape {jnp.shape(values)}, not one number for each of {len(batch.weight)} "
-                "examples; Batch.repeat turns a number of the whole batch into a term"
+                "examples; Batch.repeat broadcasts a statistic of the batch to a term"
             )
     return {name: weighted_sum(values, batch.weight) for name, values in terms.items()}
 

@@ -18,7 +18,7 @@ GRADIENT = "gradient of "  # prefix of the gradients' names in a traced step
 
 
 class Transition(NamedTuple):
-    """A way to train, as a pair of pure functions. Exactly one metric is named `loss`: the one that a run reports."""
+    """A pair of pure functions, as in Optax. Exactly one metric is named `loss`: the one that a run reports."""
 
     init: Callable[[Params], Any]  # params -> optimizer state
     step: Callable[[State, Batch, Key[Array, ""]], tuple[State, Metrics]]
@@ -33,10 +33,10 @@ def descend(
     with respect to them and the optimizer holds no state for them.
     name: metric name of the minimised term.
     ValueError for a group that does not exist, and for a name that another term of the loss has; TypeError for an
-    optimizer that is no Optax transformation.
+    optimizer that is not an Optax transformation.
     """
     if not hasattr(optimizer, "update"):
-        raise TypeError(f"{optimizer!r} is no Optax transformation: call it, as in optax.adam(1e-3)")
+        raise TypeError(f"{optimizer!r} is not an Optax transformation; pass an instance, such as optax.adam(1e-3)")
 
     def select(params: Params) -> Params:
         if wrt is None:
@@ -56,7 +56,7 @@ def descend(
         params = {**state.params, **optax.apply_updates(selected, deltas)}
         if name != "loss":
             if name in metrics:
-                raise ValueError(f"the loss has a term named {name} already")
+                raise ValueError(f"name={name}: the loss already has a term of this name; choose another")
             metrics[name] = metrics.pop("loss")
         new = state._replace(params=params, opt_state=opt_state, extra={**state.extra, **updates})
         return new, metrics
@@ -67,7 +67,7 @@ def descend(
 def alternate(*transitions: Transition) -> Transition:
     """Several transitions in turn on the same batch, each with its own optimizer state and noise.
 
-    Each sees the state that the one before has left. ValueError if two report a metric of the same name.
+    Each starts from the state after the previous one. ValueError if two report a metric of the same name.
     """
 
     def step(state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, Metrics]:
@@ -96,7 +96,7 @@ def binarized(transition: Transition) -> Transition:
 
 
 def averaged(transition: Transition, decay: float) -> Transition:
-    """The transition, with an exponential moving average of the parameters, which is what is evaluated and loaded.
+    """The transition with an exponential moving average of the parameters, for evaluation and `load`.
 
     average <- decay * average + (1 - decay) * params after every step, from the initial parameters: exponential weights
     in place of the equal ones of Polyak & Juditsky 1992. ValueError for a decay that is not in (0, 1).
@@ -115,7 +115,7 @@ def averaged(transition: Transition, decay: float) -> Transition:
 def phases(*parts: tuple[int, Transition]) -> Transition:
     """Transitions one after the other: each for its number of steps, the last one to the end.
 
-    Each sees the parameters that the one before has left; the metrics are those that all report.
+    Each starts from the parameters after the previous one. Reports the metrics that all transitions report.
     """
     starts = list(accumulate(steps for steps, _ in parts[:-1]))
 
@@ -152,7 +152,7 @@ def _named(grads: Params) -> Params:
 
 @custom_vmap
 def _of_all_seeds(step: jax.Array) -> jax.Array:
-    """The step, without an axis of seeds, which are all at the same: then one phase is computed, not every one."""
+    """The step without its axis of seeds, which is constant along it, so that `switch` computes a single phase."""
     return step
 
 

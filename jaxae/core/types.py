@@ -1,4 +1,4 @@
-"""The records that travel through training.
+"""Records of the training state, the examples and the data.
 
 Shape letters: B batch, D data (any number of axes, usually H W C), Z code, K samples, T time, N examples of a split.
 """
@@ -25,7 +25,7 @@ class Averaged(NamedTuple):
 
 
 class State(NamedTuple):
-    """All that training changes. With several seeds every leaf has a leading axis of seeds."""
+    """The state that training updates. With several seeds every leaf has a leading axis of seeds."""
 
     step: Int[Array, "*seeds"]
     params: Params
@@ -34,17 +34,17 @@ class State(NamedTuple):
 
     @property
     def variables(self) -> Variables:
-        """What is evaluated: parameters, averaged where training averages them, and the other collections."""
+        """Variables for evaluation: parameters, or their moving averages if any, and the other collections."""
         averaged = isinstance(self.opt_state, Averaged)
         return {"params": self.opt_state.params if averaged else self.params, **self.extra}
 
 
 class Examples(NamedTuple):
-    """A data split on the device, as flat rows: gathering uint8 rows is what is fast."""
+    """A data split as flat rows, since gathering uint8 rows is fast; in host or device memory."""
 
-    x: UInt8[Array, "N D"] | Float[Array, "N D"]
-    y: Int[Array, " N"]
-    lengths: Int[Array, " N"] | None = None  # of sequences, in steps
+    x: UInt8[Array | np.ndarray, "N D"] | Float[Array | np.ndarray, "N D"]
+    y: Int[Array | np.ndarray, " N"]
+    lengths: Int[Array | np.ndarray, " N"] | None = None  # of sequences, in steps
 
 
 class Info(NamedTuple):
@@ -52,7 +52,7 @@ class Info(NamedTuple):
 
     shape: tuple[int, ...]  # of one example
     train: int  # number of training examples
-    mean: Callable[[], Float[np.ndarray, "*D"]] | None = None  # of the training examples, if they are at hand
+    mean: Callable[[], Float[np.ndarray, "*D"]] | None = None  # of the training examples, if available
 
     def clipped_mean(self) -> Float[np.ndarray, "*D"]:
         """The mean training example, clipped away from 0 and 1, to initialise a decoder; 0.5 if unknown."""

@@ -1,4 +1,4 @@
-"""Data: `load` gives any set of images as uint8 arrays, or of sequences as float32 arrays, decoded once."""
+"""Data sets as arrays: images as uint8, sequences as float32."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -11,17 +11,17 @@ from jaxtyping import Float, Float32, Int, UInt8
 from jaxae.core.types import Info
 from jaxae.errors import InputError
 
-ARRAY = "array"  # what a run calls data that came as an array
-CLASSES = 10_000  # more than this many is a mistake
+ARRAY = "array"  # name of data passed as an array, in config.json
+CLASSES = 10_000  # maximum number of classes
 
 
 class Split(NamedTuple):
     """Examples with their classes: images, or sequences of up to T steps of D numbers in [0, 1]."""
 
     x: UInt8[np.ndarray, "N H W C"] | Float32[np.ndarray, "N T D"]
-    y: Int[np.ndarray, " N"]  # -1 where there are none
-    lengths: Int[np.ndarray, " N"] | None = None  # of sequences; behind them x is 0
-    factors: Int[np.ndarray, "N F"] | None = None  # what made each image, where that is known; counted from 0
+    y: Int[np.ndarray, " N"]  # -1 for examples without a class
+    lengths: Int[np.ndarray, " N"] | None = None  # of sequences; the padding of x is 0
+    factors: Int[np.ndarray, "N F"] | None = None  # factors of variation of each image, if known; counted from 0
 
 
 class Dataset(NamedTuple):
@@ -29,7 +29,7 @@ class Dataset(NamedTuple):
 
     train: Split
     test: Split
-    classes: tuple[str, ...]  # names of the classes; empty where there are none
+    classes: tuple[str, ...]  # names of the classes; empty without classes
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -38,7 +38,7 @@ class Dataset(NamedTuple):
 
     @property
     def info(self) -> Info:
-        """What an experiment is built for."""
+        """The properties from which an experiment is built."""
         return Info(self.shape, len(self.train.x), self._mean)
 
     def _mean(self) -> Float[np.ndarray, "*D"]:
@@ -56,10 +56,10 @@ class Dataset(NamedTuple):
 
 
 def load(name: str, data_dir: str = "", manual_dir: str = "", binarize: str = "none") -> Dataset:
-    """As `named`, with its images drawn black and white where they are to be: see `binary.drawn`."""
+    """As `named`, with binarized images if requested: see `binary.binarize`."""
     from jaxae.data import binary
 
-    return binary.drawn(named(name, data_dir, manual_dir), binarize)
+    return binary.binarize(named(name, data_dir, manual_dir), binarize)
 
 
 def from_arrays(
@@ -69,10 +69,10 @@ def from_arrays(
     test: Any = None,
     test_y: np.ndarray | None = None,
 ) -> Dataset:
-    """Arrays as a data set: uint8, float in [0, 1] (kept as 256 levels) or bool, [N, H, W] or [N, H, W, C].
+    """Arrays as a data set: uint8, float in [0, 1] (quantized to 256 levels) or bool, [N, H, W] or [N, H, W, C].
 
     y: classes, counted from 0. test: the test examples; a fraction that is held out, stratified by class (default: a
-    tenth); or 0: the training examples themselves. InputError for arrays that are not so.
+    tenth); or 0: the training examples themselves. InputError for other arrays.
     """
     from jaxae.data import files
 
@@ -84,25 +84,23 @@ def from_arrays(
         if train.x.shape[1:] != held.x.shape[1:]:
             raise InputError(f"test examples have shape {held.x.shape[1:]}, not {train.x.shape[1:]}")
         return Dataset(train, held, labels(y, len(x), path)[1])
-    whole = files.pixels(x, path)
-    found, classes = labels(y, len(whole), path)
+    images = files.pixels(x, path)
+    found, classes = labels(y, len(images), path)
     if test is not None and test == 0:
-        split = Split(whole, found)
+        split = Split(images, found)
         return Dataset(split, split, classes)
     fraction = 0.1 if test is None else float(test)
     if not 0 < fraction < 1:
-        raise InputError(
-            f"test={test} is no fraction: give one between 0 and 1, 0 for the training examples, or arrays"
-        )
-    return hold_out(whole, found, classes, fraction)
+        raise InputError(f"test={test} must be a fraction between 0 and 1, 0 for the training examples, or an array")
+    return hold_out(images, found, classes, fraction)
 
 
 def _array(x: Any, name: str) -> np.ndarray:
-    """As an array; booleans are black and white pixels. InputError for a ragged list."""
+    """Convert to an array, booleans to float32. InputError for a ragged list."""
     try:
         found = np.asarray(x)
     except ValueError:
-        raise InputError(f"{name} is a list of arrays of different shapes: give one array, [N, H, W, C]") from None
+        raise InputError(f"{name} is a list of arrays of different shapes; pass one array, [N, H, W, C]") from None
     return found.astype(np.float32) if found.dtype == bool else found
 
 
@@ -141,11 +139,11 @@ def examples(
 
 
 def path_of(name: str) -> Path | None:
-    """The path that a name stands for; None for that of a data set. InputError for one that is neither."""
+    """The path that a name denotes; None for a named data set. InputError for neither."""
     from jaxae.data import files, tfds
 
     if name == ARRAY:
-        raise InputError("data=array: the run was trained on an array, which is in no file: pass it again")
+        raise InputError("data=array: the run was trained on an array, which is not saved; pass it again")
     if not name:
         raise InputError("data='' is empty: give digits, sprites, a TFDS name or a path")
     if name == "digits" or name.split("/")[0] == "sprites" or tfds.prepares(name):
@@ -159,17 +157,17 @@ def path_of(name: str) -> Path | None:
 
 
 def labels(y: np.ndarray | None, count: int, path: Path) -> tuple[Int[np.ndarray, " N"], tuple[str, ...]]:
-    """The classes of the user's own `count` examples (-1 without y), and their names. InputError."""
+    """Check the classes of `count` examples (-1 without y), and name them. InputError for invalid ones."""
     if y is None:
         return np.full(count, -1, np.int32), ()
     if y.shape != (count,) or not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= CLASSES:
-        raise InputError(f"{path}: y is {y.dtype} {y.shape}, not {count} classes counted from 0, below {CLASSES}")
+        raise InputError(f"{path}: y is {y.dtype} {y.shape}, not {count} classes from 0 to {CLASSES - 1}")
     return y.astype(np.int32), tuple(str(label) for label in range(int(y.max()) + 1))
 
 
-def spread(count: int, most: int) -> np.ndarray:
-    """Up to `most` places, evenly spaced over `count`: data may be in the order of its classes."""
-    return np.linspace(0, count - 1, min(most, count)).astype(int)
+def spread(count: int, limit: int) -> np.ndarray:
+    """Up to `limit` indices, evenly spaced over `count`, since data may be sorted by class."""
+    return np.linspace(0, count - 1, min(limit, count)).astype(int)
 
 
 def hold_out(
@@ -180,14 +178,13 @@ def hold_out(
     lengths: np.ndarray | None = None,
     take: Callable[[np.ndarray, np.ndarray], np.ndarray] = lambda x, part: x[part],
 ) -> Dataset:
-    """A fixed stratified split: of the examples in the order of their classes, every tenth is for the test.
+    """A fixed split, stratified by class.
 
-    fraction: of the examples, if not a tenth; spaced evenly.
-
-    take: (x, whether an example is one of them) -> these examples.
+    fraction: fraction of the test split, whose examples are evenly spaced after sorting by class.
+    take: (x, mask) -> the examples where the mask is true.
     """
     if len(x) < 2:
-        raise InputError(f"{len(x)} example: at least 2 are needed, one of them for the test")
+        raise InputError(f"{len(x)} example: at least 2 are needed, one of them for the test split")
     test = np.zeros(len(x), bool)
     count = min(max(1, int(fraction * len(x) + 1e-9)), len(x) - 1)
     places = np.minimum(np.ceil(np.arange(1, count + 1) / fraction - 1e-9).astype(int) - 1, len(x) - 1)

@@ -7,22 +7,22 @@ from jaxae.data import Dataset, Split
 PIECE = 10_000  # examples
 
 
-def drawn(dataset: Dataset, how: str) -> Dataset:
-    """The set for `binarize`: `none` as it is; `static` with both splits drawn; `dynamic` with the test split drawn.
+def binarize(dataset: Dataset, how: str) -> Dataset:
+    """Binarize both splits (`static`), the test split (`dynamic`), or neither (`none`).
 
-    The draws are a part of the data, the same for every seed of a run. What training images are drawn anew in every
-    step is `step.binarized`.
+    The result is part of the data, the same for every seed of a run. With `dynamic`, `step.binarized` resamples the
+    training images in every step.
     """
-    train = _drawn(dataset.train, 0) if how == "static" else dataset.train
-    return dataset if how == "none" else dataset._replace(train=train, test=_drawn(dataset.test, 1))
+    train = _binarize(dataset.train, 0) if how == "static" else dataset.train
+    return dataset if how == "none" else dataset._replace(train=train, test=_binarize(dataset.test, 1))
 
 
-def seen(dataset: Dataset, how: str) -> Dataset:
-    """A set as `drawn` gives it, whose training images are also as training sees them: black and white, if dynamic."""
-    return drawn(dataset, "static") if how == "dynamic" else dataset
+def as_in_training(dataset: Dataset, how: str) -> Dataset:
+    """Binarize also the training images of a `dynamic` set, as the training step does."""
+    return binarize(dataset, "static") if how == "dynamic" else dataset
 
 
-def _drawn(split: Split, stream: int) -> Split:
+def _binarize(split: Split, stream: int) -> Split:
     rng = np.random.default_rng((20080705, stream))
     white = 255 if split.x.dtype == np.uint8 else 1
     x = np.empty(split.x.shape, split.x.dtype)

@@ -1,6 +1,6 @@
-"""Decoded arrays in the user's cache folder (`JAXAE_CACHE`, or `~/.cache/jaxae`).
+"""Cache of decoded arrays in a folder of the user (`JAXAE_CACHE`, or `~/.cache/jaxae`).
 
-An `.npz` per set; of a large one an `.npy` per split, which is mapped, not read.
+A set is an `.npz`; a large one is an `.npy` per split, which is memory-mapped.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from jaxae.data import Dataset, Split
 from jaxae.errors import InputError
 
 PIECE = 10_000  # examples
-VERSION = 2  # another one whenever decoding or splitting changes what a key stands for
+VERSION = 2  # increment when decoding or splitting changes
 
 
 def folder() -> Path:
@@ -28,10 +28,9 @@ def folder() -> Path:
 
 
 def part_on_disk(name: str, state: str, x: np.ndarray, part: np.ndarray) -> np.ndarray:
-    """x[part] as an array that stays on disk, written once, piece by piece. InputError where it cannot be written.
+    """x[part] as a memory-mapped array, written to the cache once. InputError if it cannot be written.
 
-    name, state: of the file that x comes from; copies of its other states are removed. part: for each row, whether it
-    is wanted.
+    name, state: of the source file of x; copies of its other states are deleted. part: boolean mask of the rows.
     """
     rows, shape = np.flatnonzero(part), (int(part.sum()), *x.shape[1:])
     of_name = f"{_digest(name.encode())}-"
@@ -47,7 +46,7 @@ def part_on_disk(name: str, state: str, x: np.ndarray, part: np.ndarray) -> np.n
         for old in folder().glob(f"{of_name}*"):
             if not old.name.startswith(of_state):
                 old.unlink()
-        with writing(path) as file:  # not a map of it: a full disk would end the process
+        with writing(path) as file:  # not a memory map: a full disk would kill the process
             header = {"descr": x.dtype.str, "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
             for i in range(0, len(rows), PIECE):
@@ -58,9 +57,9 @@ def part_on_disk(name: str, state: str, x: np.ndarray, part: np.ndarray) -> np.n
 
 
 def cached(key: str, make: Callable[[], Dataset]) -> Dataset:
-    """The set that was stored under this key, else what `make` gives, stored. A damaged file is made again.
+    """The set cached under this key, or the result of `make`, which is then cached. A damaged file is replaced.
 
-    key: says all that the result depends on.
+    key: text of everything that the result depends on.
     """
     path = folder() / f"{_digest(key.encode())}.npz"
     try:
@@ -83,13 +82,13 @@ def cached(key: str, make: Callable[[], Dataset]) -> Dataset:
     return dataset
 
 
-def _digest(said: bytes) -> str:
-    return hashlib.sha256(f"{VERSION} ".encode() + said).hexdigest()[:32]
+def _digest(key: bytes) -> str:
+    return hashlib.sha256(f"{VERSION} ".encode() + key).hexdigest()[:32]
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that is at the path when it is complete, and nowhere when anything fails before. OSError."""
+    """Write a file atomically: it appears at the path when complete, and not at all after an error. OSError."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with partial.open("wb") as file:

@@ -1,4 +1,4 @@
-"""The embedded data: 1,797 handwritten digits that scikit-learn brings along (Alpaydin & Kaynak 1998)."""
+"""`digits`: 1,797 handwritten digits from scikit-learn (Alpaydin & Kaynak 1998)."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from jaxae.data.cache import cached
 
 
 def load() -> Dataset:
-    """8x8 images of 17 grey levels, resized to 28x28 (bicubic); every fifth of a class is for the test."""
+    """8x8 images of 17 grey levels, resized to 28x28 (bicubic); a fifth of each class is the test split."""
     return cached("digits 28x28 bicubic, every fifth for the test", _decode)
 
 

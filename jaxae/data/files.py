@@ -1,4 +1,4 @@
-"""The user's own data: `.npy`, `.npz`, IDX files, a folder of images."""
+"""Data of the user: `.npy`, `.npz` and IDX files, folders of images."""
 
 import os
 import re
@@ -17,7 +17,7 @@ from jaxae.data.cache import cached, part_on_disk
 from jaxae.errors import InputError, first_line
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # others of Pillow's call programs
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # Pillow reads other formats with external programs
 MNIST = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # 8 bits a channel
 GREY = ("1", "L", "LA")
@@ -30,13 +30,12 @@ def looks_like_path(name: str) -> bool:
 
 
 def load(path: Path) -> Dataset:
-    """Images of one shape, grey or colour, uint8 or float in [0, 1] (kept as 256 levels).
+    """Images of one shape, grey or colour, uint8 or float in [0, 1] (quantized to 256 levels).
 
-    `.npy`: the images. `.npz`: `x`, and classes `y` if it has them; or sequences. IDX: a file of images, with its file
-    of labels if it lies beside it, or a folder with the four files of MNIST. A folder of images (8 bits a channel; an
+    `.npy`: the images. `.npz`: `x`, and optional classes `y`; or sequences. IDX: a file of images, with the file
+    of labels beside it, if any, or a folder with the four files of MNIST. A folder of images (8 bits a channel; an
     alpha channel is left out): one folder per class, or none.
-    Every tenth image of a class is for the test, except in the four files, which have their own.
-    InputError for everything else.
+    A tenth of each class is the test split; the four files of MNIST have their own. InputError for other content.
     """
     _check(path)
     if path.is_dir():
@@ -55,7 +54,7 @@ def load(path: Path) -> Dataset:
 
 
 def read(path: Path) -> tuple[Split, Sequence[str | int]]:
-    """All examples of a path, as `load` takes it, in their order and without their classes; and their names.
+    """All examples at a path (as for `load`) in order, without classes; and their names.
 
     The names are the paths of the images of a folder, relative to it and sorted; else numbers from 0. Of the four files
     of MNIST the training images come first. An `.npy` of bytes above one GiB stays on disk. InputError as `load`.
@@ -87,7 +86,7 @@ def _check(path: Path) -> None:
     if not path.exists():
         raise InputError(f"{path}: there is no such file or folder: check the path")
     if not (path.is_dir() or path.is_file()):
-        raise InputError(f"{path}: is neither a file nor a folder: copy what it gives into a file")
+        raise InputError(f"{path}: is neither a file nor a folder: copy its content into a file")
 
 
 def _four(path: Path) -> list[Path]:
@@ -107,7 +106,7 @@ def _mnist(four: list[Path]) -> Dataset:
 
 
 def _large(path: Path) -> Dataset | None:
-    """The splits of a file of bytes that is better not read into memory, as arrays that stay on disk; else None."""
+    """The splits of a uint8 file above one GiB, as memory-mapped arrays; None for other files."""
     x = _mapped(path)
     if x is None:
         return None
@@ -117,7 +116,7 @@ def _large(path: Path) -> Dataset | None:
 
 
 def _mapped(path: Path) -> np.ndarray | None:
-    """The array in a file of bytes that is better not read into memory; None for another file."""
+    """The memory-mapped array of a uint8 file above one GiB; None for other files."""
     if path.stat().st_size <= LARGE:
         return None
     with _reading(path, b"\x93NUMPY"):
@@ -142,7 +141,7 @@ def _npz(path: Path) -> dict[str, np.ndarray]:
 
 @contextmanager
 def _reading(path: Path, magic: bytes) -> Iterator[IO[bytes]]:
-    """The open file; whatever goes wrong with it is an InputError."""
+    """Open a file, and raise InputError for every error within the body."""
     try:
         with path.open("rb") as file:
             if file.read(len(magic)) != magic:
@@ -153,7 +152,7 @@ def _reading(path: Path, magic: bytes) -> Iterator[IO[bytes]]:
         raise
     except Exception as error:  # NumPy, zipfile and zlib raise many kinds for damaged files
         if "pickle" in str(error):
-            raise InputError(f"{path}: holds pickled objects, which are never loaded: save numbers") from None
+            raise InputError(f"{path}: holds pickled objects, which are never loaded: save numeric arrays") from None
         raise InputError(f"{path}: cannot be read ({first_line(error)}): is it truncated or damaged?") from None
 
 
@@ -195,7 +194,7 @@ def _folder(path: Path) -> Dataset:
 
 @contextmanager
 def _listing(path: Path) -> Iterator[None]:
-    """Whatever goes wrong in listing a folder is an InputError."""
+    """Raise InputError for an error in listing a folder."""
     try:
         yield
     except (OSError, RuntimeError) as error:  # RuntimeError: a link to itself
@@ -219,7 +218,7 @@ def _images(folder: Path) -> Iterable[Path]:
 
 
 def _decode(paths: list[Path]) -> UInt8[np.ndarray, "N H W C"]:
-    """The images in these files: grey where all are, else in colour. InputError."""
+    """The images in these files: grey if all are, otherwise in colour. InputError for other content."""
     from PIL import Image
 
     arrays: list[np.ndarray] = []
@@ -228,7 +227,7 @@ def _decode(paths: list[Path]) -> UInt8[np.ndarray, "N H W C"]:
         try:
             with Image.open(path, formats=FORMATS) as image:
                 if image.mode not in MODES:
-                    raise InputError(f"{path}: has pixels of kind {image.mode}: save it with 8 bits a channel")
+                    raise InputError(f"{path}: has pixel mode {image.mode}: save it with 8 bits a channel")
                 colour = colour or image.mode not in GREY
                 arrays.append(np.asarray(image.convert("RGB")))
         except InputError:

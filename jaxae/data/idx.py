@@ -39,15 +39,15 @@ def parse(file: Any, axes: int, name: str) -> np.ndarray:
     size = prod(shape)
     body = _read(file, size + 1)  # never more than the header declares
     if len(body) != size:
-        told = "more" if len(body) > size else f"{len(body)}"
-        raise InputError(f"{name}: {told} bytes where the header says {size}: fetch it again")
+        found = "more" if len(body) > size else f"{len(body)}"
+        raise InputError(f"{name}: {found} bytes where the header says {size}: fetch it again")
     if not size:
         raise InputError(f"{name}: has no examples: its header says {shape}")
     return np.frombuffer(body, np.uint8).reshape(shape)
 
 
 def _read(file: Any, size: int) -> bytes:
-    """As `file.read(size)`, taking memory only for what is there."""
+    """As `file.read(size)`, allocating memory only for existing bytes."""
     pieces, left = [], size
     while left and (piece := file.read(min(left, 1 << 20))):
         pieces.append(piece)

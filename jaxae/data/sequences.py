@@ -1,7 +1,7 @@
-"""The user's own sequences, of any lengths: an `.npz` of ragged arrays.
+"""Sequences of the user, of any lengths: an `.npz` of ragged arrays.
 
-`np.savez(path, *sequences)`, or `np.savez(path, x=rows, lengths=lengths)` with all rows one below the other; with
-either, classes `y`. Each sequence is [T] or [T, D]; uint8, or float in [0, 1].
+`np.savez(path, *sequences)`, or `np.savez(path, x=rows, lengths=lengths)` with the rows of all sequences concatenated;
+with either, optional classes `y`. Each sequence is [T] or [T, D]; uint8, or float in [0, 1].
 """
 
 import re
@@ -17,7 +17,7 @@ SIZE = 2**31  # bytes; padding to the longest sequence may need far more memory 
 
 
 def load(arrays: dict[str, np.ndarray], path: Path) -> Dataset:
-    """The sequences in the arrays of a file; every tenth of a class is for the test. InputError as `padded`."""
+    """The sequences in the arrays of a file; a tenth of each class is the test split. InputError as `padded`."""
     x, lengths = padded(arrays, path)
     return hold_out(x, *labels(arrays.get("y"), len(x), path), lengths=lengths)
 
@@ -25,7 +25,7 @@ def load(arrays: dict[str, np.ndarray], path: Path) -> Dataset:
 def padded(arrays: dict[str, np.ndarray], path: Path) -> tuple[Float32[np.ndarray, "N T D"], Int[np.ndarray, " N"]]:
     """All sequences in the arrays of a file, in [0, 1] and padded with 0, and their lengths.
 
-    InputError for arrays that are no sequences.
+    InputError for other arrays.
     """
     parts = _parts(arrays, path)
     kinds = {(part.dtype, part.shape[1:]) for part in parts}
@@ -34,11 +34,11 @@ def padded(arrays: dict[str, np.ndarray], path: Path) -> tuple[Float32[np.ndarra
     rows = np.concatenate(parts)
     lengths = np.array([len(part) for part in parts], np.int32)
     if not lengths.all() or not rows.size:
-        raise InputError(f"{path}: sequence {int(lengths.argmin())} is empty: leave it out")
+        raise InputError(f"{path}: sequence {int(lengths.argmin())} is empty; omit it")
     scale = np.float32(255 if rows.dtype == np.uint8 else 1)
     if rows.dtype != np.uint8 and not np.issubdtype(rows.dtype, np.floating):
         raise InputError(f"{path}: values are {rows.dtype}: save uint8, or float in [0, 1]")
-    if not (rows.min() >= 0 and rows.max() <= scale):  # so NaN is refused too
+    if not (rows.min() >= 0 and rows.max() <= scale):  # also false for NaN
         raise InputError(f"{path}: values from {rows.min():g} to {rows.max():g}: floats must be in [0, 1]; scale first")
     longest = int(lengths.max())
     if len(parts) * longest * rows.shape[1] * 4 > SIZE:

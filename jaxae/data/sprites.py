@@ -1,15 +1,15 @@
-"""Sprites whose factors are known, after dSprites (Matthey, Higgins, Hassabis & Lerchner 2017): white on black.
+"""Sprites with known factors of variation, after dSprites (Matthey, Higgins, Hassabis & Lerchner 2017).
 
-The factors are independent and uniform, and counted from 0:
+White shapes on black. The factors are independent and uniform, and counted from 0:
 
-    0 shape      3   square, ellipse, heart, of one area
+    0 shape      3   square, ellipse, heart, of equal area
     1 scale      6   0.5, 0.6, ..., 1: of lengths
     2 rotation  40   anticlockwise, in steps of 9 degrees
     3 x         32   from left to right
     4 y         32   from top to bottom
 
-A square looks the same after a quarter of a turn, an ellipse after a half, a heart only after a whole one: for two
-shapes of three the image does not tell the rotation, so that no code can, and measures of it stay below their best.
+A square is symmetric under a quarter turn, an ellipse under a half turn, a heart only under a full turn: for two of
+the three shapes the image does not determine the rotation, so metrics of it stay below their maximum.
 """
 
 from functools import cache, partial
@@ -27,17 +27,17 @@ CLASSES = ("square", "ellipse", "heart")
 COUNTS = (3, 6, 40, 32, 32)  # values of each factor
 SIZES = {"sprites": 32, "sprites/64": 64}
 SEED = 0
-PIECE = 10_000  # images that are drawn at a time
-GRID = 64  # pixels on which sprites move by one; smaller images are means over its blocks
-WINDOW = GRID - COUNTS[3] + 1  # pixels: at any position it lies inside the image, as does what is drawn in it
-SAMPLES = 4  # points of a pixel along either axis that are inside a sprite or not
+PIECE = 10_000  # images rendered at a time
+GRID = 64  # pixels of the full resolution, at which x and y are shifts by one; smaller images average blocks
+WINDOW = GRID - COUNTS[3] + 1  # pixels of a rendered sprite, inside the image at every position
+SAMPLES = 4  # sample points per pixel along each axis
 
 
 def load(name: str = "sprites") -> Dataset:
     """60,000 and 10,000 sprites of 32x32 pixels, `sprites/64` of 64x64; InputError for another name.
 
-    The splits are drawn independently: of the 737,280 sprites that there are, a twelfth of the test's are among those
-    for training.
+    The splits are sampled independently from the 737,280 possible sprites: a twelfth of the test sprites are also in
+    the training split.
     """
     if name not in SIZES:
         names = " or ".join(f"{known} ({size}x{size} pixels)" for known, size in SIZES.items())
@@ -52,7 +52,7 @@ def _split(key: Key[Array, ""], count: int, size: int) -> Split:
 
 
 def sample(key: Key[Array, ""], count: int) -> Int[Array, "N 5"]:
-    """Factors, independent and uniform."""
+    """Sample factors, independent and uniform."""
     return jax.random.randint(key, (count, len(COUNTS)), 0, jnp.array(COUNTS)[None])
 
 
@@ -62,16 +62,16 @@ def images(factors: Int[np.ndarray, "N 5"], size: int = 32) -> UInt8[np.ndarray,
     size: pixels, a divisor of 64. ValueError for another one, and for factors out of range.
     """
     if size < 1 or GRID % size:
-        raise ValueError(f"sprites of {size} pixels: their number must divide {GRID}")
+        raise ValueError(f"size={size} must be a divisor of {GRID}")
     if (factors < 0).any() or (factors >= COUNTS).any():
-        raise ValueError(f"factors out of range: they are counted from 0, and there are {COUNTS} values")
+        raise ValueError(f"factors out of range: they must be from 0 to below {COUNTS}")
     pieces = [factors[i : i + PIECE] for i in range(0, len(factors), PIECE)]
     return np.concatenate([np.asarray(_draw(_covered(), piece, size)) for piece in pieces])
 
 
 @partial(jax.jit, static_argnames="size")
 def _draw(covered: UInt8[Array, "3 6 40 W W"], factors: Int[Array, "N 5"], size: int) -> UInt8[Array, "N S S 1"]:
-    """Sprites at their places, as grey levels."""
+    """Render sprites at their positions, as grey levels."""
 
     def place(one: Int[Array, " 5"]) -> UInt8[Array, "G G"]:
         shape, scale, rotation, x, y = one
@@ -86,9 +86,9 @@ def _draw(covered: UInt8[Array, "3 6 40 W W"], factors: Int[Array, "N 5"], size:
 
 @cache
 def _covered() -> UInt8[np.ndarray, "3 6 40 W W"]:
-    """Of each pixel's points, how many lie inside the sprite, for every shape, scale and rotation about its centroid.
+    """Sample points inside the sprite per pixel, for every shape, scale and rotation about its centroid.
 
-    In NumPy's double precision: from here on all is whole numbers, and rounds nowhere.
+    Computed in double precision; all further arithmetic is exact, on integers.
     """
     at = (np.arange(WINDOW * SAMPLES) + 0.5) / SAMPLES - WINDOW / 2
     right, up = at[None], -at[:, None]

@@ -29,7 +29,7 @@ def prepares(name: str) -> bool:
 
 
 def load(name: str, data_dir: str = "", manual_dir: str = "") -> Dataset:
-    """An image set of TFDS by name, prepared if need be, as uint8 arrays in TFDS' own order.
+    """An image set of TFDS by name, prepared if necessary, as uint8 arrays in TFDS' own order.
 
     data_dir: folder of prepared sets. manual_dir: folder of archives already downloaded; their checksums are verified.
     InputError for an unknown name, a set that is not of images, a failed download, a damaged archive, and for a set
@@ -47,7 +47,7 @@ def load(name: str, data_dir: str = "", manual_dir: str = "") -> Dataset:
     if builder.info.file_format.value != "array_record":
         raise InputError(
             f"{name} in {builder.data_dir} is prepared as {builder.info.file_format.value}: jaxae reads array_record; "
-            "give another data_dir to prepare it there"
+            "use another data_dir to prepare it there"
         )
     files = sorted((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in Path(builder.data_dir).iterdir())
     return cached(f"tfds {builder.data_dir} {files}", lambda: _decode(tfds, builder, name))
@@ -105,7 +105,7 @@ def _check_archives(builder: Any, manual_dir: str) -> None:
 
 
 def _builder(name: str, where: dict[str, str]) -> Any:
-    """TFDS' own builder of the MNIST family, but for how it unpacks and encodes."""
+    """TFDS' builder of the MNIST family, with unpacking and encoding that need no TensorFlow."""
     from tensorflow_datasets.image_classification import mnist
 
     set_name, _, config = name.partition("/")
@@ -131,7 +131,7 @@ def _builder(name: str, where: dict[str, str]) -> Any:
 
 
 def _open(dl_manager: Any, builder: Any, file: str) -> gzip.GzipFile:
-    """A file of the set, unpacked by Python: TFDS would call TensorFlow."""
+    """A file of the set, unpacked by Python, since TFDS would call TensorFlow."""
     if not builder.builder_config:
         return gzip.open(dl_manager.download(builder.URL + file))
     archive = zipfile.ZipFile(dl_manager.download(builder.URL))

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxae.core.batch import AXIS, WHOLE, Layout, Share
+from jaxae.core.batch import AXIS, UNSPLIT, Layout, PerDevice
 from jaxae.core.reduction import SHARDS
-from jaxae.devices.processes import ALONE, Processes
+from jaxae.devices.processes import SINGLE_PROCESS, Processes
 
 SEEDS = "seeds"
 MODES = ("auto", "pmap", "jit")
 REDUCTIONS = ("fast", "reproducible")
-Make = Callable[[Share, Layout], Callable[..., Any]]  # (share, layout) -> program on a per-device batch
+Make = Callable[[PerDevice, Layout], Callable[..., Any]]  # (per_device, layout) -> program on a per-device batch
 
 
 class Plan(NamedTuple):
@@ -25,8 +25,8 @@ class Plan(NamedTuple):
     mode: str  # "one" device; "pmap" or "jit" split the batch; "seeds" splits the seeds
     mesh: Mesh
     seeds: int
-    layout: Layout = WHOLE  # of a batch
-    processes: Processes = ALONE
+    layout: Layout = UNSPLIT  # of a batch
+    processes: Processes = SINGLE_PROCESS
 
     @property
     def devices(self) -> int:
@@ -41,11 +41,11 @@ def plan(
     devices: Sequence[jax.Device] | None = None,
     reduction: str = "fast",
     accumulate: int = 1,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> Plan:
     """Choose how to split seeds or batches over devices (default: all).
 
-    Seeds whose number is divisible by that of the devices are split first, since they need no communication; otherwise
+    Seeds are split if their number is divisible by the number of devices, since they need no communication; otherwise
     the batch is, by pmap unless parallel=jit.
     parallel: auto, pmap or jit. reduction: fast or reproducible. accumulate: microbatches per device.
     ValueError for unknown values, for a batch size that is not divisible, and for arguments that exclude each other.
@@ -59,9 +59,9 @@ def plan(
     if reduction == "reproducible":  # one form of program for any number of devices
         if parallel == "jit" or accumulate > 1:
             other = "parallel=jit" if parallel == "jit" else f"accumulate={accumulate}"
-            raise ValueError(f"reduction=reproducible uses pmap and microbatches of its own: leave out {other}")
+            raise ValueError(f"reduction=reproducible sets pmap and microbatches; omit {other}")
         if SHARDS % n:
-            raise ValueError(f"reduction=reproducible is for 1, 2, 4 or {SHARDS} devices, and there are {n}")
+            raise ValueError(f"reduction=reproducible needs 1, 2, 4 or {SHARDS} devices, not {n}")
         _divides(batch_size, SHARDS, f"by {SHARDS} shards")
         return Plan("pmap", mesh, seeds, Layout(AXIS, SHARDS // n, ordered=True), processes)
     spread = n > 1 and seeds % n == 0 and not processes.is_multiprocess
@@ -85,23 +85,23 @@ def _divides(batch_size: int, by: int, how: str) -> None:
 
 
 def compile(make: Make, plan: Plan, seeded: Sequence[bool], example: tuple[Any, ...] = ()) -> Callable[..., Any]:
-    """Compile `make(share, layout)` for the plan: at the first call, or ahead of time for the shapes of `example`.
+    """Compile `make(per_device, layout)` for the plan: at the first call, or ahead of time for the shapes of `example`.
 
     seeded: for each argument, whether it has a leading axis of seeds with several seeds (every result has one).
     """
 
-    def over_seeds(share: Share) -> Callable[..., Any]:
-        function = make(share, plan.layout)
+    def over_seeds(per_device: PerDevice) -> Callable[..., Any]:
+        function = make(per_device, plan.layout)
         return jax.vmap(function, in_axes=tuple(0 if s else None for s in seeded)) if plan.seeds > 1 else function
 
     if plan.mode == "pmap":
 
         def on_device(device: jax.Array, *args: Any) -> Any:
-            def share(x: jax.Array) -> jax.Array:
+            def per_device(x: jax.Array) -> jax.Array:
                 size = x.shape[0] // plan.devices
                 return jax.lax.dynamic_slice_in_dim(x, device * size, size)
 
-            return over_seeds(share)(*args)
+            return over_seeds(per_device)(*args)
 
         axes = (0, *[None] * len(seeded))
         devices = list(plan.mesh.devices)

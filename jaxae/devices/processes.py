@@ -39,7 +39,7 @@ class Processes:
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this is the process that writes."""
+        """Whether this process writes the run directory."""
         return not self.is_multiprocess or jax.process_index() == 0
 
     def shutdown(self) -> None:
@@ -113,7 +113,7 @@ class Processes:
         client.wait_at_barrier(f"jaxae-{next(self.barriers)}", int(1000 * seconds))
 
 
-ALONE = Processes()
+SINGLE_PROCESS = Processes()
 
 
 def join(coordinator: str, num_processes: int, process_id: int, heartbeat: int, patience: int) -> Processes:
@@ -127,7 +127,7 @@ def join(coordinator: str, num_processes: int, process_id: int, heartbeat: int, 
             raise ValueError(
                 f"num_processes={num_processes}, process_id={process_id} need coordinator=HOST:PORT of process 0"
             )
-        return ALONE
+        return SINGLE_PROCESS
     where: dict[str, Any] = {}
     if coordinator != "auto":
         if not re.fullmatch(r".+:\d{1,5}", coordinator):

@@ -1,9 +1,9 @@
-"""How a run ends before its time.
+"""Stopping a run by SIGINT or SIGTERM.
 
-SIGINT and SIGTERM: it saves its last finished step and ends, wherever it is; a second signal ends it at once.
+The first signal saves the last finished step and ends the process; a second one ends it immediately.
 
-Python runs a signal's handler in the main thread, between two of its own instructions: not while XLA compiles or a
-long evaluation is on its way. So a thread that Python wakes by a file descriptor takes over where the main one is late.
+Python runs signal handlers in the main thread, between two bytecode instructions: not during a compilation or a long
+evaluation by XLA. A second thread, woken through a file descriptor, ends the process if the main thread does not.
 """
 
 import os
@@ -19,40 +19,40 @@ from typing import NoReturn
 from jaxae.errors import Interrupted
 
 GRACE = 1.0  # seconds for the main thread to stop by itself
-TWICE = 0.3  # seconds in which a signal that is handed on twice counts once
+TWICE = 0.3  # seconds in which a repeated signal is the same one, forwarded twice
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 Save = Callable[[], None]
 
 
 class Stop:
-    """Whether a signal has come. As long as there is nothing to save, one raises Interrupted in the main thread."""
+    """Whether to stop. Without anything to save, a signal raises Interrupted in the main thread."""
 
     def __init__(self) -> None:
         self.number = 0
         self._save: Save | None = None
-        self.taken = threading.Event()
-        self.patient = False  # whether it waits for the main thread, which has to agree with other processes
+        self.handled = threading.Event()
+        self.patient = False  # whether to wait for the main thread, which must agree with other processes
 
     def __call__(self, save: Save | None) -> bool:
-        """Whether the caller is to save and end, now. It asks at every step that it has finished.
+        """Whether the caller must save and stop now. For a call after every finished step.
 
-        save: saves that step, for when the caller takes too long to ask again; None when all is saved.
+        save: saves that step, in case the next call is late; None if everything is saved.
         """
         self._save = save
         if self.number and save is None:
             raise Interrupted
         if self.number:
-            self.taken.set()
+            self.handled.set()
         return self.number > 0
 
     def handle(self, number: int, _: FrameType | None) -> None:
-        """In the main thread."""
+        """Handle a signal, in the main thread."""
         self.number = number
         if self._save is None:
             raise Interrupted
 
     def watch(self, wakeup: int) -> None:
-        """In a thread of its own: wait for a signal, see that the process ends, and end it at once at a second one."""
+        """Wait for a signal in a second thread, and ensure that the process ends: immediately at a second signal."""
         if number := _next(wakeup):
             self.number, came = number, time.monotonic()
             threading.Thread(target=self._late, daemon=True).start()
@@ -61,10 +61,10 @@ class Stop:
                     os._exit(128 + number)
 
     def _late(self) -> None:
-        """Save and end, if the main thread does not."""
+        """Save and end the process if the main thread does not."""
         if self._save is not None:
-            _say("stopping after this step; again to end at once")
-        if not self.taken.wait(None if self.patient and self._save is not None else GRACE):
+            _say("stopping after this step; a second signal stops immediately")
+        if not self.handled.wait(None if self.patient and self._save is not None else GRACE):
             try:
                 if self._save is not None:
                     self._save()
@@ -73,13 +73,13 @@ class Stop:
                 cannot_write(error)
 
     def end(self) -> NoReturn:
-        """End the process: by the signal that has come, to it or to another one."""
-        leave(128 + (self.number or signal.SIGTERM), "stopped: the same command goes on from here")
+        """End the process with the exit code of the signal, to this process or to another one."""
+        leave(128 + (self.number or signal.SIGTERM), "stopped: the same command resumes from here")
 
 
 @contextmanager
 def stopping() -> Iterator[Stop]:
-    """While this is open, signals are the business of what it gives. In the main thread only."""
+    """Handle signals by the yielded `Stop`, within the body. In the main thread only."""
     stop = Stop()
     read, write = os.pipe()
     os.set_blocking(write, False)
@@ -87,13 +87,13 @@ def stopping() -> Iterator[Stop]:
     old = {number: signal.signal(number, stop.handle) for number in NUMBERS}
     old_hooks = threading.excepthook, sys.unraisablehook
     threading.excepthook = _failed
-    sys.unraisablehook = lambda _: None  # tasks that Orbax leaves of a save that failed; the save itself raises
+    sys.unraisablehook = lambda _: None  # of tasks that Orbax leaves after a failed save, which raises itself
     watcher = threading.Thread(target=stop.watch, args=(read,), daemon=True)
     watcher.start()
     try:
         yield stop
     finally:
-        stop.taken.set()
+        stop.handled.set()
         threading.excepthook, sys.unraisablehook = old_hooks
         for number, handler in old.items():
             signal.signal(number, handler)
@@ -104,20 +104,20 @@ def stopping() -> Iterator[Stop]:
 
 
 def cannot_write(error: OSError) -> NoReturn:
-    """End the process: the disk is full, or the directory lost."""
+    """End the process after a full disk or the loss of the run directory."""
     what = f"{error.filename or '--workdir'}: cannot be written ({error.strerror or error})"
-    leave(2, f"error: {what}: what was saved is kept, and the same command goes on from there when it can be written")
+    leave(2, f"error: {what}: saved checkpoints are kept; make it writable, and repeat the command to resume")
 
 
 def _failed(args: threading.ExceptHookArgs) -> None:
-    """A thread has ended: at a full disk that of TensorBoard, for which the main one would wait forever."""
+    """Exception hook of threads. The main thread would wait forever for that of TensorBoard, ended by a full disk."""
     if isinstance(args.exc_value, OSError):
         cannot_write(args.exc_value)
     threading.__excepthook__(args)
 
 
 def leave(code: int, line: str = "") -> NoReturn:
-    """End the process, at once: Python's own way out can crash, or wait, after what has happened."""
+    """End the process without Python's shutdown, which can crash or hang after an error."""
     if line:
         _say(line)
     with suppress(OSError):
@@ -126,12 +126,12 @@ def leave(code: int, line: str = "") -> NoReturn:
 
 
 def _say(line: str) -> None:
-    with suppress(OSError):  # nobody may be listening any more
+    with suppress(OSError):  # the reader may have closed the pipe
         print(line, file=sys.stderr, flush=True)
 
 
 def _next(wakeup: int) -> int:
-    """The next of our signals; 0 when there will be none."""
+    """The next SIGINT or SIGTERM; 0 at the end of the pipe."""
     while byte := os.read(wakeup, 1):
         if byte[0] in NUMBERS:
             return byte[0]

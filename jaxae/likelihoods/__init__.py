@@ -1,6 +1,6 @@
 """Likelihoods p(x|z): shape of the decoder output, log density, mean and samples.
 
-`named` gives one by its name.
+`named` returns one by its name.
 """
 
 from typing import Literal, get_args
@@ -16,14 +16,14 @@ Name = Literal["auto", "bernoulli", "normal", "normal-learned", "normal-predicte
 def named(name: Name, scale: float = 1.0) -> Likelihood:
     """The likelihood of this name; `auto` is Bernoulli, for pixels in [0, 1]. scale: of `normal`, in units of x.
 
-    ValueError for another name, and for a scale that the likelihood does not take.
+    ValueError for another name, and for a scale of another likelihood than `normal`.
     """
     if name not in get_args(Name):
         raise ValueError(f"likelihood={name} is unknown; use one of {', '.join(get_args(Name))}")
     if name == "normal" and scale <= 0:
         raise ValueError(f"likelihood_scale={scale} must be positive")
     if name != "normal" and scale != 1.0:
-        raise ValueError(f"likelihood_scale={scale} is for likelihood=normal: leave it out")
+        raise ValueError(f"likelihood_scale={scale} is for likelihood=normal only; omit it")
     if name.startswith("normal"):
         return Normal(scale if name == "normal" else name.removeprefix("normal-"))  # type: ignore[arg-type]
     return Bernoulli()

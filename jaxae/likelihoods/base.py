@@ -17,13 +17,13 @@ class Likelihood(Protocol):
 
     @property
     def discrete(self) -> bool:
-        """Whether it is normalised over x in {0, 1} only, and therefore no density of grey values."""
+        """Whether it is a probability mass function of x in {0, 1}, not a density of grey values."""
 
     def parameters(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape of what the net given to `decoder` has to output for one example of this shape."""
+        """Shape of the decoder output for one example of this shape."""
 
     def decoder(self, net: nn.Module) -> nn.Module:
-        """The net with the likelihood's own parameters, which do not depend on z."""
+        """The net as a decoder, with the likelihood's own parameters, if any."""
 
     def initial(self, mean: Float[np.ndarray, "*D"]) -> Float[np.ndarray, "*P"]:
         """The decoder output with this mean, to initialise the bias of a decoder's last layer."""
@@ -35,7 +35,7 @@ class Likelihood(Protocol):
         """E[x|z]."""
 
     def sample(self, key: Key[Array, ""], outputs: Float[Array, "B *P"]) -> Float[Array, "B *D"]:
-        """A draw from p(x|z)."""
+        """A sample from p(x|z)."""
 
     def errors(self, outputs: Float[Array, "B *P"], x: Float[Array, "B *D"]) -> Terms:
         """Further metrics per example, means over dimensions."""
@@ -47,9 +47,9 @@ def log_likelihood(
     x: Float[Array, "B *D"],
     observed: Float[Array, "B *O"] | None = None,
 ) -> Float[Array, " B"]:
-    """log p(x|z) of every example, in nats: the sum over its dimensions, or over those that were observed.
+    """log p(x|z) of every example, in nats: the sum over its dimensions, or over the observed ones.
 
-    observed: 1 where x was measured, 0 where it is missing, of the shape of x or of its first axes.
+    observed: 1 where x was measured, 0 where it is missing, of the shape of x or of its leading axes.
     """
     values = likelihood.log_prob(outputs, x)
     if observed is not None:

@@ -14,7 +14,7 @@ from jaxae.core.divergences import per_example
 
 @dataclass(frozen=True)
 class Bernoulli:
-    """p(x = 1) = s(l), s the logistic function, l what the decoder outputs (Kingma & Welling 2014, appendix C.1).
+    """p(x = 1) = s(l), s the logistic function, l the decoder output (Kingma & Welling 2014, appendix C.1).
 
     For x between 0 and 1 its logarithm is minus the cross-entropy: the usual objective on grey pixels, but not a
     normalised likelihood.
@@ -58,7 +58,7 @@ class Bernoulli:
 def cross_entropy(logits: Float[Array, "B *D"], x: Float[Array, "B *D"]) -> Float[Array, "B *D"]:
     """-(x log s(l) + (1 - x) log(1 - s(l))), s the logistic function, in nats.
 
-    One exponential for value and gradient, where Optax's takes two logarithms of sums: a VAE's step 16 % shorter.
+    One exponential for value and gradient, where Optax evaluates the log-sigmoid twice: a VAE step is 16 % shorter.
     """
     size = jnp.abs(logits)
     positive = 0.5 * (logits + size)  # max(logits, 0), with the correct derivative 1/2 at 0

@@ -29,7 +29,7 @@ class Normal:
         """Raise ValueError for an invalid scale."""
         if isinstance(self.scale, str):
             if self.scale not in ("learned", "predicted"):
-                raise ValueError(f"scale={self.scale} is unknown: give a number, learned or predicted")
+                raise ValueError(f"scale={self.scale} is unknown; use a number, learned or predicted")
         elif not self.scale > 0 or not isfinite(self.scale):
             raise ValueError(f"scale={self.scale} must be positive")
 

@@ -32,10 +32,10 @@ from jaxae.training.iterate import iterate
 
 EPOCHS = 4
 BATCH = 128
-LEARNING_RATE = 2e-3  # at the start; it falls to 0 as half a cosine
-REACH = 1  # pixels that training images are moved by at most, each way
-PIECE = 1000  # images that pass the net at a time
-VERSION = 2  # increment when training gives other weights
+LEARNING_RATE = 2e-3  # initial; cosine decay to 0
+REACH = 1  # maximum shift of training images, in pixels
+PIECE = 1000  # images per call of the network
+VERSION = 2  # increment when training changes the weights
 
 
 class Classifier(nn.Module):
@@ -108,7 +108,7 @@ def features(params: Params, x: Num[Any, "N H W C"]) -> Float[np.ndarray, "N 64"
 
 
 def accuracy(params: Params, split: Split) -> float:
-    """Share of the images of a split whose class has the largest logit."""
+    """Fraction of the images of a split whose class has the largest logit."""
     return float(np.mean(_applied(params, split.x, "__call__").argmax(1) == split.y))
 
 
@@ -119,7 +119,7 @@ def save(path: Path, params: Params) -> None:
 
 
 def load(path: Path, data: Dataset) -> Params:
-    """What `save` wrote, for images and classes like these.
+    """Read weights written by `save`, for images and classes of the same shapes.
 
     InputError for a file that holds anything else, and as `train`.
     """
@@ -128,16 +128,16 @@ def load(path: Path, data: Dataset) -> Params:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             found = dict(arrays)
     except (*DAMAGED, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: holds no classifier ({error}): make it with scripts/classifier.py") from None
+        raise InputError(f"{path}: holds no classifier ({error}): create it with scripts/classifier.py") from None
     if _shapes(found) != _shapes(flatten_dict(expected, sep="/")):
-        raise InputError(f"{path}: holds a classifier of other images or classes: make one with scripts/classifier.py")
+        raise InputError(f"{path}: holds a classifier of other images or classes: run scripts/classifier.py")
     params: Params = unflatten_dict({name: jnp.asarray(array) for name, array in found.items()}, sep="/")
     return params
 
 
-def kept(data: Dataset) -> Params:
-    """The weights that the user's cache holds for these data, trained on first use. InputError as `train`."""
-    path = cached_at(data)
+def load_or_train(data: Dataset) -> Params:
+    """Load the weights for these data from the user's cache, or train them. InputError as `train`."""
+    path = cache_path(data)
     try:
         return load(path, data)
     except InputError:
@@ -151,8 +151,8 @@ def kept(data: Dataset) -> Params:
     return params
 
 
-def cached_at(data: Dataset) -> Path:
-    """Where the cache holds the weights for these data."""
+def cache_path(data: Dataset) -> Path:
+    """Path of the cached weights for these data."""
     return folder() / f"classifier-{VERSION}-{data.fingerprint()}.npz"
 
 

@@ -13,8 +13,8 @@ from jaxtyping import Float, Int
 
 from jaxae.errors import InputError
 
-BINS = 20  # of equal width, from the least value of a code to the largest (Locatello et al. 2019)
-TREES = 40  # of a forest
+BINS = 20  # of equal width, from minimum to maximum of a code (Locatello et al. 2019)
+TREES = 40  # per forest
 NEGLIGIBLE = 0.01  # inactive: latent dimensions with a smaller standard deviation, relative to the largest one
 
 
@@ -53,9 +53,9 @@ def mig(codes: Float[np.ndarray, "N Z"], factors: Int[np.ndarray, "N F"]) -> flo
     low, high = codes.min(0), codes.max(0)
     places = (codes - low[None]) / np.where(high > low, high - low, 1)[None]
     binned = np.minimum(places * BINS, BINS - 1).astype(int)
-    told = np.array([[mutual_info_score(v, z) for v in factors.T] for z in binned.T])
+    information = np.array([[mutual_info_score(v, z) for v in factors.T] for z in binned.T])
     entropy = np.array([mutual_info_score(v, v) for v in factors.T])
-    return _gap(told / entropy[None])
+    return _gap(information / entropy[None])
 
 
 def sap(codes: Float[np.ndarray, "N Z"], factors: Int[np.ndarray, "N F"], categorical: tuple[int, ...] = (0,)) -> float:
@@ -88,15 +88,15 @@ def dci(
     """
     codes, factors = _checked(codes, factors)
     learn, test = np.array_split(np.random.default_rng(seed).permutation(len(codes)), 2)
-    importance, told = np.zeros((codes.shape[1], factors.shape[1])), np.zeros(factors.shape[1])
+    importance, informativeness = np.zeros((codes.shape[1], factors.shape[1])), np.zeros(factors.shape[1])
     for j, factor in enumerate(factors.T):
         forest, guess, error = _predictors(j in categorical, seed)
         for predictor in (forest, guess):
             predictor.fit(codes[learn], factor[learn])
         wrong, guessed = (error(factor[test], predictor.predict(codes[test])) for predictor in (forest, guess))
         importance[:, j] = forest.feature_importances_
-        told[j] = max(0.0, 1 - wrong / guessed) if guessed and importance[:, j].any() else 0.0
-    return DCI(disentanglement(importance), disentanglement(importance.T), float(told.mean()))
+        informativeness[j] = max(0.0, 1 - wrong / guessed) if guessed and importance[:, j].any() else 0.0
+    return DCI(disentanglement(importance), disentanglement(importance.T), float(informativeness.mean()))
 
 
 def disentanglement(importance: Float[np.ndarray, "Z F"]) -> float:
@@ -108,8 +108,8 @@ def disentanglement(importance: Float[np.ndarray, "Z F"]) -> float:
     from scipy.special import entr
 
     total = importance.sum(1)
-    share = importance / np.where(total > 0, total, 1)[:, None]
-    entropy = entr(share).sum(1) / np.log(max(importance.shape[1], 2))
+    probability = importance / np.where(total > 0, total, 1)[:, None]
+    entropy = entr(probability).sum(1) / np.log(max(importance.shape[1], 2))
     return max(0.0, float(total @ (1 - entropy) / (total.sum() or 1)))
 
 
@@ -130,15 +130,15 @@ def factor_score(
         return 1 / count
     z = codes[:, used] / spread[used][None]
     rng = np.random.default_rng(seed)
-    seen = np.zeros((2, z.shape[1], count), int)  # votes that decide, votes that are scored
+    counts = np.zeros((2, z.shape[1], count), int)  # votes for fitting, votes for scoring
     for j, factor in enumerate(factors.T):
         order = np.argsort(factor, kind="stable")
-        for half in seen:
+        for half in counts:
             value = rng.choice(factor, (max(votes // count, 1), 1))
             first, end = (np.searchsorted(factor[order], value, side) for side in ("left", "right"))
             shared = order[rng.integers(first, end, (len(value), batch))]
             half[:, j] = np.bincount(z[shared].var(1).argmin(1), minlength=len(half))
-    decided, scored = seen
+    decided, scored = counts
     return float(scored[np.arange(len(scored)), decided.argmax(1)].sum() / scored.sum())
 
 
@@ -147,9 +147,9 @@ def _checked(
 ) -> tuple[Float[np.ndarray, "N _"], Int[np.ndarray, "N F"]]:
     """Codes in double precision, 0 in constant dimensions; a single dimension is padded with a constant one."""
     if not np.isfinite(codes).all():
-        raise InputError("codes that are NaN or infinite have no measures")
+        raise InputError("codes are NaN or infinite: metrics need finite ones")
     if (factors == factors[:1]).all(0).any():
-        raise InputError("a factor has the same value in all examples: take more of them, or leave it out")
+        raise InputError("a factor has the same value in all examples; use more examples, or omit it")
     codes = codes.astype(np.float64) - codes[:1]
     return np.pad(codes, ((0, 0), (0, max(0, 2 - codes.shape[1])))), factors
 
@@ -161,7 +161,7 @@ def _gap(score: Float[np.ndarray, "Z F"]) -> float:
 
 
 def _standardized(values: np.ndarray) -> Float[np.ndarray, "N _"]:
-    """Columns of mean 0 and variance 1; of zeros where a column never changes."""
+    """Columns of mean 0 and variance 1; zeros for a constant column."""
     centred = values - values.mean(0)[None]
     spread = centred.std(0)
     return centred / np.where(spread > 0, spread, 1)[None]

@@ -108,7 +108,7 @@ def _sums(
     def body(i: jax.Array, totals: jax.Array) -> jax.Array:
         z = iwae.samples_of(q, batch.noise(jax.random.fold_in(key, i), (per, q.mean.shape[1])))
         terms = of(variables, x, q, z)
-        counts = (i * per + jnp.arange(per) < samples)[None]  # the last draws may be more than are wanted
+        counts = (i * per + jnp.arange(per) < samples)[None]  # the last chunk may exceed `samples`
         log_w = jnp.where(counts, terms.log_weights(), -jnp.inf)
         new = (jax.nn.logsumexp(log_w, axis=1), jax.nn.logsumexp(2 * log_w, axis=1))
         means = (

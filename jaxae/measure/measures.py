@@ -1,4 +1,4 @@
-"""What is measured of a trained model: its reconstructions, its latent plane, its disentanglement."""
+"""Metrics of a trained model: reconstruction quality, defects of a 2-D latent space, disentanglement."""
 
 import contextlib
 import math
@@ -13,8 +13,8 @@ from jaxae.measure import disentanglement, images, plane
 from jaxae.training import records
 from jaxae.training.trained import Trained
 
-MOST = 10_000  # images that are measured
-MOST_UNITS = 64  # of a code whose units are compared with factors of variation: more take minutes
+MAX_IMAGES = 10_000  # test images for reconstruction quality and defects
+MAX_DIMENSIONS = 64  # latent dimensions for disentanglement metrics: more take minutes
 
 
 def measures(model: Trained, dataset: Dataset, others: Sequence[Trained] = ()) -> dict[str, Any]:
@@ -27,19 +27,19 @@ def measures(model: Trained, dataset: Dataset, others: Sequence[Trained] = ()) -
     """
     found: dict[str, Any] = {}
     test = dataset.test
-    if len(test.x) > MOST:
-        rows = spread(len(test.x), MOST)
+    if len(test.x) > MAX_IMAGES:
+        rows = spread(len(test.x), MAX_IMAGES)
         test = Split(test.x[rows], test.y[rows], None if test.lengths is None else test.lengths[rows])
     if len(model.shape) == 3 and min(model.shape[:2]) >= len(images.WINDOW):
         z = model.encode(model.corrupted(test.x))
-        found["likeness"] = images.reconstruction_quality(model.decode, z, test.x)
+        found["reconstruction_quality"] = images.reconstruction_quality(model.decode, z, test.x)
     if model.code == (2,) and len(dataset.classes) > 1:
         with contextlib.suppress(ValueError):  # the codes lie on a line
-            defects = plane.plane(model.decode, np.asarray(model.encode(test.x, test.lengths)), test.y)
+            defects = plane.defects(model.decode, np.asarray(model.encode(test.x, test.lengths)), test.y)
             if all(map(math.isfinite, defects.values())):
                 found["plane"] = defects
     wanted = dict(model.experiment.measures)
-    if dataset.test.factors is not None and math.prod(model.code) <= MOST_UNITS:
+    if dataset.test.factors is not None and math.prod(model.code) <= MAX_DIMENSIONS:
         wanted["disentanglement"] = _disentanglement
     for name, measure in wanted.items():
         found[name] = of_seeds(measure, [model, *others], dataset)
@@ -47,7 +47,7 @@ def measures(model: Trained, dataset: Dataset, others: Sequence[Trained] = ()) -
 
 
 def of_seeds(measure: Measure, models: Sequence[Trained], dataset: Dataset) -> records.Record:
-    """What is measured of one model, or of one for each seed: then records of `seeds`, `mean` and `std`."""
+    """A measure of one model, or of one for each seed as records of `seeds`, `mean` and `std`."""
     rows = [measure(model, dataset) for model in models]
     return records.fields({key: [row[key] for row in rows] if len(rows) > 1 else rows[0][key] for key in rows[0]})
 

@@ -13,7 +13,7 @@ from jaxae.measure.images import Decode
 STEP = 0.01  # of central differences, in standard deviations; their error is quadratic in it
 
 
-def plane(decode: Decode, z: Num[Any, "N Z"], y: Int[Any, " N"]) -> dict[str, float]:
+def defects(decode: Decode, z: Num[Any, "N Z"], y: Int[Any, " N"]) -> dict[str, float]:
     """Four defects of a 2-D latent space, from codes z and classes y; dimensionless and invariant to the scale of z.
 
     They are those of D. Foster, "Generative Deep Learning", 2nd edition, chapter 3: classes of unequal area, asymmetry

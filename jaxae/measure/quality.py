@@ -11,7 +11,7 @@ from jaxtyping import Num
 
 from jaxae.errors import InputError
 
-PIECE = 1000  # examples whose distances to all others are in memory at a time
+PIECE = 1000  # rows of the distance matrix in memory at a time
 
 
 def frechet(a: Num[Any, "N F"], b: Num[Any, "M F"]) -> float:

@@ -120,7 +120,7 @@ class UpConv(nn.Module):
             before = up
         x = Convolution(channels, self.last, up=before, precision=self.precision, bias=self.bias)(x)
         if x.shape[1] < height or x.shape[2] < width:
-            small = f"images of {height}x{width} come out as {x.shape[1]}x{x.shape[2]}"
+            small = f"the output of {x.shape[1]}x{x.shape[2]} is smaller than images of {height}x{width}"
             raise ValueError(f"{small}; change kernels or filters")
         return x[:, :height, :width].reshape(*lead, *self.shape)
 
@@ -177,7 +177,7 @@ def _layers(filters: tuple[int, ...], **others: tuple[Any, ...]) -> list[Any]:
     for name, values in others.items():
         if len(values) not in (1, layers):
             raise ValueError(
-                f"{name}={list(values)}: {len(values)} values for {layers} filters: give {layers}, or one for all"
+                f"{name}={list(values)}: {len(values)} values for {layers} filters; give {layers}, or one for all"
             )
     same = [values * (layers if len(values) == 1 else 1) for values in others.values()]
     return list(zip(filters, *same, strict=True))

@@ -66,7 +66,7 @@ def conv_transpose(
     """The transpose (adjoint) of `conv` on images of `size` = (H, W). ValueError for a wrong shape of x."""
     geometry = _geometry(size, w, stride, padding, precision)
     if list(x.shape[1:3]) != geometry.out:
-        raise ValueError(f"a convolution of {size} gives {geometry.out} pixels, not {list(x.shape[1:3])}")
+        raise ValueError(f"x has {list(x.shape[1:3])} pixels; a convolution of {size} has {geometry.out}")
     return (_conv_transpose if _own(precision) else _result_to_image)(x, w, geometry)
 
 
@@ -88,7 +88,7 @@ def _convolve(lhs: jax.Array, rhs: jax.Array, stride: int, padding: Any, precisi
 
 
 def _own(precision: str) -> bool:
-    """Whether to use the derivatives of this file: autodiff's are slow on CPU, and in float32 in mixed precision."""
+    """Whether to use the derivatives of this file: autodiff is slow on CPU, and in float32 for mixed precision."""
     return _on_cpu() or precision == "mixed"
 
 
@@ -134,7 +134,7 @@ def _convolved_to_kernel(x: jax.Array, g: jax.Array, to: Geometry) -> jax.Array:
 
 
 def _multiplied_to_kernel(x: jax.Array, g: jax.Array, to: Geometry) -> jax.Array:
-    """Matrix products with the pixels under each tap, spread out: one product for each row of the kernel."""
+    """Matrix products of im2col patches: one product for each row of the kernel."""
     x, g = _rounded(to.precision, x, g)
     edges = zip(to.size, to.kernel, to.out, to.padding, strict=True)
     pads = [(low, to.stride * (m - 1) + k - n - low, 0) for n, k, m, (low, _) in edges]
@@ -143,13 +143,13 @@ def _multiplied_to_kernel(x: jax.Array, g: jax.Array, to: Geometry) -> jax.Array
     inputs, filters = x.shape[3], g.shape[3]
 
     def spread(a: int) -> jax.Array:
-        """[B h w, kw I]: the pixels that each result has under row a of the kernel."""
+        """[B h w, kw I]: the patches of all outputs under row a of the kernel."""
         rows = x[:, a : a + s * (height - 1) + 1 : s]
         taps = [rows[:, :, b : b + s * (width - 1) + 1 : s] for b in range(wide)]
         return jnp.concatenate(taps, 3).reshape(-1, wide * inputs)
 
     g = g.reshape(-1, filters)
-    if inputs == 1:  # too narrow for products of its own: all rows of the kernel side by side
+    if inputs == 1:  # a single product for all rows of the kernel, which are too narrow for one each
         return (jnp.concatenate([spread(a) for a in range(high)], 1).T @ g).reshape(high, wide, 1, filters)
     gt = lax.optimization_barrier(g.T)  # materialized first: fused into the product, the transpose doubles its time
     w = jnp.stack([gt @ spread(a) for a in range(high)])

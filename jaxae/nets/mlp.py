@@ -14,7 +14,7 @@ class MLP(nn.Module):
 
     hidden: tuple[int, ...]  # widths
     outputs: tuple[int, ...]  # shape of the result
-    axes: int = 1  # how many axes one input has
+    axes: int = 1  # number of axes of one input
     activation: Activation = nn.relu
     final: Activation = linear  # activation of the result
     kernel_init: nn.initializers.Initializer = nn.initializers.glorot_uniform()

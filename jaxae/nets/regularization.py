@@ -11,7 +11,7 @@ from jaxae.nets.layers import Keys
 
 
 class Regularization(nn.Module):
-    """Batch norm (Ioffe & Szegedy 2015; over the whole batch) and dropout, after the activation of a hidden layer."""
+    """Batch norm (Ioffe & Szegedy 2015; over the global batch) and dropout, after the activation of a hidden layer."""
 
     batch_norm: bool
     dropout: float
@@ -31,5 +31,5 @@ class Regularization(nn.Module):
 
 def drop(x: Float[Array, "B *D"], keys: Keys, rate: float) -> Float[Array, "B *D"]:
     """Dropout (Srivastava et al. 2014): zero each value with probability `rate`, scale the others by 1 / (1 - rate)."""
-    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(keys)
-    return jnp.where(kept, x / (1 - rate), 0)
+    mask = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(keys)
+    return jnp.where(mask, x / (1 - rate), 0)

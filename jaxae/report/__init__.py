@@ -1,1 +1,1 @@
-"""What is made of a finished run: pictures and the HTML report."""
+"""Figures and the HTML report of a finished run."""

@@ -1,4 +1,4 @@
-"""`report.html`: one file that opens from disk and asks nothing of the network."""
+"""`report.html`: a self-contained file that needs no network."""
 
 import base64
 import hashlib
@@ -8,28 +8,28 @@ from typing import Any
 
 from jaxae.core.experiment import reached
 from jaxae.data import Dataset
-from jaxae.report.figures.base import COLOURS, address
-from jaxae.report.figures.metrics import order, series, unit_of
+from jaxae.report.figures.base import COLOURS, data_url
+from jaxae.report.figures.metrics import metric_names, series, unit_of
 from jaxae.report.wall import wall
 from jaxae.training import records
 from jaxae.training.trained import Trained, layers
 
 PAGE = Path(__file__).parent / "page"
-BUDGET = 1_400_000  # bytes for the pictures, of a page of at most 3 MB
-# What the pictures show, in the order of the page; others come last.
+BUDGET = 1_400_000  # bytes for the pictures, of a report of at most 3 MB
+# Captions of the figures, in the order of the report; others come last.
 ALT = {
-    "reconstructions": "Test examples over what is decoded",
-    "extremes": "The test examples that are decoded best and worst",
-    "codes": "Codes as pictures",
-    "manifold": "What is decoded on a grid of the latent plane",
+    "reconstructions": "Test examples above their reconstructions",
+    "extremes": "Test examples of smallest and largest reconstruction error",
+    "codes": "Latent codes as images",
+    "manifold": "Decoded grid of the 2-D latent space",
     "samples": "Samples from the prior",
-    "mixture": "Samples from a mixture of normals that was fitted to the codes",
-    "latent": "Codes of test examples on a plane, coloured by class",
-    "tsne": "Codes of test examples by t-SNE, coloured by class",
-    "interpolation": "What is decoded between the codes of two test examples",
-    "traversal": "What is decoded while one unit of a code moves",
-    "activity": "Distribution of the values of codes, and how much each unit varies",
-    "training": "Reconstructions while training",
+    "mixture": "Samples from a Gaussian mixture fitted to the latent codes",
+    "latent": "Latent codes of test examples in two dimensions, coloured by class",
+    "tsne": "t-SNE of the latent codes of test examples, coloured by class",
+    "interpolation": "Latent interpolation between pairs of test examples",
+    "traversal": "Latent traversal, one dimension per row",
+    "activity": "Distribution of latent values, and standard deviation of each latent dimension",
+    "training": "Reconstructions during training",
     "loss": "Metrics over epochs",
 }
 
@@ -78,7 +78,7 @@ def write(
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested values as one table: `config.lr` -> "0.001". Empty ones are left out."""
+    """Flatten nested values into one table: `config.lr` -> "0.001". Empty values are omitted."""
     rows: dict[str, str] = {}
     for name, value in values.items():
         if isinstance(value, dict):
@@ -90,7 +90,7 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def render(template: str, **values: Any) -> str:
-    """A page. All text is escaped; only the styles and scripts of `page/` may run: its policy holds their hashes."""
+    """Render a template. All text is escaped; its policy allows only the styles and scripts of `page/`, by hash."""
     import jinja2
     from markupsafe import Markup
 
@@ -110,10 +110,10 @@ def render(template: str, **values: Any) -> str:
 def charts(runs: dict[str, tuple[list[records.Record], str]]) -> list[dict[str, Any]]:
     """Curves of every metric, as JSON values. runs: label -> lines and the unit of the loss.
 
-    One run has a curve for each split; several have a colour each, and their training is dashed.
+    One run has a colour for each split; several runs have one each, with dashed training curves.
     """
     found = []
-    for name in order([line for lines, _ in runs.values() for line in lines]):
+    for name in metric_names([line for lines, _ in runs.values() for line in lines]):
         curves = []
         for number, (label, (lines, _)) in enumerate(runs.items()):
             for k, split in enumerate(("train", "test")):
@@ -135,13 +135,13 @@ def charts(runs: dict[str, tuple[list[records.Record], str]]) -> list[dict[str, 
 
 
 def figure(value: Any) -> str:
-    """A metric with four digits, and its deviation over seeds where there are several."""
+    """A metric as text, with its standard deviation over several seeds."""
     std = records.std(value)
     return f"{records.mean(value):.4g}" + ("" if std is None else f" ± {std:.2g}")
 
 
 def bound(value: float | list[float]) -> str:
-    """An expected figure: at most, or a range."""
+    """An expected figure as text: an upper bound or a range."""
     return f"{value[0]:g} to {value[1]:g}" if isinstance(value, list | tuple) else f"≤ {value:g}"
 
 
@@ -155,12 +155,12 @@ def _cards(result: dict[str, Any], unit: str) -> list[dict[str, Any]]:
             "reached": name in result["expected"]
             and reached(records.mean(result["metrics"][name]), result["expected"][name]),
         }
-        for name in order([result["metrics"]])
+        for name in metric_names([result["metrics"]])
     ]
 
 
 def _embedded(paths: list[Path]) -> list[str]:
-    """Pictures as data addresses, in at most 128 colours (a third of the bytes), and as narrow as the page needs."""
+    """Pictures as data URLs, in 128 colours (a third of the bytes), scaled down to fit `BUDGET`."""
     from PIL import Image
 
     for width in (2000, 900, 600, 400):
@@ -168,7 +168,7 @@ def _embedded(paths: list[Path]) -> list[str]:
         for path in paths:
             with Image.open(path) as image:
                 image.thumbnail((width, 4 * width))
-                pictures.append(address(image.convert("RGB").quantize(128)))
+                pictures.append(data_url(image.convert("RGB").quantize(128)))
         if sum(map(len, pictures)) < BUDGET:
             break
     return pictures

@@ -1,8 +1,8 @@
-"""The gallery wall: the plane of codes and what the decoder paints there, as pictures for a page.
+"""The gallery wall of the report: a 2-D latent space with the decoded image of every point.
 
-A page cannot run the decoder, so it is run here on a grid of the plane; between the places of the grid a page
-interpolates. Codes of more than two numbers are seen on the plane of their first two principal components; for each of
-the others there is what the decoder's picture changes by when it alone leaves its mean, at a coarser grid.
+A report cannot run the decoder: images are decoded here on a grid, and the report interpolates between them. Codes of
+more than two dimensions are projected on their first two principal components; for each further component, a slider
+adds the change of the decoded image when it alone leaves its mean, on a coarser grid.
 """
 
 from collections.abc import Callable
@@ -11,24 +11,24 @@ from typing import Any
 import numpy as np
 
 from jaxae.data import Dataset, spread
-from jaxae.report.figures.base import address, bitmap, encoded, lengths_of, pictures, tile, unit
+from jaxae.report.figures.base import bitmap, data_url, encoded, lengths_of, pictures, tile, unit
 from jaxae.report.figures.plane import principal
 from jaxae.training.trained import Trained
 
-SIZES = (48, 40, 32, 24, 16, 12, 8, 5, 3)  # places of the grid to either side: the most that the budget has room for
+SIZES = (48, 40, 32, 24, 16, 12, 8, 5, 3)  # grid points per axis: the largest that fits the budget
 COARSE = (5, 3)  # the same, for components beyond the second
-OFFSETS = (-2.0, -1.0, 1.0, 2.0)  # places of those components, in standard deviations
-MOST = 1000  # test examples
-BUDGET = 500_000  # bytes for each of the grid, the sliders and the test examples, of a page of at most 3 MB
-COLUMNS = 32  # images in a row of a sheet
-SIDE = 64  # pixels: larger images are shrunk
+OFFSETS = (-2.0, -1.0, 1.0, 2.0)  # values of those components, in standard deviations
+MAX_EXAMPLES = 1000  # test examples
+BUDGET = 500_000  # bytes for each of the grid, the sliders and the test examples, of a report of at most 3 MB
+COLUMNS = 32  # images per row of a sheet
+SIDE = 64  # pixels: larger images are downsampled
 COMPONENTS = 32  # principal components at most
 
 
 def wall(model: Trained, data: Dataset) -> dict[str, Any] | None:
-    """What a page needs to paint the wall, as JSON values; None for codes of one number, or all the same.
+    """Data of the wall, as JSON values; None for codes of one dimension, or without variance.
 
-    Pictures are PNG files as data addresses: sheets of images, row by row. On the grid the first axis of the plane runs
+    Pictures are data URLs of PNG files: sheets of images, row by row. On the grid the first axis of the plane runs
     fastest; in a slider's sheet it is followed by the second, then by its offset. There 128 is no change, and 1 and 255
     are changes by -1 and 1.
     """
@@ -39,28 +39,28 @@ def wall(model: Trained, data: Dataset) -> dict[str, Any] | None:
         return None
     if z.shape[1] == 2:
         mean, directions, labels = np.zeros(2), np.eye(2), ["z1", "z2"]
-        deviations, shares = z.std(0), np.array([0.5, 0.5])
+        deviations, ratios = z.std(0), np.array([0.5, 0.5])
     else:
         components = principal(z, COMPONENTS)
-        mean, directions, shares = components.mean_, components.components_, components.explained_variance_ratio_
+        mean, directions, ratios = components.mean_, components.components_, components.explained_variance_ratio_
         deviations = np.sqrt(components.explained_variance_)
-        labels = [f"component {k + 1} ({part:.1%} of variance)" for k, part in enumerate(shares)]
+        labels = [f"component {k + 1} ({part:.1%} of variance)" for k, part in enumerate(ratios)]
     plane = (z - mean) @ directions[:2].T
     low, high = _range(plane)
 
     def decode(places: np.ndarray) -> np.ndarray:
-        """Images of places [N, k], the first k components."""
+        """Decode points [N, k], the first k components."""
         codes = mean + places @ directions[: places.shape[1]]
         return small(pictures(np.asarray(model.decode(codes.reshape(-1, *model.code)))))
 
     coarsest = sheet(decode(_grid(low, high, SIZES[-1])))
-    likely = [size for size in SIZES if len(coarsest) * (size / SIZES[-1]) ** 2 < 2 * BUDGET]  # large pictures are slow
+    likely = [size for size in SIZES if len(coarsest) * (size / SIZES[-1]) ** 2 < 2 * BUDGET]  # large ones are slow
     sheets = ((size, sheet(decode(_grid(low, high, size)))) for size in likely)
     n, grid = next(((size, text) for size, text in sheets if len(text) < BUDGET), (SIZES[-1], coarsest))
     inside = np.flatnonzero(np.all((plane >= low) & (plane <= high), axis=1))
-    inside = inside[spread(len(inside), MOST)]
-    kept, shown = _examples(model, data, numbers[inside])
-    places = np.round(plane[inside[kept]], 5)
+    inside = inside[spread(len(inside), MAX_EXAMPLES)]
+    chosen, shown = _examples(model, data, numbers[inside])
+    places = np.round(plane[inside[chosen]], 5)
     return {
         "size": list(small(pictures(unit(data.test.x[:1]))).shape[1:3]),
         "columns": COLUMNS,
@@ -69,14 +69,14 @@ def wall(model: Trained, data: Dataset) -> dict[str, Any] | None:
         "labels": labels[:2],
         "n": n,
         "grid": grid,
-        **_sliders(decode, low, high, deviations, shares, labels),
+        **_sliders(decode, low, high, deviations, ratios, labels),
         "codes": {"x": places[:, 0].tolist(), "y": places[:, 1].tolist(), **shown},
         "classes": list(data.classes),
     }
 
 
 def small(images: np.ndarray) -> np.ndarray:
-    """Images [N, H, W, C] shrunk by a whole factor, so that no side has more than `SIDE` pixels."""
+    """Downsample images [N, H, W, C] by an integer factor, to at most `SIDE` pixels per side."""
     height, width = images.shape[1:3]
     factor = -(-max(height, width) // SIDE)
     padding = ((0, 0), (0, -height % factor), (0, -width % factor), (0, 0))
@@ -88,37 +88,37 @@ def small(images: np.ndarray) -> np.ndarray:
 
 
 def sheet(images: np.ndarray) -> str:
-    """Images [N, H, W, C] in [0, 1] as one picture, `COLUMNS` in a row, as a data address."""
+    """Images [N, H, W, C] in [0, 1] as one picture, `COLUMNS` in a row, as a data URL."""
     count = len(images)
     blank = np.zeros((-count % COLUMNS, *images.shape[1:]), images.dtype)
-    return address(bitmap(tile(np.concatenate([images, blank]), COLUMNS, gap=0)))
+    return data_url(bitmap(tile(np.concatenate([images, blank]), COLUMNS, gap=0)))
 
 
 def _range(plane: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Corners of the plane: all codes but the outermost hundredth of each axis, and a margin."""
+    """Corners of the plane: the central 99 % of the codes along each axis, and a margin."""
     low, high = np.quantile(plane, (0.005, 0.995), axis=0)
     margin = np.maximum(0.05 * (high - low), 1e-3)
     return low - margin, high + margin
 
 
 def _grid(low: np.ndarray, high: np.ndarray, n: int) -> np.ndarray:
-    """n x n places of the plane [n * n, 2]."""
+    """n x n points of the plane, [n * n, 2]."""
     x, y = (np.linspace(*ends, n) for ends in zip(low, high, strict=True))
     return np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
 
 
 def _examples(model: Trained, data: Dataset, numbers: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
-    """As many of these test examples as the budget has room for: their places among them, and what is decoded."""
+    """As many of these test examples as fit the budget: their indices, images and reconstructions."""
     lengths = lengths_of(data, numbers)
     before = small(pictures(unit(data.test.x[numbers]), lengths))
-    after = small(pictures(np.asarray(model.decode(encoded(model, data, numbers, seen=True))), lengths))
+    after = small(pictures(np.asarray(model.decode(encoded(model, data, numbers, corrupted=True))), lengths))
     each = (len(sheet(before[:COLUMNS])) + len(sheet(after[:COLUMNS]))) / min(len(numbers), COLUMNS)
-    kept = spread(len(numbers), max(1, int(BUDGET / each)))
-    return kept, {
-        "numbers": numbers[kept].tolist(),
-        "class": data.test.y[numbers[kept]].tolist(),
-        "originals": sheet(before[kept]),
-        "decoded": sheet(after[kept]),
+    chosen = spread(len(numbers), max(1, int(BUDGET / each)))
+    return chosen, {
+        "numbers": numbers[chosen].tolist(),
+        "class": data.test.y[numbers[chosen]].tolist(),
+        "originals": sheet(before[chosen]),
+        "decoded": sheet(after[chosen]),
     }
 
 
@@ -127,12 +127,12 @@ def _sliders(
     low: np.ndarray,
     high: np.ndarray,
     deviations: np.ndarray,
-    shares: np.ndarray,
+    ratios: np.ndarray,
     labels: list[str],
 ) -> dict[str, Any]:
-    """A slider for every component beyond the second that varies, as far as the budget has room for them.
+    """A slider for every component beyond the second that varies, as far as the budget allows.
 
-    without: what part of the variance is in none of them.
+    without: fraction of the variance in components without a slider.
     """
     moving = [k for k in range(2, len(deviations)) if deviations[k] > 1e-3 * deviations[0]]
     for n in COARSE:
@@ -151,5 +151,5 @@ def _sliders(
                 break
         if len(sliders) == len(moving):
             break
-    without = 1 - float(np.sum(shares[: 2 + len(sliders)]))
+    without = 1 - float(np.sum(ratios[: 2 + len(sliders)]))
     return {"sliders": sliders, "coarse": n, "offsets": list(OFFSETS), "without": max(0.0, round(without, 4))}

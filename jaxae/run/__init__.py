@@ -1,4 +1,4 @@
-"""A run: from the command line, or a call of `fit`, to a directory full of results, and back to a model.
+"""Runs: `fit` and the command line, the run directory, and reading it back.
 
 An experiment script is a docstring, a `Config`, a `build(config, info)`, and `main(Config, build)`.
 """
@@ -13,12 +13,12 @@ from jaxae.run.execute import checked as checked
 from jaxae.run.execute import complete as complete
 from jaxae.run.execute import loaded as loaded
 from jaxae.run.execute import train as train
+from jaxae.run.program import layer_tables as layer_tables
 from jaxae.run.program import main as main
 from jaxae.run.program import program as program
-from jaxae.run.program import summary as summary
 from jaxae.run.read import dataset as dataset
-from jaxae.run.read import ended as ended
-from jaxae.run.read import finished as finished
 from jaxae.run.read import load as load
-from jaxae.run.read import recorded as recorded
+from jaxae.run.read import load_finished as load_finished
+from jaxae.run.read import recorded_experiment as recorded_experiment
+from jaxae.run.read import require_finished as require_finished
 from jaxae.run.read import same_data as same_data

@@ -7,17 +7,17 @@ from typing import Any
 
 import optax
 
-from jaxae.core.experiment import Experiment, Figures
+from jaxae.core.experiment import ExpectedMetrics, Experiment
 from jaxae.core.step import averaged, binarized
 from jaxae.core.types import Info
 from jaxae.run.config import Config
 from jaxae.training import epoch, optimizers
 
-Build = Callable[[Any, Info], Experiment]  # (config, what is known of the data) -> experiment
+Build = Callable[[Any, Info], Experiment]  # (config, properties of the data) -> experiment
 
 
 def built(config: Config, build: Build, info: Info) -> Experiment:
-    """The experiment, with images binarized in every step, and averaged parameters, where the fields say so."""
+    """Build the experiment, with dynamic binarization and averaged parameters if configured."""
     experiment = build(config, info)
     train = experiment.train
     if config.binarize == "dynamic":
@@ -27,15 +27,15 @@ def built(config: Config, build: Build, info: Info) -> Experiment:
     return dataclasses.replace(experiment, train=train)
 
 
-def expecting(build: Build, expected: Mapping[str, Figures]) -> Build:
-    """A `build` with these expected figures: data set -> test metric -> at most, or a range."""
+def expecting(build: Build, expected: Mapping[str, ExpectedMetrics]) -> Build:
+    """A `build` with these expected figures: data set -> test metric -> upper bound, or range."""
     return lambda config, info: dataclasses.replace(build(config, info), expected=expected)
 
 
 def optimizer(config: Config, info: Info, schedule: optax.Schedule | None = None) -> optax.GradientTransformation:
-    """The optimizer that the configuration names, or that was passed in its place.
+    """The optimizer of the configuration.
 
-    schedule: of the learning rate, where an experiment has one of its own. ValueError for fields that do not fit.
+    schedule: learning rate schedule, in place of the configured one. ValueError for fields that exclude each other.
     """
     if not isinstance(config.optimizer, str):
         return config.optimizer
@@ -50,5 +50,5 @@ def optimizer(config: Config, info: Info, schedule: optax.Schedule | None = None
 
 
 def title(name: str, config: Config) -> str:
-    """What the pictures and the page of a run are called."""
+    """Title of a run's figures and report."""
     return f"{name.removesuffix('.py')} on {Path(config.data).name}"

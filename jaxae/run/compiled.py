@@ -1,4 +1,4 @@
-"""JAX's persistent compilation cache in the user's cache folder: a second start does not compile again.
+"""JAX's persistent compilation cache in the user's cache folder: a second start does not recompile.
 
 JAX locks the cache, bounds its size and evicts entries. The keys contain the versions and the instruction set of the
 processor, so machines may share the folder.
@@ -19,7 +19,7 @@ LARGEST = 1 << 30  # bytes
 
 
 @contextmanager
-def kept(largest: int = LARGEST) -> Iterator[None]:
+def persistent_cache(largest: int = LARGEST) -> Iterator[None]:
     """Read compiled programs from the cache, and add new ones to it.
 
     Does nothing if JAX has a cache already (`JAX_COMPILATION_CACHE_DIR`) or the folder cannot be written.

@@ -20,10 +20,10 @@ from jaxae.errors import DAMAGED, InputError
 from jaxae.run import command_line
 from jaxae.run import config as configs
 from jaxae.run.config import Config
-from jaxae.training.checkpoint import recorded
+from jaxae.training.checkpoint import newest_digests
 from jaxae.training.records import write_json
 
-OURS = (
+RUN_FILES = (
     "metrics.jsonl",
     "result.json",
     "report.html",
@@ -37,19 +37,19 @@ LOCK = ".lock"
 
 
 @contextmanager
-def alone(workdir: Path) -> Iterator[None]:
+def locked(workdir: Path) -> Iterator[None]:
     """Lock the directory exclusively; the lock ends with its process. InputError if another process holds it."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         file = (workdir / LOCK).open("a")
     except OSError as error:
-        raise InputError(f"workdir={workdir}: cannot be written ({error.strerror}): give another") from None
+        raise InputError(f"workdir={workdir}: cannot be written ({error.strerror}): use another") from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(
-                f"workdir={workdir}: another process is running in it: wait for it, or give another"
+                f"workdir={workdir}: another process is running in it: wait for it, or use another"
             ) from None
         yield
 
@@ -61,9 +61,11 @@ def prepare(workdir: Path, config: Config, description: dict[str, Any], extends:
     """
     file = workdir / "config.json"
     try:
-        if links := [name for name in (*OURS, "checkpoints/*") for path in workdir.glob(name) if path.is_symlink()]:
+        if links := [
+            name for name in (*RUN_FILES, "checkpoints/*") for path in workdir.glob(name) if path.is_symlink()
+        ]:
             raise InputError(f"workdir={workdir}: {links[0]} is a link: a run writes into its own directory only")
-        for name in OURS:
+        for name in RUN_FILES:
             (workdir / f"{name}.tmp").unlink(missing_ok=True)  # of a run that was killed as it wrote
         if file.exists():
             old = read(file)
@@ -74,17 +76,17 @@ def prepare(workdir: Path, config: Config, description: dict[str, Any], extends:
                 return write_json(file, {**description, **source})
             if not config.overwrite:
                 return _same_run(workdir, old, description)
-            for path in (workdir / name for name in OURS):
+            for path in (workdir / name for name in RUN_FILES):
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         elif any(path.name != LOCK for path in workdir.iterdir()):
-            raise InputError(f"workdir={workdir}: is not empty and holds no run: give another")
+            raise InputError(f"workdir={workdir}: is not empty and holds no run: use another")
         write_json(file, description)
     except OSError as error:
-        raise InputError(f"workdir={workdir}: cannot be written ({error.strerror}): give another") from None
+        raise InputError(f"workdir={workdir}: cannot be written ({error.strerror}): use another") from None
 
 
 def read(file: Path) -> dict[str, Any]:
-    """Read config.json as `describe` gives it. InputError for any other content."""
+    """Read the config.json of `describe`. InputError for other content."""
     if not file.is_file():
         raise InputError(f"{file.parent}: holds no run: there is no config.json")
     try:
@@ -101,26 +103,24 @@ def read(file: Path) -> dict[str, Any]:
         if not all(type(size) is int and 0 < size < 2**31 for size in (*about["shape"], about["train"])):
             raise TypeError("wrong shape")
     except DAMAGED as error:
-        raise InputError(f"{file}: describes no run ({error!r}): give another directory") from None
+        raise InputError(f"{file}: describes no run ({error!r}): use another directory") from None
     return saved
 
 
-def difference(old: dict[str, Any], new: dict[str, Any], apart: Sequence[str] = configs.PLACE) -> str:
-    """The differences of two descriptions, apart from these fields; empty if there are none."""
+def difference(old: dict[str, Any], new: dict[str, Any], ignored: Sequence[str] = configs.PLACE) -> str:
+    """The differences of two descriptions, except in the `ignored` fields; empty if there are none."""
     if old["experiment"] != new["experiment"]:
         return f"{old['experiment']} there, {new['experiment']} here"
     if old.get("program") != new.get("program"):
         return f"the model, the loss or the optimizer of {old['experiment']} has changed"
-    differ = configs.differences(old["config"], new["config"], apart)
-    return differ or (
-        "the data itself is not the same" if old["data"]["fingerprint"] != new["data"]["fingerprint"] else ""
-    )
+    differ = configs.differences(old["config"], new["config"], ignored)
+    return differ or ("the data have changed" if old["data"]["fingerprint"] != new["data"]["fingerprint"] else "")
 
 
 def _same_run(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     if differ := difference(old, new):
         raise InputError(
-            f"workdir={workdir} holds another run: {differ}; give another workdir, or overwrite=True to start again"
+            f"workdir={workdir} holds another run: {differ}; use another workdir, or overwrite=True to start again"
         )
 
 
@@ -153,16 +153,16 @@ def describe(config: Config, name: str, dataset: Dataset, program: str = "") -> 
 
 
 def _source(config: Config) -> dict[str, str]:
-    """A hash of the checkpoint that training starts from; empty if that run is gone, e.g. on resuming."""
+    """A hash of the checkpoint that training starts from; empty if that run no longer exists, as on resuming."""
     if config.init_from:
         with suppress(InputError):
-            leaves = recorded(Path(config.init_from) / "checkpoints")
+            leaves = newest_digests(Path(config.init_from) / "checkpoints")
             return {"init_from": hashlib.sha256(json.dumps(leaves, sort_keys=True).encode()).hexdigest()}
     return {}
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that this file is in, or None where it is in none (or there is no git)."""
+    """The Git commit of the checkout of this package; None outside of a checkout, or without Git."""
     package = Path(__file__).parents[1]
     ask = ["git", "rev-parse", "--show-toplevel", "HEAD"]
     try:

@@ -1,4 +1,4 @@
-"""What a run keeps of the step at which it diverged: the state before it, its examples and its key."""
+"""The inputs of a diverged step, saved for `replay`: the state, the examples and the key."""
 
 import shutil
 from pathlib import Path
@@ -13,13 +13,15 @@ ROWS = "batch.npz"
 
 
 def save(workdir: Path, error: Diverged) -> None:
-    """Write `diverged/` into a run directory, in place of what is there. Nothing for an evaluation that diverged."""
-    if error.moment is None:
+    """Write `diverged/` into a run directory, in place of an existing one. Nothing for a diverged evaluation."""
+    if error.step_inputs is None:
         return
     folder = workdir / FOLDER
     shutil.rmtree(folder, ignore_errors=True)
-    moment = error.moment
+    step_inputs = error.step_inputs
     with Checkpoints(folder) as checkpoints:
-        checkpoints.save(int(moment["state"].step), {"state": moment["state"]}, {"seed": moment["seed"]}, wait=True)
+        checkpoints.save(
+            int(step_inputs["state"].step), {"state": step_inputs["state"]}, {"seed": step_inputs["seed"]}, wait=True
+        )
     with (folder / ROWS).open("wb") as file:
-        np.savez(file, key=moment["key"], **moment["batch"])
+        np.savez(file, key=step_inputs["key"], **step_inputs["batch"])

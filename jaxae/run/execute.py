@@ -1,4 +1,4 @@
-"""One run, from a configuration to a directory full of results."""
+"""A run: training, evaluation and the run directory."""
 
 import dataclasses
 import math
@@ -11,12 +11,12 @@ from typing import Any
 import jax
 
 from jaxae import data
-from jaxae.core.batch import WHOLE, Layout
+from jaxae.core.batch import UNSPLIT, Layout
 from jaxae.core.experiment import Experiment
 from jaxae.core.types import State
 from jaxae.data import Dataset
 from jaxae.devices import plan as plans
-from jaxae.devices.processes import ALONE, Processes
+from jaxae.devices.processes import SINGLE_PROCESS, Processes
 from jaxae.errors import InputError, input_errors
 from jaxae.measure import measures
 from jaxae.report import figures
@@ -39,36 +39,36 @@ def train(
     build: Build,
     name: str,
     stop: loop.Stop = loop.never,
-    together: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
     compiler: Compiler | None = None,
     known: Dataset | None = None,
     progress: bool = True,
     program: str = "",
 ) -> Path:
-    """Train, or resume, and write everything that a run directory holds; the directory.
+    """Train or resume a run, write its directory, and return the path.
 
-    name: of the experiment (see `find.name_of`). stop, compiler, progress: see `loop.train`. together: the processes.
-    known: the data, where the configuration only names it. program: see `directory.describe`.
+    name: of the experiment (see `find.name_of`). stop, compiler, progress: see `loop.train`. processes: the processes.
+    known: the data, if it is loaded already. program: see `directory.describe`.
     Raises InputError, errors.Diverged, errors.Interrupted, and OSError when the disk is full or the directory lost.
     """
     workdir = Path(config.workdir or f"runs/{name.removesuffix('.py')}-{Path(config.data).stem}")
-    with together.main_process_first():  # which prepares the data
+    with processes.main_process_first():  # which prepares the data
         dataset = loaded(config) if known is None else known
     if len(dataset.train.x) < config.batch_size:
         raise InputError(
-            f"batch_size={config.batch_size}: there are only {len(dataset.train.x)} training examples: take fewer"
+            f"batch_size={config.batch_size} exceeds the {len(dataset.train.x)} training examples; use fewer"
         )
-    experiment, plan = planned(config, build, dataset, together)
-    writes, description = together.is_main_process, directory.describe(config, name, dataset, program)
-    if other := directory.difference(together.broadcast_json(description), description, configs.OWN):
-        raise InputError(f"process_id={config.process_id}: is not in the run of process 0: {other}")
+    experiment, plan = planned(config, build, dataset, processes)
+    writes, description = processes.is_main_process, directory.describe(config, name, dataset, program)
+    if other := directory.difference(processes.broadcast_json(description), description, configs.OWN):
+        raise InputError(f"process_id={config.process_id}: differs from process 0: {other}")
     first = cache(partial(initial, config, experiment, dataset))
-    with directory.alone(workdir) if writes else nullcontext():
+    with directory.locked(workdir) if writes else nullcontext():
         if writes:
             if config.overwrite or not (workdir / "config.json").exists():
-                first()  # refuses other parameters before anything is written
+                first()  # raises before anything is written
             directory.prepare(workdir, config, description, _extends(workdir, config, build, dataset, description))
-        if not together.broadcast_json(complete(workdir, config)):
+        if not processes.broadcast_json(complete(workdir, config)):
             _fill(workdir, config, experiment, plan, dataset, name, stop, compiler, progress, first)
     return workdir
 
@@ -76,7 +76,7 @@ def train(
 def _extends(workdir: Path, config: Config, build: Build, dataset: Dataset, description: dict[str, Any]) -> bool:
     """Whether the run in the directory is this one with fewer epochs.
 
-    InputError if its steps depend on how many epochs there are: then another number is another run from the start.
+    InputError if its steps depend on the number of epochs: then another number gives another run.
     """
     file = workdir / "config.json"
     if config.overwrite or not file.exists():
@@ -89,7 +89,7 @@ def _extends(workdir: Path, config: Config, build: Build, dataset: Dataset, desc
     if traced(config, build, dataset) != traced(dataclasses.replace(config, epochs=epochs), build, dataset):
         raise InputError(
             f"workdir={workdir} holds a run of epochs={epochs} whose steps depend on their number (a schedule to the "
-            f"last step): it cannot be extended to {config.epochs}; give another workdir, or overwrite=True to start "
+            f"last step): it cannot be extended to {config.epochs}; use another workdir, or overwrite=True to start "
             "again"
         )
     return True
@@ -113,7 +113,7 @@ def _fill(
     progress: bool,
     first: Callable[[], Initial | None],
 ) -> None:
-    def look(state: State, step: int, board: TensorBoard) -> None:
+    def draw(state: State, step: int, board: TensorBoard) -> None:
         now = Trained(experiment, state, dataset.shape, loop.seeds_of(config))[0]
         board.picture(figures.strip(workdir / "figures" / "training", step, now, dataset), step, "while_training")
         board.histogram("codes", figures.codes_of(now, dataset, 1000)[0], step)
@@ -126,7 +126,7 @@ def _fill(
         plan,
         workdir,
         stop,
-        look if draws else None,
+        draw if draws else None,
         compiler,
         progress,
         first,
@@ -151,38 +151,38 @@ def _fill(
 
 
 def loaded(config: Config) -> Dataset:
-    """The data that the configuration names. InputError, about flags: only command lines name data so."""
+    """Load the data of the configuration. InputError, about flags."""
     with command_line.flags_of(config), input_errors():
         return data.load(config.data, config.data_dir, config.manual_dir, config.binarize)
 
 
 def planned(
-    config: Config, build: Build, dataset: Dataset, together: Processes = ALONE
+    config: Config, build: Build, dataset: Dataset, processes: Processes = SINGLE_PROCESS
 ) -> tuple[Experiment, plans.Plan]:
     """The experiment, and the plan for all devices. InputError, before anything is written, as `checked`."""
     with input_errors():
         plan = plans.plan(
-            config.parallel, config.batch_size, config.seeds, None, config.reduction, config.accumulate, together
+            config.parallel, config.batch_size, config.seeds, None, config.reduction, config.accumulate, processes
         )
     # Rejects losses that cannot be split into microbatches.
     return checked(config, build, dataset, plan.layout._replace(axis=None)), plan
 
 
-def checked(config: Config, build: Build, dataset: Dataset, layout: Layout = WHOLE) -> Experiment:
+def checked(config: Config, build: Build, dataset: Dataset, layout: Layout = UNSPLIT) -> Experiment:
     """The experiment. InputError, before anything is written, for a configuration that does not suit the data."""
     with input_errors():
         experiment = built(config, build, dataset.info)
         if dataset.train.lengths is not None and not experiment.sequences:
-            raise InputError(f"data={config.data}: holds sequences, and this experiment takes none")
+            raise InputError(f"data={config.data}: holds sequences; use an experiment for sequences")
         # The nets check their shapes only here.
         state = loop.abstract(experiment, config, dataset.info, layout)
         records.check_names(state["totals"]["sum"])
     needed = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     if needed > (there := plans.memory()):
         raise InputError(
-            f"parameters and optimizer take {needed / 2**30:,.0f} GiB, and there are {there / 2**30:,.0f}: take fewer "
-            "seeds or a smaller net"
+            f"parameters and optimizer state take {needed / 2**30:,.0f} GiB of {there / 2**30:,.0f}: use fewer "
+            "seeds or a smaller network"
         )
     if epoch.first_step(config.epochs, len(dataset.train.x), config.batch_size) >= 2**31:
-        raise InputError(f"epochs={config.epochs}: more than {2**31} steps: take fewer, or a larger batch_size")
+        raise InputError(f"epochs={config.epochs}: more than {2**31} steps; use fewer, or a larger batch_size")
     return experiment

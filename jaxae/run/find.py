@@ -25,8 +25,8 @@ def find(name: str) -> ModuleType:
     return importlib.import_module(f"{PACKAGE}.{name}")
 
 
-def imported(name: str) -> ModuleType | None:
-    """Import an experiment from outside the package; None for "". InputError for a module that is no experiment."""
+def import_experiment(name: str) -> ModuleType | None:
+    """Import an experiment from outside the package; None for "". InputError for a module that is not an experiment."""
     if not name:
         return None
     try:
@@ -34,7 +34,7 @@ def imported(name: str) -> ModuleType | None:
     except (ImportError, ValueError) as error:
         raise InputError(f"module={name} cannot be imported ({first_line(error)})") from None
     if not (hasattr(module, "Config") and hasattr(module, "build")):
-        raise InputError(f"module={name} is no experiment: it must define Config and build")
+        raise InputError(f"module={name} is not an experiment: it must define Config and build")
     return module
 
 

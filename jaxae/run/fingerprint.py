@@ -1,4 +1,4 @@
-"""What an experiment computes, as JAX traces it: to compare runs."""
+"""Fingerprint of the computation of an experiment, to compare runs."""
 
 import hashlib
 import re
@@ -14,12 +14,12 @@ from jaxae.training.start import blank, start
 
 
 def fingerprint(config: Config, build: Build, dataset: Dataset) -> str:
-    """A hash of what an experiment computes in training and evaluation, as JAX traces both."""
+    """A hash of the jaxprs of a training step and an evaluation."""
     return hashlib.sha256(repr(traced(config, build, dataset)).encode()).hexdigest()[:16]
 
 
 def traced(config: Config, build: Build, dataset: Dataset) -> tuple[str, list[Any]]:
-    """A training step and an evaluation of the experiment as JAX traces them, with their constants."""
+    """The jaxprs of a training step and an evaluation of the experiment, with their constants."""
     experiment, key = built(config, build, dataset.info), jax.random.key(0)
     state = jax.eval_shape(lambda: start(experiment, dataset.info, config.batch_size, range(1)))[0]
     batch, test = (blank(experiment, dataset.info, config.batch_size, training=training) for training in (True, False))

@@ -31,11 +31,15 @@ from jaxae.run.warm_start import initial
 from jaxae.training import epoch, records
 from jaxae.training.trained import Trained
 
-UPDATE = ("lr", "schedule", "warmup_steps", "eps", "weight_decay", "clip")  # fields of the optimizer
-ALIASES = {"learning_rate": "lr", "random_state": "seed", "max_iter": "epochs"}  # as others call the fields
+OPTIMIZER_FIELDS = ("lr", "schedule", "warmup_steps", "eps", "weight_decay", "clip")  # fields of the optimizer
+ALIASES = {
+    "learning_rate": "lr",
+    "random_state": "seed",
+    "max_iter": "epochs",
+}  # their names in other libraries
 HINTS = {
-    "optimizer": ", nor an Optax transformation, such as optax.adam(1e-3)",
-    "lr": ": a schedule goes into an optimizer, as in optimizer=optax.adam(schedule)",
+    "optimizer": ", or an Optax transformation, such as optax.adam(1e-3)",
+    "lr": "; pass a schedule to an optimizer, as in optimizer=optax.adam(schedule)",
 }
 
 
@@ -45,7 +49,7 @@ class Source(NamedTuple):
     name: str
     config: type[Config]
     build: Build
-    program: str = ""  # of an `Experiment`: a hash of what it computes
+    program: str = ""  # of an `Experiment`: a hash of its computation
 
 
 def fit(
@@ -77,33 +81,33 @@ def fit(
     fields: of the experiment's `Config`, as epochs, batch_size, lr, schedule, warmup_steps, ema, seed, init_from and
     latent; all of them, with their meaning: `jaxae vae --help`. `optimizer` may be an Optax
     transformation, which config.json records by a hash; a run has ceil(epochs * training examples / batch_size) steps.
-    An `Experiment` has an optimizer of its own. Where a run diverged, `replay` tells what was not finite first.
-    An interruption (Ctrl-C) ends training after the current dispatch; what is trained so far is returned.
-    TypeError for an unknown field; ValueError for arguments that do not fit; errors.Diverged for a number that is not
-    finite; OSError where the workdir cannot be written.
+    An `Experiment` has an optimizer of its own. For a diverged run, `replay` names the first non-finite value.
+    An interruption (Ctrl-C) ends training after the current dispatch; the model so far is returned.
+    TypeError for an unknown field; ValueError for invalid arguments; errors.Diverged for a non-finite number; OSError
+    if the workdir cannot be written.
     """
     for name, value in (("y", y), ("context", context), ("valid", valid)):
         if value is not None:
-            raise ValueError(f"{name}= is not supported yet: leave it out")
+            raise ValueError(f"{name}= is not supported yet; omit it")
     if type(seeds) is not int:
-        raise TypeError(f"seeds={seeds!r} is no int")
+        raise TypeError(f"seeds={seeds!r} must be an int")
     if workdir is not None and not isinstance(workdir, str | Path):
-        raise TypeError(f"workdir={workdir!r} is no path")
+        raise TypeError(f"workdir={workdir!r} must be a path")
     source = _source(experiment)
     fields = _checked(source.config, fields)
-    unread: tuple[str, ...] = () if isinstance(fields.get("optimizer", ""), str) else UPDATE
+    unread: tuple[str, ...] = () if isinstance(fields.get("optimizer", ""), str) else OPTIMIZER_FIELDS
     if isinstance(experiment, Experiment):
-        unread = (*UPDATE, "optimizer", "precision")
+        unread = (*OPTIMIZER_FIELDS, "optimizer", "precision")
     for field in unread:
         if field in fields:
-            raise ValueError(f"{field}={fields[field]} has no effect beside an optimizer of your own: leave it out")
+            raise ValueError(f"{field}={fields[field]} has no effect with a custom optimizer; omit it")
     dataset, name = _dataset(data, test, fields, progress)
     drawn = figures is not False and workdir is not None
     fixed = {"data": name, "seeds": seeds, "workdir": str(workdir or ""), "figures": "all" if drawn else "none"}
     config = source.config(**{**fields, **fixed})
     count = len(dataset.train.x)
     if config.batch_size > count:
-        _say(progress, f"batch_size={config.batch_size} is larger than the training split: it becomes {count}")
+        _say(progress, f"batch_size={config.batch_size} exceeds the training split; using {count}")
         config = dataclasses.replace(config, batch_size=count)
     if isinstance(experiment, Experiment):
         source = source._replace(program=fingerprint(config, source.build, dataset))
@@ -113,9 +117,9 @@ def fit(
         try:
             train(config, source.build, source.name, stop, known=dataset, progress=progress, program=source.program)
         except Interrupted:
-            say("interrupted: what is trained so far is returned; the same call resumes")
-    given: dict[str, Any] = {"optimizer": config.optimizer} if not isinstance(config.optimizer, str) else {}
-    return load(workdir, None if isinstance(experiment, str) else experiment, **given)
+            say("interrupted: returning the model so far; the same call resumes")
+    objects: dict[str, Any] = {"optimizer": config.optimizer} if not isinstance(config.optimizer, str) else {}
+    return load(workdir, None if isinstance(experiment, str) else experiment, **objects)
 
 
 def _in_memory(source: Source, config: Config, dataset: Dataset, stop: loop.Stop, progress: bool) -> Trained:
@@ -137,7 +141,7 @@ def _in_memory(source: Source, config: Config, dataset: Dataset, stop: loop.Stop
                 history += [records.record(now.epoch, step, "test", now.test)]
                 shown.epoch(history[-2], history[-1], rate)
             if stop(None) and step < last:
-                say(f"interrupted at step {step} of {last}: what is trained so far is returned")
+                say(f"interrupted at step {step} of {last}: returning the model so far")
                 break
     state, totals = jax.device_get((now.state, now.totals))
     save = saver(config, directory.describe(config, source.name, dataset, source.program), totals)
@@ -152,47 +156,47 @@ def _source(experiment: ModuleType | str | Experiment) -> Source:
         experiment = find(experiment)
     if not (hasattr(experiment, "Config") and hasattr(experiment, "build")):
         raise TypeError(
-            f"experiment is a {type(experiment).__name__}: give the name of one, its module, or a jaxae.Experiment; of "
-            "a Flax module that is jaxae.Experiment(model, jaxae.descend(loss, optimizer), loss)"
+            f"experiment is a {type(experiment).__name__}: pass a name, a module or a jaxae.Experiment; for a Flax "
+            "module, jaxae.Experiment(model, jaxae.descend(loss, optimizer), loss)"
         )
     return Source(name_of(experiment), experiment.Config, experiment.build)
 
 
 def _checked(kind: type[Config], fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields with lists as tuples. TypeError for one that the configuration has not, or of another type."""
+    """The fields with lists as tuples. TypeError for an unknown field, or a value of another type."""
     hints = get_type_hints(kind)
     for name in fields:
         if name not in hints:
             near = [ALIASES[name]] if name in ALIASES else difflib.get_close_matches(name, hints, 1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(hints)}"
-            raise TypeError(f"{name} is no field of {kind.__module__}.Config: {hint}")
+            raise TypeError(f"{name} is not a field of {kind.__module__}.Config: {hint}")
     plain = {name: configs.plain(value) for name, value in fields.items()}
     for name, value in plain.items():
         if not configs.fits(value, hints[name]) and not (name == "optimizer" and hasattr(value, "update")):
             hint = HINTS.get(name, "") if callable(value) or name == "optimizer" else ""
-            raise TypeError(f"{name}={value!r} is no {configs.spelled(hints[name])}{hint}")
+            raise TypeError(f"{name}={value!r} must be {configs.spelled(hints[name])}{hint}")
     return plain
 
 
 def _dataset(data: Any, test: Any, fields: dict[str, Any], progress: bool) -> tuple[Dataset, str]:
-    """The data, and what config.json calls it."""
+    """The data, and its name in config.json."""
     binarize = fields.get("binarize", "none")
     if isinstance(data, str | Path):
         if test is not None:
-            raise ValueError(f"test= is for arrays: {data} has splits of its own")
+            raise ValueError(f"test= is for arrays; {data} has its own splits")
         found = sources.load(str(data), fields.get("data_dir", ""), fields.get("manual_dir", ""), binarize)
         return found, str(data)
     if isinstance(data, Dataset):
         if test is not None:
-            raise ValueError("test= is for arrays: a Dataset has splits of its own")
-        return binary.drawn(data, binarize), sources.ARRAY
+            raise ValueError("test= is for arrays; a Dataset has its own splits")
+        return binary.binarize(data, binarize), sources.ARRAY
     if isinstance(test, str | Path):
         both = sources.load(str(test))[:2]
         test = np.concatenate([split.x for split in both])
     found = sources.from_arrays(data, test=test)
     if test is None:
-        _say(progress, f"{len(found.test.x)} of {len(data)} examples are held out for the test (see test=)")
-    return binary.drawn(found, binarize), sources.ARRAY
+        _say(progress, f"{len(found.test.x)} of {len(data)} examples are held out as test split (see test=)")
+    return binary.binarize(found, binarize), sources.ARRAY
 
 
 @contextmanager

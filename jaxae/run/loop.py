@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import numpy as np
 
-from jaxae.core.batch import WHOLE, Layout
+from jaxae.core.batch import UNSPLIT, Layout
 from jaxae.core.experiment import Experiment
 from jaxae.core.types import Info, State
 from jaxae.data import Dataset
@@ -25,19 +25,19 @@ from jaxae.training.checkpoint import Checkpoints, NoCheckpoints
 from jaxae.training.iterate import Compiler, Snapshot, iterate
 from jaxae.training.start import Initial, start
 
-# What a checkpoint remembers besides arrays: bytes of metrics.jsonl, seconds in all, seconds and images of training.
+# Values of a checkpoint besides arrays: bytes of metrics.jsonl, total seconds, seconds and images of training.
 NEW: dict[str, Any] = {"size": 0, "wall": 0.0, "seconds": 0.0, "images": 0}
 
 Stop: TypeAlias = Callable[[Callable[[], None] | None], bool]  # as signals.Stop
 
 
 def never(save: Callable[[], None] | None) -> bool:  # noqa: ARG001
-    """The `stop` of a run that nobody stops."""
+    """The default `stop`: never."""
     return False
 
 
 class Outcome(NamedTuple):
-    """What training gives, on the host."""
+    """Result of training, on the host."""
 
     state: State
     wall_seconds: float
@@ -51,7 +51,7 @@ def train(
     plan: Plan,
     workdir: Path,
     stop: Stop = never,
-    look: Callable[[State, int, TensorBoard], None] | None = None,
+    draw: Callable[[State, int, TensorBoard], None] | None = None,
     compiler: Compiler | None = None,
     progress: bool = True,
     initial: Callable[[], Initial | None] = lambda: None,
@@ -62,7 +62,7 @@ def train(
     returns True (the same call then resumes bit for bit), and OSError if the disk is full or the directory lost. With
     several processes, only the main one reads and writes.
     stop: called after every dispatch with a function that saves a checkpoint, and with None after the last save.
-    look: draws a state, every `config.picture_every` steps, after epochs 1, 2, 5, 10, 20, 50, ..., and the last.
+    draw: draws a state, every `config.picture_every` steps, after epochs 1, 2, 5, 10, 20, 50, ..., and the last.
     compiler: see `iterate`. progress: show a bar, or a line per epoch. initial: parameters to start from; called where
     there is no checkpoint.
     """
@@ -99,7 +99,7 @@ def train(
             save = partial(checkpoints.save, step, {"state": state, "totals": totals}, meta)
             stopping = processes.maximum(float(stop(partial(save, wait=True)))) > 0
             if due or stopping:
-                save(wait=stopping or step == last)  # before it is said that all is saved
+                save(wait=stopping or step == last)  # before the stop is reported
             if stopping:
                 processes.shutdown()
                 raise Interrupted
@@ -122,7 +122,7 @@ def train(
         with (
             TensorBoard(workdir / "tensorboard", step) if writes else nullcontext() as board,
             Progress(config.epochs, last, step) if writes and progress else NoProgress() as shown,
-            keeping_moment(workdir, writes),
+            saving_diverged_step(workdir, writes),
         ):
             for now in snapshots:
                 if now.seconds:
@@ -131,8 +131,8 @@ def train(
                 step, state, totals = now.step, now.state, now.totals
                 if now.test is None:
                     shown.update(now.epoch, step, float(np.mean(now.train["loss"])), rate())
-                    if board and look and picture_due(now):
-                        look(jax.device_get(state), step, board)
+                    if board and draw and picture_due(now):
+                        draw(jax.device_get(state), step, board)
                     if now.done:
                         write(now.epoch, "train", now.train)
                     pause(not now.done and save_every > 0 and step % save_every == 0)
@@ -161,8 +161,8 @@ def configured(experiment: Experiment, data: Dataset, config: Config, plan: Plan
 
 
 @contextmanager
-def keeping_moment(workdir: Path, writes: bool) -> Iterator[None]:
-    """Where training diverges, what the bad step started from is written into `diverged/`."""
+def saving_diverged_step(workdir: Path, writes: bool) -> Iterator[None]:
+    """Save the inputs of a diverged step into `diverged/`."""
     try:
         yield
     except Diverged as error:
@@ -181,6 +181,6 @@ def as_items(found: tuple[State, Any]) -> dict[str, Any]:
     return dict(zip(("state", "totals"), found, strict=True))
 
 
-def abstract(experiment: Experiment, config: Config, info: Info, layout: Layout = WHOLE) -> dict[str, Any]:
-    """Shapes and dtypes of what a checkpoint holds."""
+def abstract(experiment: Experiment, config: Config, info: Info, layout: Layout = UNSPLIT) -> dict[str, Any]:
+    """Shapes and dtypes of the arrays in a checkpoint."""
     return as_items(jax.eval_shape(lambda: start(experiment, info, config.batch_size, seeds_of(config), layout)))

@@ -8,8 +8,8 @@ from typing import NoReturn
 
 import jax
 
-from jaxae.devices import processes, signals
-from jaxae.devices.processes import ALONE, Processes
+from jaxae.devices import signals
+from jaxae.devices.processes import SINGLE_PROCESS, Processes, join
 from jaxae.errors import Diverged, InputError, Interrupted, discard_output, first_line, input_errors
 from jaxae.run import command_line, compiled, results
 from jaxae.run.build import Build
@@ -23,42 +23,48 @@ def main(kind: type[Config], build: Build, argv: Sequence[str] | None = None) ->
     """Run an experiment from the command line, and exit."""
     module = sys.modules[kind.__module__]
     name = name_of(module)
-    together = ALONE
+    processes = SINGLE_PROCESS
 
     def work(stop: signals.Stop) -> str:
-        nonlocal together
+        nonlocal processes
         config = command_line.parse(kind, module.__doc__ or "", argv, None if name.endswith(".py") else f"jaxae {name}")
         with command_line.flags_of(config):
             if config.summary:
-                return summary(config, build)
+                return layer_tables(config, build)
             with input_errors():
-                together = processes.join(
+                processes = join(
                     config.coordinator, config.num_processes, config.process_id, config.heartbeat, config.patience
                 )
-            stop.patient = together.is_multiprocess
-            workdir = train(config, build, name, stop, together)
-        return results.summary(workdir) if together.is_main_process else ""
+            stop.patient = processes.is_multiprocess
+            workdir = train(config, build, name, stop, processes)
+        return results.summary(workdir) if processes.is_main_process else ""
 
-    program(work, lambda: together)
+    program(work, lambda: processes)
 
 
-def program(work: Callable[[signals.Stop], str], together: Callable[[], Processes] = lambda: ALONE) -> NoReturn:
-    """Call `work(stop)`, print its result, and exit with a code. together: the processes of the run.
+def program(
+    work: Callable[[signals.Stop], str], processes: Callable[[], Processes] = lambda: SINGLE_PROCESS
+) -> NoReturn:
+    """Call `work(stop)`, print its result, and exit with a code. processes: of the run.
 
     0: done. 1: another process was lost. 2: bad input. 3: diverged. 128 + signal: stopped by SIGINT or SIGTERM, with
     the last step saved.
     """
     logging.basicConfig(format="%(message)s", force=True)
     logging.getLogger("jaxae").setLevel(logging.INFO)
-    for name in ("absl", "asyncio", "urllib3"):  # Orbax and TFDS log what they then raise, and leave tasks behind
+    for name in (
+        "absl",
+        "asyncio",
+        "urllib3",
+    ):  # Orbax and TFDS log errors that they also raise
         logging.getLogger(name).setLevel(logging.CRITICAL)
     with signals.stopping() as stop:
         try:
-            with compiled.kept():
-                said = work(stop)
+            with compiled.persistent_cache():
+                text = work(stop)
             with suppress(BrokenPipeError):  # the reader may have closed the pipe
-                print(said, end="\n" if said else "", flush=True)
-            together().shutdown()
+                print(text, end="\n" if text else "", flush=True)
+            processes().shutdown()
             code = 0
         except InputError as error:
             print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
@@ -75,18 +81,18 @@ def program(work: Callable[[signals.Stop], str], together: Callable[[], Processe
             signals.cannot_write(error)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" in str(error):
-                said, code = "out of memory: take a smaller --batch-size, fewer --seeds or a smaller net", 2
-            elif together().is_multiprocess:
-                said, code = f"another process was lost: the same commands go on ({first_line(error)})", 1
+                text, code = "out of memory: use a smaller --batch-size, fewer --seeds or a smaller network", 2
+            elif processes().is_multiprocess:
+                text, code = f"another process was lost: repeat the commands to resume ({first_line(error)})", 1
             else:
                 raise
-            print(f"error: {said}", file=sys.stderr)
-    if code and together().is_multiprocess:
-        together().leave(code)
+            print(f"error: {text}", file=sys.stderr)
+    if code and processes().is_multiprocess:
+        processes().leave(code)
     sys.exit(code)
 
 
-def summary(config: Config, build: Build) -> str:
-    """The layers of encoder, decoder and the whole, as tables."""
+def layer_tables(config: Config, build: Build) -> str:
+    """Tables of the layers of encoder, decoder and both."""
     dataset = loaded(config)
     return "\n".join(f"{name}\n{t}" for name, t in layers(checked(config, build, dataset).model, dataset.shape).items())

@@ -56,7 +56,7 @@ class Progress:
 
 
 class NoProgress:
-    """Shows nothing, in place of `Progress`."""
+    """Null object of `Progress`."""
 
     def __enter__(self) -> "NoProgress":
         return self

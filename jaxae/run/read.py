@@ -41,8 +41,8 @@ def load(path: str | Path, experiment: ModuleType | Experiment | None = None, **
         with Checkpoints(path / "checkpoints", read_only=True) as checkpoints:
             restored = checkpoints.restore({"state": items["state"]})
     if restored is None:
-        mend = "it diverged: see jaxae.replay" if (path / FOLDER).is_dir() else "repeat the command that made it"
-        raise InputError(f"{path}: has no intact checkpoint: {mend}")
+        fix = "it diverged: see jaxae.replay" if (path / FOLDER).is_dir() else "repeat the command that made it"
+        raise InputError(f"{path}: has no intact checkpoint: {fix}")
     lines = records.read(path / "metrics.jsonl") if (path / "metrics.jsonl").exists() else []
     state = restored[0]["state"]
     return Trained(found, state, info.shape, loop.seeds_of(config), lines, saver(config, saved))
@@ -51,13 +51,13 @@ def load(path: str | Path, experiment: ModuleType | Experiment | None = None, **
 def described(
     path: Path, experiment: ModuleType | Experiment | None, fields: dict[str, Any]
 ) -> tuple[dict[str, Any], Experiment, Config, Info]:
-    """What config.json says, and the experiment, the configuration and the data that it describes. As `load`."""
+    """Contents of config.json, and the experiment, configuration and data properties that it describes. As `load`."""
     saved = directory.read(path / "config.json")
     plain = {**saved["config"]}
     for name, value in fields.items():
         if optimizers.fingerprint(value) != plain.get(name):
             raise InputError(f"{path}: was trained with another {name}: pass the same one")
-        plain[name] = "adam"  # any that config.json may hold
+        plain[name] = "adam"  # a placeholder
     if str(plain.get("optimizer")).startswith(optimizers.HASHED):
         raise InputError(f"{path}: was trained with an Optax transformation: pass optimizer=, the same one")
     info = Info(tuple(saved["data"]["shape"]), saved["data"]["train"])
@@ -66,7 +66,7 @@ def described(
         known = experiment
         build, config = lambda *_: known, configs.from_json(Config, plain)
     else:
-        module, config = recorded(path, {**saved, "config": plain}, experiment)
+        module, config = recorded_experiment(path, {**saved, "config": plain}, experiment)
         build = module.build
     config = dataclasses.replace(config, **fields)
     with _model_of(path):
@@ -82,24 +82,25 @@ def _model_of(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: its config.json describes no model: {first_line(error)}") from None
 
 
-def finished(
+def load_finished(
     path: str | Path, module: ModuleType | None = None, known: Dataset | None = None
 ) -> tuple[Trained, Dataset, dict[str, Any], str]:
-    """Of a finished run: its model (of all seeds), its data (or what is known of it already), its result and its title.
+    """Model (of all seeds), data, result and title of a finished run.
 
-    InputError for one that is not finished, and for data that is no longer there or no longer the same.
+    known: the data, if it is loaded already. InputError for a run that is not finished, and for data that is missing or
+    has changed.
     """
     path = Path(path)
     saved = directory.read(path / "config.json")
-    module, config = recorded(path, saved, module)
-    ended(path, saved)
+    module, config = recorded_experiment(path, saved, module)
+    require_finished(path, saved)
     result = results.read(path)
     found = dataset(path, saved) if known is None else known
     return load(path, module), found, result, title(saved["experiment"], config)
 
 
-def ended(path: Path, saved: dict[str, Any]) -> None:
-    """InputError for a run that is not finished."""
+def require_finished(path: Path, saved: dict[str, Any]) -> None:
+    """Raise InputError for a run that is not finished."""
     if not (path / "result.json").exists():
         command = saved["command"] and f"{saved['command']} --workdir {shlex.quote(str(path))}"
         again = command or "the call of jaxae.fit that began it"
@@ -107,7 +108,7 @@ def ended(path: Path, saved: dict[str, Any]) -> None:
 
 
 def same_data(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], Dataset]:
-    """What config.json says of each of these runs, and the data of all. InputError if one has other data."""
+    """Contents of the config.json of each run, and their common data. InputError for runs of different data."""
     saved = [directory.read(path / "config.json") for path in paths]
     for path, about in zip(paths, saved, strict=True):
         if about["data"]["fingerprint"] != saved[0]["data"]["fingerprint"]:
@@ -116,15 +117,17 @@ def same_data(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], Dataset]:
 
 
 def dataset(path: Path, saved: dict[str, Any]) -> Dataset:
-    """The data of the run that config.json describes. InputError where it is not, or no longer the same."""
+    """Load the data of a run. InputError for data that is missing or has changed."""
     found = data.load(*(saved["config"][name] for name in ("data", "data_dir", "manual_dir", "binarize")))
     if found.fingerprint() != saved["data"]["fingerprint"]:
         raise InputError(f"{path}: its data, {saved['config']['data']}, has changed since")
     return found
 
 
-def recorded(path: Path, saved: dict[str, Any], module: ModuleType | None = None) -> tuple[ModuleType, Config]:
-    """The module and the configuration that a config.json names. InputError for a module that is not to be imported."""
+def recorded_experiment(
+    path: Path, saved: dict[str, Any], module: ModuleType | None = None
+) -> tuple[ModuleType, Config]:
+    """Module and configuration of a config.json. InputError for a module outside the package, unless it is passed."""
     name = saved["experiment"]
     if module is None:
         if name not in names():

@@ -1,4 +1,4 @@
-"""`replay`: the step at which a run diverged, repeated to see where the first number stops being finite."""
+"""`replay`: repeat the diverged step of a run, and name its non-finite values."""
 
 import dataclasses
 from pathlib import Path
@@ -29,16 +29,16 @@ class Replay(NamedTuple):
     state: State  # before it, of that seed
     batch: Batch
     key: Any  # of the step
-    nonfinite: list[str]  # terms, gradients, inputs and outputs of layers that are not finite, in order
+    nonfinite: list[str]  # non-finite terms, gradients, inputs and outputs of layers, in order of computation
 
     def __str__(self) -> str:
         """One line."""
-        first = f"{self.nonfinite[0]} is the first that is not finite" if self.nonfinite else "everything is finite"
+        first = f"{self.nonfinite[0]} is the first non-finite value" if self.nonfinite else "everything is finite"
         return f"step {self.step} (seed {self.seed}): {first}"
 
 
 def replay(path: str | Path, experiment: ModuleType | Experiment | None = None, **fields: Any) -> Replay:
-    """Repeat the step at which the run in this directory diverged, from the state that it was saved with.
+    """Repeat the step at which the run in this directory diverged, from its saved state.
 
     experiment, fields: as for `load`. InputError for a directory that holds no diverged run.
     """

@@ -1,4 +1,4 @@
-"""`result.json` and report.html: what a run has reached."""
+"""`result.json` and report.html: the results of a run."""
 
 import json
 import math
@@ -23,7 +23,7 @@ from jaxae.training.trained import Trained
 def collect(
     test: records.Record, expected: Mapping[str, float | tuple[float, float]], outcome: Outcome
 ) -> dict[str, Any]:
-    """What `result.json` holds. expected: the figures of the source, where the run is what the source describes."""
+    """Contents of `result.json`. expected: the expected figures of the documented configuration; else empty."""
     unit = 1 if sys.platform == "darwin" else 1024
     peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
     return {
@@ -39,7 +39,7 @@ def collect(
 
 
 def read(workdir: Path) -> dict[str, Any]:
-    """What `collect` gave. InputError if the file says anything else."""
+    """Read `result.json`. InputError for other content than that of `collect`."""
     file = workdir / "result.json"
     try:
         found: dict[str, Any] = json.loads(file.read_text())
@@ -58,7 +58,7 @@ def read(workdir: Path) -> dict[str, Any]:
 
 
 def write_report(workdir: Path, title: str, model: Trained, data: Dataset, result: dict[str, Any]) -> None:
-    """Write report.html into a run directory, from its model, its data, and what it holds."""
+    """Write report.html into a run directory, from its model, its data and its files."""
     html.write(
         workdir / "report.html",
         title,
@@ -72,7 +72,7 @@ def write_report(workdir: Path, title: str, model: Trained, data: Dataset, resul
 
 
 def summary(workdir: Path) -> str:
-    """What a finished run says last."""
+    """The last lines that a run prints."""
     result = read(workdir)
     line = result["metrics"]
     spread = {name: f" +- {std:.4f}" for name in records.names(line) if (std := records.std(line[name])) is not None}

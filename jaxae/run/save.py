@@ -20,7 +20,7 @@ from jaxae.training.trained import Trained
 
 
 def saver(config: Config, description: dict[str, Any], totals: Totals | None = None) -> Callable[[Path, Trained], None]:
-    """What `Trained.save` calls, for the models of a run.
+    """The function behind `Trained.save`, for the models of a run.
 
     description: of the run, as in config.json. totals: sums over the steps of an epoch that is not finished, without
     which a model within an epoch cannot be saved.
@@ -40,7 +40,7 @@ def saver(config: Config, description: dict[str, Any], totals: Totals | None = N
             sums = totals
         own = dataclasses.replace(config, seed=model.seeds[0], seeds=len(model.seeds), workdir="")
         command = command_line.command(own, description["experiment"]) if description["command"] else ""
-        with directory.alone(path):
+        with directory.locked(path):
             directory.prepare(path, own, {**description, "config": configs.to_json(own), "command": command})
             metrics = path / "metrics.jsonl"
             records.truncate(metrics, 0)

@@ -1,4 +1,4 @@
-"""One compiled program for runs whose configurations differ in numbers alone."""
+"""One compiled program for runs whose configurations differ only in numbers."""
 
 import copy
 import dataclasses
@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxae.core.batch import Layout, Share
+from jaxae.core.batch import Layout, PerDevice
 from jaxae.core.experiment import Experiment
 from jaxae.core.types import Info
 from jaxae.devices import plan as plans
@@ -24,14 +24,14 @@ from jaxae.training.iterate import Compiler, Programs, seeded
 from jaxae.training.start import start
 
 
-def apart(config: Config, fields: Sequence[str]) -> tuple[Any, ...]:
+def other_fields(config: Config, fields: Sequence[str]) -> tuple[Any, ...]:
     """The values of all other fields, without seed and workdir."""
     fields = (*fields, "seed", "workdir")
     return tuple(getattr(config, field.name) for field in dataclasses.fields(config) if field.name not in fields)
 
 
-def arrays(module: ModuleType, config: Config, fields: list[str]) -> tuple[str, ...]:
-    """The fields that can be traced, since no Python code branches on their values; the first if not all at once."""
+def traceable_fields(module: ModuleType, config: Config, fields: list[str]) -> tuple[str, ...]:
+    """The fields that can be traced, since no Python code branches on their values; only one if not all at once."""
     dataset = loaded(config)
 
     def state(values: dict[str, Any]) -> Any:
@@ -58,8 +58,8 @@ def _with(config: Config, values: dict[str, Any]) -> Config:
     return found
 
 
-def sharing(module: ModuleType, numbers: tuple[str, ...]) -> Callable[[Config], Compiler]:
-    """Compilers, one per configuration, that compile once for all configurations that differ in these numbers alone."""
+def shared_compiler(module: ModuleType, numbers: tuple[str, ...]) -> Callable[[Config], Compiler]:
+    """Compilers, one per configuration, that compile once for all configurations that differ only in these numbers."""
     shared: list[Programs] = []
 
     def of(config: Config) -> Compiler:
@@ -71,15 +71,15 @@ def sharing(module: ModuleType, numbers: tuple[str, ...]) -> Callable[[Config], 
             def build(values: dict[str, Any]) -> Experiment:
                 return built(_with(config, values), module.build, info)
 
-            def train(share: Share, layout: Layout) -> Callable[..., Any]:
+            def train(per_device: PerDevice, layout: Layout) -> Callable[..., Any]:
                 def steps(values: dict[str, Any], *args: Any) -> Any:
-                    return epoch.train(build(values).train, info.shape, size, share, layout)(*args)
+                    return epoch.train(build(values).train, info.shape, size, per_device, layout)(*args)
 
                 return steps
 
-            def evaluate(share: Share, layout: Layout) -> Callable[..., Any]:
+            def evaluate(per_device: PerDevice, layout: Layout) -> Callable[..., Any]:
                 def measure(values: dict[str, Any], *args: Any) -> Any:
-                    return epoch.evaluate(build(values).evaluate, info.shape, size, share, layout)(*args)
+                    return epoch.evaluate(build(values).evaluate, info.shape, size, per_device, layout)(*args)
 
                 return measure
 

@@ -18,7 +18,7 @@ from jaxae.training.start import Initial
 
 
 def initial(config: Config, experiment: Experiment, dataset: Dataset) -> Initial | None:
-    """The parameters that training starts from, if they are those of another run.
+    """Initial parameters from the run `init_from`; None without it.
 
     InputError for a run of other parameters, or of another number of seeds.
     """
@@ -33,10 +33,10 @@ def initial(config: Config, experiment: Experiment, dataset: Dataset) -> Initial
     state = loop.abstract(experiment, config, dataset.info)["state"]
     there, here = leaves(found), leaves({"params": state.params, "extra": state.extra})
     if differ := [path for path in {**here, **there} if here.get(path) != there.get(path)]:
-        said = "; ".join(
+        differences = "; ".join(
             f"{path} is {there.get(path, 'missing')} there, {here.get(path, 'missing')} here" for path in differ[:3]
         )
-        raise InputError(f"init_from={config.init_from}: holds other parameters: {said}")
+        raise InputError(f"init_from={config.init_from}: holds other parameters: {differences}")
     return found["params"], found["extra"]
 
 

@@ -1,7 +1,7 @@
 """Checkpoints: the only file that names Orbax.
 
-Orbax writes atomically but keeps no checksum of the array data, so a SHA-256 of every leaf is stored beside it and
-compared when it is read: a damaged checkpoint is named and the newest whole one is used.
+Orbax writes atomically but stores no checksum of array data, so a SHA-256 of every leaf is stored with it and verified
+on reading: a damaged checkpoint is reported, and the newest intact one is used.
 """
 
 import errno
@@ -48,7 +48,7 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        with suppress(Exception) if error else self._writing():  # the first error is the one to be said
+        with suppress(Exception) if error else self._writing():  # report the first error only
             self._manager.wait_until_finished()
             self._manager.close()
 
@@ -76,7 +76,7 @@ class Checkpoints:
     def _writing(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # TensorStore says in a ValueError, and at length, what is wrong with a disk
+        except Exception as error:  # TensorStore reports a disk error in a long ValueError
             number = re.search(r"os_error_code='(\d+)'", first_line(error, 3000))
             code = self._trouble() or int(number[1] if number else 0)
             reason = (code != errno.EROFS and getattr(error, "strerror", None)) or (os.strerror(code) if code else "")
@@ -85,10 +85,7 @@ class Checkpoints:
             raise OSError(None, reason, str(self._directory)) from None
 
     def _trouble(self) -> int:
-        """What is wrong with the directory itself, as an error number; 0 for nothing.
-
-        It is gone, or, since Orbax makes what it misses, another one; or it can only be read.
-        """
+        """The error number of a directory that is lost (Orbax may have recreated it) or read-only; 0 otherwise."""
         try:
             if os.statvfs(self._directory).f_flag & os.ST_RDONLY:
                 return errno.EROFS
@@ -98,11 +95,11 @@ class Checkpoints:
             return errno.ENOENT
 
     def restore(self, abstract: Items) -> tuple[Items, dict[str, Any]] | None:
-        """The newest whole checkpoint as (items, meta), or None where there is none.
+        """The newest intact checkpoint as (items, meta); None if there is none.
 
         abstract: the items as trees of jax.ShapeDtypeStruct. Damaged checkpoints are reported, and deleted unless
-        this is read-only, since Orbax saves nothing older than the newest that it sees. InputError for a whole one
-        that holds other arrays: it was written by another version of the code.
+        this is read-only, since Orbax saves no step before the latest. InputError for an intact one with other arrays,
+        written by another version of the code.
         """
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
@@ -117,8 +114,8 @@ class Checkpoints:
                     self._manager.delete(step)
         return None
 
-    def recorded(self) -> dict[str, str]:
-        """What `recorded` gives."""
+    def newest_digests(self) -> dict[str, str]:
+        """As the function `newest_digests`."""
         step = self._manager.latest_step()
         return {} if step is None else {**self._meta(step)["sha256"], "step": str(step)}
 
@@ -154,7 +151,7 @@ class Checkpoints:
 
 
 class NoCheckpoints:
-    """Saves and finds nothing, in place of `Checkpoints`, where another process writes."""
+    """Null object of `Checkpoints`, for processes that do not write."""
 
     def __enter__(self) -> "NoCheckpoints":
         return self
@@ -169,14 +166,14 @@ class NoCheckpoints:
         """As `Checkpoints.restore`."""
 
 
-def recorded(directory: Path) -> dict[str, str]:
-    """SHA-256 of every leaf of the newest checkpoint, as it was saved, and its step; empty where there is none.
+def newest_digests(directory: Path) -> dict[str, str]:
+    """SHA-256 of every leaf of the newest checkpoint, and its step; empty if there is none.
 
     InputError if it is damaged.
     """
     try:
         with Checkpoints(directory, read_only=True) as checkpoints:
-            return checkpoints.recorded()
+            return checkpoints.newest_digests()
     except Exception as error:  # as in `restore`
         raise InputError(f"{directory}: the newest checkpoint is damaged ({first_line(error)})") from None
 

@@ -1,8 +1,8 @@
 """An epoch as one compiled loop over data that stays on the device.
 
-The order of the data is a function of (seed, epoch, step), and nothing of it is stored: epoch e is a permutation of
-all examples; the batch at its end is filled up from the start of epoch e + 1, which then begins after it. So every
-batch is full, and every example is seen once in an epoch.
+The order of the data is a function of (seed, epoch, step), and is not stored: epoch e is a permutation of all
+examples; its last batch is filled up with the first examples of epoch e + 1, which starts after them. So every batch is
+full, and every example occurs once in an epoch.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, Key
 
-from jaxae.core.batch import WHOLE, Batch, Layout, Loss, Share
+from jaxae.core.batch import UNSPLIT, Batch, Layout, Loss, PerDevice
 from jaxae.core.reduction import sums
 from jaxae.core.step import Transition
 from jaxae.core.types import Examples, Metrics, State
@@ -44,13 +44,13 @@ def no_totals(names: Iterable[str]) -> Totals:
 
 
 def train(
-    transition: Transition, shape: tuple[int, ...], batch_size: int, share: Share, layout: Layout
+    transition: Transition, shape: tuple[int, ...], batch_size: int, per_device: PerDevice, layout: Layout
 ) -> Callable[..., Any]:
     """`steps(state, totals, data, order, key, start, count)` -> (state, totals, whether both are finite).
 
-    Does `count` steps, the first on the batch that starts at `order[start]`; both may change without compiling again.
+    Takes `count` steps, from the batch that starts at `order[start]`; other values of both need no recompilation.
     """
-    one = step(transition, shape, batch_size, share, layout)
+    one = step(transition, shape, batch_size, per_device, layout)
 
     def steps(
         state: State,
@@ -73,15 +73,15 @@ def train(
 
 
 def step(
-    transition: Transition, shape: tuple[int, ...], batch_size: int, share: Share, layout: Layout
+    transition: Transition, shape: tuple[int, ...], batch_size: int, per_device: PerDevice, layout: Layout
 ) -> Callable[..., tuple[State, Metrics]]:
     """`one(state, data, order, key, start)` -> (state, metrics): a step on the batch that starts at `order[start]`."""
 
     def one(
         state: State, data: Examples, order: jax.Array, key: Key[jax.Array, ""], start: jax.Array
     ) -> tuple[State, Metrics]:
-        index = share(jnp.arange(batch_size))
-        rows = share(jax.lax.dynamic_slice_in_dim(order, start, batch_size))
+        index = per_device(jnp.arange(batch_size))
+        rows = per_device(jax.lax.dynamic_slice_in_dim(order, start, batch_size))
         batch = gather(data, rows, index, jnp.ones(index.shape), state.step, shape, layout, training=True)
         new, metrics = transition.step(state, batch, jax.random.fold_in(key, state.step))
         return new._replace(step=state.step + 1), metrics
@@ -90,7 +90,7 @@ def step(
 
 
 def evaluate(
-    loss: Loss, shape: tuple[int, ...], batch_size: int, share: Share, layout: Layout
+    loss: Loss, shape: tuple[int, ...], batch_size: int, per_device: PerDevice, layout: Layout
 ) -> Callable[..., Metrics]:
     """`measure(state, data, key)` -> means of the terms over all examples, including a short last batch."""
 
@@ -98,7 +98,7 @@ def evaluate(
         n = data.x.shape[0]
 
         def batch_sums(i: jax.Array) -> Metrics:
-            index = share(i * batch_size + jnp.arange(batch_size))
+            index = per_device(i * batch_size + jnp.arange(batch_size))
             weight = (index < n).astype(jnp.float32)
             rows = jnp.minimum(index, n - 1)
             batch = gather(data, rows, index, weight, state.step, shape, layout, training=False)
@@ -121,7 +121,7 @@ def gather(
     weight: jax.Array,
     step: jax.Array,
     shape: tuple[int, ...],
-    layout: Layout = WHOLE,
+    layout: Layout = UNSPLIT,
     training: bool = True,
 ) -> Batch:
     """The batch of these rows, uint8 scaled from 0..255 to [0, 1]; sequences with the mask of their steps."""

@@ -1,4 +1,4 @@
-"""The training data as compiled steps take it: all of it on the device, or blocks that are read ahead.
+"""Training data for the compiled steps: resident on the device, or streamed in prefetched blocks.
 
 Both give the same batches in the same order, which is a function of (seed, epoch, step): see `epoch`.
 """
@@ -17,17 +17,17 @@ from jaxae.data import Split
 from jaxae.devices.plan import Plan, memory, place
 from jaxae.training import epoch
 
-BLOCK = 1 << 26  # bytes that are read at once, about
-AHEAD = 2  # blocks
+BLOCK = 1 << 26  # approximate bytes of a block
+AHEAD = 2  # blocks to prefetch
 
 
 class Portion(NamedTuple):
-    """What the next steps are taken on."""
+    """Data of the next steps."""
 
     data: Examples  # on the device; with an axis of seeds if streamed
     order: jax.Array  # of the rows of data
     start: int  # in the order
-    steps: int  # how many this is enough for
+    steps: int  # number of steps that it covers
 
 
 Feed: TypeAlias = Callable[[int, int], Portion]  # (epoch, step) -> the portion that begins with this step
@@ -50,14 +50,14 @@ def orders(seeds: range, now: int, count: int, batch_size: int) -> Int[np.ndarra
     return each[0] if len(seeds) == 1 else np.stack(each)
 
 
-def examples(split: Split) -> Examples:
-    """A whole split, as flat rows."""
+def flat_examples(split: Split) -> Examples:
+    """A split as flat rows."""
     return Examples(split.x.reshape(len(split.x), -1), split.y, split.lengths)
 
 
 def _resident(split: Split, plan: Plan, seeds: range, size: int) -> Feed:
     count = len(split.x)
-    data = place(examples(split), plan, False)
+    data = place(flat_examples(split), plan, False)
     of: dict[int, jax.Array] = {}  # the order of the epoch
 
     def portion(now: int, step: int) -> Portion:
@@ -73,7 +73,7 @@ def _streamed(split: Split, plan: Plan, seeds: range, size: int, block_bytes: in
     count = len(split.x)
     steps = max(1, min(block_bytes // (len(seeds) * size * split.x[:1].nbytes), -(-count // size)))
     order = place(np.arange(steps * size, dtype=np.int32), plan, False)
-    at = (-1, -1)  # the epoch, and the number in it of the block that is on the device
+    at = (-1, -1)  # epoch, and number within it, of the block on the device
     block: Any = None
     following: Iterator[Examples] = iter(())
 
@@ -93,7 +93,7 @@ def _streamed(split: Split, plan: Plan, seeds: range, size: int, block_bytes: in
 
 
 def _blocks(split: Split, order: np.ndarray, length: int, numbers: range) -> Iterator[Examples]:
-    """The blocks of these numbers, read ahead by threads; the last row of an epoch fills up its last block."""
+    """The blocks of these numbers, prefetched by threads; the last one of an epoch is padded with its last row."""
 
     def read(number: int) -> Examples:
         at = np.minimum(np.arange(number * length, (number + 1) * length), order.shape[-1] - 1)

@@ -17,14 +17,14 @@ from jaxae.devices import plan as plans
 from jaxae.devices.plan import Plan, place
 from jaxae.training import epoch, nonfinite
 from jaxae.training.epoch import Totals
-from jaxae.training.feed import examples, feed
+from jaxae.training.feed import feed, flat_examples
 from jaxae.training.start import TEST, TRAIN, Initial, keys, start
 
 
 class Snapshot(NamedTuple):
     """Training after a dispatch of steps: `step` steps, the last of them in epoch `epoch` (from 1), which is `done`.
 
-    state: parameters and all else that changes; it stays valid while training goes on. train: means over the epoch's
+    state: remains valid as training continues. train: means over the epoch's
     steps so far; test: over the test split, at the end of an epoch, else None. totals: with `state`, to resume from.
     """
 
@@ -66,17 +66,17 @@ def iterate(
 ) -> Iterator[Snapshot]:
     """Train, and yield a snapshot after every dispatch of steps.
 
-    experiment: as the `build(config, info)` of a module gives it, e.g. `vae.build(vae.Config(latent=4), data.info)`.
-    data: as `jaxae.data.load` and `jaxae.data.from_arrays` give it.
+    experiment: from the `build(config, info)` of a module, as `vae.build(vae.Config(latent=4), data.info)`.
+    data: from `jaxae.data.load` or `jaxae.data.from_arrays`.
 
-    An epoch ends with two: after its last step, and with `test` after its evaluation. The number of steps per dispatch
-    depends on timing; a snapshot is also yielded at every multiple of `every` (of each of them), which is read before
-    each dispatch. Results do not depend on dispatches, on the consumer, or on where training was resumed.
+    An epoch ends with two snapshots: after its last step, and with `test` after its evaluation. The number of steps per
+    dispatch depends on timing; a snapshot is also yielded at every multiple of `every` (of each of them), which is read
+    before each dispatch. Results do not depend on dispatches, on the consumer, or on where training was resumed.
 
     seeds: train this many (seed, seed + 1, ...) in one program. plan: on which devices (default: all).
-    initial: parameters, and other collections, to start from in place of random ones.
+    initial: initial parameters and other collections (default: random ones).
     resume: state and totals of a snapshot, from which training continues bit for bit.
-    data_limit: bytes of training data that a device keeps; more is streamed (0: a quarter of its memory).
+    data_limit: bytes of training data on a device; larger data is streamed (0: a quarter of its memory).
     compiler: default `compiled`.
     ValueError, at the call, for invalid arguments; errors.Diverged for a non-finite number.
     """
@@ -92,16 +92,16 @@ def iterate(
     least = {"epochs": (epochs, 1), "batch_size": (batch_size, 1), "seed": (seed, 0), "seeds": (seeds, 1)}
     for name, (value, low) in {**least, "every": (min(stops, default=0), 0)}.items():
         if not isinstance(value, int | np.integer):
-            raise TypeError(f"{name}={value!r} is no int")
+            raise TypeError(f"{name}={value!r} must be an int")
         if value < low:
             raise ValueError(f"{name}={value} must be at least {low}")
     if batch_size > len(data.train.x):
-        raise ValueError(f"batch_size={batch_size}: there are only {len(data.train.x)} training examples: take fewer")
+        raise ValueError(f"batch_size={batch_size} exceeds the {len(data.train.x)} training examples; use fewer")
     if data.train.lengths is not None and not experiment.sequences:
-        raise ValueError("the data are sequences of different lengths, and this experiment takes none")
+        raise ValueError("data holds sequences of different lengths; use an experiment for sequences")
     plan = plans.plan("auto", batch_size, seeds) if plan is None else plan
     if plan.seeds != seeds:
-        raise ValueError(f"seeds={seeds}: the plan is for {plan.seeds}")
+        raise ValueError(f"seeds={seeds} differs from the plan, for {plan.seeds}")
     numbers = range(seed, seed + seeds)
 
     def first() -> tuple[State, Totals]:
@@ -125,7 +125,7 @@ def _iterate(
     several, count = len(numbers) > 1, len(data.train.x)
     train_key, test_key = (place(keys(numbers, purpose), plan, several) for purpose in (TRAIN, TEST))
     portions = feed(data.train, plan, numbers, batch_size, data_limit)
-    test_data = place(examples(data.test), plan, False)
+    test_data = place(flat_examples(data.test), plan, False)
     state, totals = (place(item, plan, several) for item in first())
     step = int(np.ravel(jax.device_get(state.step))[0])
     # Both are compiled before the first step: until then there is nothing to save.
@@ -143,7 +143,7 @@ def _iterate(
     current = step * batch_size // count  # the epoch, counted from 0
     covered = int(np.ravel(jax.device_get(totals["steps"]))[0])
     if covered and step == epoch.first_step(current, count, batch_size):
-        current -= 1  # whose evaluation is still to come
+        current -= 1  # its evaluation is pending
     for now in range(current, epochs):
         end = epoch.first_step(now + 1, count, batch_size)
         host = jax.device_get(totals)
@@ -168,7 +168,7 @@ def _iterate(
             yield Snapshot(step, now + 1, step == end, state, totals, _means(host), None, seconds)
         with plan.processes.waiting():
             tested = jax.device_get(evaluate(state, test_data, test_key))
-        nonfinite.check({f"test {name}": value for name, value in tested.items()}, step, numbers)
+        nonfinite.check_finite({f"test {name}": value for name, value in tested.items()}, step, numbers)
         totals = {**totals, **jax.tree.map(jnp.zeros_like, {name: totals[name] for name in ("steps", "sum")})}
         yield Snapshot(step, now + 1, True, state, totals, _means(host), tested, 0.0)
 

@@ -38,26 +38,26 @@ def explain(
     data, order = pick(jax.device_get(data), data.x.ndim == 3), pick(jax.device_get(order), order.ndim == 2)
     key = pick(key)
     rows = np.asarray(order)[int(begin) + low * size :][:size]
-    moment = {
+    step_inputs = {
         "state": pick(before),
         "batch": {name: np.asarray(part)[rows] for name, part in data._asdict().items() if part is not None},
         "key": np.asarray(jax.random.key_data(key)),
         "seed": seeds[i],
     }
     if terms:
-        return diverged(terms[0], step, seeds[i], moment)
+        return diverged(terms[0], step, seeds[i], step_inputs)
     values = named_values(one, pick(before), data, order, key, begin + low * size)
     found = [name for name, value in values if name.startswith(GRADIENT) and not np.isfinite(value).all()]
     found += [*_not_finite(pick(state)), *(f"the epoch's total {path}" for path in _not_finite(pick(totals)))]
-    return diverged(found[0], step, seeds[i], moment)
+    return diverged(found[0], step, seeds[i], step_inputs)
 
 
 def named_values(f: Callable[..., Any], *args: Any) -> list[tuple[str, Any]]:
-    """What f(*args) computes on its way, by name and in order: terms, gradients, inputs and outputs of layers.
+    """Named intermediate values of f(*args), in order: terms, gradients, inputs and outputs of layers.
 
     Terms and gradients are named by `jax.ad_checkpoint.checkpoint_name`, layers by Flax's scopes: an output of a layer
-    is what the forward pass uses outside of it, an input what comes from no other layer. Evaluates the traced function
-    equation by equation, within the branch of a `switch` that is taken.
+    is a value that the forward pass uses outside of it, an input one from outside of all layers. Evaluates the traced
+    function equation by equation, within the selected branch of a `switch`.
     """
     found: list[tuple[str, Any]] = []
 
@@ -96,7 +96,7 @@ def named_values(f: Callable[..., Any], *args: Any) -> list[tuple[str, Any]]:
                     found.append((f"the input of {layers[0]}", output))
         return [value(atom) for atom in jaxpr.outvars]
 
-    with jax.debug_key_reuse(False):  # equations take apart what random functions do with a key
+    with jax.debug_key_reuse(False):  # equations reuse the key within a random function
         evaluate(jax.make_jaxpr(f)(*args), jax.tree.leaves(args))
     return found
 
@@ -112,7 +112,7 @@ def _layer(equation: Any) -> str | None:
 
 
 def find_nonfinite(f: Callable[..., Any], *args: Any) -> list[str]:
-    """The names of what is not finite in f(*args), in the order of its computation."""
+    """Names of the non-finite values of f(*args), in order of computation."""
     return list(dict.fromkeys(name for name, value in named_values(f, *args) if not _finite(value)))
 
 
@@ -125,16 +125,16 @@ def finite(totals: Any, all_finite: Any) -> bool:
     return bool(np.all(all_finite)) and all(np.all(bad < 0) for bad in totals["bad"].values())
 
 
-def check(metrics: dict[str, Any], step: int, seeds: range) -> None:
+def check_finite(metrics: dict[str, Any], step: int, seeds: range) -> None:
     """Raise Diverged for a non-finite metric of an evaluation."""
     for name, value in metrics.items():
         if not np.all(np.isfinite(value)):
             raise diverged(name, step, seeds[int(np.argmin(np.isfinite(value)))])
 
 
-def diverged(term: str, step: int, seed: int, moment: dict[str, Any] | None = None) -> Diverged:
+def diverged(term: str, step: int, seed: int, step_inputs: dict[str, Any] | None = None) -> Diverged:
     """The error that names the term."""
-    return Diverged(f"{term} is not finite at step {step} (seed {seed})", moment)
+    return Diverged(f"{term} is not finite at step {step} (seed {seed})", step_inputs)
 
 
 def _not_finite(tree: Any) -> Iterable[str]:

@@ -10,7 +10,7 @@ import optax
 
 Name: TypeAlias = Literal["adam", "adamw", "adadelta", "adagrad", "lion", "momentum", "nadam", "rmsprop", "sgd"]
 Decay: TypeAlias = Literal["constant", "cosine", "exponential", "linear"]
-HASHED = "optax "  # what fingerprints start with
+HASHED = "optax "  # prefix of fingerprints
 FLOOR = 0.01  # fraction of the learning rate that an exponential schedule ends with
 
 
@@ -24,7 +24,7 @@ def optimizer(
 ) -> optax.GradientTransformation:
     """An Optax optimizer.
 
-    eps: the constant that keeps a denominator from 0 (0: Optax's default for this optimizer).
+    eps: the constant in the denominator (0: Optax's default for this optimizer).
     weight_decay: decoupled from the gradient for adamw and lion (Loshchilov & Hutter 2019), as the gradient of
     weight_decay / 2 |params|^2 for the others. clip: largest global norm of the gradient (0: none).
     ValueError for an unknown name, and for eps with an optimizer that has none.
@@ -41,11 +41,11 @@ def optimizer(
         "sgd": optax.sgd,
     }
     if name not in makers:
-        raise ValueError(f"optimizer={name} is unknown: there are {', '.join(get_args(Name))}")
+        raise ValueError(f"optimizer={name} is unknown; use one of {', '.join(get_args(Name))}")
     options: dict[str, float] = {"adadelta": {"rho": 0.95}, "momentum": {"momentum": 0.9}}.get(name, {})
     if eps:
         if name in ("lion", "momentum", "sgd"):
-            raise ValueError(f"eps={eps}: optimizer={name} has none")
+            raise ValueError(f"eps={eps} has no effect with optimizer={name}; omit it")
         options["eps"] = eps
     decoupled = name in ("adamw", "lion")
     if decoupled:
@@ -58,9 +58,9 @@ def optimizer(
 
 
 def fingerprint(transformation: optax.GradientTransformation) -> str:
-    """What a run records of a transformation that was passed as an object: a hash of what it computes.
+    """Hash by which a run records an Optax transformation: of its traced update of a matrix and a vector.
 
-    Of its update of a matrix and a vector, as JAX traces it; of its Python representation where it cannot be traced so.
+    Of its Python representation if that cannot be traced.
     """
     params = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
     try:
@@ -73,16 +73,16 @@ def fingerprint(transformation: optax.GradientTransformation) -> str:
 def schedule(name: str, learning_rate: float | jax.Array, steps: int, warmup_steps: int = 0) -> optax.ScalarOrSchedule:
     """The learning rate at each training step: a linear warm-up from 0, then constant, or a decay to the last step.
 
-    cosine and linear decay to 0, exponential to a hundredth. ValueError for an unknown name, and for a decay that the
-    warm-up leaves no step.
+    cosine and linear decay to 0, exponential to a hundredth. ValueError for an unknown name, and for a
+    warm-up that leaves no step for the decay.
     """
     rest = steps - warmup_steps
     if name == "constant":
         after: optax.ScalarOrSchedule = learning_rate
     elif name not in get_args(Decay):
-        raise ValueError(f"schedule={name} is unknown: there are {', '.join(get_args(Decay))}")
+        raise ValueError(f"schedule={name} is unknown; use one of {', '.join(get_args(Decay))}")
     elif rest <= 0:
-        raise ValueError(f"warmup_steps={warmup_steps} leaves none of {steps} steps for schedule={name}")
+        raise ValueError(f"warmup_steps={warmup_steps} leaves none of {steps} steps for schedule={name}; use fewer")
     elif name == "cosine":
         after = optax.cosine_decay_schedule(learning_rate, rest)
     elif name == "linear":

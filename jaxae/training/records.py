@@ -13,7 +13,7 @@ from jaxae.errors import DAMAGED, InputError
 Record = dict[str, Any]  # one line of metrics.jsonl
 
 
-OTHERS = ("epoch", "step", "split")  # fields of a line that are no metrics
+OTHERS = ("epoch", "step", "split")  # fields of a line that are not metrics
 
 
 def record(epoch: int, step: int, split: str, metrics: dict[str, Any]) -> Record:
@@ -24,8 +24,8 @@ def record(epoch: int, step: int, split: str, metrics: dict[str, Any]) -> Record
 
 def check_names(metrics: Iterable[str]) -> None:
     """Raise ValueError for a metric with the name of another field of `metrics.jsonl`."""
-    if taken := sorted(set(OTHERS) & set(metrics)):
-        raise ValueError(f"a metric is named {taken[0]}, which is a field of metrics.jsonl; rename the metric")
+    if reserved := sorted(set(OTHERS) & set(metrics)):
+        raise ValueError(f"a metric is named {reserved[0]}, which is a field of metrics.jsonl; rename the metric")
 
 
 def fields(metrics: Mapping[str, Any]) -> Record:
@@ -69,27 +69,25 @@ def names(line: Record) -> list[str]:
 
 
 def check(line: Record) -> None:
-    """One of `DAMAGED` if a metric is not a number, or not one per seed."""
+    """Raise one of `DAMAGED` unless every metric is a number, or one per seed."""
     for name in names(line):
         mean(line[name]), std(line[name]), each(line[name])
 
 
 def append(path: Path, line: Record) -> None:
-    """Add a line to `metrics.jsonl`, which must be there: one that is gone is not begun again."""
+    """Append a line to `metrics.jsonl`. OSError if the file does not exist."""
     with path.open("r+") as file:
         file.seek(0, os.SEEK_END)
         file.write(json.dumps(line, allow_nan=False) + "\n")
         file.flush()
-        os.fsync(file.fileno())  # a checkpoint that counts on the line may follow
+        os.fsync(file.fileno())  # the next checkpoint stores the size of the file
 
 
 def truncate(path: Path, size: int) -> None:
-    """Cut `metrics.jsonl` back to what it was at a checkpoint. InputError if it has become shorter."""
+    """Truncate `metrics.jsonl` to its size at a checkpoint. InputError if it is shorter."""
     path.touch()
     if path.stat().st_size < size:
-        raise InputError(
-            f"{path}: is shorter than when its run was saved: put it back, or overwrite=True to start again"
-        )
+        raise InputError(f"{path}: is shorter than at its checkpoint: restore it, or overwrite=True to start again")
     os.truncate(path, size)
 
 
@@ -102,7 +100,7 @@ def read(path: Path) -> list[Record]:
                 raise TypeError("no epoch, step or split")
             check(line)
     except DAMAGED as error:
-        raise InputError(f"{path}: is damaged ({error!r}): put it back, or overwrite=True to start again") from None
+        raise InputError(f"{path}: is damaged ({error!r}): restore it, or overwrite=True to start again") from None
     return lines
 
 
@@ -112,7 +110,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write(path: Path, text: str) -> None:
-    """Write so that the file is old or new, never half."""
+    """Write a file atomically."""
     partial = path.with_name(path.name + ".tmp")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)

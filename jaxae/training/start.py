@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxae.core.batch import WHOLE, Batch, Layout
+from jaxae.core.batch import UNSPLIT, Batch, Layout
 from jaxae.core.experiment import Experiment
 from jaxae.core.reduction import sums
 from jaxae.core.types import Examples, Extra, Info, Params, State
@@ -24,13 +24,13 @@ def start(
     info: Info,
     batch_size: int,
     seeds: range,
-    layout: Layout = WHOLE,
+    layout: Layout = UNSPLIT,
     initial: Initial | None = None,
 ) -> tuple[State, Totals]:
     """The state before the first step and totals of no steps; with several seeds, a leading axis of seeds.
 
-    initial: parameters and other collections in place of random ones.
-    ValueError for a transition or a loss that does not work on a batch of this layout.
+    initial: initial parameters and other collections (default: random ones).
+    ValueError for a transition or a loss that does not support this layout.
     """
 
     def one(key: jax.Array, initial: Initial | None) -> tuple[State, Totals]:
@@ -52,10 +52,10 @@ def blank(
     experiment: Experiment,
     info: Info,
     batch_size: int,
-    layout: Layout = WHOLE,
+    layout: Layout = UNSPLIT,
     training: bool = True,
 ) -> Batch:
-    """A batch of zeros, as the experiment would see one."""
+    """A batch of zeros in the shapes of the experiment."""
     data = Examples(
         jnp.zeros((1, int(np.prod(info.shape))), jnp.uint8),
         jnp.zeros(1, jnp.int32),

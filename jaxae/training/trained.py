@@ -1,4 +1,4 @@
-"""A trained model, as a user gets it back."""
+"""The trained model, as returned by `fit` and `load`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +18,7 @@ from jaxae.core.types import Extra, Params, Sampler, State, Variables
 from jaxae.training.start import TEST
 from jaxae.training.start import keys as start_keys
 
-PIECE = 1000  # examples that pass the model at once
+PIECE = 1000  # examples per call of the model
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Trained:
 
     history: a dictionary for every epoch and split ("train", "test") with `epoch`, `step`, `split` and the means of all
     terms; with several seeds each mean is a record of `seeds` (a list), `mean` and `std` (of a sample, n - 1).
-    Images go in as [N, H, W, C], or [N, H, W] when grey, uint8 or float in [0, 1]; sequences as [N, T, D], those that
-    are shorter than T with their lengths [N]. With several seeds every result has a leading axis of seeds, and
+    Images go in as [N, H, W, C], or [N, H, W] when grey, uint8 or float in [0, 1]; sequences as [N, T, D], padded
+    ones with their lengths [N]. With several seeds every result has a leading axis of seeds, and
     `model[i]` is the model of one.
     """
 
@@ -40,7 +40,7 @@ class Trained:
     saver: Callable[[Path, "Trained"], None] | None = field(default=None, repr=False)  # what `save` calls
 
     def __getitem__(self, i: int) -> "Trained":
-        """The model of one seed, counted from 0. IndexError where there are not so many."""
+        """The model of one seed, counted from 0. IndexError if out of range."""
         seed = self.seeds[i]
         if len(self.seeds) == 1:
             return self
@@ -49,7 +49,7 @@ class Trained:
         return replace(self, state=state, seeds=range(seed, seed + 1), history=history)
 
     def __len__(self) -> int:
-        """How many seeds there are."""
+        """Number of seeds."""
         return len(self.seeds)
 
     def encode(self, x: Num[Any, "N *D"], lengths: Int[Any, " N"] | None = None) -> Float[Array, "*S_N_code"]:
@@ -58,11 +58,11 @@ class Trained:
         if lengths is None:
             return self._apply("encode", x)
         if not self.experiment.sequences:
-            raise ValueError(f"{type(self.experiment.model).__name__} takes no lengths: it is not for sequences")
+            raise ValueError(f"{type(self.experiment.model).__name__} is not for sequences; omit lengths")
         return self._apply("encode", x, (np.arange(x.shape[1]) < np.asarray(lengths)[:, None]).astype(np.float32))
 
     def decode(self, z: Num[Any, "*S_N_code"]) -> Float[Array, "*S_N_D"]:
-        """Images of these codes, float32 in [0, 1]; with several seeds each decodes its own, or all the same.
+        """Images from codes, float32 in [0, 1]; with several seeds, codes may have a leading axis of seeds.
 
         ValueError for codes of another shape.
         """
@@ -77,7 +77,7 @@ class Trained:
         return self.decode(self.encode(x, lengths))
 
     def corrupted(self, x: Num[Any, "N *D"]) -> Float[Array, "N *shape"]:
-        """The images as the encoder sees them in training, with the noise of a denoising autoencoder."""
+        """Encoder inputs in training: the images, with the noise or mask of the experiment, if any."""
         images = self._examples(x)
         if self.experiment.corrupt is None:
             return images
@@ -85,9 +85,9 @@ class Trained:
         return self.experiment.corrupt(jax.random.key(0), batch)
 
     def sample(self, key: Key[Array, ""], n: int, prior: Sampler | None = None) -> Float[Array, "*S_n_D"]:
-        """n images from the model's own prior, or from another one, as `mixture.fit` returns: float32 in [0, 1].
+        """n images from the model's prior, or from another one, such as `mixture.fit`: float32 in [0, 1].
 
-        ValueError for a model that has none, and for a key that is not as `jax.random.key(0)`.
+        ValueError for a model without a prior, and for a key of another type than `jax.random.key(0)`.
         """
         if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)) or n < 1:
             raise ValueError(f"sample takes a JAX key and a number: sample(jax.random.key(0), 64), not ({key}, {n})")
@@ -95,8 +95,8 @@ class Trained:
             return self.decode(prior(key, n))
         if self.experiment.prior is None:
             raise ValueError(
-                f"{type(self.experiment.model).__name__} has no prior to sample from: give one that is fitted to its "
-                "codes, as jaxae.measure.mixture.fit does"
+                f"{type(self.experiment.model).__name__} has no prior to sample from; pass one that is fitted to its "
+                "codes, by jaxae.measure.mixture.fit"
             )
         own = self.experiment.prior
 
@@ -108,14 +108,14 @@ class Trained:
     def terms(self, x: Num[Any, "N *D"], lengths: Int[Any, " N"] | None = None) -> dict[str, Float[np.ndarray, "*S N"]]:
         """The terms of the loss of every example, by name, as the evaluation of a run computes them.
 
-        Noise, such as posterior samples, depends on the row of an example.
+        Noise, such as posterior samples, depends on the index of an example.
         """
         return self._terms(self._examples(x), lengths)
 
     def _terms(
         self, x: Float[Array, "N *D"], lengths: Int[Any, " N"] | None, draw: int | None = None
     ) -> dict[str, Float[np.ndarray, "*S N"]]:
-        """draw: number of a draw that all examples share; None: each has its own, as in an evaluation."""
+        """draw: index of a noise sample that all examples share; None: one for each example, as in evaluation."""
         keys = start_keys(self.seeds, TEST)
         if draw is not None:
             fold = partial(jax.random.fold_in, data=draw)
@@ -134,16 +134,16 @@ class Trained:
     def score(
         self, x: Num[Any, "N *D"], by: str = "loss", lengths: Int[Any, " N"] | None = None, samples: int = 10
     ) -> Float[np.ndarray, "*S N"]:
-        """A term of the loss of every example, averaged over `samples` draws: the larger, the stranger.
+        """A term of the loss of every example, averaged over `samples` noise samples: an anomaly score.
 
-        The draws are the same for all examples, so that equal examples have equal scores, in any order.
-        ValueError for a term that there is not.
+        All examples share the noise, so that equal examples have equal scores, in any order. Larger is more anomalous.
+        ValueError for an unknown term.
         """
         examples, draws = self._examples(x), []
         for draw in range(samples):
             found = self._terms(examples, lengths, draw)
             if by not in found:
-                raise ValueError(f"by={by} is no term of the loss: there are {', '.join(sorted(found))}")
+                raise ValueError(f"by={by} is not a term of the loss; use one of {', '.join(sorted(found))}")
             draws.append(found[by])
         return np.stack(draws).mean(0, dtype=np.float64).astype(np.float32)
 
@@ -156,7 +156,7 @@ class Trained:
 
         For what `jaxae.fit` and `jaxae.load` return, and one seed of it; also with another state, as
         `dataclasses.replace(model, state=snapshot.state)`. ValueError for a model without a configuration, and for a
-        folder that holds anything.
+        folder that is not empty.
         """
         if self.saver is None:
             raise ValueError("the model has no configuration: only what jaxae.fit or jaxae.load returned can be saved")
@@ -171,7 +171,7 @@ class Trained:
 
     @property
     def params(self) -> Params:
-        """Parameters; averaged ones where the training averaged them."""
+        """Parameters, or their moving averages if any."""
         params: Params = self.variables["params"]
         return params
 
@@ -190,7 +190,7 @@ class Trained:
         return len(self.seeds) > 1
 
     def _apply(self, name: str, *args: Any, own: bool = False) -> jax.Array:
-        """In pieces, so that a whole data set fits into memory. own: each seed has its own arguments."""
+        """Apply a method to `PIECE` examples at a time, to bound memory. own: arguments have an axis of seeds."""
         count = args[0].shape[int(own)]
         slices = [slice(i, i + PIECE) for i in range(0, max(count, 1), PIECE)]
         pieces = (tuple(x[:, part] if own else x[part] for x in args) for part in slices)
@@ -213,7 +213,7 @@ class Trained:
 
 
 def layers(model: nn.Module, shape: tuple[int, ...]) -> dict[str, str]:
-    """The layers of encoder, decoder and the whole, as tables: name, output shape, parameters. shape: of an example."""
+    """Tables of the layers of encoder, decoder and both: name, output shape, parameters. shape: of an example."""
     key, x = jax.random.key(0), jnp.zeros((1, *shape))
     z = jnp.zeros(jax.eval_shape(lambda: model.init_with_output(key, x, method="encode"))[0].shape)
     wide = {"width": 160, "force_terminal": False, "no_color": True}

@@ -21,7 +21,7 @@ class Adversarial(Autoencoder, kw_only=True):
     def __call__(
         self, x: Float[Array, "B *D"], keys: Keys | None = None, axis: str | None = None
     ) -> tuple[jax.Array, Float[Array, "B *D"]]:
-        """Codes, and what the decoder outputs, before `output`."""
+        """Codes, and the decoder output before the activation `output`."""
         z, before = super().__call__(x, keys, axis)
         if self.is_initializing():
             self.discriminate(z)

@@ -17,7 +17,7 @@ Update: TypeAlias = Callable[
 ]
 
 
-COPY = 1e-6  # squared distance of vectors that are equal up to rounding, relative to their mean squared norm
+DUPLICATE = 1e-6  # squared distance of vectors that are equal up to rounding, relative to their mean squared norm
 
 
 def nearest(z: Float[Array, "*P Z"], codes: Float[Array, "K Z"]) -> Int[Array, "*P"]:
@@ -30,7 +30,7 @@ def nearest(z: Float[Array, "*P Z"], codes: Float[Array, "K Z"]) -> Int[Array, "
     return jnp.argmin(squares.reshape(*[1] * (z.ndim - 1), -1) - products, axis=-1)
 
 
-def track(decay: float = 0.99, revival: float = 0.0) -> Update:
+def track(decay: float = 0.99, reinit_below: float = 0.0) -> Update:
     """EMA over global batches of code usage, and of codes not learned by gradient (van den Oord et al. 2017, A.1).
 
     With n_k vectors z of the batch that are nearest to code k (equations 6 to 8):
@@ -40,10 +40,10 @@ def track(decay: float = 0.99, revival: float = 0.0) -> Update:
     computed as increments of e_k, so that a code without vectors does not move, however small its N_k. N is relative
     to uniform usage: a code with 1 / K of all vectors has N_k = 1. It starts from 0, so that the first vectors move a
     code to their mean.
-    revival: codes with N_k below this are re-initialised from vectors of the batch, with N_k = 1, unless another code
-    equals that vector (0: never).
+    reinit_below: codes with N_k below this are re-initialised from vectors of the batch, with N_k = 1, unless another
+    code equals that vector (0: never).
 
-    Terms, of the whole batch: `perplexity`, exp of the entropy of code usage, from 1 to K; `usage`, the fraction of
+    Terms, of the global batch: `perplexity`, exp of the entropy of code usage, from 1 to K; `usage`, the fraction of
     codes in use. ValueError for a decay that is not below 1.
     """
     if decay >= 1:
@@ -60,22 +60,22 @@ def track(decay: float = 0.99, revival: float = 0.0) -> Update:
         learned = variables["params"].get("codebook")
         vectors = z.reshape(len(z), -1, z.shape[-1])
         chosen = jax.nn.one_hot(rows.reshape(vectors.shape[:2]), len(codes))
-        shares = batch.mean(chosen.mean(1))
+        frequencies = batch.mean(chosen.mean(1))
         terms = {
-            "perplexity": batch.repeat(jnp.exp(jax.scipy.special.entr(shares).sum())),
-            "usage": batch.repeat(jnp.mean(shares > 0)),
+            "perplexity": batch.repeat(jnp.exp(jax.scipy.special.entr(frequencies).sum())),
+            "usage": batch.repeat(jnp.mean(frequencies > 0)),
         }
-        n = len(codes) * shares
+        n = len(codes) * frequencies
         use = decay * use + (1 - decay) * n
         if learned is None:
             sums = jnp.einsum("bpk,bpz->bkz", chosen, vectors, precision="highest") / vectors.shape[1]
             off = len(codes) * batch.mean(sums) - n[:, None] * codes
             codes = codes + (1 - decay) * off / jnp.maximum(use, jnp.finfo(use.dtype).tiny)[:, None]
-        if revival:
+        if reinit_below:
             base = 0.0 if learned is None else learned
             fresh = resampled(vectors, len(codes), batch, key)
-            revived = (use < revival) & unlike(fresh, codes + base)
-            codes, use = jnp.where(revived[:, None], fresh - base, codes), jnp.where(revived, 1.0, use)
+            reinit = (use < reinit_below) & is_distinct(fresh, codes + base)
+            codes, use = jnp.where(reinit[:, None], fresh - base, codes), jnp.where(reinit, 1.0, use)
         return terms, {"codebook": {"codes": codes, "use": use}}
 
     return update
@@ -87,7 +87,7 @@ def resampled(vectors: Float[Array, "B P Z"], k: int, batch: Batch, key: Key[Arr
     return all_vectors[jax.random.randint(key, (k,), 0, len(all_vectors))]
 
 
-def unlike(fresh: Float[Array, "N Z"], codes: Float[Array, "K Z"]) -> Bool[Array, " N"]:
+def is_distinct(fresh: Float[Array, "N Z"], codes: Float[Array, "K Z"]) -> Bool[Array, " N"]:
     """Whether each vector differs from all codes and from all vectors before it, up to rounding.
 
     Blank image regions give equal vectors; between equal codes, rounding would decide which one is nearest.
@@ -95,4 +95,4 @@ def unlike(fresh: Float[Array, "N Z"], codes: Float[Array, "K Z"]) -> Bool[Array
     n, k = len(fresh), len(codes)
     square = jnp.sum((fresh[:, None] - jnp.concatenate([codes, fresh])[None]) ** 2, axis=2)
     before = jnp.arange(k + n)[None] < k + jnp.arange(n)[:, None]
-    return jnp.min(jnp.where(before, square, jnp.inf), axis=1) > COPY * jnp.mean(jnp.sum(fresh**2, axis=1))
+    return jnp.min(jnp.where(before, square, jnp.inf), axis=1) > DUPLICATE * jnp.mean(jnp.sum(fresh**2, axis=1))

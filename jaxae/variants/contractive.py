@@ -1,4 +1,4 @@
-"""The contractive autoencoder (Rifai et al. 2011): a code that moves little where the image moves a little."""
+"""The contractive autoencoder (Rifai et al. 2011): a penalty on the encoder's Jacobian."""
 
 from collections.abc import Callable
 from functools import partial
@@ -20,21 +20,21 @@ Norm = Callable[[Variables, Float[Array, "B *D"]], Float[Array, " B"]]  # of var
 def frobenius(
     encode: Callable[[Float[Array, "B *D"]], Float[Array, "B *Z"]], x: Float[Array, "B *D"]
 ) -> Float[Array, " B"]:
-    """||d encode(x) / dx||_F^2 of each example, codes being functions of their own example alone.
+    """||d encode(x) / dx||_F^2 of each example, for encoders without dependence between examples.
 
-    Backwards, one pass for every unit of the code, one after the other: the nets' own derivatives (see `ops`) know no
-    other mode.
+    One vector-Jacobian product per latent dimension, sequentially: the derivatives of `cpu_convolution` have no forward
+    mode.
     """
     z, pull = jax.vjp(encode, x)
-    units = jnp.eye(z[0].size).reshape(-1, 1, *z.shape[1:])
-    rows = jax.lax.map(lambda unit: per_example(pull(jnp.broadcast_to(unit, z.shape))[0] ** 2), units)
+    directions = jnp.eye(z[0].size).reshape(-1, 1, *z.shape[1:])
+    rows = jax.lax.map(lambda v: per_example(pull(jnp.broadcast_to(v, z.shape))[0] ** 2), directions)
     return rows.sum(0)
 
 
 def frobenius_of_sigmoids(h: Float[Array, "B Z"], kernel: Float[Array, "D Z"]) -> Float[Array, " B"]:
-    """The same of h = s(x W + b), s the logistic function: sum_j (h_j (1 - h_j))^2 sum_i W_ij^2.
+    """`frobenius` of h = s(x W + b), s the logistic function: sum_j (h_j (1 - h_j))^2 sum_i W_ij^2.
 
-    Rifai et al. 2011, section 5.3: no dearer than the codes themselves.
+    Rifai et al. 2011, section 5.3: as cheap as the codes themselves.
     """
     return per_example((h * (1 - h)) ** 2 * jnp.sum(kernel**2, axis=0, keepdims=True))
 
@@ -45,9 +45,9 @@ def norm(model: nn.Module) -> Norm:
 
 
 def norm_of_tied(model: Tied) -> Norm:
-    """The same in closed form. ValueError for a model whose code is not of sigmoids."""
+    """`norm` in closed form. ValueError for a model whose code is not sigmoid."""
     if model.activation is not nn.sigmoid:
-        raise ValueError("the closed form is that of a sigmoid code")
+        raise ValueError("the closed form needs activation=nn.sigmoid")
 
     def closed(variables: Variables, x: Float[Array, "B *D"]) -> Float[Array, " B"]:
         return frobenius_of_sigmoids(_codes(model, variables, x), variables["params"]["kernel"])

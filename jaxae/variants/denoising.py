@@ -1,4 +1,4 @@
-"""The denoising autoencoder (Vincent et al. 2008): the encoder sees a corrupted image, the target is the clean one."""
+"""The denoising autoencoder (Vincent et al. 2008): the input is a corrupted image, the target the clean one."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key

@@ -22,7 +22,7 @@ class FactorVAE(vae.VAE, kw_only=True):
     def __call__(
         self, x: Float[Array, "B *D"], eps: Float[Array, "B Z"] | None = None
     ) -> tuple[DiagonalNormal, Float[Array, "B *P"]]:
-        """Posterior, and what the decoder outputs at z = mean + scale * eps."""
+        """Posterior, and the decoder output at z = mean + scale * eps."""
         if self.is_initializing():
             self.discriminate(self.encode(x))
         return super().__call__(x, eps)

@@ -1,4 +1,4 @@
-"""Finite scalar quantization (Mentzer, Minnen, Agustsson & Tschannen 2023): each number is rounded to a few levels."""
+"""Finite scalar quantization (Mentzer, Minnen, Agustsson & Tschannen 2023): each channel is rounded to a few levels."""
 
 from math import prod
 
@@ -18,17 +18,17 @@ class FSQ(Autoencoder):
     ValueError for fewer than 3 levels, and for 2^31 codes or more.
     """
 
-    levels: tuple[int, ...] = (8, 5, 5, 5)  # of each of the Z numbers that the encoder gives at each place
+    levels: tuple[int, ...] = (8, 5, 5, 5)  # of each of the Z channels of the encoder output
 
     @property
     def codes(self) -> int:
-        """How many points the grid has, the size of the codebook that it stands for."""
+        """Number of grid points: the size of the implicit codebook."""
         return prod(self.levels)
 
     def __call__(
         self, x: Float[Array, "B *D"], keys: Keys | None = None, axis: str | None = None
     ) -> tuple[jax.Array, Float[Array, "B *D"]]:
-        """Codes, and what the decoder outputs, before `output`."""
+        """Codes, and the decoder output before the activation `output`."""
         z = quantize(self.encoder(x, keys, axis), self.levels)
         return z, self.decoder(z, keys, axis)
 
@@ -37,22 +37,22 @@ class FSQ(Autoencoder):
         return quantize(self.encoder(x), self.levels)
 
     def decode(self, z: Float[Array, "B *P Z"]) -> Float[Array, "B *D"]:
-        """Pixels in [0, 1], of the codes that are nearest to these."""
+        """Pixels in [0, 1], from the grid points nearest to z."""
         middle = _row(np.array(self.levels) // 2, z.ndim)
         top = _row((np.array(self.levels) - 1) // 2, z.ndim)
         return super().decode(jnp.clip(jnp.round(z * middle), -middle, top) / middle)
 
     def index(self, z: Float[Array, "B *P Z"]) -> Int[Array, "B *P"]:
-        """The numbers of these codes, from 0 to `codes` - 1."""
+        """Indices of these codes, from 0 to `codes` - 1."""
         return index(z, self.levels)
 
 
 def bound(z: Float[Array, "*P Z"], levels: tuple[int, ...]) -> Float[Array, "*P Z"]:
-    """Into the interval whose whole numbers are the levels, 0 to 0: for L levels, odd or even,
+    """Map z into the interval whose integers are the levels, and 0 to 0: for L levels,
 
         (-(L - 1) / 2, (L - 1) / 2), or (-L / 2, L / 2 - 1), as L is odd or even.
 
-    A hyperbolic tangent (section 3.1 of the paper), which for even L is moved by a half (its appendix A.1).
+    A hyperbolic tangent (section 3.1 of the paper), shifted by a half for even L (its appendix A.1).
     ValueError for L < 3, where 0 is at the end of the interval, and for 2^31 codes or more.
     """
     if min(levels) < 3 or prod(levels) >= 2**31:
@@ -64,26 +64,26 @@ def bound(z: Float[Array, "*P Z"], levels: tuple[int, ...]) -> Float[Array, "*P 
 
 
 def quantize(z: Float[Array, "*P Z"], levels: tuple[int, ...]) -> Float[Array, "*P Z"]:
-    """The nearest level of each number, straight through, and scaled into [-1, 1]: k / floor(L / 2)."""
+    """Round each channel to its nearest level, straight through, and scale it to [-1, 1]: k / floor(L / 2)."""
     bounded = bound(z, levels)
     return straight_through(bounded, jnp.round(bounded)) / _row(np.array(levels) // 2, z.ndim)
 
 
 def index(codes: Float[Array, "*P Z"], levels: tuple[int, ...]) -> Int[Array, "*P"]:
-    """The number of each code, from 0 to prod(levels) - 1: its levels as digits, the first one counting least."""
+    """Index of each code, from 0 to prod(levels) - 1: its levels as digits, least significant first."""
     middle = _row(np.array(levels) // 2, codes.ndim)
     digits = jnp.round(codes * middle + middle).astype(jnp.int32)
-    worth = np.cumprod([1, *levels[:-1]]).astype(np.int32)
-    return jnp.sum(digits * worth.reshape(*[1] * (codes.ndim - 1), -1), axis=-1)
+    basis = np.cumprod([1, *levels[:-1]]).astype(np.int32)
+    return jnp.sum(digits * basis.reshape(*[1] * (codes.ndim - 1), -1), axis=-1)
 
 
 def code(index: Int[Array, "*P"], levels: tuple[int, ...]) -> Float[Array, "*P Z"]:
-    """The code of each number: the inverse of `index`."""
+    """The code of each index: the inverse of `index`."""
     digits = jnp.stack(jnp.unravel_index(index, levels[::-1])[::-1], axis=-1)
     middle = _row(np.array(levels) // 2, digits.ndim)
     return (digits - middle) / middle
 
 
 def _row(values: np.ndarray, axes: int) -> jax.Array:
-    """As the last of so many axes."""
+    """Values along the last of `axes` axes."""
     return jnp.asarray(values, jnp.float32).reshape(*[1] * (axes - 1), -1)

@@ -91,7 +91,7 @@ def _doubly_reparameterized(of: DensitiesOf) -> Bound:
 
     b the weight of the KL term: q within log w is held fixed, and the encoder learns through the samples only. The
     derivative of b log q(z_k|x) at a fixed z_k, of expectation -b (v_k - v_k^2) d log w_k / dz_k (Tucker et al. 2018,
-    equation 5), is what turns v_k into that factor; b = 1 gives their equation 8.
+    equation 5), turns v_k into that factor; b = 1 gives their equation 8.
     """
 
     @jax.custom_vjp

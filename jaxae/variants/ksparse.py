@@ -1,4 +1,4 @@
-"""The k-sparse autoencoder (Makhzani & Frey 2013): of a code only its k largest units are kept."""
+"""The k-sparse autoencoder (Makhzani & Frey 2013): only the k largest latent activations stay nonzero."""
 
 import jax
 import jax.numpy as jnp
@@ -9,17 +9,17 @@ from jaxae.variants.tied import Tied
 
 
 def largest(z: Float[Array, "B Z"], k: int) -> Float[Array, "B Z"]:
-    """The k largest of each row, zero in place of the others; exactly k, of equal ones the first.
+    """Set all but the k largest entries of each row to 0; ties go to the first.
 
-    The gradient passes through those that are kept.
+    The gradient passes through these k entries.
     """
     _, places = jax.lax.top_k(z, k)
-    kept = jnp.zeros(z.shape, bool).at[jnp.arange(len(z))[:, None], places].set(True)
-    return jnp.where(kept, z, 0)
+    mask = jnp.zeros(z.shape, bool).at[jnp.arange(len(z))[:, None], places].set(True)
+    return jnp.where(mask, z, 0)
 
 
 class KSparse(Tied):
-    """z = the largest of x W + b, x again = z W' + c: `active` units in training, alpha times as many afterwards.
+    """z = largest(x W + b), logits = z W' + c: `active` nonzero dimensions in training, alpha times as many afterwards.
 
     Makhzani & Frey 2013, section 2.1.
     """
@@ -35,12 +35,12 @@ class KSparse(Tied):
         keys: Keys | None = None,
         axis: str | None = None,  # noqa: ARG002
     ) -> tuple[jax.Array, Float[Array, "B *D"]]:
-        """Codes and their images. keys: while training."""
+        """Codes and reconstructions. keys: in training."""
         z = self.encode(x) if keys is None else largest(super().encode(x), self.active)
         return z, self.logits(z)
 
     def encode(self, x: Float[Array, "B *D"]) -> Float[Array, "B Z"]:
-        """Codes as they are used after training."""
+        """Codes with the number of nonzero dimensions after training."""
         return largest(super().encode(x), self.evaluated)
 
     def decode(self, z: Float[Array, "B Z"]) -> Float[Array, "B *D"]:
@@ -49,5 +49,5 @@ class KSparse(Tied):
 
     @property
     def evaluated(self) -> int:
-        """How many units a code has after training."""
+        """Number of nonzero latent dimensions after training."""
         return int(self.alpha * self.active + 0.5)

@@ -1,6 +1,6 @@
 """The masked autoencoder: patches of the image are hidden from the encoder and are the target.
 
-Masking noise (Vincent et al. 2010, section 3.3) on whole patches, with the loss on hidden pixels only (He et al. 2022).
+Masking noise (Vincent et al. 2010, section 3.3) on patches, with the loss on hidden pixels only (He et al. 2022).
 """
 
 from collections.abc import Callable
@@ -21,18 +21,18 @@ from jaxae.variants import autoencoder
 Mask = Callable[[Key[Array, ""], Batch], Float[Array, "B H W C"]]  # 1 where a pixel is hidden, 0 elsewhere
 
 
-def patches(shape: tuple[int, ...], patch: int, share: float) -> Mask:
-    """Hides this share of the patches of every image, sampled without replacement, in all channels.
+def patches(shape: tuple[int, ...], patch: int, fraction: float) -> Mask:
+    """Hide this fraction of the patches of every image, sampled without replacement, in all channels.
 
-    shape: of an image. patch: width in pixels; patches that do not fit are cut at the right and at the bottom.
-    ValueError for examples that are no images, and for a share that hides all patches or none.
+    shape: of an image. patch: width in pixels; patches are cropped at the right and bottom edges.
+    ValueError for examples that are not images, and for a fraction that hides all patches or none.
     """
     if len(shape) != 3:
         raise ValueError(f"examples of shape {shape} are not images: patches need [H, W, C]")
     rows, columns = (-(-size // patch) for size in shape[:2])
-    count, hidden = rows * columns, int(share * rows * columns + 0.5)
+    count, hidden = rows * columns, int(fraction * rows * columns + 0.5)
     if not 0 < hidden < count:
-        raise ValueError(f"hidden_share={share} hides {hidden} of {count} patches: hide at least one, and not all")
+        raise ValueError(f"hidden_share={fraction} hides {hidden} of {count} patches: hide at least one, and not all")
 
     def one(key: Key[Array, ""]) -> Float[Array, "H W C"]:
         grid = (jax.random.permutation(key, count) < hidden).reshape(rows, columns, 1).astype(jnp.float32)
@@ -43,7 +43,7 @@ def patches(shape: tuple[int, ...], patch: int, share: float) -> Mask:
 
 
 def visible(mask: Mask) -> Corrupt:
-    """What the encoder sees: zeros where the mask hides."""
+    """Encoder input: the image with hidden pixels set to 0."""
     return lambda key, batch: batch.x * (1 - mask(key, batch))
 
 

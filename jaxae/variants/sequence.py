@@ -7,17 +7,17 @@ from jaxtyping import Array, Float
 from jaxae.nets import LSTM, MLP, Activation, Keys
 
 
-class Sequence(nn.Module):
-    """An LSTM reads the rows of x; its last output is the code; a second LSTM, given the code T times, writes them.
+class SequenceAutoencoder(nn.Module):
+    """An LSTM encodes the rows of x, its last output is the code; a second LSTM decodes the code, repeated T times.
 
-    A mask says where a sequence has ended: what is behind changes neither code nor loss.
+    mask: 1 on the steps of a sequence, 0 on padding, which affects neither code nor loss.
     """
 
     shape: tuple[int, ...]  # of an example: [T, *D]
     latent: int
     hidden: int  # width of the decoder
     output: Activation = nn.sigmoid
-    precision: str = "float32"  # of the layer to the rows; the LSTMs stay in float32
+    precision: str = "float32"  # of the output layer; the LSTMs use float32
 
     def setup(self) -> None:
         self.encoder = LSTM(self.latent)

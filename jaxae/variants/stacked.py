@@ -1,6 +1,6 @@
 """The stacked autoencoder, trained greedily (Hinton, Osindero & Teh 2006; Bengio et al. 2007, section 3).
 
-Each layer is an autoencoder of the codes of the layer before; then the whole is fine-tuned.
+Each layer is pretrained as an autoencoder of the codes of the previous layer; then all layers are fine-tuned.
 """
 
 from typing import Any, cast
@@ -17,10 +17,10 @@ from jaxae.nets import MLP, Activation, Keys
 
 
 class Stacked(nn.Module):
-    """One dense layer to each width, and back again. Parameter groups: encoder_0, decoder_0, encoder_1, ..."""
+    """Dense layers of these widths, and their mirror image. Parameter groups: encoder_0, decoder_0, encoder_1, ..."""
 
     shape: tuple[int, ...]  # of an example
-    widths: tuple[int, ...]  # the last one is that of the code
+    widths: tuple[int, ...]  # the last one is the size of the code
     activation: Activation = nn.relu
     output: Activation = nn.sigmoid
     precision: str = "float32"
@@ -44,13 +44,13 @@ class Stacked(nn.Module):
         return z, self.logits(z)
 
     def up(self, x: jax.Array, layers: int) -> jax.Array:
-        """What the first `layers` layers of the encoder make of x."""
+        """Output of the first `layers` encoder layers."""
         for layer in self.encoder[:layers]:
             x = self.activation(layer(x))
         return x
 
     def layer(self, x: Float[Array, "B *D"], number: int) -> tuple[jax.Array, jax.Array]:
-        """What a layer's own autoencoder is given, and what it makes of that before the activation."""
+        """Input of a layer's autoencoder, and its reconstruction before the activation."""
         below = self.up(x, number)
         return below, self.decoder[number](self.activation(self.encoder[number](below)))
 
@@ -59,7 +59,7 @@ class Stacked(nn.Module):
         return self.up(x, len(self.widths))
 
     def logits(self, z: Float[Array, "B Z"]) -> Float[Array, "B *D"]:
-        """What the decoder makes of codes, before `output`."""
+        """Decoder output before the activation `output`."""
         for layer in self.decoder[:0:-1]:
             z = self.activation(layer(z))
         return self.decoder[0](z)
@@ -70,9 +70,10 @@ class Stacked(nn.Module):
 
 
 def greedy(model: Stacked, number: int) -> Loss:
-    """Reconstruction error of one layer's own autoencoder: for descend(..., wrt=groups(number)).
+    """Reconstruction error of one layer's autoencoder: for descend(..., wrt=groups(number)).
 
-    The first layer: cross-entropy, nats per pixel. The others: squared error of the codes before, mean over units.
+    The first layer: cross-entropy, nats per pixel. The others: squared error, mean over the dimensions of the previous
+    layer's codes.
     """
 
     def objective(variables: Variables, batch: Batch, key: Key[Array, ""]) -> tuple[Terms, Extra]:  # noqa: ARG001
@@ -84,5 +85,5 @@ def greedy(model: Stacked, number: int) -> Loss:
 
 
 def groups(number: int) -> tuple[str, str]:
-    """The parameters of a layer's own autoencoder."""
+    """The parameter groups of a layer's autoencoder."""
     return f"encoder_{number}", f"decoder_{number}"

@@ -1,4 +1,4 @@
-"""beta-TCVAE (Chen, Li, Grosse & Duvenaud 2018): the KL term in three parts, each with its own weight."""
+"""beta-TCVAE (Chen, Li, Grosse & Duvenaud 2018): the KL term as a sum of three terms, each with its own weight."""
 
 from math import log
 
@@ -12,7 +12,7 @@ from jaxae.core.types import Extra, Variables
 from jaxae.variants import vae
 
 
-def parts(
+def kl_decomposition(
     q: DiagonalNormal, z: Float[Array, "B Z"], everyone: DiagonalNormal, examples: int
 ) -> tuple[Float[Array, " B"], Float[Array, " B"], Float[Array, " B"]]:
     """log q(z|x) - log q(z), log q(z) - sum_j log q(z_j) and sum_j log q(z_j) - log p(z_j), in nats.
@@ -21,8 +21,8 @@ def parts(
     (Chen et al. 2018, equation 2); for every example they sum to log q(z|x) - log p(z).
     The estimates have large constant biases, which cancel in the sum: for equal posteriors they are log M,
     (Z - 1) log M and -Z log M, not 0. Only their changes and gradients are meaningful.
-    q: posteriors of these examples; everyone: those of the whole batch [N, Z], from which q(z) and q(z_j) are estimated
-    by minibatch weighted sampling: log q(z) = log sum_n q(z|x_n) - log(N M), M = `examples` in all (their equation 3).
+    q: posteriors of these examples; everyone: those of the global batch [N, Z], from which minibatch weighted sampling
+    estimates q(z) and q(z_j): log q(z) = log sum_n q(z|x_n) - log(N M), M = `examples` in all (their equation 3).
     """
     there = DiagonalNormal(*(part[None] for part in everyone))
     density = log_normal_terms(there, z[:, None])  # log q(z_j of B | x of N), [B, N, Z]
@@ -43,7 +43,7 @@ def loss(
     """-log p(x|z) + mutual * information + beta * total correlation + dimension_wise * dimension-wise KL (equation 4).
 
     With all weights 1, the negative evidence lower bound with a one-sample estimate of the KL term.
-    examples: number of training examples. Training only, since it needs the whole batch (see `Batch.gather`).
+    examples: number of training examples. Training only, since it needs the global batch (see `Batch.gather`).
     Terms: `loss`, `reconstruction`, `mutual_information`, `total_correlation`, `dimension_wise_kl`; nats per example.
     """
 
@@ -51,7 +51,7 @@ def loss(
         q, z = vae.sample_posterior(model, variables, batch, key)
         error, _ = vae.reconstruction(model, variables, batch, z)
         everyone = DiagonalNormal(*(batch.gather(part) for part in q))
-        information, correlation, divergence = parts(q, z, everyone, examples)
+        information, correlation, divergence = kl_decomposition(q, z, everyone, examples)
         weighted = (
             batch.scheduled(mutual) * information
             + batch.scheduled(beta) * correlation

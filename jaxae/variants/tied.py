@@ -40,7 +40,7 @@ class Tied(nn.Module):
         return self.activation(self._product(x.reshape(len(x), -1), self.kernel) + self.encoder_bias)
 
     def logits(self, z: Float[Array, "B Z"]) -> Float[Array, "B *D"]:
-        """What the transpose makes of codes."""
+        """Decoder output before the activation `output`."""
         return (self._product(z, self.kernel.T) + self.decoder_bias).reshape(-1, *self.shape)
 
     def decode(self, z: Float[Array, "B Z"]) -> Float[Array, "B *D"]:

@@ -64,8 +64,8 @@ def dense(
 ) -> tuple[nn.Module, nn.Module, Likelihood]:
     """Encoder, decoder and likelihood of a `VAE` of dense layers for examples of this shape.
 
-    hidden: widths of the encoder; the decoder mirrors them. mean: mean of p(x|z) that
-    the decoder's output bias starts from (default: a bias of 0). options: arguments of both nets.
+    hidden: widths of the encoder; the decoder mirrors them. mean: initial mean of p(x|z), by the decoder's output
+    bias (default: a bias of 0). options: arguments of both nets.
     """
     bias = () if mean is None else tuple(likelihood.initial(mean).ravel().tolist())
     encoder = nets.MLP(hidden, (2 * latent,), axes=len(shape), **options)

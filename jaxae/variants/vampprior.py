@@ -1,4 +1,4 @@
-"""The VampPrior (Tomczak & Welling 2018): the prior is the mean posterior of images that are learned."""
+"""The VampPrior (Tomczak & Welling 2018): the prior is a mixture of the posteriors of learned pseudo-inputs."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ class VampVAE(vae.VAE, kw_only=True):
     components: int  # K
 
     def setup(self) -> None:
-        # Logits of the images u: they start near a half, each a little different.
+        # Logits of the pseudo-inputs u, which are initialised near 0.5.
         start = nn.initializers.normal(0.5)
         self.pseudo_inputs = self.param("pseudo_inputs", start, (self.components, *self.shape))
 
@@ -36,7 +36,7 @@ class VampVAE(vae.VAE, kw_only=True):
 
 
 def prior(model: VampVAE) -> Prior:
-    """Codes from p(z): a learned image, then a sample of its posterior."""
+    """Samples from p(z): from the posterior of a random pseudo-input."""
 
     def sample(variables: Variables, key: Key[Array, ""], n: int) -> Float[Array, "N Z"]:
         which, where = jax.random.split(key)

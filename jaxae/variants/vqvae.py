@@ -28,8 +28,8 @@ class Quantized(NamedTuple):
 class VQVAE(nn.Module):
     """An autoencoder that replaces each encoder vector by the nearest of K codes, the only input of the decoder.
 
-    The codebook is state, the collection `codebook`; where `learned`, it is the group of parameters `codebook`, and
-    where that is also `tracked`, the sum of both.
+    The codebook is the collection `codebook`; if `learned`, the parameter group `codebook`; if also `tracked`, the sum
+    of both.
     """
 
     encoder: nn.Module  # [B, *D] -> [B, *P, Z]
@@ -70,16 +70,16 @@ class VQVAE(nn.Module):
         return nearest(z, self.book)
 
     def decode(self, z: Float[Array, "B *P Z"]) -> Float[Array, "B *D"]:
-        """Pixels in [0, 1], of the codes that are nearest to these vectors."""
+        """Pixels in [0, 1], from the codes nearest to these vectors."""
         return nn.sigmoid(self.decoder(self.book[nearest(z, self.book)]))
 
 
 def strided(
     shape: tuple[int, ...], filters: tuple[int, ...], latent: int, pixel: float, precision: str = "float32"
 ) -> tuple[nn.Module, nn.Module]:
-    """Encoder and decoder of convolutions of stride 2 for images of this shape, with `latent` numbers at every place.
+    """Encoder and decoder of convolutions of stride 2 for images of this shape, with `latent` channels per position.
 
-    filters: of the encoder; the decoder mirrors them. pixel: mean pixel that the decoder's output bias starts from.
+    filters: of the encoder; the decoder mirrors them. pixel: initial mean pixel of the decoder output.
     """
     # Leaky, since a plain ReLU has no gradient while all codes are 0, as after rounding at initialisation. With an
     # initial output other than the data mean, all codes first move towards darker images, and some stay there.
@@ -101,9 +101,9 @@ def straight_through(z: Float[Array, "*D"], q: Float[Array, "*D"]) -> Float[Arra
 def loss(model: VQVAE, commitment: float = 0.25, update: Update | None = None) -> Loss:
     """-log p(x|z) + |sg(z) - e|^2 + commitment |z - sg(e)|^2 (equation 3 of the paper), in nats per example.
 
-    Every term is a sum: over the pixels of an image, and over the places and dimensions of a code (the paper takes
-    the mean over places). Only learned codes have the second term. The KL term, KL(q(z|x) || p(z)) = h w log K, is
-    omitted: it is constant for a uniform prior.
+    Every term is a sum: over the pixels of an image, and over the positions and dimensions of a code (the paper
+    takes the mean over positions). Only learned codes have the second term. The KL term, KL(q(z|x) || p(z)) = h w log
+    K, is omitted: it is constant for a uniform prior.
     update: updates the state of the codebook in training (see `track`).
 
     Terms: `loss`; `reconstruction`, -log p(x|z) of a Bernoulli; `quantization`, |z - e|^2; `bce` (nats per pixel)

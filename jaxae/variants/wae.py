@@ -13,7 +13,7 @@ from jaxae.variants import autoencoder
 def loss(model: autoencoder.Autoencoder, weight: Weight) -> Loss:
     """Squared error plus weight * MMD^2 of codes and N(0, I) (Tolstikhin et al. 2018, algorithm 2).
 
-    For a deterministic encoder. Training only, since it needs the whole batch (see `Batch.gather`). Terms: `loss`,
+    For a deterministic encoder. Training only, since it needs the global batch (see `Batch.gather`). Terms: `loss`,
     `reconstruction`, squared error summed over the pixels of an image, and `mmd`.
     """
 

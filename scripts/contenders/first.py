@@ -9,7 +9,7 @@ from jaxae.errors import Interrupted
 from jaxae.run import command_line, compiled
 
 module = importlib.import_module(f"jaxae.experiments.{sys.argv[1]}")
-with compiled.kept(), tempfile.TemporaryDirectory() as folder:
+with compiled.persistent_cache(), tempfile.TemporaryDirectory() as folder:
     config = command_line.parse(module.Config, "", [*sys.argv[2:], "--workdir", folder])
     try:
         run.train(config, module.build, sys.argv[1], lambda _: True)

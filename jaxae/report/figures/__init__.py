@@ -1,4 +1,4 @@
-"""Pictures of a run, as PNG files."""
+"""Figures of a run, as PNG files."""
 
 from math import prod
 from pathlib import Path
@@ -35,11 +35,11 @@ __all__ = [
 ]
 
 
-COMPONENTS = 20  # of the mixture that a model without a prior is sampled from
+COMPONENTS = 20  # of the Gaussian mixture, the prior of models without one
 
 
 def draw(folder: Path, model: Trained, data: Dataset, lines: list[records.Record], title: str) -> list[Path]:
-    """All pictures that suit the model, into `folder`; their paths."""
+    """Write all figures that apply to the model into `folder`, and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     from matplotlib.text import Text
 
@@ -66,8 +66,8 @@ def draw(folder: Path, model: Trained, data: Dataset, lines: list[records.Record
     if model.experiment.prior:
         figures["samples"] = samples(model, title)
     elif not sequences and len(data.train.x) > 10 * COMPONENTS and np.ptp(z, axis=0).any():
-        seen = np.asarray(model.encode(data.train.x[spread(len(data.train.x), 10_000)]))
-        figures["mixture"] = samples(model, title, mixture.fit(seen, COMPONENTS))
+        train_codes = np.asarray(model.encode(data.train.x[spread(len(data.train.x), 10_000)]))
+        figures["mixture"] = samples(model, title, mixture.fit(train_codes, COMPONENTS))
     if model.experiment.prior and model.code == (2,):
         figures["manifold"] = manifold(model, title)
     paths = [folder / f"{name}.png" for name in figures]

@@ -1,4 +1,4 @@
-"""What all pictures share: colours, grids of images, the ten test examples that are shown."""
+"""Common to all figures: colours, grids of images, the ten test examples."""
 
 import base64
 import io
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
-# Ten colours that people with any colour vision tell apart best (Petroff 2021, arXiv:2107.02270).
+# Ten colours, distinguishable with any colour vision (Petroff 2021, arXiv:2107.02270).
 COLOURS = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd")
 GAP = 1  # pixels around each image of a grid
 
 
 def ten(data: Dataset) -> np.ndarray:
-    """Ten places all over the test split."""
+    """Indices of ten test examples, evenly spaced."""
     return spread(len(data.test.x), 10)
 
 
@@ -32,7 +32,7 @@ def tile(images: np.ndarray, columns: int, gap: int = GAP) -> np.ndarray:
 
 
 def show(axis: Any, image: np.ndarray) -> None:
-    """An image [H, W, C], uint8 or in [0, 1], on an axis."""
+    """Show an image [H, W, C], uint8 or in [0, 1], on an axis."""
     grey = image.shape[-1] == 1
     limit = 255 if image.dtype == np.uint8 else 1
     axis.imshow(image[..., 0] if grey else image, cmap="gray" if grey else None, vmin=0, vmax=limit)
@@ -41,7 +41,7 @@ def show(axis: Any, image: np.ndarray) -> None:
 
 
 def canvas(title: str, width: float, height: float) -> "Figure":
-    """An empty figure of so many inches."""
+    """An empty figure; width and height in inches."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -50,10 +50,10 @@ def canvas(title: str, width: float, height: float) -> "Figure":
 
 
 def pictures(x: np.ndarray, lengths: np.ndarray | None = None) -> np.ndarray:
-    """Examples in [0, 1] as images [N, H, W, C] that can be seen, C = 1 or 3.
+    """Examples in [0, 1] as displayable images [N, H, W, C], C = 1 or 3.
 
-    Transparent images are laid on white. Sequences [N, T, D] become grey images, time to the right, each of the D
-    numbers as a band; behind their lengths they are black.
+    Transparent images are composited on white. Sequences [N, T, D] become grey images, time to the right, with a band
+    for each dimension; padding is black.
     """
     if x.ndim == 4:
         return x if x.shape[3] < 4 else x[..., :3] * x[..., 3:] + 1 - x[..., 3:]
@@ -69,14 +69,14 @@ def unit(x: np.ndarray) -> np.ndarray:
 
 
 def lengths_of(data: Dataset, places: np.ndarray) -> np.ndarray | None:
-    """Lengths of these test examples, where they are sequences."""
+    """Lengths of these test examples; None unless they are sequences."""
     return None if data.test.lengths is None else np.asarray(data.test.lengths)[places]
 
 
-def encoded(model: Trained, data: Dataset, places: np.ndarray, seen: bool = False) -> np.ndarray:
-    """Codes of these test examples. seen: with the noise that the encoder sees in training, where there is one."""
+def encoded(model: Trained, data: Dataset, places: np.ndarray, corrupted: bool = False) -> np.ndarray:
+    """Codes of these test examples. corrupted: with the noise or mask of training, if any."""
     x, lengths = data.test.x[places], lengths_of(data, places)
-    if seen and lengths is None:
+    if corrupted and lengths is None:
         x = np.asarray(model.corrupted(x))
     return np.asarray(model.encode(x, lengths))
 
@@ -90,7 +90,7 @@ def bitmap(pixels: np.ndarray) -> "Image":
 
 
 def label(classes: tuple[str, ...], number: int) -> str:
-    """The name of a class as far as there is room, or its number where the font has no such letters."""
+    """The first ten characters of a class name, or its number if the font lacks one of them."""
     from matplotlib import font_manager, ft2font
 
     font = ft2font.FT2Font(font_manager.findfont("DejaVu Sans"))
@@ -103,8 +103,8 @@ def colour(number: int) -> str:
     return COLOURS[number % len(COLOURS)] if number >= 0 else "#44505e"
 
 
-def address(picture: "Image") -> str:
-    """A picture as a data address, a PNG file, for a page."""
+def data_url(picture: "Image") -> str:
+    """A picture as the data URL of a PNG file."""
     file = io.BytesIO()
     picture.save(file, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

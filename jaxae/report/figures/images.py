@@ -1,4 +1,4 @@
-"""Test examples and what becomes of them."""
+"""Figures of test examples and their reconstructions."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 
 def reconstructions(model: Trained, data: Dataset, title: str) -> "Figure":
-    """Ten test images, from all over the split, over their reconstructions; between them, noisy, if there is noise."""
+    """Ten test images above their reconstructions; in between, the noisy images, if there is noise."""
     chosen = ten(data)
     x = data.test.x[chosen]
     rows = {"original": x}
-    seen = np.asarray(model.corrupted(x))
+    inputs = np.asarray(model.corrupted(x))
     if model.experiment.corrupt:
-        rows["noisy"] = seen
-    rows["denoised" if model.experiment.corrupt else "decoded"] = np.asarray(model.reconstruct(seen))
-    figure = canvas(f"{title}: test images over their reconstructions", 1.1 * len(x), 0.5 + 1.2 * len(rows))
+        rows["noisy"] = inputs
+    rows["denoised" if model.experiment.corrupt else "decoded"] = np.asarray(model.reconstruct(inputs))
+    figure = canvas(f"{title}: test images and their reconstructions", 1.1 * len(x), 0.5 + 1.2 * len(rows))
     axes = figure.subplots(len(rows), len(x), squeeze=False)
     for line, (name, images) in zip(axes, rows.items(), strict=True):
         line[0].set_ylabel(name)
@@ -47,7 +47,7 @@ def reconstructions(model: Trained, data: Dataset, title: str) -> "Figure":
 
 
 def curves(model: Trained, data: Dataset, title: str) -> "Figure":
-    """Ten test sequences and their reconstructions over time, up to their ends; of each step the first ten numbers."""
+    """Ten test sequences and their reconstructions over time; up to ten dimensions."""
     chosen = ten(data)
     x, lengths = data.test.x[chosen], np.asarray(data.test.lengths)[chosen]
     y = np.asarray(model.reconstruct(x, lengths))
@@ -64,13 +64,13 @@ def curves(model: Trained, data: Dataset, title: str) -> "Figure":
 
 
 def extremes(model: Trained, data: Dataset, title: str) -> "Figure":
-    """The five test examples that are decoded best and the five worst, by squared error, over what is decoded."""
+    """The test examples of the five smallest and the five largest squared errors, above their reconstructions."""
     count = min(len(data.test.x), 10_000)
-    y = np.asarray(model.decode(encoded(model, data, np.arange(count), seen=True)))
+    y = np.asarray(model.decode(encoded(model, data, np.arange(count), corrupted=True)))
     errors = squared_errors(data, y)
     order = np.argsort(errors, kind="stable")
     chosen = np.concatenate([order[:5], order[-5:]])
-    figure = canvas(f"{title}: of {count:,} test examples, those decoded best and worst (squared error)", 11.0, 2.9)
+    figure = canvas(f"{title}: best and worst reconstructions of {count:,} test examples (squared error)", 11.0, 2.9)
     axes = figure.subplots(2, 10)
     for column, (number, kind) in enumerate(zip(chosen, 5 * ["best"] + 5 * ["worst"], strict=True)):
         one = slice(number, number + 1)
@@ -84,7 +84,7 @@ def extremes(model: Trained, data: Dataset, title: str) -> "Figure":
 
 
 def squared_errors(data: Dataset, y: np.ndarray) -> np.ndarray:
-    """Squared error of the first test examples decoded as y, mean over the pixels of each, or the steps that it has."""
+    """Squared error of the first test examples decoded as y, mean over the pixels, or the unmasked steps, of each."""
     x, lengths = data.test.x[: len(y)], data.test.lengths
     errors = ((unit(x) - y) ** 2).reshape(*x.shape[:2], -1).mean(2)
     mask = np.ones(errors.shape) if lengths is None else np.arange(x.shape[1]) < np.asarray(lengths)[: len(y), None]
@@ -93,17 +93,17 @@ def squared_errors(data: Dataset, y: np.ndarray) -> np.ndarray:
 
 
 def strip(folder: Path, step: int, model: Trained, data: Dataset) -> Path:
-    """Ten reconstructions while training, as a picture in `folder` that is named for the step; its path."""
+    """Save ten reconstructions during training as `folder`/STEP.png, and return the path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{step:07d}.png"
     chosen = ten(data)
-    images = pictures(np.asarray(model.decode(encoded(model, data, chosen, seen=True))), lengths_of(data, chosen))
+    images = pictures(np.asarray(model.decode(encoded(model, data, chosen, corrupted=True))), lengths_of(data, chosen))
     bitmap(tile(images, len(images))).save(path)
     return path
 
 
 def training(strips: list[Path], data: Dataset, title: str, rows: int = 10) -> "Figure":
-    """Originals, and under them their reconstructions as training went on, at steps that grow by a factor."""
+    """Originals above their reconstructions during training, at geometrically spaced steps."""
     from PIL import Image
 
     places = np.unique(np.geomspace(1, len(strips), min(rows, len(strips))).round().astype(int) - 1)
@@ -115,7 +115,7 @@ def training(strips: list[Path], data: Dataset, title: str, rows: int = 10) -> "
             pixels = np.asarray(picture)
         lines[f"step {int(strips[place].stem):,}"] = pixels.reshape(*pixels.shape[:2], -1)
     height, width = lines["original"].shape[:2]
-    figure = canvas(f"{title}: reconstructions while training", 8.0, 0.5 + (0.1 + 7.0 * height / width) * len(lines))
+    figure = canvas(f"{title}: reconstructions during training", 8.0, 0.5 + (0.1 + 7.0 * height / width) * len(lines))
     for axis, (name, pixels) in zip(figure.subplots(len(lines), 1), lines.items(), strict=True):
         show(axis, pixels)
         axis.set_ylabel(name, rotation=0, ha="right", va="center")

@@ -14,24 +14,24 @@ UNITS = {
     "mse": "per pixel",
     "rmse": "per pixel",
     "bce": "nats per pixel",
-    "code": "mean |z| over units",
+    "code": "mean |z| over dimensions",
     "reconstruction": "nats per image",
     "kl": "nats per image",
 }
 
 
 def unit_of(name: str, loss: str) -> str:
-    """Unit of a metric; empty where it is not known. loss: that of the loss and its penalty."""
+    """Unit of a metric; empty if unknown. loss: that of the loss and its penalty."""
     return {**UNITS, "loss": loss, "penalty": loss}.get(name, "")
 
 
-def order(lines: list[records.Record]) -> list[str]:
+def metric_names(lines: list[records.Record]) -> list[str]:
     """All metrics of these lines, the loss first."""
     return sorted({name for line in lines for name in records.names(line)}, key=lambda name: (name != "loss", name))
 
 
 def series(lines: list[records.Record], name: str, split: str) -> tuple[list[int], list[float], list[float] | None]:
-    """Epochs, a metric of this split (its mean over seeds), and its deviation where there are several."""
+    """Epochs, a metric of this split (its mean over seeds), and its standard deviation over several seeds."""
     part = [line for line in lines if line["split"] == split and name in line]
     deviations = [std for line in part if (std := records.std(line[name])) is not None]
     return [line["epoch"] for line in part], [records.mean(line[name]) for line in part], deviations or None
@@ -42,7 +42,7 @@ def loss(lines: list[records.Record], unit: str, title: str) -> "Figure":
 
     unit: of the loss and its penalty.
     """
-    names = order(lines)
+    names = metric_names(lines)
     columns, rows = min(len(names), 3), -(-len(names) // 3)
     figure = canvas(f"{title}: metrics over epochs", 3.6 * columns, 0.4 + 2.8 * rows)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()

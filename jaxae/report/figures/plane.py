@@ -1,4 +1,4 @@
-"""Codes as points, as pictures, and how active their units are."""
+"""Figures of latent codes: as points, as images, and their activity."""
 
 from typing import TYPE_CHECKING
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def codes(model: Trained, data: Dataset, title: str) -> "Figure":
-    """Ten test images over their codes as pictures: a code of h x w x c as h columns of w c values."""
+    """Ten test images above their codes as images: a code of h x w x c as h columns of w c values."""
     x = data.test.x[ten(data)]
     z = np.asarray(model.encode(x))
     z = z.reshape(*z.shape[:2], -1).swapaxes(1, 2)
     height = min(8.0, max(1.2, 1.1 * z.shape[1] / z.shape[2]))
-    figure = canvas(f"{title}: codes of {'x'.join(map(str, model.code))} as pictures", 1.1 * len(x), 1.8 + height)
+    figure = canvas(f"{title}: codes of {'x'.join(map(str, model.code))} as images", 1.1 * len(x), 1.8 + height)
     axes = figure.subplots(2, len(x), squeeze=False, height_ratios=(1.1, height))
     for column, (image, code) in enumerate(zip(x, z, strict=True)):
         show(axes[0][column], pictures(unit(image[None]))[0])
@@ -31,61 +31,63 @@ def codes(model: Trained, data: Dataset, title: str) -> "Figure":
 
 
 def latent(z: np.ndarray, y: np.ndarray, classes: tuple[str, ...], title: str) -> "Figure":
-    """Codes [N, K], coloured by class [N]; more than two dimensions on their principal plane."""
+    """Codes [N, K], coloured by class [N]; for K > 2 the first two principal components."""
     labels = ("z1", "z2")
     if z.shape[1] > 2:
         components = principal(z, 2)
         z = components.transform(z)
-        share = components.explained_variance_ratio_
-        labels = (f"component 1 ({share[0]:.0%} of variance)", f"component 2 ({share[1]:.0%})")
+        ratio = components.explained_variance_ratio_
+        labels = (f"component 1 ({ratio[0]:.0%} of variance)", f"component 2 ({ratio[1]:.0%})")
     return scatter(z, y, classes, labels, f"{title}: codes of {len(z):,} test examples")
 
 
-def principal(z: np.ndarray, most: int) -> "PCA":
+def principal(z: np.ndarray, count: int) -> "PCA":
     """Up to `most` principal components of codes [N, K], N > 1."""
     from sklearn.decomposition import PCA
 
-    return PCA(min(most, *z.shape), random_state=0).fit(z.astype(np.float64))
+    return PCA(min(count, *z.shape), random_state=0).fit(z.astype(np.float64))
 
 
 def tsne(model: Trained, data: Dataset, title: str) -> "Figure":
-    """The codes of up to 2,000 test examples in two dimensions by t-SNE (van der Maaten & Hinton 2008)."""
+    """t-SNE of the codes of up to 2,000 test examples (van der Maaten & Hinton 2008)."""
     from sklearn.manifold import TSNE
 
     z, y = codes_of(model, data, 2000)
     plane = TSNE(init="pca", random_state=0).fit_transform(z)
-    name = f"{title}: {z.shape[1]}-dimensional codes of {len(z):,} test examples by t-SNE"
+    name = f"{title}: t-SNE of the {z.shape[1]}-dimensional codes of {len(z):,} test examples"
     return scatter(plane, y, data.classes, ("t-SNE 1", "t-SNE 2"), name)
 
 
 def activity(z: np.ndarray, title: str) -> "Figure":
-    """All values of codes [N, K], and how much each unit varies over them.
+    """Histogram of the values of codes [N, K], and the standard deviation of each latent dimension.
 
-    A unit counts as active when its variance is above 0.01 (Burda, Grosse & Salakhutdinov 2016, section 5.1).
+    A dimension is active if its variance is above 0.01 (Burda, Grosse & Salakhutdinov 2016, section 5.1).
     """
     deviation = np.sort(z.std(0))[::-1]
-    figure = canvas(f"{title}: activity of the code", 9.0, 3.6)
-    values, units = figure.subplots(1, 2)
+    figure = canvas(f"{title}: activity of the latent dimensions", 9.0, 3.6)
+    values, dimensions = figure.subplots(1, 2)
     values.hist(z.ravel(), bins=60, color=COLOURS[0])
-    values.set(xlabel="value of a unit", ylabel="count", yscale="log")
+    values.set(xlabel="latent value", ylabel="count", yscale="log")
     values.yaxis.set_major_formatter("{x:,.0f}")
     values.yaxis.set_minor_formatter("")
-    units.bar(np.arange(1, len(deviation) + 1), deviation, color=COLOURS[0], width=0.9 if len(deviation) < 50 else 1)
+    dimensions.bar(
+        np.arange(1, len(deviation) + 1), deviation, color=COLOURS[0], width=0.9 if len(deviation) < 50 else 1
+    )
     active = int((deviation**2 > 0.01).sum())
-    units.set(xlabel=f"unit, sorted: {active} of {len(deviation)} active", ylabel="standard deviation")
-    units.xaxis.get_major_locator().set_params(integer=True)
+    dimensions.set(xlabel=f"latent dimension, sorted: {active} of {len(deviation)} active", ylabel="standard deviation")
+    dimensions.xaxis.get_major_locator().set_params(integer=True)
     return figure
 
 
-def codes_of(model: Trained, data: Dataset, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Codes of test examples from all over the split, each as one row, and their classes."""
-    chosen = spread(len(data.test.x), most)
+def codes_of(model: Trained, data: Dataset, limit: int) -> tuple[np.ndarray, np.ndarray]:
+    """Codes [N, K] of up to `limit` test examples, evenly spaced, and their classes."""
+    chosen = spread(len(data.test.x), limit)
     z = encoded(model, data, chosen)
     return z.reshape(len(z), -1), data.test.y[chosen]
 
 
 def scatter(z: np.ndarray, y: np.ndarray, classes: tuple[str, ...], labels: tuple[str, str], title: str) -> "Figure":
-    """Points in the colours of their classes, which are named in a bar and at their medians."""
+    """Scatter plot coloured by class, with the class names in a colour bar and at the medians."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import BoundaryNorm, ListedColormap
 
@@ -100,7 +102,7 @@ def scatter(z: np.ndarray, y: np.ndarray, classes: tuple[str, ...], labels: tupl
         palette = ListedColormap([colour(number) for number in range(n)])
         bar = figure.colorbar(ScalarMappable(BoundaryNorm(np.arange(n + 1) - 0.5, n), palette), ax=axis, label="class")
         bar.set_ticks(range(n), labels=[label(classes, number) for number in range(n)])
-    for number in np.unique(y[y >= 0]).tolist() if n <= 100 else ():  # colours alone do not tell the classes apart
+    for number in np.unique(y[y >= 0]).tolist() if n <= 100 else ():  # colours alone do not distinguish the classes
         middle = np.median(z[y == number], axis=0)
         box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": colour(number), "alpha": 0.85}
         axis.text(middle[0], middle[1], label(classes, number), ha="center", va="center", weight="bold", bbox=box)

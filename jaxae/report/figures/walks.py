@@ -1,4 +1,4 @@
-"""Walks through the space of codes, and what is decoded on the way."""
+"""Figures of decoded points in latent space: grid, samples, interpolation, traversal."""
 
 from typing import TYPE_CHECKING
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def manifold(model: Trained, title: str, n: int = 15) -> "Figure":
-    """The decoded plane on an n x n grid of equal prior mass: normal quantiles at the middles of n intervals."""
+    """Images decoded on an n x n grid of the 2-D latent space: normal quantiles, at equal prior mass."""
     from scipy.stats import norm
 
     quantiles = norm.ppf((np.arange(n) + 0.5) / n)
     grid = np.stack(np.meshgrid(quantiles, quantiles[::-1]), axis=-1).reshape(-1, 2)
-    figure = canvas(f"{title}: decoded plane of codes", 7.0, 7.0)
+    figure = canvas(f"{title}: decoded grid of the latent space", 7.0, 7.0)
     axis = figure.subplots()
     show(axis, tile(pictures(np.asarray(model.decode(grid))), n))
     height, width = (size + 2 * GAP for size in model.shape[:2])
@@ -34,14 +34,16 @@ def manifold(model: Trained, title: str, n: int = 15) -> "Figure":
 
 
 def samples(model: Trained, title: str, prior: Sampler | None = None, n: int = 10) -> "Figure":
-    """n x n images decoded from codes of the model's prior, or of one that is fitted to its codes."""
-    figure = canvas(f"{title}: samples from {'a mixture fitted to the codes' if prior else 'the prior'}", 6.0, 6.3)
+    """n x n samples from the model's prior, or from one that is fitted to its codes."""
+    figure = canvas(
+        f"{title}: samples from {'a Gaussian mixture fitted to the codes' if prior else 'the prior'}", 6.0, 6.3
+    )
     show(figure.subplots(), tile(pictures(np.asarray(model.sample(jax.random.key(0), n * n, prior))), n))
     return figure
 
 
 def interpolation(model: Trained, data: Dataset, title: str, steps: int = 10) -> "Figure":
-    """Five pairs of test examples; between them, decoded, the straight line from the one code to the other."""
+    """Linear interpolation between the codes of five pairs of test examples, decoded."""
     chosen = ten(data)
     half = max(len(chosen) // 2, 1)
     pairs = np.stack([chosen[:half], chosen[-half:]], 1)
@@ -54,7 +56,7 @@ def interpolation(model: Trained, data: Dataset, title: str, steps: int = 10) ->
     ends = None if lengths is None else np.repeat(lengths.max(1), steps + 2)
     rows = pictures(np.concatenate([x[:, :1], decoded, x[:, 1:]], 1).reshape(-1, *model.shape), ends)
     sheet = tile(rows, steps + 2)
-    name = f"{title}: from one test example to another, in equal steps of the code"
+    name = f"{title}: linear interpolation between the codes of two test examples"
     figure = canvas(name, 9.0, 0.8 + 8.6 * len(sheet) / sheet.shape[1])
     axis = figure.subplots()
     show(axis, sheet)
@@ -62,26 +64,28 @@ def interpolation(model: Trained, data: Dataset, title: str, steps: int = 10) ->
     return figure
 
 
-def traversal(model: Trained, data: Dataset, title: str, most: int = 10, steps: int = 9) -> "Figure":
-    """The code of a test example, decoded while one unit moves; the units that vary most over the test examples."""
+def traversal(model: Trained, data: Dataset, title: str, rows: int = 10, steps: int = 9) -> "Figure":
+    """The code of a test example, decoded for values of one dimension; the dimensions of largest variance."""
     z = encoded(model, data, spread(len(data.test.x), 2000))
     flat = z.reshape(len(z), -1)
     mean, deviation = flat.mean(0), flat.std(0)
-    units = np.argsort(-deviation, kind="stable")[:most]
+    dimensions = np.argsort(-deviation, kind="stable")[:rows]
     offsets = np.linspace(-2, 2, steps)
-    moved = np.tile(flat[0], (len(units), steps, 1))
-    for row, number in enumerate(units):
+    moved = np.tile(flat[0], (len(dimensions), steps, 1))
+    for row, number in enumerate(dimensions):
         moved[row, :, number] = mean[number] + offsets * deviation[number]
     decoded = pictures(np.asarray(model.decode(moved.reshape(-1, *model.code))))
     sheet = tile(decoded, steps)
-    name = f"{title}: one unit of a code moves, the others stay"
+    name = f"{title}: latent traversal, one dimension per row"
     figure = canvas(name, 8.0, 1.0 + 7.2 * len(sheet) / sheet.shape[1])
     axis = figure.subplots()
     show(axis, sheet)
     _columns(axis, decoded.shape[2], [f"{offset:+.1f}" for offset in offsets])
     height = decoded.shape[1] + 2 * GAP
-    axis.set_yticks([(row + 0.5) * height for row in range(len(units))], [f"unit {number + 1}" for number in units])
-    axis.set_xlabel("standard deviations from the unit's mean")
+    axis.set_yticks(
+        [(row + 0.5) * height for row in range(len(dimensions))], [f"z{number + 1}" for number in dimensions]
+    )
+    axis.set_xlabel("standard deviations from the mean")
     return figure
 
 
