@@ -1,4 +1,4 @@
-"""The gallery wall of the report: a 2-D latent space with the decoded image of every point.
+"""The interactive latent space ("wall") of the report: two dimensions with the decoded image of every point.
 
 A report cannot run the decoder: images are decoded here on a grid, and the report interpolates between them. Codes of
 more than two dimensions are projected on their first two principal components; for each further component, a slider

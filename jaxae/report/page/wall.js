@@ -1,4 +1,4 @@
-// The gallery wall: what the decoder paints at a place of the plane, from sheets of pictures that it painted before.
+// The interactive latent space ("wall"): the decoded image at the pointer, interpolated between images decoded beforehand.
 async function wall(data, colours) {
   const [height, width] = data.size, size = height * width;
   const byId = (id) => document.getElementById(id);
