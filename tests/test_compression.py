@@ -184,7 +184,7 @@ def test_bad_input_exits_with_2_and_one_line(script, monkeypatch, tmp_path, caps
 
 def test_workdir_that_is_a_run_is_refused(script, finished):
     with pytest.raises(InputError, match="is itself a run"):
-        script.compare(["--data", "digits", "--workdir", str(finished[1] / "dense-1")])
+        script.compare(["--data", "digits", "--workdir", str(finished[1] / "dense-2")])
 
 
 def test_sequences_are_refused(script, tmp_path):
@@ -193,6 +193,7 @@ def test_sequences_are_refused(script, tmp_path):
         script.compare(["--data", str(tmp_path / "x.npz"), "--workdir", str(tmp_path / "run")])
 
 
+@pytest.mark.slow
 def test_larger_number_of_epochs_extends_the_runs(script, finished, tmp_path):
     """The table is that of the extended autoencoders; fewer epochs are another run."""
     arguments, workdir, text = finished

@@ -135,7 +135,10 @@ def moved(folder, devices, *more):
     return folder / "moved", folder / "stays"
 
 
-DENSE = ("jaxae", "dense", "--hidden", "20", "--latent", "3", "--batch-size", "64", "--checkpoint-unit", "steps")
+DENSE = (
+    *("jaxae", "dense", "--hidden", "20", "--latent", "3", "--batch-size", "64"),
+    *("--checkpoint-unit", "steps", "--checkpoint-every", "7"),
+)
 VAE = ("jaxae", "vae", "--hidden", "20", "--batch-size", "64", "--seeds", "2")
 
 
