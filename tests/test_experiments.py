@@ -128,7 +128,9 @@ def test_picture_every_draws_while_training(few, tmp_path):
     ("name", "fields"),
     [
         pytest.param("stacked", {"epochs": 4, "greedy": 1, "hidden": (16, 8), "latent": 4}, id="phases"),
-        pytest.param("mirrored", {"filters": (4, 4), "batch_norm": True, "dropout": 0.5}, id="dropout"),
+        pytest.param(
+            "mirrored", {"filters": (4, 4), "strides": (2,), "batch_norm": True, "dropout": 0.5}, id="dropout"
+        ),
         pytest.param(
             "factor_vae",
             {"hidden": (8,), "discriminator": (8,), "kl_warmup": 0.5, "binarize": "dynamic"},
