@@ -1,7 +1,7 @@
 """Trains an experiment on several devices; prints the largest relative differences as JSON.
 
-Arguments: its module; `all` ways on 1, 2, 4 and 8 devices, `some` of them, or a `fast` one; fields as JSON. One seed,
-and four unless it is to be fast. With `bits` those that are to be the same to the bit, with the experiment's optimizer.
+Arguments: its module; `all` ways on 1, 2, 4 and 8 devices, or the `fast` ones; fields as JSON. One seed, and four
+unless it is to be fast. With `bits` those that are to be the same to the bit, with the experiment's optimizer.
 `terms` in place of a module: one gradient of each term of the whole batch, on 2 and 8 devices.
 Run in its own process, since the number of virtual devices is fixed when JAX starts.
 `python tests/on_devices.py tests/devices.json` writes down the table of all experiments, or of those that follow.
@@ -36,7 +36,7 @@ from jaxae.core.reduction import gradient
 from jaxae.devices.plan import compile, plan
 from jaxae.training.iterate import iterate
 from jaxae.variants import codebook, tcvae
-from short_runs import FIELDS, NAMES, NARROW
+from short_runs import FIELDS, NAMES
 
 
 class Way(NamedTuple):
@@ -53,14 +53,13 @@ class Way(NamedTuple):
 
 
 FAST = [Way("pmap", 4), Way("pmap", 2, accumulate=4), Way("jit", 2)]
-SOME = [Way("pmap", 2), Way("pmap", 8), Way("jit", 1), Way("jit", 4)]
 SPLIT = [Way(mode, n) for mode in ("pmap", "jit") for n in (1, 2, 4, 8)]
 BITS = [Way("auto", n, "reproducible") for n in (1, 2, 4, 8)]
 MICROBATCHES = [
     *BITS,
     *(Way(mode, n, "fast", 4) for mode, n in (("auto", 1), ("pmap", 4), ("jit", 2))),
 ]
-CHOSEN = {"all": SPLIT + MICROBATCHES, "some": SOME, "split": SPLIT, "fast": FAST, "one": FAST[:1], "bits": BITS}
+CHOSEN = {"all": SPLIT + MICROBATCHES, "split": SPLIT, "fast": FAST, "one": FAST[:1], "bits": BITS}
 RATES = {"sigmoid": 10.0}  # elsewhere parameters move enough at 1e-3
 
 
@@ -192,7 +191,7 @@ def write(path, names):
     """Measure these experiments again, each in a process of its own, and put them into the table."""
     tables = json.loads(path.read_text()) if path.exists() else {}
     for name in names:
-        command = [sys.executable, __file__, name, "all", json.dumps({**FIELDS.get(name, {}), **NARROW.get(name, {})})]
+        command = [sys.executable, __file__, name, "all", json.dumps(FIELDS.get(name, {}))]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         tables[name] = json.loads(done.stdout.splitlines()[-1])
         path.write_text(json.dumps({name: tables[name] for name in NAMES if name in tables}, indent=1) + "\n")

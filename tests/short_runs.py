@@ -20,15 +20,17 @@ from jaxae.training import records
 from jaxae.training.checkpoint import newest_digests
 
 NAMES = experiments.names()
-FIELDS = {"stacked": {"epochs": 4, "greedy": 1}}  # every one of its phases
-# On several devices: the same code, sooner.
-NARROW = {
-    "denoising": {"filters": [4, 6, 8]},
-    "denoising_conv32": {"filters": [4, 6]},
-    "fsq": {"filters": [4, 6]},
-    "mirrored": {"filters": [4, 6, 6, 6]},
-    "strided": {"filters": [4, 6, 6, 6]},
-    "vqvae": {"filters": [4, 6]},
+FIELDS = {
+    "stacked": {"epochs": 4, "greedy": 1},  # every one of its phases
+    # Narrow networks, which run the same code in less time.
+    "convolutional": {"filters": (4, 6, 6)},
+    "denoising": {"filters": (4, 6, 8)},
+    "denoising_conv32": {"filters": (4, 6)},
+    "fsq": {"filters": (4, 6)},
+    "mirrored": {"filters": (4, 6, 6, 6)},
+    "sequence": {"hidden": 12, "latent": 8},
+    "strided": {"filters": (4, 6, 6, 6)},
+    "vqvae": {"filters": (4, 6)},
 }
 
 

@@ -61,7 +61,7 @@ def initial(model):
 
 
 @pytest.mark.parametrize("name", systems())
-def test_two_devices_see_the_batch_that_one_sees(name):
+def test_losses_on_two_devices_equal_those_of_the_whole_batch(name):
     """Values and gradients on a mapped axis equal those of the whole batch."""
     model, loss = systems()[name]
     params, whole = initial(model), batch(images())
@@ -83,7 +83,7 @@ def test_two_devices_see_the_batch_that_one_sees(name):
 
 
 @pytest.mark.parametrize("name", ["tcvae", "factor_vae discriminator", "wasserstein", "information"])
-def test_a_microbatch_is_refused(name):
+def test_microbatch_is_refused(name):
     model, loss = systems()[name]
     variables = {"params": initial(model)}
     with pytest.raises(ValueError, match="needs the global batch"):
@@ -91,7 +91,7 @@ def test_a_microbatch_is_refused(name):
 
 
 @pytest.mark.parametrize("name", ["tcvae", "factor_vae discriminator", "wasserstein", "information"])
-def test_evaluation_is_refused(name):
+def test_gather_in_evaluation_is_refused(name):
     """Evaluation batches hold padding."""
     model, loss = systems()[name]
     variables = {"params": initial(model)}
@@ -185,7 +185,7 @@ def test_total_correlation_grows_with_dependence():
 
 
 @pytest.mark.parametrize("kind", [factor_vae, aae])
-def test_no_gradient_of_the_discriminators_loss_reaches_the_encoder(kind):
+def test_discriminator_loss_has_no_gradient_in_the_encoder(kind):
     outputs = 4 if kind is factor_vae else 2
     model = (factor_vae.FactorVAE if kind is factor_vae else aae.Adversarial)(**coders(outputs), discriminator=critic())
     params = initial(model)
@@ -245,7 +245,7 @@ def correlated(count):
 
 
 @pytest.mark.parametrize("gamma", [3.0, lambda step: 0.5 * step], ids=["number", "schedule"])
-def test_the_optimal_discriminator_estimates_the_total_correlation(gamma):
+def test_optimal_discriminator_estimates_the_total_correlation(gamma):
     """Its mean logit is -log(1 - r^2) / 2; gamma of it is in the loss."""
     count = 40_000
     z, model, params = correlated(count)
@@ -258,7 +258,7 @@ def test_the_optimal_discriminator_estimates_the_total_correlation(gamma):
     np.testing.assert_allclose(terms["loss"], expected, rtol=1e-5, atol=1e-4)
 
 
-def test_the_discriminator_tells_codes_from_permuted_ones():
+def test_discriminator_loss_is_the_cross_entropy_of_codes_and_permuted_codes():
     """Cross-entropy of the optimal one: codes are its positive class, independent pairs its negative one."""
     count = 40_000
     z, model, params = correlated(count)
@@ -302,7 +302,7 @@ def logits(z):
     return z[:, 0] - 2 * z[:, 1] + 0.5
 
 
-def test_the_discriminator_of_an_adversarial_autoencoder_tells_the_prior_from_codes(adversarial):
+def test_discriminator_loss_is_the_cross_entropy_of_prior_samples_and_codes(adversarial):
     """-log D(prior) - log(1 - D(code)), by NumPy."""
     model, params, z = adversarial
     terms, _ = aae.discriminator_loss(model)({"params": params}, batch(z), new_key())
@@ -311,7 +311,7 @@ def test_the_discriminator_of_an_adversarial_autoencoder_tells_the_prior_from_co
     np.testing.assert_allclose(terms["loss"], expected, rtol=1e-5)
 
 
-def test_the_generator_wants_codes_to_be_taken_for_the_prior(adversarial):
+def test_generator_loss_moves_codes_towards_the_prior(adversarial):
     """-log D(code), by NumPy; descent moves codes along the gradient of the discriminator's logit."""
     model, params, z = adversarial
     terms, _ = aae.generator_loss(model)({"params": params}, batch(z), new_key())
@@ -328,7 +328,7 @@ def test_the_generator_wants_codes_to_be_taken_for_the_prior(adversarial):
 @pytest.mark.parametrize(
     ("rates", "changed"), [((0.01, 0.0), {"encoder", "decoder"}), ((0.0, 0.01), {"encoder", "discriminator"})]
 )
-def test_the_phases_of_an_adversarial_autoencoder_change_their_own_groups(rates, changed):
+def test_transitions_of_an_adversarial_autoencoder_update_their_own_groups(rates, changed):
     """Reconstruction with one rate, then discriminator and generator with another; each sees what the last has left."""
     lr, adversarial_lr = rates
     config = aae_experiment.Config(
@@ -374,7 +374,7 @@ def test_adversarial_training_moves_the_codes_towards_the_prior():
             part = batch(jax.lax.dynamic_slice_in_dim(x, 128 * (i % 4), 128))
             return transition.step(state, part, jax.random.fold_in(new_key(), i))[0]
 
-        state = jax.jit(lambda s: jax.lax.fori_loop(0, 400, body, s))(start)
+        state = jax.jit(lambda s: jax.lax.fori_loop(0, 300, body, s))(start)
         z = model.apply({"params": state.params}, x, method="encode")
         apart.append(float(mmd.discrepancy(z, jax.random.normal(new_key(), z.shape))))
         errors.append(float(means(autoencoder.loss(model, "mse"), state.params, batch(x))["loss"]))
@@ -395,7 +395,7 @@ def test_discrepancy_against_numpy():
     np.testing.assert_allclose(mmd.discrepancy(jnp.asarray(x), jnp.asarray(y)), xx + yy - 2 * xy, rtol=1e-4, atol=1e-6)
 
 
-def test_a_discrepancy_of_a_single_code_is_refused():
+def test_mmd_of_a_single_code_is_refused():
     with pytest.raises(ValueError, match="batch_size=1 must be at least 2 for the MMD of codes"):
         mmd.discrepancy(jnp.zeros((1, 3)), jnp.zeros((5, 3)))
 
@@ -412,7 +412,7 @@ def test_discrepancy_is_zero_on_average_for_equal_distributions_and_positive_for
 
 
 @pytest.mark.parametrize("scheduled", [False, True])
-def test_info_vae_weighs_the_kl_term_and_the_discrepancy(scheduled):
+def test_infovae_weights_the_kl_term_and_the_mmd(scheduled):
     model = vae.VAE(**coders())
     variables, examples = {"params": initial(model)}, batch(images()).replace(step=jnp.int32(10))
     plain, _ = infovae.loss(model, 1.0, 0.0)(variables, examples, new_key())
@@ -505,7 +505,7 @@ def test_bound_with_a_learned_prior_and_a_kl_weight(vamp, kl_weight):
     np.testing.assert_allclose(plain["loss"], error + kl, rtol=1e-4)
 
 
-def test_the_pseudo_inputs_learn(vamp):
+def test_pseudo_inputs_have_a_gradient(vamp):
     slope = jax.grad(lambda p: means(vampprior.loss(vamp.model, 0.3), p, batch(images()))["loss"])(
         vamp.variables["params"]
     )

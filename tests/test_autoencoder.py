@@ -325,7 +325,7 @@ def test_tied_weights_are_one_matrix_fewer():
     assert count(simple) - count(tied_experiment) == 784 * 32
 
 
-@pytest.mark.parametrize("latent", [1, 2, 4])
+@pytest.mark.parametrize("latent", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 4))])
 def test_linear_autoencoder_reaches_principal_components_from_above(latent):
     """The best of all linear codes leaves the smallest variances out (Baldi & Hornik 1989)."""
     rng = np.random.default_rng(0)

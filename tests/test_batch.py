@@ -37,7 +37,7 @@ def test_mean_under_pmap_is_over_all_devices_and_so_is_its_gradient():
 
 
 def test_mean_and_gather_under_pmap_name_the_axis():
-    """Outside of it there is none of that name."""
+    """Outside of pmap the axis is unbound."""
     here = batch(jnp.zeros((3, 1)), layout=MAPPED)
     for method in (here.mean, here.gather):
         with pytest.raises(NameError, match="unbound axis name"):
@@ -96,14 +96,14 @@ def test_keys_differ_between_examples_and_noise_comes_from_them():
     assert equal(jax.random.normal(keys[3], (2,)), whole.noise(jax.random.clone(key), (2,))[3])
 
 
-def test_a_schedule_is_read_at_the_step_and_a_number_is_itself():
+def test_scheduled_evaluates_schedules_at_the_step_and_keeps_numbers():
     half_way = batch(jnp.zeros((4, 1))).replace(step=jnp.int32(3))
     assert half_way.scheduled(optax.linear_schedule(0.0, 2.0, 6)) == 1.0
     assert half_way.scheduled(0.7) == 0.7
     assert batch(jnp.zeros((4, 1))).scheduled(optax.linear_schedule(0.5, 2.0, 6)) == 0.5
 
 
-def test_repeat_gives_every_example_the_number_and_its_mean_is_the_number():
+def test_mean_of_a_repeated_number_is_the_number():
     whole = batch(jnp.zeros((4, 1)), weight=[1, 1, 1, 0])
     assert equal(whole.repeat(jnp.float32(2.5)), jnp.full(4, 2.5))
     value, slope = jax.value_and_grad(lambda number: whole.mean(whole.repeat(number)))(2.5)
@@ -111,7 +111,7 @@ def test_repeat_gives_every_example_the_number_and_its_mean_is_the_number():
 
 
 def test_static_fields_are_part_of_the_structure():
-    """A loss may branch on them, and is retraced when they differ."""
+    """A loss may branch on them; other values trace it again."""
     traced = []
 
     @jax.jit

@@ -34,8 +34,8 @@ def test_pixels_are_white_with_their_grey_value_as_probability():
     assert not np.array_equal(drawn.train.x[:1000], drawn.test.x)
 
 
-def test_what_is_drawn_when():
-    """static: both splits, once; dynamic: the test split, the same; and the same each time."""
+def test_static_samples_both_splits_and_dynamic_the_test_split():
+    """The same samples each time."""
     static, dynamic = (binary.binarize(grey(), how) for how in ("static", "dynamic"))
     assert static.fingerprint() == binary.binarize(grey(), "static").fingerprint()
     assert dynamic.train is not static.train
@@ -45,7 +45,7 @@ def test_what_is_drawn_when():
     assert data.load("digits", binarize="static").fingerprint() == data.load("digits", binarize="static").fingerprint()
 
 
-def test_floats_stay_floats():
+def test_binarized_floats_stay_floats():
     x = np.random.default_rng(0).random((50, 4, 3), np.float32)
     split = data.Split(x, np.zeros(50, np.int32), np.full(50, 4))
     drawn = binary.binarize(data.Dataset(split, split, ()), "static").train
@@ -54,8 +54,8 @@ def test_floats_stay_floats():
     assert drawn.lengths is split.lengths
 
 
-def test_in_every_step_anew_and_by_example():
-    """Drawn with the right share, from the step's key and the example's number, and not from its neighbours."""
+def test_dynamic_samples_depend_on_step_and_example_alone():
+    """With the grey value as the probability."""
     seen = Transition(lambda params: (), lambda state, part, key: (state, {"x": part.x}))
     x = jnp.tile(jnp.array([[0.0, 0.2, 0.8, 1.0]]), (4000, 1))
     state = State(jnp.int32(0), {}, (), {})
@@ -83,10 +83,10 @@ def lines(workdir):
     return (workdir / "metrics.jsonl").read_text().splitlines()
 
 
-def test_a_run_on_binary_images(tmp_path):
-    """Grey, static and dynamic images give different metrics; the run records the mode and resumes exactly."""
-    runs = {how: train(tmp_path / how, how) for how in ("none", "static", "dynamic")}
-    assert len({tuple(lines(path)) for path in runs.values()}) == 3
+def test_run_on_binary_images_resumes_bit_exact(tmp_path):
+    """Static and dynamic images give different metrics, and config.json records the mode."""
+    runs = {how: train(tmp_path / how, how) for how in ("static", "dynamic")}
+    assert lines(runs["static"]) != lines(runs["dynamic"])
     count = iter(range(1000))
     with pytest.raises(Interrupted):
         train(tmp_path / "resumed", "dynamic", lambda _: next(count) >= 2)
@@ -99,8 +99,8 @@ def test_a_run_on_binary_images(tmp_path):
     assert equal(jaxae.load(runs["static"]).params, run.load_finished(runs["static"])[0].params)
 
 
-def test_the_decoders_bias_starts_at_the_mean_image():
-    """Its logit, of the grey training images: before training each pixel has its mean's probability."""
+def test_decoder_bias_starts_at_the_mean_image():
+    """At its logit, so that before training every pixel has the mean as its probability."""
     digits = data.load("digits", binarize="dynamic")
     config = dataclasses.replace(experiment.Config(), latent=3, hidden=(5,))
     model = experiment.build(config, digits.info).model
@@ -111,7 +111,7 @@ def test_the_decoders_bias_starts_at_the_mean_image():
     assert equal(params["decoder"]["Dense_0"]["bias"], np.zeros(5, np.float32))
 
 
-def test_the_rate_falls_in_stages():
+def test_learning_rate_decays_in_stages():
     """Burda et al. 2016, section 5: 10^(-i / 7) after 0, 1, 4, 13, 40, 121, 364, 1093 epochs."""
     rate = experiment.stages(experiment.Config(), Info((28, 28, 1), 60_000))
     for i, epoch in enumerate((0, 1, 4, 13, 40, 121, 364, 1093)):
@@ -128,19 +128,19 @@ def test_the_rate_falls_in_stages():
         ({"log_likelihood_samples": 1, "likelihood": "normal"}, "log_likelihood_samples=1: one sample is the bound"),
     ],
 )
-def test_a_log_likelihood_that_does_not_exist_is_refused(fields, says):
+def test_log_likelihood_of_grey_pixels_or_of_one_sample_is_refused(fields, says):
     with pytest.raises(ValueError, match=says):
         vae.build(vae.Config(**fields), Info((28, 28, 1), 100))
 
 
 @pytest.mark.parametrize("fields", [{"binarize": "static"}, {"binarize": "dynamic"}, {"likelihood": "normal-learned"}])
-def test_a_log_likelihood_is_measured_where_pixels_have_a_density(fields):
+def test_log_likelihood_is_measured_where_pixels_have_a_density(fields):
     config = vae.Config(log_likelihood_samples=20, **fields)
     assert vae.build(config, Info((28, 28, 1), 100)).measures.keys() == {"likelihood"}
 
 
-def test_the_likelihood_of_a_finished_run(tmp_path, capsys):
-    """The same as at the end of a run, of every seed; and nothing but it is written there."""
+def test_likelihood_command_repeats_the_estimate_of_the_run(tmp_path, capsys):
+    """Of every seed; it writes nothing into the run."""
     workdir = train(tmp_path / "run", "static", seeds=2, log_likelihood_samples=20)
     known = json.loads((workdir / "result.json").read_text())["likelihood"]
     before = sorted(workdir.rglob("*"))

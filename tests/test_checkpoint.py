@@ -36,7 +36,7 @@ def restore(folder, abstract=ABSTRACT, read_only=False):
         return checkpoints.restore(abstract)
 
 
-def test_a_round_trip_is_the_same_bits(tmp_path):
+def test_round_trip_is_bit_exact(tmp_path):
     save(tmp_path, [3])
     items, meta = restore(tmp_path)
     assert equal(items, ITEMS)
@@ -51,7 +51,7 @@ def test_one_item_is_restored_alone(tmp_path):
     assert set(items) == {"state"}
 
 
-def test_an_empty_folder_holds_no_checkpoint(tmp_path):
+def test_empty_folder_has_no_checkpoint(tmp_path):
     assert restore(tmp_path) is None
 
 
@@ -62,7 +62,7 @@ def test_newest_comes_first_and_two_are_kept(tmp_path):
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-def test_a_step_is_saved_again_where_other_arrays_belong_to_it(tmp_path, at_once):
+def test_step_is_saved_again_when_its_arrays_differ(tmp_path, at_once):
     """Totals change in the evaluation that ends an epoch; the last saved ones are restored."""
     later = {**ITEMS, "totals": {"sum": jnp.array([0.0, 1 / 3])}}
     save(tmp_path, [1])
@@ -83,8 +83,8 @@ def test_a_step_is_saved_again_where_other_arrays_belong_to_it(tmp_path, at_once
 
 @pytest.mark.parametrize("read_only", [True, False])
 @pytest.mark.parametrize("fault", ["flip", "truncate", "delete", "zero", "append"])
-def test_damage_is_named_and_the_one_before_is_used(tmp_path, fault, read_only, caplog):
-    """In every file of the newest checkpoint in turn; what is restored is right, and is never another state."""
+def test_damaged_checkpoint_is_named_and_the_one_before_is_restored(tmp_path, fault, read_only, caplog):
+    """Whichever file of the newest checkpoint is damaged."""
     save(tmp_path / "whole", [1, 2])
     files = sorted(p.relative_to(tmp_path / "whole") for p in (tmp_path / "whole" / "2").rglob("*") if p.is_file())
     found = 0
@@ -134,9 +134,9 @@ def harm(path, kind, chance):
         path.write_bytes(content + chance.randbytes(chance.randrange(1, 100)))
 
 
-@pytest.mark.parametrize("count", [300, pytest.param(1000, marks=pytest.mark.slow)])
-def test_many_faults_and_never_a_wrong_state(tmp_path, caplog, count):
-    """One or two, anywhere in a directory of two checkpoints: what is restored is one of them, or nothing."""
+@pytest.mark.parametrize("count", [40, pytest.param(1000, marks=pytest.mark.slow)])
+def test_random_faults_never_restore_a_wrong_state(tmp_path, caplog, count):
+    """One or two faults in a directory of two checkpoints: one of them is restored, or none."""
     save(tmp_path / "whole", [1, 2])
     states = {step: {**ITEMS, "state": STATE._replace(step=jnp.int32(step))} for step in (1, 2, 3)}
     chance, faults, found = random.Random(0), 0, Counter()
@@ -170,7 +170,7 @@ def test_many_faults_and_never_a_wrong_state(tmp_path, caplog, count):
 
 
 @pytest.mark.parametrize("read_only", [True, False])
-def test_other_code_is_not_damage(tmp_path, read_only):
+def test_checkpoint_of_other_code_is_refused_and_kept(tmp_path, read_only):
     save(tmp_path, [3])
     for change in (jnp.zeros((50, 41)), jnp.zeros((50, 40), jnp.bfloat16)):
         params = {**STATE.params, "a": change}
@@ -185,7 +185,7 @@ def test_other_code_is_not_damage(tmp_path, read_only):
     assert equal(restore(tmp_path)[0], ITEMS)
 
 
-def test_a_checkpoint_under_another_name_is_damaged(tmp_path, caplog):
+def test_renamed_checkpoint_is_damaged(tmp_path, caplog):
     save(tmp_path, [1, 2])
     (tmp_path / "1").rename(tmp_path / "9")
     with caplog.at_level(logging.WARNING, "jaxae"):
@@ -193,7 +193,7 @@ def test_a_checkpoint_under_another_name_is_damaged(tmp_path, caplog):
     assert "checkpoint 9 is damaged" in caplog.text
 
 
-def test_a_damaged_checkpoint_has_no_recorded_digests(tmp_path):
+def test_damaged_checkpoint_has_no_recorded_digests(tmp_path):
     assert newest_digests(tmp_path) == {}
     save(tmp_path, [1])
     assert newest_digests(tmp_path)["step"] == "1"
@@ -226,8 +226,8 @@ def lose(folder):
         checkpoints._manager.wait_until_finished = broken
 
 
-def test_a_directory_that_is_lost_and_made_again(tmp_path):
-    """Orbax makes folders that it misses, so that there is one, which is not the run's."""
+def test_checkpoint_directory_replaced_while_saving_raises(tmp_path):
+    """Orbax creates missing folders, so that the one that is there is not the run's."""
     with pytest.raises(OSError, match="No such file or directory"):
         lose(tmp_path / "checkpoints")
 
@@ -238,6 +238,6 @@ def fail_twice(folder):
         raise OSError("the first")
 
 
-def test_the_first_error_is_the_one_that_is_raised(tmp_path):
+def test_error_in_the_body_precedes_an_error_of_closing(tmp_path):
     with pytest.raises(OSError, match="the first"):
         fail_twice(tmp_path)

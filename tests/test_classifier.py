@@ -26,7 +26,7 @@ def weights(digits):
 
 @pytest.fixture(scope="module")
 def small():
-    """Twenty images in colour, of no even size, and three classes."""
+    """Twenty colour images of odd size, and three classes."""
     x, y = rng.integers(0, 256, (20, 9, 7, 3), np.uint8), np.arange(20, dtype=np.int32) % 3
     return Dataset(Split(x[:15], y[:15]), Split(x[15:], y[15:]), ("a", "b", "c"))
 
@@ -36,7 +36,7 @@ def params(small):
     return jax.tree.map(jnp.asarray, classifier.train(small))
 
 
-def test_it_learns_what_it_has_not_seen(digits, weights):
+def test_accuracy_on_held_out_digits_exceeds_96_percent(digits, weights):
     assert classifier.accuracy(weights, digits.test) > 0.96
 
 
@@ -69,8 +69,8 @@ def test_training_images_are_shifted_by_the_keys_of_their_examples(small, params
     assert not np.allclose(moved, x)
 
 
-def test_images_are_moved_by_every_shift_alike_often():
-    """A single dot on a black image says how far it was moved."""
+def test_shifts_are_uniform():
+    """Measured by a single dot on a black image."""
     image = jnp.zeros((5, 7, 2)).at[2, 3].set(jnp.array([0.25, 1.0]))
     moved = np.asarray(classifier.shifted(jnp.tile(image, (5000, 1, 1, 1)), jax.random.split(new_key(), 5000), 1))
     np.testing.assert_allclose(moved.sum((1, 2)), np.tile([0.25, 1.0], (5000, 1)))
@@ -80,7 +80,7 @@ def test_images_are_moved_by_every_shift_alike_often():
     assert abs(counts[1:4, 2:5] - 5000 / 9).max() < 4 * np.sqrt(5000 * 8 / 81)
 
 
-def test_what_leaves_the_image_is_lost_and_zeros_come_in():
+def test_shifted_images_are_padded_with_zeros():
     x = jnp.asarray(rng.random((200, 4, 4, 1)), jnp.float32)
     moved = np.asarray(classifier.shifted(x, jax.random.split(new_key(), 200), 2))
     padded = np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)))
@@ -89,12 +89,12 @@ def test_what_leaves_the_image_is_lost_and_zeros_come_in():
     assert equal(classifier.shifted(x, jax.random.split(new_key(), 200), 0), x)
 
 
-def test_the_same_seed_gives_the_same_bits(small, params):
+def test_same_seed_is_bit_exact(small, params):
     assert equal(classifier.train(small), params)
     assert not equal(classifier.train(small, seed=1), params)
 
 
-def test_features_and_logits_are_made_of_the_same_maps(small, params):
+def test_features_and_logits_against_numpy(small, params):
     x = small.train.x
     scaled = jnp.asarray(x / np.float32(255))
     maps = np.asarray(nets.Conv((16, 32, 64), pools=(2,)).apply({"params": params["maps"]}, scaled), np.float64)
@@ -111,15 +111,15 @@ def test_features_and_logits_are_made_of_the_same_maps(small, params):
         np.testing.assert_allclose(classifier.features(params, images), features, rtol=1e-5, atol=1e-6)
 
 
-def test_many_images_pass_the_net_in_pieces(small, params):
-    """Two whole ones and a short one."""
+def test_features_of_many_images_are_computed_in_pieces(small, params):
+    """Two full pieces and a short one."""
     count = 2 * classifier.PIECE + 10
     many = np.resize(small.train.x, (count, *small.shape))
     expected = np.resize(classifier.features(params, small.train.x), (count, 64))
     np.testing.assert_allclose(classifier.features(params, many), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_weights_come_back_from_a_file(small, params, tmp_path):
+def test_saved_weights_are_bit_exact(small, params, tmp_path):
     classifier.save(tmp_path / "weights", params)
     assert equal(classifier.load(tmp_path / "weights", small), params)
 
@@ -143,7 +143,7 @@ def test_other_files_are_refused(small, params, digits, tmp_path):
         classifier.load(tmp_path / "none", small)
 
 
-def test_the_cache_is_filled_once_and_mended(small, params, tmp_path, monkeypatch, caplog):
+def test_cache_is_filled_once_and_a_damaged_file_is_replaced(small, params, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("JAXAE_CACHE", str(tmp_path / "cache"))
     caplog.set_level(logging.INFO, "jaxae")
     for trained, content in ((True, None), (False, None), (True, b"half of it"), (False, None)):
@@ -157,7 +157,7 @@ def test_the_cache_is_filled_once_and_mended(small, params, tmp_path, monkeypatc
     assert classifier.cache_path(other) != classifier.cache_path(small)
 
 
-def test_a_cache_that_cannot_be_written_is_said(small, params, tmp_path, monkeypatch, caplog):
+def test_cache_that_cannot_be_written_is_reported(small, params, tmp_path, monkeypatch, caplog):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("JAXAE_CACHE", str(tmp_path / "file"))
     assert equal(classifier.load_or_train(small), params)
@@ -192,21 +192,22 @@ def few(digits, tmp_path):
     return tmp_path / "few.npz"
 
 
-def test_the_script_writes_what_it_trains(few, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("cached", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_script_writes_the_weights_that_it_trains(few, tmp_path, monkeypatch, capsys, cached):
+    """Into a file, or with all defaults into the cache."""
     monkeypatch.setenv("JAXAE_CACHE", str(tmp_path / "cache"))
     images = data.load(str(few))
-    for to, given, fields in (
-        (tmp_path / "weights", ("--to", tmp_path / "weights", "--epochs", 1, "--seed", 2), {"epochs": 1, "seed": 2}),
-        (classifier.cache_path(images), (), {}),
-    ):
-        assert make(monkeypatch, "--data", few, *given) == 0
-        expected = classifier.train(images, **fields)
-        said = f"test accuracy {classifier.accuracy(expected, images.test):.2%}\nweights: {to}\n"
-        assert capsys.readouterr().out == said
-        assert equal(classifier.load(to, images), expected)
+    fields = {} if cached else {"epochs": 1, "seed": 2}
+    to = classifier.cache_path(images) if cached else tmp_path / "weights"
+    given = () if cached else ("--to", to, "--epochs", 1, "--seed", 2)
+    assert make(monkeypatch, "--data", few, *given) == 0
+    expected = classifier.train(images, **fields)
+    said = f"test accuracy {classifier.accuracy(expected, images.test):.2%}\nweights: {to}\n"
+    assert capsys.readouterr().out == said
+    assert equal(classifier.load(to, images), expected)
 
 
-def test_the_script_refuses_in_one_line(few, tmp_path, monkeypatch, capsys):
+def test_script_refuses_bad_arguments_in_one_line(few, tmp_path, monkeypatch, capsys):
     for arguments, said in (
         (("--data", "sprites/none"), "--data sprites/none"),
         (("--data", few, "--epochs", 0), "--epochs"),

@@ -18,60 +18,74 @@ from jaxae.run.progress import Progress
 from test_data import bad_inputs
 from test_run import final
 
-ARGS = ["--epochs", "6", "--batch-size", "128", "--hidden", "16"]
+ARGS = ["--epochs", "6", "--batch-size", "128", "--hidden", "16", "--figures", "none"]
 
 
 def command(*args):
     return [sys.executable, "-m", "jaxae", "vae", *map(str, args)]
 
 
-def call(*args, cwd, **options):
-    return subprocess.run(command(*args), cwd=cwd, capture_output=True, text=True, timeout=120, **options)
-
-
-def refused(done, says):
-    assert done.returncode == 2, done
-    assert says in done.stderr
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    assert done.stdout == ""
+def call(*args):
+    """The exit code of the command, in this process."""
+    with pytest.raises(SystemExit) as stop:
+        run.main(vae.Config, vae.build, [*map(str, args)])
+    return stop.value.code
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli")
-    done = call(*ARGS, cwd=folder)
+    done = subprocess.run(command(*ARGS), cwd=folder, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith("epoch 1/6  train loss ")
     assert lines[6].startswith("training done: ")
     assert lines[7].startswith("done: test bce ")
-    assert lines[-2] == "pictures: runs/vae-digits/figures"
     assert done.stderr == ""
     return folder / "runs" / "vae-digits"
 
 
-def test_repeating_a_finished_command_prints_the_result_again(finished):
-    done = call(*ARGS, cwd=finished.parents[1])
-    assert done.returncode == 0
-    assert done.stdout.startswith("done: test bce ")
+def test_repeating_a_finished_command_prints_the_result_again(finished, monkeypatch, capsys):
+    monkeypatch.chdir(finished.parents[1])
+    assert call(*ARGS) == 0
+    assert capsys.readouterr().out.startswith("done: test bce ")
 
 
-def test_summary_prints_the_layers_and_does_nothing_else(tmp_path):
-    done = call(*ARGS, "--summary", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert [line for line in done.stdout.splitlines() if line in ("encoder", "decoder", "end to end")]
-    assert f"Total Parameters: {784 * 16 + 16 + 16 * 4 + 4 + 2 * 16 + 16 + 16 * 784 + 784:,}" in done.stdout
+def test_summary_prints_the_layers_and_writes_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert call(*ARGS, "--summary") == 0
+    out = capsys.readouterr().out
+    assert [line for line in out.splitlines() if line in ("encoder", "decoder", "end to end")] == [
+        "encoder",
+        "decoder",
+        "end to end",
+    ]
+    assert f"Total Parameters: {784 * 16 + 16 + 16 * 4 + 4 + 2 * 16 + 16 + 16 * 784 + 784:,}" in out
     assert not any(tmp_path.iterdir())
 
 
-def test_bad_input_exits_with_2_and_one_line(finished, tmp_path):
+def test_bad_input_exits_with_2_and_one_line_in_its_own_process(tmp_path):
+    done = subprocess.run(command("--nonsense", 1), cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert "--nonsense" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_bad_input_leaves_a_finished_run_as_it_is(finished, monkeypatch, capsys):
+    monkeypatch.chdir(finished.parents[1])
     saved = sorted((p, p.stat().st_mtime_ns) for p in finished.rglob("*"))
-    refused(call("--nonsense", 1, cwd=tmp_path), "--nonsense")
-    refused(call("--data", "mnits", cwd=tmp_path), "did you mean mnist")
-    refused(call("--workdir", "/dev/null/run", cwd=tmp_path), "cannot be written")
-    refused(call("--batch-size", 5000, cwd=tmp_path), "exceeds the 1438 training examples")
-    refused(call(*ARGS, "--lr", 1, cwd=finished.parents[1]), "--lr 0.001 there, 1.0 here")
+    for arguments, says in (
+        (("--data", "mnits"), "did you mean mnist"),
+        (("--workdir", "/dev/null/run"), "cannot be written"),
+        (("--batch-size", 5000), "exceeds the 1438 training examples"),
+        ((*ARGS, "--lr", 1), "--lr 0.001 there, 1.0 here"),
+    ):
+        assert call(*arguments) == 2
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+        assert err.startswith("error: ")
+        assert says in err
     assert saved == sorted((p, p.stat().st_mtime_ns) for p in finished.rglob("*"))
 
 
@@ -79,10 +93,9 @@ def test_bad_data_exits_with_2_and_one_line(tmp_path, capfd, monkeypatch):
     """As `test_data` lists them, through `main` in this process."""
     monkeypatch.chdir(tmp_path)
     for name, (given, says) in bad_inputs(tmp_path / "bad").items():
-        with pytest.raises(SystemExit) as stop:
-            run.main(vae.Config, vae.build, ["--data", given])
+        code = call("--data", given)
         out, err = capfd.readouterr()
-        assert stop.value.code == 2, name
+        assert code == 2, name
         assert (out, err.count("\n")) == ("", 1), name
         assert err.startswith("error: "), name
         assert says.replace("data=", "--data ") in err, name  # there as an argument, here as a flag
@@ -99,6 +112,8 @@ def test_bad_data_exits_with_2_and_one_line(tmp_path, capfd, monkeypatch):
         ),
         (["--reduction", "reproducible", "--parallel", "jit"], "omit --parallel jit"),  # plan
         (["--num-processes", "2"], "--num-processes 2, --process-id 0 need --coordinator HOST:PORT of process 0"),
+        (["--coordinator", "here", "--num-processes", "2"], "must be HOST:PORT, or auto"),
+        (["--coordinator", "here:1", "--num-processes", "2", "--process-id", "2"], "must be below --num-processes 2"),
         (["--kl-cycles", "2"], "--kl-cycles 2 needs a KL warm-up; set --kl-warmup EPOCHS"),  # build
         (["--log-likelihood-samples", "9"], "train with --binarize static"),
         (["--likelihood", "normal", "--likelihood-scale", "0"], "--likelihood-scale 0.0 must be positive"),
@@ -110,10 +125,9 @@ def test_bad_data_exits_with_2_and_one_line(tmp_path, capfd, monkeypatch):
 )
 def test_value_error_about_arguments_exits_with_2_and_names_flags(flags, says, tmp_path, capfd, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as stop:
-        run.main(vae.Config, vae.build, [*ARGS, *flags])
+    code = call(*ARGS, *flags)
     out, err = capfd.readouterr()
-    assert stop.value.code == 2
+    assert code == 2
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert says in err
@@ -121,12 +135,13 @@ def test_value_error_about_arguments_exits_with_2_and_names_flags(flags, says, t
     assert not any(tmp_path.iterdir())
 
 
-def test_divergence_exits_with_3(tmp_path):
-    done = call(*ARGS, "--lr", 1e30, cwd=tmp_path)
-    assert done.returncode == 3
-    assert done.stderr.startswith("diverged: ")
-    assert "is not finite at step" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_divergence_exits_with_3(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert call(*ARGS, "--lr", 1e30) == 3
+    err = capfd.readouterr().err
+    assert err.startswith("diverged: ")
+    assert "is not finite at step" in err
+    assert "Traceback" not in err
 
 
 def same(a, b):
@@ -138,8 +153,8 @@ def same(a, b):
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signal_saves_and_exits_with_128_plus_its_number(finished, tmp_path, number):
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_signal_saves_and_exits_with_128_plus_its_number(finished, tmp_path, number, monkeypatch):
     with subprocess.Popen(
         command(*ARGS), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -148,12 +163,13 @@ def test_signal_saves_and_exits_with_128_plus_its_number(finished, tmp_path, num
         _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert err.splitlines()[-1] == "stopped: the same command resumes from here"
-    assert call(*ARGS, cwd=tmp_path).returncode == 0
+    monkeypatch.chdir(tmp_path)
+    assert call(*ARGS) == 0
     same(tmp_path / "runs" / "vae-digits", finished)
 
 
 def test_terminal_shows_one_progress_bar(tmp_path):
-    """With a terminal there is one bar: epoch, loss, images per second and time left."""
+    """With epoch, loss, images per second and time left."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 120))
     with subprocess.Popen(command(*ARGS), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=theirs) as process:
@@ -175,7 +191,7 @@ def test_terminal_shows_one_progress_bar(tmp_path):
 
 
 def test_time_left_counts_timed_steps_only(capsys, monkeypatch):
-    """None where a run goes on at the end of an epoch, after which nothing has been trained yet."""
+    """There is no time left before a step has been timed."""
     monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
     with Progress(4, 40, 10) as progress:
         progress.epoch({"epoch": 1, "step": 10, "loss": 2.0}, {"loss": 3.0}, 50.0)

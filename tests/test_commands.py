@@ -80,7 +80,7 @@ def rows(path):
     return head, [line[0] for line in lines], np.array([line[1:] for line in lines], np.float32)
 
 
-def test_arrays_are_those_of_the_same_calls_in_python(one, file, tmp_path, capsys):
+def test_commands_write_the_arrays_of_the_python_calls(one, file, tmp_path, capsys):
     path, x = file
     model = jaxae.load(one)
     for name, more, expected in (
@@ -117,7 +117,7 @@ def test_several_seeds_are_a_leading_axis_or_one_member(two, file, tmp_path):
     np.testing.assert_array_equal(np.load(out), model.sample(jax.random.key(0), 4))
 
 
-def test_a_table_has_a_row_for_each_image_of_a_folder(one, two, folder, tmp_path):
+def test_csv_has_a_row_for_each_image_of_a_folder(one, two, folder, tmp_path):
     path, names = folder
     out = tmp_path / "out.csv"
     for workdir, columns in ((one, ["z0", "z1"]), (two, ["z0_seed3", "z1_seed3", "z0_seed4", "z1_seed4"])):
@@ -134,7 +134,7 @@ def test_a_table_has_a_row_for_each_image_of_a_folder(one, two, folder, tmp_path
         np.testing.assert_array_equal(values, expected.reshape(-1, 4).T)
 
 
-def test_a_named_data_set_gives_its_test_split(one, tmp_path, capsys):
+def test_commands_apply_to_the_test_split_of_a_named_data_set(one, tmp_path, capsys):
     assert call("score", one, "digits", "--out", tmp_path / "out.csv") == 0
     assert " of 359 examples (the test split of digits), [359] " in capsys.readouterr().out
     head, names, values = rows(tmp_path / "out.csv")
@@ -165,7 +165,7 @@ def test_pictures_show_originals_over_reconstructions_and_samples(one, two, tmp_
     assert not shown[5:].any()
 
 
-def test_a_picture_of_many_examples_shows_a_hundred(one, file, tmp_path, capsys):
+def test_picture_of_many_examples_shows_the_first_hundred(one, file, tmp_path, capsys):
     assert call("reconstruct", one, file[0], "--out", tmp_path / "out.png") == 0
     assert "reconstructions of 100 of 1,077 examples" in capsys.readouterr().out
     with Image.open(tmp_path / "out.png") as picture:
@@ -195,7 +195,7 @@ def test_sequences_are_padded_to_the_length_of_the_run(tmp_path):
     assert not (tmp_path / "none.npy").exists()
 
 
-def test_an_experiment_outside_the_package_is_named_by_its_module(tmp_path, monkeypatch, capsys):
+def test_experiment_outside_the_package_is_loaded_by_its_module(tmp_path, monkeypatch, capsys):
     (tmp_path / "mine.py").write_text("from jaxae.experiments.dense import Config, build\n")
     monkeypatch.syspath_prepend(tmp_path)
     fields = {"epochs": 1, "batch_size": 100, "hidden": (8,), "latent": 2, "figures": "none"}
@@ -219,7 +219,7 @@ def test_an_experiment_outside_the_package_is_named_by_its_module(tmp_path, monk
             assert said in capsys.readouterr().err
 
 
-def test_refusals_are_one_line_and_write_nothing(one, two, tmp_path, capsys):
+def test_bad_arguments_exit_with_2_and_one_line_and_write_nothing(one, two, tmp_path, capsys):
     np.save(tmp_path / "x.npy", X[:3])
     np.save(tmp_path / "large.npy", np.zeros((3, 32, 32), np.uint8))
     (tmp_path / "damaged.npy").write_bytes((tmp_path / "x.npy").read_bytes()[:-9])
@@ -276,7 +276,7 @@ def test_replay_prints_the_line_of_the_diverged_step(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["list"], ["encode", "--help"]], ids=str)
-def test_output_that_nobody_reads_is_no_error(arguments):
+def test_closed_pipe_is_no_error(arguments):
     """As in `jaxae list | head -1`."""
     read, write = os.pipe()
     os.close(read)
@@ -329,7 +329,7 @@ def test_help_names_every_command_and_experiment():
     assert done.stdout.startswith("usage: jaxae score [-h] RUN DATA ")
 
 
-def test_a_command_imports_no_other_one():
+def test_command_imports_no_other_command():
     program = "import sys; from jaxae.commands.main import main\ntry: main({})\nexcept SystemExit: print(*sys.modules)"
     for arguments in (["list"], ["encode"], ["vae", "--nonsense"]):
         code = program.format(arguments)
@@ -348,7 +348,7 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
 """
 
 
-def test_completion_in_bash_knows_commands_experiments_and_flags(tmp_path):
+def test_bash_completes_commands_experiments_and_flags(tmp_path):
     done = jaxae_command("--tyro-print-completion", "bash")
     assert (done.returncode, done.stderr) == (0, "")
     script = tmp_path / "completion"

@@ -29,7 +29,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def hits(number, **options):
-    """Compile a new function, which for the same number is the same program; how often the cache had it."""
+    """Number of cache hits of a new function, whose program depends on the number."""
     events, zero = [], jnp.float32(0)
     monitoring.register_event_listener(listener := lambda name, **_: events.append(name))
     try:
@@ -48,7 +48,7 @@ def accessed(entry):
     return entry.with_name(entry.name.removesuffix("cache") + "atime")
 
 
-def test_a_program_is_compiled_once(cache):
+def test_program_is_compiled_once(cache):
     assert hits(2) == 0
     assert len(entries(cache)) == 1
     assert hits(2) == 1
@@ -90,8 +90,8 @@ with compiled.persistent_cache():
 
 
 @pytest.mark.parametrize("whole", [False, True])
-def test_a_process_killed_while_it_writes_does_no_harm(cache, whole):
-    """A warning, which is an error here, would say that JAX cannot read or write an entry."""
+def test_entry_of_a_process_killed_while_writing_is_replaced(cache, whole):
+    """An unreadable entry would raise a warning, an error in this suite."""
     environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     done = subprocess.run([sys.executable, "-c", KILLED, str(whole)], env=environment, check=False)
     assert done.returncode == -9
@@ -101,8 +101,8 @@ def test_a_process_killed_while_it_writes_does_no_harm(cache, whole):
         assert hits(number) == 1
 
 
-def test_a_truncated_entry_that_was_read_is_replaced(cache):
-    """By another process that was at work when one was killed: now it has a time of access."""
+def test_truncated_entry_that_was_read_is_replaced(cache):
+    """Its access time was written when another process read it."""
     hits(2)
     (entry,) = entries(cache)
     entry.write_bytes(entry.read_bytes()[:-100])
@@ -111,7 +111,7 @@ def test_a_truncated_entry_that_was_read_is_replaced(cache):
     assert hits(2) == 1
 
 
-def test_an_entry_once_found_complete_is_not_read_again_at_every_start(cache):
+def test_complete_entry_is_not_verified_again(cache):
     hits(2)
     (entry,) = entries(cache)
     os.truncate(entry, 10)
@@ -129,13 +129,13 @@ def test_least_recently_used_are_removed(cache):
     assert (hits(2), hits(4), hits(3)) == (1, 1, 0)
 
 
-def test_a_folder_that_cannot_be_written_is_not_used(tmp_path, monkeypatch, cache):
+def test_unwritable_cache_is_not_used(tmp_path, monkeypatch, cache):
     (tmp_path / "file").touch()
     monkeypatch.setenv("JAXAE_CACHE", str(tmp_path / "file"))
     assert hits(2) == hits(2) == 0
 
 
-def test_a_cache_that_stays_locked_is_not_used(cache, monkeypatch):
+def test_locked_cache_is_not_used(cache, monkeypatch):
     cache.mkdir()
     wait = filelock.FileLock
     monkeypatch.setattr(filelock, "FileLock", lambda path, timeout: wait(path, timeout=0.1))
@@ -148,7 +148,7 @@ def test_a_cache_that_stays_locked_is_not_used(cache, monkeypatch):
     assert entries(cache) == []
 
 
-def test_a_cache_of_the_users_own_is_left_alone(tmp_path, cache):
+def test_cache_configured_by_the_user_is_kept(tmp_path, cache):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "own"))
     with compiled.persistent_cache():
         assert jax.config.jax_compilation_cache_dir == str(tmp_path / "own")

@@ -29,7 +29,7 @@ def idx_bytes(array):
 
 
 def everything(dataset):
-    """All images, whichever split they are in, in a fixed order."""
+    """The images of both splits, sorted."""
     x = np.concatenate([dataset.train.x, dataset.test.x])
     return x[np.lexsort(x.reshape(len(x), -1).T)]
 
@@ -134,7 +134,7 @@ def test_part_on_disk_is_written_once_for_each_state_of_its_file(tmp_path, monke
 
 @pytest.mark.slow
 def test_npy_above_a_gigabyte_stays_on_disk(tmp_path, monkeypatch):
-    """A sparse file; its splits are those of the same images in memory, and follow the file when it changes."""
+    """Its splits equal those in memory, and change with the file."""
     monkeypatch.setenv("JAXAE_CACHE", str(tmp_path / "cache"))
     count = files.LARGE // 4096 + 1
     x = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.uint8, (count, 64, 64))
@@ -523,7 +523,7 @@ def test_examples_of_a_path_are_all_of_them_in_order(tmp_path):
     assert found == range(len(digits.x))
 
 
-def test_a_large_file_is_not_read_into_memory_for_its_examples(tmp_path, monkeypatch):
+def test_examples_of_a_large_file_are_memory_mapped(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "LARGE", 100)
     np.save(tmp_path / "large.npy", GREY)
     split, _ = data.examples(str(tmp_path / "large.npy"))

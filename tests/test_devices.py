@@ -11,13 +11,12 @@ import pytest
 
 from jaxae.training import optimizers, records
 from jaxae.training.checkpoint import newest_digests
-from short_runs import FIELDS, NAMES, NARROW
+from short_runs import FIELDS
 
 ROOT = Path(__file__).parents[1]
 TABLES = json.loads(Path(__file__).with_name("devices.json").read_text())
 # Their losses or codebooks need the whole batch, not microbatches.
 WHOLE = {"factor_vae", "infovae", "tcvae", "vqvae", "wae"}
-FAMILIES = [pytest.param("factor_vae", marks=pytest.mark.slow), "vae"]
 
 
 def on_devices(*arguments):
@@ -51,15 +50,6 @@ def within(name, table, rows, limit=1e-5):
         assert metrics <= limit, way
 
 
-def test_experiments_agree_on_all_devices_in_the_recorded_tables():
-    """As measured by `python tests/on_devices.py tests/devices.json`; a table is optional."""
-    assert TABLES.keys() <= set(NAMES)
-    for name, table in TABLES.items():
-        within(name, table, len(table))
-        for seeds in (1, 4):
-            assert {f"{way}, {seeds} seeds" for way in ("pmap 2", "pmap 8", "jit 1", "jit 4")} <= set(table)
-
-
 def test_terms_of_the_whole_batch_have_the_same_gradients_on_several_devices():
     """Of `Batch.mean` and `Batch.gather`: gradients, metrics and updates of one step."""
     table = on_devices("terms")
@@ -68,33 +58,34 @@ def test_terms_of_the_whole_batch_have_the_same_gradients_on_several_devices():
         assert max(differences) <= 1e-5, row
 
 
-def test_the_toy_agrees_on_any_number_of_devices():
-    """Up to 8 devices, pmap and jit, one seed and four: parameters and metrics agree to float rounding."""
-    agree("toy", "some", 8)
+def test_toy_agrees_under_pmap_and_jit():
+    """Batch norm, a codebook and a penalty on the batch: parameters and metrics agree to float rounding."""
+    agree("toy", "fast", 2)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_experiments_agree_on_several_devices(name):
-    agree(name, "fast", 2 if name in WHOLE else 3, **FIELDS.get(name, {}))
+def test_experiment_agrees_under_pmap_and_jit_and_with_microbatches():
+    agree("vae", "fast", 3, hidden=[16])
 
 
+@pytest.mark.slow
 def test_sequences_of_many_lengths_agree_on_several_devices(tmp_path):
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "s.npz", *(rng.random((rng.integers(1, 9), 3), np.float32) for _ in range(240)))
     agree("sequence", "fast", 3, data=str(tmp_path / "s.npz"), latent=5, hidden=6)
 
 
+@pytest.mark.slow
 def test_dropout_agrees_on_several_devices():
-    agree("mirrored", "one", 1, dropout=0.25)  # batch norm: in the toy
+    agree("mirrored", "one", 1, **FIELDS["mirrored"], dropout=0.25)  # batch norm: in the toy
 
 
 @pytest.mark.slow
-def test_the_toy_agrees_in_every_mode():
+def test_toy_agrees_in_every_mode():
     agree("toy", "split", 16)
 
 
 @pytest.mark.slow
-def test_a_convolution_is_reproducible_on_any_number_of_devices():
+def test_convolution_is_reproducible_on_any_number_of_devices():
     agree("strided", "bits", 8, filters=[4, 4])
 
 
@@ -119,7 +110,7 @@ def test_every_optimizer_is_reproducible_on_any_number_of_devices(fields):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TABLES)
 def test_every_experiment_agrees_in_every_mode(name):
-    agree(name, "all", 16 if name in WHOLE else 30, **FIELDS.get(name, {}), **NARROW.get(name, {}))
+    agree(name, "all", 16 if name in WHOLE else 30, **FIELDS.get(name, {}))
 
 
 def run(workdir, devices, *more, number=0):
@@ -135,38 +126,39 @@ def run(workdir, devices, *more, number=0):
 
 
 def moved(folder, devices, *more):
-    """A run that is killed, or stopped, on all these numbers of devices but the last; one that stays on the first."""
+    """A run killed or stopped on all these numbers of devices but the last, and an uninterrupted one on the last."""
     for i, n in enumerate(devices[:-1]):
         number = (signal.SIGKILL, signal.SIGTERM)[i % 2]
         assert run(folder / "moved", n, *more, number=number) == (-9, 143)[i % 2]
     assert run(folder / "moved", devices[-1], *more) == 0
-    assert run(folder / "stays", devices[0], *more) == 0
+    assert run(folder / "stays", devices[-1], *more) == 0
     return folder / "moved", folder / "stays"
 
 
-DENSE = ("jaxae", "dense", "--hidden", "20", "--latent", "3", "--batch-size", "64", "--checkpoint-unit", "steps")
+DENSE = (
+    *("jaxae", "dense", "--hidden", "20", "--latent", "3", "--batch-size", "64"),
+    *("--checkpoint-unit", "steps", "--checkpoint-every", "7"),
+)
 VAE = ("jaxae", "vae", "--hidden", "20", "--batch-size", "64", "--seeds", "2")
 
 
 @pytest.mark.parametrize(
     ("experiment", "devices"),
     [
-        pytest.param(DENSE, (8, 2), id="dense"),
-        pytest.param(DENSE, (8, 4, 2, 1), id="all", marks=pytest.mark.slow),
+        pytest.param(DENSE, (4, 1), id="dense"),
+        pytest.param(DENSE, (8, 4, 1, 2), id="all", marks=pytest.mark.slow),
         pytest.param(VAE, (8, 1), id="vae", marks=pytest.mark.slow),
     ],
 )
-def test_a_reproducible_run_moves_between_numbers_of_devices_to_the_bit(tmp_path, experiment, devices):
-    """The same bits, however often the devices change."""
+def test_reproducible_run_resumes_bit_exact_on_another_number_of_devices(tmp_path, experiment, devices):
     one, other = moved(tmp_path, devices, *experiment, "--reduction", "reproducible")
     assert newest_digests(one / "checkpoints") == newest_digests(other / "checkpoints")
     assert (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
 
 
 @pytest.mark.slow
-def test_a_fast_run_moves_between_numbers_of_devices_within_rounding(tmp_path):
+def test_fast_run_resumes_on_another_number_of_devices_within_rounding(tmp_path):
     one, other = moved(tmp_path, (8, 2), *DENSE)
     for a, b in zip(*(records.read(path / "metrics.jsonl") for path in (one, other)), strict=True):
         for name in ("step", *records.names(b)):
             np.testing.assert_allclose(a[name], b[name], rtol=1e-4)
-    assert newest_digests(one / "checkpoints") != newest_digests(other / "checkpoints")  # as the fast reduction rounds

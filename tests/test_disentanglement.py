@@ -42,7 +42,7 @@ def floats(*rows):
     ],
     ids=["identity", "float32", "affine", "with zeros", "with a constant"],
 )
-def test_the_identity_is_the_best_there_is(codes):
+def test_identity_has_the_highest_scores(codes):
     found = disentanglement.measure(codes, FACTORS)
     assert found.keys() == {
         "mig", "sap", "factor_vae_score", "dci_disentanglement", "dci_completeness", "dci_informativeness"
@@ -52,7 +52,7 @@ def test_the_identity_is_the_best_there_is(codes):
         np.testing.assert_allclose(value, BEST_SAP if name == "sap" else 1, rtol=1e-9, err_msg=name)
 
 
-def test_monotone_units_are_as_good():
+def test_monotone_maps_of_the_factors_keep_the_scores():
     """Bins, thresholds, trees and variances see the order only, or nearly; the line of SAP bends a little."""
     codes = np.stack([np.tanh(UNIT[:, 0]), UNIT[:, 1] + UNIT[:, 1] ** 3 / 9, -np.exp(UNIT[:, 2] / 2), UNIT[:, 3]], 1)
     found = disentanglement.measure(codes, FACTORS)
@@ -63,14 +63,14 @@ def test_monotone_units_are_as_good():
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -1e9])
-def test_a_constant_says_nothing(value):
+def test_constant_codes_have_the_lowest_scores(value):
     found = disentanglement.measure(np.full((len(FACTORS), 3), value), FACTORS)
     assert found.pop("factor_vae_score") == 1 / 4
     assert set(found.values()) == {0.0}
 
 
-def test_every_factor_twice():
-    """Nothing is ahead of its copy; each unit still serves one factor, but of each factor two share the work."""
+def test_duplicated_latent_dimensions_lower_mig_sap_and_completeness():
+    """MIG and SAP compare with the copy; completeness is shared by two latent dimensions."""
     codes = np.concatenate([IDENTITY, IDENTITY], axis=1)
     assert mig(codes, FACTORS) == 0
     assert sap(codes, FACTORS) == 0
@@ -80,14 +80,14 @@ def test_every_factor_twice():
     np.testing.assert_allclose(parts.completeness, 1 - log(2) / log(8), atol=0.02)
 
 
-def test_mixed_units_are_worse_than_the_factors_but_as_informative():
+def test_rotated_codes_have_lower_scores_but_the_same_informativeness():
     best, mixed = (disentanglement.measure(codes, FACTORS) for codes in (IDENTITY, ROTATED))
     for name in set(best) - {"dci_informativeness"}:
         assert mixed[name] < 0.8 * best[name], name
     assert mixed["dci_informativeness"] > 0.9
 
 
-def test_order_and_scale_of_units_change_nothing():
+def test_scores_are_invariant_to_order_and_scale_of_latent_dimensions():
     codes = ROTATED + 0.1 * noise(*ROTATED.shape)
     changed = codes[:, [2, 0, 3, 1]] * np.array([[2.0, 0.25, 1, 8]])
     for score in (mig, sap, factor_score):
@@ -95,7 +95,7 @@ def test_order_and_scale_of_units_change_nothing():
     np.testing.assert_allclose(dci(changed, FACTORS), dci(codes, FACTORS), atol=0.02)  # trees break ties by lot
 
 
-def test_the_seed_alone_decides():
+def test_scores_are_a_function_of_the_seed():
     codes, factors = (ROTATED + noise(*ROTATED.shape))[::5], FACTORS[::5]
     first, again, other = (disentanglement.measure(codes, factors, seed) for seed in (1, 1, 2))
     assert first == again
@@ -126,7 +126,7 @@ def test_mig_takes_20_bins_of_equal_width():
 
 
 def test_sap_by_hand():
-    """Of v = 0123, 0123 tells all; 0011 has covariance 1/2, and variances 1/4 and 5/4: R^2 = 4/5."""
+    """R^2 of v = 0123 is 1 with 0123; 4/5 with 0011, of covariance 1/2 and variances 1/4 and 5/4."""
     v = ints([0, 1, 2, 3])
     codes = floats([0, 1, 2, 3], [0, 0, 1, 1], [1, -1, -1, 1])
     np.testing.assert_allclose(sap(codes, v, ()), 1 - 4 / 5, rtol=1e-12)
@@ -146,7 +146,7 @@ def test_sap_of_categories_by_hand():
 
 
 def test_dci_by_hand():
-    """Units that split their importance 3 : 1, 1 : 1 and 0 : 2, and one without any."""
+    """Importances 3 : 1, 1 : 1, 0 : 2, and none."""
     importance = np.array([[3.0, 1.0], [1.0, 1.0], [0.0, 2.0], [0.0, 0.0]])
     first = 1 + (3 / 4 * log(3 / 4) + 1 / 4 * log(1 / 4)) / log(2)
     np.testing.assert_allclose(disentanglement.disentanglement(importance), (4 * first + 2 * 0 + 2 * 1) / 8, rtol=1e-12)
@@ -156,7 +156,7 @@ def test_dci_by_hand():
 
 
 def test_importance_and_informativeness_by_hand():
-    """A single unit, the sum of two coins: it serves both alike, and tells half of the variance of each."""
+    """One latent dimension, the sum of two coins, explains half of the variance of each."""
     coins = np.tile(np.array(list(product((0, 1), repeat=2))), (500, 1))
     parts = dci(coins.sum(1, keepdims=True).astype(np.float64), coins, categorical=())
     assert parts.disentanglement == 0
@@ -184,7 +184,7 @@ def test_informativeness_is_of_examples_that_the_forest_has_not_seen():
 
 
 def test_factor_score_by_hand():
-    """Majorities that are known: of three factors of which no unit is the third, its votes are all wrong."""
+    """A factor without a latent dimension loses all its votes."""
     assert factor_score(IDENTITY[:, :3], FACTORS) == 3 / 4
     assert factor_score(IDENTITY[:, 2:3], FACTORS) == 1 / 4
     coins = np.tile(np.array(list(product((-1, 1), repeat=2))), (50, 1))
@@ -208,7 +208,7 @@ def test_factor_score_leaves_out_units_that_are_not_in_use():
 
 
 def test_factor_score_of_noise_is_chance():
-    """Votes that decide are not those that are scored: else units of noise would be right by their own majorities."""
+    """Training votes are not scored; otherwise noise would exceed chance."""
     scores = np.array([factor_score(noise(len(FACTORS), 10), FACTORS, seed, votes=40) for seed in range(100)])
     assert abs(scores.mean() - 1 / 4) < 0.03
     np.testing.assert_allclose(40 * scores, np.round(40 * scores), atol=1e-9)

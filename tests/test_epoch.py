@@ -58,12 +58,12 @@ def test_order_depends_on_seed_and_epoch_alone():
     assert orders[1, 2] == tuple(epoch.order(1, 2, 50, 5)[:50])
 
 
-def test_an_epoch_begins_with_the_first_batch_that_starts_in_it():
+def test_first_step_of_an_epoch_is_its_first_batch():
     assert [epoch.first_step(e, 60_000, 128) for e in (0, 1, 2)] == [0, 469, 938]
     assert epoch.first_step(50, 60_000, 100) == 30_000
 
 
-def test_loop_is_the_steps_one_after_another():
+def test_compiled_loop_equals_single_steps():
     order = jnp.asarray(epoch.order(0, 0, 10, 4))
     state, totals, finite = TRAIN(start(), TOTALS, DATA, order, new_key(), 0, 3)
     expected, losses = start(), []
@@ -89,7 +89,7 @@ def test_dispatches_of_any_size_give_the_same_bits():
     assert equal(whole, second)
 
 
-def test_the_first_step_that_is_not_finite_is_kept():
+def test_first_non_finite_step_is_recorded():
     def breaks(variables, batch, key):
         a = variables["params"]["a"]
         return {"loss": batch.repeat(jnp.sum(a**2)), "late": batch.repeat(jnp.log(2.5 - a[0]))}, {}
@@ -118,7 +118,7 @@ def test_evaluation_is_the_mean_over_all_examples_whatever_the_batch_size():
         np.testing.assert_allclose(measure(size)["count"], 1, rtol=1e-6)
 
 
-def test_training_and_evaluation_say_so_to_the_loss_with_the_step_and_the_layout():
+def test_loss_receives_training_flag_step_and_layout():
     """Of a run that is at step 5: a schedule is the same in both."""
     seen = []
 

@@ -85,8 +85,8 @@ def digit(name, request):
 
 
 @pytest.mark.parametrize("name", ["digits", "mnist"])
-def test_pixels_call_a_shifted_digit_less_alike_than_one_with_stray_pixels(name, request):
-    """So do mean squared error and structural similarity; the eye, and the shift-tolerant error, say the opposite."""
+def test_mse_ranks_a_shifted_digit_below_one_with_stray_pixels(name, request):
+    """So does structural similarity; the shift-tolerant error ranks them the other way."""
     x = digit(name, request)
     assert x[:, :, -2:].max() == x[:, 3, 3].max() == x[:, 24, 24].max() == 0  # room for the shift and for the spots
     spots, moved = stray(x), shifted(x, columns=2)

@@ -45,7 +45,7 @@ def test_codes_are_the_nearest_points_of_the_grid():
 
 
 def test_gradient_is_that_of_the_bound():
-    """Straight through: the gradient at the code passes through the bound as if nothing were rounded."""
+    """Straight-through estimator: rounding has the gradient of the identity."""
     z = jax.random.normal(new_key(), (50, 4))
     slope = jax.grad(lambda z: jnp.sum(fsq.quantize(z, LEVELS) ** 3))(z)
     half, offset, middle = np.array([[3.5, 2, 1.5, 1], [0.5, 0, 0.5, 0], [4, 2, 2, 1]])

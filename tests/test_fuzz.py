@@ -1,4 +1,7 @@
-"""Damaged and hostile input: 10,000 cases, and nothing but our own error; no code is run, nothing written elsewhere."""
+"""Damaged and hostile input raises only InputError, runs no program, and writes nothing elsewhere.
+
+A tenth of the cases by default, 10,000 with -m slow.
+"""
 
 import gzip
 import io
@@ -71,7 +74,7 @@ def folder(tmp_path_factory):
 
 @contextmanager
 def watched(folder):
-    """Whatever is in this may write into the folder only, and run nothing."""
+    """The body may write into the folder only, and start no program."""
     offences.clear()
     allowed[:] = [os.path.realpath(folder), os.path.realpath(os.environ["JAX_COMPILATION_CACHE_DIR"])]
     try:
@@ -82,7 +85,7 @@ def watched(folder):
 
 
 def only_ours(function, *args):
-    """Whether it works, or refuses its input in one line."""
+    """Whether it works; else it raises InputError with one line."""
     try:
         function(*args)
     except InputError as error:
@@ -128,7 +131,7 @@ JSON = st.recursive(
 
 
 def cases(n):
-    """So many, always the same; the first that fails is shown as it is."""
+    """So many deterministic cases, without shrinking."""
     slow, only = list(HealthCheck), [Phase.generate]
     return settings(
         max_examples=n, deadline=None, derandomize=True, database=None, suppress_health_check=slow, phases=only
@@ -168,13 +171,17 @@ FILES = {
 IMAGES = {"png": 300, "jpeg": 200, "gif": 100, "bmp": 150, "tiff": 150, "webp": 100}
 
 
+SHARES = pytest.mark.parametrize("share", [10, pytest.param(1, marks=pytest.mark.slow)], ids=["tenth", "all"])
+
+
+@SHARES
 @pytest.mark.parametrize("name", FILES)
-def test_damaged_files_raise_only_input_errors(name, folder):
+def test_damaged_files_raise_only_input_errors(name, share, folder):
     content, n = FILES[name]
     path = folder / name
     worked = []
 
-    @cases(n)
+    @cases(n // share)
     @given(SPOILT)
     def fuzz(edits):
         path.write_bytes(spoil(content, edits))
@@ -187,16 +194,17 @@ def test_damaged_files_raise_only_input_errors(name, folder):
     assert not all(worked)
 
 
+@SHARES
 @pytest.mark.parametrize("kind", IMAGES)
-@pytest.mark.filterwarnings("ignore")  # Pillow's and NumPy's own, about what is damaged
-def test_damaged_image_folders_raise_only_input_errors(kind, folder):
+@pytest.mark.filterwarnings("ignore")  # of Pillow and NumPy, about damaged images
+def test_damaged_image_folders_raise_only_input_errors(kind, share, folder):
     place = folder / kind
-    place.mkdir()
+    place.mkdir(exist_ok=True)
     for i in range(3):
         (place / f"{i}.{kind}").write_bytes(image(kind))
     worked = []
 
-    @cases(IMAGES[kind])
+    @cases(IMAGES[kind] // share)
     @given(SPOILT)
     def fuzz(edits):
         (place / f"1.{kind}").write_bytes(spoil(image(kind), edits))
@@ -219,8 +227,9 @@ ARGUMENTS = st.lists(
 )
 
 
-def test_random_command_lines_raise_only_input_errors(folder):
-    @cases(400)
+@SHARES
+def test_random_command_lines_raise_only_input_errors(folder, share):
+    @cases(400 // share)
     @given(ARGUMENTS)
     def fuzz(arguments):
         with watched(folder), suppress(SystemExit):  # --help
@@ -231,7 +240,7 @@ def test_random_command_lines_raise_only_input_errors(folder):
 
 @pytest.fixture(scope="module")
 def finished(folder):
-    fields = {"epochs": 1, "batch_size": 128, "hidden": (4,), "workdir": str(folder / "run")}
+    fields = {"epochs": 1, "batch_size": 128, "hidden": (4,), "workdir": str(folder / "run"), "figures": "none"}
     return run.train(vae.Config(**fields), vae.build, "vae")
 
 
@@ -248,15 +257,16 @@ def use(path):
     records.read(path / "metrics.jsonl")
 
 
-def test_changed_config_json_raises_only_input_errors(finished, folder):
-    """A value is exchanged for another one, anywhere; what is accepted is a configuration and can be written again."""
+@SHARES
+def test_changed_config_json_raises_only_input_errors(finished, folder, share):
+    """Any one value is replaced."""
     saved = json.loads((finished / "config.json").read_text())
     places = [(part, name) for part in ("config", "data", "versions") for name in saved[part]]
     places += [(name, None) for name in saved] + [("config", "hidden")] * 10
     copy = folder / "described"
-    copy.mkdir()
+    copy.mkdir(exist_ok=True)
 
-    @cases(1500)
+    @cases(1500 // share)
     @given(st.sampled_from(places), JSON)
     def fuzz(place, value):
         part, name = place
@@ -320,7 +330,7 @@ def _changed(saved, content):
     return json.dumps(content)
 
 
-def test_a_program_as_a_picture_is_not_run(folder):
+def test_postscript_under_the_name_of_an_image_is_not_run(folder):
     place = folder / "postscript"
     place.mkdir()
     for name in ("a.png", "b.png"):
@@ -329,9 +339,9 @@ def test_a_program_as_a_picture_is_not_run(folder):
         assert not only_ours(data.load, str(place))
 
 
-@pytest.mark.parametrize("count", [50, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [10, pytest.param(500, marks=pytest.mark.slow)])
 def test_damaged_run_directories_raise_only_input_errors(finished, folder, count):
-    """Any one file of it, damaged."""
+    """Any one file is damaged."""
     use(finished)
     parts = ("config.json", "result.json", "metrics.jsonl", "checkpoints")
     files = [path for path in sorted(finished.rglob("*")) if path.is_file()]
@@ -350,9 +360,8 @@ def test_damaged_run_directories_raise_only_input_errors(finished, folder, count
     fuzz()
 
 
-@pytest.mark.parametrize("count", [15, pytest.param(100, marks=pytest.mark.slow)])
-def test_resuming_a_damaged_run_ends_well_or_raises_an_input_error(finished, folder, count):
-    """Nothing but our own error, or a run that ends well."""
+@pytest.mark.parametrize("count", [3, pytest.param(100, marks=pytest.mark.slow)])
+def test_resuming_a_damaged_run_finishes_or_raises_an_input_error(finished, folder, count):
     files = ["config.json", "metrics.jsonl"]
     files += [str(p.relative_to(finished)) for p in finished.rglob("checkpoints/**/*") if p.is_file()]
     copy = folder / "goes on"
@@ -361,7 +370,6 @@ def test_resuming_a_damaged_run_ends_well_or_raises_an_input_error(finished, fol
     @given(st.sampled_from(files), SPOILT)
     def fuzz(name, edits):
         copied(finished, copy)
-        (copy / "report.html").unlink()
         (copy / "result.json").unlink()
         (copy / name).write_bytes(spoil((copy / name).read_bytes(), edits))
         fields = {"epochs": 1, "batch_size": 128, "hidden": (4,), "workdir": str(copy), "figures": "none"}
@@ -371,11 +379,7 @@ def test_resuming_a_damaged_run_ends_well_or_raises_an_input_error(finished, fol
     fuzz()
 
 
-def test_there_are_10000_cases():
-    assert sum(n for _, n in FILES.values()) + sum(IMAGES.values()) + 400 + 1500 + 50 + 15 >= 10_000
-
-
-def test_watch_sees_writes_outside_and_programs(folder, tmp_path):
+def test_watch_detects_writes_elsewhere_and_started_programs(folder, tmp_path):
     for offence in (
         lambda: (tmp_path / "elsewhere").write_text(""),
         lambda: pickle.loads(pickle.dumps(Path("x"))),  # noqa: S301
@@ -408,7 +412,7 @@ def test_memory_is_bounded_by_the_declared_size(name, tmp_path):
 
 
 @pytest.mark.parametrize("declared", [2**20, 2**33, 2**60])
-def test_header_that_declares_more_than_there_is_is_refused(declared, tmp_path):
+def test_header_that_declares_more_than_the_file_holds_is_refused(declared, tmp_path):
     """Nothing is read that is not there."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(
@@ -420,6 +424,5 @@ def test_header_that_declares_more_than_there_is_is_refused(declared, tmp_path):
 
 
 def test_config_with_tuples_survives_json():
-    """`from_json` is given what `to_json` writes, also tuples."""
     settings = stacked.Config(hidden=(5, 4))
     assert config.from_json(stacked.Config, json.loads(json.dumps(config.to_json(settings)))) == settings

@@ -49,7 +49,7 @@ def test_library_does_not_import_experiments():
             assert not {name.split(".")[0] for name in names} & {"experiments", "scripts", "tests"}, path
 
 
-def test_only_one_file_names_each_of_these():
+def test_each_third_party_api_is_used_in_one_file():
     for words, owner in (
         (("orbax",), "checkpoint.py"),
         (("pmap(", "shard_map", "NamedSharding", "Mesh("), "plan.py"),

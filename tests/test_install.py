@@ -88,10 +88,13 @@ def test_installed_wheel_works_in_a_fresh_environment(wheel, tmp_path):
 
 @pytest.mark.parametrize(
     "start",
-    [("-m", "jaxae", "vae"), ("-m", "experiments.vae"), ("experiments/vae.py",)],
-    ids=["jaxae", "module", "path"],
+    [
+        pytest.param(("-m", "jaxae", "vae"), marks=pytest.mark.slow, id="jaxae"),
+        pytest.param(("-m", "experiments.vae"), marks=pytest.mark.slow, id="module"),
+        pytest.param(("experiments/vae.py",), id="path"),
+    ],
 )
-def test_run_has_the_short_name_of_its_experiment_however_it_was_started(start, tmp_path):
+def test_run_records_the_short_name_of_its_experiment_however_it_was_started(start, tmp_path):
     subprocess.run([sys.executable, *start, *SHORT, "--workdir", tmp_path / "run"], cwd=ROOT, check=True)
     saved = json.loads((tmp_path / "run/config.json").read_text())
     assert saved["experiment"] == "vae"
@@ -99,7 +102,7 @@ def test_run_has_the_short_name_of_its_experiment_however_it_was_started(start, 
     assert jaxae.load(tmp_path / "run").shape == (28, 28, 1)
 
 
-def test_run_of_an_experiment_outside_the_package_has_the_name_of_its_file(tmp_path):
+def test_run_of_an_experiment_outside_the_package_records_the_name_of_its_file(tmp_path):
     """Even if the package has an experiment of that name; `load` then takes the module."""
     source = (ROOT / "experiments/vae.py").read_text()
     (tmp_path / "vae.py").write_text(source)

@@ -1,4 +1,4 @@
-"""Training as a generator: what it yields does not depend on who consumes it, nor on where it was resumed."""
+"""The training generator: its snapshots depend neither on the consumer nor on where it was resumed."""
 
 import dataclasses
 import itertools
@@ -25,7 +25,7 @@ ENDS = [epoch.first_step(n, COUNT, SIZE) for n in range(1, EPOCHS + 1)]
 
 
 def digits(train=COUNT, test=7):
-    """Of the digits, so few: no number of examples is a multiple of the batch size."""
+    """A few digits, whose number is no multiple of the batch size."""
     whole = data.load("digits")
     cut = [jax.tree.map(lambda a, n=n: a[:n], split) for split, n in zip(whole[:2], (train, test), strict=True)]
     return data.Dataset(*cut, whole.classes)
@@ -78,7 +78,7 @@ def follow(**changes):
 
 
 def results(now):
-    """All of a snapshot that is computed, not measured."""
+    """A snapshot without its measured time."""
     return now._replace(seconds=0.0)
 
 
@@ -125,7 +125,7 @@ def examples(split):
     return epoch.Examples(jnp.asarray(split.x.reshape(len(split.x), -1)), jnp.asarray(split.y))
 
 
-def test_an_epoch_is_the_steps_of_the_transition_one_after_another():
+def test_epoch_equals_single_steps_of_the_transition():
     """And its evaluation is the mean over the test split, at the step that it follows."""
     *_, last = iterate.iterate(PLAIN, DATA, epochs=1, batch_size=SIZE, seed=9)
     state, totals = start(PLAIN, DATA.info, SIZE, range(9, 10))
@@ -150,7 +150,7 @@ def test_an_epoch_is_the_steps_of_the_transition_one_after_another():
 
 
 @pytest.mark.parametrize(("every", "multiples"), [(3, (3,)), ((4, 0, 7), (4, 7)), ((), ())])
-def test_a_snapshot_is_yielded_at_every_multiple(every, multiples):
+def test_snapshot_is_yielded_at_every_multiple(every, multiples):
     steps = [now.step for now in follow(every=every) if now.test is None]
     assert steps == sorted(set(steps))
     assert set(steps) >= {step for step in range(1, STEPS + 1) if any(step % n == 0 for n in multiples)} | set(ENDS)
@@ -165,7 +165,7 @@ def test_resuming_from_any_snapshot_gives_the_same_bits(every_step):
         assert equal([results(later) for later in rest], [results(later) for later in snapshots[i + 1 :]]), now[:3]
 
 
-def test_how_many_steps_a_dispatch_has_changes_no_bit(every_step):
+def test_number_of_steps_per_dispatch_changes_no_bit(every_step):
     seeds, snapshots = every_step
     expected = {(now.step, now.test is None): results(now) for now in snapshots}
     for every in ((), 5):
@@ -186,7 +186,7 @@ def test_two_consumers_get_the_same_bits():
     assert pairs[-1][0].step == STEPS
 
 
-def test_snapshots_are_kept_whole_while_training_advances():
+def test_later_steps_do_not_change_earlier_snapshots():
     """No later step writes into the arrays of an earlier snapshot."""
     kept, copies = [], []
     for now in follow(every=3):
@@ -195,7 +195,7 @@ def test_snapshots_are_kept_whole_while_training_advances():
     assert equal(kept, copies)
 
 
-def test_several_seeds_are_the_runs_of_each_seed():
+def test_several_seeds_equal_the_run_of_each_seed():
     fields = {"epochs": 2, "batch_size": SIZE, "plan": plan("auto", SIZE, 3)}
     *_, together = iterate.iterate(PLAIN, DATA, seed=5, seeds=3, **fields)
     for n in range(3):
@@ -208,13 +208,13 @@ def test_several_seeds_are_the_runs_of_each_seed():
     assert len(set(np.asarray(together.test["loss"]).tolist())) == 3
 
 
-def test_a_finished_run_yields_nothing(every_step):
+def test_finished_run_yields_nothing(every_step):
     seeds, snapshots = every_step
     end = snapshots[-1]
     assert list(follow(seeds=seeds, resume=(end.state, end.totals))) == []
 
 
-def test_a_finished_run_is_continued_by_more_epochs(every_step):
+def test_finished_run_is_extended_by_more_epochs(every_step):
     seeds, snapshots = every_step
     first = next(now for now in snapshots if now.test is not None)
     assert list(follow(seeds=seeds, epochs=1, resume=(first.state, first.totals))) == []
@@ -222,7 +222,7 @@ def test_a_finished_run_is_continued_by_more_epochs(every_step):
     assert equal([results(now) for now in rest], [results(now) for now in snapshots[-len(rest) :]])
 
 
-def test_nothing_is_computed_before_the_first_snapshot_is_asked_for():
+def test_iterate_is_lazy():
     def refuse(*args):
         raise AssertionError("compiled")
 
@@ -231,12 +231,12 @@ def test_nothing_is_computed_before_the_first_snapshot_is_asked_for():
         next(snapshots)
 
 
-def test_the_default_plan_and_compiler_give_the_same_bits():
+def test_default_plan_and_compiler_are_bit_exact():
     snapshots = list(iterate.iterate(TOY, DATA, epochs=1, batch_size=SIZE))
     assert equal(snapshots[-1]._replace(seconds=0.0), list(follow(epochs=1))[-1]._replace(seconds=0.0))
 
 
-def test_a_batch_as_large_as_the_training_split_is_one_step_an_epoch():
+def test_batch_as_large_as_the_training_split_is_one_step_per_epoch():
     few = digits(train=6)
     found = list(iterate.iterate(TOY, few, epochs=2, batch_size=6))
     assert [(now.step, now.done) for now in found] == [(1, True), (1, True), (2, True), (2, True)]
@@ -262,7 +262,7 @@ def test_terms_of_a_wrong_shape_or_without_a_loss_are_refused(where, loss, line)
 
 
 @pytest.mark.parametrize("where", ["training", "evaluation"])
-def test_a_loss_that_returns_terms_alone_is_refused(where, untyped):
+def test_loss_without_updates_is_refused(where, untyped):
     losses = (terms_alone, square) if where == "training" else (square, terms_alone)
     experiment = run.Experiment(Net(), descend(losses[0], optax.sgd(0.1)), losses[1])
     with pytest.raises(TypeError, match=r"a loss must return \(terms, updates\)"):
@@ -273,13 +273,13 @@ def terms_alone(variables, batch, key):
     return square(variables, batch, key)[0]
 
 
-def test_a_transition_that_reports_no_loss_is_refused():
+def test_transition_that_reports_no_loss_is_refused():
     experiment = run.Experiment(Net(), descend(square, optax.sgd(0.1), name="error"), square)
     with pytest.raises(ValueError, match=r"training reports no metric named loss, only \['distance', 'error'\]"):
         next(iterate.iterate(experiment, DATA, epochs=1, batch_size=SIZE))
 
 
-def test_a_loss_that_gathers_is_refused_in_evaluation():
+def test_loss_that_gathers_is_refused_in_evaluation():
     def loss(variables, batch, key):
         return {"loss": square(variables, batch, key)[0]["loss"] + batch.gather(batch.x).mean()}, {}
 

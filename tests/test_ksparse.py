@@ -23,7 +23,7 @@ def reference(z, k):
 
 @pytest.mark.parametrize("k", [1, 3, 7, 8])
 def test_largest_against_numpy(k):
-    """Negative numbers are the smallest, however large their size; of equal ones exactly as many as there is room."""
+    """By value, not by magnitude; exactly k of equal values are kept."""
     rng = np.random.default_rng(1)
     z = np.concatenate([rng.normal(size=(20, 8)), rng.integers(-2, 3, (20, 8)), np.ones((1, 8))]).astype(np.float32)
     found = np.asarray(ksparse.largest(jnp.asarray(z), k))

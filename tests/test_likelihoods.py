@@ -146,7 +146,7 @@ def test_log_likelihood_is_the_sum_over_the_observed_pixels(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_missing_pixels_have_no_say(name):
+def test_missing_pixels_change_neither_value_nor_gradient(name):
     """Neither value nor gradient depends on what stands in their place, even if that is NaN or infinite."""
     _, outputs = decoded(ALL[name])
     observed = np.random.default_rng(2).integers(0, 2, (4, *SHAPE)).astype(np.float32)
@@ -220,7 +220,7 @@ def test_named():
     assert likelihoods.named("normal") == Normal(1.0) != Normal(0.7)
 
 
-def test_an_unknown_name_is_refused(untyped):
+def test_unknown_likelihood_is_refused(untyped):
     with pytest.raises(ValueError, match="likelihood=cauchy is unknown; use one of auto, bernoulli, normal, normal-l"):
         likelihoods.named("cauchy")
 
@@ -240,12 +240,12 @@ def test_named_refuses_a_scale_that_the_likelihood_does_not_take(name, scale, sa
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, np.inf, np.nan])
-def test_a_scale_must_be_positive(scale):
+def test_scale_that_is_not_positive_is_refused(scale):
     with pytest.raises(ValueError, match="scale=.* must be positive"):
         Normal(scale)
 
 
-def test_an_unknown_kind_of_scale_is_refused(untyped):
+def test_unknown_kind_of_scale_is_refused(untyped):
     with pytest.raises(ValueError, match="scale=fitted is unknown; use a number, learned or predicted"):
         Normal("fitted")
 
@@ -258,7 +258,7 @@ def train(loss, params, examples, steps, lr):
     return step(state).params
 
 
-def test_a_learned_scale_is_the_deviation_of_the_residual():
+def test_learned_scale_is_the_maximum_likelihood_of_probabilistic_pca():
     """A linear variational autoencoder is probabilistic PCA (Lucas et al. 2019), whose maximum is known.
 
     Tipping & Bishop 1999, equations 7 and 8: the variance is the mean of the eigenvalues that are left out.
@@ -302,7 +302,7 @@ def test_predicted_scales_are_the_deviations_given_the_code():
     np.testing.assert_allclose(np.exp(log_scale), [x[which == k].std(0) for k in (0, 1)], rtol=1e-3)
 
 
-def test_a_learned_scale_is_one_parameter_that_starts_at_one():
+def test_learned_scale_is_one_parameter_that_starts_at_one():
     net = Normal("learned").decoder(nets.MLP((), SHAPE))
     z = jnp.ones((2, 5, 3))  # any leading axes
     params = net.init(new_key(), z)["params"]
@@ -314,8 +314,8 @@ def test_a_learned_scale_is_one_parameter_that_starts_at_one():
 
 
 @pytest.mark.parametrize("name", ["auto", *NAMES])
-def test_an_experiment_trains_with_any_likelihood(name):
-    """The model is built around it, and the reconstruction term is its log-likelihood."""
+def test_vae_experiment_has_the_likelihood_of_its_field(name):
+    """The reconstruction term is its negative log-likelihood."""
     fields = experiment.Config(likelihood=name, hidden=(5,), **scale_of(name))
     built = experiment.build(fields, Info(SHAPE, 100))
     likelihood = likelihoods.named(name, *scale_of(name).values())
@@ -334,7 +334,7 @@ def test_an_experiment_trains_with_any_likelihood(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_decoder_starts_at_the_mean_training_image(name):
+def test_decoder_starts_at_the_mean_training_image(name):
     image = np.random.default_rng(0).uniform(0.1, 0.9, SHAPE)
     fields = iwae_experiment.Config(likelihood=name, hidden=(5,), latent=2, **scale_of(name))
     model = iwae_experiment.build(fields, Info(SHAPE, 100, lambda: image)).model

@@ -30,13 +30,13 @@ def x():
     ("module", "fields"),
     [
         (vae, {"hidden": (8,), "kl_warmup": 3.0, "warmup_steps": 4, "ema": 0.5}),
-        (dense, {"hidden": (8,), "seeds": 2, "checkpoint_every": 2}),
+        pytest.param(dense, {"hidden": (8,), "seeds": 2, "checkpoint_every": 2}, marks=pytest.mark.slow),
         pytest.param(stacked, {"hidden": (8,), "latent": 4, "greedy": 1}, marks=pytest.mark.slow),
         pytest.param(iwae, {"hidden": (8,), "samples": 2}, marks=pytest.mark.slow),
     ],
     ids=["vae", "dense", "stacked", "iwae"],
 )
-def test_a_larger_number_of_epochs_extends_a_run_to_the_same_bits(x, tmp_path, module, fields):
+def test_run_extended_by_epochs_is_bit_exact(x, tmp_path, module, fields):
     fields = {**FIELDS, **fields}
     jaxae.fit(module, x, epochs=3, workdir=tmp_path / "extended", **fields)
     extended = jaxae.fit(module, x, epochs=5, workdir=tmp_path / "extended", **fields)
@@ -52,7 +52,7 @@ def test_a_larger_number_of_epochs_extends_a_run_to_the_same_bits(x, tmp_path, m
 @pytest.mark.parametrize(
     "schedule", ["cosine", *(pytest.param(name, marks=pytest.mark.slow) for name in ("linear", "exponential"))]
 )
-def test_a_schedule_to_the_last_step_cannot_be_extended(x, tmp_path, schedule):
+def test_run_with_a_decaying_schedule_cannot_be_extended(x, tmp_path, schedule):
     fields = {**FIELDS, "hidden": (8,), "schedule": schedule, "workdir": tmp_path}
     jaxae.fit(dense, x, epochs=2, **fields)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -62,7 +62,7 @@ def test_a_schedule_to_the_last_step_cannot_be_extended(x, tmp_path, schedule):
 
 
 @pytest.mark.slow
-def test_the_report_of_fewer_epochs_is_made_again(x, tmp_path):
+def test_report_of_an_extended_run_is_written_again(x, tmp_path):
     config = dense.Config(data="digits", epochs=1, hidden=(8,), batch_size=1000, workdir=str(tmp_path / "run"))
     run.train(config, dense.build, "dense")
     before = (tmp_path / "run/report.html").read_text()
@@ -72,10 +72,16 @@ def test_the_report_of_fewer_epochs_is_made_again(x, tmp_path):
     assert ", 2 epochs," in after
 
 
-@pytest.mark.parametrize("seeds", [1, 3])
-@pytest.mark.parametrize("module", [vae, vqvae])
+@pytest.mark.parametrize(
+    ("module", "seeds"),
+    [
+        (vae, 3),
+        (vqvae, 1),
+        *(pytest.param(module, n, marks=pytest.mark.slow) for module, n in ((vae, 1), (vqvae, 3))),
+    ],
+)
 def test_training_starts_from_the_parameters_of_another_run(x, tmp_path, module, seeds):
-    """With the codebook, and a new optimizer; at a rate of 0 nothing of it changes."""
+    """With its codebook and another optimizer; a learning rate of 0 changes nothing."""
     fields = {**FIELDS, "epochs": 1}
     fields |= {"hidden": (8,)} if module is vae else {"filters": (4,), "codes": 8, "latent": 2}
     source = jaxae.fit(module, x, workdir=tmp_path / "source", seeds=seeds, **fields)
@@ -92,7 +98,7 @@ def test_training_starts_from_the_parameters_of_another_run(x, tmp_path, module,
         assert equal(same[i].params, source[i if seeds > 1 else 0].params)
 
 
-def test_another_network_cannot_start_from_a_run(x, tmp_path):
+def test_warm_start_of_another_network_is_refused(x, tmp_path):
     jaxae.fit(vae, x, workdir=tmp_path / "source", epochs=1, hidden=(8,), seeds=2, **FIELDS)
     with pytest.raises(
         InputError, match=r"params/decoder/Dense_0/bias is float32\[2, 8\] there, float32\[2, 16\] here"
@@ -104,7 +110,7 @@ def test_another_network_cannot_start_from_a_run(x, tmp_path):
         jaxae.fit(vae, x, init_from=str(tmp_path), epochs=1, hidden=(8,), **FIELDS)
 
 
-def test_a_warm_start_records_its_source_and_a_refused_one_leaves_nothing(x, tmp_path):
+def test_warm_start_records_its_source_and_a_refused_one_writes_nothing(x, tmp_path):
     """config.json has a hash of the checkpoint; the run resumes when its source is gone."""
     fields = {**FIELDS, "epochs": 1, "hidden": (8,)}
     for seed in (0, 1):
@@ -124,7 +130,7 @@ def test_a_warm_start_records_its_source_and_a_refused_one_leaves_nothing(x, tmp
         assert json.loads((path / "config.json").read_text())["init_from"] == found[2]
 
 
-@pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.parametrize("seeds", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_replay_repeats_the_step_at_which_a_run_diverged(x, tmp_path, seeds):
     """The state before it, the rows and the key: the layer whose output overflows first is named."""
     fields = {**FIELDS, "hidden": (8,), "optimizer": "sgd", "lr": 1e25, "seeds": seeds}
@@ -136,7 +142,7 @@ def test_replay_repeats_the_step_at_which_a_run_diverged(x, tmp_path, seeds):
     assert re.match("the (in|out)put of VAE", found.nonfinite[0])
     assert any(name.startswith("term ") for name in found.nonfinite)
     assert str(found).startswith(f"step {found.step} (seed {found.seed}): {found.nonfinite[0]} is the first")
-    # The same step by hand, from what was saved.
+    # The same step by hand, from the saved state.
     experiment = vae.build(
         vae.Config(hidden=(8,), optimizer="sgd", lr=1e25, batch_size=32), jaxae.Info((28, 28, 1), 180)
     )
@@ -145,8 +151,8 @@ def test_replay_repeats_the_step_at_which_a_run_diverged(x, tmp_path, seeds):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found.state))
 
 
-def test_runs_of_an_optax_transformation_need_it_again(x, tmp_path):
-    """To be replayed, and to start from."""
+def test_replay_and_load_of_a_run_with_an_optax_transformation_require_it(x, tmp_path):
+    """And so does a warm start."""
     for lr, path in ((1e25, "diverged"), (1e-3, "source")):
         optimizer = optax.sgd(lr)
         fields = {**FIELDS, "hidden": (8,), "optimizer": optimizer, "workdir": tmp_path / path}
@@ -165,7 +171,7 @@ def test_runs_of_an_optax_transformation_need_it_again(x, tmp_path):
     assert model.history[0]["loss"] < jaxae.load(tmp_path / "source", optimizer=optax.sgd(1e-3)).history[0]["loss"]
 
 
-def test_a_run_that_did_not_diverge_has_nothing_to_replay(x, tmp_path):
+def test_replay_of_a_run_that_did_not_diverge_is_refused(x, tmp_path):
     jaxae.fit(vae, x, workdir=tmp_path, epochs=1, hidden=(8,), **FIELDS)
     with pytest.raises(InputError, match="did not diverge"):
         jaxae.replay(tmp_path)

@@ -5,7 +5,7 @@ import pytest
 
 import jaxae
 from conftest import equal, new_key
-from jaxae import data, run
+from jaxae import data
 from jaxae.errors import InputError
 from jaxae.experiments import dense
 from jaxae.measure import mixture
@@ -21,8 +21,8 @@ def known(count=20_000):
     return MEANS[which] + np.einsum("nij,nj->ni", FACTORS[which], rng.normal(size=(count, 3)))
 
 
-def test_draws_are_like_the_codes_that_it_was_fitted_to():
-    """Each of two normals comes back with its weight, mean and covariance."""
+def test_samples_have_the_moments_of_the_fitted_codes():
+    """Weight, mean and covariance of each of two normals."""
     z = np.asarray(mixture.fit(known(), 2)(new_key(), 40_000), np.float64)
     first = z[:, 0] > 0
     assert abs(first.mean() - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 40_000)
@@ -31,13 +31,13 @@ def test_draws_are_like_the_codes_that_it_was_fitted_to():
         np.testing.assert_allclose(np.cov(part.T), FACTORS[k] @ FACTORS[k].T, atol=0.15)
 
 
-def test_the_same_key_the_same_codes():
+def test_same_key_gives_the_same_samples():
     sampler = mixture.fit(known(1000), 3)
     assert equal(sampler(new_key(), 5), sampler(new_key(), 5))
     assert not equal(sampler(new_key(), 5), sampler(jax.random.key(1), 5))
 
 
-def test_codes_of_any_shape_with_dead_units():
+def test_codes_may_have_any_shape_and_constant_dimensions():
     codes = np.random.default_rng(0).normal(size=(200, 2, 3, 2)).astype(np.float32)
     codes[:, 0, 0, 0] = 1.5
     z = mixture.fit(codes, 4)(new_key(), 300)
@@ -46,22 +46,15 @@ def test_codes_of_any_shape_with_dead_units():
     np.testing.assert_allclose(np.std(z[:, 1, 1, 1]), 1, atol=0.2)
 
 
-def test_too_few_codes():
+def test_more_components_than_codes_are_refused():
     with pytest.raises(InputError, match="components=10 must be from 1 to the number of codes, 3"):
         mixture.fit(np.zeros((3, 2)))
 
 
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("runs") / "run"
-    config = dense.Config(epochs=30, batch_size=128, hidden=(64,), latent=8, workdir=str(workdir))
-    run.train(config, dense.build, "dense")
-    return workdir
-
-
-def test_a_plain_autoencoder_can_be_sampled(plain):
-    """What it decodes from the mixture looks more like digits than what it decodes from a single normal."""
-    model, digits = jaxae.load(plain), data.load("digits")
+def test_samples_of_a_mixture_are_nearer_to_digits_than_those_of_a_normal():
+    """Of a plain autoencoder, which has no prior."""
+    digits = data.load("digits")
+    model = jaxae.fit(dense, digits, epochs=30, batch_size=128, hidden=(64,), latent=8, progress=False)
     codes = np.asarray(model.encode(digits.train.x))
     with pytest.raises(ValueError, match="no prior to sample from"):
         model.sample(new_key(), 3)
@@ -74,8 +67,3 @@ def test_a_plain_autoencoder_can_be_sampled(plain):
         return float(square.min(1).mean())
 
     assert nearest(20) < 0.8 * nearest(1)
-
-
-def test_the_pictures_of_a_run_show_it(plain):
-    assert (plain / "figures" / "mixture.png").exists()
-    assert not (plain / "figures" / "samples.png").exists()

@@ -90,7 +90,7 @@ def test_mlp_in_mixed_precision():
 
 
 def started(net, *args):
-    """Parameters and statistics, sampled, so that biases count."""
+    """Random parameters and statistics, with biases other than 0."""
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(net.init, new_key(), *args)
     return jax.tree.map(lambda leaf: jnp.asarray(rng.uniform(-0.5, 0.5, leaf.shape), jnp.float32), shapes)
@@ -177,7 +177,7 @@ def test_deconv_is_the_transpose_of_conv(size, strides, sizes):
 
 @pytest.mark.parametrize("build", [nets.UpConv, nets.Deconv])
 def test_image_decoder_starts_from_its_bias(build):
-    """The biases before it are 0, so that a code of 0 becomes this number everywhere."""
+    """With all other biases 0, a code of 0 is decoded to this number."""
     net = build((6, 6, 2), (3, 4), bias=-1.5)
     code = jnp.zeros((2, 6, 6, 4) if build is nets.Deconv else (2, 3, 3, 4))
     assert equal(net.apply(net.init(new_key(), code), code), jnp.full((2, 6, 6, 2), -1.5))

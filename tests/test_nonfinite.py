@@ -30,11 +30,11 @@ COUNT, SIZE = 40, 8
 
 @dataclass(frozen=True)
 class Config(run.Config):
-    """Nothing of its own."""
+    """The default fields."""
 
 
 class Net(nn.Module):
-    """A mean image, and a number that is remembered."""
+    """A mean image, and a variable that is not a parameter."""
 
     @nn.compact
     def __call__(self, x):
@@ -58,7 +58,7 @@ def fault(batch, place):
 
 
 def loss(variables, batch, key):
-    """The squared distance from the mean image; `part` of it is a half."""
+    """The squared distance from the mean image, and half of it as `part`."""
     a = poisoned(variables["params"]["a"], fault(batch, 2))
     square = jnp.sum((a[None] - batch.x.reshape(-1, 4)) ** 2, axis=1)
     return {"loss": square + fault(batch, 0), "part": square / 2 + fault(batch, 1)}, {}
@@ -127,12 +127,12 @@ def train(tmp_path_factory):
     return train
 
 
-@pytest.mark.parametrize("count", [40, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [6, pytest.param(200, marks=pytest.mark.slow)])
 def test_faults_are_named_with_their_step_and_none_is_saved(train, count):
     chance = random.Random(0)
     kinds = list(itertools.product(range(len(PLACES)), range(len(VALUES))))
     for i in range(count):
-        place, value = kinds[i % len(kinds)]
+        place, value = kinds[7 * i % len(kinds)]  # the first six are of all places
         seeds, seed = 1 + i % 2, chance.randrange(100)
         y = np.full(COUNT, -1)
         example = chance.randrange(COUNT)
@@ -161,7 +161,7 @@ def test_faults_are_named_under_pmap_and_in_microbatches(place):
         list(iterate.iterate(EXPERIMENT, dataset(y), epochs=1, batch_size=SIZE, seed=3, plan=how))
 
 
-def test_a_metric_of_an_evaluation_is_named_after_its_split():
+def test_non_finite_metric_of_an_evaluation_is_named_after_its_split():
     def broken(variables, batch, key):
         return {**loss(variables, batch, key)[0], "part": batch.repeat(jnp.where(batch.step < 10, 0.0, jnp.inf))}, {}
 
@@ -189,7 +189,7 @@ BOTH = phases((2, descend(groups("a"), optax.sgd(0.1))), (0, descend(groups("b")
 
 
 @pytest.mark.parametrize("step", [0, 1, 2, 7])
-def test_named_values_are_the_gradients_of_the_phase_that_is_on(step):
+def test_named_values_are_the_gradients_of_the_current_phase(step):
     """Within the branch of a switch that is taken; also where the step is jitted."""
     a, b, x = jnp.arange(4.0), jnp.array([0.5, -1.0, 2.0, 3.0]), jax.random.normal(new_key(), (8, 2, 2, 1))
     params = {"a": a, "b": b}
@@ -206,8 +206,7 @@ def test_named_values_are_the_gradients_of_the_phase_that_is_on(step):
             np.testing.assert_allclose(value, expected[name], rtol=1e-5)
 
 
-def test_inputs_that_come_from_no_layer_are_named():
-    """exp overflows between two layers: the first name is the input of the second."""
+def test_overflow_between_two_layers_is_named_as_the_input_of_the_second():
 
     def f(params, x):
         z = nn.Dense(2, name="first").apply({"params": params["first"]}, x)
@@ -221,7 +220,7 @@ def test_inputs_that_come_from_no_layer_are_named():
     assert nonfinite.find_nonfinite(f, kernels, x)[0] == "the output of first"
 
 
-def test_names_cost_nothing_in_a_compiled_step():
+def test_compiled_step_has_no_names_and_no_callbacks():
     params = {"a": jnp.ones(4), "b": jnp.ones(4)}
     state = State(jnp.int32(0), params, BOTH.init(params), {})
     text = jax.jit(BOTH.step).lower(state, batch(jnp.zeros((8, 2, 2, 1))), new_key()).as_text()
@@ -237,9 +236,9 @@ class Two(nn.Module):
         return [self.param(name, nn.initializers.zeros, (4,)) for name in ("a", "b")]
 
 
-@pytest.mark.parametrize(("group", "seeds"), [("a", 1), ("b", 1), ("b", 2)])
-def test_a_gradient_is_named_in_the_phase_that_is_on(group, seeds):
-    """A second fault is in the group of the other phase, and therefore in no gradient."""
+@pytest.mark.parametrize(("group", "seeds"), [("a", 1), ("b", 2)])
+def test_gradient_is_named_in_the_current_phase(group, seeds):
+    """A second fault is in the group of the other phase, which has no gradient."""
     orders = [list(epoch.order(seed, 0, COUNT, SIZE)) for seed in range(5, 5 + seeds)]
     steps = {"a": (0, 1), "b": (2, 3, 4)}[group]
     taken = {i: [order.index(i) // SIZE for order in orders] for i in range(COUNT)}  # at which step, of each seed

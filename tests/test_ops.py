@@ -15,7 +15,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from jaxae.nets import cpu_convolution, resampling
 
 BACKENDS = ("cpu", "gpu")
-FEW = settings(max_examples=25, deadline=None, derandomize=True)
+COUNTS = pytest.mark.parametrize("count", [5, pytest.param(50, marks=pytest.mark.slow)])
 CANONICAL = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))  # NHWC, HWIO, NHWC
 
 
@@ -68,36 +68,46 @@ def on(backend):
     return mock.patch.object(jax, "default_backend", return_value=backend)
 
 
-@FEW
-@given(convolutions())
-def test_conv_equals_that_of_lax(case):
-    (x, w, g), stride, padding, backend = case
-    with on(backend):
-        ours = with_gradients(lambda x, w: cpu_convolution.conv(x, w, stride, padding))(x, w, g)
-    equal(ours, with_gradients(lambda x, w: reference(x, w, stride, padding))(x, w, g))
+def for_convolutions(count, check):
+    """Call `check` for so many convolutions."""
+    settings(max_examples=count, deadline=None, derandomize=True, database=None)(given(convolutions())(check))()
 
 
-@FEW
-@given(convolutions())
-def test_conv_transpose_is_the_transpose_of_that_of_lax(case):
-    (x, w, g), stride, padding, backend = case
-    size = x.shape[1:3]
-    with on(backend):
-        ours = with_gradients(lambda g, w: cpu_convolution.conv_transpose(g, w, size, stride, padding))(g, w, x)
-    equal(ours, with_gradients(lambda g, w: transposed(g, w, size, stride, padding))(g, w, x))
+@COUNTS
+def test_conv_equals_that_of_lax(count):
+    def check(case):
+        (x, w, g), stride, padding, backend = case
+        with on(backend):
+            ours = with_gradients(lambda x, w: cpu_convolution.conv(x, w, stride, padding))(x, w, g)
+        equal(ours, with_gradients(lambda x, w: reference(x, w, stride, padding))(x, w, g))
+
+    for_convolutions(count, check)
 
 
-@FEW
-@given(convolutions())
-def test_adjoint(case):
+@COUNTS
+def test_conv_transpose_is_the_transpose_of_that_of_lax(count):
+    def check(case):
+        (x, w, g), stride, padding, backend = case
+        size = x.shape[1:3]
+        with on(backend):
+            ours = with_gradients(lambda g, w: cpu_convolution.conv_transpose(g, w, size, stride, padding))(g, w, x)
+        equal(ours, with_gradients(lambda g, w: transposed(g, w, size, stride, padding))(g, w, x))
+
+    for_convolutions(count, check)
+
+
+@COUNTS
+def test_conv_transpose_is_the_adjoint_of_conv(count):
     """<conv(x), y> = <x, conv_transpose(y)>."""
-    (x, w, y), stride, padding, backend = case
-    with on(backend):
-        down, up = (
-            cpu_convolution.conv(x, w, stride, padding),
-            cpu_convolution.conv_transpose(y, w, x.shape[1:3], stride, padding),
-        )
-    assert jnp.vdot(down, y) == jnp.vdot(x, up)
+
+    def check(case):
+        (x, w, y), stride, padding, backend = case
+        with on(backend):
+            down = cpu_convolution.conv(x, w, stride, padding)
+            up = cpu_convolution.conv_transpose(y, w, x.shape[1:3], stride, padding)
+        assert jnp.vdot(down, y) == jnp.vdot(x, up)
+
+    for_convolutions(count, check)
 
 
 def test_conv_is_a_correlation():

@@ -20,8 +20,8 @@ def dataset(x, y, test):
     return data.Dataset(data.Split(x[0], y), data.Split(x[1], test), ("a", "b"))
 
 
-def test_errors_that_are_known():
-    """None where a plane parts the classes, however far and small the numbers, and a unit that never moves beside."""
+def test_error_of_separable_mislabelled_and_xor_classes():
+    """0 for linearly separable classes, at any offset and scale, and beside a constant feature."""
     rng = np.random.default_rng(0)
     y = np.arange(400) % 2
     parted = rng.normal(size=(2, 400, 3)) + 8 * y[:, None] * np.array([1.0, 0, 0])
@@ -50,7 +50,7 @@ def said(capsys, *arguments):
     return [tuple(map(float, re.findall(r"[\d.]+(?= ±| %)", line))) for line in lines]
 
 
-def test_a_line_for_each_run(two, capsys):
+def test_probe_prints_mean_and_deviation_over_seeds_for_each_run(two, capsys):
     """Of all seeds, with codes as they are after training."""
     digits = data.load("digits")
     pixels = probe.error(digits, digits.train.x, digits.test.x)
@@ -67,7 +67,7 @@ def test_a_line_for_each_run(two, capsys):
     np.testing.assert_allclose(deviation, np.std(errors, ddof=1), rtol=0.05)
 
 
-def test_what_cannot_be_probed_is_said(two, tmp_path, capsys):
+def test_probe_refuses_bad_runs_in_one_line(two, tmp_path, capsys):
     unfinished = tmp_path / "unfinished"
     shutil.copytree(two, unfinished)
     (unfinished / "result.json").unlink()

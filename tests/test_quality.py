@@ -27,7 +27,7 @@ def rotation(size):
 
 
 def test_frechet_of_two_known_normals():
-    """Against the formula; on one line and for covariances that commute there is a closed form without a root."""
+    """Against the formula, and its closed form for covariances that commute."""
     a, b = normal(50, [1.0, 2.0, 3.0], A), normal(80, [1.5, 0.0, 3.0], B)
     expected = 0.25 + 4 + np.trace(A + B - 2 * sqrtm(A @ B).real)
     np.testing.assert_allclose(quality.frechet(a, b), expected, rtol=1e-10)
@@ -38,14 +38,14 @@ def test_frechet_of_two_known_normals():
     np.testing.assert_allclose(quality.frechet(a, b), 25 + np.sum((s - t) ** 2), rtol=1e-10)
 
 
-def test_identical_sets_are_at_no_distance_and_all_inside():
+def test_identical_sets_have_distance_0_and_precision_and_recall_1():
     for shape in ((200, 5), (4, 9)):  # more and fewer examples than features
         a = rng.normal(size=shape) + 7
         assert 0 <= quality.frechet(a, a[::-1]) < 1e-10
         assert quality.precision_recall(a, a[::-1]) == (1, 1)
 
 
-def test_nothing_depends_on_the_directions_of_the_axes():
+def test_distance_precision_and_recall_are_invariant_to_rotation():
     a, b, turn = rng.normal(size=(60, 4)), 0.5 + rng.normal(size=(70, 4)) ** 2, rotation(4)
     np.testing.assert_allclose(quality.frechet(a @ turn, b @ turn), quality.frechet(a, b), rtol=1e-10)
     before, after = quality.precision_recall(a, b), quality.precision_recall(a @ turn, b @ turn)
@@ -90,7 +90,7 @@ def test_precision_and_recall_are_those_of_all_pairs(k, sizes):
     assert 0 < min(found) < max(found) < 1
 
 
-def test_a_part_of_what_is_real_is_precise_and_has_its_share_of_recall():
+def test_recall_of_a_part_of_the_data_is_its_share():
     """Two groups, far apart, of 30 and 10; also where all of one are the same."""
     near, far = rng.normal(size=(30, 5)), 100 + rng.normal(size=(10, 5))
     for part in (near, np.zeros_like(near)):
@@ -118,7 +118,7 @@ def weights(digits):
     return classifier.train(digits, 8)
 
 
-def test_held_out_digits_are_near_and_noise_is_far(digits, weights):
+def test_held_out_digits_are_nearer_than_noise(digits, weights):
     real = classifier.features(weights, digits.test.x)
 
     def measured(images):
@@ -150,7 +150,7 @@ def runs(tmp_path_factory):
     ]
 
 
-def test_the_table_of_two_runs(runs, digits, weights, tmp_path, capsys):
+def test_quality_table_has_the_figures_of_each_kind_of_sample(runs, digits, weights, tmp_path, capsys):
     classifier.save(tmp_path / "weights", weights)
     before = sorted(path for workdir in runs for path in workdir.rglob("*"))
     options = ("--samples", 300, "--seed", 5, "--components", 5, "--classifier", tmp_path / "weights")
@@ -183,7 +183,7 @@ def test_the_table_of_two_runs(runs, digits, weights, tmp_path, capsys):
         assert [float(value) for value in row[2:]] == pytest.approx(quality.precision_recall(a, b), abs=6e-4)
 
 
-def test_the_command_refuses_in_one_line(runs, tmp_path, capsys):
+def test_quality_refuses_bad_arguments_in_one_line(runs, tmp_path, capsys):
     other = tmp_path / "other"
     other.mkdir()
     text = (runs[1] / "config.json").read_text()

@@ -59,7 +59,7 @@ def test_padding_counts_in_no_microbatch(layout, real):
 
 @pytest.mark.parametrize("layout", [WHOLE, *WAYS])
 def test_microbatches_are_small_and_hold_every_example_once(layout):
-    """What a loss sees has the size of a microbatch, and every field of its examples."""
+    """A loss receives microbatches with every field of their examples."""
     sizes = set()
     mask = (jnp.arange(5)[None] < 1 + jnp.arange(32)[:, None] % 5).astype(jnp.float32)
     whole = batch(10.0 * jnp.arange(32)[:, None], mask=mask, layout=layout).replace(
@@ -81,7 +81,7 @@ def test_microbatches_are_small_and_hold_every_example_once(layout):
 
 
 @pytest.mark.parametrize("layout", WAYS)
-def test_a_term_of_the_whole_batch_is_refused_in_microbatches(layout):
+def test_term_of_the_whole_batch_is_refused_in_microbatches(layout):
     def terms(variables, batch, key):
         return {"loss": batch.repeat(jnp.abs(batch.mean(batch.x))[0])}, {}
 
@@ -105,7 +105,7 @@ def test_statistics_of_batches_are_refused_in_microbatches(layout):
 
 
 @pytest.mark.parametrize("layout", WAYS)
-def test_a_run_that_does_not_work_in_microbatches_does_not_start(layout):
+def test_run_that_needs_the_whole_batch_is_refused_before_it_starts(layout):
     """The toy has batch norm, and a penalty on means over the batch."""
     info = Info((4, 4, 1), 8)
     experiment = toy.build(toy.Config(), info)
@@ -134,12 +134,12 @@ def test_batch_norm_in_microbatches_is_refused_before_anything_is_written(tmp_pa
         (32, {"reduction": "exact"}, "reduction=exact is unknown; use one of fast, reproducible"),
     ],
 )
-def test_an_indivisible_batch_and_unknown_or_conflicting_arguments_are_refused(batch_size, more, line):
+def test_indivisible_batch_and_conflicting_arguments_are_refused(batch_size, more, line):
     with pytest.raises(ValueError, match=line):
         plan(**{"parallel": "auto", **more}, batch_size=batch_size, seeds=1, devices=jax.devices()[:1])
 
 
-def test_a_plan_of_several_devices_gives_each_its_microbatches():
+def test_plan_divides_microbatches_among_devices():
     devices = jax.devices()[:1] * 3
     with pytest.raises(ValueError, match="needs 1, 2, 4 or 8 devices, not 3"):
         plan("auto", 24, 1, devices, "reproducible")

@@ -1,4 +1,4 @@
-"""A whole run in this process, on the embedded data."""
+"""Complete runs in this process, on the embedded data."""
 
 import contextlib
 import dataclasses
@@ -140,9 +140,8 @@ def few(tmp_path_factory):
     return short_runs.few(tmp_path_factory.mktemp("data"))
 
 
-def test_a_run_without_figures_is_completed_by_one_with_them(few, tmp_path):
-    """The same run in every other respect: what was trained is not trained again."""
-    plain, complete = tmp_path / "plain", tmp_path / "complete"
+def test_run_without_figures_is_completed_with_figures_and_not_trained_again(few, tmp_path):
+    plain = tmp_path / "plain"
     fields = {"data": str(few), "batch_size": 16, "picture_every": 2}
     go(plain, **fields)
     assert {path.name for path in plain.iterdir()} == {
@@ -158,18 +157,17 @@ def test_a_run_without_figures_is_completed_by_one_with_them(few, tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in plain.rglob("*")}  # it is finished
 
     state, metrics = final(plain), (plain / "metrics.jsonl").read_bytes()
+    result = json.loads((plain / "result.json").read_text())
     go(plain, figures="all", **fields)
-    go(complete, figures="all", **fields)
     assert equal(final(plain), state)
-    assert equal(final(complete), state)
-    assert (plain / "metrics.jsonl").read_bytes() == (complete / "metrics.jsonl").read_bytes() == metrics
-    pictures = [{path.stem for path in (path / "figures").glob("*.png")} for path in (plain, complete)]
-    assert pictures[0] == pictures[1] - {"training"}  # of reconstructions while training there are none
+    assert (plain / "metrics.jsonl").read_bytes() == metrics
+    pictures = {path.stem for path in (plain / "figures").glob("*.png")}
+    assert pictures == PICTURES - {"training", "extremes"}  # no reconstructions while training; few test examples
     assert "<html" in (plain / "report.html").read_text()
     assert {"pictures:", "report:"} <= set(results.summary(plain).split())
-    scores = [json.loads((path / "result.json").read_text()) for path in (plain, complete)]
-    assert scores[0]["metrics"] == scores[1]["metrics"]
-    assert scores[0]["reconstruction_quality"] == scores[1]["reconstruction_quality"]
+    completed = json.loads((plain / "result.json").read_text())
+    assert completed["metrics"] == result["metrics"]
+    assert completed["reconstruction_quality"] == result["reconstruction_quality"]
 
 
 def with_terms(names):
@@ -187,7 +185,7 @@ def with_terms(names):
     return build
 
 
-@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("seeds", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_metric_names_that_end_in_mean_and_std_are_kept_everywhere(few, tmp_path, seeds):
     names = ("kl_mean", "kl_std", "mean", "std", "seeds")
     workdir = go(
@@ -238,7 +236,7 @@ def test_metrics_named_as_a_field_of_every_line_are_refused(few, tmp_path, name)
 
 @dataclasses.dataclass(frozen=True)
 class Documented(vae.Config):
-    """As if this were what the source describes."""
+    """The documented configuration of a source."""
 
     epochs: int = 1
     batch_size: int = 16
@@ -246,7 +244,7 @@ class Documented(vae.Config):
 
 
 def test_expected_figures_are_those_of_the_data(few, tmp_path):
-    """Only of the data that they are named for, and of the documented configuration."""
+    """And of the documented configuration."""
 
     def build(config, info):
         other = {"loss": -1.0}  # which no run reaches
@@ -258,9 +256,8 @@ def test_expected_figures_are_those_of_the_data(few, tmp_path):
     shutil.copy(few, copy)  # the same data by another name
     for number, (fields, expected) in enumerate(
         (
-            ({"data": str(few)}, {"loss": 1e6, "kl": [0.0, 1e6]}),
-            ({"data": str(copy)}, {}),
             ({"data": str(few), "seed": 3}, {"loss": 1e6, "kl": [0.0, 1e6]}),
+            ({"data": str(copy)}, {}),
             ({"data": str(few), "lr": 1e-2}, {}),
         )
     ):
@@ -285,9 +282,9 @@ def test_same_seed_same_bits_and_another_seed_another_run(finished, tmp_path):
     assert not equal(final(other), final(finished))
 
 
-@pytest.mark.parametrize("calls", [1, 3, 5])
+@pytest.mark.parametrize("calls", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3)), 5])
 def test_stopped_and_resumed_run_is_bit_exact(finished, tmp_path, calls):
-    """Stopped at some dispatch, within an epoch or at its end, again and again, and then continued."""
+    """Stopped repeatedly, after this many dispatches."""
     workdir, stops = tmp_path / "stopped", 0
     while True:
         count = iter(range(1000))
@@ -332,7 +329,7 @@ def test_seed_of_a_population_equals_its_single_run(finished, tmp_path):
         jaxae.load(many)[2]
 
 
-def test_load_gives_a_model_that_encodes_decodes_and_samples(finished):
+def test_loaded_model_encodes_decodes_and_samples(finished):
     model = jaxae.load(finished)
     digits = data.load("digits").test.x
     z = model.encode(digits)
@@ -381,7 +378,7 @@ def test_load_and_model_refuse_bad_input(finished, tmp_path):
             jaxae.load(tmp_path)
 
 
-def test_another_configuration_is_an_error_that_lists_the_fields(finished, tmp_path):
+def test_another_configuration_is_refused_with_its_differing_fields(finished, tmp_path):
     before = final(finished)
     with pytest.raises(InputError, match=r"epochs=3 there, 4 here; hidden=\[16\] there, \[8\] here"):
         go(finished, epochs=4, hidden=(8,))
@@ -427,7 +424,7 @@ def test_run_killed_before_its_config_was_written_starts_again(tmp_path):
     go(tmp_path / "run", epochs=1)
 
 
-def test_changed_code_is_not_taken_for_a_damaged_checkpoint(finished, tmp_path):
+def test_checkpoint_of_changed_code_is_refused_and_kept(finished, tmp_path):
     workdir = unfinished(finished, tmp_path / "copy")
 
     def build(config, info):
@@ -446,7 +443,7 @@ def test_truncated_metrics_file_is_refused(finished, tmp_path):
         go(workdir)
 
 
-def test_commit_is_that_of_the_checkout_or_none(monkeypatch):
+def test_recorded_commit_is_that_of_the_checkout_or_none(monkeypatch):
     if (Path(__file__).parents[1] / ".git").exists() and shutil.which("git"):
         assert len(directory._commit()) == 40
     monkeypatch.setenv("PATH", "/nonexistent")
@@ -460,7 +457,7 @@ def test_resume_with_batch_norm_codebook_and_two_optimizers_is_bit_exact(tmp_pat
     while not (parts / "result.json").exists():
         count = iter(range(1000))
         with contextlib.suppress(Interrupted):
-            run.train(dataclasses.replace(config, workdir=str(parts)), toy.build, "toy", lambda _: next(count) >= 3)  # noqa: B023
+            run.train(dataclasses.replace(config, workdir=str(parts)), toy.build, "toy", lambda _: next(count) >= 5)  # noqa: B023
     models = [jaxae.load(path, toy) for path in (whole, parts)]
     assert equal(models[0].params, models[1].params)
     assert equal(models[0].extra, models[1].extra)
@@ -468,7 +465,7 @@ def test_resume_with_batch_norm_codebook_and_two_optimizers_is_bit_exact(tmp_pat
     assert (whole / "metrics.jsonl").read_bytes() == (parts / "metrics.jsonl").read_bytes()
 
 
-def test_a_transition_must_report_its_loss(tmp_path):
+def test_transition_without_a_loss_metric_is_refused(tmp_path):
     def build(config, info):
         experiment = vae.build(config, info)
 
@@ -518,7 +515,7 @@ def test_runs_too_large_for_the_machine_are_refused_at_once(tmp_path, fields, sa
 
 
 @pytest.mark.parametrize("says", ["RESOURCE_EXHAUSTED: Out of memory allocating 99 bytes", "INTERNAL: a defect"])
-def test_out_of_memory_is_one_line(tmp_path, capsys, says):
+def test_out_of_memory_exits_with_2_and_one_line(tmp_path, capsys, says):
     def compiler(*args):
         raise jax.errors.JaxRuntimeError(says)
 
@@ -532,7 +529,7 @@ def test_out_of_memory_is_one_line(tmp_path, capsys, says):
         assert str(ended.value) == says
 
 
-def test_divergence_stops_names_the_step_and_keeps_the_last_good_checkpoint(tmp_path):
+def test_divergence_names_the_step_and_keeps_the_last_finite_checkpoint(tmp_path):
     def build(config, info):
         experiment = vae.build(config, info)
 
@@ -550,7 +547,8 @@ def test_divergence_stops_names_the_step_and_keeps_the_last_good_checkpoint(tmp_
     assert len(records.read(tmp_path / "run" / "metrics.jsonl")) == 2
 
 
-def test_infinite_parameters_are_a_divergence_too(tmp_path):
+@pytest.mark.slow
+def test_infinite_parameters_are_a_divergence(tmp_path):
     def build(config, info):
         experiment = vae.build(config, info)
 
@@ -566,8 +564,8 @@ def test_infinite_parameters_are_a_divergence_too(tmp_path):
 
 
 def test_stop_between_checkpoints_saves(finished, tmp_path):
-    """However the answer of `stop` changes while it is asked, what was said to be saved is."""
-    for calls in range(8):
+    """Whichever call of `stop` returns True first."""
+    for calls in (0, 1, 4):
         workdir, count = tmp_path / str(calls), iter(range(1000))
         with pytest.raises(Interrupted):
             go(workdir, checkpoint_every=3, stop=lambda _: next(count) >= calls)  # noqa: B023
@@ -576,17 +574,20 @@ def test_stop_between_checkpoints_saves(finished, tmp_path):
 
 @pytest.mark.parametrize(
     ("every", "unit", "steps"),
-    [(2, "epochs", [23, 34]), (5, "steps", [30, 34]), (12, "steps", [24, 34]), (17, "steps", [17, 34])],
+    [
+        (2, "epochs", [23, 34]),
+        (5, "steps", [30, 34]),
+        *(pytest.param(n, "steps", [at, 34], marks=pytest.mark.slow) for n, at in ((12, 24), (17, 17))),
+    ],
 )
 def test_checkpoint_every_keeps_the_two_newest(tmp_path, every, unit, steps):
-    """The two newest: the last one, and the one before at the end of an epoch or after any number of steps."""
     go(tmp_path / "run", checkpoint_every=every, checkpoint_unit=unit)
     kept = sorted(int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit())
     assert kept == steps
 
 
 def test_crash_within_an_epoch_resumes_from_the_newest_checkpoint(finished, tmp_path):
-    """Nothing is saved as it ends; every time it comes a little further."""
+    """An exception saves nothing; every restart comes further."""
 
     class Crash(Exception):
         pass
@@ -596,7 +597,7 @@ def test_crash_within_an_epoch_resumes_from_the_newest_checkpoint(finished, tmp_
         count = iter(range(1000))
 
         def crash(save):
-            if next(count) == 2:  # noqa: B023
+            if next(count) == 9:  # noqa: B023
                 raise Crash
             return False
 
@@ -606,7 +607,7 @@ def test_crash_within_an_epoch_resumes_from_the_newest_checkpoint(finished, tmp_
         except Crash:
             crashes += 1
             reached.append(max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()))
-    assert crashes > 3
+    assert crashes > 1
     assert reached == sorted(set(reached))
     assert {step for step in reached if step not in (12, 23, 34)}
     assert equal(final(workdir), final(finished))
@@ -625,8 +626,14 @@ def test_last_stop_call_comes_after_the_last_save(tmp_path):
     assert seen == [["34"]]
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoints", "checkpoints/12", "result.json"])
 @pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "checkpoints/12",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("metrics.jsonl", "checkpoints", "result.json")),
+    ],
+)
 def test_links_out_of_the_directory_are_refused(finished, tmp_path, name, overwrite):
     workdir, outside = unfinished(finished, tmp_path / "run"), tmp_path / "outside"
     outside.mkdir()
@@ -642,16 +649,13 @@ def test_links_out_of_the_directory_are_refused(finished, tmp_path, name, overwr
     assert len(list(outside.iterdir())) == 1
 
 
-def test_colour_images_and_a_wide_code_train(tmp_path):
+def test_colour_images_train_in_mixed_precision(tmp_path):
     x = np.random.default_rng(0).integers(0, 256, (60, 6, 9, 3), dtype=np.uint8)
     np.save(tmp_path / "x.npy", x)
-    workdir = go(
-        tmp_path / "run", data=str(tmp_path / "x.npy"), batch_size=16, latent=5, precision="mixed", figures="all"
-    )
+    workdir = go(tmp_path / "run", data=str(tmp_path / "x.npy"), batch_size=16, latent=5, precision="mixed")
     model = jaxae.load(workdir)
     assert model.encode(x).shape == (60, 5)
     assert model.reconstruct(x).shape == (60, 6, 9, 3)
-    assert {p.stem for p in (workdir / "figures").glob("*.png")} == {*PICTURES} - {"manifold", "extremes"}
 
 
 def test_expected_figures_are_upper_bounds_or_ranges(finished):

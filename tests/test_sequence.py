@@ -1,4 +1,3 @@
-import dataclasses
 from functools import cache, partial
 from importlib import import_module
 
@@ -8,8 +7,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-import jaxae
-from conftest import batch, equal, new_key
+from conftest import batch, equal, new_key, trained
 from jaxae import data, run
 from jaxae.core.reduction import gradient
 from jaxae.core.types import Examples
@@ -256,14 +254,11 @@ def test_padding_that_exceeds_memory_raises(tmp_path):
         data.load(str(save(tmp_path, *parts)))
 
 
-SMALL = experiment.Config(epochs=1, batch_size=8, latent=4, hidden=5, figures="none")
-
-
-@pytest.mark.usefixtures("flax_scans")
 def test_code_of_a_padded_sequence_with_its_length_is_that_of_the_sequence_alone(tmp_path):
     path = save(tmp_path, *MANY)
-    config = dataclasses.replace(SMALL, data=str(path), workdir=str(tmp_path / "run"))
-    model = jaxae.load(run.train(config, experiment.build, "sequence"))
+    model = trained(
+        experiment.build(experiment.Config(latent=4, hidden=5), data.Info((7, 3), 23)), network(7)[1], {}, (7, 3)
+    )
     test = data.load(str(path)).test
     codes = model.encode(test.x, test.lengths)
     alone = [model.encode(x[None], np.array([n])) for x, n in zip(test.x, test.lengths, strict=True)]

@@ -1,4 +1,4 @@
-"""In processes of their own, whose main thread is in C for minutes where it says so, as in a compilation."""
+"""Signals to processes whose main thread is busy in C for minutes, as in a compilation."""
 
 import signal
 import subprocess
@@ -46,7 +46,7 @@ STUCK = "stop(lambda: time.sleep(1000)); print(flush=True); busy()"
 
 
 def run(body, tmp_path, *numbers):
-    """Exit code, what is said, and what is saved when it gets these signals, the second one when it says `stopping`."""
+    """Exit code, standard error and saved text after these signals, the second one sent after `stopping` is printed."""
     program = START + "        " + body + END
     command = [sys.executable, "-c", program, str(tmp_path / "saved")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -70,21 +70,21 @@ STOPPED = "stopped: the same command resumes from here"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_main_thread_that_is_busy_is_saved_by_another(tmp_path, number):
+def test_second_thread_saves_while_the_main_thread_is_busy(tmp_path, number):
     assert run(BUSY, tmp_path, number) == (128 + number, [STOPPING, STOPPED], "saved")
 
 
-def test_a_main_thread_that_asks_saves_by_itself(tmp_path):
+def test_main_thread_that_calls_stop_saves_by_itself(tmp_path):
     code, said, saved = run(ASKS, tmp_path, signal.SIGTERM)
     assert (code, said[-1], saved) == (143, STOPPED, "saved")  # it may have ended before anything else was said
 
 
 @pytest.mark.parametrize("body", [NOTHING, ALL_SAVED, IN_PYTHON])
-def test_where_nothing_is_to_be_saved_it_just_ends(tmp_path, body):
+def test_process_without_unsaved_state_ends_at_once(tmp_path, body):
     assert run(body, tmp_path, signal.SIGTERM) == (143, [STOPPED], None)
 
 
-def test_it_is_saved_also_when_nobody_listens(tmp_path):
+def test_closed_stderr_does_not_prevent_saving(tmp_path):
     """The other end of stderr is closed, as that of a pipe which the same Ctrl-C has ended."""
     command = [sys.executable, "-c", START + "        " + BUSY + END, str(tmp_path / "saved")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -97,7 +97,7 @@ def test_it_is_saved_also_when_nobody_listens(tmp_path):
     assert (tmp_path / "saved").exists()
 
 
-def test_a_signal_that_is_handed_on_twice_counts_once(tmp_path):
+def test_signal_received_twice_at_once_counts_once(tmp_path):
     program = START + "        " + BUSY + END
     command = [sys.executable, "-c", program, str(tmp_path / "saved")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
@@ -109,13 +109,13 @@ def test_a_signal_that_is_handed_on_twice_counts_once(tmp_path):
     assert (tmp_path / "saved").exists()
 
 
-def test_a_second_signal_ends_at_once(tmp_path):
+def test_second_signal_ends_at_once(tmp_path):
     code, said, saved = run(STUCK, tmp_path, signal.SIGTERM, signal.SIGINT)
     assert (code, said[0], saved) == (130, STOPPING, None)
     assert STOPPED not in said
 
 
-def test_a_signal_that_comes_with_the_last_step_ends_when_all_is_saved():
+def test_signal_during_the_last_step_interrupts_after_saving():
     stop = Stop()
     assert not stop(lambda: None)
     stop.handle(signal.SIGTERM, None)
@@ -124,7 +124,7 @@ def test_a_signal_that_comes_with_the_last_step_ends_when_all_is_saved():
         stop(None)
 
 
-def test_handlers_are_as_they_were_afterwards():
+def test_signal_handlers_are_restored():
     before = [signal.getsignal(number) for number in signals.NUMBERS]
     with signals.stopping() as stop:
         assert signal.getsignal(signal.SIGINT) == stop.handle

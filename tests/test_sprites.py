@@ -146,7 +146,7 @@ def moments(x):
     return np.stack([*rows, np.einsum("nhw,nh,nh->n", x, up, up)], 1) / x.sum((1, 2))[:, None] ** 2
 
 
-def test_an_ellipse_lies_along_its_angle():
+def test_ellipse_lies_along_its_angle():
     """Second moments of a filled ellipse are the squares of its half axes over 4, along either of them."""
     rows = np.array([[ELLIPSE, 5, k, 10, 20] for k in range(40)])
     cos, sin = np.cos(2 * np.pi * np.arange(40) / 40), np.sin(2 * np.pi * np.arange(40) / 40)
@@ -173,8 +173,8 @@ def test_ten_steps_are_a_quarter_turn_anticlockwise(shape):
             assert abs(np.rot90(here).astype(int) - turned).sum() < 0.01 * turned.sum(dtype=int)
 
 
-def test_a_heart_stands_on_its_tip():
-    """Its widest row is above the centre, its last one narrow, and left is the mirror image of right."""
+def test_heart_stands_on_its_tip():
+    """Widest above the centre, narrow below, and symmetric."""
     heart = image(shape=HEART, scale=5, rotation=0)[16:49, 16:49] / 255
     np.testing.assert_array_equal(heart, heart[:, ::-1])
     filled = np.flatnonzero(heart.sum(1))

@@ -89,7 +89,7 @@ def test_phases_run_their_transitions_one_after_the_other():
     assert not equal(states[2].opt_state[0], states[0].opt_state[0])
 
 
-def test_a_single_phase_equals_its_transition():
+def test_single_phase_equals_its_transition():
     first, *_ = parts()
     one = phases((7, first))
     (_, after), (metrics,) = run(one, start(one), new_key(), 1)
@@ -227,7 +227,7 @@ def test_experiment_moves_the_layers_of_its_phase(examples, greedy, step, layers
 
 @cache
 def small_experiment(greedy, examples):
-    """5-4-3 on [2, 3], and the state that it starts from."""
+    """5-4-3 on [2, 3], and its initial state."""
     config = experiment.Config(hidden=(5, 4), latent=3, greedy=greedy)
     built = experiment.build(config, data.Info((2, 3), examples))
     params = built.model.init(new_key(), jnp.asarray(X))["params"]

@@ -1,4 +1,4 @@
-"""Runs whose disk is full, whose directory is lost or cannot be written any more."""
+"""Runs whose disk is full, or whose directory is lost or becomes read-only."""
 
 import resource
 import shutil
@@ -57,7 +57,7 @@ def ends(process, workdir, reason):
 
 
 def saved(workdir, at_least):
-    """A model was saved, and the metrics up to it."""
+    """The model and the metrics of the newest checkpoint are saved."""
     step = newest(workdir)
     assert step >= at_least
     jaxae.load(workdir)
@@ -77,8 +77,9 @@ def test_full_disk_ends_the_run_and_keeps_what_was_saved(tmp_path):
             assert process.poll() is None
 
 
+@pytest.mark.slow
 def test_unwritable_checkpoint_ends_the_run(tmp_path):
-    """TensorStore, in C++, hits the limit on the size of files; lines of metrics are still written."""
+    """TensorStore, in C++, exceeds the limit on the size of files; metrics are still written."""
     workdir = tmp_path / "run"
     with running(workdir) as process:
         step = newest(workdir)
@@ -88,7 +89,7 @@ def test_unwritable_checkpoint_ends_the_run(tmp_path):
 
 
 def test_unwritable_event_files_end_the_run(tmp_path):
-    """A thread writes them, for which the main one would wait forever."""
+    """A thread writes them, for which the main thread must not wait."""
     workdir = tmp_path / "run"
     with running(workdir, "--hidden", "2", "--latent", "2", "--picture-every", "1") as process:
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (400_000, 400_000))
@@ -99,6 +100,7 @@ def test_unwritable_event_files_end_the_run(tmp_path):
     saved(workdir, 1)
 
 
+@pytest.mark.slow
 def test_read_only_directory_ends_the_run(tmp_path):
     workdir = tmp_path / "run"
     with running(workdir) as process:
@@ -108,6 +110,7 @@ def test_read_only_directory_ends_the_run(tmp_path):
     saved(workdir, step)
 
 
+@pytest.mark.slow
 def test_lost_directory_ends_the_run(tmp_path):
     workdir = tmp_path / "run"
     with running(workdir) as process:
