@@ -95,7 +95,7 @@ def test_every_public_module_has_a_page(site):
 @pytest.mark.parametrize(
     ("page", "shown"),
     [
-        ("index.html", ['href="jaxae/experiments/vae.html"', 'src="experiments/vae.png"']),
+        ("index.html", ['href="jaxae/experiments/binary.html"', 'src="experiments/vae.png"']),
         (
             "jaxae.html",
             [
