@@ -1,18 +1,21 @@
-"""The same networks on the same data, side by side: python scripts/benchmark.py --data mnist
+"""Benchmark jaxae against other libraries on the same networks and data: python scripts/benchmark.py --data mnist
 
-Each contender is a process of its own; they take turns (A B A B ...), so that what else the machine does hits all
-alike. Of jaxae it times the compiled program that its experiments train with. Printed: the median milliseconds of a
-step, images a second, how many times our time a contender takes (median of the turns' ratios, smallest to largest),
-the most memory (with the images: 45 MiB as they are, 180 as float32), seconds from the start of the process to its
-first step, and the share of the machine's limit: the time that the operations of a step take at the rate of a large
-matrix product, or its bytes at that of a long array, whichever is more, both measured in the same turns. Operations
-are counted as the network is defined.
+Each contender runs in its own process; the processes take turns (A B A B ...), so that other load on the machine
+affects all of them alike. For jaxae, the compiled program that its experiments train with is timed. The table has:
 
-With --whole, instead: `jaxae vae --epochs 10` from the start of its process to its end, pictures and
-all, against the training alone of the same network in PyTorch; and from the start of the process to the first step,
-with nothing compiled before and with all.
+- milliseconds per step (median over the turns) and images per second
+- the time of a contender divided by that of jaxae: median, minimum and maximum of the ratios within each turn
+- the peak memory, including the images (45 MiB as uint8, 180 MiB as float32)
+- the seconds from the start of the process to its first step
+- the fraction of the machine's peak rate: the minimum time of a step divided by the measured one. The minimum is the
+  larger of its floating-point operations at the rate of a large matrix product and its bytes at the bandwidth of a
+  long array, both measured in the same turn. Operations are counted from the definition of the network.
 
-A contender that is not installed is left out with a line: pip install -e '.[bench]' brings all of them.
+With --whole, instead: the time of `jaxae vae --epochs 10` from the start of its process to its end, pictures included,
+beside the time of training the same network in PyTorch; and the time from the start of the process to the first step,
+with an empty and with a filled compilation cache.
+
+A contender that is not installed is skipped with a message: pip install -e '.[bench]' installs all of them.
 """
 
 import argparse
@@ -37,7 +40,7 @@ from jaxae.errors import InputError
 
 FOLDER = Path(__file__).parent / "contenders"
 OURS = "jaxae"
-# name: script, package, what it is told besides
+# name: script, package, further arguments
 CONTENDERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     OURS: ("ours", "jax", {}),
     "PyTorch": ("pytorch", "torch", {"compile": False}),
@@ -46,11 +49,11 @@ CONTENDERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "Keras on JAX": ("keras_jax", "keras", {}),
     "plain Flax loop": ("plain_flax", "flax", {}),
 }
-MIXED = (OURS, "PyTorch", "torch.compile")  # those with bfloat16
+MIXED = (OURS, "PyTorch", "torch.compile")  # contenders that support bfloat16
 
 
 class Contender:
-    """A running process that trains when it is told to."""
+    """A running process that trains on request."""
 
     def __init__(self, script: str, work: dict[str, Any]) -> None:
         began = time.monotonic()
@@ -72,12 +75,12 @@ class Contender:
         if not line:
             self.errors.seek(0)
             sys.stderr.write(self.errors.read())
-            raise InputError("it has failed, as said above")
+            raise InputError("the process failed, with the error above")
         result: dict[str, Any] = json.loads(line)
         return result
 
     def turn(self, count: int) -> dict[str, Any]:
-        """So many steps: seconds, loss, memory."""
+        """Train this many steps; return seconds, loss and memory."""
         self.process.stdin.write(f"{count}\n")  # type: ignore[union-attr]
         self.process.stdin.flush()  # type: ignore[union-attr]
         return self.read()
@@ -103,7 +106,7 @@ def measure(
             try:
                 running[contender] = Contender(script, told | more)
             except InputError as error:
-                print(f"{name}: {contender} is left out: {error}", file=sys.stderr)
+                print(f"{name}: {contender} is skipped: {error}", file=sys.stderr)
                 continue
             print(f"{name}: {contender}, first step after {running[contender].first:.1f} s", file=sys.stderr)
         counts = {}
@@ -116,9 +119,9 @@ def measure(
             rates = [running["limit"].turn(count)["loss"] for count in (1, 2)]
             turn: dict[str, Any] = {"limit": 1e3 * max(work.operations / rates[0], work.moved / rates[1])}
             for contender, count in counts.items():
-                running[contender].turn(max(3, count // 5))  # awake again
+                running[contender].turn(max(3, count // 5))  # warm up after the idle time
                 said = running[contender].turn(count)
-                once = 1 if contender == OURS else work.seeds  # the others train one after the other
+                once = 1 if contender == OURS else work.seeds  # the others train their seeds sequentially
                 turn[contender] = said | {"ms": 1e3 * once * said["seconds"] / count}
             turns.append(turn)
     finally:
@@ -128,7 +131,7 @@ def measure(
 
 
 def row(name: str, work: Workload, contender: str, first: float, turns: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the turns of a contender come to."""
+    """Summarize the turns of a contender."""
     ms = statistics.median(turn[contender]["ms"] for turn in turns)
     ratios = [turn[contender]["ms"] / turn[OURS]["ms"] for turn in turns] if OURS in turns[0] else []
     return {
@@ -147,7 +150,7 @@ def row(name: str, work: Workload, contender: str, first: float, turns: list[dic
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as Markdown."""
     lines = [
-        "| workload | | ms a step | images a second | times ours | of the limit | memory | first step |",
+        "| workload | | ms per step | images per second | time / jaxae | of peak rate | memory | first step |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:
@@ -162,23 +165,23 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="digits", help="as of an experiment (default: %(default)s)")
+    parser.add_argument("--data", default="digits", help="data set, as for the experiments (default: %(default)s)")
     parser.add_argument("--data-dir", default="")
     parser.add_argument("--manual-dir", default="")
     names = {**WORKLOADS, **SMALL}
-    parser.add_argument("--workloads", nargs="+", choices=names, help="default: all; the small ones on a GPU only")
+    parser.add_argument("--workloads", nargs="+", choices=names, help="default: all, the small ones on a GPU only")
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     kinds = ("float32", "mixed")
     parser.add_argument("--precision", nargs="+", choices=kinds, help="default: float32, on a GPU also mixed")
     parser.add_argument("--turns", type=int, default=7, help="default: %(default)s")
-    parser.add_argument("--seconds", type=float, default=1.0, help="of a turn (default: %(default)s)")
-    parser.add_argument("--whole", action="store_true", help="a whole experiment, as said above")
+    parser.add_argument("--seconds", type=float, default=1.0, help="duration of a turn (default: %(default)s)")
+    parser.add_argument("--whole", action="store_true", help="time a complete experiment, as described above")
     parser.add_argument(
         "--json",
         type=Path,
         default=Path("runs/benchmark.json"),
-        help="also written, and the table as .md beside it (default: %(default)s)",
+        help="file of the results, with the table as .md beside it (default: %(default)s)",
     )
     options = parser.parse_args()
     try:
@@ -188,16 +191,16 @@ def main() -> None:
 
 
 def benchmark(options: argparse.Namespace, names: dict[str, Workload]) -> str:
-    """All workloads: the table."""
+    """Run all workloads, and return the table."""
     wanted = [name for name in CONTENDERS if name in options.contenders]
     for name in list(wanted):
         if importlib.util.find_spec(CONTENDERS[name][1]) is None:
-            print(f"{name} is not installed, and is left out: pip install -e '.[bench]'", file=sys.stderr)
+            print(f"{name} is not installed and is skipped: pip install -e '.[bench]'", file=sys.stderr)
             wanted.remove(name)
     options.contenders = wanted
     images = training_images(options)
     if images.shape[1:] != (28, 28, 1):
-        raise InputError(f"--data {options.data}: the networks are for images of 28x28, not {images.shape[1:]}")
+        raise InputError(f"--data {options.data}: {images.shape[1:]}, not images of 28x28; use others")
     chosen = options.workloads or (names if options.device == "gpu" else WORKLOADS)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -206,7 +209,7 @@ def benchmark(options: argparse.Namespace, names: dict[str, Workload]) -> str:
         for precision in options.precision or (("float32", "mixed") if options.device == "gpu" else ("float32",)):
             for name in chosen:
                 if precision == "mixed" and names[name].net == "sequence":
-                    continue  # our LSTMs stay in float32
+                    continue  # the LSTMs of jaxae stay in float32
                 label = name if precision == "float32" else f"{name}, bfloat16"
                 rows += measure(label, names[name], precision, options, path)
                 said = written({"rows": rows}, options)
@@ -214,12 +217,12 @@ def benchmark(options: argparse.Namespace, names: dict[str, Workload]) -> str:
 
 
 def training_images(options: argparse.Namespace) -> np.ndarray:
-    """Of the data that the options name."""
+    """The training images of the data set in the options."""
     return run.loaded(run.Config(data=options.data, data_dir=options.data_dir, manual_dir=options.manual_dir)).train.x
 
 
 def written(result: dict[str, Any], options: argparse.Namespace) -> str:
-    """The result as text, which is also in the files."""
+    """Write the result to the files, and return it as text."""
     packages = ("jax", "flax", "torch", "keras", "pythae")
     versions = {name: importlib.metadata.version(name) for name in packages if importlib.util.find_spec(name)}
     machine = {"device": device(options.device), "cores": os.cpu_count(), "versions": versions}
@@ -232,7 +235,7 @@ def written(result: dict[str, Any], options: argparse.Namespace) -> str:
 
 
 def whole(options: argparse.Namespace) -> str:
-    """A whole experiment and its start: seconds, as lines."""
+    """Time a complete experiment and its start; return the seconds, one line each."""
     told = {"device": options.device, "precision": "float32", "compile": False, "optimizer": "rmsprop"}
     told |= {"net": "vae", "batch": 100, "lr": 1e-3, "hidden": 256, "latent": 2}
     images = training_images(options)
@@ -254,7 +257,7 @@ def whole(options: argparse.Namespace) -> str:
             return time.monotonic() - began
 
         first = [str(FOLDER / "first.py"), "vae", *where]
-        seconds(*first)  # which also decodes the data
+        seconds(*first)  # also decodes the data into the cache
         for compiled in folder.glob("jaxae/compiled"):
             shutil.rmtree(compiled)
         cold, warm = seconds(*first), [seconds(*first) for _ in range(options.turns)]
@@ -269,9 +272,9 @@ def whole(options: argparse.Namespace) -> str:
         result = json.loads((folder / "run0" / "result.json").read_text())
     found = {
         "start to first step, seconds": round(cold, 1),
-        "with all compiled before": round(statistics.median(warm), 1),
+        "the same with a filled compilation cache": round(statistics.median(warm), 1),
         "ten epochs from start to last picture, seconds": round(statistics.median(ours), 1),
-        "with nothing but the steps compiled before": round(ours[0], 1),
+        "the same with only the steps in the compilation cache": round(ours[0], 1),
         "memory, GiB": round(result["peak_memory_bytes"] / 2**30, 2),
     }
     if torch:
@@ -280,13 +283,13 @@ def whole(options: argparse.Namespace) -> str:
 
 
 def on(kind: str) -> dict[str, str]:
-    """The environment of a process that uses this kind of device, which others use too."""
+    """Environment of a process that uses this kind of device, without reserving all of its memory."""
     platform = "cpu" if kind == "cpu" else "cuda"
     return os.environ | {"JAX_PLATFORMS": platform, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 
 def device(kind: str) -> str:
-    """The name of the processor, or of the accelerator."""
+    """Name of the processor or the accelerator."""
     if kind == "gpu":
         command = [sys.executable, "-c", "import jax; print(jax.devices()[0].device_kind)"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")[-2]

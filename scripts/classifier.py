@@ -1,6 +1,6 @@
-"""Trains the classifier in whose features `jaxae quality` compares images: python scripts/classifier.py --data mnist
+"""Train the classifier whose features `jaxae quality` uses: python scripts/classifier.py --data mnist
 
-Prints its test accuracy. On MNIST that is to be above 99 %, which takes about a minute on two CPU cores.
+Prints its test accuracy, which is above 99 % on MNIST after about a minute on two CPU cores.
 """
 
 import argparse
@@ -17,7 +17,7 @@ def main() -> None:
 
 
 def make(_: loop.Stop) -> str:
-    """What it has reached, and where the weights are."""
+    """Train and save the classifier; return its test accuracy and its path."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="mnist", help="as for the experiments (default: %(default)s)")
     parser.add_argument("--data-dir", default="", help="as for the experiments")
@@ -25,12 +25,12 @@ def make(_: loop.Stop) -> str:
     parser.add_argument("--binarize", choices=("none", "static"), default="none", help="as for the experiments")
     parser.add_argument("--epochs", type=int, default=classifier.EPOCHS, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    parser.add_argument("--to", type=Path, help="file to write (default: in the cache, where `jaxae quality` looks)")
+    parser.add_argument("--to", type=Path, help="file to write (default: the cache of `jaxae quality`)")
     options = parser.parse_args()
     if options.epochs < 1 or options.seed < 0:
-        raise InputError("--epochs, --seed: at least 1 and 0")
+        raise InputError(f"--epochs {options.epochs} --seed {options.seed}: must be at least 1 and 0")
     if options.to is None and (options.epochs, options.seed) != (classifier.EPOCHS, 0):
-        raise InputError("--epochs, --seed: only its own are for the cache: give a file as --to")
+        raise InputError("--epochs, --seed: the cache holds only the defaults: give a file as --to")
     fields = {name: getattr(options, name) for name in ("data", "data_dir", "manual_dir", "binarize")}
     images = run.loaded(run.Config(**fields))
     to = options.to or classifier.cache_path(images)

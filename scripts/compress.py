@@ -1,9 +1,10 @@
 """Autoencoders against principal components at the same code size, and against JPEG at the same bytes.
 
-Source: Chollet 2016, who says that JPEG is hard to beat, and that a linear code comes close to principal components.
+Source: Chollet 2016, who states that it is difficult to compress images better than JPEG by an autoencoder, and that a
+linear one comes close to principal components.
 Command: python scripts/compress.py --data mnist --latents 4 8 16 32 64 --epochs 30 --workdir runs/compression
-Measured: squared error per pixel on the MNIST test split, seed 0 (18 minutes on two CPU cores that other programs
-shared):
+Measured: squared error per pixel on the MNIST test split, seed 0 (18 minutes on two shared CPU
+cores):
 
     bytes per image             4        8       16       32       64
     dense autoencoder     0.02748  0.01660  0.00991  0.00625  0.00482
@@ -11,18 +12,19 @@ shared):
     principal components  0.04737  0.03641  0.02538  0.01521  0.00775
     JPEG                        -        -        -  0.01219  0.00554
 
-Both sayings hold, the first not everywhere. The linear autoencoder comes within 1 % of principal components. The dense
-one beats all others from 4 to 64 bytes. JPEG has no rate below 30 bytes, beats both linear codes at 32 and 64, reaches
-the dense one's best error at 71, and with more (quality 50: 162 bytes, 0.00118) goes where none of these autoencoders
-does. In a file per image it needs at least 200 bytes, 170 of them for header and tables.
+The second statement holds, the first in part. The linear autoencoder comes within 1 % of principal components. The
+dense one has the smallest error of all from 4 to 64 bytes. JPEG has no rate below 30 bytes, beats both linear codes at
+32 and 64, reaches the smallest error of the dense one at 71, and falls below all of these autoencoders at higher rates
+(quality 50: 162 bytes, 0.00118). With one file per image it needs at least 200 bytes, 170 of them for header and
+tables.
 
-Nor is the comparison even. JPEG knows nothing of digits; the decoders do, and the receiver must have them: with 64
-numbers 1.9 MB for the dense one, 0.2 MB for the components, 191 and 20 bytes for each of 10,000 images. On the other
-side, codes take a byte a number (uniform between the extremes of the training codes, clipped), which costs next to no
-error, and are not entropy-coded as JPEG's are: the table gives the entropy, about a tenth below.
+The comparison is not even. JPEG is not fitted to digits; the decoders are, and the receiver needs them: with 64
+numbers, 1.9 MB for the dense autoencoder and 0.2 MB for the components, which is 191 and 20 bytes for each of 10,000
+images. On the other hand, a code takes one byte per number (uniform quantization between the extremes of the training
+codes, with clipping), which adds next to no error, and has no entropy coding, unlike JPEG: the table has the entropy,
+which is about a tenth smaller.
 
-All is written below the workdir: a run per autoencoder, compression.md and compression.png. Repeating the command goes
-on where it was stopped.
+The workdir holds a run for each autoencoder, compression.md and compression.png. Repeating the command resumes.
 """
 
 import argparse
@@ -51,15 +53,15 @@ from jaxae.run.find import name_of
 from jaxae.training.trained import Trained
 from jaxae.variants import autoencoder
 
-LEVELS = 256  # of a quantised number: a byte
+LEVELS = 256  # of a quantized number: one byte
 QUALITIES = (1, 3, 5, 10, 15, 20, 30, 40, 50, 60, 70, 80, 90, 95)  # of JPEG
-BLOCK = 8  # pixels: images that start at multiples of it share no block of JPEG
-PIXELS = 2**24  # of a mosaic, at most
-STYLES = ("o-", "s-", "D--", "^-", "v-")  # of the curves: those that fall on one another are still seen
+BLOCK = 8  # width of a JPEG block in pixels; images that start at multiples of it share no block
+PIXELS = 2**24  # maximum size of a mosaic
+STYLES = ("o-", "s-", "D--", "^-", "v-")  # of the curves, so that overlapping ones stay visible
 
 
 class Principal(NamedTuple):
-    """The first `size` principal components, with the functions of a `Trained`; what is decoded is not clipped."""
+    """The first `size` principal components, with `encode` and `decode` as in `Trained`; the output is not clipped."""
 
     pca: PCA
     size: int
@@ -73,26 +75,26 @@ class Principal(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What a coder of k numbers does to the test images; errors are squared, mean over pixels in [0, 1]."""
+    """Errors and entropy of a coder on the test images; errors are squared, mean over pixels in [0, 1]."""
 
-    size: int  # k numbers, or bytes where each is one
+    size: int  # dimensions of the code, one byte each
     name: str
-    floats: float  # error from codes as they are
-    error: float  # from codes of a byte a number
-    entropy: float  # of these, in bytes per image
+    floats: float  # error from float codes
+    error: float  # error from quantized codes
+    entropy: float  # of the quantized codes, in bytes per image
 
 
 class Jpeg(NamedTuple):
-    """What JPEG does to the test images."""
+    """Bytes and error of JPEG at one quality on the test images."""
 
     quality: int
     shared: float  # bytes per image in a mosaic
-    single: float  # bytes per image in a file of its own
+    single: float  # bytes per image in one file per image
     error: float
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:
-    """The linear autoencoder: a matrix and a bias each way, squared error."""
+    """The linear autoencoder: one dense layer each way, squared error."""
     encoder = nets.MLP((), (config.latent,), axes=len(info.shape))
     model = autoencoder.Autoencoder(encoder, nets.MLP((), info.shape), output=nets.linear)
     loss = autoencoder.loss(model, "mse")
@@ -110,24 +112,24 @@ def distortion(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def quantise(z: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Each number to the nearest of `LEVELS` from low to high, counted from 0; what lies outside is clipped."""
+    """Index of the nearest of `LEVELS` values, evenly spaced from low to high; numbers outside are clipped."""
     span = np.where(high > low, high - low, 1)
     return np.clip(np.round((z - low) / span * (LEVELS - 1)), 0, LEVELS - 1).astype(np.uint8)
 
 
 def dequantise(q: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """The numbers again."""
+    """The values of these indices: the inverse of `quantise`."""
     return low + q * ((high - low) / (LEVELS - 1))
 
 
 def entropy(q: np.ndarray) -> float:
-    """Bytes per image that an ideal code of each dimension by itself would take, frequencies known."""
+    """Bytes per image of an ideal entropy code for each dimension separately, with known frequencies."""
     shares = np.stack([np.bincount(column, minlength=LEVELS) for column in q.T]) / len(q)
     return float(-np.sum(shares * np.log2(shares, where=shares > 0, out=np.zeros_like(shares))) / 8)
 
 
 def measure(name: str, size: int, coder: Trained | Principal, train: np.ndarray, test: np.ndarray) -> Measured:
-    """The coder on the test images; its codes are quantised between the extremes of those of the training images."""
+    """Evaluate a coder on the test images; codes are quantized between the extremes of the training codes."""
     codes, z = np.asarray(coder.encode(train)), np.asarray(coder.encode(test))
     ends = codes.min(0), codes.max(0)
     q = quantise(z, *ends)
@@ -136,7 +138,7 @@ def measure(name: str, size: int, coder: Trained | Principal, train: np.ndarray,
 
 
 def tile(x: np.ndarray) -> np.ndarray:
-    """[N, H, W, C] -> one picture, near to square; every image starts at a multiple of `BLOCK`."""
+    """Tile images [N, H, W, C] into a nearly square mosaic; every image starts at a multiple of `BLOCK`."""
     x = np.pad(x, ((0, 0), (0, -x.shape[1] % BLOCK), (0, -x.shape[2] % BLOCK), (0, 0)), mode="edge")
     n, h, w, c = x.shape
     columns = min(n, ceil(sqrt(n * h / w)))
@@ -146,7 +148,7 @@ def tile(x: np.ndarray) -> np.ndarray:
 
 
 def cut(mosaic: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The images [N, H, W, C] of this shape again."""
+    """Images [N, H, W, C] of this shape from a mosaic: the inverse of `tile`."""
     n, height, width, c = shape
     h, w = (size + -size % BLOCK for size in (height, width))
     x = mosaic.reshape(mosaic.shape[0] // h, h, mosaic.shape[1] // w, w, c).swapaxes(1, 2)
@@ -154,7 +156,7 @@ def cut(mosaic: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def store(x: np.ndarray, together: int, **how: Any) -> tuple[float, np.ndarray]:
-    """Bytes per image, and the images as they come back, from files with up to `together` of them."""
+    """Compress mosaics of up to `together` images; return the bytes per image and the decoded images."""
     size, back = 0, []
     for part in (x[i : i + together] for i in range(0, len(x), together)):
         mosaic, file = tile(part), BytesIO()
@@ -165,7 +167,7 @@ def store(x: np.ndarray, together: int, **how: Any) -> tuple[float, np.ndarray]:
 
 
 def jpeg(x: np.ndarray, quality: int) -> Jpeg:
-    """In mosaics and in single files; the error is the same, for blocks are coded one by one."""
+    """Compress as mosaics and as single files; the error is the same, since JPEG codes blocks independently."""
     how = {"format": "JPEG", "quality": quality, "subsampling": 0, "optimize": True}
     shared, back = store(x, max(1, PIXELS // tile(x[:1]).size), **how)
     single, _ = store(x, 1, **how)
@@ -173,7 +175,7 @@ def jpeg(x: np.ndarray, quality: int) -> Jpeg:
 
 
 def between(size: float, sizes: Sequence[float], errors: Sequence[float]) -> float | None:
-    """The error at this size, its logarithm linear between the sizes (increasing); None outside of them."""
+    """Interpolate the error at this size, linearly in its logarithm; sizes increase. None outside of them."""
     if not sizes[0] <= size <= sizes[-1]:
         return None
     return float(np.exp(np.interp(size, sizes, np.log(errors))))
@@ -185,7 +187,7 @@ def psnr(error: float) -> float:
 
 
 def trained(options: argparse.Namespace, info: run.Info, size: int, stop: loop.Stop) -> dict[str, Trained]:
-    """The autoencoders with a code of this size, from their runs in the workdir, which are finished first."""
+    """Train or load the autoencoders with a code of this size in the workdir."""
     fields = {"data": options.data, "data_dir": options.data_dir, "manual_dir": options.manual_dir}
     fields |= {"epochs": options.epochs, "batch_size": min(Config.batch_size, info.train), "latent": size}
     fields |= {"overwrite": options.overwrite, "figures": options.figures}
@@ -199,15 +201,15 @@ def trained(options: argparse.Namespace, info: run.Info, size: int, stop: loop.S
 
 
 def contest(options: argparse.Namespace, dataset: data.Dataset, stop: loop.Stop) -> list[Measured]:
-    """Every coder at every size. InputError for data and sizes that do not suit."""
+    """Measure every coder at every size. InputError for data that are not images, and for sizes out of range."""
     train, test = dataset.train.x, dataset.test.x
     if train.dtype != np.uint8 or train.shape[3] not in (1, 3):
-        raise InputError(f"--data {options.data}: examples of shape {dataset.shape} are no images for JPEG")
+        raise InputError(f"--data {options.data}: JPEG needs grey or colour images, not {dataset.shape}")
     sizes, most = sorted(set(options.latents)), min(len(train), train[0].size)
     if sizes[0] < 1 or sizes[-1] > most:
         raise InputError(f"--latents {' '.join(map(str, sizes))}: must be from 1 to {most}")
     if (options.workdir / "config.json").exists():
-        raise InputError(f"--workdir {options.workdir}: is itself a run: give another")
+        raise InputError(f"--workdir {options.workdir}: is a run directory: give another")
     models = {size: trained(options, dataset.info, size, stop) for size in sizes}
     pca = components(train, sizes[-1])
     return [
@@ -218,12 +220,12 @@ def contest(options: argparse.Namespace, dataset: data.Dataset, stop: loop.Stop)
 
 
 def table(title: str, coders: list[Measured], jpegs: list[Jpeg]) -> str:
-    """Markdown; the least error at each number of bytes is bold."""
+    """The results as Markdown; the smallest error at each size is bold."""
     lines = [
         f"# {title}\n",
         "Squared error, mean over pixels in [0, 1], and its PSNR. A code of k numbers takes k bytes; the decoder,",
-        "which the receiver must have, is not counted. JPEG's error at k bytes is interpolated between qualities,",
-        f"of which the lowest takes {jpegs[0].shared:.1f} bytes and the highest {jpegs[-1].shared:.1f}.\n",
+        "which the receiver needs, is not counted. The error of JPEG at k bytes is interpolated between qualities,",
+        f"from {jpegs[0].shared:.1f} bytes at the lowest to {jpegs[-1].shared:.1f} at the highest.\n",
         "| bytes | coder | error | PSNR, dB | error, codes as floats | entropy of codes, bytes |",
         "|---|---|---|---|---|---|",
     ]
@@ -234,7 +236,7 @@ def table(title: str, coders: list[Measured], jpegs: list[Jpeg]) -> str:
         best = min(error for _, error, *_ in rows if error is not None)
         for name, error, *rest in rows:
             mark = "**" if error == best else ""
-            both = "no such rate | -" if error is None else f"{mark}{error:.5f}{mark} | {psnr(error):.2f}"
+            both = "rate not reached | -" if error is None else f"{mark}{error:.5f}{mark} | {psnr(error):.2f}"
             lines.append(f"| {size} | {name} | {both} | {' | '.join(rest)} |")
     lines += ["\n| JPEG quality | bytes, mosaic | bytes, single file | error | PSNR, dB |", "|---|---|---|---|---|"]
     lines += [f"| {j.quality} | {j.shared:.1f} | {j.single:.1f} | {j.error:.5f} | {psnr(j.error):.2f} |" for j in jpegs]
@@ -242,9 +244,9 @@ def table(title: str, coders: list[Measured], jpegs: list[Jpeg]) -> str:
 
 
 def picture(title: str, coders: list[Measured], jpegs: list[Jpeg]) -> Figure:
-    """PSNR over bytes."""
+    """PSNR over bytes per image."""
     curves = {
-        f"{name}, a byte a number": [(m.size, m.error) for m in coders if m.name == name]
+        f"{name}, one byte per number": [(m.size, m.error) for m in coders if m.name == name]
         for name in dict.fromkeys(m.name for m in coders)
     }
     curves["JPEG, one mosaic"] = [(j.shared, j.error) for j in jpegs]
@@ -263,22 +265,22 @@ def picture(title: str, coders: list[Measured], jpegs: list[Jpeg]) -> Figure:
 
 
 class Parser(argparse.ArgumentParser):
-    """One that refuses in a line."""
+    """A parser that raises InputError, in one line."""
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message} (see --help)")
 
 
 def compare(argv: Sequence[str] | None = None, stop: loop.Stop = loop.never) -> str:
-    """Train, measure and write; the table. InputError, errors.Diverged, errors.Interrupted."""
+    """Train, measure, write the files, and return the table. InputError, errors.Diverged, errors.Interrupted."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="digits", help="as for an experiment (default: digits)")
+    parser.add_argument("--data", default="digits", help="data set, as for the experiments (default: digits)")
     parser.add_argument("--data-dir", default="", help="folder of prepared TFDS sets")
     parser.add_argument("--manual-dir", default="", help="folder of archives already downloaded")
     parser.add_argument("--latents", type=int, nargs="+", default=[4, 8, 16, 32, 64], help="code sizes")
-    parser.add_argument("--epochs", type=int, default=30, help="of each training (default: 30)")
-    parser.add_argument("--workdir", type=Path, default=Path("runs/compression"), help="everything goes here")
-    parser.add_argument("--figures", choices=("all", "none"), default="all", help="of each run, as for an experiment")
+    parser.add_argument("--epochs", type=int, default=30, help="epochs of each autoencoder (default: 30)")
+    parser.add_argument("--workdir", type=Path, default=Path("runs/compression"), help="folder of all runs and results")
+    parser.add_argument("--figures", choices=("all", "none"), default="all", help="as for the experiments")
     parser.add_argument("--overwrite", action="store_true", help="start again in a workdir that holds other runs")
     options = parser.parse_args(argv)
     dataset = run.loaded(Config(data=options.data, data_dir=options.data_dir, manual_dir=options.manual_dir))

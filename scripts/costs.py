@@ -1,8 +1,9 @@
-"""What seeds, reductions and parts cost, as ratios measured turn by turn: python scripts/costs.py vae --batch-size 128
+"""Time ratios of seeds, reductions and microbatches: python scripts/costs.py vae --batch-size 128
 
-Seeds at once against as many runs one after the other; --reduction reproducible against fast on 1, 2, 4 and 8 devices
-(virtual ones, on a CPU); --accumulate 4 against 1. Training alone: neither compilation nor evaluation. The median over
-the turns, with the smallest and the largest. Flags other than these are the experiment's.
+Several seeds in one program against as many runs one after the other; --reduction reproducible against fast on 1, 2, 4
+and 8 devices (virtual ones on a CPU); --accumulate 4 against 1. Times are of training only, without compilation and
+evaluation; the two alternatives take turns. Prints the median ratio over the turns, with minimum and maximum. All other
+flags are those of the experiment.
 """
 
 import argparse
@@ -27,9 +28,9 @@ def main() -> None:
 
 
 def costs(_: loop.Stop) -> str:
-    """A row for each comparison."""
+    """The table: a row for each comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiment", help="its name: vae")
+    parser.add_argument("experiment", help="name of the experiment, such as vae")
     parser.add_argument("--turns", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--together", type=int, default=8, help="seeds at once (default: %(default)s)")
     options, flags = parser.parse_known_args()
@@ -48,9 +49,7 @@ def costs(_: loop.Stop) -> str:
     for _, *both in rows:
         for one in both:
             prepare(module, dataset, *one)  # InputError before anything is timed
-    print(
-        f"{name} on {jax.devices()[0].device_kind}, batch size {config.batch_size}: time against time", file=sys.stderr
-    )
+    print(f"{name} on {jax.devices()[0].device_kind}, batch size {config.batch_size}: ratio of times", file=sys.stderr)
     said = []
     for title, *both in rows:
         ratios = []
@@ -62,7 +61,7 @@ def costs(_: loop.Stop) -> str:
 
 
 def prepare(module: ModuleType, dataset: Dataset, config: Config, devices: int) -> tuple[run.Experiment, plans.Plan]:
-    """The experiment, and the plan for this number of devices. InputError for a configuration that suits neither."""
+    """The experiment, and the plan for this number of devices. InputError for a configuration that is not supported."""
     some = jax.devices()[:devices]
     with command_line.flags_of(config), input_errors():
         plan = plans.plan("auto", config.batch_size, config.seeds, some, config.reduction, config.accumulate)
@@ -70,7 +69,7 @@ def prepare(module: ModuleType, dataset: Dataset, config: Config, devices: int) 
 
 
 def seconds(module: ModuleType, dataset: Dataset, config: Config, devices: int) -> float:
-    """Seconds per image and seed. InputError for a training that is too short to time."""
+    """Training time in seconds per image and seed. InputError for a run with too few steps to time."""
     experiment, plan = prepare(module, dataset, config, devices)
     step, timed, spent = 0, 0, 0.0
     for now in loop.configured(experiment, dataset, config, plan):

@@ -57,7 +57,7 @@ NOISE = re.compile(
 
 
 def modules() -> dict[str, doc.Module]:
-    """The public modules by name; those of a package are in its `__all__` too, and the lazy names of jaxae resolve."""
+    """The public modules by name, each added to the `__all__` of its package. Resolves the lazy names of jaxae."""
     vars(jaxae).update({name: getattr(jaxae, name) for name in jaxae.__all__})
     found = [jaxae]
     for info in pkgutil.walk_packages(jaxae.__path__, "jaxae."):
@@ -70,7 +70,7 @@ def modules() -> dict[str, doc.Module]:
 
 
 def described(module: doc.Module) -> doc.Module:
-    """The module, to be rendered: see `describe_flax` and `describe_arguments`."""
+    """The module, prepared for rendering: see `describe_flax` and `describe_arguments`."""
     for kind in module.classes:
         if issubclass(kind.obj, nn.Module):
             describe_flax(kind)
@@ -84,7 +84,7 @@ def described(module: doc.Module) -> doc.Module:
 
 
 def describe_flax(kind: doc.Class) -> None:
-    """Show `__call__`, hide what Flax adds, and show fields whose default is a function as fields."""
+    """Show `__call__`, hide the members that Flax adds, and show fields whose default is a function as fields."""
     for name in {*dir(nn.Module), "name", "parent", "scope"} - {"__init__"}:
         kind.members.pop(name, None)
     if "__call__" in kind.members:
@@ -97,7 +97,7 @@ def describe_flax(kind: doc.Class) -> None:
 
 
 def describe_arguments(member: doc.Doc, names: list[str]) -> None:
-    """Start a line at each of these names and each error in the docstring ("name: ...", "ValueError for ...")."""
+    """Put each argument and each error in a docstring ("name: ...", "ValueError for ...") on a line of its own."""
     name = "|".join(names) or "(?!)"
     argument = rf"(?:^|\n|(?<=[.;]) )((?:(?:{name}), )*(?:{name})): "
     text = re.sub(argument, r"  \n**\1**: ", member.docstring)
@@ -119,7 +119,7 @@ def markdown(path: Path) -> str:
 
 
 def html(source: Path, site: Path, pages: dict[Path, str]) -> str:
-    """This file with links to the pages of files; a file without a page is copied."""
+    """Render this file; links lead to the pages of files, and files without a page are copied."""
 
     def link(match: re.Match[str]) -> str:
         name = match[1] or match[2]
@@ -142,7 +142,7 @@ def build(site: Path) -> None:
     env = render.env
     env.loader = jinja2.ChoiceLoader([jinja2.DictLoader(TEMPLATES), env.loader])
     found = modules()
-    pages: dict[Path, str] = {}  # of a file or a folder, within the site
+    pages: dict[Path, str] = {}  # path within the site of a file or a folder
     for name, module in found.items():
         file, page = module.source_file.resolve(), name.replace(".", "/") + ".html"
         pages |= {file: page} | ({file.parent: page, file.parent / "README.md": page} if module.is_package else {})

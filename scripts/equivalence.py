@@ -1,7 +1,7 @@
 """Compare an older revision with the working tree, run by run: python scripts/equivalence.py --revision 6189b08
 
 Both train every experiment for 20 steps of SGD from the same seed, with every weight off its default, on one and on
-eight virtual CPU devices, with one and with three seeds, with whole batches and microbatches. Prints the largest
+eight virtual CPU devices, with one and with three seeds, with and without microbatches. Prints the largest
 relative differences of the metrics (metrics.jsonl, all collections of the newest checkpoint, likelihood and codebook in
 result.json) and of the gradients summed over the steps (the difference of the parameters, relative to their change in
 training). Exit code 1 for a difference above 1e-5 that `changed` does not list. A larger one of gradients that nearly
@@ -33,8 +33,8 @@ WAYS = {  # by the number of devices
     1: ("", "--seeds 3", "--accumulate 4"),
     8: ("--seeds 3", "--parallel jit", "--accumulate 4", "--reduction reproducible --seeds 3"),
 }
-INITIAL = "--seeds 3 --lr 0"  # flags of a run that keeps the initial parameters
-# Weights that exclude each other are on lines of their own.
+INITIAL = "--seeds 3 --lr 0"  # flags of a run without training, which records the initial parameters
+# Mutually exclusive weights are on separate lines.
 CASES = """
 aae --hidden 24 --latent 4 --discriminator 16 --lr 2 --adversarial-lr 0.3
 beta_vae --hidden 24 --latent 4 --lr 2e-3 --kl-weight 2.5 --kl-warmup 3 --kl-cycles 2 --capacity 2
@@ -86,9 +86,9 @@ Arrays = dict[str, np.ndarray]
 
 
 def changed(name: str, flags: str) -> tuple[str, ...] | None:
-    """The metrics that differ on purpose; None: everything does."""
+    """Metrics with an intended difference; None: all differ."""
     if name == "iwae" and "--kl-warmup" in flags:
-        # The KL term in the metric elbo has weight 1 now. The doubly reparameterised gradient was right for 1 only.
+        # The metric elbo now has KL weight 1. The doubly reparameterized gradient was correct for this weight only.
         return None if "dreg" in flags else ("train elbo",)
     return ()
 
@@ -136,7 +136,7 @@ def main() -> None:
 
 
 def compare(tree: Path, names: list[str], folder: Path) -> int:
-    """Print the table; the number of rows that are not equal."""
+    """Print the table, and return the number of rows that are not equal."""
     write_data(folder)
     new, old = folder / "new", folder / "old"
     cases = [line.split(" ", 1) for line in CASES.strip().splitlines()]
@@ -165,7 +165,7 @@ def row(run: Run, new: Path, old: Path) -> tuple[tuple[float, float] | None, str
     """The largest relative differences of metrics and of gradients, and a remark, unless they are small."""
     codes = [file.read_text() if (file := run.workdir(folder) / "code").exists() else "" for folder in (new, old)]
     if codes == ["2", "2"] and re.search("accumulate|reproducible", run.way):
-        return None, "refused by both"  # the loss needs the whole batch
+        return None, "an error in both"  # the loss needs the global batch
     if codes != ["0", "0"]:
         return None, f"FAILED: exit codes {codes}"
     found, before = (results(run.workdir(folder)) for folder in (new, old))
@@ -190,7 +190,7 @@ def row(run: Run, new: Path, old: Path) -> tuple[tuple[float, float] | None, str
 
 
 def largest_difference(new: Arrays, old: Arrays, names: list[str], initial: Arrays) -> tuple[float, str]:
-    """The largest |new - old| / |old - initial| of the arrays of these names, in the Euclidean norm, and its name."""
+    """The largest |new - old| / |old - initial| over these arrays, in the Euclidean norm, and the name of its array."""
 
     def relative(name: str) -> float:
         apart = np.linalg.norm(np.ravel(new[name] - old[name]))
@@ -231,7 +231,7 @@ def write_data(folder: Path) -> None:
 
 
 def start(tree: Path, folder: Path, runs: list[Run]) -> "subprocess.Popen[bytes]":
-    """Start a process for these runs, of one experiment and one device count, with the sources of the tree."""
+    """Start a process that trains these runs, of one experiment and one number of devices, from this source tree."""
     folder.mkdir(exist_ok=True)
     (folder / "tasks.json").write_text(json.dumps([run.task(folder, old=tree != ROOT) for run in runs]))
     environment = {
@@ -241,7 +241,7 @@ def start(tree: Path, folder: Path, runs: list[Run]) -> "subprocess.Popen[bytes]
         "JAX_NUM_CPU_DEVICES": str(runs[-1].devices),
         "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",  # compile sooner
+        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",  # compile faster
     }
     program = f"import sys; sys.path.append({str(Path(__file__).parent)!r}); import equivalence; equivalence.drive()"
     command = [sys.executable, "-c", program, f"experiments.{runs[0].name}", str(folder / "tasks.json")]
@@ -249,7 +249,7 @@ def start(tree: Path, folder: Path, runs: list[Run]) -> "subprocess.Popen[bytes]
 
 
 def drive() -> None:
-    """Run the tasks of `start` in its process, and write exit codes and arrays into the run directories."""
+    """Train the tasks of `start` in its process, and write exit codes and arrays into the run directories."""
     import jax
     import optax
 
@@ -261,7 +261,7 @@ def drive() -> None:
     module = importlib.import_module(sys.argv[1])
     if not Path(str(module.__file__)).is_relative_to(Path.cwd()):
         raise ImportError(f"{module.__file__} is not in {Path.cwd()}")
-    if not hasattr(module.Config, "figures"):  # the older revision always draws
+    if not hasattr(module.Config, "figures"):  # the older revision has no --figures none
         figures, report, log = (importlib.import_module(f"jaxae.{name}") for name in ("figures", "report", "log"))
         figures.draw = figures.strip = figures.codes_of = report.write = lambda *_: [None]
         log.TensorBoard.picture = log.TensorBoard.histogram = lambda *_: None

@@ -1,12 +1,12 @@
-"""Runs the experiments by the commands of their docstrings, and records their figures.
+"""Run the experiments by the commands in their docstrings, and record their results.
 
-python scripts/reproduce.py                        all of them, on MNIST as TFDS has it
+python scripts/reproduce.py                        all of them, on MNIST from TFDS
 python scripts/reproduce.py dense sparse           some of them
 python scripts/reproduce.py --data-dir DIR --manual-dir DIR --workdir runs/reproduce
 
-Repeating the command resumes: each run is continued in its directory, a finished one is only read. Every run that is
-finished in the workdir becomes an entry of results.json in the folder --out (experiments/); the entries of the other
-experiments stay. README.md, the tables of all entries (`tables.py`), and the pictures are written beside it.
+Repeating the command resumes: unfinished runs continue, and finished ones are only read. Every finished run in the
+workdir becomes an entry of results.json in the folder --out (experiments/); the entries of other experiments are kept.
+README.md, with the tables of all entries (`tables.py`), and the pictures are written beside it.
 """
 
 import argparse
@@ -33,7 +33,7 @@ WIDTH = 640  # pixels
 
 
 def command(name: str) -> list[str]:
-    """The arguments in an experiment's docstring."""
+    """The arguments of the command in an experiment's docstring."""
     words = shlex.split(fields(docstrings("jaxae.experiments")[name]).get("Command", ""))
     if words[:2] != ["jaxae", name]:
         raise ValueError(f"experiments/{name}.py: its docstring has no line 'Command: jaxae {name} ...'")
@@ -41,7 +41,7 @@ def command(name: str) -> list[str]:
 
 
 def entry(name: str, run: Path) -> dict[str, Any]:
-    """What results.json holds of a finished run."""
+    """The entry of a finished run in results.json."""
     result, saved = read(run, "result.json"), read(run, "config.json")
     config = saved["config"]
     found = {
@@ -62,14 +62,14 @@ def entry(name: str, run: Path) -> dict[str, Any]:
 
 
 def _averages(value: Any) -> Any:
-    """A value of a result without the figures of single seeds."""
+    """A value of a result without the values of single seeds."""
     if not isinstance(value, dict):
         return value
     return {key: _averages(part) for key, part in value.items() if key != "seeds"}
 
 
 def special(run: Path, result: dict[str, Any], config: dict[str, Any]) -> str:
-    """The picture that shows best what an experiment is about."""
+    """The figure that is characteristic of an experiment."""
     exist = {path.stem for path in (run / "figures").glob("*.png")}
     suits = {
         "manifold": "manifold" in exist,
@@ -106,15 +106,15 @@ def read(run: Path, file: str) -> dict[str, Any]:
 
 
 def call(arguments: list[str]) -> int:
-    """Run Python; its exit code. Signals are for it: it saves, and says so."""
+    """Run Python, and return its exit code. Signals are passed on: the run saves its last step and reports it."""
     with subprocess.Popen([sys.executable, *arguments], cwd=ROOT) as child:
-        signal.signal(signal.SIGINT, lambda *_: None)  # a terminal sends it to the child too
+        signal.signal(signal.SIGINT, lambda *_: None)  # a terminal also sends it to the child
         signal.signal(signal.SIGTERM, lambda *_: child.terminate())
         return child.wait()
 
 
 def main(call: Callable[[list[str]], int] = call) -> None:
-    """Run, and record."""
+    """Run the experiments, and record the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"experiments (default: all): {', '.join(NAMES)}")
     parser.add_argument("--workdir", type=Path, default=ROOT / "runs" / "reproduce", help="holds a directory per run")
@@ -125,7 +125,7 @@ def main(call: Callable[[list[str]], int] = call) -> None:
     parser.add_argument("--manual-dir", type=Path, help="folder of archives already downloaded")
     options = parser.parse_args()
     if unknown := set(options.names) - set(NAMES):
-        parser.error(f"no experiments named {', '.join(sorted(unknown))}: there are {', '.join(NAMES)}")
+        parser.error(f"unknown experiments {', '.join(sorted(unknown))}: use {', '.join(NAMES)}")
     workdir = options.workdir.absolute()
     folders = {"--data-dir": options.data_dir, "--manual-dir": options.manual_dir}
     where = [f"{flag}={folder.absolute()}" for flag, folder in folders.items() if folder]

@@ -1,7 +1,7 @@
-"""Repeats a finished run from its config.json alone, and compares: python scripts/reproduce_run.py RUN [--workdir DIR]
+"""Repeat a finished run from its config.json alone, and compare: python scripts/reproduce_run.py RUN [--workdir DIR]
 
-The metrics must be the same to the byte, and so must the last checkpoint. If they are not, the recorded facts that
-differ here are named: versions, device, data. Exit code 0: the same; 1: not the same; 2: the run cannot be repeated.
+Metrics and last checkpoint must be equal bit for bit. Otherwise the recorded facts that differ on this machine are
+printed: versions, device, data. Exit code 0: equal; 1: different; 2: the run cannot be repeated.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from jaxae.training.checkpoint import newest_digests
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="run directory")
-    parser.add_argument("--workdir", type=Path, help="where to repeat it (default: a directory that is then removed)")
+    parser.add_argument("--workdir", type=Path, help="run directory of the repetition (default: a temporary one)")
     options = parser.parse_args()
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -28,19 +28,19 @@ def main() -> None:
     except InputError as error:
         parser.exit(2, f"error: {error}\n")
     if not different:
-        print("the same, to the byte: metrics.jsonl and the last checkpoint")
+        print("equal bit for bit: metrics.jsonl and the last checkpoint")
     else:
-        print(f"not the same: {', '.join(different)}")
-        print(*(facts or ["all recorded facts are the same"]), sep="\n")
+        print(f"different: {', '.join(different)}")
+        print(*(facts or ["all recorded facts are equal"]), sep="\n")
     parser.exit(bool(different))
 
 
 def repeat(path: Path, workdir: Path) -> tuple[list[str], list[str]]:
-    """What differs of the run and its repetition, and the recorded facts that do."""
+    """Repeat the run; return the names of the differing files, and the recorded facts that differ."""
     saved = directory.read(path / "config.json")
     run.require_finished(path, saved)
     if (workdir / "config.json").exists():
-        raise InputError(f"--workdir {workdir}: holds a run already: give another")
+        raise InputError(f"--workdir {workdir}: already holds a run: give another")
     records.read(path / "metrics.jsonl")
     before = newest_digests(path / "checkpoints")
     module, config = run.recorded_experiment(path, saved)
@@ -58,7 +58,7 @@ def repeat(path: Path, workdir: Path) -> tuple[list[str], list[str]]:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """A line for every fact beside the configuration that is not as it was."""
+    """A line for every recorded fact besides the configuration that differs."""
     git = [f"git: {old.get('git')} then, {new.get('git')} now"] if old.get("git") != new.get("git") else []
     return git + [
         f"{part} {name}: {old[part].get(name)} then, {new[part].get(name)} now"

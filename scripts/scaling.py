@@ -1,9 +1,8 @@
-"""How the cost of training grows: python scripts/scaling.py
+"""Training throughput against problem size: python scripts/scaling.py
 
-Images a second of the VAE 784-500-20, against the batch size, the width of its hidden layers and the number of
-examples, on the device and streamed (--device-data-limit). Examples are noise, made as they are needed into a file.
-Steps alone are timed, neither compilation nor evaluation; where two ways are compared they take turns. A table, and a
-picture beside it.
+Images per second of the VAE 784-500-20, against the batch size, the width of its hidden layers and the number of
+examples, resident on the device and streamed (--device-data-limit). The examples are noise in a file. Times are of
+steps only, without compilation and evaluation; the two alternatives take turns. Writes a table and a picture.
 """
 
 import argparse
@@ -28,7 +27,7 @@ WIDTHS = (125, 250, 500, 1000, 2000)
 COUNTS = (10_000, 100_000, 1_000_000, 10_000_000)
 PIECE = 10_000
 BASE = vae.Config(batch_size=128, hidden=(500,), latent=20)
-WAYS = {"on the device": 1e6, "streamed": 1e-9}  # GiB of limit
+WAYS = {"on the device": 1e6, "streamed": 1e-9}  # --device-data-limit in GiB
 EPOCHS = 2**31  # never reached
 
 
@@ -37,11 +36,11 @@ def main() -> None:
 
 
 def scaling(stop: loop.Stop) -> str:
-    """The table."""
+    """Measure all sizes, write the picture, and return the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of a turn (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=5.0, help="duration of a turn (default: %(default)s)")
     parser.add_argument("--turns", type=int, default=3, help="default: %(default)s")
-    parser.add_argument("--largest", type=int, default=COUNTS[-1], help="number of examples (default: %(default)s)")
+    parser.add_argument("--largest", type=int, default=COUNTS[-1], help="most examples (default: %(default)s)")
     parser.add_argument("--picture", type=Path, default=Path("runs/scaling.png"), help="default: %(default)s")
     options = parser.parse_args()
     rows: dict[str, dict[str, list[tuple[int, float]]]] = {}
@@ -61,7 +60,7 @@ def scaling(stop: loop.Stop) -> str:
                 ways = {how: dataclasses.replace(BASE, device_data_limit=limit) for how, limit in WAYS.items()}
                 measure("examples", count, noise(Path(folder), count), ways)
     draw(rows, options.picture)
-    lines = [f"{jax.devices()[0].device_kind}", "", "| | | | images a second |", "|---|---|---|---|"]
+    lines = [f"{jax.devices()[0].device_kind}", "", "| | | | images per second |", "|---|---|---|---|"]
     for what, ways in rows.items():
         for how, values in ways.items():
             lines += [f"| {what} | {number:,} | {how} | {value:,.0f} |" for number, value in values]
@@ -84,7 +83,7 @@ def noise(folder: Path, count: int) -> Dataset:
 def rates(
     data: Dataset, configs: dict[str, vae.Config], seconds: float, turns: int, stop: loop.Stop
 ) -> dict[str, float]:
-    """Images a second of each configuration: the median over the turns."""
+    """Images per second of each configuration: the median over the turns."""
     running = {how: training(data, config) for how, config in configs.items()}
     found: dict[str, list[float]] = {how: [] for how in running}
     for turn in range(turns + 1):
@@ -122,7 +121,7 @@ def steps_a_second(snapshots: Iterator[Snapshot], seconds: float, stop: loop.Sto
 
 
 def draw(rows: dict[str, dict[str, list[tuple[int, float]]]], path: Path) -> None:
-    """A panel for each thing that grows."""
+    """One panel per varied size."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -133,7 +132,7 @@ def draw(rows: dict[str, dict[str, list[tuple[int, float]]]], path: Path) -> Non
         for how, values in ways.items():
             axis.plot(*zip(*values, strict=True), marker="o", label=how)
         numbers = [number for number, _ in next(iter(ways.values()))]
-        axis.set(xscale="log", xlabel=what, ylabel="images a second")
+        axis.set(xscale="log", xlabel=what, ylabel="images per second")
         axis.set_xticks(numbers, [f"{number:,}" for number in numbers], minor=False)
         axis.minorticks_off()
         axis.set_ylim(bottom=0)

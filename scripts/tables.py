@@ -1,7 +1,7 @@
-"""Writes the page of the experiments (experiments/README.md) from results.json and the experiments' docstrings.
+"""Write experiments/README.md from results.json and the docstrings of the experiments.
 
-Of a docstring it shows the first sentence, `Source:` and the optional `Group:`, `Published:` and `Measured:`. The end
-of the page, `evaluations.md` beside this file, is written by hand.
+The page shows the first sentence of each docstring, `Source:` and the optional `Group:`, `Published:` and `Measured:`.
+Its last part, `evaluations.md` beside this file, is written by hand.
 """
 
 import re
@@ -14,7 +14,7 @@ from jaxae.experiments import stacked
 from jaxae.report import html
 from jaxae.run import command_line
 
-# In the order of the page. An experiment whose docstring names none of them is in the last one.
+# In the order of the page. The last group is the default.
 GROUPS = {
     "plain": "Dense networks trained on the reconstruction error alone.",
     "convolutional and recurrent": "Convolutional and recurrent networks trained on the reconstruction error alone.",
@@ -30,9 +30,9 @@ GROUPS = {
 }
 HEAD = """# Experiments
 
-Each is one file: a docstring with source and command, a `Config` and a `build`. A new one is a file here (the top-level
-README shows one in full); an entry in results.json is optional, as are the lines `Group:`, `Published:` and `Measured:`
-of the docstring, which this page shows.
+Each experiment is one file: a docstring with source and command, a `Config` and a `build`. A new experiment is a file
+here (the top-level README has a complete example); an entry in results.json is optional, as are the lines `Group:`,
+`Published:` and `Measured:` of the docstring, which this page shows.
 
 ## Published and measured
 
@@ -40,27 +40,27 @@ The tables are made from [results.json](results.json), the results of
 
     python scripts/reproduce.py
 
-which runs each experiment by the command in its docstring, on the full MNIST (60,000 training and 10,000 test images)
+which runs the command in the docstring of each experiment, on the full MNIST (60,000 training and 10,000 test images)
 unless the table names other data. Measured figures are of the test split: mean ± standard deviation over seeds trained
 in one program, or one seed. BCE (binary cross-entropy) and MSE are means over pixels; likelihoods, evidence lower
-bounds (ELBO) and reconstruction terms are in nats per image; code is the mean |z| over latent dimensions. A bound such
-as `loss ≤ 104`, from the source or set for this project, is reached if the mean is within it. Time is the training time
-of all seeds together, on {device}, which other programs may have used too. [H100.md](H100.md) has the same experiments
-on a GPU.
+bounds (ELBO) and reconstruction terms are in nats per image; code is the mean |z| over latent dimensions. An expected
+figure such as `loss ≤ 104`, from the source or set for this project, is reached if the mean is within the bound. Time
+is the training time of all seeds together, on {device}, possibly shared with other programs. [H100.md](H100.md)
+has the same experiments on a GPU.
 """
 COLUMNS = ("model", "published", "measured", "epochs × seeds", "time", "pictures")  # noqa: RUF001
 PLANES = """
 ## Defects of a 2-D latent space
 
-Less is better; the table head has the ideal values. `unequal_areas` is the standard deviation of log area over classes;
-`asymmetry` is about the origin; `holes` is the fraction of samples from a normal distribution fitted to the codes with
-no code nearby; `roughness` is squared slope over variance of decoded images. The formulas are in
+Lower is better; the table head has the ideal values. `unequal_areas` is the standard deviation of log area over
+classes; `asymmetry` is about the origin; `holes` is the fraction of samples from a normal distribution fitted to the
+codes with no code nearby; `roughness` is squared slope over variance of decoded images. The formulas are in
 `jaxae/measure/plane.py`.
 
 | experiment | unequal areas (0) | asymmetry (0) | holes (0.01) | roughness (1) |
 |---|---|---|---|---|
 """
-# Tables of the measures beside the metrics: their columns and their text.
+# Tables of the measures other than metrics: columns and text.
 TABLES = {
     "reconstruction_quality": (
         ("mse", "shift_mse", "ssim"),
@@ -104,7 +104,7 @@ STACKED = """
 
 The same network ({widths}), test loss, nats per pixel; the first two are `stacked`, the last is `deep`.
 
-| greedy, {greedy} epochs a layer | then fine-tuned, {epochs} epochs in all | end to end, {deep_epochs} epochs |
+| greedy, {greedy} epochs per layer | then fine-tuned, {epochs} epochs in total | end to end, {deep_epochs} epochs |
 |---|---|---|
 | {before} | {after} | {deep} |
 """
@@ -117,9 +117,9 @@ def files(name: str, pictures: list[str]) -> dict[str, str]:
 
 
 def measured(found: dict[str, Any], text: str) -> str:
-    """The figures of an entry in the words of `text`, a docstring's `Measured`, and which bounds they are within.
+    """The metrics of an entry in the words of `text` (a docstring's `Measured`), and its bounds.
 
-    Where `text` has a figure that is not in the entry, or none, it is the loss and whatever has a bound.
+    If `text` is empty, or has a figure that is not in the entry: the loss and every metric with an expected figure.
     """
     words = re.split(r" over \w+ seeds| \(seed \d+\)", text)[0].replace("+-", "±")
     parts = [found["metrics"], *(found.get(key) or {} for key in TABLES)]
@@ -133,7 +133,7 @@ def measured(found: dict[str, Any], text: str) -> str:
 
 
 def row(name: str, found: dict[str, Any], said: dict[str, str]) -> str:
-    """The line of the table for an entry and the fields of its docstring."""
+    """The table row of an entry, from its results and the fields of its docstring."""
     runs = f"{found['epochs']} × {found['seeds']}"  # noqa: RUF001
     pictures = files(name, found["pictures"]).items()
     cells = (
@@ -148,7 +148,7 @@ def row(name: str, found: dict[str, Any], said: dict[str, str]) -> str:
 
 
 def source(name: str, said: dict[str, str]) -> str:
-    """The item of the list below the table: the source, and what the docstring says after the measured figures."""
+    """The list item below the table: the source, and the remarks after the measured figures."""
     _, *remarks = re.split(r"(?<=\.) (?=[A-Z])", said.get("Measured", ""), maxsplit=1)
     return f"- `{name}`: {' '.join((said['Source'], *remarks)).replace('+-', '±')}\n"
 
@@ -175,7 +175,7 @@ def page(results: dict[str, dict[str, Any]], docstrings: dict[str, str]) -> str:
 
 
 def _measures(results: dict[str, dict[str, Any]]) -> str:
-    """The tables of the measures beside the metrics."""
+    """The tables of the measures other than metrics."""
     text = ""
     planes = {name: found["plane"] for name, found in results.items() if found.get("plane")}
     if planes:

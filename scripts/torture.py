@@ -1,11 +1,11 @@
-"""Stops a run at random moments and starts it again until it ends: python scripts/torture.py --kills 25
+"""Interrupt a run at random moments, and restart it until it is finished: python scripts/torture.py --kills 25
 
-With SIGKILL, which nothing can handle, or --signal TERM or INT: at any moment, while it starts, compiles, trains,
-evaluates, saves, draws. What it ends with must be what a run ends with that nobody stops: the SHA-256 of every array of
-the last checkpoint (parameters, optimizer state, extra, step) and the bytes of metrics.jsonl. After TERM and INT the
-exit code must be 128 + signal, and all that was written down must be saved (no other checkpoints are made in the
-middle); the longest time that it took is said, more than 3 seconds is a failure. Arguments after -- are the command.
-Exit code 0: no difference.
+By SIGKILL, which no process can handle, or --signal TERM or INT: at any moment, while the run starts, compiles, trains,
+evaluates, saves or draws. The result must equal that of an uninterrupted run bit for bit: the SHA-256 of every array of
+the last checkpoint (parameters, optimizer state, extra, step) and metrics.jsonl. After TERM and INT the exit code must
+be 128 + signal, and every recorded step must be saved (the run makes no other checkpoints between its start and its
+end). The script prints the longest time from a signal to the end of the process, and fails if it is above 3 seconds.
+Arguments after -- are the command. Exit code 0: no difference.
 """
 
 import argparse
@@ -28,9 +28,9 @@ EXPERIMENT = ["jaxae", "vae", "--epochs", "60", "--batch-size", "128", "--hidden
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=25, help="how many (default: %(default)s)")
+    parser.add_argument("--kills", type=int, default=25, help="number of signals (default: %(default)s)")
     parser.add_argument("--signal", choices=("KILL", "TERM", "INT"), default="KILL", help="default: %(default)s")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments (default: %(default)s)")
     parser.add_argument("command", nargs="*", default=EXPERIMENT, help=f"default: {' '.join(EXPERIMENT)}")
     options = parser.parse_args()
     number = signal.Signals[f"SIG{options.signal}"]
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def start(command: list[str], workdir: Path) -> "subprocess.Popen[bytes]":
-    """The experiment, as a process of its own."""
+    """Start the command in a new process."""
     arguments = [sys.executable, "-m", *command, f"--workdir={workdir}"]
     root = Path(__file__).parents[1]
     return subprocess.Popen(arguments, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -51,14 +51,14 @@ def saved(workdir: Path) -> int:
 
 
 def written(workdir: Path) -> int:
-    """The last step in the metrics."""
+    """The last step in metrics.jsonl."""
     file = workdir / "metrics.jsonl"
     lines = records.read(file) if file.exists() else []
     return int(lines[-1]["step"]) if lines else 0
 
 
 def phase(workdir: Path) -> str:
-    """What a run is doing, by what is there."""
+    """The phase of a run, from the files in its directory."""
     if not (workdir / "tensorboard").exists():
         return "starting and compiling"
     return "drawing" if (workdir / "result.json").exists() else "training"
@@ -78,12 +78,12 @@ def torture(
     start: Callable[[list[str], Path], Any] = start,
     outcome: Callable[[Path], Any] = outcome,
 ) -> bool:
-    """Whether anything differed. Says what each run of kills came to."""
+    """Whether any run differs from the uninterrupted one. Prints a line per run."""
     if number != signal.SIGKILL:
         command = [*command, "--checkpoint-every", "1000"]
     began = time.monotonic()
     if start(command, folder / "whole").wait():
-        raise SystemExit("the command itself fails")
+        raise SystemExit("the command fails without a signal")
     lasts = time.monotonic() - began
     whole = outcome(folder / "whole")
     phases: Counter[str] = Counter()
@@ -95,7 +95,7 @@ def torture(
         while code:
             process = start(command, workdir)
             try:
-                # Moments far enough apart that it gets on, some of them after its end.
+                # Waits long enough for progress; some runs finish before the signal.
                 code = process.wait(chance.uniform(0, 1.2 * lasts) if phases.total() < kills else None)
             except subprocess.TimeoutExpired:
                 phases[phase(workdir)] += 1
@@ -103,7 +103,7 @@ def torture(
                 process.send_signal(number)
                 code = process.wait()
                 longest = max(longest, time.monotonic() - sent)
-                if code not in (0, -number, 128 + number):  # 0: it was just done; negative: Python was not up yet
+                if code not in (0, -number, 128 + number):  # 0: already finished; negative: Python was still starting
                     raise SystemExit(f"exit code {code} after signal {number}: {workdir}") from None
                 if number != signal.SIGKILL and saved(workdir) < written(workdir):
                     raise SystemExit(f"step {written(workdir)} was not saved: {workdir}") from None
@@ -112,10 +112,10 @@ def torture(
                 raise SystemExit(f"after {phases.total()} kills the command fails with exit code {code}: {workdir}")
         same = outcome(workdir) == whole
         different += not same
-        print(f"run {rounds}: {'the same' if same else 'DIFFERENT'}; {phases.total()} of {kills} kills", flush=True)
+        print(f"run {rounds}: {'equal' if same else 'DIFFERENT'}; {phases.total()} of {kills} kills", flush=True)
     where = ", ".join(f"{count} while {name}" for name, count in phases.most_common())
     print(f"{phases.total()} kills in {rounds} runs ({where}), each ended within {longest:.1f} s")
-    print(f"{different} of {rounds} runs different from the one that nobody stopped")
+    print(f"{different} of {rounds} runs differ from the uninterrupted one")
     return different > 0 or (number != signal.SIGKILL and longest > 3)
 
 

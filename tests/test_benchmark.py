@@ -21,7 +21,7 @@ SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 @pytest.fixture(autouse=True)
 def paths(monkeypatch):
-    """As when the scripts are run."""
+    """Import path of `scripts/`, as when a script is run."""
     for folder in (SCRIPTS, SCRIPTS / "contenders"):
         monkeypatch.syspath_prepend(str(folder))
 
@@ -32,7 +32,7 @@ def kernels(params):
 
 
 def test_operations_count_every_kernel_of_the_networks():
-    """And the formula, against a count by hand."""
+    """Also against an operation count by hand."""
     workloads = importlib.import_module("contenders.workloads")
     for name, work in (workloads.WORKLOADS | workloads.SMALL).items():
         module = importlib.import_module(f"jaxae.experiments.{work.experiment}")
@@ -40,14 +40,14 @@ def test_operations_count_every_kernel_of_the_networks():
         info = data.Info((28, 28, 1), 1000)
         state = loop.abstract(module.build(config, info), config, info)["state"]
         assert kernels(state.params) == sum(inputs * outputs for _, inputs, outputs in work.layers), name
-    # two layers forwards, the gradients in both kernels, and that in the hidden units: five products
+    # Five products: two layers forwards, the gradients of both kernels, and that of the hidden units.
     tiny = workloads.Workload("", "", (), 7, ((1, 3, 5), (1, 5, 3)))
     assert tiny.operations == 5 * 2 * 7 * 15
     assert tiny.moved == 7 * 4 * 30
 
 
 @pytest.mark.parametrize("name", ["dense 1024", "VAE 32", "denoising 128", "mirrored 32", "LSTM 128"])
-def test_plain_loop_has_the_same_network(name):
+def test_plain_flax_loop_has_the_same_network(name):
     workloads = importlib.import_module("contenders.workloads")
     flax = importlib.import_module("plain_flax")
     work = workloads.WORKLOADS[name]
@@ -82,7 +82,7 @@ def test_steps_are_divided_into_epochs():
 
 @pytest.mark.parametrize("seeds", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_contender_trains_exactly_the_requested_steps_of_a_run(tmp_path, seeds):
-    """The mean loss of an epoch is that of the run, bit for bit, however the steps are divided."""
+    """The mean loss of an epoch equals that of the run bit for bit, for any division into turns."""
     digits = data.load("digits")
     config = vae.Config(epochs=1, batch_size=128, hidden=(16,), seeds=seeds)
     experiment = vae.build(config, digits.info)
@@ -112,7 +112,7 @@ def test_benchmark_reports_ratios_and_skips_what_is_not_installed(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     if importlib.util.find_spec("torch") is None:
-        assert "PyTorch is not installed, and is left out: pip install -e '.[bench]'" in done.stderr
+        assert "PyTorch is not installed and is skipped: pip install -e '.[bench]'" in done.stderr
     rows = {row["contender"]: row for row in json.loads((tmp_path / "out.json").read_text())["rows"]}
     assert rows["jaxae"]["ratio"] == [1, 1, 1]
     flax = rows["plain Flax loop"]
@@ -144,7 +144,7 @@ def test_table_has_the_medians_of_the_turns():
 
 
 @pytest.mark.slow
-def test_scaling(tmp_path):
+def test_scaling_writes_a_table_and_a_picture(tmp_path):
     command = [sys.executable, str(SCRIPTS / "scaling.py"), "--largest", "10000", "--seconds", "0.05", "--turns", "1"]
     done = subprocess.run([*command, "--picture", str(tmp_path / "p.png")], capture_output=True, text=True, check=True)
     assert done.stdout.count("| examples | 10,000 |") == 2

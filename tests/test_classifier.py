@@ -50,7 +50,9 @@ def test_loss_against_numpy(small, params):
     model = classifier.Classifier(3)
     x, y = jnp.asarray(small.train.x / np.float32(255)), small.train.y
     seen = batch(x, training=False).replace(y=jnp.asarray(y))
-    terms, updates = classifier.loss(model, reach=2)({"params": params}, seen, new_key())  # not shifted: no training
+    terms, updates = classifier.loss(model, reach=2)(
+        {"params": params}, seen, new_key()
+    )  # evaluation: images are not shifted
     logits = np.asarray(model.apply({"params": params}, x), np.float64)
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     np.testing.assert_allclose(terms["loss"], -np.log(probabilities[np.arange(15), y]), rtol=1e-5)
@@ -70,7 +72,7 @@ def test_training_images_are_shifted_by_the_keys_of_their_examples(small, params
 
 
 def test_shifts_are_uniform():
-    """Measured by a single dot on a black image."""
+    """Measured on a single white pixel."""
     image = jnp.zeros((5, 7, 2)).at[2, 3].set(jnp.array([0.25, 1.0]))
     moved = np.asarray(classifier.shifted(jnp.tile(image, (5000, 1, 1, 1)), jax.random.split(new_key(), 5000), 1))
     np.testing.assert_allclose(moved.sum((1, 2)), np.tile([0.25, 1.0], (5000, 1)))
@@ -112,7 +114,7 @@ def test_features_and_logits_against_numpy(small, params):
 
 
 def test_features_of_many_images_are_computed_in_pieces(small, params):
-    """Two full pieces and a short one."""
+    """Two full pieces and a partial one."""
     count = 2 * classifier.PIECE + 10
     many = np.resize(small.train.x, (count, *small.shape))
     expected = np.resize(classifier.features(params, small.train.x), (count, 64))
@@ -194,7 +196,7 @@ def few(digits, tmp_path):
 
 @pytest.mark.parametrize("cached", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_script_writes_the_weights_that_it_trains(few, tmp_path, monkeypatch, capsys, cached):
-    """Into a file, or with all defaults into the cache."""
+    """To a file, or with the defaults to the cache."""
     monkeypatch.setenv("JAXAE_CACHE", str(tmp_path / "cache"))
     images = data.load(str(few))
     fields = {} if cached else {"epochs": 1, "seed": 2}
@@ -212,7 +214,7 @@ def test_script_refuses_bad_arguments_in_one_line(few, tmp_path, monkeypatch, ca
         (("--data", "sprites/none"), "--data sprites/none"),
         (("--data", few, "--epochs", 0), "--epochs"),
         (("--data", few, "--epochs", 1, "--to", tmp_path / "none" / "weights"), "cannot be written"),
-        (("--data", few, "--seed", 1), "only its own are for the cache"),
+        (("--data", few, "--seed", 1), "the cache holds only the defaults"),
     ):
         assert make(monkeypatch, *arguments) == 2
         error = capsys.readouterr().err

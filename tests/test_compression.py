@@ -43,7 +43,7 @@ def finished(script, tmp_path_factory):
 
 
 def training_error(x, y):
-    """Mean squared error of reconstructions that are not clipped."""
+    """Mean squared error of unclipped reconstructions."""
     return np.mean((x / 255 - y) ** 2)
 
 
@@ -59,7 +59,7 @@ def test_error_of_principal_components_is_the_sum_of_the_remaining_eigenvalues(s
         np.testing.assert_allclose(training_error(x, coder.decode(z)), eigenvalues[size:].sum() / 784, rtol=1e-9)
 
 
-def test_linear_autoencoder_has_no_less_error_than_principal_components(script, digits, finished):
+def test_error_of_a_linear_autoencoder_is_at_least_that_of_principal_components(script, digits, finished):
     _, workdir, _ = finished
     x = digits.train.x
     model = jaxae.load(workdir / "linear-2", script)
@@ -77,17 +77,17 @@ def test_linear_autoencoder_has_a_linear_decoder(digits, script, finished):
     np.testing.assert_allclose(a + b, middle + zero, atol=1e-5)
 
 
-def test_quantisation_errs_by_a_twelfth_of_the_squared_step(script):
+def test_quantization_has_a_mean_squared_error_of_a_twelfth_of_the_squared_step(script):
     low, high = np.array([-1.0, 0.0, 3.0]), np.array([2.0, 1e-3, 30.0])
     z = rng.uniform(low, high, (200_000, 3))
     back = script.dequantise(script.quantise(z, low, high), low, high)
     step = (high - low) / 255
     assert (np.abs(back - z) <= step / 2 * (1 + 1e-9)).all()
-    # of 200,000 squares of uniform numbers the mean has a relative deviation of sqrt(4 / 5 / 200,000) = 0.002
+    # relative standard error of the mean of 200,000 squared uniform numbers: sqrt(4 / 5 / 200,000) = 0.002
     np.testing.assert_allclose(np.mean((back - z) ** 2, axis=0), step**2 / 12, rtol=0.01)
 
 
-def test_quantisation_is_exact_on_its_grid_clips_and_takes_a_constant(script):
+def test_quantization_is_exact_on_its_grid_clips_and_supports_constants(script):
     low, high = np.array([-1.0, 2.0]), np.array([1.0, 2.0])
     grid = np.stack([np.linspace(-1, 1, 256), np.full(256, 2.0)], axis=1)
     q = script.quantise(grid, low, high)
@@ -120,15 +120,15 @@ def test_images_in_a_mosaic_start_at_multiples_of_a_block(script):
 
 
 @pytest.mark.parametrize("colours", [1, 3])
-def test_higher_quality_has_more_bytes_and_less_error(script, digits, colours):
+def test_higher_jpeg_quality_has_more_bytes_and_less_error(script, digits, colours):
     x = np.repeat(digits.test.x[:60], colours, axis=3)
     points = [script.jpeg(x, quality) for quality in (5, 20, 50, 90)]
     for name, order in (("shared", 1), ("single", 1), ("error", -1)):
         assert (order * np.diff([getattr(point, name) for point in points]) > 0).all()
-    assert all(point.single > point.shared + 100 for point in points)  # a header each
+    assert all(point.single > point.shared + 100 for point in points)  # one header per image
 
 
-def test_sharing_a_file_changes_no_pixel(script, digits):
+def test_images_in_a_mosaic_decode_as_single_files_do(script, digits):
     how = {"format": "JPEG", "quality": 30, "subsampling": 0, "optimize": True}
     (_, together), (_, alone) = (script.store(digits.test.x[:30], n, **how) for n in (30, 1))
     np.testing.assert_array_equal(together, alone)
@@ -183,19 +183,19 @@ def test_bad_input_exits_with_2_and_one_line(script, monkeypatch, tmp_path, caps
 
 
 def test_workdir_that_is_a_run_is_refused(script, finished):
-    with pytest.raises(InputError, match="is itself a run"):
+    with pytest.raises(InputError, match="is a run directory"):
         script.compare(["--data", "digits", "--workdir", str(finished[1] / "dense-2")])
 
 
 def test_sequences_are_refused(script, tmp_path):
     np.savez(tmp_path / "x.npz", x=rng.random((120, 2), dtype=np.float32), lengths=np.full(20, 6))
-    with pytest.raises(InputError, match="no images"):
+    with pytest.raises(InputError, match="JPEG needs grey or colour images"):
         script.compare(["--data", str(tmp_path / "x.npz"), "--workdir", str(tmp_path / "run")])
 
 
 @pytest.mark.slow
 def test_larger_number_of_epochs_extends_the_runs(script, finished, tmp_path):
-    """The table is that of the extended autoencoders; fewer epochs are another run."""
+    """The table is that of the extended autoencoders; fewer epochs are an error."""
     arguments, workdir, text = finished
     shutil.copytree(workdir, tmp_path / "copy")
     arguments = [*arguments[:-1], str(tmp_path / "copy")]

@@ -1,4 +1,4 @@
-"""The promises of the README about stopped, repeated and simultaneous runs, tested by its scripts."""
+"""The README's promises about interrupted, repeated and concurrent runs, tested by the scripts."""
 
 import dataclasses
 import itertools
@@ -33,11 +33,11 @@ def test_reproduce_run_repeats_a_run_from_its_config_alone(finished, monkeypatch
     with pytest.raises(SystemExit) as ended:
         script("reproduce_run").main()
     assert ended.value.code == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith("the same, to the byte")
+    assert capsys.readouterr().out.splitlines()[-1].startswith("equal bit for bit")
 
 
 def test_reproduce_run_names_what_differs(finished, tmp_path, monkeypatch, capsys):
-    """One digit of one metric, and the recorded versions and device that differ from those here."""
+    """A changed digit of a metric, and recorded versions and device that differ from the current ones."""
     other = tmp_path / "other"
     shutil.copytree(finished, other)
     text = (other / "metrics.jsonl").read_text()
@@ -50,14 +50,14 @@ def test_reproduce_run_names_what_differs(finished, tmp_path, monkeypatch, capsy
         script("reproduce_run").main()
     assert ended.value.code == 1
     said = capsys.readouterr().out.splitlines()
-    assert "not the same: metrics.jsonl" in said
+    assert "different: metrics.jsonl" in said
     assert any(line.startswith("versions jax: 0.0.1 then, ") for line in said)
     assert any(line.startswith("device kind: abacus then, ") for line in said)
     assert not any(line.startswith("data ") for line in said)
 
 
 def test_reproduce_run_refuses_a_workdir_with_a_run(finished, tmp_path, monkeypatch, capsys):
-    """Also the run's own workdir, and for a run started with --overwrite."""
+    """Including the run's own workdir, and for a run started with --overwrite."""
     other = tmp_path / "other"
     shutil.copytree(finished, other)
     saved = json.loads((other / "config.json").read_text())
@@ -74,7 +74,7 @@ def test_reproduce_run_refuses_a_workdir_with_a_run(finished, tmp_path, monkeypa
 
 
 def test_second_process_in_a_workdir_is_refused(tmp_path, capfd):
-    """In one line, also with --overwrite; the lock ends with its process."""
+    """In one line, also with --overwrite. The lock is released when its process ends."""
     workdir = tmp_path / "run"
     flags = ["--epochs", "2000", f"--workdir={workdir}"]
     command = [sys.executable, "-m", "jaxae", "dense", *flags]
@@ -116,11 +116,11 @@ UPDATE = ["--optimizer", "lion", "--schedule", "cosine", "--warmup-steps", "5", 
     ],
 )
 def test_resume_after_sigkill_is_bit_exact(kills, more, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))  # a kill may leave half an entry
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))  # a kill may leave a truncated entry
     np.savez(tmp_path / "few.npz", x=data.load("digits").train.x[:80])
     torture, command = script("torture"), [*COMMAND, *more, "--data", str(tmp_path / "few.npz")]
-    assert not torture.start(command, tmp_path / "compiles").wait()  # so that the others are quicker
-    assert not torture.torture(command, kills, random.Random(5), tmp_path)  # the first kill is late
+    assert not torture.start(command, tmp_path / "compiles").wait()  # fills the compilation cache
+    assert not torture.torture(command, kills, random.Random(5), tmp_path)  # the first kill comes late
     said = capsys.readouterr().out
     assert f"{kills} kills in " in said
     assert "\n0 of " in said
@@ -130,7 +130,7 @@ def test_torture_reports_a_difference(tmp_path, capsys):
     torture = script("torture")
 
     class Process:
-        """Runs longer than the first time-out, and ends before the second."""
+        """Exceeds the first timeout, and ends before the second."""
 
         asked = itertools.count()
 

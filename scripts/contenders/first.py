@@ -1,4 +1,4 @@
-"""An experiment up to its first step: `python first.py EXPERIMENT FLAGS`, timed from outside."""
+"""Run an experiment up to its first step: python first.py EXPERIMENT FLAGS. The benchmark times the process."""
 
 import importlib
 import sys

@@ -1,4 +1,4 @@
-"""Keras 3 on JAX: the network as its documentation writes it, trained by `fit`."""
+"""Keras 3 on JAX: layers and `fit` as in the Keras documentation."""
 
 import os
 
@@ -13,7 +13,7 @@ from keras import layers, ops
 
 
 class Sampling(layers.Layer):
-    """Mean and log scale -> a sample; adds the divergence from N(0, I) to the loss."""
+    """Sample from mean and log scale, and add KL(q || N(0, I)) to the loss."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Sampling(layers.Layer):
 
 
 class Noise(layers.Layer):
-    """Normal noise, clipped to pixels, while training."""
+    """Normal noise, with the result clipped to [0, 1]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ def per_image(x: Any, logits: Any) -> Any:
 
 
 def network(work: dict[str, Any]) -> list[Any]:
-    """The layers, with the logistic function only where the loss is the squared error."""
+    """The layers. The output is a logit unless the loss is the squared error."""
 
     def conv(filters: int, **options: Any) -> Any:
         return layers.Conv2D(filters, 3, padding="same", **options)

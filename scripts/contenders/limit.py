@@ -1,4 +1,4 @@
-"""What the machine can do: operations a second of a large matrix product, bytes a second through a long array."""
+"""Peak rate of the machine: operations per second of a large matrix product, bytes per second of a long array."""
 
 import time
 from typing import Any
@@ -19,7 +19,7 @@ def build(work: dict[str, Any], images: np.ndarray) -> turns.Steps:  # noqa: ARG
     add = jax.jit(lambda a: jax.lax.fori_loop(0, TIMES, lambda _, a: a + 1, a), donate_argnums=0)
 
     def steps(count: int) -> float:
-        """Of five: operations a second where one step is asked for, else bytes a second."""
+        """Maximum over five repetitions: operations per second for count = 1, bytes per second otherwise."""
         nonlocal long
         rates = []
         for _ in range(5):

@@ -1,4 +1,4 @@
-"""jaxae itself: the program that an experiment trains with."""
+"""jaxae: the compiled program of an experiment."""
 
 import dataclasses
 import importlib
@@ -25,13 +25,13 @@ def build(work: dict[str, Any], images: np.ndarray) -> turns.Steps:
     config = command_line.parse(module.Config, "", work["flags"])
     data = dataset(images)
     experiment = module.build(config, data.info)
-    if work["net"] == "vae":  # with the optimizer that the others have
+    if work["net"] == "vae":  # the optimizer of the other contenders
         experiment = dataclasses.replace(experiment, train=descend(experiment.evaluate, optax.adam(work["lr"])))
     return stepper(experiment, config, data)
 
 
 def dataset(images: np.ndarray) -> Dataset:
-    """All images for training, and one for testing: the other contenders spend no time on evaluation."""
+    """All images for training and one for the test split, since the other contenders do not evaluate."""
     x, y = images.reshape(-1, 28, 28, 1), np.zeros(len(images), np.int32)
     return Dataset(Split(x, y), Split(x[:1], y[:1]), ())
 

@@ -1,4 +1,4 @@
-"""A plain Flax loop: one jitted step for each turn of a Python loop, batches gathered on the host."""
+"""A plain Flax loop: one jitted step per iteration of a Python loop, batches gathered on the host."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ import turns
 
 
 class Net(nn.Module):
-    """Layers in turn."""
+    """Layers applied in sequence."""
 
     layers: tuple[Any, ...]
 
@@ -42,7 +42,7 @@ def leaky(x: jax.Array) -> jax.Array:
 
 
 def nets(work: dict[str, Any]) -> tuple[Net, Net]:
-    """Encoder and decoder, the latter without its logistic function."""
+    """Encoder and decoder; the decoder returns logits."""
     if work["net"] == "dense":
         encoder, decoder = dense(512, 128, 10, activation=nn.elu), dense(128, 512, 784, activation=nn.elu)
     elif work["net"] == "vae":

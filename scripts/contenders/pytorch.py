@@ -1,6 +1,6 @@
-"""Hand-written PyTorch, eager or compiled: what a careful user writes, with what the library has to make it fast.
+"""Hand-written PyTorch, eager or with `torch.compile`, with the usual optimizations.
 
-Data on the device, fused Adam, channels-last convolutions, denormals flushed, autocast where bfloat16 is asked for.
+Data on the device, fused Adam, channels-last convolutions, denormals flushed to zero, autocast for bfloat16.
 """
 
 from itertools import pairwise
@@ -45,17 +45,17 @@ def dense(*widths: int, activation: type[nn.Module]) -> list[nn.Module]:
 
 
 def conv(before: int, after: int, *more: nn.Module, stride: int = 1) -> list[nn.Module]:
-    """A convolution, padding 1, and what comes behind it."""
+    """A convolution with padding 1, and the layers after it."""
     return [nn.Conv2d(before, after, 3, stride, 1), *more]
 
 
 def up(before: int, after: int, *more: nn.Module, stride: int) -> list[nn.Module]:
-    """A transposed convolution, and what comes behind it."""
+    """A transposed convolution, and the layers after it."""
     return [nn.ConvTranspose2d(before, after, 3, stride, 1, output_padding=stride - 1), *more]
 
 
 def nets(work: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
-    """Encoder and decoder, the latter without its logistic function."""
+    """Encoder and decoder; the decoder returns logits."""
     relu, leaky, doubled = nn.ReLU(), nn.LeakyReLU(0.3), nn.Upsample(scale_factor=2)
     if work["net"] == "dense":
         widths = (784, 512, 128, 10)
@@ -99,7 +99,7 @@ def build(work: dict[str, Any], images: np.ndarray) -> turns.Steps:
     torch.manual_seed(0)
     torch.set_flush_denormal(True)
     if work["device"] == "gpu":
-        torch.set_float32_matmul_precision("high")  # TF32, as JAX multiplies
+        torch.set_float32_matmul_precision("high")  # TF32, the default of JAX
     device, size = torch.device({"gpu": "cuda"}.get(work["device"], "cpu")), work["batch"]
     encoder, decoder = (net.to(device) for net in nets(work))
     shape, layout = turns.shape(work["net"], (1, 28, 28)), {}

@@ -1,4 +1,4 @@
-"""A contender of the benchmark: a process that trains one network, as many steps as it is told, turn by turn."""
+"""The protocol of a contender: a process that trains one network, turn by turn, for the requested number of steps."""
 
 import json
 import sys
@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-Steps = Callable[[int], float]  # does that many and gives the loss of the last one
+Steps = Callable[[int], float]  # number of steps -> loss of the last one
 
 
 def serve(build: Callable[[dict[str, Any], np.ndarray], Steps]) -> None:
-    """Build for the workload in the first argument, take a step, say so; then a turn for each line of stdin.
+    """Build the workload in the first argument, take a step and report it; then serve a turn per line of stdin.
 
     build: (workload, training images as uint8 [N, D]) -> steps.
     """
@@ -35,7 +35,7 @@ def serve(build: Callable[[dict[str, Any], np.ndarray], Steps]) -> None:
 
 
 def memory() -> int:
-    """Bytes that this process had at most: on its accelerator, else in the machine, with libraries and data."""
+    """Peak memory in bytes: of the accelerator, or else of the process, including libraries and data."""
     torch, jax = sys.modules.get("torch"), sys.modules.get("jax")
     if torch and torch.cuda.is_initialized():
         return int(torch.cuda.max_memory_allocated())
@@ -46,17 +46,17 @@ def memory() -> int:
 
 
 def shape(net: str, image: tuple[int, ...]) -> tuple[int, ...]:
-    """Of an example as the network takes it; image: that of those which convolve."""
+    """Shape of an example as input of the network; image: the shape for convolutional networks."""
     return {"dense": (784,), "vae": (784,), "sequence": (28, 28)}.get(net, image)
 
 
 def pixels(images: np.ndarray, net: str) -> np.ndarray:
-    """The images as float32 in [0, 1], of the shape that the network takes, channels last; without a second copy."""
+    """Images as float32 in [0, 1] in the input shape of the network, channels last, without a second copy."""
     x = images.astype(np.float32).reshape(-1, *shape(net, (28, 28, 1)))
     x /= 255
     return x
 
 
 def epochs(count: int, most: int) -> list[int]:
-    """So many steps as epochs of at most `most`, for those that train by the epoch."""
+    """Split steps into epochs of at most `most`, for libraries that train by epochs."""
     return [most] * (count // most) + [count % most] * (count % most > 0)

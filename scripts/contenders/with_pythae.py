@@ -1,4 +1,4 @@
-"""pythae: its own VAE with its own trainer."""
+"""pythae: the VAE and the trainer of the library."""
 
 import contextlib
 import logging
@@ -51,7 +51,7 @@ def build(work: dict[str, Any], images: np.ndarray) -> turns.Steps:
     size = work["batch"]
 
     def epoch(images: torch.Tensor) -> float:
-        """One of its trainer's, over these images."""
+        """Train one epoch on these images, and return the loss."""
         dataset = BaseDataset(images, torch.zeros(len(images)))
         quiet = Path(os.devnull).open("w")  # noqa: SIM115
         with tempfile.TemporaryDirectory() as folder, quiet, contextlib.redirect_stderr(quiet):

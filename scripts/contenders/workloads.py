@@ -1,4 +1,4 @@
-"""What the benchmark trains: the networks, by what their contenders need to know of them."""
+"""The workloads of the benchmark: networks, batch sizes and the number of operations per step."""
 
 from typing import NamedTuple
 
@@ -7,10 +7,10 @@ class Workload(NamedTuple):
     """One network at one batch size."""
 
     net: str
-    experiment: str  # ours
+    experiment: str  # name of the jaxae experiment
     flags: tuple[str, ...]
     batch: int
-    layers: tuple[tuple[int, int, int], ...]  # products of an image: places, inputs, outputs
+    layers: tuple[tuple[int, int, int], ...]  # matrix products per image: positions, inputs, outputs
     lr: float = 1e-3
     seeds: int = 1
     hidden: int = 0
@@ -18,13 +18,13 @@ class Workload(NamedTuple):
 
     @property
     def operations(self) -> float:
-        """Floating-point operations of a step: forwards, and two gradients, but none in the images."""
+        """Floating-point operations of a step: the forward pass and two gradients, without that of the images."""
         each = [places * inputs * outputs for places, inputs, outputs in self.layers]
         return 2.0 * self.seeds * self.batch * (3 * sum(each) - each[0])
 
     @property
     def moved(self) -> float:
-        """Bytes that Adam moves in a step: parameters, gradients and two moments in, all but gradients out."""
+        """Bytes that Adam reads (parameters, gradients, two moments) and writes (all but the gradients) per step."""
         return 7 * 4.0 * self.seeds * sum(inputs * outputs for _, inputs, outputs in self.layers)
 
 
@@ -35,7 +35,7 @@ def vae(batch: int, seeds: int = 1) -> Workload:
 
 
 def denoising(batch: int) -> Workload:
-    """S2."""
+    """The denoising autoencoder with 32, 64 and 128 filters."""
     down = ((784, 9, 32), (196, 288, 64), (49, 576, 128))
     return Workload("denoising", "denoising", (), batch, (*down, (49, 1152, 128), (196, 1152, 64), (784, 576, 1)))
 
@@ -57,5 +57,5 @@ WORKLOADS = {
     "LSTM 128": Workload("sequence", "sequence", (), 128, LSTM),
     "8 seeds of VAE 128": vae(128, 8),
 }
-# On an accelerator these are bound by its dispatch, not by its arithmetic.
+# Workloads that are bound by dispatch on an accelerator, not by arithmetic.
 SMALL = {"VAE 8": vae(8), "mirrored 8": WORKLOADS["mirrored 32"]._replace(batch=8)}

@@ -4,7 +4,7 @@
 # An autoencoder whose latent dimensions are nearly uncorrelated, by the penalty of Cogswell, Ahmed, Girshick, Zitnick &
 # Batra 2016, "Reducing overfitting in deep networks by decorrelating representations" (DeCov). It is a Flax module, a
 # loss and an optimizer; jaxae compiles, trains and evaluates it. Run this file with Python, or cell by cell in an
-# editor that knows `# %%`; it takes half a minute on two CPU cores and writes into the current folder.
+# editor that supports `# %%`; it takes half a minute on two CPU cores and writes into the current folder.
 
 # %%
 import flax.linen as nn
@@ -50,8 +50,8 @@ model = Autoencoder()
 # reported.
 #
 # With the covariance C of the codes of a batch, the penalty is (|C|^2 - |diag C|^2) / 2: half the sum of the squared
-# covariances of different dimensions. It is a number of the whole batch: `batch.mean` takes means over all devices that
-# share a batch, without padding, and `batch.repeat` makes the number a term.
+# covariances of different dimensions. It is a statistic of the global batch: `batch.mean` takes means over all devices,
+# excluding padding, and `batch.repeat` broadcasts the statistic to a term.
 
 
 # %%
@@ -85,8 +85,8 @@ decorrelated = jaxae.fit(experiment_with(WEIGHT), data, epochs=20, batch_size=10
 
 
 # %% [markdown]
-# The penalty does what it should: the correlations of different dimensions, here of the test images, are smaller. The
-# reconstructions are about as good.
+# With the penalty, the correlations of different dimensions on the test images are smaller, and the reconstruction
+# error is about the same.
 
 
 # %%
@@ -125,10 +125,10 @@ stopped = jaxae.Trained(experiment_with(WEIGHT), snapshot.state, data.shape)
 print("its codes", stopped.encode(data.test.x).shape)
 
 # %% [markdown]
-# ## Is the formula right?
+# ## Checking the formula
 #
-# A loss deserves a check against NumPy, in double precision and from the definition: here with `numpy.cov`, which
-# divides by N - 1 unless `bias=True`. `terms` gives the terms of every example, and takes all 359 test images as one
+# The loss is checked against its definition in NumPy, in double precision: `numpy.cov` divides by N - 1 unless
+# `bias=True`. `terms` gives the terms of every example, and takes all 359 test images as one
 # batch. The evaluation after an epoch takes 100 at a time; covariances of so few examples are noisier, and their
 # squares larger on average.
 

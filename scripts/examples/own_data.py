@@ -2,8 +2,8 @@
 # # Your own data in ten lines
 #
 # An array of images becomes a trained model, and the model gives codes, reconstructions, samples and scores. Run this
-# file with Python, or cell by cell in an editor that knows `# %%`; it takes half a minute on two CPU cores and writes
-# into the current folder.
+# file with Python, or cell by cell in an editor that supports `# %%`; it takes half a minute on two CPU cores and
+# writes into the current folder.
 
 # %%
 from pathlib import Path
@@ -35,10 +35,10 @@ losses = [line["loss"] for line in model.history if line["split"] == "test"]
 print(f"test loss after the first and the last epoch: {losses[0]:.1f}, {losses[-1]:.1f} nats per image")
 
 # %% [markdown]
-# ## What the model does
+# ## Codes, reconstructions, samples
 #
 # `encode` returns the mean of q(z|x), which is deterministic. `decode` and `reconstruct` return images in [0, 1] with
-# an axis of channels. `sample` decodes draws from the prior.
+# an axis of channels. `sample` decodes samples from the prior.
 
 # %%
 codes = model.encode(x)  # [1797, 8]
@@ -47,10 +47,10 @@ samples = model.sample(jax.random.key(0), 10)  # [10, 8, 8, 1]
 print("codes", codes.shape, "reconstructions", images.shape, "samples", samples.shape)
 
 # %% [markdown]
-# ## Which examples are strange?
+# ## Anomaly scores
 #
-# `score` is the loss of each example, here minus the evidence lower bound in nats (of a density, so that it can be
-# below 0): the larger, the stranger. The model has seen no negative of a digit, and the score shows it.
+# `score` is the loss of each example, here the negative evidence lower bound in nats (of a density, so that it can be
+# below 0); larger is more anomalous. Negatives of digits, which are not in the training data, have larger scores.
 
 # %%
 scores, of_negatives = model.score(x), model.score(1 - x)  # [1797] each
@@ -75,9 +75,9 @@ print("written: own_data.png")
 # %% [markdown]
 # ## A folder of pictures
 #
-# A path does as well as an array: a folder of images of one size, with a subfolder for each class where there are
-# classes. With a `workdir`, `fit` writes what the command line writes: checkpoints, metrics, figures and `report.html`
-# (here without the last two, which take a while); the same call again resumes. `jaxae.load` opens the run later.
+# `fit` also takes a path: a folder of images of one size, with one subfolder per class if they have classes. With a
+# `workdir`, `fit` writes the same files as the command line: checkpoints, metrics, figures and `report.html` (here
+# without the last two, which take time); repeating the call resumes. `jaxae.load` loads the run later.
 
 # %%
 for number, (image, label) in enumerate(zip(x, digits.target, strict=True)):
