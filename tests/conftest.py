@@ -1,4 +1,4 @@
-"""Strict: an implicit broadcast raises, warnings are errors, 64-bit is off."""
+"""Strict mode for all tests: implicit broadcasting raises, warnings are errors, 64-bit is off."""
 
 import importlib.util
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 COMPILED = ROOT / ".pytest_cache" / "compiled"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# One cache for all workers and the processes that tests start, kept for the next run: the bits are the same.
+# One compilation cache for all workers and subprocesses, kept for the next run; cached programs give the same bits.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
@@ -41,7 +41,7 @@ def pytest_sessionstart(session):
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
-    """No test, and no fixture of a module, reads or writes the user's cache."""
+    """Isolate every test and module fixture from the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAXAE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
         yield
@@ -56,7 +56,7 @@ def mnist():
 
 
 def script(name):
-    """A module of `scripts/`."""
+    """Import a module of `scripts/`."""
     path = ROOT / "scripts" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
@@ -65,7 +65,7 @@ def script(name):
 
 
 def call(name, *arguments):
-    """The exit code of a command of `jaxae`."""
+    """Exit code of a `jaxae` command."""
     command = importlib.import_module(f"jaxae.commands.{name}")
     with pytest.raises(SystemExit) as ended:
         command.main([*map(str, arguments)])
@@ -73,7 +73,7 @@ def call(name, *arguments):
 
 
 def copy_repository(folder):
-    """The files of the repository that git does not ignore, links as links, in this folder."""
+    """Copy the files of the repository that git does not ignore into this folder; links stay links."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode:
@@ -85,7 +85,7 @@ def copy_repository(folder):
 
 
 def batch(x, weight=None, mask=None, training=True, layout=Layout()):  # noqa: B008
-    """A whole batch of these examples, numbered from 0, at step 0."""
+    """A global batch of these examples, with indices from 0, at step 0."""
     n = len(x)
     weight = jnp.ones(n) if weight is None else jnp.asarray(weight, jnp.float32)
     return Batch(
@@ -101,17 +101,17 @@ def batch(x, weight=None, mask=None, training=True, layout=Layout()):  # noqa: B
 
 
 def trained(experiment, params, extra, shape):
-    """A model of these parameters."""
+    """A trained model with these parameters."""
     return Trained(experiment, State(jnp.int32(0), params, (), extra), shape)
 
 
 def new_key():
-    """A key that nothing has used yet; always the same one."""
+    """A fresh copy of one fixed key, which the key-reuse checker counts as unused."""
     return jax.random.key(0)
 
 
 def equal(a, b):
-    """Whether two trees are the same, bit for bit."""
+    """Whether two trees are equal bit for bit."""
     a, b = (jax.tree.map(np.asarray, tree) for tree in (a, b))
     same = jax.tree.map(lambda u, v: u.dtype == v.dtype and u.shape == v.shape and u.tobytes() == v.tobytes(), a, b)
     return jax.tree.structure(a) == jax.tree.structure(b) and all(jax.tree.leaves(same))
@@ -119,14 +119,14 @@ def equal(a, b):
 
 @pytest.fixture
 def flax_scans():
-    """Flax makes the parameters of a recurrent cell within the scan over time, from one key at every step."""
+    """Flax initialises a recurrent cell within the scan over time, with the same key at every step."""
     with jax.debug_key_reuse(False):
         yield
 
 
 @pytest.fixture
 def untyped():
-    """Without the suite's type checks, which refuse such arguments before our code does."""
+    """Without the runtime type checks of the suite, which would reject such arguments before the library does."""
     config.update("jaxtyping_disable", True)
     yield
     config.update("jaxtyping_disable", False)

@@ -1,10 +1,10 @@
-"""Trains an experiment on several devices; prints the largest relative differences as JSON.
+"""Train an experiment on several devices, and print the largest relative differences as JSON.
 
-Arguments: its module; `all` ways on 1, 2, 4 and 8 devices, or the `fast` ones; fields as JSON. One seed, and four
-unless it is to be fast. With `bits` those that are to be the same to the bit, with the experiment's optimizer.
-`terms` in place of a module: one gradient of each term of the whole batch, on 2 and 8 devices.
-Run in its own process, since the number of virtual devices is fixed when JAX starts.
-`python tests/on_devices.py tests/devices.json` writes down the table of all experiments, or of those that follow.
+Arguments: the experiment's module; the set of plans (`all` on 1, 2, 4 and 8 devices, `fast` for a few of them, `bits`
+for the reproducible ones, with the experiment's own optimizer); fields as JSON. With one seed, and also four unless
+the set is `fast`. `terms` in place of a module: one gradient of each term of the global batch, on 2 and 8 devices.
+Runs in a separate process, since the number of virtual devices is fixed when JAX starts.
+`python tests/on_devices.py tests/devices.json [NAME ...]` records the table of all experiments, or of those named.
 """
 
 import importlib
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-if "bits" not in sys.argv:  # a third of the time to compile; the order of sums is the same
+if "bits" not in sys.argv:  # compiles in a third of the time, with the same order of summation
     os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 import jax
@@ -40,7 +40,7 @@ from short_runs import FIELDS, NAMES
 
 
 class Way(NamedTuple):
-    """How to train."""
+    """Mode, number of devices, reduction and microbatches."""
 
     mode: str
     devices: int
@@ -60,7 +60,7 @@ MICROBATCHES = [
     *(Way(mode, n, "fast", 4) for mode, n in (("auto", 1), ("pmap", 4), ("jit", 2))),
 ]
 CHOSEN = {"all": SPLIT + MICROBATCHES, "split": SPLIT, "fast": FAST, "one": FAST[:1], "bits": BITS}
-RATES = {"sigmoid": 10.0}  # elsewhere parameters move enough at 1e-3
+RATES = {"sigmoid": 10.0}  # all others: 1e-3
 
 
 def fit(name, way, seeds, fields):
@@ -90,23 +90,24 @@ def difference(a, b):
 
     def relative(u, v):
         changed = np.linalg.norm(np.ravel(u) - np.ravel(v))
-        return float(changed / np.linalg.norm(np.ravel(v))) if changed else 0.0  # also where both are zero
+        return float(changed / np.linalg.norm(np.ravel(v))) if changed else 0.0  # 0 if both are zero
 
     return max(relative(u, v) for u, v in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
 def plain_descent(rate):
-    """Adam and Adadelta divide by the size of the gradient: what is zero but for rounding becomes a whole step.
+    """Replace Adam and Adadelta by SGD with a small learning rate.
 
-    Small steps of plain descent do not let rounding grow either, and what starts at 0 shows every gradient. Optimizers
-    work on the gradient of the whole batch, element by element: devices can make no difference after it.
+    Both divide by the size of the gradient, which turns rounding errors into full steps; SGD does not amplify them, and
+    the change of a parameter that starts at 0 shows its gradient. Optimizers act element by element on the gradient of
+    the global batch, so that they cannot depend on the devices.
     """
     for name in ("adam", "adadelta"):
         setattr(optax, name, lambda *_, **__: optax.sgd(rate))
 
 
 def table(name, chosen, fields):
-    """The differences of parameters and of metrics from the run on one device, by the way to train and the seeds."""
+    """Differences of parameters and of metrics from the run on one device, by plan and number of seeds."""
     rows = {}
     for seeds in (1,) if chosen in ("fast", "one") else (1, 4):
         state, metrics = fit(name, BITS[0] if chosen == "bits" else Way("auto", 1), seeds, fields)
@@ -116,7 +117,7 @@ def table(name, chosen, fields):
             except ValueError as error:
                 if "needs the global batch" not in str(error):
                     raise
-                continue  # its loss takes no microbatches
+                continue  # its loss needs the global batch
             change = difference((other.params, other.extra), (state.params, state.extra))
             rows[f"{way}, {seeds} seeds"] = [float(f"{d:.1e}") for d in (change, difference(measured, metrics))]
     return rows
@@ -129,7 +130,7 @@ def mean_discrepancy(variables, batch, key):
 
 
 def total_correlation(variables, batch, key):
-    """All three parts of the KL term, with different weights."""
+    """The three terms of the KL decomposition, with different weights."""
     q = DiagonalNormal(batch.x @ variables["params"]["a"], batch.x @ variables["params"]["b"])
     z = q.mean + jnp.exp(q.log_scale) * batch.noise(key, q.mean.shape[1:])
     everyone = DiagonalNormal(*(batch.gather(part) for part in q))
@@ -138,7 +139,7 @@ def total_correlation(variables, batch, key):
 
 
 def quantization(variables, batch, key):
-    """Moving averages of the vectors nearest to a code, codes that are resampled, and their mean use in the loss."""
+    """EMA of the codebook, resampled codes, and a penalty on their mean use."""
     z = batch.x @ variables["params"]["a"]
     codes = variables["codebook"]["codes"]
     soft = nn.softmax(z @ codes.T)
@@ -174,7 +175,7 @@ def gradients(loss, mode, devices):
 
 
 def terms():
-    """Differences of each term's gradients, metrics and updates from one device without a mapped axis."""
+    """Differences of the gradients, metrics and updates of each term from those on one device without a mapped axis."""
     rows = {}
     for name, loss in TERMS.items():
         here = gradients(loss, "auto", 1)
@@ -188,7 +189,7 @@ def terms():
 
 
 def write(path, names):
-    """Measure these experiments again, each in a process of its own, and put them into the table."""
+    """Measure these experiments again, each in its own process, and update the table."""
     tables = json.loads(path.read_text()) if path.exists() else {}
     for name in names:
         command = [sys.executable, __file__, name, "all", json.dumps(FIELDS.get(name, {}))]

@@ -1,7 +1,7 @@
-"""Trains every experiment for a few steps: prints the SHA-256 of all its arrays, and writes its figures into a file.
+"""Train every experiment for a few steps: prints the SHA-256 of all its arrays, and writes its figures into a file.
 
-In its own process. `python tests/short_runs.py tests/golden.json` writes down what is right from now on, of all
-experiments or of those whose names follow; the entries of the others stay.
+Run in a separate process. `python tests/short_runs.py tests/golden.json [NAME ...]` records the golden figures of all
+experiments, or of those named; other entries are kept.
 """
 
 import hashlib
@@ -21,8 +21,8 @@ from jaxae.training.checkpoint import newest_digests
 
 NAMES = experiments.names()
 FIELDS = {
-    "stacked": {"epochs": 4, "greedy": 1},  # every one of its phases
-    # Narrow networks, which run the same code in less time.
+    "stacked": {"epochs": 4, "greedy": 1},  # one epoch per phase
+    # Narrow networks: the same code in less time.
     "convolutional": {"filters": (4, 6, 6)},
     "denoising": {"filters": (4, 6, 8)},
     "denoising_conv32": {"filters": (4, 6)},
@@ -42,12 +42,12 @@ def few(folder):
 
 
 def fields(name):
-    """One epoch (in stacked, for each of its phases) of five steps."""
+    """One epoch of five steps (`stacked`: one per phase)."""
     return {"epochs": 1, "batch_size": 16, "figures": "none", **FIELDS.get(name, {})}
 
 
 def reached(workdir):
-    """The figures of a run."""
+    """The golden figures of a run."""
     train, test = records.read(workdir / "metrics.jsonl")[-2:]
     params = jax.tree.leaves(jaxae.load(workdir).params)
     norm = np.sqrt(sum(np.sum(np.square(leaf, dtype=np.float64)) for leaf in params))
@@ -55,7 +55,7 @@ def reached(workdir):
 
 
 def short_run(name, file):
-    """Train on these digits, say the digest, and give the figures."""
+    """Train on these digits, print the digest, and return the golden figures."""
     module, workdir = importlib.import_module(f"jaxae.experiments.{name}"), file.with_name(name)
     config = module.Config(**fields(name), data=str(file), workdir=str(workdir))
     run.train(config, module.build, name)

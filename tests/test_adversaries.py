@@ -1,4 +1,4 @@
-"""Total correlation, discrepancy, discriminators and learned priors."""
+"""Losses of the global batch: total correlation, MMD, discriminators and learned priors."""
 
 from types import SimpleNamespace
 
@@ -41,7 +41,7 @@ def images(count=8):
 
 
 def systems():
-    """Model and loss of everything that looks at the whole batch, or at a discriminator."""
+    """Model and loss of every variant whose loss needs the global batch or a discriminator."""
     plain, factor = vae.VAE(**coders()), factor_vae.FactorVAE(**coders(), discriminator=critic())
     flat = autoencoder.Autoencoder(**coders(2))
     adversarial = aae.Adversarial(**coders(2), discriminator=critic())
@@ -61,8 +61,8 @@ def initial(model):
 
 
 @pytest.mark.parametrize("name", systems())
-def test_losses_on_two_devices_equal_those_of_the_whole_batch(name):
-    """Values and gradients on a mapped axis equal those of the whole batch."""
+def test_losses_on_two_devices_equal_those_of_the_global_batch(name):
+    """Values and gradients on a mapped axis equal those of the global batch."""
     model, loss = systems()[name]
     params, whole = initial(model), batch(images())
     shares = jax.tree.map(lambda a: a.reshape(2, 4, *a.shape[1:]), whole.replace(step=None))
@@ -92,7 +92,7 @@ def test_microbatch_is_refused(name):
 
 @pytest.mark.parametrize("name", ["tcvae", "factor_vae discriminator", "wasserstein", "information"])
 def test_gather_in_evaluation_is_refused(name):
-    """Evaluation batches hold padding."""
+    """Evaluation batches contain padding."""
     model, loss = systems()[name]
     variables = {"params": initial(model)}
     with pytest.raises(ValueError, match="gather is for training"):
@@ -129,7 +129,7 @@ def kl_parts(q, z, examples):
     return own - joint, joint - product, product - stats.norm.logpdf(z).sum(1)
 
 
-def test_parts_of_the_kl_term_against_scipy():
+def test_kl_decomposition_against_scipy():
     q, z = posteriors()
     found = tcvae.kl_decomposition(
         DiagonalNormal(*map(jnp.asarray, q)), jnp.asarray(z), DiagonalNormal(*map(jnp.asarray, q)), 40
@@ -144,7 +144,7 @@ TCVAE_TERMS = ("mutual_information", "total_correlation", "dimension_wise_kl")
 
 
 @pytest.mark.parametrize("scheduled", [False, True])
-def test_every_part_of_the_kl_term_has_its_own_weight(scheduled):
+def test_each_term_of_the_kl_decomposition_has_its_own_weight(scheduled):
     """Against SciPy: 6 for the total correlation, 2 for the mutual information, 3 for the dimension-wise KL."""
     model = vae.VAE(**coders())
     variables, examples = {"params": initial(model)}, batch(images()).replace(step=jnp.int32(10))
@@ -162,7 +162,7 @@ def test_every_part_of_the_kl_term_has_its_own_weight(scheduled):
 
 
 def test_tcvae_with_weights_of_one_is_the_bound():
-    """To the sample: the three parts telescope to log q(z|x) - log p(z)."""
+    """Per example: the three terms telescope to log q(z|x) - log p(z)."""
     model = vae.VAE(**coders())
     variables, examples = {"params": initial(model)}, batch(images())
     terms, _ = tcvae.loss(model, 1000, 1.0)(variables, examples, new_key())
@@ -172,7 +172,7 @@ def test_tcvae_with_weights_of_one_is_the_bound():
 
 
 def test_total_correlation_grows_with_dependence():
-    """By weighted sampling it is off by a constant; its growth is that of the closed form, -log(1 - r^2) / 2."""
+    """Minibatch weighted sampling has a constant bias; the increase is that of the closed form, -log(1 - r^2) / 2."""
     rng = np.random.default_rng(0)
     found = []
     for r in (0.0, 0.9):
@@ -180,7 +180,7 @@ def test_total_correlation_grows_with_dependence():
         q = DiagonalNormal(jnp.asarray(mean), jnp.full(mean.shape, np.log(0.2)))
         z = vae.reparameterize(q, jnp.asarray(rng.normal(size=mean.shape), jnp.float32))
         found.append(float(tcvae.kl_decomposition(q, z, q, 2000)[1].mean()))
-    covariance = 0.9 / 1.04  # of z, whose variance is 1 + 0.2^2
+    covariance = 0.9 / 1.04  # correlation of z, whose variance is 1 + 0.2^2
     np.testing.assert_allclose(found[1] - found[0], -0.5 * np.log(1 - covariance**2), atol=0.08)
 
 
@@ -201,8 +201,8 @@ def test_discriminator_loss_has_no_gradient_in_the_encoder(kind):
     assert not equal(after.params["discriminator"], params["discriminator"])
 
 
-def test_permuted_units_keep_their_values_and_lose_their_partners():
-    z = jax.random.normal(new_key(), (4000, 1)) @ jnp.ones((1, 3))  # all units alike
+def test_permute_keeps_marginals_and_removes_dependence():
+    z = jax.random.normal(new_key(), (4000, 1)) @ jnp.ones((1, 3))  # equal latent dimensions
     permuted = np.asarray(factor_vae.permute(z, jax.random.fold_in(new_key(), 1)))
     np.testing.assert_array_equal(np.sort(permuted, axis=0), np.sort(z, axis=0))
     assert np.abs(np.corrcoef(permuted.T) - np.eye(3)).max() < 4 / np.sqrt(4000)
@@ -246,7 +246,7 @@ def correlated(count):
 
 @pytest.mark.parametrize("gamma", [3.0, lambda step: 0.5 * step], ids=["number", "schedule"])
 def test_optimal_discriminator_estimates_the_total_correlation(gamma):
-    """Its mean logit is -log(1 - r^2) / 2; gamma of it is in the loss."""
+    """Its mean logit is -log(1 - r^2) / 2; the loss has gamma times it."""
     count = 40_000
     z, model, params = correlated(count)
     examples = batch(z).replace(step=jnp.int32(6))
@@ -259,7 +259,7 @@ def test_optimal_discriminator_estimates_the_total_correlation(gamma):
 
 
 def test_discriminator_loss_is_the_cross_entropy_of_codes_and_permuted_codes():
-    """Cross-entropy of the optimal one: codes are its positive class, independent pairs its negative one."""
+    """Codes are the positive class of the optimal discriminator, independent pairs the negative one."""
     count = 40_000
     z, model, params = correlated(count)
     terms, _ = factor_vae.discriminator_loss(model)({"params": params}, batch(z), new_key())
@@ -271,7 +271,7 @@ def test_discriminator_loss_is_the_cross_entropy_of_codes_and_permuted_codes():
     assert found.mean() < 2 * np.log(2) - 10 * error  # better than chance
 
 
-def test_no_scaled_discriminator_has_less_cross_entropy_than_the_optimal_one():
+def test_optimal_discriminator_has_the_least_cross_entropy_of_scaled_ones():
     z, _, _ = correlated(40_000)
     real, fake = ratio(z, R), ratio(factor_vae.permute(z, new_key()), R)
     scaled = {a: float(divergences.discrimination(a * real, a * fake).mean()) for a in (0.0, 0.7, 1.0, 1.4)}
@@ -281,7 +281,7 @@ def test_no_scaled_discriminator_has_less_cross_entropy_than_the_optimal_one():
 
 @pytest.fixture
 def adversarial():
-    """An autoencoder whose discriminator is z_1 - 2 z_2 + 0.5, on inputs that are their own codes."""
+    """An autoencoder with the discriminator z_1 - 2 z_2 + 0.5, on inputs that equal their codes."""
     model = aae.Adversarial(encoder=Direct(), decoder=nets.MLP((), (2,)), discriminator=nets.MLP((), (1,)))
     z = jnp.asarray(np.random.default_rng(0).normal([1.5, -0.5], size=(50, 2)), jnp.float32)
     params = model.init(new_key(), z)["params"]
@@ -312,7 +312,7 @@ def test_discriminator_loss_is_the_cross_entropy_of_prior_samples_and_codes(adve
 
 
 def test_generator_loss_moves_codes_towards_the_prior(adversarial):
-    """-log D(code), by NumPy; descent moves codes along the gradient of the discriminator's logit."""
+    """-log D(code), by NumPy; gradient descent moves codes along the gradient of the discriminator's logit."""
     model, params, z = adversarial
     terms, _ = aae.generator_loss(model)({"params": params}, batch(z), new_key())
     np.testing.assert_allclose(terms["loss"], np.logaddexp(0, -logits(z)), rtol=1e-5)
@@ -329,7 +329,10 @@ def test_generator_loss_moves_codes_towards_the_prior(adversarial):
     ("rates", "changed"), [((0.01, 0.0), {"encoder", "decoder"}), ((0.0, 0.01), {"encoder", "discriminator"})]
 )
 def test_transitions_of_an_adversarial_autoencoder_update_their_own_groups(rates, changed):
-    """Reconstruction with one rate, then discriminator and generator with another; each sees what the last has left."""
+    """Reconstruction with one learning rate, then discriminator and generator with another.
+
+    Each starts from the result of the previous one.
+    """
     lr, adversarial_lr = rates
     config = aae_experiment.Config(
         hidden=(5,), latent=2, discriminator=(4,), lr=lr, adversarial_lr=adversarial_lr, batch_size=8
@@ -351,7 +354,7 @@ def test_transitions_of_an_adversarial_autoencoder_update_their_own_groups(rates
 
 
 def test_adversarial_training_moves_the_codes_towards_the_prior():
-    """Three transitions in turn on the digits: the codes come nearer to N(0, I) than without the adversary."""
+    """Three alternating transitions on the digits: the codes are closer to N(0, I) than without the discriminator."""
     digits = data.load("digits")
     x = jnp.asarray(digits.train.x[:512].reshape(-1, 28, 28, 1) / np.float32(255))
     model = aae.Adversarial(
@@ -406,7 +409,7 @@ def test_discrepancy_is_zero_on_average_for_equal_distributions_and_positive_for
     found = np.asarray(jax.vmap(mmd.discrepancy)(x, y), np.float64)
     error = found.std() / np.sqrt(3000)
     assert abs(found.mean()) < 4 * error < 0.004
-    assert found.min() < 0  # as an unbiased estimate of zero must be
+    assert found.min() < 0  # an unbiased estimate of zero is negative for some samples
     moved = np.asarray(jax.vmap(mmd.discrepancy)(x, y + 0.5), np.float64)
     assert moved.mean() > 20 * error
 
@@ -428,7 +431,7 @@ def test_infovae_weights_the_kl_term_and_the_mmd(scheduled):
 
 
 def test_info_vae_compares_samples_of_the_posterior_with_the_prior():
-    """Posteriors that are all N(0, I): the discrepancy of samples is 0 on average, that of their means is not."""
+    """For posteriors N(0, I) the MMD of samples is 0 on average, and that of posterior means is not."""
     model = vae.VAE(encoder=Given(0.0), decoder=nets.MLP((), (2,)))
     x = jnp.zeros((20, 2))
     params = model.init(new_key(), x)["params"]

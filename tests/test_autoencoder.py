@@ -59,7 +59,7 @@ def cross_entropy(logits, x):
 
 
 def slope(loss, params, given):
-    """Gradient of the mean of the loss, and the means of its terms."""
+    """Gradient of the mean loss, and the means of its terms."""
     grads, metrics, _ = gradient(lambda p, b: loss({"params": p}, b, new_key()), params, given)
     return grads, metrics
 
@@ -105,7 +105,7 @@ def test_output_other_than_logistic_has_no_cross_entropy_and_is_clipped_to_pixel
 
 
 class Dropping(nn.Module):
-    """An encoder that drops a share of its input."""
+    """An encoder with dropout on its input."""
 
     @nn.compact
     def __call__(self, x, keys=None, axis=None):
@@ -113,7 +113,7 @@ class Dropping(nn.Module):
 
 
 class Fixed(nn.Module):
-    """A decoder that only reshapes."""
+    """A decoder without parameters, which reshapes the code."""
 
     @nn.compact
     def __call__(self, z, keys=None, axis=None):
@@ -136,7 +136,7 @@ def test_dropout_acts_in_training_only():
 
 
 def convolutional():
-    """With batch norm in encoder and decoder, its variables and four images."""
+    """Model with batch norm in encoder and decoder, its variables, and four images."""
     model = autoencoder.Autoencoder(
         encoder=nets.Conv((2,), batch_norm=True), decoder=nets.Deconv((4, 4, 1), (1, 2), batch_norm=True)
     )
@@ -173,7 +173,7 @@ def test_batch_statistics_are_those_of_the_batch_over_all_devices():
     jax.tree.map(close, moved, both)
 
 
-def test_three_models_share_their_weights():
+def test_encode_decode_and_call_share_their_weights():
     model, params = single()
     variables = {"params": params}
     z, before = model.apply(variables, IMAGES)
@@ -186,8 +186,8 @@ def test_three_models_share_their_weights():
     assert equal(nn.sigmoid(model.decoder.apply({"params": params["decoder"]}, codes)), pixels)
 
 
-def test_sparse_penalty_and_its_gradient():
-    """w sum |z|, z = x W + b: its slope in W is w times the mean of x sign(z), whatever the weight of the error."""
+def test_sparse_penalty_and_its_gradient_against_closed_forms():
+    """w sum |z|, z = x W + b: the gradient in W is w times the mean of x sign(z), whatever the weight of the error."""
     model, params = single(encoder=nets.MLP((), (4,), axes=2))
     flat = X.reshape(5, 6).astype(np.float64)
     w, b = dense(params, "encoder")
@@ -214,7 +214,7 @@ def test_sparse_penalty_and_its_gradient():
     assert not np.any(difference["decoder"]["Dense_0"]["kernel"])
 
 
-def test_sparse_experiment_weighs_the_penalty_by_its_field():
+def test_sparse_experiment_weights_the_penalty_by_its_field():
     built = sparse_experiment.build(sparse_experiment.Config(latent=4, sparsity=0.3), data.Info((2, 3), 100))
     params = normal(built.model)
     terms, _ = built.evaluate({"params": params}, batch(X, training=False), new_key())
@@ -223,7 +223,7 @@ def test_sparse_experiment_weighs_the_penalty_by_its_field():
     np.testing.assert_allclose(terms["loss"] - terms["bce"], 0.3 * np.abs(z).sum(1), rtol=1e-5)
 
 
-def test_noise_on_images():
+def test_gaussian_noise_has_its_moments_and_is_clipped_to_pixels():
     grey = batch(np.full((50, 20, 20), 0.5, np.float32))
     noise = np.asarray(denoising.gaussian(0.1)(new_key(), grey)) - 0.5  # clipped beyond five standard deviations
     n = noise.size
@@ -273,7 +273,7 @@ def test_denoising_experiment_adds_the_noise_of_its_field():
     assert equal(*(loss(variables, images, new_key()) for loss in (built.evaluate, exact)))
 
 
-def test_dense_mirrors_its_encoder():
+def test_dense_decoder_mirrors_the_encoder():
     encoder, decoder = autoencoder.dense((2, 3), (7, 5), 4, final=jnp.tanh, activation=nn.elu)
     assert (encoder.hidden, encoder.outputs, encoder.axes, encoder.final) == ((7, 5), (4,), 2, jnp.tanh)
     assert (decoder.hidden, decoder.outputs, decoder.final) == ((5, 7), (2, 3), nets.linear)
@@ -281,7 +281,7 @@ def test_dense_mirrors_its_encoder():
 
 
 @pytest.mark.parametrize(("pools", "places", "kernels"), [(None, 2, [3, 5, 3, 3]), (2, 4, [3, 5, 3])])
-def test_pooled_mirrors_its_encoder(pools, places, kernels):
+def test_pooled_decoder_mirrors_the_encoder(pools, places, kernels):
     encoder, decoder = autoencoder.pooled((16, 16, 1), (2, 3, 4), (3, 5, 3), pools=pools, bias=-1.5)
     model, x = autoencoder.Autoencoder(encoder, decoder), jnp.zeros((1, 16, 16, 1))
     (z, logits), variables = jax.eval_shape(model.init_with_output, new_key(), x)
@@ -291,8 +291,8 @@ def test_pooled_mirrors_its_encoder(pools, places, kernels):
     assert decoder.bias == -1.5
 
 
-def test_tied_weights():
-    """Against an autoencoder with the transpose as its own matrix: the slope is the sum of both uses'."""
+def test_tied_weights_have_the_sum_of_both_gradients():
+    """Against an autoencoder with the transpose as a separate matrix: the gradient is the sum over both uses."""
     model = tied.Tied((2, 3), 4, activation=jnp.tanh)
     params = normal(model)
     loose, _ = single()
@@ -315,7 +315,7 @@ def test_tied_weights():
         np.testing.assert_allclose(ours[f"{name}_bias"][0], theirs[name]["Dense_0"]["bias"], rtol=1e-4, atol=1e-6)
 
 
-def test_tied_weights_are_one_matrix_fewer():
+def test_tied_weights_save_one_matrix():
     info = data.Info((28, 28, 1), 60_000)
 
     def count(experiment):
@@ -326,8 +326,8 @@ def test_tied_weights_are_one_matrix_fewer():
 
 
 @pytest.mark.parametrize("latent", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 4))])
-def test_linear_autoencoder_reaches_principal_components_from_above(latent):
-    """The best of all linear codes leaves the smallest variances out (Baldi & Hornik 1989)."""
+def test_error_of_a_linear_autoencoder_converges_from_above_to_that_of_pca(latent):
+    """The minimum over linear codes is the sum of the smallest eigenvalues of the covariance (Baldi & Hornik 1989)."""
     rng = np.random.default_rng(0)
     axes = np.linalg.qr(rng.normal(size=(6, 6)))[0]
     x = (0.5 + rng.normal(size=(40, 6)) * [1.0, 0.8, 0.6, 0.5, 0.4, 0.3] @ axes).astype(np.float32)

@@ -11,19 +11,19 @@ MAPPED = Layout(AXIS)
 MICROBATCH = Layout(partial=True)
 
 
-def test_mean_leaves_padding_out():
+def test_mean_excludes_padding():
     values = jnp.array([1.0, 2.0, 6.0, jnp.pi])
     assert batch(jnp.zeros((4, 1)), weight=[1, 1, 1, 0]).mean(values) == 3
     rows = jnp.arange(8.0).reshape(4, 2)
     np.testing.assert_array_equal(batch(jnp.zeros((4, 1)), weight=[1, 1, 0, 0]).mean(rows), [1, 2])
 
 
-def test_mean_is_known_in_evaluation():
+def test_mean_in_evaluation_excludes_padding():
     assert batch(jnp.zeros((4, 1)), weight=[0, 1, 1, 0], training=False).mean(jnp.array([9.0, 1.0, 4.0, 9.0])) == 2.5
 
 
 def test_mean_under_pmap_is_over_all_devices_and_so_is_its_gradient():
-    """On one device the mapped axis has size 1; `on_devices.py` does this on 2 and 8."""
+    """On one device the mapped axis has size 1; `on_devices.py` covers 2 and 8."""
 
     def value(x):
         here = batch(jnp.zeros((3, 1)), layout=MAPPED)
@@ -37,14 +37,14 @@ def test_mean_under_pmap_is_over_all_devices_and_so_is_its_gradient():
 
 
 def test_mean_and_gather_under_pmap_name_the_axis():
-    """Outside of pmap the axis is unbound."""
+    """Outside of pmap the axis name is unbound."""
     here = batch(jnp.zeros((3, 1)), layout=MAPPED)
     for method in (here.mean, here.gather):
         with pytest.raises(NameError, match="unbound axis name"):
             method(here.x)
 
 
-def test_gather_is_the_whole_batch_in_the_order_of_the_examples():
+def test_gather_is_the_global_batch_in_the_order_of_the_examples():
     values = jax.random.normal(new_key(), (4, 2, 3))
     assert equal(batch(jnp.zeros((4, 1))).gather(values), values)
     gathered = jax.pmap(lambda v: batch(jnp.zeros((4, 1)), layout=MAPPED).gather(v), axis_name="data")(values[None])
@@ -66,13 +66,13 @@ def test_gather_is_refused_in_evaluation(layout):
         batch(jnp.zeros((4, 1)), training=False, layout=layout).gather(jnp.zeros(4))
 
 
-def test_layout_splits_into_several_microbatches_or_one_that_is_ordered():
+def test_layout_splits_several_microbatches_and_a_single_ordered_one():
     assert not Layout(AXIS).split
     assert Layout(microbatches=2).split
     assert Layout(AXIS, 1, ordered=True).split
 
 
-def test_noise_belongs_to_the_example_not_to_its_place():
+def test_noise_is_a_function_of_the_example_not_of_its_position():
     key, whole = jax.random.key(1), batch(jnp.zeros((6, 1)))
     full = whole.noise(key, (3, 2))
     half = whole.replace(index=whole.index[::-2])
@@ -111,7 +111,7 @@ def test_mean_of_a_repeated_number_is_the_number():
 
 
 def test_static_fields_are_part_of_the_structure():
-    """A loss may branch on them; other values trace it again."""
+    """A loss may branch on them; other values are traced again."""
     traced = []
 
     @jax.jit
@@ -131,7 +131,7 @@ def test_optional_fields_may_be_missing():
 
 
 def test_key_reuse_is_an_error_in_every_test():
-    """A key that is used twice, or one of the old kind, is an error wherever a test runs."""
+    """A reused key, or one of the old type, raises in every test."""
     key = jax.random.key(0)
     jax.random.normal(key)
     with pytest.raises(jax.errors.KeyReuseError):

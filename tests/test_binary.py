@@ -23,7 +23,7 @@ def grey(count=3000):
     return data.Dataset(data.Split(x, np.zeros(count, np.int32)), data.Split(x[:1000], np.zeros(1000, np.int32)), ())
 
 
-def test_pixels_are_white_with_their_grey_value_as_probability():
+def test_pixels_are_white_with_probability_equal_to_their_grey_value():
     drawn = binary.binarize(grey(), "static")
     for split, count in ((drawn.train, 3000), (drawn.test, 1000)):
         assert set(np.unique(split.x)) == {0, 255}
@@ -35,7 +35,7 @@ def test_pixels_are_white_with_their_grey_value_as_probability():
 
 
 def test_static_samples_both_splits_and_dynamic_the_test_split():
-    """The same samples each time."""
+    """With the same samples in every call."""
     static, dynamic = (binary.binarize(grey(), how) for how in ("static", "dynamic"))
     assert static.fingerprint() == binary.binarize(grey(), "static").fingerprint()
     assert dynamic.train is not static.train
@@ -55,7 +55,7 @@ def test_binarized_floats_stay_floats():
 
 
 def test_dynamic_samples_depend_on_step_and_example_alone():
-    """With the grey value as the probability."""
+    """And have the grey value as mean."""
     seen = Transition(lambda params: (), lambda state, part, key: (state, {"x": part.x}))
     x = jnp.tile(jnp.array([[0.0, 0.2, 0.8, 1.0]]), (4000, 1))
     state = State(jnp.int32(0), {}, (), {})
@@ -100,7 +100,7 @@ def test_run_on_binary_images_resumes_bit_exact(tmp_path):
 
 
 def test_decoder_bias_starts_at_the_mean_image():
-    """At its logit, so that before training every pixel has the mean as its probability."""
+    """The bias is the logit of the mean image, so that the initial mean of p(x|z) is the mean image."""
     digits = data.load("digits", binarize="dynamic")
     config = dataclasses.replace(experiment.Config(), latent=3, hidden=(5,))
     model = experiment.build(config, digits.info).model
@@ -140,7 +140,7 @@ def test_log_likelihood_is_measured_where_pixels_have_a_density(fields):
 
 
 def test_likelihood_command_repeats_the_estimate_of_the_run(tmp_path, capsys):
-    """Of every seed; it writes nothing into the run."""
+    """For every seed, without writing into the run directory."""
     workdir = train(tmp_path / "run", "static", seeds=2, log_likelihood_samples=20)
     known = json.loads((workdir / "result.json").read_text())["likelihood"]
     before = sorted(workdir.rglob("*"))

@@ -63,7 +63,7 @@ def test_newest_comes_first_and_two_are_kept(tmp_path):
 
 @pytest.mark.parametrize("at_once", [True, False])
 def test_step_is_saved_again_when_its_arrays_differ(tmp_path, at_once):
-    """Totals change in the evaluation that ends an epoch; the last saved ones are restored."""
+    """The evaluation at the end of an epoch changes the totals; the last saved ones are restored."""
     later = {**ITEMS, "totals": {"sum": jnp.array([0.0, 1 / 3])}}
     save(tmp_path, [1])
     with Checkpoints(tmp_path) as checkpoints:
@@ -84,7 +84,7 @@ def test_step_is_saved_again_when_its_arrays_differ(tmp_path, at_once):
 @pytest.mark.parametrize("read_only", [True, False])
 @pytest.mark.parametrize("fault", ["flip", "truncate", "delete", "zero", "append"])
 def test_damaged_checkpoint_is_named_and_the_one_before_is_restored(tmp_path, fault, read_only, caplog):
-    """Whichever file of the newest checkpoint is damaged."""
+    """For every file of the newest checkpoint."""
     save(tmp_path / "whole", [1, 2])
     files = sorted(p.relative_to(tmp_path / "whole") for p in (tmp_path / "whole" / "2").rglob("*") if p.is_file())
     found = 0
@@ -110,7 +110,7 @@ def test_damaged_checkpoint_is_named_and_the_one_before_is_restored(tmp_path, fa
         assert meta == {"size": step}
         assert equal(items["state"]._replace(step=jnp.int32(3)), STATE)
         assert (step == 1) == ("checkpoint 2 is damaged" in caplog.text), name
-        assert {record.name for record in caplog.records} <= {"jaxae"}  # Orbax says nothing
+        assert {record.name for record in caplog.records} <= {"jaxae"}  # Orbax reports nothing
         found += step == 1
         if step == 1:
             assert (copy / "2").exists() == read_only
@@ -118,7 +118,7 @@ def test_damaged_checkpoint_is_named_and_the_one_before_is_restored(tmp_path, fa
 
 
 def harm(path, kind, chance):
-    """A fault of this kind, at a random place of the file."""
+    """Damage a file at a random position by a fault of this kind."""
     content = bytearray(path.read_bytes())
     at = chance.randrange(len(content)) if content else 0
     if kind == "delete":
@@ -136,7 +136,7 @@ def harm(path, kind, chance):
 
 @pytest.mark.parametrize("count", [40, pytest.param(1000, marks=pytest.mark.slow)])
 def test_random_faults_never_restore_a_wrong_state(tmp_path, caplog, count):
-    """One or two faults in a directory of two checkpoints: one of them is restored, or none."""
+    """One or two faults in a directory of two checkpoints: one of them is restored intact, or none."""
     save(tmp_path / "whole", [1, 2])
     states = {step: {**ITEMS, "state": STATE._replace(step=jnp.int32(step))} for step in (1, 2, 3)}
     chance, faults, found = random.Random(0), 0, Counter()
@@ -215,7 +215,7 @@ def test_saving_resumes_after_a_damaged_checkpoint(tmp_path):
 
 
 def broken(*_, **__):
-    raise ValueError("a long story of TensorStore")
+    raise ValueError("a long error of TensorStore")
 
 
 def lose(folder):
@@ -227,7 +227,7 @@ def lose(folder):
 
 
 def test_checkpoint_directory_replaced_while_saving_raises(tmp_path):
-    """Orbax creates missing folders, so that the one that is there is not the run's."""
+    """Orbax creates missing folders, so that an existing directory may be another one."""
     with pytest.raises(OSError, match="No such file or directory"):
         lose(tmp_path / "checkpoints")
 

@@ -26,7 +26,7 @@ def command(*args):
 
 
 def call(*args):
-    """The exit code of the command, in this process."""
+    """Exit code of the command, in this process."""
     with pytest.raises(SystemExit) as stop:
         run.main(vae.Config, vae.build, [*map(str, args)])
     return stop.value.code
@@ -90,7 +90,7 @@ def test_bad_input_leaves_a_finished_run_as_it_is(finished, monkeypatch, capsys)
 
 
 def test_bad_data_exits_with_2_and_one_line(tmp_path, capfd, monkeypatch):
-    """As `test_data` lists them, through `main` in this process."""
+    """The cases of `test_data`, through `main` in this process."""
     monkeypatch.chdir(tmp_path)
     for name, (given, says) in bad_inputs(tmp_path / "bad").items():
         code = call("--data", given)
@@ -98,7 +98,7 @@ def test_bad_data_exits_with_2_and_one_line(tmp_path, capfd, monkeypatch):
         assert code == 2, name
         assert (out, err.count("\n")) == ("", 1), name
         assert err.startswith("error: "), name
-        assert says.replace("data=", "--data ") in err, name  # there as an argument, here as a flag
+        assert says.replace("data=", "--data ") in err, name  # an argument in Python, a flag here
     assert not (tmp_path / "runs").exists()
 
 
@@ -191,7 +191,7 @@ def test_terminal_shows_one_progress_bar(tmp_path):
 
 
 def test_time_left_counts_timed_steps_only(capsys, monkeypatch):
-    """There is no time left before a step has been timed."""
+    """The bar hides the time left until a step has been timed."""
     monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
     with Progress(4, 40, 10) as progress:
         progress.epoch({"epoch": 1, "step": 10, "loss": 2.0}, {"loss": 3.0}, 50.0)

@@ -1,4 +1,4 @@
-"""The commands that apply a trained model to new data, against the same calls in Python."""
+"""Commands that apply a trained model to new data, against the same calls in Python."""
 
 import csv
 import os
@@ -44,13 +44,13 @@ def train(module, path, **fields):
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
-    """A run of one seed."""
+    """A run with one seed."""
     return train(vae, tmp_path_factory.mktemp("one") / "run", hidden=(8,))
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """A run of the seeds 3 and 4."""
+    """A run with seeds 3 and 4."""
     return train(vae, tmp_path_factory.mktemp("two") / "run", hidden=(8,), seed=3, seeds=2)
 
 
@@ -67,7 +67,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def file(tmp_path):
-    """More than `PIECE` examples."""
+    """A file of more than `PIECE` examples."""
     x = np.concatenate([X, X, X])
     assert len(x) > PIECE
     np.save(tmp_path / "x.npy", x)
@@ -102,7 +102,7 @@ def test_commands_write_the_arrays_of_the_python_calls(one, file, tmp_path, caps
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.npy", "x.npy"]
 
 
-def test_several_seeds_are_a_leading_axis_or_one_member(two, file, tmp_path):
+def test_several_seeds_give_a_leading_axis_and_member_selects_one(two, file, tmp_path):
     path, x = file
     model, out = jaxae.load(two), tmp_path / "out.npy"
     for name, every, second in (
@@ -165,7 +165,7 @@ def test_pictures_show_originals_over_reconstructions_and_samples(one, two, tmp_
     assert not shown[5:].any()
 
 
-def test_picture_of_many_examples_shows_the_first_hundred(one, file, tmp_path, capsys):
+def test_picture_shows_at_most_the_first_hundred_examples(one, file, tmp_path, capsys):
     assert call("reconstruct", one, file[0], "--out", tmp_path / "out.png") == 0
     assert "reconstructions of 100 of 1,077 examples" in capsys.readouterr().out
     with Image.open(tmp_path / "out.png") as picture:
@@ -276,8 +276,8 @@ def test_replay_prints_the_line_of_the_diverged_step(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["list"], ["encode", "--help"]], ids=str)
-def test_closed_pipe_is_no_error(arguments):
-    """As in `jaxae list | head -1`."""
+def test_closed_pipe_is_not_an_error(arguments):
+    """For example `jaxae list | head -1`."""
     read, write = os.pipe()
     os.close(read)
     command = [sys.executable, "-m", "jaxae", *arguments]

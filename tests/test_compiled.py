@@ -20,7 +20,7 @@ SETTINGS = (
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """The folder of an empty cache; JAX has no other."""
+    """An empty folder as the compilation cache of JAX."""
     monkeypatch.setenv("JAXAE_CACHE", str(tmp_path))
     before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", None)
@@ -29,7 +29,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def hits(number, **options):
-    """Number of cache hits of a new function, whose program depends on the number."""
+    """Number of cache hits when a function of this number is compiled."""
     events, zero = [], jnp.float32(0)
     monitoring.register_event_listener(listener := lambda name, **_: events.append(name))
     try:
@@ -91,7 +91,7 @@ with compiled.persistent_cache():
 
 @pytest.mark.parametrize("whole", [False, True])
 def test_entry_of_a_process_killed_while_writing_is_replaced(cache, whole):
-    """An unreadable entry would raise a warning, an error in this suite."""
+    """An unreadable entry would raise a warning, which is an error in this suite."""
     environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     done = subprocess.run([sys.executable, "-c", KILLED, str(whole)], env=environment, check=False)
     assert done.returncode == -9
@@ -102,7 +102,7 @@ def test_entry_of_a_process_killed_while_writing_is_replaced(cache, whole):
 
 
 def test_truncated_entry_that_was_read_is_replaced(cache):
-    """Its access time was written when another process read it."""
+    """It has an access time, written when another process read it."""
     hits(2)
     (entry,) = entries(cache)
     entry.write_bytes(entry.read_bytes()[:-100])

@@ -47,7 +47,7 @@ def test_command_line_sets_fields():
         ("stray", "stray"),
     ],
 )
-def test_bad_command_lines_get_one_line(line, says, capsys):
+def test_bad_command_lines_raise_in_one_line(line, says, capsys):
     with pytest.raises(InputError) as caught:
         command_line.parse(Config, "", line.split())
     assert says in str(caught.value)
@@ -63,8 +63,11 @@ def test_bad_command_lines_get_one_line(line, says, capsys):
         ("seed=1, seeds=-2: choose", "--seed 1, --seeds -2: choose"),
         ("hidden=(8, 4) are two", "--hidden (8, 4) are two"),
         ("leave out accumulate=2 and overwrite=True", "leave out --accumulate 2 and --overwrite"),
-        ("workdir=a/lr=1: is not empty", "--workdir a/lr=1: is not empty"),  # no field, but a name in a path
-        ("my_lr=1, tail=2, lr is small, lr= 3", "my_lr=1, tail=2, lr is small, lr= 3"),  # no fields, or no values
+        ("workdir=a/lr=1: is not empty", "--workdir a/lr=1: is not empty"),  # a name in a path, not a field
+        (
+            "my_lr=1, tail=2, lr is small, lr= 3",
+            "my_lr=1, tail=2, lr is small, lr= 3",
+        ),  # without fields or without values
     ],
 )
 def test_arguments_in_a_value_error_become_flags(argument, flag):
@@ -102,7 +105,7 @@ def kinds():
 
 
 def groups(text):
-    """Title -> flag or metavar -> meaning and default, of the groups in a help text."""
+    """Title -> flag or metavar -> meaning and default, for the groups of a help text."""
     found = {}
     for title, body in re.findall(r"^(\w+):\n((?:  .+\n?)+)", text, re.M):
         entries = re.split(r"^  (?=\S)", body, flags=re.M)[1:]
@@ -223,7 +226,7 @@ def test_json_with_wrong_fields_is_refused(change):
 
 
 def test_documented_configuration_has_the_default_fields():
-    """On any data: which data it belongs to, the experiment says (`Experiment.expected`)."""
+    """On any data set, since `Experiment.expected` is keyed by data set."""
     base = Config(data="mnist")
     for free in (
         {"seed": 3},

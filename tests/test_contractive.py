@@ -13,7 +13,7 @@ from jaxae.variants import autoencoder, contractive, tied
 
 
 def encoders():
-    """Dense nets (one in mixed precision, one with a code wider than its image) and a convolution."""
+    """Dense nets (one in mixed precision, one whose code is wider than its image) and a convolution."""
     return {
         "dense": nets.MLP((5,), (3,), axes=3, activation=jnp.tanh),
         "wide": nets.MLP((), (20,), axes=3, final=nn.sigmoid),
@@ -23,7 +23,7 @@ def encoders():
 
 
 def prepared(name):
-    """The encoder, and four images [4, 4, 1]."""
+    """An encoder, and four images [4, 4, 1]."""
     net = encoders()[name]
     x = jax.random.uniform(jax.random.key(1), (4, 4, 4, 1))
     params = net.init(new_key(), x)
@@ -31,7 +31,7 @@ def prepared(name):
 
 
 def exact(encode, x):
-    """By the Jacobian of one image at a time."""
+    """The norm from the Jacobian of one image at a time."""
     jacobian = jax.jit(jax.jacobian(lambda one: encode(one[None])[0]))
     return np.array([np.sum(np.asarray(jacobian(one), np.float64) ** 2) for one in x])
 
@@ -41,7 +41,9 @@ def test_norm_against_the_jacobian(name):
     encode, x = prepared(name)
     expected = exact(encode, x)
     assert np.ptp(expected) > 1e-3
-    norm = jax.jit(lambda x: contractive.frobenius(encode, x))  # bfloat16 is not multiplied outside of programs
+    norm = jax.jit(
+        lambda x: contractive.frobenius(encode, x)
+    )  # bfloat16 products are supported in compiled programs only
     np.testing.assert_allclose(norm(x), expected, rtol=1e-5)
 
 
@@ -56,7 +58,7 @@ def test_closed_form_against_the_jacobian():
 
 
 def model():
-    """[2, 3] -> 4 sigmoids -> [2, 3], tied, its parameters from N(0, 1), and five examples."""
+    """[2, 3] -> 4 sigmoid units -> [2, 3], tied, with parameters from N(0, 1), and five examples."""
     net = tied.Tied((2, 3), 4, nn.sigmoid)
     rng = np.random.default_rng(1)
     x = jnp.asarray(rng.uniform(size=(5, 2, 3)), jnp.float32)
@@ -109,8 +111,8 @@ def test_gradient_of_the_penalty_against_finite_differences(norm):
 @pytest.mark.parametrize(
     "net", [nets.Conv((2, 3), strides=(2,), outputs=(3,), activation=jnp.tanh), encoders()["mixed"]]
 )
-def test_gradient_of_the_penalty_of_convolutions(net):
-    """It takes derivatives of `ops`'s own derivatives."""
+def test_gradient_of_the_penalty_of_convolutions_against_finite_differences(net):
+    """Needs second derivatives of `cpu_convolution`."""
     net = net.clone(precision="float32")
     x = jax.random.uniform(jax.random.key(1), (4, 4, 4, 1))
     params = net.init(new_key(), x)
@@ -122,8 +124,8 @@ def test_gradient_of_the_penalty_of_convolutions(net):
     check_grads(penalty, (params,), order=1, modes=["rev"], eps=1e-2, rtol=1e-2, atol=1e-2)
 
 
-def test_gradient_in_mixed_precision():
-    """Along a direction, against the difference of the values in full precision."""
+def test_gradient_in_mixed_precision_against_full_precision():
+    """A directional derivative against the difference of values in full precision."""
     net = encoders()["mixed"]
     x = jax.random.uniform(jax.random.key(1), (4, 4, 4, 1))
     params = net.init(new_key(), x)

@@ -29,7 +29,7 @@ def idx_bytes(array):
 
 
 def everything(dataset):
-    """The images of both splits, sorted."""
+    """Images of both splits, sorted."""
     x = np.concatenate([dataset.train.x, dataset.test.x])
     return x[np.lexsort(x.reshape(len(x), -1).T)]
 
@@ -45,7 +45,7 @@ def write_folder(folder, images):
         Image.fromarray(image).save(folder / f"{i:03}.png")
 
 
-def test_digits():
+def test_digits_are_resized_and_stratified():
     from sklearn.datasets import load_digits
 
     d = data.load("digits")
@@ -99,8 +99,8 @@ def test_hold_out_is_stratified_and_fixed():
     assert len(data.hold_out(x[:60], np.arange(60) % 20, ()).test.x) == 6  # also with three examples of each class
 
 
-def test_part_on_disk_is_written_once_for_each_state_of_its_file(tmp_path, monkeypatch):
-    """More examples than are copied at once, split as in memory."""
+def test_memory_mapped_part_is_written_once_per_state_of_its_file(tmp_path, monkeypatch):
+    """With more examples than are copied at a time; the split equals that in memory."""
     monkeypatch.setenv("JAXAE_CACHE", str(tmp_path / "cache"))
     x = rng.integers(0, 256, (2 * cache.PIECE + 500, 2, 2, 1), dtype=np.uint8)
     y = np.full(len(x), -1, np.int32)
@@ -133,8 +133,8 @@ def test_part_on_disk_is_written_once_for_each_state_of_its_file(tmp_path, monke
 
 
 @pytest.mark.slow
-def test_npy_above_a_gigabyte_stays_on_disk(tmp_path, monkeypatch):
-    """Its splits equal those in memory, and change with the file."""
+def test_npy_above_a_gigabyte_is_memory_mapped(tmp_path, monkeypatch):
+    """Its splits equal those in memory, and are rewritten when the file changes."""
     monkeypatch.setenv("JAXAE_CACHE", str(tmp_path / "cache"))
     count = files.LARGE // 4096 + 1
     x = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.uint8, (count, 64, 64))
@@ -154,7 +154,7 @@ def test_npy_above_a_gigabyte_stays_on_disk(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("images", [GREY, COLOUR], ids=["grey", "colour"])
-def test_npy_uint8_and_float(tmp_path, images):
+def test_npy_of_uint8_and_of_floats_give_the_same_images(tmp_path, images):
     np.save(tmp_path / "a.npy", images)
     np.save(tmp_path / "b.npy", (images / 255).astype(np.float32))
     for name in ("a.npy", "b.npy"):
@@ -165,7 +165,7 @@ def test_npy_uint8_and_float(tmp_path, images):
         assert len(d.test.x) == 3
 
 
-def test_npz_with_and_without_classes(tmp_path):
+def test_npz_is_read_with_and_without_classes(tmp_path):
     y = np.arange(30) % 3
     np.savez(tmp_path / "a.npz", x=GREY, y=y)
     np.savez_compressed(tmp_path / "b.npz", x=GREY)
@@ -179,7 +179,7 @@ def test_npz_with_and_without_classes(tmp_path):
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
-def test_idx_files(tmp_path, packed):
+def test_idx_files_are_read_singly_with_labels_and_as_a_folder_of_four(tmp_path, packed):
     write = gzip.compress if packed else bytes
     end = ".gz" if packed else ""
     y = np.arange(30) % 2
@@ -196,7 +196,7 @@ def test_idx_files(tmp_path, packed):
     assert data.load(str(tmp_path / "alone")).classes == ()
 
 
-def test_folder_of_images(tmp_path):
+def test_folder_of_images_is_read_with_and_without_classes(tmp_path):
     write_folder(tmp_path / "flat", GREY)
     flat = data.load(str(tmp_path / "flat"))
     same_images(flat, GREY)
@@ -213,7 +213,7 @@ def test_folder_of_images(tmp_path):
 
 
 def bad_inputs(folder):
-    """Every kind of bad input: (value of `data`, what the line must say)."""
+    """Every kind of bad input: (value of `data`, expected part of the error)."""
     folder.mkdir()
 
     def file(name, content):
@@ -361,7 +361,7 @@ EMNIST_PARTS = {"gzip.zip": emnist_zip()}
 
 @pytest.fixture
 def accept(monkeypatch):
-    """Let TFDS expect the checksums of these files instead of the real archives'."""
+    """Register the checksums of these files with TFDS in place of those of the original archives."""
     from tensorflow_datasets.core.download import checksums
 
     def expect(folder, url, parts):
@@ -429,7 +429,7 @@ def test_missing_network_raises_at_once(tmp_path, monkeypatch):
 
 
 def other_set(folder, file_format="array_record", shape=(4, 4, 3), sizes=(4, 4)):
-    """A set outside the MNIST family, prepared by TFDS without TensorFlow."""
+    """A data set outside the MNIST family, prepared by TFDS without TensorFlow."""
     import tensorflow_datasets as tf
 
     class SmallSet(tf.core.GeneratorBasedBuilder, skip_registration=True):
@@ -474,7 +474,7 @@ def test_set_with_images_of_several_sizes_raises(tmp_path):
 
 
 @pytest.mark.slow
-def test_full_mnist_through_tfds(mnist, tmp_path):
+def test_full_mnist_from_tfds_equals_the_original_files(mnist, tmp_path):
     ours = data.load("mnist", str(tmp_path), str(mnist))
     original = files.load(mnist)
     for part, other in ((ours.train, original.train), (ours.test, original.test)):
@@ -486,13 +486,13 @@ def test_full_mnist_through_tfds(mnist, tmp_path):
     assert [split["shardLengths"] for split in info["splits"]] == [["60000"], ["10000"]]
 
 
-def test_idx_reader_agrees_with_the_known_first_digits(mnist):
+def test_idx_reader_finds_the_known_first_digits_of_mnist(mnist):
     labels = idx.read(MNIST / "train-labels-idx1-ubyte.gz", 1)
     assert labels[:5].tolist() == [5, 0, 4, 1, 9]
 
 
-def test_examples_of_a_path_are_all_of_them_in_order(tmp_path):
-    """With names: those of the images in a folder, else numbers. A named set gives its test split."""
+def test_examples_are_all_images_of_a_path_in_order(tmp_path):
+    """Names are those of the images in a folder, otherwise numbers. A named data set gives its test split."""
     x = GREY[..., None]
     np.save(tmp_path / "floats.npy", GREY.astype(np.float64) / 255)
     np.savez(tmp_path / "classes.npz", x=GREY, y=np.arange(30) % 3)

@@ -1,4 +1,4 @@
-"""The same seed gives the same bits, whatever was compiled before."""
+"""The same seed gives the same bits, with a cold or a warm compilation cache."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 from short_runs import NAMES
 
 SCRIPT = Path(__file__).with_name("short_runs.py")
-TWO = ["factor_vae", "vqvae"]  # an adversary and noise; convolutions and a codebook
+TWO = ["factor_vae", "vqvae"]  # a discriminator and noise; convolutions and a codebook
 
 
 def short_runs(cache, file, names):
@@ -33,4 +33,4 @@ def test_same_seed_same_bits_with_a_cold_and_a_warm_compilation_cache(names, tmp
     assert set(cache.iterdir()) == filled
     assert (tmp_path / "warm.json").read_bytes() == (tmp_path / "cold.json").read_bytes()
     assert list(digests) == names
-    assert len(set(digests.values())) == len(digests)  # every experiment has its own
+    assert len(set(digests.values())) == len(digests)  # digests differ between experiments

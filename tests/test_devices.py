@@ -15,12 +15,12 @@ from short_runs import FIELDS
 
 ROOT = Path(__file__).parents[1]
 TABLES = json.loads(Path(__file__).with_name("devices.json").read_text())
-# Their losses or codebooks need the whole batch, not microbatches.
+# Losses or codebooks of the global batch, which do not support microbatches.
 WHOLE = {"factor_vae", "infovae", "tcvae", "vqvae", "wae"}
 
 
 def on_devices(*arguments):
-    """What `on_devices.py` prints."""
+    """Run `on_devices.py`, and return the table that it prints."""
     command = [sys.executable, Path(__file__).with_name("on_devices.py"), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1500, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -31,16 +31,16 @@ def agree(name, modes, rows, **fields):
     within(name, on_devices(name, modes, json.dumps(fields)), rows, 0 if modes == "bits" else 1e-5)
 
 
-# These hold biases that start from 0 and whose gradients nearly cancel over a batch, as of what is drawn and what is
-# encoded, so that rounding is much of what they become; the kernels beside them agree within 1e-6.
+# Experiments with biases that start at 0 and whose gradients nearly cancel over a batch, such as those of samples and
+# codes in a discriminator: their relative rounding errors are large, and those of the kernels below 1e-6.
 CANCELLING = {"aae": 2e-4, "factor_vae": 2e-3, "vampprior": 1e-4}
 
 
 def within(name, table, rows, limit=1e-5):
-    """Parameters and metrics agree with those of one device.
+    """Assert that parameters and metrics agree with those on one device.
 
-    Microbatches also change the order of summation: denoising's biases, whose gradients are sums over all pixels that
-    nearly cancel, differ by up to 6e-5 of their size (its kernels: 1e-8).
+    Microbatches also change the order of summation: the biases of `denoising`, whose gradients are sums over all pixels
+    that nearly cancel, differ by up to 6e-5 of their size (the kernels: 1e-8).
     """
     assert len(table) == rows
     for way, (parameters, metrics) in table.items():
@@ -50,8 +50,8 @@ def within(name, table, rows, limit=1e-5):
         assert metrics <= limit, way
 
 
-def test_terms_of_the_whole_batch_have_the_same_gradients_on_several_devices():
-    """Of `Batch.mean` and `Batch.gather`: gradients, metrics and updates of one step."""
+def test_terms_of_the_global_batch_have_the_same_gradients_on_several_devices():
+    """For terms with `Batch.mean` and `Batch.gather`: gradients, metrics and updates of one step."""
     table = on_devices("terms")
     assert {f"{term}, pmap {n}" for term in ("mmd", "total correlation", "codebook") for n in (2, 8)} <= set(table)
     for row, differences in table.items():
@@ -59,7 +59,7 @@ def test_terms_of_the_whole_batch_have_the_same_gradients_on_several_devices():
 
 
 def test_toy_agrees_under_pmap_and_jit():
-    """Batch norm, a codebook and a penalty on the batch: parameters and metrics agree to float rounding."""
+    """Batch norm, a codebook and a penalty on the batch: parameters and metrics agree up to float rounding."""
     agree("toy", "fast", 2)
 
 
@@ -76,7 +76,7 @@ def test_sequences_of_many_lengths_agree_on_several_devices(tmp_path):
 
 @pytest.mark.slow
 def test_dropout_agrees_on_several_devices():
-    agree("mirrored", "one", 1, **FIELDS["mirrored"], dropout=0.25)  # batch norm: in the toy
+    agree("mirrored", "one", 1, **FIELDS["mirrored"], dropout=0.25)  # the toy covers batch norm
 
 
 @pytest.mark.slow
@@ -114,7 +114,7 @@ def test_every_experiment_agrees_in_every_mode(name):
 
 
 def run(workdir, devices, *more, number=0):
-    """The program on so many devices: its exit code; a signal of this number comes after its first epoch."""
+    """Exit code of the command on this many devices; a signal, if any, is sent after its first epoch."""
     command = [sys.executable, "-m", *more, "--workdir", workdir, "--epochs", "4", "--figures", "none"]
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)}
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
@@ -126,7 +126,10 @@ def run(workdir, devices, *more, number=0):
 
 
 def moved(folder, devices, *more):
-    """A run killed or stopped on all these numbers of devices but the last, and an uninterrupted one on the last."""
+    """A run that is killed or stopped on all but the last of these numbers of devices.
+
+    And an uninterrupted run on the last.
+    """
     for i, n in enumerate(devices[:-1]):
         number = (signal.SIGKILL, signal.SIGTERM)[i % 2]
         assert run(folder / "moved", n, *more, number=number) == (-9, 143)[i % 2]

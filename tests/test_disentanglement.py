@@ -1,4 +1,4 @@
-"""Measures of disentanglement on codes whose values are known, and against computations by hand."""
+"""Disentanglement metrics of codes with known scores, and against computations by hand."""
 
 from itertools import product
 from math import log
@@ -12,10 +12,12 @@ from jaxae.measure import disentanglement
 from jaxae.measure.disentanglement import dci, factor_score, mig, sap
 
 COUNTS = (3, 4, 8, 10)
-FACTORS = np.tile(np.array(list(product(*map(range, COUNTS)))), (2, 1))  # every combination: exactly independent
+FACTORS = np.tile(
+    np.array(list(product(*map(range, COUNTS)))), (2, 1)
+)  # all combinations, which are exactly independent
 IDENTITY = FACTORS.astype(np.float64)
 UNIT = (IDENTITY - IDENTITY.mean(0)[None]) / IDENTITY.std(0)[None]
-BEST_SAP = (1 - 1 / 3 + 3) / 4  # the second best unit says of a shape in three what chance says
+BEST_SAP = (1 - 1 / 3 + 3) / 4  # the second largest score of the 3-class factor is the chance level 1 / 3
 ROTATED = UNIT @ np.array([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]) / 2
 
 
@@ -53,7 +55,7 @@ def test_identity_has_the_highest_scores(codes):
 
 
 def test_monotone_maps_of_the_factors_keep_the_scores():
-    """Bins, thresholds, trees and variances see the order only, or nearly; the line of SAP bends a little."""
+    """Bins, thresholds, trees and ranks of variances are invariant; the linear regression of SAP is not."""
     codes = np.stack([np.tanh(UNIT[:, 0]), UNIT[:, 1] + UNIT[:, 1] ** 3 / 9, -np.exp(UNIT[:, 2] / 2), UNIT[:, 3]], 1)
     found = disentanglement.measure(codes, FACTORS)
     np.testing.assert_allclose([found["mig"], found["factor_vae_score"], *dci(codes, FACTORS)], 1, rtol=1e-9)
@@ -70,7 +72,7 @@ def test_constant_codes_have_the_lowest_scores(value):
 
 
 def test_duplicated_latent_dimensions_lower_mig_sap_and_completeness():
-    """MIG and SAP compare with the copy; completeness is shared by two latent dimensions."""
+    """In MIG and SAP the second largest score is that of the copy; both dimensions share the importance."""
     codes = np.concatenate([IDENTITY, IDENTITY], axis=1)
     assert mig(codes, FACTORS) == 0
     assert sap(codes, FACTORS) == 0
@@ -92,7 +94,7 @@ def test_scores_are_invariant_to_order_and_scale_of_latent_dimensions():
     changed = codes[:, [2, 0, 3, 1]] * np.array([[2.0, 0.25, 1, 8]])
     for score in (mig, sap, factor_score):
         np.testing.assert_allclose(score(changed, FACTORS), score(codes, FACTORS), rtol=1e-9)
-    np.testing.assert_allclose(dci(changed, FACTORS), dci(codes, FACTORS), atol=0.02)  # trees break ties by lot
+    np.testing.assert_allclose(dci(changed, FACTORS), dci(codes, FACTORS), atol=0.02)  # trees break ties at random
 
 
 def test_scores_are_a_function_of_the_seed():
@@ -104,20 +106,20 @@ def test_scores_are_a_function_of_the_seed():
     assert first["dci_disentanglement"] != other["dci_disentanglement"]
 
 
-def test_mig_by_hand():
-    """v = 0011 and two units: the first is v; the second, 0111, has p(0, 0) = 1/4, p(1, 0) = 1/4, p(1, 1) = 1/2."""
+def test_mig_against_a_calculation_by_hand():
+    """v = 0011, two dimensions: the first equals v; for the second, 0111, p(0, 0) = p(1, 0) = 1/4, p(1, 1) = 1/2."""
     v, codes = ints([0, 0, 1, 1]), floats([5, 5, 9, 9], [0, 1, 1, 1])
     second = 1 / 4 * log((1 / 4) / (1 / 4 * 1 / 2)) + 1 / 4 * log((1 / 4) / (3 / 4 * 1 / 2))
     second += 1 / 2 * log((1 / 2) / (3 / 4 * 1 / 2))
     np.testing.assert_allclose(mig(codes, v), (log(2) - second) / log(2), rtol=1e-12)
-    two = ints([0, 0, 1, 1], [0, 1, 2, 2])  # of which the units tell log 2, and log(4/3)/2 + log(4)/4 + log(2/3)/4
+    two = ints([0, 0, 1, 1], [0, 1, 2, 2])  # mutual information log 2, and log(4/3)/2 + log(4)/4 + log(2/3)/4
     tell = sorted([1.5 * log(2) - 0.5 * log(2), 1 / 4 * log(4) + 1 / 4 * log(4 / 3) + 1 / 2 * log(4 / 3)])
     expected = ((log(2) - second) / log(2) + (tell[1] - tell[0]) / (1.5 * log(2))) / 2
     np.testing.assert_allclose(mig(codes, two), expected, rtol=1e-12)
 
 
-def test_mig_takes_20_bins_of_equal_width():
-    """40 values in 20 bins: log 20 of log 40 nats are left. A single far value leaves two bins of the rest."""
+def test_mig_discretizes_into_20_bins_of_equal_width():
+    """40 values in 20 bins keep log 20 of log 40 nats. An outlier leaves two bins for all other values."""
     v = np.arange(40)[:, None]
     np.testing.assert_allclose(mig(v.astype(np.float64), v), log(20) / log(40), rtol=1e-12)
     far = np.append(np.arange(39), 39 * 10.0)[:, None]  # bins of 19.5: 0 to 19, 20 to 38, and the last alone
@@ -125,27 +127,29 @@ def test_mig_takes_20_bins_of_equal_width():
     np.testing.assert_allclose(mig(far, v), halves / log(40), rtol=1e-12)
 
 
-def test_sap_by_hand():
+def test_sap_against_a_calculation_by_hand():
     """R^2 of v = 0123 is 1 with 0123; 4/5 with 0011, of covariance 1/2 and variances 1/4 and 5/4."""
     v = ints([0, 1, 2, 3])
     codes = floats([0, 1, 2, 3], [0, 0, 1, 1], [1, -1, -1, 1])
     np.testing.assert_allclose(sap(codes, v, ()), 1 - 4 / 5, rtol=1e-12)
     np.testing.assert_allclose(sap(codes[:, 1:], v, ()), 4 / 5, rtol=1e-12)  # the last one is uncorrelated
-    np.testing.assert_allclose(sap(codes[:, 1:2], v, ()), 4 / 5, rtol=1e-12)  # and so is none
+    np.testing.assert_allclose(
+        sap(codes[:, 1:2], v, ()), 4 / 5, rtol=1e-12
+    )  # the second score of a single dimension is 0
 
 
-def test_sap_of_categories_by_hand():
+def test_sap_of_categories_against_a_calculation_by_hand():
     """One threshold for two classes: 0111 recalls 1/2 of the first class of 0011 and all of the second."""
     y = ints([0, 0, 1, 1])
     np.testing.assert_allclose(sap(floats([3, 3, 1, 1], [0, 1, 1, 1]), y), 1 - 3 / 4, rtol=1e-12)
-    rare = ints([0, 0, 0, 0, 0, 0, 0, 1])  # which counts for as much as the seven others
+    rare = ints([0, 0, 0, 0, 0, 0, 0, 1])  # a class of one example has the same weight as one of seven
     np.testing.assert_allclose(sap(floats([0, 0, 0, 0, 1, 1, 1, 1]), rare), (4 / 7 + 1) / 2 - 1 / 2, rtol=1e-12)
-    middle = ints([0, 0, 1, 1, 2, 2])  # two thresholds find them in any order
+    middle = ints([0, 0, 1, 1, 2, 2])  # two thresholds separate three classes, whatever their order
     np.testing.assert_allclose(sap(floats([2, 2, 0, 0, 1, 1]), middle), 1 - 1 / 3, rtol=1e-12)
     np.testing.assert_allclose(sap(floats([2, 2, 0, 0, 1, 1]), middle, ()), 1 / 4, rtol=1e-12)
 
 
-def test_dci_by_hand():
+def test_dci_against_a_calculation_by_hand():
     """Importances 3 : 1, 1 : 1, 0 : 2, and none."""
     importance = np.array([[3.0, 1.0], [1.0, 1.0], [0.0, 2.0], [0.0, 0.0]])
     first = 1 + (3 / 4 * log(3 / 4) + 1 / 4 * log(1 / 4)) / log(2)
@@ -155,7 +159,7 @@ def test_dci_by_hand():
     np.testing.assert_allclose(disentanglement.disentanglement(importance.T), sum(columns) / 2, rtol=1e-12)
 
 
-def test_importance_and_informativeness_by_hand():
+def test_importance_and_informativeness_against_a_calculation_by_hand():
     """One latent dimension, the sum of two coins, explains half of the variance of each."""
     coins = np.tile(np.array(list(product((0, 1), repeat=2))), (500, 1))
     parts = dci(coins.sum(1, keepdims=True).astype(np.float64), coins, categorical=())
@@ -166,10 +170,10 @@ def test_importance_and_informativeness_by_hand():
     np.testing.assert_allclose(sure, 1, rtol=1e-12)
 
 
-def test_informativeness_counts_mistakes_in_categories_and_squares_in_numbers():
-    """A unit tells 0 from 1 and 2, of which there are 3, 2 and 1 in 6.
+def test_informativeness_uses_error_rates_of_categories_and_squared_errors_of_numbers():
+    """The code separates 0 from 1 and 2; the factor is 0, 1 and 2 in 3, 2 and 1 of 6 examples.
 
-    One mistake in 6 where a guess makes three; a variance of 1/2 * 2/9 of 1 - (2/3)^2.
+    Error rate: 1/6, and 3/6 for a constant prediction. Squared error: 1/2 * 2/9, and 1 - (2/3)^2 for a constant one.
     """
     factor = np.tile([[0], [0], [0], [1], [1], [2]], (1000, 1))
     codes = (factor > 0).astype(np.float64)
@@ -177,47 +181,52 @@ def test_informativeness_counts_mistakes_in_categories_and_squares_in_numbers():
     np.testing.assert_allclose(dci(codes, factor, categorical=()).informativeness, 1 - (1 / 9) / (5 / 9), atol=0.03)
 
 
-def test_informativeness_is_of_examples_that_the_forest_has_not_seen():
+def test_informativeness_is_measured_on_held_out_examples():
     factors = np.random.default_rng(1).integers(0, 5, (400, 2))
     assert dci(noise(400, 3), factors).informativeness < 0.1
-    assert dci(noise(400, 3), factors, categorical=()).informativeness == 0  # worse than a guess
+    assert dci(noise(400, 3), factors, categorical=()).informativeness == 0  # larger error than a constant prediction
 
 
-def test_factor_score_by_hand():
-    """A factor without a latent dimension loses all its votes."""
+def test_factor_score_against_a_calculation_by_hand():
+    """All votes for a factor without a latent dimension are wrong."""
     assert factor_score(IDENTITY[:, :3], FACTORS) == 3 / 4
     assert factor_score(IDENTITY[:, 2:3], FACTORS) == 1 / 4
     coins = np.tile(np.array(list(product((-1, 1), repeat=2))), (50, 1))
     both = np.stack([coins[:, 0] + coins[:, 1], coins[:, 0]], 1).astype(np.float64)
-    assert factor_score(both, coins) == 1  # whichever coin is fixed, its unit varies least: the sum, but for the first
+    assert (
+        factor_score(both, coins) == 1
+    )  # fixing the first coin makes dimension 1 constant, fixing the second one dimension 0 least variable
     same = np.stack([coins[:, 0] + coins[:, 1], coins[:, 1] + coins[:, 0]], 1).astype(np.float64)
-    assert factor_score(same, coins) == 1 / 2  # one unit wins all votes, half of which are about the other coin
+    assert (
+        factor_score(same, coins) == 1 / 2
+    )  # one dimension is always selected, also in the half of the votes for the other coin
 
 
 def test_factor_score_compares_variances_with_those_over_all_examples():
-    """The noisy first unit varies more in absolute terms even where its factor is fixed."""
+    """The first dimension has the larger absolute variance even where its factor is fixed."""
     codes = np.stack([100 * (UNIT[:, 0] + 0.3 * noise(len(UNIT))), UNIT[:, 1] * 2], 1)
     assert factor_score(codes, FACTORS[:, :2]) == 1
 
 
-def test_factor_score_leaves_out_units_that_are_not_in_use():
-    """A trace of a factor is not counted, as in the measure without that unit; ten times as much is."""
+def test_factor_score_excludes_inactive_dimensions():
+    """A dimension of very small scale is excluded; one of ten times that scale is not."""
     assert factor_score(UNIT[:, :3], FACTORS) == 3 / 4
     for size, score in ((0.005, 3 / 4), (0.05, 1)):
         assert factor_score(UNIT * np.array([[1, 1, 1, size]]), FACTORS) == score
 
 
-def test_factor_score_of_noise_is_chance():
-    """Training votes are not scored; otherwise noise would exceed chance."""
+def test_factor_score_of_noise_is_the_chance_level():
+    """Training votes are not scored; with them noise would exceed the chance level."""
     scores = np.array([factor_score(noise(len(FACTORS), 10), FACTORS, seed, votes=40) for seed in range(100)])
     assert abs(scores.mean() - 1 / 4) < 0.03
     np.testing.assert_allclose(40 * scores, np.round(40 * scores), atol=1e-9)
 
 
-def test_factor_score_of_a_noisy_unit_against_the_distribution_of_f():
-    """z_1 = a + c, z_2 = b, all normal. With b fixed z_2 does not vary; with a fixed z_1 varies half as much as z_2.
+def test_factor_score_of_a_noisy_dimension_against_the_f_distribution():
+    """z_1 = a + c, z_2 = b, all normal.
 
-    Then, of 4 examples, it is the one that varies less as often as the ratio of two estimates of variance is below 2.
+    With b fixed z_2 is constant. With a fixed z_1 has half the relative variance of z_2; of 4 examples it then has the
+    smaller sample variance with probability F(2), F the distribution function of the F(3, 3) distribution.
     """
     factors = np.random.default_rng(0).integers(0, 100, (20_000, 2))
     a, b = stats.norm.ppf((factors.T + 0.5) / 100)
@@ -227,7 +236,7 @@ def test_factor_score_of_a_noisy_unit_against_the_distribution_of_f():
     assert factor_score(codes, factors, batch=64) > 0.99
 
 
-def test_bad_input():
+def test_non_finite_codes_and_constant_factors_raise():
     bad = IDENTITY.copy()
     bad[3, 1] = np.nan
     for score in (mig, sap, dci, factor_score):

@@ -58,7 +58,7 @@ def test_kl_against_monte_carlo():
 
 
 def test_discrimination_is_the_cross_entropy_of_real_as_one_and_fake_as_zero():
-    """Not symmetric: 0 for perfect classification, unbounded for wrong classification."""
+    """0 for perfect classification, unbounded for wrong classification, and not symmetric in real and fake."""
     real, fake = rng.normal(size=(2, 6)).astype(np.float32) + np.array([[2.0], [-1.0]], np.float32)
     expected = -np.log(special.expit(np.float64(real))) - np.log(1 - special.expit(np.float64(fake)))
     np.testing.assert_allclose(divergences.discrimination(*map(jnp.asarray, (real, fake))), expected, rtol=1e-5)
@@ -67,7 +67,7 @@ def test_discrimination_is_the_cross_entropy_of_real_as_one_and_fake_as_zero():
 
 
 @pytest.mark.parametrize("samples", [1, 5])
-def test_importance_weighted_is_the_logarithm_of_the_mean_weight(samples):
+def test_importance_weighted_is_the_log_of_the_mean_weight(samples):
     log_w = rng.normal(size=(4, samples)) * 3
     ours = divergences.importance_weighted(jnp.asarray(log_w, jnp.float32))
     np.testing.assert_allclose(ours, np.log(np.exp(log_w).mean(1)), rtol=1e-5)

@@ -1,4 +1,4 @@
-"""The site that `scripts/docs` builds: complete, without a broken link."""
+"""The site that `scripts/docs` builds: every module has a page, and no link is broken."""
 
 import subprocess
 import sys
@@ -28,7 +28,7 @@ class Page(HTMLParser):
 
 
 def broken_links(site):
-    """The links within this folder to a file or an anchor that is not there: (page, link)."""
+    """Links within this folder to a missing file or anchor: (page, link)."""
     pages = {path.resolve(): Page(path) for path in site.rglob("*.html")}
     broken = []
     for path, page in pages.items():

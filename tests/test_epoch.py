@@ -38,7 +38,7 @@ TRAIN = compile(lambda per_device, layout: epoch.train(TRANSITION, (2, 3), 4, pe
 @settings(max_examples=50, deadline=None)
 @given(st.integers(2, 40), st.data(), st.integers(0, 9))
 def test_every_epoch_is_a_permutation(examples, data, seed):
-    """Laid end to end, the batches of all steps run through one permutation of the examples after another."""
+    """The concatenated batches of all steps are one permutation of the examples after another."""
     size = data.draw(st.integers(1, examples))
     stream = []
     for e in range(4):
@@ -101,7 +101,7 @@ def test_first_non_finite_step_is_recorded():
     totals = epoch.no_totals(["loss", "late"])
     _, totals, finite = train(state, totals, DATA, jnp.arange(10), new_key(), 0, 4)
     assert totals["bad"] == {"loss": -1, "late": 7}
-    assert not finite  # since the sum of `late` is not
+    assert not finite  # the sum of `late` is not finite
     state = state._replace(params={"a": jnp.full(1, jnp.nan)})
     assert not train(state, totals, DATA, jnp.arange(10), new_key(), 0, 1)[2]
 
@@ -119,7 +119,7 @@ def test_evaluation_is_the_mean_over_all_examples_whatever_the_batch_size():
 
 
 def test_loss_receives_training_flag_step_and_layout():
-    """Of a run that is at step 5: a schedule is the same in both."""
+    """Training and evaluation at step 5: schedules have the same value in both."""
     seen = []
 
     def watch(variables, batch, key):

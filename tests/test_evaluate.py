@@ -47,8 +47,8 @@ def test_ssim_against_scikit_image(shape):
         np.testing.assert_allclose(images.ssim(jnp.asarray(x), jnp.asarray(y)), reference(x, y), atol=1e-6)
 
 
-def test_ssim_of_bright_smooth_images_does_not_cancel():
-    """By E x^2 - (E x)^2 in float32 the result is off by 2e-4."""
+def test_ssim_of_bright_smooth_images_has_no_cancellation_error():
+    """With variances as E x^2 - (E x)^2 the float32 result would be off by 2e-4."""
     x = np.full((1, 16, 16, 1), 0.97, np.float32)
     y = x + np.linspace(0, 0.03, 16, dtype=np.float32)[:, None]
     np.testing.assert_allclose(images.ssim(jnp.asarray(x), jnp.asarray(y)), reference(x, y), atol=1e-6)
@@ -68,7 +68,7 @@ def test_ssim_refuses_images_smaller_than_its_window():
 
 
 def stray(x):
-    """Two stray pixels in the empty corners."""
+    """Add two stray pixels in the empty corners."""
     return x.at[:, 3, 3].set(1.0).at[:, 24, 24].set(1.0)
 
 
@@ -86,9 +86,11 @@ def digit(name, request):
 
 @pytest.mark.parametrize("name", ["digits", "mnist"])
 def test_mse_ranks_a_shifted_digit_below_one_with_stray_pixels(name, request):
-    """So does structural similarity; the shift-tolerant error ranks them the other way."""
+    """So does structural similarity; `shift_mse` ranks them the other way."""
     x = digit(name, request)
-    assert x[:, :, -2:].max() == x[:, 3, 3].max() == x[:, 24, 24].max() == 0  # room for the shift and for the spots
+    assert (
+        x[:, :, -2:].max() == x[:, 3, 3].max() == x[:, 24, 24].max() == 0
+    )  # margins for the shift and the stray pixels
     spots, moved = stray(x), shifted(x, columns=2)
     assert images.mse(x, moved) > 10 * images.mse(x, spots) > 0
     assert images.ssim(x, spots) > 0.95
@@ -97,7 +99,7 @@ def test_mse_ranks_a_shifted_digit_below_one_with_stray_pixels(name, request):
     assert images.shift_mse(x, spots) == images.mse(x, spots)
 
 
-def test_shift_mse_finds_every_shift_in_reach_and_none_beyond():
+def test_shift_mse_is_zero_for_shifts_within_reach_only():
     x = jnp.asarray(np.pad(random_images(2, 6, 5, 2), ((0, 0), (3, 3), (3, 3), (0, 0))))
     for rows in range(-3, 4):
         for columns in range(-3, 4):
@@ -108,10 +110,10 @@ def test_shift_mse_finds_every_shift_in_reach_and_none_beyond():
     np.testing.assert_allclose(images.shift_mse(x, far, reach=0), images.mse(x, far), rtol=1e-6)
 
 
-def test_shift_mse_lets_zeros_in_at_the_border():
-    """What leaves an image is lost: here of a single row of three pixels."""
+def test_shift_mse_pads_with_zeros():
+    """Pixels shifted out of the image are lost, as in this single row of three pixels."""
     one, none = jnp.ones((1, 1, 3, 1)), jnp.zeros((1, 1, 3, 1))
-    assert images.shift_mse(none, one) == 0  # a shift down by 1 empties the only row
+    assert images.shift_mse(none, one) == 0  # a vertical shift by 1 leaves only zeros
     assert images.shift_mse(one, none) == 1
     last = none.at[0, 0, 2].set(1.0)
     np.testing.assert_allclose(images.shift_mse(one, last, reach=1), 2 / 3, rtol=1e-6)
@@ -141,7 +143,7 @@ def test_unequal_areas_of_a_flat_class_is_infinite():
     assert plane.unequal_areas(z[:5], y[:5]) == inf
 
 
-def test_asymmetry_by_hand():
+def test_asymmetry_against_a_calculation_by_hand():
     """Codes 0 and 1: of four pairs, |z - z'| is 0 1 1 0, |z + z'| is 0 1 1 2. Legs 3 and 4: 0 5 5 0, 6 5 5 8."""
     assert plane.asymmetry(np.array([[0.0], [1.0]])) == pytest.approx(1 / 2)
     z = np.array([[3.0, 0.0], [0.0, 4.0]])
@@ -150,28 +152,28 @@ def test_asymmetry_by_hand():
     assert plane.asymmetry(np.ones((5, 3))) == 1
 
 
-def test_asymmetry_is_zero_for_a_set_with_its_negation_wherever_its_mass_lies():
+def test_asymmetry_is_zero_for_every_set_equal_to_its_negation():
     z = rng.exponential(size=(300, 2))
     assert plane.asymmetry(z) > 0.3
     assert plane.asymmetry(np.concatenate([z, -z])) == pytest.approx(0, abs=1e-12)
     skew = np.concatenate([z, np.full((300, 2), -1.0)])
-    assert plane.asymmetry(skew - skew.mean(0)) > 0.01  # a mean of 0 is not symmetry
+    assert plane.asymmetry(skew - skew.mean(0)) > 0.01  # a mean of 0 does not imply symmetry
 
 
-def test_asymmetry_is_the_energy_distance_to_the_negation_over_its_bound():
+def test_asymmetry_is_the_energy_distance_to_the_negation_over_its_upper_bound():
     z = rng.exponential(size=(400, 1)) - 1
     total = np.abs(z + z.T).mean()
     assert plane.asymmetry(z) == pytest.approx(stats.energy_distance(z[:, 0], -z[:, 0]) ** 2 / (2 * total))
 
 
-def test_asymmetry_of_many_codes_takes_them_evenly():
+def test_asymmetry_of_many_codes_uses_evenly_spaced_ones():
     z = rng.exponential(size=(6000, 2))
-    z[3000:] *= -1  # symmetric as a whole, not in its first 2,000
+    z[3000:] *= -1  # symmetric as a set; the first 2,000 codes are not
     assert plane.asymmetry(z) < 0.01
 
 
 def beyond(distance, n):
-    """Probability that a standard normal draw in the plane is farther than this from n such codes."""
+    """Probability that a 2-D standard normal sample is farther than this from all of n such codes."""
 
     def density(s):
         return s * np.exp(-(s**2) / 2) * (1 - stats.ncx2.cdf(distance**2, 2, s**2)) ** n
@@ -180,7 +182,7 @@ def beyond(distance, n):
 
 
 @pytest.mark.parametrize("n", [500, 3000])
-def test_holes_of_normal_codes_are_one_in_a_hundred(n):
+def test_holes_of_normal_codes_are_one_percent(n):
     shares = [plane.holes(np.random.default_rng(100 + k).normal(size=(n, 2)), seed=k) for k in range(10)]
     assert np.mean(shares) == pytest.approx(0.01, abs=0.003)
     assert plane.holes(NORMAL) == pytest.approx(0.01, abs=0.006)
@@ -195,7 +197,7 @@ def test_holes_of_a_ring_against_the_integral():
     assert plane.holes(ring(n, radius=5.0)) == pytest.approx(expected, abs=0.03)
 
 
-def test_holes_do_not_depend_on_a_linear_map_of_the_codes():
+def test_holes_are_invariant_to_linear_maps_of_the_codes():
     z = ring(500)
     slanted = z @ np.array([[3.0, 0.0], [1.0, 0.2]]).T + np.array([5.0, -7.0])
     assert plane.holes(z) == pytest.approx(plane.holes(slanted), abs=1e-3)
@@ -204,7 +206,7 @@ def test_holes_do_not_depend_on_a_linear_map_of_the_codes():
 
 
 def pixels(function):
-    """A decoder whose image is one row: function of codes [N, Z] -> [N, D]."""
+    """A decoder to images of a single row: function of codes [N, Z] -> [N, D]."""
     return lambda z: function(z)[:, None, :, None]
 
 
@@ -230,7 +232,7 @@ def test_roughness_of_waves_against_the_integral(k):
     assert plane.roughness(circle, codes) == pytest.approx(k**2 / (1 - np.exp(-(k**2))), rel=0.02)
 
 
-def test_roughness_does_not_depend_on_an_affine_map_of_the_codes():
+def test_roughness_is_invariant_to_affine_maps_of_the_codes():
     lower, offset = np.array([[3.0, 0.0], [1.0, 0.2]]), np.array([5.0, -7.0])
     back = jnp.asarray(np.linalg.inv(lower).T, jnp.float32)
 
@@ -244,18 +246,18 @@ def test_roughness_does_not_depend_on_an_affine_map_of_the_codes():
     assert plane.roughness(pixels(decode), NORMAL, seed=1) != value
 
 
-def test_roughness_of_a_constant_decoder_has_no_value():
+def test_roughness_of_a_constant_decoder_is_nan():
     assert isnan(plane.roughness(jnp.zeros_like, NORMAL))
 
 
-def test_codes_on_a_line_have_no_normal_density():
+def test_codes_on_a_line_raise():
     line = ring(10)[:, :1] * np.ones((1, 2))
     for measure in (plane.holes, lambda z: plane.roughness(pixels(jnp.sin), z)):
         with pytest.raises(ValueError, match="^10 codes of 2 dimensions lie in fewer: they have no normal density$"):
             measure(line)
 
 
-def test_plane_of_a_model():
+def test_defects_of_a_trained_model_are_the_four_measures():
     experiment = vae.build(vae.Config(hidden=(16,)), data.Info((12, 12, 1), 60))
     x = jnp.asarray(random_images(60, 12, 12, 1))
     model = trained(experiment, experiment.model.init(jax.random.key(0), x)["params"], {}, (12, 12, 1))

@@ -1,4 +1,4 @@
-"""The examples of `scripts/examples` run, and reach the figures that they print."""
+"""The examples in `scripts/examples` run, and reach the figures in their text."""
 
 import re
 import subprocess
@@ -15,7 +15,7 @@ EXAMPLES = Path(__file__).parents[1] / "scripts" / "examples"
 
 
 def run(name, folder):
-    """What an example prints that is run in this folder."""
+    """Output of an example that is run in this folder."""
     command = [sys.executable, EXAMPLES / f"{name}.py"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -23,13 +23,13 @@ def run(name, folder):
 
 
 def numbers(text, line):
-    """The numbers in the only line of the text that starts so."""
+    """Numbers in the only line that starts with this text."""
     (found,) = re.findall(rf"^{re.escape(line)}(.*)$", text, re.MULTILINE)
     return [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", found)]
 
 
 def assert_draws(path):
-    """The picture has light and dark pixels."""
+    """Assert that the picture has light and dark pixels."""
     pixels = np.asarray(Image.open(path).convert("L"))
     assert pixels.std() > 20
 
@@ -48,7 +48,7 @@ def test_own_data_becomes_codes_samples_scores_and_a_run(tmp_path):
     assert jaxae.load(tmp_path / "runs/pictures").evaluate(data.test.x)["loss"] == pytest.approx(loss, abs=1e-4)
 
 
-def test_new_variant_decorrelates_and_its_formula_holds(tmp_path):
+def test_new_variant_decorrelates_codes_and_matches_its_formula(tmp_path):
     printed = run("new_variant", tmp_path)
     correlated, error = numbers(printed, "without the penalty: mean |correlation|")
     decorrelated, penalized_error = numbers(printed, "with the penalty: mean |correlation|")

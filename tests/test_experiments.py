@@ -1,4 +1,4 @@
-"""Every experiment, small: trained by its own code on a few embedded digits, and used."""
+"""Every experiment, trained by its own code on a few embedded digits."""
 
 import dataclasses
 import importlib
@@ -22,7 +22,7 @@ from jaxae.training import records
 NAMES = experiments.names()
 SMALL = short_runs.fields("dense")
 GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text())
-# Of noise, of sequences, of a code with places. `test_run.py` draws those of a prior and of a plane.
+# Figures of noise, of sequences, and of spatial codes; `test_run.py` covers those of a prior and of 2-D codes.
 DRAWN = {"denoising", "sequence", "strided"}
 
 
@@ -47,7 +47,7 @@ def test_experiment_trains_loads_and_reaches_its_golden_figures(name, few, tmp_p
     assert all(np.isfinite(value) for value in result["metrics"].values() if isinstance(value, float))
     model = jaxae.load(workdir)
     assert all(figures.keys() <= result["metrics"].keys() for figures in model.experiment.expected.values())
-    assert result["expected"] == {}  # the figures are for the documented run
+    assert result["expected"] == {}  # expected figures are for the documented run
     digits = data.load(str(few), binarize=settings.binarize).test.x
     z = model.encode(digits)
     assert equal(z, model.encode(digits))  # deterministic
@@ -62,7 +62,7 @@ def test_experiment_trains_loads_and_reaches_its_golden_figures(name, few, tmp_p
         )
     if name in DRAWN:
         assert {"loss", "reconstructions", "latent"} <= {path.stem for path in (workdir / "figures").iterdir()}
-    if name in GOLDEN:  # to rounding, since processors differ
+    if name in GOLDEN:  # up to rounding, which differs between processors
         assert short_runs.reached(workdir) == pytest.approx(GOLDEN[name], rel=1e-4), (
             f"the figures of {name} have changed. If that was intended, say why in the commit, and record the new "
             f"ones: python tests/short_runs.py tests/golden.json {name}"
@@ -84,8 +84,8 @@ def test_docstring_has_a_source_and_a_command_that_parses(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_configuration_inherits_at_most_two_deep(name):
-    """run.Config -> vae.Config -> beta_vae.Config is the longest line."""
+def test_configuration_has_at_most_two_levels_of_inheritance(name):
+    """The deepest chain: run.Config -> vae.Config -> beta_vae.Config."""
 
     def depth(kind):
         return max((1 + depth(base) for base in kind.__bases__ if issubclass(base, run.Config)), default=0)
@@ -108,7 +108,7 @@ def test_summary_counts_every_parameter_once(name):
     params = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 28, 28, 1), np.float32))["params"]
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     tables = run.layer_tables(dataclasses.replace(experiment.Config(), data="digits"), experiment.build)
-    assert tables.count("Total Parameters") == 3  # encoder, decoder, end to end
+    assert tables.count("Total Parameters") == 3  # encoder, decoder, both
     assert f"Total Parameters: {count:,}" in tables.split("end to end")[1]
 
 
@@ -209,10 +209,10 @@ def test_every_likelihood_trains_from_the_command_line(name, kind, few, tmp_path
     scale = 0.3
     if kind == "normal-learned":
         scale = float(np.exp(model.params["decoder"]["log_scale"])[0])
-        assert scale != 1  # where it starts
+        assert scale != 1  # initial value
         np.testing.assert_allclose(np.exp(log_scales[0]), scale, rtol=1e-6)
     if kind in ("normal", "normal-learned") and name in ("vae", "infovae", "tcvae", "factor_vae"):
-        assert lines[-1]["scale"] == pytest.approx(scale, rel=1e-5)  # of the test loss
+        assert lines[-1]["scale"] == pytest.approx(scale, rel=1e-5)  # KL weight of the test loss
     if samples:
         found = json.loads((workdir / "result.json").read_text())["likelihood"]
         assert np.isfinite(found["log_likelihood"])

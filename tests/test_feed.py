@@ -1,4 +1,4 @@
-"""Data above the limit streams in blocks of a few steps, to the same bits as resident data."""
+"""Data above the limit streams in blocks of a few steps, with the same bits as resident data."""
 
 import dataclasses
 import itertools
@@ -23,7 +23,7 @@ from jaxae.run import loop
 from jaxae.training import epoch, feed
 from jaxae.training.iterate import iterate
 
-STREAMED = 1.0  # bytes that a device keeps
+STREAMED = 1.0  # data limit of a device in bytes
 
 
 def split(count, lengths=False):
@@ -33,7 +33,7 @@ def split(count, lengths=False):
 
 
 def batches(portion, size, steps):
-    """The rows that so many steps take, for each seed: images, classes, lengths."""
+    """Rows of this many steps, for each seed: images, classes, lengths."""
     seeds = next((len(v) for v, flat in ((portion.data.x, 2), (portion.order, 1)) if v.ndim > flat), 1)
     for i, seed in itertools.product(range(steps), range(seeds)):
         rows, order = portion.data, portion.order
@@ -47,7 +47,7 @@ def batches(portion, size, steps):
 
 @pytest.mark.parametrize(("count", "seeds", "lengths"), [(60, 1, False), (61, 1, True), (23, 2, False), (5, 1, False)])
 def test_streamed_batches_equal_resident_batches(count, seeds, lengths):
-    """Resumed at every step, in dispatches of any number of steps."""
+    """Resumed at every step, with dispatches of any number of steps."""
     size, whole, numbers = 5, split(count, lengths), range(4, 4 + seeds)
     block = seeds * (3 * size * whole.x[:1].nbytes + 1)  # three steps
     one = plan("auto", size, seeds)
@@ -69,7 +69,7 @@ def test_streamed_batches_equal_resident_batches(count, seeds, lengths):
 
 
 class Mean(nn.Module):
-    """The mean image, coarsely."""
+    """A coarse mean image."""
 
     @nn.compact
     def __call__(self, x):
@@ -85,7 +85,7 @@ MEAN = run.Experiment(Mean(), descend(loss, optax.sgd(0.1)), loss)
 
 
 def large():
-    """1300 images of 64 KiB: of 128 each, a block has 8 steps for one seed, 4 for two and 2 for three."""
+    """1300 images of 64 KiB: with batches of 128, a block has 8 steps for one seed, 4 for two and 2 for three."""
     x = np.random.default_rng(0).integers(0, 256, (1300, 256, 256, 1), np.uint8)
     whole = data.Split(x, np.full(len(x), -1, np.int32))
     return data.Dataset(whole, data.Split(x[:100], whole.y[:100]), ())
@@ -181,7 +181,7 @@ for way, seeds in (("pmap", 1), ("jit", 3), ("auto", 2)):
     "ways", [["pmap"], pytest.param(["jit", "auto"], marks=pytest.mark.slow)], ids=["pmap", "jit and seeds"]
 )
 def test_streamed_run_on_two_devices_equals_the_resident_run(ways):
-    """Bit-exact under pmap; to rounding under jit and on an axis of seeds, where XLA fuses differently."""
+    """Bit-exact under pmap; up to rounding under jit and on an axis of seeds, where XLA fuses differently."""
     command = [sys.executable, "-c", SEVERAL, *ways]
     done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

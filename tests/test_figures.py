@@ -19,7 +19,7 @@ rng = np.random.default_rng(0)
 
 
 class Plain(nn.Module):
-    """A code is the first two pixels; an image is the code, repeated over its two rows."""
+    """The code is the first two pixels; the decoded image has the code in both rows."""
 
     codes: int = 2
 
@@ -39,7 +39,7 @@ DATA = data.hold_out(rng.integers(0, 256, (200, 2, 2, 1), dtype=np.uint8), np.ar
 
 
 def painted(figure, axis=0):
-    """The array that an axis shows."""
+    """The array of an axis' image."""
     return np.asarray(figure.axes[axis].images[0].get_array())
 
 
@@ -54,17 +54,17 @@ def test_manifold_is_the_decoded_grid_of_normal_quantiles():
         np.testing.assert_allclose(tile, np.tile(1 / (1 + np.exp(-z)), (2, 1)), rtol=1e-5)
 
 
-def test_reconstructions_stand_under_their_originals():
+def test_reconstructions_are_below_their_originals():
     figure = figures.reconstructions(model(), DATA, "title")
     for i in range(10):
-        number = i * (len(DATA.test.x) - 1) // 9  # evenly spread, the first and the last among them
+        number = i * (len(DATA.test.x) - 1) // 9  # evenly spaced, including the first and the last
         np.testing.assert_array_equal(painted(figure, i), DATA.test.x[number, ..., 0])
         expected = model().reconstruct(DATA.test.x[number : number + 1])[0, ..., 0]
         np.testing.assert_allclose(painted(figure, 10 + i), expected, rtol=1e-6)
         assert figure.axes[i].get_title() == DATA.classes[DATA.test.y[number]]
 
 
-def test_sequences_are_drawn_up_to_their_ends():
+def test_curves_end_at_the_lengths_of_the_sequences():
     class Half(Plain):
         def encode(self, x, mask=None):
             return (x if mask is None else x * mask[..., None]).reshape(len(x), -1)
@@ -86,7 +86,7 @@ def test_sequences_are_drawn_up_to_their_ends():
         np.testing.assert_allclose(drawn, [expected[:, 0], expected[:, 0] / 2, expected[:, 1], expected[:, 1] / 2])
 
 
-def test_codes_are_painted_as_columns():
+def test_spatial_codes_are_images_with_a_column_per_position():
     class Three(Plain):
         def encode(self, x):
             return jnp.stack([x[..., 0], 2 * x[..., 0], 3 * x[..., 0]], -1)
@@ -107,7 +107,7 @@ def test_noise_is_shown_between_original_and_denoised():
     np.testing.assert_allclose(denoised, model().reconstruct(np.asarray(seen)[None])[0, ..., 0], rtol=1e-5)
 
 
-def test_training_pictures_stand_under_the_originals_in_order(tmp_path):
+def test_reconstructions_during_training_are_below_the_originals_in_order(tmp_path):
     for step in (50, 100, 150, 200):
         figures.strip(tmp_path, step, model(), DATA)
     figure = figures.training(sorted(tmp_path.iterdir()), DATA, "title", rows=2)
@@ -119,7 +119,7 @@ def test_training_pictures_stand_under_the_originals_in_order(tmp_path):
         np.testing.assert_allclose(tile, image[..., 0], atol=0.5 / 255 + 1e-6)
 
 
-def test_codes_without_any_spread_have_no_plane(tmp_path):
+def test_constant_codes_have_no_principal_plane(tmp_path):
     class Dead(Plain):
         def encode(self, x):
             return jnp.zeros((len(x), 3))
@@ -155,7 +155,7 @@ def test_more_dimensions_are_shown_on_their_principal_plane():
     assert f"{values[0] / values.sum():.0%}" in axis.get_xlabel()
 
 
-def test_loss_curves_show_the_lines_and_their_band():
+def test_loss_curves_show_the_mean_and_a_band_of_one_standard_deviation():
     lines = [
         records.record(e, e * 10, split, {"loss": np.array([1.0, 3.0]) / e + k, "mse": np.array([1.0, 1.0])})
         for e in (1, 2, 4)
@@ -172,7 +172,7 @@ def test_loss_curves_show_the_lines_and_their_band():
     assert axis.get_ylabel() == "nats per pixel"
 
 
-def test_pictures_suit_the_model(tmp_path):
+def test_draw_writes_the_figures_that_apply_to_the_model(tmp_path):
     lines = [records.record(1, 10, split, {"loss": np.float32(1)}) for split in ("train", "test")]
     always = {"loss", "reconstructions", "extremes", "activity", "interpolation", "traversal"}
     for codes, prior, more in (
@@ -186,7 +186,7 @@ def test_pictures_suit_the_model(tmp_path):
 
 
 def tiles(figure, columns):
-    """The images of a figure that shows a sheet of 2 x 2 images, [rows, columns, 2, 2]."""
+    """Images of a figure of 2 x 2 images, [rows, columns, 2, 2]."""
     pixels = painted(figure)
     return pixels.reshape(-1, 4, columns, 4).swapaxes(1, 2)[:, :, 1:3, 1:3]
 
@@ -202,11 +202,11 @@ def test_interpolation_is_a_straight_line_of_codes_between_originals():
         x = DATA.test.x[[a, b], ..., 0] / 255
         np.testing.assert_allclose(sheet[row, [0, 11]], x, atol=1e-6)
         for column, part in enumerate(np.linspace(0, 1, 10)):
-            z = (1 - part) * x[0, 0] + part * x[1, 0]  # a code is the first row
+            z = (1 - part) * x[0, 0] + part * x[1, 0]  # the code is the first row
             np.testing.assert_allclose(sheet[row, 1 + column], np.tile(sigmoid(z), (2, 1)), atol=1e-5)
 
 
-def test_traversal_moves_one_unit_the_most_varied_first():
+def test_traversal_varies_one_latent_dimension_the_largest_variance_first():
     class Uneven(Plain):
         def encode(self, x):
             return x.reshape(len(x), -1)[:, :2] * jnp.array([[1.0, 3.0]])
@@ -223,7 +223,7 @@ def test_traversal_moves_one_unit_the_most_varied_first():
             np.testing.assert_allclose(tile, np.tile(sigmoid(moved), (2, 1)), atol=1e-5)
 
 
-def test_extremes_are_the_least_and_the_greatest_errors():
+def test_extremes_are_the_smallest_and_the_largest_errors():
     figure = figures.extremes(model(), DATA, "title")
     x = DATA.test.x[..., 0] / 255
     decoded = np.repeat(sigmoid(x[:, :1]), 2, axis=1)
@@ -235,7 +235,7 @@ def test_extremes_are_the_least_and_the_greatest_errors():
         assert figure.axes[column].get_title() == f"{'best' if column < 5 else 'worst'}\n{errors[number]:.2g}"
 
 
-def test_errors_of_sequences_end_with_them():
+def test_squared_errors_of_sequences_exclude_padding():
     x, lengths = rng.random((4, 3, 2), np.float32), np.array([1, 2, 3, 3])
     part = data.Split(x, np.full(4, -1), lengths)
     wrong = x + 0.1
@@ -245,7 +245,7 @@ def test_errors_of_sequences_end_with_them():
     )
 
 
-def test_activity_counts_values_and_active_units():
+def test_activity_shows_code_values_and_active_dimensions():
     figure = figures.activity(figures.codes_of(model(), DATA, 10_000)[0], "title")
     values, units = figure.axes
     z = DATA.test.x.reshape(-1, 4)[:, :2] / 255

@@ -1,4 +1,4 @@
-"""`jaxae.fit` and what it returns: from an array to a model, in memory and with a run directory."""
+"""`jaxae.fit`: from an array to a trained model, in memory and with a run directory."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ SMALL = {"hidden": (16,), "latent": 2, "batch_size": 32, "progress": False}
 
 @pytest.fixture(scope="module")
 def x():
-    """200 digits, bytes [200, 28, 28, 1]."""
+    """200 digits, uint8 [200, 28, 28, 1]."""
     return jaxae.data.load("digits").train.x[:200]
 
 
@@ -190,7 +190,7 @@ def test_sequences_are_refused_by_experiments_for_images(tmp_path):
 
 
 class Linear(nn.Module):
-    """x W, and back."""
+    """A linear encoder with tied weights."""
 
     @nn.compact
     def __call__(self, x):
@@ -215,7 +215,7 @@ def test_loss_and_optax_chain_train_without_a_config(x, tmp_path):
     model = jaxae.fit(experiment, data, epochs=3, batch_size=50, progress=False)
     tests = [line["loss"] for line in model.history if line["split"] == "test"]
     assert tests == sorted(tests, reverse=True)
-    # The same, by hand.
+    # The same loop in plain Optax.
     params = Linear().init(jax.random.fold_in(jax.random.key(0), 0), jnp.zeros((1, 28, 28, 1)))["params"]
     state, rng = chain.init(params), np.random.default_rng((0, 0))
     orders = np.concatenate([np.random.default_rng((0, e)).permutation(150) for e in range(3)])
@@ -241,7 +241,7 @@ def own(loss=squared, optimizer=None):
 
 
 def test_workdir_of_another_loss_or_optimizer_is_refused(x, tmp_path):
-    """And its files are kept."""
+    """Its files are kept."""
 
     def tenfold(variables, batch, key):
         return {"loss": 10 * squared(variables, batch, key)[0]["loss"]}, {}
@@ -265,11 +265,11 @@ def test_fields_that_an_experiment_does_not_read_are_refused(x, field):
 
 
 def test_score_depends_on_the_example_alone(x):
-    """Not on its row; the mean over samples is the expectation of the loss."""
+    """Not on its index; the mean over samples is the expectation of the loss."""
     model = jaxae.fit(vae, x, epochs=1, **SMALL)
     assert np.ptp(model.score(np.repeat(x[:1], 50, axis=0))) < 1e-3
     np.testing.assert_allclose(model.score(x[::-1]), model.score(x)[::-1], rtol=1e-5)
-    copies = model.terms(np.repeat(x[:1], 1000, axis=0))["loss"]  # a draw for each
+    copies = model.terms(np.repeat(x[:1], 1000, axis=0))["loss"]  # one sample for each
     several = np.array([model.score(x[:1], samples=n)[0] for n in (100, 200)])
     error = copies.std(ddof=1) / np.sqrt(1000 * np.array([100, 200]) / (1000 + np.array([100, 200])))
     assert copies.std() > 0.1
@@ -278,7 +278,7 @@ def test_score_depends_on_the_example_alone(x):
 
 @pytest.mark.parametrize("written", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_one_seed_of_several_is_saved_as_its_own_run(x, tmp_path, written):
-    """Extended by epochs it equals the run of this seed alone."""
+    """Extended by epochs, it equals the run of this seed alone."""
     fields = {"figures": False, **SMALL}
     several = jaxae.fit(vae, x, epochs=1, seed=4, seeds=3, workdir=tmp_path / "all" if written else None, **fields)
     several[2].save(tmp_path / "one")
@@ -292,7 +292,7 @@ def test_one_seed_of_several_is_saved_as_its_own_run(x, tmp_path, written):
     np.testing.assert_allclose(longer.history[-1]["loss"], alone.history[-1]["loss"], rtol=1e-5)
 
 
-def test_replaced_state_is_saved(x, tmp_path):
+def test_model_with_another_state_is_saved(x, tmp_path):
     model = jaxae.fit(vae, x, epochs=1, **SMALL)
     best = model.state._replace(params=jax.tree.map(lambda leaf: 2 * leaf, model.state.params))
     dataclasses.replace(model, state=best).save(tmp_path / "best")
@@ -334,7 +334,7 @@ def test_early_stopped_iterate_equals_fit_of_as_many_epochs(x):
 
 
 def test_optax_transformation_replaces_the_name_of_an_optimizer(x, tmp_path):
-    """Resuming and loading require the same one, known by what it computes."""
+    """Resuming and loading require the same transformation, compared by its computation."""
     fields = {"epochs": 2, "workdir": tmp_path / "run", "figures": False, **SMALL}
     named = jaxae.fit(dense, x, **{**fields, "workdir": None}, optimizer="adamw", lr=2e-3, weight_decay=1e-4)
     model = jaxae.fit(dense, x, **fields, optimizer=optax.adamw(2e-3, weight_decay=1e-4))
@@ -382,7 +382,7 @@ def test_interrupted_fit_returns_the_trained_model(tmp_path, written):
     assert "interrupted" in said
     steps, epochs = map(int, said.split("steps ")[1].split()[:2])
     assert steps >= 12
-    assert epochs >= 4  # two lines for each
+    assert epochs >= 4  # two lines per epoch
     if written:
         assert int(newest_digests(tmp_path / "run/checkpoints")["step"]) == steps
 

@@ -13,8 +13,8 @@ from jaxae.variants import autoencoder, fsq
 LEVELS = (8, 5, 4, 3)
 
 
-def test_bound_is_the_interval_that_rounds_to_so_many_levels():
-    """Monotonic, 0 at 0; rounded, it takes all levels and no other value."""
+def test_rounding_the_bound_gives_exactly_the_levels():
+    """Monotonic, 0 at 0; rounding gives every level and no other value."""
     z = jnp.linspace(-30, 30, 20_001)[:, None]
     for levels in range(3, 10):
         bounded = np.asarray(fsq.bound(z, (levels,)))[:, 0]
@@ -96,12 +96,12 @@ def test_fewer_than_three_levels_and_more_codes_than_int32_raise(levels):
 
 
 def test_untrained_decoder_outputs_the_mean_pixel_for_codes_of_zero():
-    """Otherwise images darker than grey push all codes the same way."""
+    """Otherwise all codes of dark images first move in the same direction."""
     digits = data.load("digits")
     built = experiment.build(experiment.Config(), digits.info)
     (z, _), variables = built.model.init_with_output(new_key(), jnp.zeros((1, *digits.shape)))
     pixels = built.model.apply(variables, jnp.zeros_like(z), method="decode")
-    np.testing.assert_allclose(pixels, digits.train.x.mean() / 255, atol=1e-3)  # means of 0 are taken as 1e-3
+    np.testing.assert_allclose(pixels, digits.train.x.mean() / 255, atol=1e-3)  # means of 0 are clipped to 1e-3
 
 
 def test_experiment_is_in_nats_per_image():

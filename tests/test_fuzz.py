@@ -1,4 +1,4 @@
-"""Damaged and hostile input raises only InputError, runs no program, and writes nothing elsewhere.
+"""Damaged and hostile input raises only InputError, executes nothing, and writes nothing elsewhere.
 
 A tenth of the cases by default, 10,000 with -m slow.
 """
@@ -29,7 +29,7 @@ from jaxae.experiments import stacked, vae
 from jaxae.run import command_line, config, directory
 from jaxae.training import records
 
-# Events of Python's audit hooks that change a file, with the place of its path, and those that run something.
+# Audit events that change a file, with the index of the path in their arguments; and those that start a program.
 WRITES = {
     "os.remove": 0, "os.rename": 1, "os.mkdir": 0, "os.rmdir": 0, "os.link": 1, "os.symlink": 1, "os.truncate": 0,
     "shutil.rmtree": 0, "os.chmod": 0,
@@ -37,14 +37,14 @@ WRITES = {
 RUNS = ("pickle.find_class", "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "socket.connect")
 GIT = ["git", "rev-parse", "--show-toplevel", "HEAD"]
 offences: list[str] = []
-allowed: list[str] = []  # folders that may be written; empty: nobody looks
+allowed: list[str] = []  # writable folders; empty: the hook is off
 
 
 def look(event, args):
     if not allowed:
         return
-    ours = type(threading.current_thread()).__module__.startswith("tensorboardX")  # its own queue
-    ours = ours or (event == "subprocess.Popen" and args[1] == GIT)  # which commit the code is of
+    ours = type(threading.current_thread()).__module__.startswith("tensorboardX")  # the queue of its event files
+    ours = ours or (event == "subprocess.Popen" and args[1] == GIT)  # reads the git commit
     if event in RUNS and not ours:
         offences.append(f"{event} {args[:1]}")
     path, writes = None, False
@@ -53,7 +53,7 @@ def look(event, args):
         writes = any(c in (mode or "") for c in "wax+") or bool((flags or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
     elif event in WRITES:
         path, writes = args[WRITES[event]], True
-        if event in ("os.remove", "os.rmdir", "os.mkdir") and args[-1] >= 0:  # relative to an open folder
+        if event in ("os.remove", "os.rmdir", "os.mkdir") and args[-1] >= 0:  # path relative to an open folder
             path = os.path.join(os.readlink(f"/proc/self/fd/{args[-1]}"), os.fsdecode(path))  # noqa: PTH118, PTH115
     if writes and isinstance(path, str | bytes | os.PathLike):
         path = os.path.realpath(os.fsdecode(path))
@@ -63,8 +63,8 @@ def look(event, args):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The only folder, beside the caches, that may be written."""
-    sys.addaudithook(look)  # there is no way to take it away again; it does nothing while `allowed` is empty
+    """The only writable folder besides the caches."""
+    sys.addaudithook(look)  # audit hooks cannot be removed; this one does nothing while `allowed` is empty
     path = tmp_path_factory.mktemp("fuzz")
     (path / "cache").mkdir()
     with pytest.MonkeyPatch.context() as patch:
@@ -74,7 +74,7 @@ def folder(tmp_path_factory):
 
 @contextmanager
 def watched(folder):
-    """The body may write into the folder only, and start no program."""
+    """Fail if the body writes outside of the folder or starts a program."""
     offences.clear()
     allowed[:] = [os.path.realpath(folder), os.path.realpath(os.environ["JAX_COMPILATION_CACHE_DIR"])]
     try:
@@ -85,7 +85,7 @@ def watched(folder):
 
 
 def only_ours(function, *args):
-    """Whether it works; else it raises InputError with one line."""
+    """Whether the call succeeds; otherwise it must raise InputError with one line."""
     try:
         function(*args)
     except InputError as error:
@@ -100,7 +100,7 @@ EDIT = st.tuples(st.integers(0, 4), st.integers(0, 2**16), st.binary(min_size=1,
 
 
 def spoil(content, edits):
-    """Bytes flipped, put in, taken out, repeated, or cut off."""
+    """Flip, insert, delete or repeat bytes, or truncate."""
     content = bytearray(content)
     for kind, at, piece in edits:
         at %= len(content) + 1
@@ -112,7 +112,7 @@ def spoil(content, edits):
             del content[at : at + len(piece)]
         elif kind == 3:
             content[at:at] = content[at : at + 64]
-        elif at % 4 == 0:  # seldom, since it hides what else is wrong
+        elif at % 4 == 0:  # rarely, since truncation hides other faults
             del content[at:]
     return bytes(content)
 
@@ -131,7 +131,7 @@ JSON = st.recursive(
 
 
 def cases(n):
-    """So many deterministic cases, without shrinking."""
+    """This many deterministic cases, without shrinking."""
     slow, only = list(HealthCheck), [Phase.generate]
     return settings(
         max_examples=n, deadline=None, derandomize=True, database=None, suppress_health_check=slow, phases=only
@@ -196,7 +196,7 @@ def test_damaged_files_raise_only_input_errors(name, share, folder):
 
 @SHARES
 @pytest.mark.parametrize("kind", IMAGES)
-@pytest.mark.filterwarnings("ignore")  # of Pillow and NumPy, about damaged images
+@pytest.mark.filterwarnings("ignore")  # warnings of Pillow and NumPy about damaged images
 def test_damaged_image_folders_raise_only_input_errors(kind, share, folder):
     place = folder / kind
     place.mkdir(exist_ok=True)
@@ -245,13 +245,13 @@ def finished(folder):
 
 
 def copied(finished, copy):
-    """A fresh copy of what is read back of a run."""
+    """A fresh copy of the files of a run that are read back."""
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(finished, copy, ignore=shutil.ignore_patterns("figures", "tensorboard"))
 
 
 def use(path):
-    """All that reads what a run has saved."""
+    """Read all that a run has saved."""
     jaxae.load(path)
     run.load_finished(path)
     records.read(path / "metrics.jsonl")
@@ -259,7 +259,7 @@ def use(path):
 
 @SHARES
 def test_changed_config_json_raises_only_input_errors(finished, folder, share):
-    """Any one value is replaced."""
+    """Any single value is replaced."""
     saved = json.loads((finished / "config.json").read_text())
     places = [(part, name) for part in ("config", "data", "versions") for name in saved[part]]
     places += [(name, None) for name in saved] + [("config", "hidden")] * 10
@@ -330,7 +330,7 @@ def _changed(saved, content):
     return json.dumps(content)
 
 
-def test_postscript_under_the_name_of_an_image_is_not_run(folder):
+def test_postscript_with_the_extension_of_an_image_is_not_run(folder):
     place = folder / "postscript"
     place.mkdir()
     for name in ("a.png", "b.png"):
@@ -341,7 +341,7 @@ def test_postscript_under_the_name_of_an_image_is_not_run(folder):
 
 @pytest.mark.parametrize("count", [10, pytest.param(500, marks=pytest.mark.slow)])
 def test_damaged_run_directories_raise_only_input_errors(finished, folder, count):
-    """Any one file is damaged."""
+    """Any single file is damaged."""
     use(finished)
     parts = ("config.json", "result.json", "metrics.jsonl", "checkpoints")
     files = [path for path in sorted(finished.rglob("*")) if path.is_file()]
@@ -394,7 +394,7 @@ def test_watch_detects_writes_elsewhere_and_started_programs(folder, tmp_path):
 
 @pytest.mark.parametrize("name", ["zeros.npz", "zeros.npy", "zeros-idx3-ubyte.gz"])
 def test_memory_is_bounded_by_the_declared_size(name, tmp_path):
-    """64 MiB of zeros are a few kB on disk, compressed; they take a small multiple of 64 MiB."""
+    """64 MiB of zeros compress to a few kB; reading them takes a small multiple of 64 MiB."""
     zeros = np.zeros((65536, 32, 32), np.uint8)
     path = tmp_path / name
     header = bytes([0, 0, 8, 3]) + np.array(zeros.shape, ">u4").tobytes()
@@ -413,7 +413,7 @@ def test_memory_is_bounded_by_the_declared_size(name, tmp_path):
 
 @pytest.mark.parametrize("declared", [2**20, 2**33, 2**60])
 def test_header_that_declares_more_than_the_file_holds_is_refused(declared, tmp_path):
-    """Nothing is read that is not there."""
+    """No memory is allocated for missing bytes."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(
         header, {"descr": "|u1", "fortran_order": False, "shape": (declared // 4, 2, 2)}
@@ -423,6 +423,6 @@ def test_header_that_declares_more_than_the_file_holds_is_refused(declared, tmp_
         data.load(str(tmp_path / "x.npy"))
 
 
-def test_config_with_tuples_survives_json():
+def test_config_with_tuples_round_trips_through_json():
     settings = stacked.Config(hidden=(5, 4))
     assert config.from_json(stacked.Config, json.loads(json.dumps(config.to_json(settings)))) == settings

@@ -1,4 +1,4 @@
-"""Two real processes that train together, on the loopback interface."""
+"""Two processes that train together over the loopback interface."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def command(workdir, *more):
 
 @contextmanager
 def started(devices, *commands, **environment):
-    """Processes, each with so many devices; `environment` holds lists, a value for each process."""
+    """Start processes with this many devices each; `environment` holds lists with one value per process."""
     own = [{name: values[i] for name, values in environment.items()} for i in range(len(commands))]
     common = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -49,27 +49,27 @@ def started(devices, *commands, **environment):
 
 
 def free_port(port=0):
-    """A free port: this one, or any."""
+    """A free port: this one if possible, otherwise any."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", port))
         return free.getsockname()[1]
 
 
 def two(workdir, *more, ids=(0, 1)):
-    """Both processes of a run, or some of them."""
+    """Start both processes of a run, or some of them."""
     where = ("--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", "2")
     return started(2, *(command(workdir, *where, "--process-id", str(i), *more) for i in ids))
 
 
 def done(processes):
-    """Standard output and standard error of each process, after exit code 0."""
+    """Wait for exit code 0; return standard output and standard error of each process."""
     said = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0] * len(processes), said
     return said
 
 
 def wait_for(processes, workdir, lines):
-    """Until so many lines of metrics are there."""
+    """Wait until metrics.jsonl has this many lines."""
     end = time.monotonic() + 60
     metrics = workdir / "metrics.jsonl"
     while not metrics.exists() or metrics.read_bytes().count(b"\n") < lines:
@@ -82,7 +82,7 @@ def wait_for(processes, workdir, lines):
 def whole(tmp_path_factory):
     """An uninterrupted run of two processes in a SLURM environment."""
     workdir = tmp_path_factory.mktemp("two") / "run"
-    job = 7  # JAX derives the port from it
+    job = 7  # the variable from which JAX derives the port
     slurm = {
         "SLURM_JOB_ID": [str(free_port(61440 + job) - 61440)] * 2,
         "SLURM_STEP_NODELIST": ["localhost"] * 2,
@@ -93,13 +93,13 @@ def whole(tmp_path_factory):
     with started(2, *[command(workdir, *EPOCHS, "--coordinator", "auto")] * 2, **slurm) as processes:
         leader, follower = done(processes)
     assert "done: test" in leader[0]
-    assert follower[0].replace("[Gloo]", "").count("done") == 0  # one writes
+    assert follower[0].replace("[Gloo]", "").count("done") == 0  # only process 0 writes
     return workdir
 
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
-    """A short run of one process with as many devices as two."""
+    """A short run of one process with as many devices as the two together."""
     workdir = tmp_path_factory.mktemp("one") / "run"
     with started(4, command(workdir, *FEW)) as processes:
         done(processes)
@@ -107,14 +107,14 @@ def one(tmp_path_factory):
 
 
 def same_metrics(ours, theirs):
-    """Whether these lines agree within rounding."""
+    """Whether these lines agree up to rounding."""
     for a, b in zip(ours, theirs, strict=True):
         assert a.keys() == b.keys()
         for name in ("epoch", "step", *records.names(b)):
             np.testing.assert_allclose(a[name], b[name], rtol=1e-5)
 
 
-def test_processes_find_each_other_under_slurm(whole):
+def test_slurm_variables_join_the_processes(whole):
     assert json.loads((whole / "config.json").read_text())["device"]["count"] == 4
 
 
@@ -183,7 +183,7 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 @pytest.mark.slow
 def test_other_processes_wait_until_the_data_is_prepared(tmp_path):
-    """Longer than the time-out of Gloo, and longer than `--patience`."""
+    """For longer than the timeout of Gloo, and longer than `--patience`."""
     where = ("--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", "2", "--patience", "10")
     commands = [command(tmp_path / "run", *FEW, *where, "--process-id", str(i)) for i in (0, 1)]
     commands = [
@@ -228,8 +228,8 @@ def test_missing_process_exits_with_2_after_patience(tmp_path, alone):
     assert not (tmp_path / "run").exists()
 
 
-def test_stuck_process_ends_the_other_with_its_stack(tmp_path):
-    """The other one prints the stack of every thread, and ends."""
+def test_process_ends_with_its_stacks_when_another_hangs(tmp_path):
+    """The other process prints the stack of every thread, and ends."""
     workdir = tmp_path / "run"
     with two(workdir, *ENDLESS, "--heartbeat", "100", "--patience", "8") as processes:
         wait_for(processes, workdir, 4)

@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-# In the order of the house: each module may import those before it.
+# In the order of jaxae/README.md: each module may import those before it.
 LAYERS = re.findall(r"^\d+\. `(\w+)`", (ROOT / "jaxae" / "README.md").read_text(), re.MULTILINE)
 HEAVY = ("tensorflow", "tensorflow_datasets", "matplotlib", "sklearn", "scipy.stats", "torch", "tensorboardX", "PIL")
 
 
 def imported(path):
-    """The jaxae modules that a file names anywhere."""
+    """Modules of jaxae that a file imports anywhere."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "jaxae":
             rest = node.module.split(".")[1:]
@@ -54,7 +54,7 @@ def test_each_third_party_api_is_used_in_one_file():
         (("orbax",), "checkpoint.py"),
         (("pmap(", "shard_map", "NamedSharding", "Mesh("), "plan.py"),
         (("jax.distributed", "multihost_utils"), "processes.py"),
-        (("tyro",), "command_line.py"),  # and help and commands, for what is special of an argument
+        (("tyro",), "command_line.py"),  # and help and commands, for the options of arguments
     ):
         for path in (ROOT / "jaxae").rglob("*.py"):
             code = path.read_text().replace('"orbax-checkpoint"', "")
@@ -71,7 +71,7 @@ def loaded(statement):
     )
 
 
-def test_import_loads_nothing_heavy():
+def test_import_loads_no_heavy_package():
     assert not loaded("import jaxae") & {"jax", "numpy", *HEAVY}
     assert not loaded("from jaxae import load") & set(HEAVY)
 
@@ -123,14 +123,14 @@ print(json.dumps([before, after, sorted(ours), [name for name in sys.modules if 
 
 
 def used(modules):
-    """State of the process before and after jaxae is used, modules of jaxae, and other modules."""
+    """State of the process before and after using jaxae, the modules of jaxae, and other modules."""
     given = json.dumps(modules)
     done = subprocess.run([sys.executable, "-c", USE], input=given, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def test_library_changes_no_logger_warning_or_environment():
-    """Beyond what the import of third-party packages changes: those are imported first."""
+    """Besides the changes by third-party packages, which are imported first."""
     *_, others = used([])
     before, after, ours, _ = used(others)
     assert len(ours) > 90

@@ -1,4 +1,4 @@
-"""A wheel that works in an empty folder, and experiments that run however they are started."""
+"""A wheel that works in an empty folder, and experiments started in all supported ways."""
 
 import json
 import os
@@ -20,7 +20,7 @@ SHORT = ("--epochs", "1", "--hidden", "8", "--figures", "none")
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """The wheel that is built from the sdist of the repository."""
+    """The wheel built from the sdist of the repository."""
     folder = tmp_path_factory.mktemp("build")
     copy_repository(folder / "tree")
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder / "dist", folder / "tree"]
@@ -103,7 +103,7 @@ def test_run_records_the_short_name_of_its_experiment_however_it_was_started(sta
 
 
 def test_run_of_an_experiment_outside_the_package_records_the_name_of_its_file(tmp_path):
-    """Even if the package has an experiment of that name; `load` then takes the module."""
+    """Even if the package has an experiment of that name; `load` then needs the module."""
     source = (ROOT / "experiments/vae.py").read_text()
     (tmp_path / "vae.py").write_text(source)
     subprocess.run([sys.executable, "vae.py", *SHORT, "--workdir", "run"], cwd=tmp_path, check=True)

@@ -1,4 +1,4 @@
-"""The training generator: its snapshots depend neither on the consumer nor on where it was resumed."""
+"""The training generator: snapshots depend neither on the consumer nor on resuming."""
 
 import dataclasses
 import itertools
@@ -25,7 +25,7 @@ ENDS = [epoch.first_step(n, COUNT, SIZE) for n in range(1, EPOCHS + 1)]
 
 
 def digits(train=COUNT, test=7):
-    """A few digits, whose number is no multiple of the batch size."""
+    """A few digits, whose number is not a multiple of the batch size."""
     whole = data.load("digits")
     cut = [jax.tree.map(lambda a, n=n: a[:n], split) for split, n in zip(whole[:2], (train, test), strict=True)]
     return data.Dataset(*cut, whole.classes)
@@ -37,7 +37,7 @@ compiled = {}
 
 
 def once(*args):
-    """Programs that are compiled once for all tests of the toy."""
+    """Programs of the toy, compiled once for all tests."""
     key = (args[3].seeds, jax.tree.structure(args[4]), *map(np.shape, jax.tree.leaves(args[4])))
     if key not in compiled:
         compiled[key] = iterate.compiled(*args)
@@ -53,7 +53,7 @@ class Net(nn.Module):
 
 
 def square(variables, batch, key):
-    """The squared distance of noisy images from the mean one."""
+    """Squared distance of noisy images from the mean image."""
     off = variables["params"]["a"][None] - batch.x - 0.3 * batch.noise(key, batch.x.shape[1:])
     return {"distance": jnp.sum(jnp.abs(off), axis=(1, 2, 3)), "loss": jnp.sum(off**2, axis=(1, 2, 3))}, {}
 
@@ -78,13 +78,13 @@ def follow(**changes):
 
 
 def results(now):
-    """A snapshot without its measured time."""
+    """A snapshot without its time."""
     return now._replace(seconds=0.0)
 
 
 @pytest.fixture(scope="module", params=[1, 3], ids=["one seed", "three seeds"])
 def every_step(request):
-    """Number of seeds, and the snapshots of each step."""
+    """Number of seeds, and the snapshots of every step."""
     return request.param, list(follow(seeds=request.param, every=1))
 
 
@@ -115,7 +115,7 @@ def test_means_are_over_the_steps_of_the_epoch_so_far(every_step):
             before = now.totals
         else:
             assert set(now.test) == {"loss", "mse"}
-            for name, mean in now.train.items():  # those of the epoch that ends, of which the totals know no more
+            for name, mean in now.train.items():  # means of the finished epoch, whose totals have been reset
                 np.testing.assert_allclose(mean, np.asarray(before["sum"][name]) / (now.step - first), rtol=1e-6)
             assert not any(map(np.any, jax.tree.leaves((now.totals["steps"], now.totals["sum"]))))
             before = now.totals
@@ -126,7 +126,7 @@ def examples(split):
 
 
 def test_epoch_equals_single_steps_of_the_transition():
-    """And its evaluation is the mean over the test split, at the step that it follows."""
+    """The evaluation is the mean over the test split, at the step after the last one."""
     *_, last = iterate.iterate(PLAIN, DATA, epochs=1, batch_size=SIZE, seed=9)
     state, totals = start(PLAIN, DATA.info, SIZE, range(9, 10))
     key, test_key = (keys(range(9, 10), purpose) for purpose in (TRAIN, TEST))
@@ -175,7 +175,7 @@ def test_number_of_steps_per_dispatch_changes_no_bit(every_step):
 
 
 def test_two_consumers_get_the_same_bits():
-    """Interleaved, with other computations and random numbers in between."""
+    """Two interleaved generators, with other computations and random numbers between snapshots."""
     first, second = follow(every=2), follow(every=2)
     pairs = []
     for one, other in zip(first, second, strict=True):
@@ -187,7 +187,7 @@ def test_two_consumers_get_the_same_bits():
 
 
 def test_later_steps_do_not_change_earlier_snapshots():
-    """No later step writes into the arrays of an earlier snapshot."""
+    """Buffers of earlier snapshots are not donated or overwritten."""
     kept, copies = [], []
     for now in follow(every=3):
         kept.append((now.state, now.totals))
@@ -315,7 +315,7 @@ def test_sequences_of_different_lengths_need_an_experiment_that_takes_them():
 
 
 def test_metrics_may_have_any_name():
-    """Also the names of totals, and names that end in _mean or _std."""
+    """Including the names of totals, and names that end in _mean or _std."""
     names = ("loss_mean", "loss_std", "steps", "bad", "sum")
 
     def loss(variables, batch, key):
@@ -330,8 +330,8 @@ def test_metrics_may_have_any_name():
             np.testing.assert_allclose(means[name], (n + 2) * means["loss"], rtol=1e-5)
 
 
-def test_evaluation_does_not_train_and_training_does():
-    """One snapshot after the other: the state is the same before and after the evaluation."""
+def test_evaluation_leaves_the_state_unchanged():
+    """The state is the same before and after an evaluation."""
     found = list(follow(every=1))
     for one, other in itertools.pairwise(found):
         assert equal(one.state, other.state) == (other.test is not None)

@@ -18,7 +18,7 @@ GRADIENTS = ["plain", "dreg"]
 
 
 def bounds(model, params, x, samples, count, **options):
-    """The bound for so many keys."""
+    """The bound for each of this many keys."""
     loss = iwae.loss(model, samples, **options)
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(new_key(), jnp.arange(count))
     found = jax.jit(jax.vmap(lambda key: means(loss, params, batch(x), key)["loss"]))(keys)
@@ -33,7 +33,7 @@ def test_bound_is_the_marginal_likelihood_of_the_exact_posterior(samples):
 
 @pytest.mark.parametrize("gradient", GRADIENTS)
 def test_one_sample_is_the_evidence_lower_bound(gradient):
-    """In expectation, exactly: log w is a quadratic in the noise."""
+    """Exact in expectation, since log w is a quadratic in the noise."""
     model, params, x, exact = wrong_encoder()
     one = means(iwae.loss(model, 1, gradient), params, quadrature(x))
     elbo = -means(vae.loss(model), params, quadrature(x))["loss"]
@@ -44,7 +44,7 @@ def test_one_sample_is_the_evidence_lower_bound(gradient):
 
 @pytest.mark.parametrize("gradient", GRADIENTS)
 def test_one_sample_with_a_kl_weight_is_the_closed_form(gradient):
-    """The weight is that of the whole KL term, log q - log p, in the loss, and is not in `elbo`."""
+    """The weight applies to the KL term log q - log p of the loss, and not to `elbo`."""
     model, params, x, _ = wrong_encoder()
     log_p, kl = (values.mean() for values in closed_form(params, x))
     found = means(iwae.loss(model, 1, gradient, 0.3), params, quadrature(x))
@@ -93,7 +93,7 @@ def test_bound_increases_with_the_samples_and_stays_below_the_marginal_likelihoo
 
 
 def test_plain_gradient_is_that_of_a_numpy_reference():
-    """sum_k w_k d log w_k, with the samples moving along (Burda et al. 2016, equation 14)."""
+    """sum_k w_k d log w_k through the reparameterized samples (Burda et al. 2016, equation 14)."""
     model, params, x, _ = wrong_encoder()
     one, samples, kl_weight = batch(x[:3]), 6, 0.3
     eps = one.noise(new_key(), (samples, 2))
@@ -114,7 +114,7 @@ def test_plain_gradient_is_that_of_a_numpy_reference():
 
 
 def slopes(gradient, params, model, x, samples, count, kl_weight=1.0):
-    """The gradient for so many keys, of encoder and decoder, each as rows."""
+    """Gradients for each of this many keys, of encoder and decoder, each as rows."""
     loss = iwae.loss(model, samples, gradient, kl_weight)
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(new_key(), jnp.arange(count))
     descent = jax.grad(lambda p, key: means(loss, p, batch(x), key)["loss"])
@@ -131,7 +131,7 @@ def slopes(gradient, params, model, x, samples, count, kl_weight=1.0):
     [(0.3, 5), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1.0, 20), (1.7, 3)))],
 )
 def test_doubly_reparameterized_gradient_has_the_same_expectation(kl_weight, samples):
-    """The decoder's gradient is the same for each sample."""
+    """The gradient of the decoder is the same for each sample."""
     model, params, x, _ = wrong_encoder()
     count = 4000
     plain, dreg = (slopes(kind, params, model, x[:5], samples, count, kl_weight) for kind in GRADIENTS)
@@ -140,7 +140,9 @@ def test_doubly_reparameterized_gradient_has_the_same_expectation(kl_weight, sam
     errors = apart.std(0) / np.sqrt(count)
     assert np.all(np.abs(apart.mean(0)) < 4.5 * errors)
     assert np.all(np.abs(dreg["encoder"].mean(0)) > 0)
-    assert np.abs(dreg["encoder"].mean(0) / errors).max() > 15  # so that an error of a third shows
+    assert (
+        np.abs(dreg["encoder"].mean(0) / errors).max() > 15
+    )  # standard error small enough to detect an error of a third
 
 
 def test_doubly_reparameterized_gradient_has_less_variance():
@@ -150,7 +152,7 @@ def test_doubly_reparameterized_gradient_has_less_variance():
 
 
 def test_at_the_exact_posterior_the_doubly_reparameterized_gradient_is_zero():
-    """Of every sample: log w does not depend on the samples there. The plain one is noise."""
+    """For every sample, since log w does not depend on the samples there; the plain gradient is noise."""
     model, params, x, _ = linear_gaussian()
     plain, dreg = (slopes(kind, params, model, x[:5], 10, 3) for kind in GRADIENTS)
     assert np.abs(dreg["encoder"]).max() < 1e-4 < 1e-2 < np.abs(plain["encoder"]).max()
@@ -183,7 +185,7 @@ def test_log_likelihood_is_exact_with_the_exact_posterior():
     assert found["monte_carlo_error"] < 1e-4 < found["standard_error"]
 
 
-def test_log_likelihood_grows_with_the_samples_and_is_not_above_the_exact_one():
+def test_log_likelihood_increases_with_the_samples_and_stays_below_the_exact_one():
     _, params, x, exact = wrong_encoder()
     means, errors = [], []
     for samples in (1, 10, 100):
@@ -198,7 +200,7 @@ def test_log_likelihood_grows_with_the_samples_and_is_not_above_the_exact_one():
     assert found["elbo"] < exact - 0.05
 
 
-def test_monte_carlo_error_is_the_spread_over_draws():
+def test_monte_carlo_error_is_the_standard_deviation_over_repeated_estimates():
     _, params, x, _ = wrong_encoder()
     found = [estimated(params, x, 300, jax.random.key(i)) for i in range(100)]
     spread = np.std([f["log_likelihood"] for f in found], ddof=1)

@@ -13,7 +13,7 @@ X = jnp.asarray(np.random.default_rng(0).uniform(size=(5, 2, 3)), jnp.float32)
 
 
 def reference(z, k):
-    """A stable sort puts the first of equal units first."""
+    """A stable sort ranks the first of equal values first."""
     result = np.zeros_like(z)
     for row, kept in zip(z, result, strict=True):
         places = sorted(range(len(row)), key=lambda i: -row[i])[:k]
@@ -23,7 +23,7 @@ def reference(z, k):
 
 @pytest.mark.parametrize("k", [1, 3, 7, 8])
 def test_largest_against_numpy(k):
-    """By value, not by magnitude; exactly k of equal values are kept."""
+    """By value, not by magnitude; exactly k entries are kept, also of equal ones."""
     rng = np.random.default_rng(1)
     z = np.concatenate([rng.normal(size=(20, 8)), rng.integers(-2, 3, (20, 8)), np.ones((1, 8))]).astype(np.float32)
     found = np.asarray(ksparse.largest(jnp.asarray(z), k))
@@ -36,7 +36,7 @@ def test_largest_under_vmap_equals_a_loop_over_seeds():
     assert equal(jax.vmap(lambda z: ksparse.largest(z, 4))(z), jnp.stack([ksparse.largest(one, 4) for one in z]))
 
 
-def test_gradient_passes_through_the_kept_units_only():
+def test_gradient_passes_through_the_kept_entries_only():
     z, slope = jax.random.normal(new_key(), (6, 9)), jax.random.normal(jax.random.key(1), (6, 9))
     kept, pull = jax.vjp(lambda z: ksparse.largest(z, 4), z)
     expected = np.where(np.asarray(kept) != 0, slope, 0)
@@ -45,7 +45,7 @@ def test_gradient_passes_through_the_kept_units_only():
 
 
 def model(latent=4, **fields):
-    """Its parameters from N(0, 1)."""
+    """A model with parameters from N(0, 1)."""
     net = ksparse.KSparse((2, 3), latent, **fields)
     rng = np.random.default_rng(2)
     shapes = jax.eval_shape(net.init, new_key(), X)["params"]
@@ -53,7 +53,7 @@ def model(latent=4, **fields):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_keeping_all_units_is_the_linear_autoencoder_with_tied_weights(training):
+def test_keeping_all_dimensions_is_the_linear_autoencoder_with_tied_weights(training):
     """Terms and gradient."""
     net, params = model(active=4)
     plain = tied.Tied((2, 3), 4, nets.linear, nets.linear)
@@ -66,8 +66,8 @@ def test_keeping_all_units_is_the_linear_autoencoder_with_tied_weights(training)
 
 
 @pytest.mark.parametrize(("alpha", "later"), [(1.0, 2), (1.5, 3), (3.0, 6)])
-def test_alpha_times_as_many_units_after_training(alpha, later):
-    """In closed form: squared error of W'z + c, z the largest units of x W + b."""
+def test_evaluation_keeps_alpha_times_as_many_dimensions(alpha, later):
+    """In closed form: squared error of W'z + c, z the largest entries of x W + b."""
     net, params = model(latent=8, active=2, alpha=alpha)
     flat = np.asarray(X, np.float64).reshape(5, 6)
     w, b, c = (np.asarray(params[name], np.float64) for name in ("kernel", "encoder_bias", "decoder_bias"))
@@ -94,12 +94,12 @@ def test_alpha_times_as_many_units_after_training(alpha, later):
         ({"active": 20, "alpha": 0.0}, "active=20 alpha=0.0: cannot keep 0 of latent=32 dimensions"),
     ],
 )
-def test_number_of_active_units_out_of_range_raises(fields, says):
+def test_number_of_active_dimensions_out_of_range_raises(fields, says):
     with pytest.raises(ValueError, match=says):
         experiment.build(experiment.Config(latent=32, **fields), data.Info((28, 28, 1), 100))
 
 
-def test_experiment_keeps_the_units_of_its_fields():
+def test_experiment_keeps_as_many_dimensions_as_its_fields_state():
     config = experiment.Config(latent=12, active=3, alpha=2.0)
     built = experiment.build(config, data.Info((2, 3), 100))
     params = built.model.init(new_key(), X)["params"]

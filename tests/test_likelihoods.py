@@ -1,4 +1,4 @@
-"""Densities, means and samples against SciPy and Monte Carlo; learned scales against models that are solved exactly."""
+"""Densities, means and samples against SciPy and Monte Carlo; learned scales against exact maximum likelihood."""
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ def scale_of(name):
 
 
 def decoded(likelihood, count=4):
-    """Outputs of a decoder with the likelihood's own parameters; not near 0."""
+    """Random outputs of a decoder, with the parameters of the likelihood, away from 0."""
     net = likelihood.decoder(nets.MLP((), likelihood.parameters(SHAPE)))
     z = jax.random.normal(new_key(), (count, 3))
     params = net.init(new_key(), z)["params"]
@@ -46,7 +46,7 @@ def decoded(likelihood, count=4):
 
 
 def reference(name, params, outputs):
-    """SciPy's distribution of every pixel."""
+    """The distribution of every pixel, in SciPy."""
     outputs = np.asarray(outputs, np.float64)
     if name == "bernoulli":
         return stats.bernoulli(special.expit(outputs))
@@ -90,7 +90,7 @@ def test_mean_against_scipy(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_samples_have_the_mean_and_the_deviation_of_the_distribution(name):
-    """And pixels are independent of each other."""
+    """And are independent between pixels."""
     params, outputs = decoded(ALL[name], 1)
     n = 40_000
     x = ALL[name].sample(new_key(), jnp.broadcast_to(outputs, (n, *outputs.shape[1:])))
@@ -106,7 +106,7 @@ def test_samples_have_the_mean_and_the_deviation_of_the_distribution(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_log_prob_of_samples_is_minus_the_entropy_on_average(name):
-    """Log-density and sampler belong together."""
+    """Sampler and log density are consistent."""
     params, outputs = decoded(ALL[name], 1)
     n = 40_000
     many = jnp.broadcast_to(outputs, (n, *outputs.shape[1:]))
@@ -116,7 +116,7 @@ def test_log_prob_of_samples_is_minus_the_entropy_on_average(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_initial_outputs_have_the_mean_that_was_asked_for(name):
+def test_initial_outputs_have_the_requested_mean(name):
     likelihood = ALL[name]
     mean = np.random.default_rng(1).uniform(0.05, 0.95, SHAPE)
     outputs = likelihood.initial(mean)
@@ -125,13 +125,13 @@ def test_initial_outputs_have_the_mean_that_was_asked_for(name):
     z = jnp.zeros((1, 3))
     found = net.apply(net.init(new_key(), z), z)
     np.testing.assert_allclose(likelihood.mean(found)[0], mean, rtol=1e-5)
-    if name in ("normal-learned", "normal-predicted"):  # and a deviation of 1
+    if name in ("normal-learned", "normal-predicted"):  # and a standard deviation of 1
         np.testing.assert_allclose(likelihood.log_prob(found, found[..., :2]), stats.norm.logpdf(0), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_log_likelihood_is_the_sum_over_the_observed_pixels(name):
-    """Of all without a mask; masks of the shape of x, of its first axes [B, T], and per example."""
+    """Over all pixels without a mask; masks have the shape of x, of its first axes [B, T], or one value per example."""
     params, outputs = decoded(ALL[name])
     x, rng = examples(name), np.random.default_rng(2)
     each = density(name, reference(name, params, outputs), x)
@@ -147,7 +147,7 @@ def test_log_likelihood_is_the_sum_over_the_observed_pixels(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_missing_pixels_change_neither_value_nor_gradient(name):
-    """Neither value nor gradient depends on what stands in their place, even if that is NaN or infinite."""
+    """Not even NaN or infinity in their place."""
     _, outputs = decoded(ALL[name])
     observed = np.random.default_rng(2).integers(0, 2, (4, *SHAPE)).astype(np.float32)
     x = np.where(observed > 0, examples(name), 0).astype(np.float32)
@@ -164,7 +164,7 @@ def test_missing_pixels_change_neither_value_nor_gradient(name):
 
 
 def test_errors_against_numpy():
-    """Means over pixels of each example."""
+    """Means over the pixels of each example."""
     x = np.random.default_rng(3).uniform(size=(4, *SHAPE))
     for name, likelihood in ALL.items():
         params, outputs = decoded(likelihood)
@@ -200,7 +200,7 @@ def test_bernoulli_and_its_gradient_stay_finite(logit):
 
 
 def test_cross_entropy_and_its_gradient_against_float64():
-    """On grey pixels too, and where the formula has a corner: at 0."""
+    """Also of grey pixels, and at 0, where max(logits, 0) has a kink."""
     logits, x = np.meshgrid([-30.0, -3.0, -1e-3, 0.0, 1e-3, 0.7, 20.0], [0.0, 0.2, 0.5, 1.0])
     value, pull = jax.vjp(cross_entropy, jnp.asarray(logits, jnp.float32), jnp.asarray(x, jnp.float32))
     np.testing.assert_allclose(value, np.logaddexp(0, logits) - x * logits, rtol=1e-6, atol=20 * 2**-23)
@@ -211,7 +211,7 @@ def test_only_the_bernoulli_is_discrete():
     assert {name for name, likelihood in ALL.items() if likelihood.discrete} == {"bernoulli"}
 
 
-def test_named():
+def test_named_returns_the_likelihood_of_each_name():
     expected = {**ALL, "auto": Bernoulli()}
     for name, likelihood in expected.items():
         found = likelihoods.named(name, *scale_of(name).values())
@@ -251,7 +251,7 @@ def test_unknown_kind_of_scale_is_refused(untyped):
 
 
 def train(loss, params, examples, steps, lr):
-    """Parameters after so many steps of Adam."""
+    """Parameters after this many steps of Adam."""
     transition = descend(loss, optax.adam(optax.cosine_decay_schedule(lr, steps)))
     state = State(jnp.int32(0), params, transition.init(params), {})
     step = jax.jit(lambda s: jax.lax.fori_loop(0, steps, lambda i, s: transition.step(s, examples, new_key())[0], s))
@@ -259,9 +259,9 @@ def train(loss, params, examples, steps, lr):
 
 
 def test_learned_scale_is_the_maximum_likelihood_of_probabilistic_pca():
-    """A linear variational autoencoder is probabilistic PCA (Lucas et al. 2019), whose maximum is known.
+    """A linear VAE is probabilistic PCA (Lucas et al. 2019), whose maximum likelihood is known in closed form.
 
-    Tipping & Bishop 1999, equations 7 and 8: the variance is the mean of the eigenvalues that are left out.
+    Tipping & Bishop 1999, equations 7 and 8: the variance is the mean of the smallest eigenvalues.
     """
     count = 200
     x = np.random.default_rng(0).multivariate_normal(OFFSET, W @ W.T + SIGMA**2 * np.eye(4), count)
@@ -282,8 +282,8 @@ def test_learned_scale_is_the_maximum_likelihood_of_probabilistic_pca():
     np.testing.assert_allclose(decoder.T @ decoder + variance * np.eye(4), fitted, atol=0.02)
 
 
-def test_predicted_scales_are_the_deviations_given_the_code():
-    """The decoder's maximum for codes that are known: mean and deviation of every pixel for either of two codes."""
+def test_predicted_scales_are_the_standard_deviations_given_the_code():
+    """For known codes the maximum is the mean and the standard deviation of every pixel given each of two codes."""
     rng = np.random.default_rng(0)
     which = np.arange(100) % 2
     scale = np.array([[0.3, 2.0, 1.0], [1.5, 0.2, 0.7]])

@@ -1,4 +1,4 @@
-"""Runs that are extended, started from other runs, and replayed where they diverged."""
+"""Extension, warm start and replay of runs."""
 
 import dataclasses
 import json
@@ -62,7 +62,7 @@ def test_run_with_a_decaying_schedule_cannot_be_extended(x, tmp_path, schedule):
 
 
 @pytest.mark.slow
-def test_report_of_an_extended_run_is_written_again(x, tmp_path):
+def test_extension_rewrites_the_report(x, tmp_path):
     config = dense.Config(data="digits", epochs=1, hidden=(8,), batch_size=1000, workdir=str(tmp_path / "run"))
     run.train(config, dense.build, "dense")
     before = (tmp_path / "run/report.html").read_text()
@@ -81,7 +81,7 @@ def test_report_of_an_extended_run_is_written_again(x, tmp_path):
     ],
 )
 def test_training_starts_from_the_parameters_of_another_run(x, tmp_path, module, seeds):
-    """With its codebook and another optimizer; a learning rate of 0 changes nothing."""
+    """Including its codebook, with another optimizer; a learning rate of 0 changes nothing."""
     fields = {**FIELDS, "epochs": 1}
     fields |= {"hidden": (8,)} if module is vae else {"filters": (4,), "codes": 8, "latent": 2}
     source = jaxae.fit(module, x, workdir=tmp_path / "source", seeds=seeds, **fields)
@@ -111,7 +111,7 @@ def test_warm_start_of_another_network_is_refused(x, tmp_path):
 
 
 def test_warm_start_records_its_source_and_a_refused_one_writes_nothing(x, tmp_path):
-    """config.json has a hash of the checkpoint; the run resumes when its source is gone."""
+    """config.json has a hash of the checkpoint; the run resumes even if its source is deleted."""
     fields = {**FIELDS, "epochs": 1, "hidden": (8,)}
     for seed in (0, 1):
         jaxae.fit(vae, x, workdir=tmp_path / f"source{seed}", seed=seed, **fields)
@@ -132,7 +132,7 @@ def test_warm_start_records_its_source_and_a_refused_one_writes_nothing(x, tmp_p
 
 @pytest.mark.parametrize("seeds", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_replay_repeats_the_step_at_which_a_run_diverged(x, tmp_path, seeds):
-    """The state before it, the rows and the key: the layer whose output overflows first is named."""
+    """The state before it, its rows and its key; names the first layer whose output overflows."""
     fields = {**FIELDS, "hidden": (8,), "optimizer": "sgd", "lr": 1e25, "seeds": seeds}
     with pytest.raises(Diverged) as error:
         jaxae.fit(vae, x, epochs=3, workdir=tmp_path, **fields)
@@ -142,7 +142,7 @@ def test_replay_repeats_the_step_at_which_a_run_diverged(x, tmp_path, seeds):
     assert re.match("the (in|out)put of VAE", found.nonfinite[0])
     assert any(name.startswith("term ") for name in found.nonfinite)
     assert str(found).startswith(f"step {found.step} (seed {found.seed}): {found.nonfinite[0]} is the first")
-    # The same step by hand, from the saved state.
+    # The same step in plain JAX, from the saved state.
     experiment = vae.build(
         vae.Config(hidden=(8,), optimizer="sgd", lr=1e25, batch_size=32), jaxae.Info((28, 28, 1), 180)
     )

@@ -15,8 +15,8 @@ X = np.random.default_rng(0).uniform(0.1, 0.9, size=(5, *SHAPE)).astype(np.float
 
 
 @pytest.mark.parametrize(("patch", "share", "hidden"), [(1, 0.5, 24), (2, 0.75, 9), (2, 0.1, 1), (3, 0.5, 3)])
-def test_exact_share_of_patches_is_hidden_in_all_channels(patch, share, hidden):
-    """With a width of 3 pixels the patches at the right are cut."""
+def test_exact_fraction_of_patches_is_hidden_in_all_channels(patch, share, hidden):
+    """With a patch width of 3 pixels the patches at the right edge are cropped."""
     mask = np.asarray(masked.patches(SHAPE, patch, share)(new_key(), batch(X)))
     assert set(np.unique(mask)) == {0, 1}
     for one in mask:
@@ -27,12 +27,12 @@ def test_exact_share_of_patches_is_hidden_in_all_channels(patch, share, hidden):
     assert len({one.tobytes() for one in mask}) == (5 if patch < 3 or hidden > 1 else len(mask))
 
 
-def test_every_patch_is_hidden_as_often():
+def test_every_patch_is_hidden_with_equal_probability():
     """A goodness-of-fit test: 16 patches, 4,000 samples of 4."""
     many = batch(np.zeros((4000, 4, 4, 1), np.float32))
     counts = np.asarray(masked.patches((4, 4, 1), 1, 0.25)(new_key(), many)).sum(0).ravel()
     expected = 4000 / 4
-    # Draws without replacement: each count's variance is n p (1 - p), and they add up to a constant.
+    # Sampled without replacement: each count has variance n p (1 - p), and the sum of the counts is constant.
     statistic = np.sum((counts - expected) ** 2) / (expected * 0.75) * 15 / 16
     assert chi2(15).ppf(1e-4) < statistic < chi2(15).ppf(1 - 1e-4)
 
@@ -46,7 +46,7 @@ def test_mask_is_a_function_of_the_index_of_the_example_and_the_key():
 
 
 def model():
-    """[6, 8, 2] -> 4 -> [6, 8, 2], a tanh code, its parameters from N(0, 1)."""
+    """[6, 8, 2] -> 4 -> [6, 8, 2], with a tanh code and parameters from N(0, 1)."""
     net = autoencoder.Autoencoder(encoder=nets.MLP((), (4,), axes=3, final=jnp.tanh), decoder=nets.MLP((), SHAPE))
     rng = np.random.default_rng(1)
     shapes = jax.eval_shape(net.init, new_key(), jnp.asarray(X))["params"]
@@ -55,7 +55,7 @@ def model():
 
 @pytest.mark.parametrize("objective", ["bce", "mse"])
 def test_loss_against_numpy(objective):
-    """The input is that of `visible` with the same key; the terms are means over hidden pixels."""
+    """With the mask of `visible` for the same key; terms are means over hidden pixels."""
     net, params = model()
     mask = masked.patches(SHAPE, 2, 0.75)
     seen = np.asarray(masked.visible(mask)(new_key(), batch(X)))
@@ -80,7 +80,7 @@ def test_loss_against_numpy(objective):
 
 
 def test_reconstruction_of_visible_pixels_has_no_gradient():
-    """The slope in a logit is (s(l) - x) / (hidden pixels) where it is hidden, and 0 elsewhere."""
+    """The gradient in a logit is (s(l) - x) / (hidden pixels) for hidden pixels, and 0 for visible ones."""
     net, params = model()
     mask = masked.patches(SHAPE, 2, 0.5)
     one = batch(X[:1])
@@ -112,12 +112,12 @@ def test_hidden_pixels_do_not_reach_the_encoder():
         ((59, 1), 2, 0.5, r"examples of shape \(59, 1\) are not images"),
     ],
 )
-def test_share_that_hides_all_or_no_patches_raises(shape, patch, share, says):
+def test_fraction_that_hides_all_or_no_patches_raises(shape, patch, share, says):
     with pytest.raises(ValueError, match=says):
         masked.patches(shape, patch, share)
 
 
-def test_experiment_hides_the_share_of_its_fields():
+def test_experiment_hides_the_fraction_of_its_fields():
     built = experiment.build(
         experiment.Config(hidden=(), latent=3, patch=2, hidden_share=0.25), data.Info((6, 8, 2), 100)
     )

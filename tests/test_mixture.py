@@ -15,14 +15,14 @@ FACTORS = np.array([[[1, 0, 0], [0.8, 0.6, 0], [0, 0, 0.5]], [[0.5, 0, 0], [0, 2
 
 
 def known(count=20_000):
-    """Draws from a mixture, a quarter of them from its first part."""
+    """Samples from a mixture, a quarter of them from its first component."""
     rng = np.random.default_rng(0)
     which = (np.arange(count) % 4 > 0).astype(int)
     return MEANS[which] + np.einsum("nij,nj->ni", FACTORS[which], rng.normal(size=(count, 3)))
 
 
 def test_samples_have_the_moments_of_the_fitted_codes():
-    """Weight, mean and covariance of each of two normals."""
+    """Weight, mean and covariance of each of two components."""
     z = np.asarray(mixture.fit(known(), 2)(new_key(), 40_000), np.float64)
     first = z[:, 0] > 0
     assert abs(first.mean() - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 40_000)
@@ -52,7 +52,7 @@ def test_more_components_than_codes_are_refused():
 
 
 def test_samples_of_a_mixture_are_nearer_to_digits_than_those_of_a_normal():
-    """Of a plain autoencoder, which has no prior."""
+    """For a plain autoencoder, which has no prior."""
     digits = data.load("digits")
     model = jaxae.fit(dense, digits, epochs=30, batch_size=128, hidden=(64,), latent=8, progress=False)
     codes = np.asarray(model.encode(digits.train.x))

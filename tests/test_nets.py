@@ -62,13 +62,15 @@ def test_mixed_dot_multiplies_bfloat16_and_adds_float32():
     out = layers.mixed_dot(a, b)
     assert out.dtype == jnp.float32
     np.testing.assert_allclose(out, exact_a @ exact_b, rtol=1e-4, atol=1e-4)
-    assert np.abs(out - np.asarray(a) @ np.asarray(b)).max() > 1e-3  # it did round the operands
+    assert np.abs(out - np.asarray(a) @ np.asarray(b)).max() > 1e-3  # operands are rounded
 
 
 def test_mixed_dot_gradient():
     a, b = jax.random.normal(jax.random.key(0), (5, 6, 30)), jax.random.normal(jax.random.key(1), (30, 4))
     g = jax.random.normal(jax.random.key(2), (5, 6, 4))
-    a, b, g = (v.astype(jnp.bfloat16).astype(jnp.float32) for v in (a, b, g))  # then nothing is rounded
+    a, b, g = (
+        v.astype(jnp.bfloat16).astype(jnp.float32) for v in (a, b, g)
+    )  # exactly representable, so that nothing is rounded
     _, ours = jax.vjp(layers.mixed_dot, a, b)
     _, theirs = jax.vjp(lambda a, b: jnp.dot(a, b, precision="highest"), a, b)
     for mine, exact in zip(ours(g), theirs(g), strict=True):
@@ -90,7 +92,7 @@ def test_mlp_in_mixed_precision():
 
 
 def started(net, *args):
-    """Random parameters and statistics, with biases other than 0."""
+    """Random parameters and statistics, with nonzero biases."""
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(net.init, new_key(), *args)
     return jax.tree.map(lambda leaf: jnp.asarray(rng.uniform(-0.5, 0.5, leaf.shape), jnp.float32), shapes)
@@ -101,7 +103,7 @@ def apply(net, *args):
 
 
 def captured(net, *args):
-    """The output, and the outputs of the layers by their names."""
+    """The output, and the outputs of the layers by name."""
     call = partial(net.apply, mutable=["batch_stats", "intermediates"], capture_intermediates=True)
     y, changed = jax.jit(call)(*args)
     return y, {name: kept["__call__"][0] for name, kept in changed["intermediates"].items() if name != "__call__"}
@@ -132,7 +134,7 @@ def test_conv_against_lax(size):
 
 @pytest.mark.parametrize(("shape", "code"), [((28, 28, 1), (4, 4)), ((9, 5, 2), (3, 2)), ((13, 14, 3), (4, 4))])
 def test_upconv_against_lax(shape, code):
-    """Results larger than the image are cut; with one layer without padding: 4 -> 8 -> 16 -> 14 -> 28."""
+    """Outputs larger than the image are cropped; with one layer without padding: 4 -> 8 -> 16 -> 14 -> 28."""
     paddings = ("SAME", "SAME", "VALID") if shape[0] == 28 else ("SAME",)
     filters = (4, 3, 5)[: 3 if shape[0] == 28 else 2]
     net = nets.UpConv(shape, filters, (3,), paddings=paddings, activation=jnp.tanh)
@@ -155,7 +157,7 @@ def test_upconv_against_lax(shape, code):
     ],
 )
 def test_deconv_is_the_transpose_of_conv(size, strides, sizes):
-    """Without activations and biases, <conv(x), y> = <x, deconv(y)> if both have the same kernels."""
+    """Without activations and biases, <conv(x), y> = <x, deconv(y)> for equal kernels."""
     filters, layers = (3, 4, 2, 5)[: len(strides)], len(strides)
     down = nets.Conv(filters, (3,), strides, activation=nets.linear)
     up = nets.Deconv((*size, 2), filters, (3,), strides, activation=nets.linear)
@@ -177,7 +179,7 @@ def test_deconv_is_the_transpose_of_conv(size, strides, sizes):
 
 @pytest.mark.parametrize("build", [nets.UpConv, nets.Deconv])
 def test_image_decoder_starts_from_its_bias(build):
-    """With all other biases 0, a code of 0 is decoded to this number."""
+    """With all other biases 0, a code of 0 is decoded to the last bias."""
     net = build((6, 6, 2), (3, 4), bias=-1.5)
     code = jnp.zeros((2, 6, 6, 4) if build is nets.Deconv else (2, 3, 3, 4))
     assert equal(net.apply(net.init(new_key(), code), code), jnp.full((2, 6, 6, 2), -1.5))
@@ -227,7 +229,7 @@ COUNTS = {
     + 64 * 10
     + 10
     + 10 * 2
-    + 2  # to the plane,
+    + 2  # to 2-D codes,
     + 2 * 10
     + 10
     + 10 * 64
@@ -237,14 +239,14 @@ COUNTS = {
     + 128 * 784
     + 784,  # and back
     "sigmoid": 784 * 256 + 256 + 256 * 128 + 128 + 128 * 256 + 256 + 256 * 784 + 784,
-    "convolutional": 4385,  # as the source prints it
+    "convolutional": 4385,  # as printed by the source
     "denoising": 9 * (32 + 32 * 64 + 64 * 128 + 128 * 128 + 128 * 64 + 64) + 32 + 64 + 128 + 128 + 64 + 1,
     "denoising_conv32": 9 * (32 + 3 * 32 * 32 + 32) + 4 * 32 + 1,
     "mirrored": 9 * (32 + 32 * 64 + 2 * 64 * 64)
     + 32
     + 3 * 64
     + 3136 * 2
-    + 2  # to the plane,
+    + 2  # to 2-D codes,
     + 2 * 3136
     + 3136
     + 9 * (2 * 64 * 64 + 64 * 32 + 32)
@@ -258,14 +260,14 @@ COUNTS = {
 
 
 @pytest.mark.parametrize("name", COUNTS)
-def test_number_of_parameters(name):
+def test_networks_have_the_expected_number_of_parameters(name):
     experiment = import_module(f"jaxae.experiments.{name}")
     model = experiment.build(experiment.Config(), INFO).model
     params = jax.eval_shape(model.init, new_key(), jnp.zeros((1, *INFO.shape)))["params"]
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == COUNTS[name]
 
 
-def test_dropout_drops_its_share_and_keeps_the_mean():
+def test_dropout_zeroes_its_fraction_and_keeps_the_mean():
     n, rate = 40_000, 0.3
     x = jnp.ones((200, 10, 20))
     y = np.asarray(nets.Regularization(False, rate).apply({}, x, jax.random.split(new_key(), 200), None))
@@ -301,7 +303,7 @@ def test_dropout_is_a_function_of_the_example_and_of_the_layer():
     assert equal(Twice().apply({}, x, None), [x, x])
 
 
-def test_batch_norm():
+def test_batch_norm_against_numpy():
     net = nets.Regularization(True, 0.0)
     x = 2 + 3 * jax.random.normal(new_key(), (6, 4, 5, 3))
     start = started(net, x, None, None)
@@ -328,7 +330,7 @@ def test_batch_norm():
         nets.Deconv((4, 4, 1), (1, 2, 2), activation=jnp.tanh, batch_norm=True),
     ],
 )
-def test_batch_norm_over_an_axis_of_devices_is_that_of_the_whole_batch(net):
+def test_batch_norm_over_an_axis_of_devices_is_that_of_the_global_batch(net):
     x = jax.random.normal(new_key(), (6, 4, 4, 2))
     variables = jax.jit(net.init)(new_key(), x)
 
@@ -353,7 +355,7 @@ def test_batch_norm_over_an_axis_of_devices_is_that_of_the_whole_batch(net):
     ],
 )
 def test_regularization_follows_the_activation_of_hidden_layers(net):
-    """Pooling comes after dropout; pixels, the output of a decoder's last layer, are never dropped."""
+    """Pooling follows dropout; the output of a decoder's last layer has no dropout."""
     x = jax.random.normal(new_key(), (3, 4, 4, 1 if isinstance(net, nets.Conv) else 2))
     variables = jax.jit(net.init)(new_key(), x)
     keys = jax.random.split(new_key(), 3)
@@ -373,7 +375,7 @@ def test_regularization_follows_the_activation_of_hidden_layers(net):
         assert equal(y, seen[layers[1]])
 
 
-def test_lists_and_shapes_that_do_not_fit_raise_in_one_line():
+def test_inconsistent_lists_and_shapes_raise_in_one_line():
     x = jnp.zeros((1, 8, 8, 1))
     for net, says in (
         (nets.Conv((2, 3, 4), kernels=(3, 3)), r"kernels=\[3, 3\]: 2 values for 3 filters; give 3, or one for all"),

@@ -1,4 +1,4 @@
-"""A new variant is one file: with the README's example in experiments/, all tests over the experiments pass."""
+"""A new variant is one file: with the README's example in experiments/, the tests of every experiment pass."""
 
 import os
 import re
@@ -12,20 +12,20 @@ from conftest import copy_repository
 from test_readme import VARIANT
 
 ROOT = Path(__file__).parents[1]
-# The files with a test over the folder of experiments, or over a file that lists experiments.
+# Files with tests of every experiment, or of a file that lists experiments.
 FILES = ("determinism", "devices", "experiments", "imports", "readme", "reproduce")
 
 
 @pytest.fixture
 def copy(tmp_path):
-    """The files of the repository, and the new variant."""
+    """A copy of the repository with the new variant."""
     copy_repository(tmp_path)
     (tmp_path / "experiments" / "regularized.py").write_text(VARIANT)
     return tmp_path
 
 
 def run_tests(folder, *options):
-    """The names of the tests that passed there. None may fail."""
+    """Run these test files in the copy, and return the names of the tests that passed. None may fail."""
     files = [f"tests/test_{name}.py" for name in FILES]
     command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *options, *files]
     environment = {**os.environ, "PYTHONPATH": str(folder)}
@@ -41,7 +41,7 @@ LISTS = "golden_figures_are or recorded_figures or has_experiments_once or flags
 def test_new_variant_passes_the_tests_of_every_experiment(copy):
     passed = run_tests(copy, "-k", f"regularized or {LISTS}")
     assert sum("[regularized]" in name for name in passed) >= 3
-    assert len(passed) > 30  # among them the recorded figures of every experiment
+    assert len(passed) > 30  # including the recorded figures of every experiment
 
 
 @pytest.mark.slow

@@ -79,7 +79,7 @@ def transition():
 
 
 def evaluate(variables, batch, key):
-    """Always finite."""
+    """A loss without faults."""
     return loss(variables, batch.replace(y=jnp.full_like(batch.y, -1)), key)
 
 
@@ -94,12 +94,12 @@ def dataset(y):
 
 @pytest.fixture(scope="module")
 def train(tmp_path_factory):
-    """Trains on data with a fault; the programs are compiled once, since the fault is in the data."""
+    """Train on data with a fault. The programs are compiled once, since the fault is in the data."""
     compiled = {}
     folder = tmp_path_factory.mktemp("diverged")
 
     def train(y, seed, seeds, every):
-        """Steps of every dispatch, the message, the newest checkpoint."""
+        """The (step, count) of every dispatch, the message, and the newest checkpoint."""
         shutil.rmtree(folder)
         folder.mkdir()
         saves = {"checkpoint_every": every, "checkpoint_unit": "steps"}
@@ -132,7 +132,7 @@ def test_faults_are_named_with_their_step_and_none_is_saved(train, count):
     chance = random.Random(0)
     kinds = list(itertools.product(range(len(PLACES)), range(len(VALUES))))
     for i in range(count):
-        place, value = kinds[7 * i % len(kinds)]  # the first six are of all places
+        place, value = kinds[7 * i % len(kinds)]  # the first six cover all places
         seeds, seed = 1 + i % 2, chance.randrange(100)
         y = np.full(COUNT, -1)
         example = chance.randrange(COUNT)
@@ -141,7 +141,7 @@ def test_faults_are_named_with_their_step_and_none_is_saved(train, count):
         step, bad_seed = min((order.index(example) // SIZE, seed + n) for n, order in enumerate(orders))
         dispatches, said, saved = train(y, seed, seeds, chance.randrange(1, 4))
         assert said == f"{PLACES[place]} is not finite at step {step} (seed {bad_seed})", i
-        # The step is in the last dispatch of the run, which was repeated to find it.
+        # The step is in the last dispatch, which was repeated to find it.
         began = max(first for first, _ in dispatches)
         assert began <= step < began + max(count for first, count in dispatches if first == began)
         if saved is not None:
@@ -152,7 +152,7 @@ def test_faults_are_named_with_their_step_and_none_is_saved(train, count):
 
 @pytest.mark.parametrize("place", [0, 2, 5])
 def test_faults_are_named_under_pmap_and_in_microbatches(place):
-    """The step is repeated on one device, and on the whole batch."""
+    """The step is repeated on one device and on the global batch."""
     y = np.full(COUNT, -1)
     y[17] = place * len(VALUES)
     step = list(epoch.order(3, 0, COUNT, SIZE)).index(17) // SIZE
@@ -190,7 +190,7 @@ BOTH = phases((2, descend(groups("a"), optax.sgd(0.1))), (0, descend(groups("b")
 
 @pytest.mark.parametrize("step", [0, 1, 2, 7])
 def test_named_values_are_the_gradients_of_the_current_phase(step):
-    """Within the branch of a switch that is taken; also where the step is jitted."""
+    """Within the selected branch of a switch, also of a jitted step."""
     a, b, x = jnp.arange(4.0), jnp.array([0.5, -1.0, 2.0, 3.0]), jax.random.normal(new_key(), (8, 2, 2, 1))
     params = {"a": a, "b": b}
     state = State(jnp.int32(step), params, BOTH.init(params), {})
@@ -238,10 +238,10 @@ class Two(nn.Module):
 
 @pytest.mark.parametrize(("group", "seeds"), [("a", 1), ("b", 2)])
 def test_gradient_is_named_in_the_current_phase(group, seeds):
-    """A second fault is in the group of the other phase, which has no gradient."""
+    """A second fault is in the group of the other phase, which is not differentiated."""
     orders = [list(epoch.order(seed, 0, COUNT, SIZE)) for seed in range(5, 5 + seeds)]
     steps = {"a": (0, 1), "b": (2, 3, 4)}[group]
-    taken = {i: [order.index(i) // SIZE for order in orders] for i in range(COUNT)}  # at which step, of each seed
+    taken = {i: [order.index(i) // SIZE for order in orders] for i in range(COUNT)}  # its step in each seed
     there = [i for i in taken if set(taken[i]) <= set(steps)]
     bad, harmless = there[0], next(i for i in there if not set(taken[i]) & set(taken[there[0]]))
     y = np.full(COUNT, -1)

@@ -1,4 +1,4 @@
-"""Operands are small whole numbers, so that every sum is exact and results are equal, not close."""
+"""Convolutions and resampling on small integers, whose sums are exact, so that results must be equal, not close."""
 
 from math import isqrt
 from unittest import mock
@@ -51,7 +51,7 @@ def equal(ours, theirs):
 
 @st.composite
 def convolutions(draw):
-    """Image, kernel, result, stride, padding, and the backend."""
+    """Strategy of image, kernel, cotangent, stride, padding and backend."""
     padding, stride = draw(st.sampled_from(["SAME", "VALID"])), draw(st.integers(1, 3))
     kernel = [draw(st.integers(1, 5)) for _ in range(2)]
     size = [draw(st.integers(1 if padding == "SAME" else k, 9)) for k in kernel]
@@ -64,17 +64,17 @@ def convolutions(draw):
 
 
 def on(backend):
-    """`ops` as on this backend: both of its forms run on a CPU."""
+    """Run `cpu_convolution` as on this backend; both forms run on a CPU."""
     return mock.patch.object(jax, "default_backend", return_value=backend)
 
 
 def for_convolutions(count, check):
-    """Call `check` for so many convolutions."""
+    """Call `check` for this many convolutions."""
     settings(max_examples=count, deadline=None, derandomize=True, database=None)(given(convolutions())(check))()
 
 
 @COUNTS
-def test_conv_equals_that_of_lax(count):
+def test_conv_equals_the_convolution_of_lax(count):
     def check(case):
         (x, w, g), stride, padding, backend = case
         with on(backend):
@@ -85,7 +85,7 @@ def test_conv_equals_that_of_lax(count):
 
 
 @COUNTS
-def test_conv_transpose_is_the_transpose_of_that_of_lax(count):
+def test_conv_transpose_is_the_transpose_of_the_convolution_of_lax(count):
     def check(case):
         (x, w, g), stride, padding, backend = case
         size = x.shape[1:3]
@@ -132,7 +132,7 @@ FUNCTIONS = {
 
 @pytest.fixture(params=FUNCTIONS)
 def function(request):
-    """One of the functions, and its operands and cotangent for four seeds."""
+    """One of the functions, with its operands and cotangent for four seeds."""
     f, image, result = FUNCTIONS[request.param]
     return f, whole(1, (4, *image), (4, 3, 3, 3, 2), (4, *result))
 
@@ -172,14 +172,14 @@ def equations(jaxpr):
 
 
 @pytest.mark.parametrize("seeds", [False, True])
-def test_every_convolution_has_the_layout_that_is_fast_on_cpu(function, seeds):
+def test_every_convolution_has_the_fast_layout_on_cpu(function, seeds):
     f, operands = function
     run = jax.vmap(with_gradients(f)) if seeds else with_gradients(f)
     operands = operands if seeds else [v[0] for v in operands]
     with on("cpu"):
         traced = jax.make_jaxpr(lambda *v: lax.fori_loop(0, 2, lambda i, _: run(*v), run(*v)))(*operands)
     found = [e.params for e in equations(traced.jaxpr) if e.primitive is lax.conv_general_dilated_p]
-    assert len(found) == 4  # the value and the gradient in the image, before the loop and in it
+    assert len(found) == 4  # the value and the gradient of the image, before the loop and in it
     for params in found:
         assert params["dimension_numbers"] == CANONICAL
         assert params["feature_group_count"] == params["batch_group_count"] == 1
@@ -188,7 +188,7 @@ def test_every_convolution_has_the_layout_that_is_fast_on_cpu(function, seeds):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("stride", "channels"), [(1, (2, 1)), (1, (1, 2)), (2, (2, 1))])
 def test_mixed_precision_multiplies_bfloat16_and_adds_float32(backend, stride, channels):
-    """Whole numbers up to 500: bfloat16 rounds them, float32 adds their products without rounding."""
+    """Integers up to 500: bfloat16 rounds them, float32 adds their products exactly."""
     out = -(-5 // stride)
     x, w, g = whole(2, (2, 5, 5, channels[0]), (3, 3, *channels), (2, out, out, channels[1]), largest=500)
     short = [v.astype(jnp.bfloat16).astype(jnp.float32) for v in (x, w, g)]
@@ -216,7 +216,7 @@ def test_conv_transpose_raises_for_a_size_that_no_convolution_has():
 
 
 def pooled(x, size):
-    """Padding SAME of XLA: half of it before, half of it (or one more) behind."""
+    """XLA's padding SAME: half before, half (or one more) after."""
     n, height, width, channels = x.shape
     out = np.empty((n, -(-height // size), -(-width // size), channels))
     top, left = (out.shape[1] * size - height) // 2, (out.shape[2] * size - width) // 2
@@ -229,14 +229,14 @@ def pooled(x, size):
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 @pytest.mark.parametrize("shape", [(2, 6, 6, 2), (2, 7, 5, 3), (1, 1, 4, 1)])
-def test_max_pool(shape, size):
+def test_max_pool_equals_reduce_window(shape, size):
     x = jax.random.normal(jax.random.key(0), shape)
     np.testing.assert_array_equal(resampling.max_pool(x, size), pooled(x, size))
     theirs = lax.reduce_window(x, -jnp.inf, lax.max, (1, size, size, 1), (1, size, size, 1), "SAME")
     np.testing.assert_array_equal(resampling.max_pool(x, size), theirs)
 
 
-def test_max_pool_gradient_goes_to_the_maximum():
+def test_gradient_of_max_pool_is_that_of_the_maximum():
     x = jax.random.permutation(jax.random.key(0), jnp.arange(2 * 5 * 5 * 2.0)).reshape(2, 5, 5, 2)  # no ties
     g = whole(4, (2, 3, 3, 2))[0]
     _, pull = jax.vjp(lambda x: resampling.max_pool(x, 2), x)
@@ -246,7 +246,7 @@ def test_max_pool_gradient_goes_to_the_maximum():
     np.testing.assert_array_equal(pull(g)[0], expected)
 
 
-def test_max_pool_gradient_is_shared_among_equals():
+def test_gradient_of_max_pool_is_divided_among_ties():
     x = jnp.array([[3.0, 1, 5], [3, 3, 2]])[None, :, :, None]
     slope = jax.grad(lambda x: jnp.sum(resampling.max_pool(x, 2) * jnp.array([6.0, 7])[None, None, :, None]))(x)
     np.testing.assert_allclose(slope[0, :, :, 0], [[2, 0, 7], [2, 2, 0]], rtol=1e-6)
@@ -264,10 +264,10 @@ def test_conv_upsampled_is_the_convolution_of_the_upsampled(shape):
 @pytest.mark.parametrize(
     ("n", "fits", "pieces"), [(1, 32, 0), (31, 32, 0), (32, 32, 0), (64, 32, 2), (66, 32, 3), (67, 32, 0), (67, 2, 67)]
 )
-def test_kernel_gradient_in_pieces_is_that_of_the_whole_batch(n, fits, pieces, channels):
-    """Images of which `fits` are in the cache: pieces of equal size, else all at once, or each alone where large."""
+def test_kernel_gradient_in_pieces_is_that_of_the_global_batch(n, fits, pieces, channels):
+    """The cache holds `fits` images: pieces of equal size, or all images at once, or single large ones."""
     side = isqrt(cpu_convolution.IN_CACHE // (fits * 3 * channels))
-    side += fits == 2  # a little too large for two
+    side += fits == 2  # slightly too large for two
     x, w, g = whole(7, (n, side, side, channels), (3, 3, channels, 3), (n, side, side, 3))
     run = with_gradients(cpu_convolution.conv)
     loops = [e.params["length"] for e in equations(jax.make_jaxpr(run)(x, w, g).jaxpr) if e.primitive.name == "scan"]
@@ -276,7 +276,7 @@ def test_kernel_gradient_in_pieces_is_that_of_the_whole_batch(n, fits, pieces, c
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_upsample_repeats(size):
+def test_upsample_repeats_pixels(size):
     x, g = whole(5, (2, 3, 4, 2), (2, 3 * size, 4 * size, 2))
     y, pull = jax.vjp(lambda x: resampling.upsample(x, size), x)
     np.testing.assert_array_equal(y, np.asarray(x).repeat(size, 1).repeat(size, 2))

@@ -1,4 +1,4 @@
-"""Optimizers and schedules by name, averaged parameters, and that all of them resume and are spread over devices."""
+"""Optimizers and schedules by name, averaged parameters, and resume with each of them."""
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +52,7 @@ def test_names_are_optax_optimizers(name, options, reference):
 
 
 def test_weight_decay_without_decoupling_is_the_gradient_of_a_penalty():
-    """params - rate * (gradient + decay * params), after clipping the gradient alone."""
+    """params - rate * (gradient + decay * params); clipping applies to the gradient alone."""
     found = moved(optimizers.optimizer("sgd", 0.1, weight_decay=0.4, clip=2.0), steps=1)
     norm = np.sqrt(sum(np.sum(np.square(g)) for g in GRADS.values()))
     for name, params in PARAMS.items():
@@ -96,8 +96,8 @@ def test_constant_rate_is_a_number_and_its_warm_up_does_not_depend_on_the_steps(
         optimizers.schedule("cosin", 0.3, 100)
 
 
-def test_averaged_parameters_are_the_weighted_sum_of_all_before():
-    """d^n p_0 + (1 - d) sum_i d^(n - i) p_i in evaluation; training does not change."""
+def test_averaged_parameters_are_the_exponentially_weighted_sum_of_all_previous_ones():
+    """d^n p_0 + (1 - d) sum_i d^(n - i) p_i in evaluation; training is unchanged."""
 
     def loss(variables, batch, key):
         return {"loss": batch.repeat(jnp.sum((variables["params"]["a"] - 1) ** 2))}, {}

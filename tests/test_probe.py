@@ -1,4 +1,4 @@
-"""Errors of a linear classifier, where they are known."""
+"""Linear probe: error rates against known values."""
 
 import json
 import re
@@ -16,12 +16,12 @@ from jaxae.run import directory
 
 
 def dataset(x, y, test):
-    """Two splits of these features [2, N, D], with their classes."""
+    """A data set with these features [2, N, D] as its two splits."""
     return data.Dataset(data.Split(x[0], y), data.Split(x[1], test), ("a", "b"))
 
 
 def test_error_of_separable_mislabelled_and_xor_classes():
-    """0 for linearly separable classes, at any offset and scale, and beside a constant feature."""
+    """0 for linearly separable classes, at any offset and scale, and with a constant feature."""
     rng = np.random.default_rng(0)
     y = np.arange(400) % 2
     parted = rng.normal(size=(2, 400, 3)) + 8 * y[:, None] * np.array([1.0, 0, 0])
@@ -31,7 +31,9 @@ def test_error_of_separable_mislabelled_and_xor_classes():
     assert probe.error(dataset(parted, y, wrong), *parted) == 25
     corners = rng.integers(0, 2, (2, 400, 2)).astype(np.float32)
     odd = corners.sum(2).astype(int) % 2
-    assert probe.error(dataset(corners, *odd), *corners) > 20  # a line gets at most three of four corners right
+    assert (
+        probe.error(dataset(corners, *odd), *corners) > 20
+    )  # a line classifies at most three of four corners correctly
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def two(tmp_path_factory):
 
 
 def said(capsys, *arguments):
-    """The numbers of each line: of the codes mean and deviation, of the pixels."""
+    """The numbers in each line: mean and standard deviation from codes, error from pixels."""
     assert call("probe", *arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == [str(path) for path in arguments]
@@ -51,7 +53,7 @@ def said(capsys, *arguments):
 
 
 def test_probe_prints_mean_and_deviation_over_seeds_for_each_run(two, capsys):
-    """Of all seeds, with codes as they are after training."""
+    """Over all seeds, on codes as in evaluation."""
     digits = data.load("digits")
     pixels = probe.error(digits, digits.train.x, digits.test.x)
     assert 0 < pixels < 10

@@ -15,7 +15,7 @@ B = np.array([[0.7, -0.2, 0.1], [-0.2, 3.0, 0.9], [0.1, 0.9, 1.2]])  # does not 
 
 
 def normal(n, mean, covariance):
-    """n draws, moved and turned so that mean and unbiased covariance are these, exactly."""
+    """n samples, transformed to exactly this mean and unbiased covariance."""
     z = rng.normal(size=(n, len(mean)))
     z -= z.mean(0)[None]
     z = z @ np.linalg.inv(np.linalg.cholesky(np.cov(z, rowvar=False))).T
@@ -68,21 +68,21 @@ def test_frechet_of_singular_covariances():
 
 
 def brute(real, made, k):
-    """Equations 1 and 2, from the distances of all pairs."""
+    """Equations 1 and 2, from all pairwise distances."""
 
     def distances(points, others):
         return np.sqrt(np.sum((points[:, None] - others[None]) ** 2, axis=2))
 
     def inside(points, of):
-        radii = np.sort(distances(of, of), axis=1)[:, k]  # each point itself is the first
+        radii = np.sort(distances(of, of), axis=1)[:, k]  # the nearest neighbour of each point is itself
         return np.mean(np.any(distances(points, of) <= radii[None], axis=1))
 
     return inside(made, real), inside(real, made)
 
 
 @pytest.mark.parametrize("k", [1, 3, 5])
-@pytest.mark.parametrize("sizes", [(40, 31), (1200, 2300)])  # also more than are compared at a time
-def test_precision_and_recall_are_those_of_all_pairs(k, sizes):
+@pytest.mark.parametrize("sizes", [(40, 31), (1200, 2300)])  # includes sets larger than one piece
+def test_precision_and_recall_equal_the_brute_force_over_all_pairs(k, sizes):
     real, made = (rng.normal(size=(size, 3)) + mean for size, mean in zip(sizes, (0, 2), strict=True))
     assert sizes[0] < 100 or min(sizes) > quality.PIECE
     found = quality.precision_recall(real, made, k)
@@ -90,8 +90,8 @@ def test_precision_and_recall_are_those_of_all_pairs(k, sizes):
     assert 0 < min(found) < max(found) < 1
 
 
-def test_recall_of_a_part_of_the_data_is_its_share():
-    """Two groups, far apart, of 30 and 10; also where all of one are the same."""
+def test_recall_of_a_subset_is_its_fraction_of_the_data():
+    """Two distant groups of 30 and 10; also for a group of identical points."""
     near, far = rng.normal(size=(30, 5)), 100 + rng.normal(size=(10, 5))
     for part in (near, np.zeros_like(near)):
         real = np.concatenate([part, far])
@@ -133,7 +133,7 @@ def test_held_out_digits_are_nearer_than_noise(digits, weights):
         far, *inside = measured(noise)
         assert inside == [0, 0]
         assert far > 100 * near
-    zeros, precision, recall = measured(digits.train.x[digits.train.y == 0])  # good ones, of one class in ten
+    zeros, precision, recall = measured(digits.train.x[digits.train.y == 0])  # realistic images, of one class in ten
     assert precision > 0.8
     assert recall < 0.3
     assert zeros > 10 * near
@@ -150,7 +150,7 @@ def runs(tmp_path_factory):
     ]
 
 
-def test_quality_table_has_the_figures_of_each_kind_of_sample(runs, digits, weights, tmp_path, capsys):
+def test_quality_table_has_the_metrics_of_each_kind_of_sample(runs, digits, weights, tmp_path, capsys):
     classifier.save(tmp_path / "weights", weights)
     before = sorted(path for workdir in runs for path in workdir.rglob("*"))
     options = ("--samples", 300, "--seed", 5, "--components", 5, "--classifier", tmp_path / "weights")
@@ -204,8 +204,8 @@ def test_quality_refuses_bad_arguments_in_one_line(runs, tmp_path, capsys):
         assert said in error
 
 
-def test_block_diagonal_covariances_add_up():
-    """Features that have nothing to do with each other: the distance is the sum of theirs."""
+def test_distances_of_independent_features_add_up():
+    """For independent groups of features the distance is the sum of the groups' distances."""
     means = ([1.0, 0, 0], [0.0, 0, 2])
     one, two = quality.frechet(normal(40, means[0], A), normal(40, means[1], B)), 3.0**2 + (2 - 0.5) ** 2
     a = normal(40, [*means[0], 0.0], block_diag(A, [[4.0]]))

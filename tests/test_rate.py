@@ -28,11 +28,11 @@ def test_kl_terms_against_numpy():
     assert (KL.sum(1) > 4).any()
     np.testing.assert_allclose(kl_term.capacity(10.0, 4.0)(KL, SIX), 10 * np.abs(KL.sum(1) - 4), rtol=1e-5)
     free = 2 * np.maximum(0.7, KL.mean(0)).sum()
-    assert free < 0.95 * 2 * np.maximum(0.7, KL).sum(1).mean()  # the mean of maxima is another
+    assert free < 0.95 * 2 * np.maximum(0.7, KL).sum(1).mean()  # differs from the mean of maxima
     np.testing.assert_allclose(kl_term.free_bits(2.0, 0.7)(KL, SIX), np.full(6, free), rtol=1e-6)
 
 
-def test_weights_may_be_schedules_of_the_step():
+def test_weights_may_be_functions_of_the_training_step():
     at = SIX.replace(step=jnp.int32(7))
     np.testing.assert_allclose(kl_term.weighted(lambda step: 0.1 * step)(KL, at), 0.7 * KL.sum(1), rtol=1e-6)
     found = kl_term.capacity(lambda step: 2.0 * step, lambda step: 0.5 * step)(KL, at)
@@ -68,7 +68,7 @@ def test_warm_up_lasts_its_epochs_and_cycles():
 
 
 def test_kl_below_the_free_bits_has_no_gradient():
-    """Per latent dimension, of its mean over the batch."""
+    """Per latent dimension, for the mean KL over the batch."""
     least = float(np.sort(KL.mean(0))[1:3].mean())  # between the second and the third
     slope = jax.grad(lambda kl: kl_term.free_bits(1.5, least)(kl, SIX).mean())(KL)
     expected = np.where(KL.mean(0) > least, 1.5 / 6, 0)
@@ -76,7 +76,7 @@ def test_kl_below_the_free_bits_has_no_gradient():
     assert 0 < (expected > 0).sum() < 4
 
 
-def test_free_bits_are_of_the_global_batch_without_its_padding():
+def test_free_bits_apply_to_the_mean_over_the_global_batch_without_padding():
     whole = kl_term.free_bits(1.5, 1.0)(KL, SIX)
     halves = [jax.tree.map(lambda a: a.reshape(2, 3, *a.shape[1:]), part) for part in (KL, SIX.replace(step=None))]
     halves[1] = halves[1].replace(step=jnp.zeros(2, jnp.int32), layout=Layout(AXIS))
@@ -99,7 +99,7 @@ def test_cyclical_weight_rises_in_the_first_half_of_each_cycle():
     np.testing.assert_allclose([weight(jnp.int32(step)) for step in at], list(at.values()), atol=1e-6)
 
 
-def test_one_cycle_that_rises_throughout_is_a_warm_up():
+def test_one_cycle_with_rising_fraction_1_is_a_linear_warm_up():
     ours, theirs = kl_term.cyclical(70.0, 1, rising=1.0), optax.linear_schedule(0.0, 1.0, 70)
     for step in (0, 1, 33, 69, 70, 71, 500):
         np.testing.assert_allclose(ours(jnp.int32(step)), theirs(step), atol=1e-6)
@@ -116,7 +116,7 @@ def test_kl_weighting_changes_only_the_loss():
 
 
 def test_scheduled_weight_equals_a_constant_weight_of_each_step():
-    """Also on an axis of seeds."""
+    """Also with several seeds."""
     model, params, x = small()
 
     def with_weight(weight):
@@ -145,12 +145,12 @@ def test_scheduled_weight_equals_a_constant_weight_of_each_step():
 
 
 SHAPE = (3, 3, 1)
-INFO = Info(SHAPE, 100)  # 10 steps an epoch
+INFO = Info(SHAPE, 100)  # 10 steps per epoch
 X = np.asarray(jax.random.uniform(jax.random.key(5), (10, *SHAPE)))
 
 
 def trained(module, fields, steps):
-    """What `build` gives, its parameters, and the metrics of the training steps with these numbers."""
+    """The experiment that `build` returns, its parameters, and the metrics of these training steps."""
     config = dataclasses.replace(module.Config(batch_size=10, hidden=(5,)), **fields)
     built = module.build(config, INFO)
     params = jax.jit(built.model.init)(new_key(), jnp.asarray(X))["params"]
@@ -231,7 +231,7 @@ WARMUPS = {
     ],
 )
 def test_training_loss_is_the_weighted_sum_of_its_terms_during_warm_up(name, warmup):
-    """In evaluation it is the bound, with weight 1 at every step."""
+    """The evaluation loss is the bound, with weight 1 at every step."""
     module, fields, expected = EXPERIMENTS[name]
     more, weights = WARMUPS[warmup]
     built, params, found = trained(module, {**fields, **more}, weights)

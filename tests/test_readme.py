@@ -1,4 +1,4 @@
-"""The README files: their examples run, their flags, files, links and figures exist."""
+"""The READMEs: their examples run, and their flags, files, links and figures exist."""
 
 import dataclasses
 import importlib
@@ -52,13 +52,13 @@ COMMANDS = docstrings("jaxae.commands")
 
 
 def options(source):
-    """The flags that a script names."""
+    """The flags of a script."""
     return set(re.findall(r"\"(--[a-z-]+)\"", source))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_flags_named_in_the_readme_exist(page):
-    """Of an experiment, of a script, or of SLURM and gcloud."""
+    """As a flag of an experiment, of a script, or of SLURM and gcloud."""
     text = page.read_text()
     modules = experiments.names()
     experiment_configs = [importlib.import_module(f"jaxae.experiments.{name}").Config for name in modules]
@@ -68,7 +68,7 @@ def test_flags_named_in_the_readme_exist(page):
     kinds = {name: importlib.import_module(f"jaxae.commands.{name}").Options for name in COMMANDS}
     known |= {configs.flag(field.name) for kind in kinds.values() for field in dataclasses.fields(kind)}
     known |= {"--help", "--tyro-print-completion", "--array", "--wrap", "--ntasks-per-node", "--worker", "--command"}
-    known |= {configs.flag(name) for name in re.findall(r"^    (\w+): ", README, re.M)}  # of the new variant
+    known |= {configs.flag(name) for name in re.findall(r"^    (\w+): ", README, re.M)}  # a flag of the new variant
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
     assert named <= known
     for name, line in re.findall(rf"jaxae ({'|'.join(modules)})\b([^`#\"\n]*)", text):
@@ -94,7 +94,7 @@ def test_python_examples_run(tmp_path, monkeypatch):
 
 
 def test_figures_in_the_table_are_those_recorded():
-    """Measured: its first number, with the standard deviation, is in results.json. Published: as in the docstring."""
+    """Measured: the first figure, with its standard deviation, is in results.json. Published: in the docstring."""
     results = json.loads((ROOT / "experiments" / "results.json").read_text())
     rows = re.findall(r"^\| \[`(\w+)`\].*\| (.*) \| (.*) \|$", README, re.M)
     assert len(rows) == 10
@@ -115,13 +115,13 @@ def test_links_and_files_named_in_the_readme_exist(page):
     assert set(re.findall(r"\b(\w+\.py)\b", text)) <= there | {"regularized.py"}  # the new variant
 
 
-def test_house_names_every_folder_of_the_library():
-    house = README.split("## The house")[1]
+def test_layout_names_every_folder_of_the_library():
+    layout = README.split("## Layout")[1]
     for path in (ROOT / "jaxae").iterdir():
         if path.name in ("__init__.py", "__main__.py", "__pycache__", "experiments", "README.md", "py.typed"):
             continue
-        assert (f"{path.name}/" if path.is_dir() else path.name) in house, path
+        assert (f"{path.name}/" if path.is_dir() else path.name) in layout, path
 
 
-def test_readme_is_short():
+def test_readme_has_at_most_120_lines():
     assert len(README.splitlines()) <= 120

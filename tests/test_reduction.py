@@ -1,4 +1,4 @@
-"""Microbatches give the means of the whole batch."""
+"""Gradient accumulation gives the means of the global batch."""
 
 import jax
 import jax.numpy as jnp
@@ -22,14 +22,14 @@ WAYS = [Layout(microbatches=4), Layout(microbatches=8, ordered=True)]
 
 
 def loss(params, batch, key):
-    """Squares of noisy values, weighted by a schedule: each example has its own noise."""
+    """Squares of noisy values, with a scheduled weight: each example has its own noise."""
     values = (params["w"] * batch.x + batch.noise(key, (3,))) ** 2
     weight = batch.scheduled(optax.linear_schedule(0.0, 1.0, 10))
     return {"loss": weight * values.sum(1), "first": batch.x[:, 0]}, {}
 
 
 @pytest.mark.parametrize("layout", [WHOLE, *WAYS])
-def test_gradient_and_metrics_are_those_of_the_whole(layout):
+def test_gradient_and_metrics_of_microbatches_are_those_of_the_global_batch(layout):
     x = np.random.default_rng(0).normal(size=(32, 3)).astype(np.float32)
     key, w, weight = jax.random.key(0), {"w": jnp.float32(0.7)}, np.arange(32) % 5 > 0
     noise = np.asarray(batch(x).noise(jax.random.clone(key), (3,)), np.float64)
@@ -44,8 +44,8 @@ def test_gradient_and_metrics_are_those_of_the_whole(layout):
 
 @pytest.mark.parametrize("layout", [WHOLE, *WAYS])
 @pytest.mark.parametrize("real", [1, 3, 17, 32])
-def test_padding_counts_in_no_microbatch(layout, real):
-    """Some microbatches hold padding alone, whose mean is 0 / 0."""
+def test_padding_is_excluded_from_every_microbatch(layout, real):
+    """Some microbatches contain padding only, whose mean is 0 / 0."""
     x = np.random.default_rng(1).uniform(1, 2, size=(32, 2)).astype(np.float32)
     padded = batch(x, weight=np.arange(32) < real, training=False, layout=layout)
 
@@ -58,8 +58,8 @@ def test_padding_counts_in_no_microbatch(layout, real):
 
 
 @pytest.mark.parametrize("layout", [WHOLE, *WAYS])
-def test_microbatches_are_small_and_hold_every_example_once(layout):
-    """A loss receives microbatches with every field of their examples."""
+def test_microbatches_have_their_size_and_hold_every_example_once(layout):
+    """With every field of the batch."""
     sizes = set()
     mask = (jnp.arange(5)[None] < 1 + jnp.arange(32)[:, None] % 5).astype(jnp.float32)
     whole = batch(10.0 * jnp.arange(32)[:, None], mask=mask, layout=layout).replace(
@@ -81,7 +81,7 @@ def test_microbatches_are_small_and_hold_every_example_once(layout):
 
 
 @pytest.mark.parametrize("layout", WAYS)
-def test_term_of_the_whole_batch_is_refused_in_microbatches(layout):
+def test_term_of_the_global_batch_is_refused_in_microbatches(layout):
     def terms(variables, batch, key):
         return {"loss": batch.repeat(jnp.abs(batch.mean(batch.x))[0])}, {}
 
@@ -105,7 +105,7 @@ def test_statistics_of_batches_are_refused_in_microbatches(layout):
 
 
 @pytest.mark.parametrize("layout", WAYS)
-def test_run_that_needs_the_whole_batch_is_refused_before_it_starts(layout):
+def test_run_that_needs_the_global_batch_is_refused_before_it_starts(layout):
     """The toy has batch norm, and a penalty on means over the batch."""
     info = Info((4, 4, 1), 8)
     experiment = toy.build(toy.Config(), info)

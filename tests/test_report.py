@@ -1,4 +1,4 @@
-"""The HTML reports of one run and of several, opened in Chromium."""
+"""HTML reports of one run and of several, opened in Chromium."""
 
 import io
 import json
@@ -37,14 +37,14 @@ HOSTILE = "</script><script>document.title = 'taken'</script>'\"&<img src=x oner
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A VAE of two dimensions with two seeds, and a dense autoencoder of ten, on the embedded digits."""
+    """A 2-D VAE with two seeds, and a dense autoencoder with 10 latent dimensions, on the embedded digits."""
     folder = tmp_path_factory.mktemp("runs")
     flat = vae.Config(epochs=3, hidden=(64,), seeds=2, workdir=str(folder / "vae"))
     deep = dense.Config(
         epochs=6, batch_size=100, hidden=(64,), latent=10, figures="none", workdir=str(folder / "dense")
     )
     workdirs = run.train(flat, vae.build, "vae"), run.train(deep, dense.build, "dense")
-    assert call("report", workdirs[1]) == 0  # the report alone, without the figures
+    assert call("report", workdirs[1]) == 0  # only the report, no figures
     return workdirs
 
 
@@ -64,7 +64,7 @@ def browser():
 
 @pytest.fixture
 def visit(browser):
-    """Opens a page; afterwards asserts that it made no request and logged no error."""
+    """Open a page; on exit assert that it made no request and logged no error."""
     contexts, said, asked = [], [], []
 
     def go(path, **options):
@@ -86,7 +86,7 @@ def visit(browser):
 
 
 def pixels(page, canvas):
-    """A canvas [H, W] of the page, in [0, 1]."""
+    """A canvas [H, W] of the page, with values in [0, 1]."""
     read = "c => Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)"
     found = np.array(page.eval_on_selector(f"#{canvas}", read), np.float64).reshape(28, 28, 4) / 255
     assert (found[..., 3] == 1).all()
@@ -95,20 +95,20 @@ def pixels(page, canvas):
 
 
 def embedded(page):
-    """The JSON values in the text of a page."""
+    """The JSON values embedded in a page."""
     text = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1]
     return json.loads(text)
 
 
 def point(page, u, v, do="move"):
-    """Point at a part of the wall's width and height, from its lowest corner."""
+    """Move the pointer to a position on the wall, as fractions of its width and height from the lower left corner."""
     box = page.query_selector("#wall").bounding_box()
     x, y = box["x"] + u * box["width"], box["y"] + (1 - v) * box["height"]
     {"move": page.mouse.move, "click": page.mouse.click, "tap": page.touchscreen.tap}[do](x, y)
 
 
 def test_pixels_under_the_pointer_are_those_of_the_decoder(runs, visit):
-    """On the grid to a level of grey, between its points by bilinear interpolation; also by touch."""
+    """Exact to one grey level on the grid, bilinear between grid points; also by touch."""
     model, page = jaxae.load(runs[0])[0], visit(runs[0] / "report.html", has_touch=True)
     wall = embedded((runs[0] / "report.html").read_text())["wall"]
     low, high, n = np.array(wall["low"]), np.array(wall["high"]), wall["n"]
@@ -141,7 +141,7 @@ def test_click_shows_the_original_beside_its_reconstruction(runs, visit):
         point(page, *(z[index] - low) / (high - low), "click")
         said = page.inner_text("#chosen")
         number = int(said.split()[2].rstrip(","))
-        chosen = codes["numbers"].index(number)  # it, or one that lies as near
+        chosen = codes["numbers"].index(number)  # the nearest code, or one at the same distance
         assert np.max(np.abs(z[chosen] - z[index]) / (high - low)) < 0.005
         assert said == f"test example {number}, class {digits.classes[digits.test.y[number]]}"
         np.testing.assert_allclose(pixels(page, "original"), digits.test.x[number, ..., 0] / 255, atol=1e-6)
@@ -169,7 +169,7 @@ def test_arrow_keys_move_and_enter_selects_the_nearest_code(runs, visit):
 
 
 def test_more_dimensions_have_sliders(runs, visit):
-    """A slider moves the code along its principal component."""
+    """Each slider moves the code along its principal component."""
     model, page = jaxae.load(runs[1]), visit(runs[1] / "report.html")
     wall = embedded((runs[1] / "report.html").read_text())["wall"]
     z = np.asarray(model.encode(data.load("digits").test.x), np.float64)
@@ -182,7 +182,7 @@ def test_more_dimensions_have_sliders(runs, visit):
     assert 0.2 < spread < 1
     (first, _), offset = page.query_selector_all(".slider input")[:2], 1
     low, high = np.array(wall["low"]), np.array(wall["high"])
-    point(page, 0.25, 0.75)  # a place of the sliders' grid of 5 or 3, or between
+    point(page, 0.25, 0.75)  # on the sliders' grid of 5 or 3 points, or between
     before = pixels(page, "painted")
     first.evaluate(f"i => {{ i.value = {offset}; i.dispatchEvent(new Event('input')) }}")
     after = pixels(page, "painted")
@@ -190,7 +190,9 @@ def test_more_dimensions_have_sliders(runs, visit):
     directions = np.linalg.svd(z - z.mean(0), full_matrices=False)[2][:3]
     codes = np.stack([wall["codes"]["x"], wall["codes"]["y"]])
     ours = directions[:2] @ (z - z.mean(0))[wall["codes"]["numbers"]].T
-    plane = directions[:2] * np.sign(np.sum(ours * codes, axis=1))[:, None]  # directions are known up to their signs
+    plane = (
+        directions[:2] * np.sign(np.sum(ours * codes, axis=1))[:, None]
+    )  # principal directions are defined up to sign
     code = z.mean(0) + place @ plane
     ends = [code + sign * offset * np.sqrt(values[::-1][2] * len(z) / (len(z) - 1)) * directions[2] for sign in (1, -1)]
     still, *either = np.asarray(model.decode(np.stack([code, *ends])))[..., 0]
@@ -211,7 +213,9 @@ def test_curves_show_the_metrics_under_the_pointer_and_by_keys(runs, visit):
         svg = chart.query_selector("svg[role=application]")
         svg.scroll_into_view_if_needed()
         box = svg.bounding_box()
-        page.mouse.move(box["x"] + 0.55 * box["width"], box["y"] + 0.4 * box["height"])  # the middle: epoch 2
+        page.mouse.move(
+            box["x"] + 0.55 * box["width"], box["y"] + 0.4 * box["height"]
+        )  # the middle of the axis: epoch 2
         read = chart.query_selector(".read")
         for epoch in (2, 1):
             expected = {line["split"]: line for line in lines if line["epoch"] == epoch}
@@ -226,7 +230,7 @@ def test_curves_show_the_metrics_under_the_pointer_and_by_keys(runs, visit):
 
 
 def test_hostile_text_is_escaped(runs, visit, tmp_path):
-    """As title, class, field, value, metric and file name."""
+    """In title, class, field, value, metric and file name."""
     workdir = tmp_path / "run"
     shutil.copytree(runs[0], workdir, ignore=shutil.ignore_patterns("checkpoints"))
     saved = json.loads((workdir / "config.json").read_text())
@@ -281,7 +285,7 @@ def test_report_has_command_versions_and_no_external_address(runs):
 
 
 def test_report_of_incompressible_images_stays_small(runs):
-    """Noise cannot be compressed."""
+    """On images of noise."""
     model = jaxae.load(runs[0])[0]
     noise = np.random.default_rng(0).integers(0, 256, (4000, 28, 28, 1), dtype=np.uint8)
     split = data.Split(noise, np.arange(4000) % 10)
@@ -290,7 +294,7 @@ def test_report_of_incompressible_images_stays_small(runs):
     assert len(wall["codes"]["x"]) >= 32
 
 
-def test_sheet_holds_images_row_by_row(runs):
+def test_sheet_arranges_images_row_by_row(runs):
     images = np.random.default_rng(0).random((40, 3, 5, 3))
     picture = Image.open(io.BytesIO(b64decode(sheet(images).split(",")[1])))
     found = np.asarray(picture) / 255
@@ -324,7 +328,7 @@ def test_comparison_shows_metrics_curves_and_reconstructions_of_each_run(runs, t
     assert series["dense test"]["mean"] == [
         ln["mse"] for ln in records.read(runs[1] / "metrics.jsonl") if ln["split"] == "test"
     ]
-    assert len(charts["kl"]["series"]) == 2  # the dense one has none
+    assert len(charts["kl"]["series"]) == 2  # the dense model has none
     strips = {
         strip.get_attribute("alt"): strip.get_attribute("src") for strip in page.query_selector_all(".strips img")
     }
@@ -371,7 +375,7 @@ def test_runs_of_the_same_name_are_labelled_by_their_paths(tmp_path):
 
 
 def made(path, codes, **changes):
-    """The report of a model whose code is the first numbers of an example, and whose decoder repeats their mean."""
+    """The report of a model whose codes are the first numbers of an example, and whose decoder repeats their mean."""
 
     class Plain(nn.Module):
         def encode(self, x, mask=None):
@@ -416,7 +420,7 @@ UNUSUAL = {
 
 @pytest.mark.parametrize("case", UNUSUAL)
 def test_report_of_unusual_data_fits_a_phone(case, runs, tmp_path, visit):
-    """Nothing is wider than the screen, and the file is small."""
+    """No element is wider than the screen, and the file is small."""
     (tmp_path / "source").symlink_to(runs[0])
     codes, changes = UNUSUAL[case]
     path = made(tmp_path / "run", codes, **changes)
@@ -442,16 +446,16 @@ def test_report_of_unusual_data_fits_a_phone(case, runs, tmp_path, visit):
         np.testing.assert_allclose(band, np.tile(values, (height, 1)), atol=0.51 / 255)
 
 
-def test_large_images_are_shrunk_by_means():
+def test_large_images_are_downsampled_by_averaging():
     x = RNG.random((3, 130, 64, 3))
     shrunk = small(x)
-    assert shrunk.shape == (3, 44, 22, 3)  # thirds; 128 would be halves
+    assert shrunk.shape == (3, 44, 22, 3)  # by 3; 128 pixels would be downsampled by 2
     np.testing.assert_allclose(shrunk[1, 5, 7], x[1, 15:18, 21:24].mean((0, 1)))
     assert small(x[:, :64]).shape == (3, 64, 64, 3)
 
 
 def test_class_names_are_not_parsed_as_mathematics_in_figures(runs, monkeypatch):
-    """A class may be called $a^$."""
+    """For example the class $a^$."""
     from matplotlib.figure import Figure
     from matplotlib.text import Text
 

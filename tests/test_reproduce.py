@@ -1,4 +1,4 @@
-"""The table of what the experiments reach, from made-up runs."""
+"""The tables of experiments/README.md, from made-up runs."""
 
 import json
 import re
@@ -26,7 +26,7 @@ SAID = {name: fields(text) for name, text in docstrings("jaxae.experiments").ite
 @pytest.fixture(scope="module")
 def reproduce():
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "scripts")  # of which a script imports others
+        patch.syspath_prepend(ROOT / "scripts")  # scripts import each other
         yield script("reproduce")
 
 
@@ -36,7 +36,7 @@ def tables(reproduce):
 
 
 def sections(page):
-    """Heading -> name in the first cell of a row -> column -> cell, of the table below the heading."""
+    """Heading -> name in the first cell of a row -> column -> cell, for the table below each heading."""
     found = {}
     for section in re.split(r"^##+ ", page, flags=re.MULTILINE)[1:]:
         lines = re.findall(r"^\| (.+) \|$", section, re.MULTILINE)
@@ -48,7 +48,7 @@ def sections(page):
 
 
 def models(page):
-    """Experiment -> column -> cell, of the tables with published figures; `group` is the heading."""
+    """Experiment -> column -> cell, for the tables of published figures; `group` is the heading."""
     found = sections(page).items()
     rows = [(name, {**row, "group": heading}) for heading, rows in found for name, row in rows.items()]
     return {name: row for name, row in rows if "published" in row}
@@ -93,13 +93,13 @@ def workdir(tmp_path_factory):
     return path
 
 
-def test_command_is_that_of_the_docstring(reproduce):
+def test_command_is_read_from_the_docstring(reproduce):
     assert reproduce.command("dense") == ["--data", "mnist", "--seeds", "3"]
 
 
 @pytest.mark.parametrize("name", RESULTS)
 def test_recorded_figures_are_of_the_experiments_command(reproduce, name):
-    """An entry is optional, and belongs to an experiment."""
+    """Entries are optional, and each belongs to an experiment."""
     found, module = RESULTS[name], import_module(f"jaxae.experiments.{name}")
     words = shlex.split(found["command"])
     assert words == ["jaxae", name, *reproduce.command(name)]
@@ -117,7 +117,7 @@ def test_readme_of_the_experiments_has_the_recorded_figures(tables):
 
 def test_every_recorded_experiment_is_in_the_group_of_its_docstring(tables):
     rows = models(PAGE)
-    assert len(re.findall(r"^\| \[`", PAGE, re.MULTILINE)) == len(rows)  # each once
+    assert len(re.findall(r"^\| \[`", PAGE, re.MULTILINE)) == len(rows)  # exactly once
     assert rows.keys() == RESULTS.keys()
     for name, row in rows.items():
         assert row["group"].lower() == SAID[name].get("Group", "other").lower()
@@ -152,7 +152,7 @@ def test_published_and_measured_figures_are_side_by_side():
 
 @pytest.mark.parametrize("name", [name for name in RESULTS if "Measured" in SAID[name]])
 def test_docstring_has_the_recorded_figures(tables, name):
-    """The page shows its words, which it does only with recorded figures, and its time is the recorded one."""
+    """The page quotes the docstring only if its figures are recorded; the recorded time must be in it, too."""
     words = SAID[name]["Measured"].replace("+-", "±")
     shown = tables.measured({**RESULTS[name], "reached": None}, words)
     assert words.startswith(shown)
@@ -171,7 +171,7 @@ def test_measured_figures_that_are_not_recorded_are_not_shown(tables):
     assert "not reached" in shown
 
 
-def test_evaluations_by_hand_agree_with_the_recorded_figures():
+def test_handwritten_evaluations_agree_with_the_recorded_figures():
     _, rows = sections(PAGE)["Importance weighted bound, K = 1 and 5"].items()
     row = list(rows[1].values())
     found = RESULTS["iwae"]["likelihood"]
@@ -194,7 +194,7 @@ def test_finished_runs_become_entries_and_tables(reproduce, workdir, tmp_path):
     reproduce.record(workdir, tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())
     assert list(results) == ["deep", "mirrored", "sequence", "stacked", "vae", "wae"]
-    assert results["wae"] == RESULTS["wae"]  # without a run here
+    assert results["wae"] == RESULTS["wae"]  # has no run in the workdir
     assert results["deep"]["metrics"] == {"code": 3.0, "loss": {"mean": 0.2, "std": pytest.approx(0.1414, rel=1e-3)}}
     assert results["deep"]["device"] == "2 CPU cores"
     assert "greedy" in results["stacked"]
@@ -203,7 +203,7 @@ def test_finished_runs_become_entries_and_tables(reproduce, workdir, tmp_path):
     assert "on 2 CPU cores" in " ".join(page.split())
     rows, measures = models(page), sections(page)
     assert rows.keys() == results.keys()
-    assert numbers(rows["deep"]["measured"]) == [0.2, 0.14, 3, 0.3, 1, 2]  # figures, bound and range
+    assert numbers(rows["deep"]["measured"]) == [0.2, 0.14, 3, 0.3, 1, 2]  # metrics, bound and range
     assert numbers(rows["deep"]["epochs × seeds"]) == [100, 2]  # noqa: RUF001
     assert (rows["deep"]["time"], rows["sequence"]["time"]) == ("90 s", "10 min")
     assert numbers(rows["vae"]["measured"]) == [150]
@@ -236,14 +236,14 @@ def test_finished_runs_become_entries_and_tables(reproduce, workdir, tmp_path):
         ({"samples", "traversal"}, {}, {}, "samples"),
     ],
 )
-def test_the_picture_is_what_the_experiment_is_about(reproduce, tmp_path, have, fields, result, shows):
+def test_special_selects_the_characteristic_figure(reproduce, tmp_path, have, fields, result, shows):
     (tmp_path / "figures").mkdir()
     for name in have:
         (tmp_path / "figures" / f"{name}.png").touch()
     assert reproduce.special(tmp_path, result, {"picture_every": 0, **fields}) == shows
 
 
-def test_runs_continue_after_a_failure_and_end_with_a_signal(reproduce, workdir, tmp_path, monkeypatch, capsys):
+def test_script_continues_after_a_failed_run_and_ends_after_a_signal(reproduce, workdir, tmp_path, monkeypatch, capsys):
     called, page = [], tmp_path / "README.md"
     codes = iter((2, 0, 143, 0))
     for exit_code, names in ((2, ["dense", "vae"]), (143, ["deep", "vae"])):

@@ -1,4 +1,4 @@
-"""Complete runs in this process, on the embedded data."""
+"""Complete runs in this process, on embedded data."""
 
 import contextlib
 import dataclasses
@@ -49,13 +49,13 @@ SMALL = vae.Config(epochs=3, batch_size=128, hidden=(16,), workdir="set by go")
 
 
 def go(workdir, build=vae.build, stop=loop.never, **changes):
-    """A run without pictures, unless they are asked for."""
+    """Train a run, by default without figures."""
     config = dataclasses.replace(SMALL, workdir=str(workdir), **{"figures": "none", **changes})
     return run.train(config, build, NAME, stop)
 
 
 def unfinished(finished, workdir):
-    """A copy of a finished run that lacks what is written after training."""
+    """A copy of a finished run without the files that are written after training."""
     shutil.copytree(finished, workdir)
     (workdir / "report.html").unlink()
     (workdir / "result.json").unlink()
@@ -63,7 +63,7 @@ def unfinished(finished, workdir):
 
 
 def final(workdir, config=SMALL):
-    """All that the last checkpoint holds, and its step."""
+    """All items of the last checkpoint, and its step."""
     abstract = loop.abstract(vae.build(config, INFO), config, INFO)
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         return checkpoints.restore(abstract)[0]
@@ -154,7 +154,7 @@ def test_run_without_figures_is_completed_with_figures_and_not_trained_again(few
     assert not {"pictures:", "report:"} & set(results.summary(plain).split())
     before = {path: path.stat().st_mtime_ns for path in plain.rglob("*")}
     go(plain, **fields)
-    assert before == {path: path.stat().st_mtime_ns for path in plain.rglob("*")}  # it is finished
+    assert before == {path: path.stat().st_mtime_ns for path in plain.rglob("*")}  # the run is finished
 
     state, metrics = final(plain), (plain / "metrics.jsonl").read_bytes()
     result = json.loads((plain / "result.json").read_text())
@@ -162,7 +162,10 @@ def test_run_without_figures_is_completed_with_figures_and_not_trained_again(few
     assert equal(final(plain), state)
     assert (plain / "metrics.jsonl").read_bytes() == metrics
     pictures = {path.stem for path in (plain / "figures").glob("*.png")}
-    assert pictures == PICTURES - {"training", "extremes"}  # no reconstructions while training; few test examples
+    assert pictures == PICTURES - {
+        "training",
+        "extremes",
+    }  # without reconstructions during training, and with few test examples
     assert "<html" in (plain / "report.html").read_text()
     assert {"pictures:", "report:"} <= set(results.summary(plain).split())
     completed = json.loads((plain / "result.json").read_text())
@@ -171,7 +174,7 @@ def test_run_without_figures_is_completed_with_figures_and_not_trained_again(few
 
 
 def with_terms(names):
-    """A `build` whose loss has these terms too: the square of the KL term, in training and in evaluation."""
+    """A `build` whose loss has these additional terms: the squared KL term, in training and evaluation."""
 
     def build(config, info):
         experiment = vae.build(config, info)
@@ -186,7 +189,7 @@ def with_terms(names):
 
 
 @pytest.mark.parametrize("seeds", [pytest.param(1, marks=pytest.mark.slow), 3])
-def test_metric_names_that_end_in_mean_and_std_are_kept_everywhere(few, tmp_path, seeds):
+def test_metric_names_that_end_in_mean_and_std_are_kept_in_all_files(few, tmp_path, seeds):
     names = ("kl_mean", "kl_std", "mean", "std", "seeds")
     workdir = go(
         tmp_path / "run", with_terms(names), epochs=2, data=str(few), batch_size=16, seeds=seeds, figures="all"
@@ -226,7 +229,7 @@ def test_metric_names_that_end_in_mean_and_std_are_kept_everywhere(few, tmp_path
 
 
 @pytest.mark.parametrize("name", ["epoch", "step", "split"])
-def test_metrics_named_as_a_field_of_every_line_are_refused(few, tmp_path, name):
+def test_metrics_with_the_name_of_a_field_of_metrics_jsonl_are_refused(few, tmp_path, name):
     with pytest.raises(ValueError, match=f"a metric is named {name}"):
         records.record(1, 2, "test", {"loss": np.float32(1), name: np.float32(2)})
     with pytest.raises(InputError, match=f"a metric is named {name}"):
@@ -244,16 +247,16 @@ class Documented(vae.Config):
 
 
 def test_expected_figures_are_those_of_the_data(few, tmp_path):
-    """And of the documented configuration."""
+    """And only of the documented configuration."""
 
     def build(config, info):
-        other = {"loss": -1.0}  # which no run reaches
+        other = {"loss": -1.0}  # out of reach
         mine = {"loss": 1e6, "kl": (0.0, 1e6)}
         expected = {str(few): mine, "digits": other, "mnist": other}
         return dataclasses.replace(vae.build(config, info), expected=expected)
 
     copy = tmp_path / "copy.npz"
-    shutil.copy(few, copy)  # the same data by another name
+    shutil.copy(few, copy)  # the same data under another name
     for number, (fields, expected) in enumerate(
         (
             ({"data": str(few), "seed": 3}, {"loss": 1e6, "kl": [0.0, 1e6]}),
@@ -275,7 +278,7 @@ def test_repeating_a_finished_run_changes_no_file(finished):
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
 
 
-def test_same_seed_same_bits_and_another_seed_another_run(finished, tmp_path):
+def test_same_seed_gives_the_same_bits_and_another_seed_other_metrics(finished, tmp_path):
     again, other = go(tmp_path / "again"), go(tmp_path / "other", seed=1)
     assert equal(final(again), final(finished))
     assert (again / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
@@ -284,7 +287,7 @@ def test_same_seed_same_bits_and_another_seed_another_run(finished, tmp_path):
 
 @pytest.mark.parametrize("calls", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3)), 5])
 def test_stopped_and_resumed_run_is_bit_exact(finished, tmp_path, calls):
-    """Stopped repeatedly, after this many dispatches."""
+    """Stopped repeatedly, each time after this many dispatches."""
     workdir, stops = tmp_path / "stopped", 0
     while True:
         count = iter(range(1000))
@@ -311,7 +314,7 @@ def test_torn_line_and_damaged_checkpoint_are_repaired_on_resume(finished, tmp_p
     assert (workdir / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
 
 
-def test_seed_of_a_population_equals_its_single_run(finished, tmp_path):
+def test_each_of_several_seeds_equals_its_single_run(finished, tmp_path):
     config = dataclasses.replace(SMALL, seeds=2)
     many = go(tmp_path / "many", seeds=2)
     states = final(many, config)["state"]
@@ -322,7 +325,9 @@ def test_seed_of_a_population_equals_its_single_run(finished, tmp_path):
     assert first == pytest.approx(alone["loss"], rel=1e-5)
     assert first != second
     assert line["loss"]["mean"] == pytest.approx((first + second) / 2, rel=1e-6)
-    assert line["loss"]["std"] == pytest.approx(abs(first - second) / 2**0.5, rel=1e-5)  # n - 1
+    assert line["loss"]["std"] == pytest.approx(
+        abs(first - second) / 2**0.5, rel=1e-5
+    )  # sample standard deviation, n - 1
     for i in range(2):
         assert equal(jaxae.load(many)[i].params, jax.tree.map(lambda leaf: leaf[i], states.params))  # noqa: B023
     with pytest.raises(IndexError):
@@ -391,7 +396,7 @@ def test_another_configuration_is_refused_with_its_differing_fields(finished, tm
     assert equal(final(finished), before)
 
 
-def test_overwrite_starts_again_and_removes_only_what_a_run_makes(finished, tmp_path):
+def test_overwrite_starts_again_and_removes_only_files_of_a_run(finished, tmp_path):
     workdir = tmp_path / "copy"
     shutil.copytree(finished, workdir)
     (workdir / "notes.txt").write_text("mine")
@@ -415,10 +420,10 @@ def test_unusable_workdirs_are_refused(tmp_path):
         for overwrite in (False, True):
             with pytest.raises(InputError, match="describes no run"):
                 go(tmp_path / "damaged", overwrite=overwrite)
-    assert (tmp_path / "damaged" / "checkpoints").exists()  # somebody else's
+    assert (tmp_path / "damaged" / "checkpoints").exists()  # a file that is not part of a run
 
 
-def test_run_killed_before_its_config_was_written_starts_again(tmp_path):
+def test_run_killed_before_writing_its_config_starts_again(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json.tmp").write_text("{")
     go(tmp_path / "run", epochs=1)
@@ -443,7 +448,7 @@ def test_truncated_metrics_file_is_refused(finished, tmp_path):
         go(workdir)
 
 
-def test_recorded_commit_is_that_of_the_checkout_or_none(monkeypatch):
+def test_recorded_commit_is_that_of_the_checkout_or_null(monkeypatch):
     if (Path(__file__).parents[1] / ".git").exists() and shutil.which("git"):
         assert len(directory._commit()) == 40
     monkeypatch.setenv("PATH", "/nonexistent")
@@ -564,7 +569,7 @@ def test_infinite_parameters_are_a_divergence(tmp_path):
 
 
 def test_stop_between_checkpoints_saves(finished, tmp_path):
-    """Whichever call of `stop` returns True first."""
+    """For any call of `stop` that returns True first."""
     for calls in (0, 1, 4):
         workdir, count = tmp_path / str(calls), iter(range(1000))
         with pytest.raises(Interrupted):
@@ -587,7 +592,7 @@ def test_checkpoint_every_keeps_the_two_newest(tmp_path, every, unit, steps):
 
 
 def test_crash_within_an_epoch_resumes_from_the_newest_checkpoint(finished, tmp_path):
-    """An exception saves nothing; every restart comes further."""
+    """An exception saves nothing; every restart resumes from a later checkpoint."""
 
     class Crash(Exception):
         pass
@@ -634,7 +639,7 @@ def test_last_stop_call_comes_after_the_last_save(tmp_path):
         *(pytest.param(name, marks=pytest.mark.slow) for name in ("metrics.jsonl", "checkpoints", "result.json")),
     ],
 )
-def test_links_out_of_the_directory_are_refused(finished, tmp_path, name, overwrite):
+def test_links_to_other_directories_are_refused(finished, tmp_path, name, overwrite):
     workdir, outside = unfinished(finished, tmp_path / "run"), tmp_path / "outside"
     outside.mkdir()
     (outside / "mine").write_text("mine")

@@ -25,7 +25,7 @@ def ragged(lengths=LENGTHS, width=3):
 
 
 def padded(parts, steps, garbage=0):
-    """A batch of sequences padded to T = `steps` with garbage."""
+    """A batch of sequences, padded to T = `steps` with random values."""
     x = np.random.default_rng(garbage).uniform(size=(len(parts), steps, 3)).astype(np.float32)
     mask = np.zeros((len(parts), steps), np.float32)
     for i, part in enumerate(parts):
@@ -34,7 +34,7 @@ def padded(parts, steps, garbage=0):
 
 
 def network(steps):
-    """The model for sequences of T = `steps`; the parameters are the same for any."""
+    """The model for sequences of T = `steps`; its parameters do not depend on T."""
     model = sequence.SequenceAutoencoder((steps, 3), 4, 5)
     rng = np.random.default_rng(1)
     shapes = jax.eval_shape(model.init, new_key(), jnp.zeros((1, steps, 3)))["params"]
@@ -55,7 +55,7 @@ def compiled(steps):
 
 
 def measure(given):
-    """Means of the terms, gradient and codes."""
+    """Means of the terms, gradient, and codes."""
     return compiled(given.x.shape[1])(given)
 
 
@@ -71,8 +71,8 @@ def test_padding_changes_neither_loss_nor_gradient_nor_code():
     assert not equal(measure(padded(parts[::-1], 6))[2], short[2])
 
 
-def test_each_sequence_has_the_same_weight():
-    """Terms and gradient are means over sequences of those of each one alone, without padding."""
+def test_each_sequence_has_the_same_weight_whatever_its_length():
+    """Terms and gradient are the means of those of each sequence alone, without padding."""
     parts = ragged()
     metrics, slope, codes = measure(padded(parts, 6))
     alone = [measure(batch(part[None], mask=jnp.ones((1, len(part))))) for part in parts]
@@ -81,7 +81,7 @@ def test_each_sequence_has_the_same_weight():
     close(codes, np.concatenate([one[2] for one in alone]))
 
 
-def test_no_mask_equals_a_mask_of_ones():
+def test_loss_without_a_mask_equals_that_with_a_mask_of_ones():
     x = np.stack(ragged((6, 6)))
     model, params = network(6)
     loss = jax.jit(partial(autoencoder.loss(model, "bce"), {"params": params}))
@@ -111,7 +111,7 @@ def test_loss_against_numpy():
         np.testing.assert_allclose(terms[name], exact, rtol=1e-5, err_msg=name)
 
 
-def test_input_of_the_decoder_is_the_code_at_every_step():
+def test_decoder_input_is_the_code_at_every_step():
     model, params = network(6)
     z = jnp.array([[0.5, -0.2, 0.1, 0.9]])
     decoder = {
@@ -133,7 +133,7 @@ def test_input_of_the_decoder_is_the_code_at_every_step():
     np.testing.assert_allclose(model.apply({"params": params}, z, method="decode"), expit(logits), rtol=1e-6)
 
 
-def test_gather_makes_the_mask():
+def test_gather_returns_the_mask_of_the_steps():
     x = jnp.arange(4 * 6.0).reshape(4, 6) / 24
     examples = Examples(x, jnp.arange(4), jnp.array([3, 1, 2, 3]))
     step = jnp.int32(7)
@@ -152,7 +152,7 @@ def save(folder, *args, **arrays):
 
 
 def contents(dataset):
-    """Class and rows of every sequence, in the order of the splits; the padding must be 0."""
+    """Class and rows of every sequence, in the order of the splits. Padding must be 0."""
     found = []
     for split in (dataset.train, dataset.test):
         assert split.x.dtype == np.float32
@@ -175,16 +175,16 @@ def same(dataset, expected):
 MANY = ragged([1 + i % 7 for i in range(25)])
 
 
-def test_ragged_arrays(tmp_path):
+def test_ragged_arrays_are_read_in_order(tmp_path):
     dataset = data.load(str(save(tmp_path, *MANY)))
-    same(dataset, [(-1, part) for part in MANY])  # floats as they are; more than ten, so arr_10 comes after arr_9
+    same(dataset, [(-1, part) for part in MANY])  # floats are unchanged; with more than ten, arr_10 comes after arr_9
     assert dataset.shape == (7, 3)
     assert dataset.info[:2] == data.Info((7, 3), 23)[:2]
     assert dataset.classes == ()
     np.testing.assert_array_equal(dataset.test.x[:, 0], [MANY[9][0], MANY[19][0]])
 
 
-def test_rows_and_lengths_and_classes(tmp_path):
+def test_rows_with_lengths_equal_separate_arrays(tmp_path):
     y = np.arange(25) % 3
     rows, lengths = np.concatenate(MANY), np.array([len(part) for part in MANY])
     stacked = data.load(str(save(tmp_path, x=rows, lengths=lengths, y=y)))
@@ -196,7 +196,7 @@ def test_rows_and_lengths_and_classes(tmp_path):
     assert longer.shape == (9, 3)
 
 
-def test_sequences_of_numbers_and_of_bytes(tmp_path):
+def test_sequences_of_floats_and_of_bytes_become_float32_in_0_1(tmp_path):
     rng = np.random.default_rng(0)
     numbers = [rng.uniform(size=n) for n in (3, 1, 2)]
     same(data.load(str(save(tmp_path, *numbers))), [(-1, part.astype(np.float32)[:, None]) for part in numbers])
@@ -268,7 +268,7 @@ def test_code_of_a_padded_sequence_with_its_length_is_that_of_the_sequence_alone
         assert n < 7
         close(module.apply({"params": model.params}, jnp.asarray(x[None, :n]), method="encode")[0], code)
     assert equal(model.reconstruct(test.x, test.lengths), model.decode(codes))
-    assert np.all(np.abs(model.encode(test.x) - codes).max(1) > 1e-6)  # without lengths the padding is read too
+    assert np.all(np.abs(model.encode(test.x) - codes).max(1) > 1e-6)  # without lengths the padding is encoded, too
     full = np.full(len(test.x), 7)
     close(model.encode(test.x, full), model.encode(test.x))
 

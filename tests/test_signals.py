@@ -1,4 +1,4 @@
-"""Signals to processes whose main thread is busy in C for minutes, as in a compilation."""
+"""Signals to processes whose main thread runs C code for minutes, as during a compilation."""
 
 import signal
 import subprocess
@@ -46,7 +46,7 @@ STUCK = "stop(lambda: time.sleep(1000)); print(flush=True); busy()"
 
 
 def run(body, tmp_path, *numbers):
-    """Exit code, standard error and saved text after these signals, the second one sent after `stopping` is printed."""
+    """Exit code, standard error and saved text after these signals; the second is sent after `stopping` is printed."""
     program = START + "        " + body + END
     command = [sys.executable, "-c", program, str(tmp_path / "saved")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -76,7 +76,7 @@ def test_second_thread_saves_while_the_main_thread_is_busy(tmp_path, number):
 
 def test_main_thread_that_calls_stop_saves_by_itself(tmp_path):
     code, said, saved = run(ASKS, tmp_path, signal.SIGTERM)
-    assert (code, said[-1], saved) == (143, STOPPED, "saved")  # it may have ended before anything else was said
+    assert (code, said[-1], saved) == (143, STOPPED, "saved")  # the process may end before it prints more
 
 
 @pytest.mark.parametrize("body", [NOTHING, ALL_SAVED, IN_PYTHON])
@@ -85,7 +85,7 @@ def test_process_without_unsaved_state_ends_at_once(tmp_path, body):
 
 
 def test_closed_stderr_does_not_prevent_saving(tmp_path):
-    """The other end of stderr is closed, as that of a pipe which the same Ctrl-C has ended."""
+    """The reader of stderr is gone, as for a pipe to a process that the same Ctrl-C ended."""
     command = [sys.executable, "-c", START + "        " + BUSY + END, str(tmp_path / "saved")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.readline()
@@ -129,4 +129,4 @@ def test_signal_handlers_are_restored():
     with signals.stopping() as stop:
         assert signal.getsignal(signal.SIGINT) == stop.handle
     assert [signal.getsignal(number) for number in signals.NUMBERS] == before
-    time.sleep(2 * signals.GRACE)  # and nothing ends this process
+    time.sleep(2 * signals.GRACE)  # this process continues

@@ -1,4 +1,4 @@
-"""Sprites: their images follow their factors, their factors have the distribution of the docstring."""
+"""Sprites: images match their factors, and factors have the documented distribution."""
 
 import jax
 import numpy as np
@@ -20,13 +20,13 @@ def drawn():
 
 @pytest.fixture(scope="module")
 def some():
-    """Factors of every shape and scale, and all images of theirs at 64x64 pixels, in [0, 1]."""
+    """Factors of every shape and scale, and their images of 64x64 pixels, in [0, 1]."""
     rows = np.random.default_rng(0).integers(0, sprites.COUNTS, (2000, 5))
     return rows, sprites.images(rows, 64)[..., 0] / 255
 
 
 def image(size=64, **factors):
-    """One image; factors that are not given are in the middle."""
+    """One image; other factors have middle values."""
     names = ("shape", "scale", "rotation", "x", "y")
     row = [factors.get(name, count // 2) for name, count in zip(names, sprites.COUNTS, strict=True)]
     return sprites.images(np.array([row]), size)[0, ..., 0]
@@ -38,7 +38,7 @@ def centre(x):
     return np.stack([x.sum(1) @ at, x.sum(2) @ at], 1) / x.sum((1, 2))[:, None]
 
 
-def test_splits(drawn):
+def test_splits_have_their_sizes_and_images_match_their_factors(drawn):
     assert drawn.classes == ("square", "ellipse", "heart")
     for split, count in ((drawn.train, 60_000), (drawn.test, 10_000)):
         assert split.x.shape == (count, 32, 32, 1)
@@ -50,7 +50,7 @@ def test_splits(drawn):
             np.testing.assert_array_equal(split.x[i], sprites.images(split.factors[i : i + 1])[0])
 
 
-def test_sizes_differ_in_resolution_only(drawn):
+def test_both_sizes_have_the_same_factors_at_another_resolution(drawn):
     large = data.load("sprites/64")
     assert large.shape == (64, 64, 1)
     for small, other in ((drawn.train, large.train), (drawn.test, large.test)):
@@ -100,8 +100,8 @@ def test_factors_are_uniform_and_independent(drawn):
         assert abs(follow).max() < 4.5 / np.sqrt(len(split.factors))
 
 
-def test_splits_are_drawn_independently(drawn):
-    """As many test sprites are among the training sprites as chance implies."""
+def test_splits_are_sampled_independently(drawn):
+    """The number of test sprites that are also training sprites is that of chance."""
     train, test = (np.ravel_multi_index(tuple(split.factors.T), sprites.COUNTS) for split in (drawn.train, drawn.test))
     expected = 1 - (1 - 1 / np.prod(sprites.COUNTS)) ** len(train)
     assert 1 / 13 < expected < 1 / 12
@@ -115,7 +115,7 @@ def test_another_key_gives_other_factors():
 
 
 def test_centre_of_mass_is_at_x_and_y(some):
-    """To a fraction of a pixel, one step is one pixel of 64, from 16.5 to 47.5."""
+    """Within a fraction of a pixel; one step is one of 64 pixels, from 16.5 to 47.5."""
     rows, x = some
     np.testing.assert_allclose(centre(x), rows[:, 3:] + 16.5, atol=0.15)
     np.testing.assert_allclose(centre(sprites.images(rows)[..., 0] / 255), (rows[:, 3:] + 16.5) / 2, atol=0.1)
@@ -127,8 +127,8 @@ def test_area_grows_with_the_square_of_scale_whatever_the_shape(some):
     np.testing.assert_allclose(x.sum((1, 2)), np.pi * 16 * 8 * scale**2, rtol=0.04)
 
 
-def test_no_position_cuts_a_sprite():
-    """At the corners of the range of positions a sprite has the same pixels as in the middle."""
+def test_no_position_crops_a_sprite():
+    """At the extremes of x and y a sprite has the same pixels as in the middle."""
     for rows in np.indices(sprites.COUNTS[:3]).reshape(3, -1).T.reshape(6, 120, 3):
         at = [sprites.images(np.pad(rows, ((0, 0), (0, 2)), constant_values=v), 64)[..., 0] for v in (0, 16, 31)]
         middle = np.roll(at[1], (-16, -16), axis=(1, 2))
@@ -146,8 +146,8 @@ def moments(x):
     return np.stack([*rows, np.einsum("nhw,nh,nh->n", x, up, up)], 1) / x.sum((1, 2))[:, None] ** 2
 
 
-def test_ellipse_lies_along_its_angle():
-    """Second moments of a filled ellipse are the squares of its half axes over 4, along either of them."""
+def test_long_axis_of_an_ellipse_has_the_angle_of_its_rotation():
+    """The second moments of a filled ellipse are its squared semi-axes over 4, along either of them."""
     rows = np.array([[ELLIPSE, 5, k, 10, 20] for k in range(40)])
     cos, sin = np.cos(2 * np.pi * np.arange(40) / 40), np.sin(2 * np.pi * np.arange(40) / 40)
     a, b, area = 16**2 / 4, 8**2 / 4, np.pi * 16 * 8
@@ -156,8 +156,8 @@ def test_ellipse_lies_along_its_angle():
 
 
 @pytest.mark.parametrize(("shape", "period"), [(SQUARE, 10), (ELLIPSE, 20), (HEART, 40)])
-def test_symmetry(shape, period):
-    """A rotation shows the same picture after its period and not before."""
+def test_rotations_repeat_after_the_period_of_the_shape(shape, period):
+    """And not before."""
     start = image(shape=shape, rotation=3, scale=5).astype(float)
     for step in range(1, 40):
         change = abs(image(shape=shape, rotation=(3 + step) % 40, scale=5) - start).sum() / start.sum()
@@ -173,7 +173,7 @@ def test_ten_steps_are_a_quarter_turn_anticlockwise(shape):
             assert abs(np.rot90(here).astype(int) - turned).sum() < 0.01 * turned.sum(dtype=int)
 
 
-def test_heart_stands_on_its_tip():
+def test_heart_at_rotation_0_has_its_tip_below():
     """Widest above the centre, narrow below, and symmetric."""
     heart = image(shape=HEART, scale=5, rotation=0)[16:49, 16:49] / 255
     np.testing.assert_array_equal(heart, heart[:, ::-1])
@@ -186,8 +186,8 @@ def test_heart_stands_on_its_tip():
     assert heart.max() == 1
 
 
-def test_edges_are_smooth():
-    """Between black and white lie the grey levels of 4 x 4 points, of four times as many at half the size."""
+def test_edges_are_antialiased():
+    """With the grey levels of 4 x 4 sample points; of four times as many at half the size."""
     for size, points in ((64, 16), (32, 64)):
         rows = np.random.default_rng(1).integers(0, sprites.COUNTS, (500, 5))
         levels = np.unique(sprites.images(rows, size))

@@ -19,7 +19,7 @@ B = batch(X)
 
 
 def towards(name, *others):
-    """Half the squared distance of a group from noise, and its double under other names."""
+    """Half the squared distance of a group from noise, and twice that under other names."""
 
     def loss(variables, batch, key):
         distance = variables["params"][name] - batch.mean(batch.noise(key, (3,)))
@@ -30,7 +30,7 @@ def towards(name, *others):
 
 
 def parts():
-    """`a` by Adam for two steps, `b` by momentum for three, then `a` again by plain descent."""
+    """`a` by Adam for two steps, `b` by momentum for three, then `a` again by SGD."""
     return (
         descend(towards("a", "mse", "code"), optax.adam(0.1), wrt=("a",)),
         descend(towards("b", "mse"), optax.sgd(0.1, momentum=0.9), wrt=("b",)),
@@ -38,7 +38,7 @@ def parts():
     )
 
 
-PLAN = (0, 0, 1, 1, 1, 2, 2, 2)  # which part moves in each of the first steps
+PLAN = (0, 0, 1, 1, 1, 2, 2, 2)  # the group that is updated in each of the first steps
 
 
 def start(transition, seed=0):
@@ -47,7 +47,7 @@ def start(transition, seed=0):
 
 
 def run(transition, state, key, steps=8):
-    """The state before every step and after the last, and the metrics."""
+    """The states before every step and after the last, and the metrics."""
     states, seen = [state], []
     step = jax.jit(transition.step)
     for i in range(steps):
@@ -58,11 +58,11 @@ def run(transition, state, key, steps=8):
     return states, seen
 
 
-def test_only_one_phase_is_computed_with_several_seeds():
+def test_only_the_current_phase_is_computed_with_several_seeds():
     transition = phases((2, parts()[0]), (0, parts()[2]))
     states = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), start(transition))
     program = jax.make_jaxpr(jax.vmap(transition.step, (0, None, 0)))(states, B, jax.random.split(new_key()))
-    assert [e.primitive.name for e in program.eqns].count("cond") == 1  # vmap alone would make a select of it
+    assert [e.primitive.name for e in program.eqns].count("cond") == 1  # vmap alone would turn it into a select
 
 
 def test_phases_run_their_transitions_one_after_the_other():
@@ -172,7 +172,7 @@ def test_groups_and_composition_against_numpy():
 
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_greedy_loss_against_numpy(number):
-    """Cross-entropy of the pixels for the first layer, squared error of the codes before for the others."""
+    """Cross-entropy of the pixels for the first layer, squared error of the previous layer's codes for the others."""
     model, params = network()
     terms, updates = stacked.greedy(model, number)({"params": params}, B, new_key())
     below = codes(params, number)
@@ -188,7 +188,7 @@ def test_greedy_loss_against_numpy(number):
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_greedy_descent_moves_its_own_layer_only(number):
+def test_greedy_descent_updates_its_own_layer_only(number):
     model, params = network()
     transition = descend(stacked.greedy(model, number), optax.sgd(0.1), wrt=stacked.groups(number))
     state = State(jnp.int32(0), params, transition.init(params), {})
@@ -217,7 +217,7 @@ def test_greedy_descent_moves_its_own_layer_only(number):
         (60_000, 20, 14063, {0, 1, 2}),
     ],
 )
-def test_experiment_moves_the_layers_of_its_phase(examples, greedy, step, layers):
+def test_experiment_updates_the_layers_of_its_phase(examples, greedy, step, layers):
     built, start = small_experiment(greedy, examples)
     new, metrics = jax.jit(built.train.step)(start._replace(step=jnp.int32(step)), B, new_key())
     moved = {name for name in start.params if not equal(new.params[name], start.params[name])}
@@ -227,7 +227,7 @@ def test_experiment_moves_the_layers_of_its_phase(examples, greedy, step, layers
 
 @cache
 def small_experiment(greedy, examples):
-    """5-4-3 on [2, 3], and its initial state."""
+    """The experiment with widths 5-4-3 on [2, 3], and its initial state."""
     config = experiment.Config(hidden=(5, 4), latent=3, greedy=greedy)
     built = experiment.build(config, data.Info((2, 3), examples))
     params = built.model.init(new_key(), jnp.asarray(X))["params"]
@@ -238,7 +238,7 @@ def test_experiment_has_the_widths_of_its_fields():
     assert experiment.build(experiment.Config(), data.Info((28, 28, 1), 60_000)).model.widths == (128, 64, 32)
 
 
-def test_greedy_epochs_that_leave_none_to_fine_tune_raise():
+def test_greedy_epochs_that_leave_none_for_fine_tuning_raise():
     info = data.Info((2, 3), 1000)
     with pytest.raises(ValueError, match="greedy=20 epochs for each layer leave none of epochs=60 to fine-tune"):
         experiment.build(experiment.Config(epochs=60), info)

@@ -1,4 +1,4 @@
-"""Transitions, on losses whose gradient is known."""
+"""Transitions, on losses with known gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ def state(transition, params, extra=None):
 
 
 def quadratic(name, other=None):
-    """Half the squared distance of group `name` from the mean of the data; `other` takes part in the loss."""
+    """Half the squared distance of group `name` from the mean of the data, plus its dot product with group `other`."""
 
     def loss(variables, batch, key):
         params = variables["params"]
@@ -32,7 +32,7 @@ def quadratic(name, other=None):
 
 
 def test_descend_takes_the_weighted_mean_of_a_loss_per_example():
-    """Examples of weight 0 change no term and no gradient."""
+    """Examples of weight 0 affect neither terms nor gradient."""
     weight = np.arange(16) % 3 > 0
 
     def loss(variables, batch, key):
@@ -49,7 +49,7 @@ def test_descend_takes_the_weighted_mean_of_a_loss_per_example():
 
 
 def test_alternating_optimizers_update_disjoint_groups():
-    """Each loss depends on both groups and updates one; the other keeps its bits."""
+    """Each loss depends on both groups and updates one; the other stays equal bit for bit."""
     encoder = descend(quadratic("a", other="b"), optax.adam(0.1), wrt=("a",))
     critic = descend(quadratic("b", other="a"), optax.sgd(0.1), wrt=("b",), name="critic")
     params = {"a": jnp.ones(3), "b": 2 * jnp.ones(3), "c": jnp.full(3, 0.1)}
@@ -60,7 +60,7 @@ def test_alternating_optimizers_update_disjoint_groups():
     assert not equal(first.params["a"], params["a"])
     second, metrics = jax.jit(both.step)(state(both, params), B, new_key())
     np.testing.assert_allclose(second.params["a"], first.params["a"], rtol=1e-6)
-    gradient = params["b"] - x.mean(0) + first.params["a"]  # the critic sees the encoder's new weights
+    gradient = params["b"] - x.mean(0) + first.params["a"]  # the critic's gradient is at the encoder's new weights
     np.testing.assert_allclose(second.params["b"], params["b"] - 0.1 * gradient, rtol=1e-5)
     assert equal(second.params["c"], params["c"])
     assert set(metrics) == {"loss", "critic"}
@@ -82,7 +82,7 @@ def test_other_groups_have_no_optimizer_state_and_no_gradient():
     params = {"a": jnp.ones(2), "b": jnp.ones(2)}
     only_a, everything = descend(loss, optax.adam(0.1), wrt=("a",)), descend(loss, optax.adam(0.1))
     assert jax.tree.leaves(only_a.init(params))[1:][0].shape == (2,)
-    assert len(jax.tree.leaves(only_a.init(params))) == 3  # count, and two moments of one group
+    assert len(jax.tree.leaves(only_a.init(params))) == 3  # step count, and two moments of one group
     only_a.step(state(only_a, params), B, new_key())
     assert not taken
     everything.step(state(everything, params), B, new_key())
@@ -129,9 +129,9 @@ def test_two_metrics_of_the_same_name_are_refused():
     other = descend(quadratic("a"), optax.sgd(0.1), name="other")
     with pytest.raises(ValueError, match=r"two transitions report \['other'\]"):
         step(plain, other, other)
-    with pytest.raises(ValueError, match=r"two transitions report \['count'\]"):  # a term, not what is minimised
+    with pytest.raises(ValueError, match=r"two transitions report \['count'\]"):  # a term, not the minimised one
         step(descend(loss, optax.sgd(0.1)), descend(loss, optax.sgd(0.1), name="other"))
-    with pytest.raises(ValueError, match=r"two transitions report \['count'\]"):  # the name of a term of another one
+    with pytest.raises(ValueError, match=r"two transitions report \['count'\]"):  # the name of a term of the other loss
         step(descend(loss, optax.sgd(0.1)), descend(quadratic("a"), optax.sgd(0.1), name="count"))
     assert set(step(plain, other)[1]) == {"loss", "other"}
 
@@ -155,7 +155,7 @@ def test_terms_without_a_loss_are_refused():
             transition.step(state(transition, {"a": jnp.ones(3)}), B, new_key())
 
 
-def test_alternating_transitions_have_their_own_noise():
+def test_alternating_transitions_have_independent_noise():
     seen = []
 
     def loss(variables, batch, key):
@@ -169,7 +169,7 @@ def test_alternating_transitions_have_their_own_noise():
 
 
 def test_updates_replace_their_collections_and_keep_the_others():
-    """And the gradient does not flow through them."""
+    """Without a gradient through the updates."""
 
     def loss(variables, batch, key):
         new = 0.9 * variables["averages"]["x"] + 0.1 * batch.mean(batch.x) * variables["params"]["a"]

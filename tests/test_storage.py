@@ -1,4 +1,4 @@
-"""Runs whose disk is full, or whose directory is lost or becomes read-only."""
+"""Runs on a full disk, or in a lost or read-only directory."""
 
 import resource
 import shutil
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 @contextmanager
 def mounted(folder, *options):
-    """A file system of its own on the folder."""
+    """A separate file system on the folder."""
     mount = ["mount", "-t", "tmpfs", *options, "none", str(folder)]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting a small disk is not allowed here")
@@ -30,7 +30,7 @@ def mounted(folder, *options):
 
 @contextmanager
 def running(workdir, *more, beyond=0):
-    """An endless run with a checkpoint of a step above `beyond`."""
+    """An endless run, after its first checkpoint of a step above `beyond`."""
     command = [sys.executable, "-m", "jaxae", "dense", "--epochs", "100000", f"--workdir={workdir}", *more]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         process.stdout.readline()
@@ -48,7 +48,7 @@ def newest(workdir):
 
 
 def ends(process, workdir, reason):
-    """The run ends by itself with one line."""
+    """Assert that the run ends with one line."""
     _, said = process.communicate(timeout=100)
     assert process.returncode == 2, said
     assert said.count("\n") == 1, said
@@ -57,7 +57,7 @@ def ends(process, workdir, reason):
 
 
 def saved(workdir, at_least):
-    """The model and the metrics of the newest checkpoint are saved."""
+    """Assert that model and metrics of the newest checkpoint can be read."""
     step = newest(workdir)
     assert step >= at_least
     jaxae.load(workdir)
@@ -79,7 +79,7 @@ def test_full_disk_ends_the_run_and_keeps_what_was_saved(tmp_path):
 
 @pytest.mark.slow
 def test_unwritable_checkpoint_ends_the_run(tmp_path):
-    """TensorStore, in C++, exceeds the limit on the size of files; metrics are still written."""
+    """TensorStore, in C++, exceeds the limit on file sizes; metrics are still written."""
     workdir = tmp_path / "run"
     with running(workdir) as process:
         step = newest(workdir)
@@ -89,7 +89,7 @@ def test_unwritable_checkpoint_ends_the_run(tmp_path):
 
 
 def test_unwritable_event_files_end_the_run(tmp_path):
-    """A thread writes them, for which the main thread must not wait."""
+    """A second thread writes them; the main thread must not wait for it."""
     workdir = tmp_path / "run"
     with running(workdir, "--hidden", "2", "--latent", "2", "--picture-every", "1") as process:
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (400_000, 400_000))

@@ -22,7 +22,7 @@ FIELDS = {"hidden": (8,), "batch_size": 128, "epochs": 2, "seeds": 2, "figures":
 
 @pytest.fixture
 def compiled(caplog):
-    """How often XLA has compiled the program of each name: `steps` trains, `measure` evaluates."""
+    """Number of compilations by program name: `steps` trains, `measure` evaluates."""
 
     def count():
         found = re.findall(r"Finished XLA compilation of jit\((steps|measure)\)", caplog.text)
@@ -37,7 +37,7 @@ def sweep(workdir, *grid, more=SMALL):
 
 
 def assert_is_its_own_run(point, alone, said):
-    """The metrics of a point equal those of the same run alone, to rounding, and the table shows them."""
+    """Assert that the metrics of a point equal those of a single run up to rounding, and are in the table."""
     for a, b in zip(*(records.read(path / "metrics.jsonl") for path in (alone, point)), strict=True):
         assert records.names(a) == records.names(b)
         for name in records.names(a):
@@ -47,9 +47,9 @@ def assert_is_its_own_run(point, alone, said):
 
 
 def test_points_that_differ_in_numbers_share_one_program(tmp_path, compiled):
-    """And each point has the metrics of its own command, to rounding."""
+    """Each point has the metrics of its own command up to rounding."""
     said = sweep(tmp_path / "sweep", "latent=2,3", "kl_weight=1,3")
-    assert compiled() == {"steps": 2, "measure": 2}  # one for each number of latent dimensions
+    assert compiled() == {"steps": 2, "measure": 2}  # one per number of latent dimensions
     assert said.count("±") == 4 * 5
     assert (tmp_path / "sweep" / "summary.png").stat().st_size > 5000
     config = vae.Config(**FIELDS, latent=3, kl_weight=3.0, workdir=str(tmp_path / "alone"))
@@ -63,7 +63,7 @@ def test_fields_that_change_the_compiled_step_are_not_shared():
 
 
 def test_point_is_finished_when_its_last_file_is_written(tmp_path):
-    """result.json without figures, report.html with them."""
+    """The last file is result.json without figures, report.html with figures."""
     config = vae.Config(**FIELDS, workdir=str(tmp_path / "run"))
     assert sweeps.final_metrics(config) is None
     run.train(config, vae.build, "vae")
@@ -72,7 +72,7 @@ def test_point_is_finished_when_its_last_file_is_written(tmp_path):
 
 
 def test_interrupted_sweep_trains_only_unfinished_points(tmp_path, compiled, caplog):
-    """The first point is finished; the second was interrupted while it trained."""
+    """The first point is finished; the second was interrupted during training."""
     said = sweep(tmp_path / "whole", "lr=1e-3,1e-2")
     shutil.copytree(tmp_path / "whole", tmp_path / "sweep")
     kept, lost = tmp_path / "sweep" / "lr=1e-3", tmp_path / "sweep" / "lr=1e-2"
@@ -89,7 +89,7 @@ def test_interrupted_sweep_trains_only_unfinished_points(tmp_path, compiled, cap
 
 
 def test_shards_of_a_slurm_array_complete_the_table(tmp_path, monkeypatch):
-    """Each trains its own points, and lists those of the others that are finished."""
+    """Each shard trains its own points, and lists all finished points."""
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "12")
     for name, number in (("MIN", 10), ("MAX", 12), ("STEP", 2)):
         monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(number))
@@ -122,11 +122,11 @@ def test_table_marks_a_point_that_diverged(tmp_path, capsys):
     assert "| 1e30 | diverged |" in said
     assert said.count("±") == 5
     assert "lr=1e30: diverged: " in capsys.readouterr().err
-    assert "| 1e30 | diverged |" in sweep(tmp_path, "lr=1e30,1e-3", more=(*SMALL, "--shard", "2/2"))  # another share
+    assert "| 1e30 | diverged |" in sweep(tmp_path, "lr=1e30,1e-3", more=(*SMALL, "--shard", "2/2"))  # another shard
 
 
-def test_divergence_of_a_point_leaves_nothing_to_save(tmp_path):
-    """`stop` receives the `save` of the current run, and None after it."""
+def test_stop_saves_the_current_run_and_nothing_after_a_divergence(tmp_path):
+    """`stop` receives the `save` of the current run, and None after a divergence."""
     given = []
     arguments = ["vae", "--grid", "lr=1e30", "--workdir", str(tmp_path), *SMALL]
     sweeps.sweep(lambda save: (given.append(save), False)[1], arguments)
@@ -148,7 +148,7 @@ def test_shard_without_points_writes_only_the_table(tmp_path):
 
 
 def test_points_of_another_sweep_are_refused(tmp_path):
-    """All of them, not only those of this shard."""
+    """For all points, not only those of this shard."""
     sweep(tmp_path, "lr=1e-3,1e-2")
     with pytest.raises(InputError, match="lr=1e-3: holds another run: --epochs 2 there, 3 here"):
         sweep(tmp_path, "lr=2e-2,1e-3", more=(*SMALL, "--epochs", "3", "--shard", "1/2"))
@@ -185,7 +185,7 @@ def test_command_reports_bad_input_in_one_line_and_exits_with_2(tmp_path):
     assert (done.returncode, done.stderr) == (2, "error: --grid lr: must be FIELD=A,B\n")
 
 
-def test_field_of_several_numbers_takes_them_separated_by_spaces(tmp_path):
+def test_values_of_a_list_field_are_separated_by_spaces(tmp_path):
     (point,) = sweeps.grid(["hidden=256 128"])
     assert sweeps.configure(vae, [], point, tmp_path).hidden == (256, 128)
     assert sweeps.directory_name(point) == "hidden=256-128"

@@ -26,7 +26,7 @@ OFFSET = np.array([0.3, -0.2, 0.0, 1.0])
 
 
 def linear_gaussian():
-    """x = W z + b + 0.5 noise: its marginal likelihood and its posterior are known (Bishop 2006, section 12.2)."""
+    """x = W z + b + 0.5 noise, with known marginal likelihood and posterior (Bishop 2006, section 12.2)."""
     model = vae.VAE(encoder=nets.MLP((), (4,)), decoder=nets.MLP((), (4,)), likelihood=Normal(SIGMA))
     precision = W.T @ W + SIGMA**2 * np.eye(2)
     assert abs(precision[0, 1]) < 1e-12
@@ -44,7 +44,7 @@ def linear_gaussian():
 
 
 def wrong_encoder():
-    """The linear-Gaussian model, with an encoder that is a little wrong."""
+    """The linear-Gaussian model with a perturbed encoder."""
     model, params, x, exact = linear_gaussian()
     dense = params["encoder"]["Dense_0"]
     dense["bias"] = dense["bias"] + jnp.array([0.2, -0.1, 0.3, 0.2])
@@ -64,7 +64,7 @@ def closed_form(params, x):
 @no_type_check
 @struct.dataclass
 class Quadrature(Batch):
-    """Its noise is four points, over which a quadratic has the mean that it has over N(0, I_2)."""
+    """A batch with four noise points, whose mean of a quadratic equals that over N(0, I_2)."""
 
     def noise(self, key, shape):
         points = jnp.sqrt(2.0) * jnp.array([[1.0, 0], [-1, 0], [0, 1], [0, -1]])
@@ -72,13 +72,13 @@ class Quadrature(Batch):
 
 
 def quadrature(x):
-    """Every example once for each of the four points."""
+    """Each example once with each of the four points."""
     rows = jnp.repeat(jnp.asarray(x), 4, axis=0)
     return Quadrature(rows, jnp.arange(len(rows)), jnp.ones(len(rows)), jnp.int32(0))
 
 
 def means(loss, params, examples, key=None):
-    """The mean of every term over the batch."""
+    """Mean of every term over the batch."""
     terms, updates = loss({"params": params}, examples, new_key() if key is None else key)
     assert updates == {}
     return jax.tree.map(jnp.mean, terms)
@@ -86,7 +86,7 @@ def means(loss, params, examples, key=None):
 
 @partial(jax.jit, static_argnums=0)
 def expected_bound(model, params, x):
-    """The bound in expectation, exactly: log p(x|z) is a quadratic in the noise."""
+    """The exact expectation of the bound: log p(x|z) is a quadratic in the noise."""
     return -means(vae.loss(model), params, quadrature(x))["loss"]
 
 
@@ -128,7 +128,7 @@ def test_terms_in_expectation_are_the_closed_form_with_a_kl_weight():
 
 
 def test_training_reaches_the_marginal_likelihood():
-    """From a wrong encoder, gradient descent on the bound finds the exact posterior."""
+    """From a perturbed encoder, gradient descent on the bound converges to the exact posterior."""
     model, params, x, exact = linear_gaussian()
     params["encoder"] = jax.tree.map(jnp.zeros_like, params["encoder"])
     transition = descend(vae.loss(model), optax.adam(0.02), wrt=("encoder",))
@@ -187,8 +187,8 @@ def test_terms_are_one_number_per_example_that_depends_on_no_other():
 
 
 @pytest.mark.parametrize("axes", [1, 3])
-def test_missing_pixels_are_left_out_of_the_reconstruction(axes):
-    """Whole rows with a mask [B, T], any pixels with one of the shape of x."""
+def test_missing_pixels_are_excluded_from_the_reconstruction(axes):
+    """Whole rows with a mask [B, T], any pixels with a mask of the shape of x."""
     model, params, x = small()
     mask = np.random.default_rng(0).integers(0, 2, x.shape[: axes + 1]).astype(np.float32)
     found, _ = vae.loss(model)({"params": params}, batch(x, mask=jnp.asarray(mask)), new_key())
@@ -220,7 +220,7 @@ def test_encode_is_the_posterior_mean_and_decode_is_in_the_unit_interval():
     assert 0 <= far.min() < far.max() <= 1
     model, params, x, _ = linear_gaussian()
     far = model.apply({"params": params}, jnp.array([[-9.0, 9.0]]), method="decode")
-    assert equal(far, np.array([[0, 1, 1, 0]], np.float32))  # a mean of any size, clipped
+    assert equal(far, np.array([[0, 1, 1, 0]], np.float32))  # large means: outputs are clipped
 
 
 def test_prior_is_standard_normal():

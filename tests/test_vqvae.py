@@ -18,7 +18,7 @@ K, Z = 5, 2
 
 
 class Squares(nn.Module):
-    """A decoder that is not linear: [B, 2, 2, Z] -> [B, 2, 2, 1]."""
+    """A nonlinear decoder: [B, 2, 2, Z] -> [B, 2, 2, 1]."""
 
     @nn.compact
     def __call__(self, z):
@@ -33,7 +33,7 @@ def small(**fields):
 
 
 def slope(loss, variables, given):
-    """Gradient of the mean of the loss, means of the terms, and updates."""
+    """Gradient of the mean loss, means of the terms, and updates."""
     extra = {name: leaf for name, leaf in variables.items() if name != "params"}
     return gradient(lambda p, b: loss({"params": p, **extra}, b, new_key()), variables["params"], given)
 
@@ -45,7 +45,7 @@ def brute_force(z, codes):
 
 
 def quantized(model, variables, x):
-    """The encoder's vectors, their codes and the rows of these in the codebook, in NumPy."""
+    """The encoder's vectors, their codes and the codebook rows of these, in NumPy."""
     found = model.apply(variables, x, method="quantize")
     return [np.asarray(array) for array in found]
 
@@ -58,7 +58,7 @@ def test_nearest_codes_against_brute_force():
     assert np.array_equal(codebook.nearest(codes, codes), np.arange(37))
     assert np.array_equal(
         codebook.nearest(z[0, 0], jnp.repeat(codes[:1], 3, axis=0)), np.zeros(7)
-    )  # the first of equals
+    )  # ties go to the first
 
 
 def test_codes_are_rows_of_the_codebook_and_nothing_else_is_decoded():
@@ -76,8 +76,8 @@ def test_codes_are_rows_of_the_codebook_and_nothing_else_is_decoded():
     assert 0 <= far.min() < far.max() <= 1
 
 
-def test_straight_through():
-    """The value is q to the bit; the gradient at q goes to z alone."""
+def test_straight_through_has_the_value_of_q_and_passes_its_gradient_to_z():
+    """The value is equal bit for bit; q has no gradient."""
     z, q = (jax.random.normal(jax.random.fold_in(new_key(), i), (4, 3)) * 10.0**i for i in (0, 3))
     assert equal(vqvae.straight_through(z, q), q)
     to_z, to_q = jax.grad(lambda z, q: jnp.sum(vqvae.straight_through(z, q) ** 3), argnums=(0, 1))(z, q)
@@ -87,14 +87,14 @@ def test_straight_through():
 
 @pytest.mark.parametrize("fields", [{}, {"learned": True, "tracked": False}, {"learned": True}])
 def test_gradients_against_closed_forms(fields):
-    """The encoder's: the decoder's at the codes, plus 2 beta (z - e); a learned codebook's: the sum of 2 (e - z)."""
+    """Encoder: the decoder's gradient at the codes plus 2 beta (z - e). Learned codebook: the sum of 2 (e - z)."""
     model, variables, x = small(**fields)
     beta = 0.7
     grads = jax.jit(lambda: slope(vqvae.loss(model, beta), variables, batch(x))[0])()
     z, e, rows = quantized(model, variables, x)
 
     def reconstruction(q):
-        """Sum over the examples."""
+        """The term, summed over the examples."""
         logits = Squares().apply({"params": variables["params"]["decoder"]}, q)
         return jnp.sum(optax.sigmoid_binary_cross_entropy(logits, x))
 
@@ -130,7 +130,7 @@ def test_loss_against_numpy(learned):
 
 @pytest.mark.parametrize("learned", [False, True])
 def test_duplicated_batch_has_the_same_gradient_and_averages(learned):
-    """Gradient, metrics and averages are independent of the batch size."""
+    """Gradient, metrics and moving averages do not depend on the batch size."""
     model, variables, x = small(learned=learned)
     run = jax.jit(lambda given: slope(vqvae.loss(model, 0.3, codebook.track(0.9)), variables, given))
     once, twice = (run(batch(array)) for array in (x, np.concatenate([x, x])))
@@ -145,11 +145,11 @@ def some(n, seed=0):
     return {"params": {}, "codebook": {"codes": jnp.asarray(codes), "use": jnp.ones(K)}}, z
 
 
-def test_averages_against_numpy_over_three_steps():
-    """As counts and sums, as in the paper; no vector is near one of the codes."""
+def test_moving_averages_against_numpy_over_three_steps():
+    """Counts and sums as in the paper; no vector is close to one of the codes."""
     variables, _ = some(1)
     decay = 0.6
-    counts = np.full(K, 4 * 6 / K)  # uniform use by batches of 4
+    counts = np.full(K, 4 * 6 / K)  # uniform usage in batches of 4
     codes = np.asarray(variables["codebook"]["codes"], np.float64)
     sums = counts[:, None] * codes
     for step in range(3):
@@ -209,7 +209,7 @@ def is_a_row(row, table):
 
 
 @pytest.mark.parametrize("learned", [False, True])
-def test_revival_replaces_unused_codes_by_outputs_of_the_encoder(learned):
+def test_reinitialization_replaces_unused_codes_by_encoder_outputs(learned):
     model, variables, x = small(learned=learned)
     far = jnp.zeros((K, Z)).at[:2].set(40.0)
     variables["codebook"] = {"codes": variables["codebook"]["codes"] + far, "use": jnp.ones(K)}
@@ -230,12 +230,12 @@ def test_revival_replaces_unused_codes_by_outputs_of_the_encoder(learned):
     assert equal(with_it["codebook"]["codes"][~dead], without["codebook"]["codes"][~dead])
     assert equal(with_it["codebook"]["use"], jnp.where(dead, 1, without["codebook"]["use"]))
     revived = np.asarray(book(with_it))[dead]
-    if learned:  # the sum of two collections: to rounding
+    if learned:  # the sum of two collections, up to rounding
         distance = np.abs(revived[:, None] - z.reshape(1, -1, Z)).max(-1).min(1)
         assert distance.max() < 1e-5
     else:
         assert all(is_a_row(row, z) for row in revived)
-    assert equal(after(reinit_below=0.49), without)  # in one step of decay 0.5 no use falls that low
+    assert equal(after(reinit_below=0.49), without)  # one step with decay 0.5 does not reduce any usage below 0.5
 
 
 @pytest.mark.parametrize("learned", [False, True])
@@ -251,7 +251,7 @@ def test_codebook_is_updated_in_training_only(learned):
 
 
 def test_resampled_codes_differ_from_each_other():
-    """To rounding, neither of a code of the codebook nor of a vector sampled with it."""
+    """Beyond rounding, both from codes of the codebook and from vectors sampled with them."""
     codes = jnp.array([[1.0, 0.0], [0.0, 3.0]])
     fresh = jnp.array([[0.0, 3.0], [2.0, 2.0], [1.0, 1e-6], [2.0, 2.0000002], [2.0, 2.1], [0.0, 0.0]])
     assert codebook.is_distinct(fresh, codes).tolist() == [False, True, False, False, True, True]
@@ -266,7 +266,7 @@ def test_vectors_are_resampled_uniformly():
 
 @pytest.mark.parametrize("learned", [False, True])
 def test_codebook_on_two_devices_equals_that_on_one(learned):
-    """Terms, averages and revival; both devices have the same codebook, whatever codes their examples use."""
+    """Terms, averages and re-initialisation; both devices have the same codebook, whatever codes their examples use."""
     model, variables, x = small(learned=learned)
     x = x.at[:3].multiply(0.1)
     rows = quantized(model, variables, x)[2].reshape(2, -1)
@@ -287,8 +287,8 @@ def test_codebook_on_two_devices_equals_that_on_one(learned):
 
 
 @pytest.mark.parametrize("learned", [False, True])
-def test_microbatches_equal_the_whole_batch_without_batch_statistics(learned):
-    """In every evaluation, and in training where the codebook has no state."""
+def test_microbatches_equal_the_global_batch_without_batch_statistics(learned):
+    """In every evaluation, and in training if the codebook has no state."""
     update = None if learned else codebook.track(0.9)
     model, variables, x = small(learned=learned, tracked=False)
     assert ("codebook" in variables) == (not learned)
@@ -327,7 +327,7 @@ def test_model_has_the_collections_that_its_fields_need(fields, collections):
     assert ("codebook" in variables["params"]) == ("codebook" in fields)
 
 
-def test_decay_and_revival_out_of_range_raise():
+def test_decay_and_reinit_below_out_of_range_raise():
     with pytest.raises(ValueError, match="decay=1.0 must be below 1"):
         codebook.track(1.0)
     with pytest.raises(ValueError, match="reinit_below=1.0 must be below 1"):
@@ -335,8 +335,8 @@ def test_decay_and_revival_out_of_range_raise():
 
 
 @pytest.mark.parametrize("kind", ["ema", "gradient"])
-def test_experiment_trains_with_the_numbers_of_its_fields(kind):
-    """Commitment, decay and revival equal those of the loss of its model."""
+def test_experiment_trains_with_the_values_of_its_fields(kind):
+    """Commitment weight, decay and re-initialisation equal those of the loss of its model."""
     config = experiment.Config(
         filters=(2,), codes=K, latent=Z, codebook=kind, commitment=0.7, decay=0.6, reinit_below=0.65
     )

@@ -1,6 +1,6 @@
-"""All that the engine carries in one experiment.
+"""An experiment with all features of the engine.
 
-Two optimizers in turn, batch norm, an averaged codebook, a penalty on means over the batch.
+Two alternating optimizers, batch norm, a codebook with moving averages, a penalty on means over the batch.
 """
 
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from jaxae.core.step import alternate, descend
 
 @dataclass(frozen=True)
 class Config(run.Config):
-    """A code of two numbers."""
+    """A 2-D code."""
 
     latent: int = 2
 
 
 class Norm(nn.Module):
-    """Batch norm over a mapped axis."""
+    """Batch norm over the mapped axis."""
 
     @nn.compact
     def __call__(self, x, training, axis):
@@ -36,7 +36,7 @@ class Toy(nn.Module):
     latent: int
 
     def setup(self):
-        self.encoder = nn.Dense(self.latent, use_bias=False)  # batch norm takes a bias out again
+        self.encoder = nn.Dense(self.latent, use_bias=False)  # no bias: batch norm would subtract it
         self.decoder = nn.Dense(self.shape[0] * self.shape[1] * self.shape[2])
         self.critic = nn.Dense(1)
         self.norm = Norm()
@@ -57,7 +57,7 @@ class Toy(nn.Module):
 
 
 def build(config, info):
-    """Reconstruction and a minimax term."""
+    """Reconstruction error and a minimax term."""
     model = Toy(info.shape, config.latent)
 
     def forward(variables, batch):
