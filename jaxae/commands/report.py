@@ -1,4 +1,4 @@
-"""Write the HTML report of a finished run again. Its data must still be there."""
+"""Rewrite the HTML report of a finished run. Its data must still be available."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

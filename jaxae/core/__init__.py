@@ -1,1 +1,1 @@
-"""The three ideas: a loss returns terms per example, a transition is a pair of functions, an experiment is data."""
+"""Batches, transitions and experiments: the data of a loss, a training step as pure functions, a model with both."""

@@ -96,7 +96,7 @@ def _extends(workdir: Path, config: Config, build: Build, dataset: Dataset, desc
 
 
 def complete(workdir: Path, config: Config) -> bool:
-    """Whether a run directory holds everything: the report is written last."""
+    """Whether a run directory is complete, including the report, which is written last."""
     last = "report.html" if config.figures == "all" else "result.json"
     return (workdir / last).exists()
 

@@ -22,7 +22,7 @@ from jaxae.training.start import TEST, TRAIN, Initial, keys, start
 
 
 class Snapshot(NamedTuple):
-    """Training after a dispatch of steps: `step` steps, the last of them in epoch `epoch` (from 1), which is `done`.
+    """State and metrics after a dispatch of steps, or after the evaluation of an epoch.
 
     state: remains valid as training continues. train: means over the epoch's
     steps so far; test: over the test split, at the end of an epoch, else None. totals: with `state`, to resume from.
