@@ -306,7 +306,7 @@ def bad_inputs(folder):
         "gzip IDX that declares too much": (file("vast.gz", gzip.compress(raw[:4] + b"\xff" * 12)), "header says"),
         "classes far out of range": (str(folder / "far.npz"), "from 0 to 9999"),
         "link to nothing": (str(folder / "link"), "cannot be read"),
-        "16 bits a channel": (str(folder / "deep"), "8 bits a channel"),
+        "16 bits per channel": (str(folder / "deep"), "8 bits per channel"),
         "no such user": ("~nosuchuser/x.npy", "cannot be a path"),
         "a name too long": ("x" * 300, "cannot be a path"),
         "configuration of a set that has none": ("mnist/zzz", "did you mean mnist"),

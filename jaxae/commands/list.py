@@ -22,7 +22,7 @@ class Options:
 
 def main(argv: Sequence[str]) -> NoReturn:
     """Print the table, and exit."""
-    if argv:  # --help, or an error: reading flags loads JAX
+    if argv:  # only for --help or an error, since parsing loads JAX
         from jaxae import run
         from jaxae.commands._arguments import parsed
 

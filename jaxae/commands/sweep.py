@@ -85,7 +85,7 @@ def sweep(stop: loop.Stop, argv: Sequence[str]) -> str:
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The arguments of the sweep, and those of the experiment: every other flag, with the values behind it."""
+    """The arguments of the sweep, and those of the experiment: all other flags and their values."""
     known = ("-h", "--help", *(configs.flag(field.name) for field in dataclasses.fields(Options)))
     own: list[str] = []
     others: list[str] = []

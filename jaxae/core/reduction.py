@@ -109,14 +109,14 @@ def _over_microbatches(f: Callable[[Batch], Tree], batch: Batch) -> tuple[Tree, 
         return _over_devices(optax.microbatch(counted, 0, size)(parts), layout.axis)
     cut = jax.tree.map(lambda a: a.reshape(layout.microbatches, size, *a.shape[1:]), parts)
     totals = _tree_sum(_one_by_one(counted, cut, layout.microbatches))
-    # Only sums and divisions follow: XLA might contract a product and a sum to a fused multiply-add, or not.
+    # Only sums and divisions follow, since XLA might contract a product and a sum to a fused multiply-add.
     return jax.lax.optimization_barrier(_tree_sum(jax.lax.all_gather(totals, layout.axis)) if layout.axis else totals)
 
 
 def _one_by_one(f: Callable[[Tree], Any], stacked: Tree, count: int) -> Any:
     """Apply f to each of the `count` entries, and stack the results.
 
-    XLA compiles f differently for a single entry: the barrier hides the trip count, and an unused entry is appended.
+    XLA compiles f differently for a single entry, so the barrier hides the trip count, and an unused entry is appended.
     """
     longer = jax.tree.map(lambda a: jnp.concatenate([a, a[:1]]), stacked)
 

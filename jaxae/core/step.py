@@ -27,7 +27,7 @@ class Transition(NamedTuple):
 def descend(
     loss: Loss, optimizer: optax.GradientTransformation, wrt: Sequence[str] | None = None, name: str = "loss"
 ) -> Transition:
-    """One optimizer step down the gradient of the mean of the loss over the batch.
+    """One optimizer step with the gradient of the mean loss over the batch.
 
     wrt: the top-level groups of params that are updated (default: all). The others are constants: no gradient is taken
     with respect to them and the optimizer holds no state for them.

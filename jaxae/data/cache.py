@@ -46,7 +46,7 @@ def part_on_disk(name: str, state: str, x: np.ndarray, part: np.ndarray) -> np.n
         for old in folder().glob(f"{of_name}*"):
             if not old.name.startswith(of_state):
                 old.unlink()
-        with writing(path) as file:  # not a memory map: a full disk would kill the process
+        with writing(path) as file:  # not a memory map, since a full disk would kill the process
             header = {"descr": x.dtype.str, "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
             for i in range(0, len(rows), PIECE):

@@ -19,7 +19,7 @@ from jaxae.errors import InputError, first_line
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # Pillow reads other formats with external programs
 MNIST = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # 8 bits a channel
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # 8 bits per channel
 GREY = ("1", "L", "LA")
 LARGE = 1 << 30  # bytes
 
@@ -33,8 +33,8 @@ def load(path: Path) -> Dataset:
     """Images of one shape, grey or colour, uint8 or float in [0, 1] (quantized to 256 levels).
 
     `.npy`: the images. `.npz`: `x`, and optional classes `y`; or sequences. IDX: a file of images, with the file
-    of labels beside it, if any, or a folder with the four files of MNIST. A folder of images (8 bits a channel; an
-    alpha channel is left out): one folder per class, or none.
+    of labels beside it, if any, or a folder with the four files of MNIST. A folder of images (8 bits per channel; an
+    alpha channel is dropped): one folder per class, or none.
     A tenth of each class is the test split; the four files of MNIST have their own. InputError for other content.
     """
     _check(path)
@@ -227,7 +227,7 @@ def _decode(paths: list[Path]) -> UInt8[np.ndarray, "N H W C"]:
         try:
             with Image.open(path, formats=FORMATS) as image:
                 if image.mode not in MODES:
-                    raise InputError(f"{path}: has pixel mode {image.mode}: save it with 8 bits a channel")
+                    raise InputError(f"{path}: has pixel mode {image.mode}: save it with 8 bits per channel")
                 colour = colour or image.mode not in GREY
                 arrays.append(np.asarray(image.convert("RGB")))
         except InputError:

@@ -87,7 +87,7 @@ def stopping() -> Iterator[Stop]:
     old = {number: signal.signal(number, stop.handle) for number in NUMBERS}
     old_hooks = threading.excepthook, sys.unraisablehook
     threading.excepthook = _failed
-    sys.unraisablehook = lambda _: None  # of tasks that Orbax leaves after a failed save, which raises itself
+    sys.unraisablehook = lambda _: None  # hides messages about the remaining tasks of a failed Orbax save
     watcher = threading.Thread(target=stop.watch, args=(read,), daemon=True)
     watcher.start()
     try:

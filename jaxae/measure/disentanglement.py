@@ -177,7 +177,7 @@ def _by_thresholds(z: Float[np.ndarray, " N"], factor: Int[np.ndarray, " N"]) ->
 
 
 def _predictors(categorical: bool, seed: int) -> tuple[Any, Any, Callable[[np.ndarray, np.ndarray], float]]:
-    """A forest, a constant guess, and the error of either: (factor, prediction) -> number."""
+    """A forest, a constant predictor, and the error of either: (factor, prediction) -> number."""
     from sklearn.dummy import DummyClassifier, DummyRegressor
     from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
     from sklearn.metrics import mean_squared_error, zero_one_loss

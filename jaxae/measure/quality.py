@@ -20,7 +20,7 @@ def frechet(a: Num[Any, "N F"], b: Num[Any, "M F"]) -> float:
         |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2))
 
     Heusel, Ramsauer, Unterthiner, Nessler & Hochreiter 2017, equation 6; Dowson & Landau 1982. With factors
-    C = R' R the trace of the root is the sum of the singular values of R_a R_b': no matrix square root is needed, and
+    C = R' R the trace of the root is the sum of the singular values of R_a R_b'; no matrix square root is needed, and
     singular covariances need no special case. The estimate is biased upwards for small sets.
     InputError for a set of fewer than 2 examples.
     """

@@ -172,7 +172,7 @@ class Deconv(nn.Module):
 
 
 def _layers(filters: tuple[int, ...], **others: tuple[Any, ...]) -> list[Any]:
-    """The lists side by side, one row per layer."""
+    """One row of values per layer, from lists with one value per layer or a single one for all."""
     layers = len(filters)
     for name, values in others.items():
         if len(values) not in (1, layers):

@@ -1,10 +1,10 @@
 """Convolutions whose derivatives of any order are fast on CPU.
 
-Inside a loop, XLA on CPU runs the convolutions of autodiff through a naive path (5,800 ms a step instead of 170). The
+Inside a loop, XLA on CPU runs the convolutions of autodiff through a naive path (5,800 ms per step instead of 170). The
 convolution, its gradient with respect to the image (the transposed convolution) and its gradient with respect to the
 kernel are each linear in two of three arrays, and the derivatives of each are the other two. The first two take the
 fast path in the layout NHWC, HWIO; the third, computed as matrix products of the pixels under each tap, takes half the
-time of a convolution (`denoising` at batch size 512: 334 ms a step instead of 481). Other backends use XLA's
+time of a convolution (`denoising` at batch size 512: 334 ms per step instead of 481). Other backends use XLA's
 derivatives, except in mixed precision.
 """
 

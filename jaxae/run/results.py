@@ -72,7 +72,7 @@ def write_report(workdir: Path, title: str, model: Trained, data: Dataset, resul
 
 
 def summary(workdir: Path) -> str:
-    """The last lines that a run prints."""
+    """The final output of a run."""
     result = read(workdir)
     line = result["metrics"]
     spread = {name: f" +- {std:.4f}" for name in records.names(line) if (std := records.std(line[name])) is not None}

@@ -10,7 +10,7 @@ from jaxae.training.records import Record, mean, names, std
 
 
 class TensorBoard:
-    """Event files: a scalar per metric and split at every epoch, pictures, histograms, and hyper-parameters.
+    """Event files: a scalar per metric and split at every epoch, pictures, histograms, and hyperparameters.
 
     With several seeds: the mean, and the standard deviation as `NAME/SPLIT/std`.
     """
@@ -47,6 +47,6 @@ class TensorBoard:
         self._writer.add_histogram(name, values.ravel(), step)
 
     def parameters(self, config: dict[str, Any], test: Record) -> None:
-        """Write the configuration and the final test metrics, for the table of hyper-parameters."""
+        """Write the configuration and the final test metrics, for the table of hyperparameters."""
         fields = {k: v if isinstance(v, int | float | str) else " ".join(map(str, v)) for k, v in config.items()}
         self._writer.add_hparams(fields, {f"final/{n}": mean(test[n]) for n in names(test)}, "final", test["step"])

@@ -128,7 +128,7 @@ def _iterate(
     test_data = place(flat_examples(data.test), plan, False)
     state, totals = (place(item, plan, several) for item in first())
     step = int(np.ravel(jax.device_get(state.step))[0])
-    # Both are compiled before the first step: until then there is nothing to save.
+    # Both are compiled before the first step, while there is nothing to save.
     train, evaluate = compiler(
         experiment,
         data.info,

@@ -23,7 +23,7 @@ DUPLICATE = 1e-6  # squared distance of vectors that are equal up to rounding, r
 def nearest(z: Float[Array, "*P Z"], codes: Float[Array, "K Z"]) -> Int[Array, "*P"]:
     """argmin_k |z - e_k| (van den Oord et al. 2017, equation 1); ties go to the first.
 
-    |z - e|^2 without |z|^2, which is the same for all codes: a matrix product.
+    Computes |z - e|^2 - |z|^2 by a matrix product; |z|^2 is the same for all codes.
     """
     squares = 0.5 * per_example(codes**2)
     products = jnp.matmul(z, codes.T, precision="highest")

@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 
-COMPONENTS = 20  # of the Gaussian mixture, the prior of models without one
+COMPONENTS = 20  # components of the Gaussian mixture that serves as prior for models without one
 
 
 def draw(folder: Path, model: Trained, data: Dataset, lines: list[records.Record], title: str) -> list[Path]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def codes(model: Trained, data: Dataset, title: str) -> "Figure":
-    """Ten test images above their codes as images: a code of h x w x c as h columns of w c values."""
+    """Ten test images above their codes as images; a code [h, w, c] is shown as h columns of w c values."""
     x = data.test.x[ten(data)]
     z = np.asarray(model.encode(x))
     z = z.reshape(*z.shape[:2], -1).swapaxes(1, 2)

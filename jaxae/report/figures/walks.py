@@ -65,7 +65,7 @@ def interpolation(model: Trained, data: Dataset, title: str, steps: int = 10) ->
 
 
 def traversal(model: Trained, data: Dataset, title: str, rows: int = 10, steps: int = 9) -> "Figure":
-    """The code of a test example, decoded for values of one dimension; the dimensions of largest variance."""
+    """Latent traversal of a test example: one dimension varied and decoded per row, the largest variance first."""
     z = encoded(model, data, spread(len(data.test.x), 2000))
     flat = z.reshape(len(z), -1)
     mean, deviation = flat.mean(0), flat.std(0)
