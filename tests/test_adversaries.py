@@ -83,7 +83,7 @@ def test_losses_on_two_devices_equal_those_of_the_global_batch(name):
 
 
 @pytest.mark.parametrize("name", ["tcvae", "factor_vae discriminator", "wasserstein", "information"])
-def test_microbatch_is_refused(name):
+def test_losses_of_the_global_batch_refuse_microbatches(name):
     model, loss = systems()[name]
     variables = {"params": initial(model)}
     with pytest.raises(ValueError, match="needs the global batch"):
@@ -91,7 +91,7 @@ def test_microbatch_is_refused(name):
 
 
 @pytest.mark.parametrize("name", ["tcvae", "factor_vae discriminator", "wasserstein", "information"])
-def test_gather_in_evaluation_is_refused(name):
+def test_losses_of_the_global_batch_are_for_training_only(name):
     """Evaluation batches contain padding."""
     model, loss = systems()[name]
     variables = {"params": initial(model)}
@@ -493,8 +493,8 @@ def mixture(vamp, z):
 
 
 @pytest.mark.parametrize("kl_weight", [0.3, lambda step: 0.03 * step], ids=["number", "schedule"])
-def test_bound_with_a_learned_prior_and_a_kl_weight(vamp, kl_weight):
-    """Against SciPy: -log p(x|z) + 0.3 (log q(z|x) - log p(z)), and with weight 1 the negative bound."""
+def test_bound_with_a_learned_prior_and_a_kl_weight_against_scipy(vamp, kl_weight):
+    """-log p(x|z) + 0.3 (log q(z|x) - log p(z)); with weight 1 the negative bound."""
     examples = batch(images()).replace(step=jnp.int32(10))
     terms, _ = vampprior.loss(vamp.model, kl_weight)(vamp.variables, examples, new_key())
     q, z = vae.sample_posterior(vamp.model, vamp.variables, examples, new_key())

@@ -41,7 +41,7 @@ def test_accuracy_on_held_out_digits_exceeds_96_percent(digits, weights):
 
 
 @pytest.mark.slow
-def test_more_than_99_percent_on_mnist(mnist, tmp_path):
+def test_accuracy_on_mnist_exceeds_99_percent(mnist, tmp_path):
     images = data.load("mnist", str(tmp_path), str(mnist))
     assert classifier.accuracy(classifier.train(images), images.test) > 0.99
 

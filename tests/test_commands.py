@@ -365,7 +365,7 @@ def test_bash_completes_commands_experiments_and_flags(tmp_path):
     assert completed("jaxae vae --kl") == ["--kl-warmup", "--kl-cycles", "--kl-weight"]
 
 
-def test_completion_for_other_shells():
+def test_completion_scripts_are_for_the_supported_shells():
     assert jaxae_command("--tyro-print-completion", "zsh").stdout.startswith("#compdef jaxae")
     done = jaxae_command("--tyro-print-completion", "ksh")
     assert done.returncode == 2

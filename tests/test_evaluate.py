@@ -127,7 +127,7 @@ def crosses(radii):
     return z + np.stack([10.0 * y, 5.0 - y], 1), y
 
 
-def test_unequal_areas_of_crosses():
+def test_unequal_areas_of_crosses_against_the_closed_form():
     assert plane.unequal_areas(*crosses([(1, 4), (2, 2), (8, 0.5)])) == pytest.approx(0, abs=1e-12)
     z, y = crosses([(1, 1), (1, 3), (3, 3)])  # log areas 0, log 3, 2 log 3 and a constant
     expected = sqrt(2 / 3) * log(3)

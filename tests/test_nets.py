@@ -65,7 +65,7 @@ def test_mixed_dot_multiplies_bfloat16_and_adds_float32():
     assert np.abs(out - np.asarray(a) @ np.asarray(b)).max() > 1e-3  # operands are rounded
 
 
-def test_mixed_dot_gradient():
+def test_gradient_of_mixed_dot_equals_that_of_exact_products():
     a, b = jax.random.normal(jax.random.key(0), (5, 6, 30)), jax.random.normal(jax.random.key(1), (30, 4))
     g = jax.random.normal(jax.random.key(2), (5, 6, 4))
     a, b, g = (
@@ -82,7 +82,7 @@ def test_mixed_dot_refuses_other_contractions():
         layers.dot_general("mixed")(jnp.ones((2, 3)), jnp.ones((2, 3)), (((1,), (1,)), ((), ())))
 
 
-def test_mlp_in_mixed_precision():
+def test_mlp_in_mixed_precision_is_close_to_float32():
     x = jax.random.normal(jax.random.key(0), (8, 20))
     full, mixed = nets.MLP((30,), (3,)), nets.MLP((30,), (3,), precision="mixed")
     params = full.init(jax.random.key(1), x)

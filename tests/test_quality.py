@@ -26,8 +26,8 @@ def rotation(size):
     return np.linalg.qr(rng.normal(size=(size, size)))[0]
 
 
-def test_frechet_of_two_known_normals():
-    """Against the formula, and its closed form for covariances that commute."""
+def test_frechet_distance_of_two_normals_against_closed_forms():
+    """In general, and for covariances that commute."""
     a, b = normal(50, [1.0, 2.0, 3.0], A), normal(80, [1.5, 0.0, 3.0], B)
     expected = 0.25 + 4 + np.trace(A + B - 2 * sqrtm(A @ B).real)
     np.testing.assert_allclose(quality.frechet(a, b), expected, rtol=1e-10)
@@ -53,8 +53,8 @@ def test_distance_precision_and_recall_are_invariant_to_rotation():
     assert 0.1 < before[0] < 0.9
 
 
-def test_frechet_of_singular_covariances():
-    """Constant features add the square of their difference, copies their share; few examples need no care."""
+def test_frechet_distance_supports_singular_covariances():
+    """Constant features add their squared difference, duplicated ones their distance again; also with few examples."""
     a, b = normal(30, [0.0, 0, 0], A), normal(30, [1.0, 1, 1], B)
     alone = quality.frechet(a, b)
     wide = [np.concatenate([x, np.full((30, 1), c), np.zeros((30, 2))], axis=1) for x, c in ((a, 2.0), (b, 5.0))]
@@ -118,7 +118,7 @@ def weights(digits):
     return classifier.train(digits, 8)
 
 
-def test_held_out_digits_are_nearer_than_noise(digits, weights):
+def test_held_out_digits_have_a_smaller_distance_than_noise(digits, weights):
     real = classifier.features(weights, digits.test.x)
 
     def measured(images):

@@ -301,7 +301,7 @@ def test_stopped_and_resumed_run_is_bit_exact(finished, tmp_path, calls):
     assert (workdir / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
 
 
-def test_torn_line_and_damaged_checkpoint_are_repaired_on_resume(finished, tmp_path, caplog):
+def test_truncated_line_and_damaged_checkpoint_are_repaired_on_resume(finished, tmp_path, caplog):
     workdir = unfinished(finished, tmp_path / "copy")
     newest = max((workdir / "checkpoints").iterdir(), key=lambda p: int(p.name) if p.name.isdigit() else -1)
     (next((newest / "state" / "d").iterdir())).write_bytes(b"")

@@ -57,7 +57,7 @@ def read(path: Path) -> tuple[Split, Sequence[str | int]]:
     """All examples at a path (as for `load`) in order, without classes; and their names.
 
     The names are the paths of the images of a folder, relative to it and sorted; else numbers from 0. Of the four files
-    of MNIST the training images come first. An `.npy` of bytes above one GiB stays on disk. InputError as `load`.
+    of MNIST the training images come first. An `.npy` of bytes above one GiB is memory-mapped. InputError as `load`.
     """
     _check(path)
     lengths, names = None, None
@@ -150,7 +150,7 @@ def _reading(path: Path, magic: bytes) -> Iterator[IO[bytes]]:
             yield file
     except InputError:
         raise
-    except Exception as error:  # NumPy, zipfile and zlib raise many kinds for damaged files
+    except Exception as error:  # NumPy, zipfile and zlib raise many types of exceptions for damaged files
         if "pickle" in str(error):
             raise InputError(f"{path}: holds pickled objects, which are never loaded: save numeric arrays") from None
         raise InputError(f"{path}: cannot be read ({first_line(error)}): is it truncated or damaged?") from None

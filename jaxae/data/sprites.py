@@ -8,7 +8,7 @@ White shapes on black. The factors are independent and uniform, and counted from
     3 x         32   from left to right
     4 y         32   from top to bottom
 
-A square is symmetric under a quarter turn, an ellipse under a half turn, a heart only under a full turn: for two of
+A square is symmetric under a quarter turn, an ellipse under a half turn, a heart only under a full turn. For two of
 the three shapes the image does not determine the rotation, so metrics of it stay below their maximum.
 """
 
@@ -113,8 +113,8 @@ def _ellipse(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _heart(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """A square of side 2a that stands on a corner, and discs of radius a about the middles of its upper sides."""
+    """A square of side 2a with a corner below, and discs of radius a centred on the midpoints of its upper sides."""
     a = sqrt(AREA / (4 + pi))
-    centroid = a * (pi / 2 + 2 / 3) / (4 + pi)  # along either side, from the square's centre
+    centroid = a * (pi / 2 + 2 / 3) / (4 + pi)  # coordinate along both sides, relative to the centre of the square
     s, t = (v + u) / sqrt(2) + centroid, (v - u) / sqrt(2) + centroid
     return (np.maximum(abs(s), abs(t)) <= a) | ((s - a) ** 2 + t**2 <= a**2) | (s**2 + (t - a) ** 2 <= a**2)

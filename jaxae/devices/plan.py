@@ -48,7 +48,7 @@ def plan(
     Seeds are split if their number is divisible by the number of devices, since they need no communication; otherwise
     the batch is, by pmap unless parallel=jit.
     parallel: auto, pmap or jit. reduction: fast or reproducible. accumulate: microbatches per device.
-    ValueError for unknown values, for a batch size that is not divisible, and for arguments that exclude each other.
+    ValueError for unknown values, for a batch size that is not divisible, and for mutually exclusive arguments.
     """
     for name, value, known in (("parallel", parallel, MODES), ("reduction", reduction, REDUCTIONS)):
         if value not in known:

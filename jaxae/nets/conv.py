@@ -55,7 +55,7 @@ class TransposedConvolution(nn.Module):
 class Conv(nn.Module):
     """Convolutions with padding SAME, each with optional max-pooling, and an optional dense layer.
 
-    [*lead, H, W, C] -> [*lead, h, w, filters[-1]], or [*lead, *outputs]. ValueError for lists that do not fit.
+    [*lead, H, W, C] -> [*lead, h, w, filters[-1]], or [*lead, *outputs]. ValueError for lists of the wrong length.
     """
 
     filters: tuple[int, ...]
@@ -129,7 +129,7 @@ class Deconv(nn.Module):
     """The mirror image of a `Conv` of the same arguments: transposed convolutions, the last one linear.
 
     [*lead, *code] -> [*lead, *shape]. A dense layer maps codes [*lead, Z] to the output shape of `Conv`.
-    ValueError for lists that do not fit.
+    ValueError for lists of the wrong length.
     """
 
     shape: tuple[int, ...]  # of an image

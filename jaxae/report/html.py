@@ -90,7 +90,10 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def render(template: str, **values: Any) -> str:
-    """Render a template. All text is escaped; its policy allows only the styles and scripts of `page/`, by hash."""
+    """Render a template.
+
+    All text is escaped; the content security policy allows only the styles and scripts of `page/`, by hash.
+    """
     import jinja2
     from markupsafe import Markup
 

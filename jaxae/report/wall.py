@@ -1,6 +1,6 @@
 """The interactive latent space ("wall") of the report: two dimensions with the decoded image of every point.
 
-A report cannot run the decoder, so images are decoded here on a grid, and the report interpolates between them. Codes of
+A report cannot run the decoder, so images are decoded here on a grid, between which the report interpolates. Codes of
 more than two dimensions are projected on their first two principal components; for each further component, a slider
 adds the change of the decoded image when it alone leaves its mean, on a coarser grid.
 """

@@ -35,7 +35,7 @@ def expecting(build: Build, expected: Mapping[str, ExpectedMetrics]) -> Build:
 def optimizer(config: Config, info: Info, schedule: optax.Schedule | None = None) -> optax.GradientTransformation:
     """The optimizer of the configuration.
 
-    schedule: learning rate schedule, in place of the configured one. ValueError for fields that exclude each other.
+    schedule: learning rate schedule, in place of the configured one. ValueError for mutually exclusive fields.
     """
     if not isinstance(config.optimizer, str):
         return config.optimizer

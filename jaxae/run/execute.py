@@ -47,8 +47,8 @@ def train(
 ) -> Path:
     """Train or resume a run, write its directory, and return the path.
 
-    name: of the experiment (see `find.name_of`). stop, compiler, progress: see `loop.train`. processes: the processes.
-    known: the data, if it is loaded already. program: see `directory.describe`.
+    name: of the experiment (see `find.name_of`). stop, compiler, progress: see `loop.train`. processes: communication
+    with the other processes. known: the data, if it is loaded already. program: see `directory.describe`.
     Raises InputError, errors.Diverged, errors.Interrupted, and OSError when the disk is full or the directory lost.
     """
     workdir = Path(config.workdir or f"runs/{name.removesuffix('.py')}-{Path(config.data).stem}")
@@ -169,7 +169,7 @@ def planned(
 
 
 def checked(config: Config, build: Build, dataset: Dataset, layout: Layout = UNSPLIT) -> Experiment:
-    """The experiment. InputError, before anything is written, for a configuration that does not suit the data."""
+    """The experiment. InputError, before anything is written, for a configuration incompatible with the data."""
     with input_errors():
         experiment = built(config, build, dataset.info)
         if dataset.train.lengths is not None and not experiment.sequences:

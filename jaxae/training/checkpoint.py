@@ -106,7 +106,7 @@ class Checkpoints:
                 return self._restore(step, abstract)
             except InputError:
                 raise
-            except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
+            except Exception as error:  # Orbax and TensorStore raise many types of exceptions for damaged files
                 logging.getLogger("jaxae").warning(
                     "checkpoint %d is damaged and is not used (%s)", step, first_line(error)
                 )
