@@ -15,7 +15,7 @@ class Options(OneRun):
 
 
 def main(argv: Sequence[str]) -> NoReturn:
-    """Print a line, and exit; with 2 for a run that did not diverge."""
+    """Print a line, and exit; with code 2 for a run that did not diverge."""
     run.program(lambda _: again(parsed(Options, argv)))
 
 

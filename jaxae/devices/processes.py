@@ -139,7 +139,7 @@ def join(coordinator: str, num_processes: int, process_id: int, heartbeat: int, 
     late = threading.Timer(patience, signals.leave, (2, f"{line} --patience"))
     late.daemon = True  # JAX itself would abort
     late.start()
-    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away from `signals`
+    jax.config.update("jax_enable_preemption_service", False)  # its SIGTERM handler would replace that of `signals`
     try:
         jax.distributed.initialize(
             **where,

@@ -52,7 +52,7 @@ class Stop:
             raise Interrupted
 
     def watch(self, wakeup: int) -> None:
-        """Wait for a signal in a second thread, and ensure that the process ends: immediately at a second signal."""
+        """Wait for a signal in a second thread, and ensure that the process ends, immediately at a second signal."""
         if number := _next(wakeup):
             self.number, came = number, time.monotonic()
             threading.Thread(target=self._late, daemon=True).start()
