@@ -69,7 +69,7 @@ def test_warm_up_lasts_its_epochs_and_cycles():
 
 def test_kl_below_the_free_bits_has_no_gradient():
     """Per latent dimension, for the mean KL over the batch."""
-    least = float(np.sort(KL.mean(0))[1:3].mean())  # between the second and the third
+    least = float(np.sort(KL.mean(0))[1:3].mean())  # between the KL of the second and of the third dimension
     slope = jax.grad(lambda kl: kl_term.free_bits(1.5, least)(kl, SIX).mean())(KL)
     expected = np.where(KL.mean(0) > least, 1.5 / 6, 0)
     np.testing.assert_allclose(slope, np.tile(expected, (6, 1)), rtol=1e-6)

@@ -65,7 +65,7 @@ def fingerprint(transformation: optax.GradientTransformation) -> str:
     params = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
     try:
         text = str(jax.make_jaxpr(transformation.update)(params, transformation.init(params), params))
-    except Exception:  # of a transformation for other parameters
+    except Exception:  # raised by a transformation that needs other parameters
         text = repr(transformation)
     return HASHED + hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", text).encode()).hexdigest()[:16]
 
