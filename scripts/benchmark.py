@@ -272,9 +272,9 @@ def whole(options: argparse.Namespace) -> str:
         result = json.loads((folder / "run0" / "result.json").read_text())
     found = {
         "start to first step, seconds": round(cold, 1),
-        "the same with a filled compilation cache": round(statistics.median(warm), 1),
+        "with all compiled before": round(statistics.median(warm), 1),
         "ten epochs from start to last picture, seconds": round(statistics.median(ours), 1),
-        "the same with only the steps in the compilation cache": round(ours[0], 1),
+        "with nothing but the steps compiled before": round(ours[0], 1),
         "memory, GiB": round(result["peak_memory_bytes"] / 2**30, 2),
     }
     if torch:

@@ -29,8 +29,8 @@ def wall(model: Trained, data: Dataset) -> dict[str, Any] | None:
     """Data of the wall, as JSON values; None for codes of one dimension, or without variance.
 
     Pictures are data URLs of PNG files: sheets of images, row by row. On the grid the first axis of the plane runs
-    fastest; in a slider's sheet it is followed by the second, then by its offset. There 128 is no change, and 1 and 255
-    are changes by -1 and 1.
+    fastest; in a slider's sheet it is followed by the second, then by its offset. A grey level of 128 is no change in a
+    slider's sheet, and 1 and 255 are changes by -1 and 1.
     """
     numbers = spread(len(data.test.x), 10_000)
     every = encoded(model, data, numbers)
