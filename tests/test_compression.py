@@ -151,7 +151,7 @@ def test_repeated_run_writes_the_same_table(script, finished):
     assert {p.name for p in workdir.iterdir()} == {"compression.md", "compression.png", "dense-2", "linear-2"}
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| 2 |")]
     assert [row[1] for row in rows] == ["dense", "linear", "PCA", "JPEG, mosaic"]
-    assert rows[3][2] == "no such rate"
+    assert rows[3][2] == "rate not reached"
     assert sum(row[2].startswith("**") for row in rows) == 1
     assert all(0 < float(row[5]) <= 2 for row in rows[:3])
     file.unlink()

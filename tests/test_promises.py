@@ -70,7 +70,7 @@ def test_reproduce_run_refuses_a_workdir_with_a_run(finished, tmp_path, monkeypa
             script("reproduce_run").main()
         assert ended.value.code == code
     assert (finished / "metrics.jsonl").read_bytes() == before
-    assert "holds a run already" in capsys.readouterr().err
+    assert "already holds a run" in capsys.readouterr().err
 
 
 def test_second_process_in_a_workdir_is_refused(tmp_path, capfd):
