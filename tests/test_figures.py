@@ -23,6 +23,9 @@ class Plain(nn.Module):
 
     codes: int = 2
 
+    def __call__(self, x):
+        return self.decode(self.encode(x))
+
     def encode(self, x):
         return x.reshape(len(x), -1)[:, : self.codes]
 
