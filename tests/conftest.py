@@ -14,14 +14,6 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 
-def pytest_configure(config):
-    """Compile without LLVM's optimization in the default suite: a third less time, the same order of sums."""
-    if config.option.markexpr == "not slow":
-        flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
-
-
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,6 +30,13 @@ jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_legacy_prng_key", "error")
 
 MNIST = Path(os.environ.get("JAXAE_DATA", ROOT.parent / "shared" / "data")) / "mnist"
+
+
+def pytest_configure(config):
+    """Compile without LLVM's optimization in the default suite: a third less time, the same order of sums."""
+    if config.option.markexpr == "not slow":
+        flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
 
 
 def pytest_sessionstart(session):
