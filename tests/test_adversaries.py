@@ -60,6 +60,7 @@ def initial(model):
     return jax.jit(model.init)(new_key(), images())["params"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", systems())
 def test_losses_on_two_devices_equal_those_of_the_global_batch(name):
     """Values and gradients on a mapped axis equal those of the global batch."""
@@ -353,6 +354,7 @@ def test_transitions_of_an_adversarial_autoencoder_update_their_own_groups(rates
     np.testing.assert_allclose(metrics["loss"], means(built.evaluate, params, batch(images()))["loss"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_adversarial_training_moves_the_codes_towards_the_prior():
     """Three alternating transitions on the digits: the codes are closer to N(0, I) than without the discriminator."""
     digits = data.load("digits")

@@ -80,6 +80,7 @@ def test_steps_are_divided_into_epochs():
     assert turns.epochs(3, 468) == [3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_contender_trains_exactly_the_requested_steps_of_a_run(tmp_path, seeds):
     """The mean loss of an epoch equals that of the run bit for bit, for any division into turns."""
@@ -105,6 +106,7 @@ def test_contender_evaluates_one_example_only():
     np.testing.assert_array_equal(dataset.train.x.reshape(64, 784), images)
 
 
+@pytest.mark.slow
 def test_benchmark_reports_ratios_and_skips_what_is_not_installed(tmp_path):
     command = [sys.executable, str(SCRIPTS / "benchmark.py"), "--workloads", "VAE 32", "--turns", "1"]
     command += ["--seconds", "0.05", "--json", str(tmp_path / "out.json")]

@@ -83,6 +83,7 @@ def lines(workdir):
     return (workdir / "metrics.jsonl").read_text().splitlines()
 
 
+@pytest.mark.slow
 def test_run_on_binary_images_resumes_bit_exact(tmp_path):
     """Static and dynamic images give different metrics, and config.json records the mode."""
     runs = {how: train(tmp_path / how, how) for how in ("static", "dynamic")}
@@ -139,6 +140,7 @@ def test_log_likelihood_is_measured_where_pixels_have_a_density(fields):
     assert vae.build(config, Info((28, 28, 1), 100)).measures.keys() == {"likelihood"}
 
 
+@pytest.mark.slow
 def test_likelihood_command_repeats_the_estimate_of_the_run(tmp_path, capsys):
     """For every seed, without writing into the run directory."""
     workdir = train(tmp_path / "run", "static", seeds=2, log_likelihood_samples=20)

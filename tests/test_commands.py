@@ -172,6 +172,7 @@ def test_picture_shows_at_most_the_first_hundred_examples(one, file, tmp_path, c
         assert picture.size == (300, 600)
 
 
+@pytest.mark.slow
 def test_sequences_are_padded_to_the_length_of_the_run(tmp_path):
     rng = np.random.default_rng(0)
     long, short = ([rng.random((t, 2), np.float32) for t in lengths] for lengths in ((5, 9, 7, 3), (4, 6)))
@@ -266,6 +267,7 @@ def test_bad_arguments_exit_with_2_and_one_line_and_write_nothing(one, two, tmp_
         assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_replay_prints_the_line_of_the_diverged_step(tmp_path, capsys):
     fields = {"lr": 1e30, "hidden": (8,), "epochs": 1, "figures": "none", "workdir": str(tmp_path / "run")}
     with pytest.raises(Diverged):

@@ -145,6 +145,7 @@ DENSE = (
 VAE = ("jaxae", "vae", "--hidden", "20", "--batch-size", "64", "--seeds", "2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("experiment", "devices"),
     [

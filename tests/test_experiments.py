@@ -24,6 +24,8 @@ SMALL = short_runs.fields("dense")
 GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text())
 # Figures of noise, of sequences, and of spatial codes; `test_run.py` covers those of a prior and of 2-D codes.
 DRAWN = {"denoising", "sequence", "strided"}
+# Experiments that share model and loss with another one.
+SHARED = {"beta_vae", "binary", "deep", "denoising", "infovae", "mirrored", "planar", "sigmoid", "sparse", "strided"}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,7 @@ def module(name):
     return importlib.import_module(f"jaxae.experiments.{name}")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SHARED)) for n in NAMES])
 def test_experiment_trains_loads_and_reaches_its_golden_figures(name, few, tmp_path):
     """Encoder, decoder and reconstruction agree, every metric is finite, and the figures are drawn."""
     experiment = module(name)
@@ -112,6 +114,7 @@ def test_summary_counts_every_parameter_once(name):
     assert f"Total Parameters: {count:,}" in tables.split("end to end")[1]
 
 
+@pytest.mark.slow
 def test_picture_every_draws_while_training(few, tmp_path):
     experiment = module("strided")
     settings = experiment.Config(
@@ -126,6 +129,7 @@ def test_picture_every_draws_while_training(few, tmp_path):
     assert (workdir / "figures" / "training.png").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "fields"),
     [

@@ -115,6 +115,7 @@ def test_streamed_run_is_bit_exact(seeds):
     assert now.test is not None
 
 
+@pytest.mark.slow
 def test_data_limit_is_in_gib_and_changes_no_metric(tmp_path):
     """Stopped within an epoch, resumed with resident data, stopped again, and streamed to the end."""
     digits = data.load("digits")

@@ -47,6 +47,7 @@ def test_fitted_seeds_encode_sample_score_save_and_load(x, tmp_path):
     assert again.history == list(model.history)
 
 
+@pytest.mark.slow
 def test_methods_of_several_seeds_equal_those_of_each_seed(x):
     model = jaxae.fit(vae, x, epochs=1, seeds=3, **SMALL)
     z = model.encode(x[:5])
@@ -180,6 +181,7 @@ def test_unknown_experiment_raises_and_suggests_the_nearest(x):
         jaxae.fit("zzz", x)
 
 
+@pytest.mark.slow
 def test_sequences_are_refused_by_experiments_for_images(tmp_path):
     np.savez(tmp_path / "s.npz", x=np.zeros((160, 2), np.float32), lengths=np.tile([3, 5], 20))
     with pytest.raises(InputError, match="holds sequences"):

@@ -110,6 +110,7 @@ def test_warm_start_of_another_network_is_refused(x, tmp_path):
         jaxae.fit(vae, x, init_from=str(tmp_path), epochs=1, hidden=(8,), **FIELDS)
 
 
+@pytest.mark.slow
 def test_warm_start_records_its_source_and_a_refused_one_writes_nothing(x, tmp_path):
     """config.json has a hash of the checkpoint; the run resumes even if its source is deleted."""
     fields = {**FIELDS, "epochs": 1, "hidden": (8,)}
@@ -151,6 +152,7 @@ def test_replay_repeats_the_step_at_which_a_run_diverged(x, tmp_path, seeds):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found.state))
 
 
+@pytest.mark.slow
 def test_replay_and_load_of_a_run_with_an_optax_transformation_require_it(x, tmp_path):
     """And so does a warm start."""
     for lr, path in ((1e25, "diverged"), (1e-3, "source")):

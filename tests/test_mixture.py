@@ -51,6 +51,7 @@ def test_more_components_than_codes_are_refused():
         mixture.fit(np.zeros((3, 2)))
 
 
+@pytest.mark.slow
 def test_samples_of_a_mixture_are_nearer_to_digits_than_those_of_a_normal():
     """For a plain autoencoder, which has no prior."""
     digits = data.load("digits")

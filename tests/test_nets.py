@@ -34,7 +34,7 @@ def test_mlp_accepts_leading_axes():
     x = jax.random.normal(jax.random.key(1), (4, 3, 2))
     params = net.init(jax.random.key(0), x[0])
     each = jnp.stack([net.apply(params, row) for row in x])
-    np.testing.assert_allclose(net.apply(params, x), each, rtol=1e-6)
+    np.testing.assert_allclose(net.apply(params, x), each, rtol=1e-6, atol=1e-7)
 
 
 def test_mlp_starts_from_glorot_uniform():

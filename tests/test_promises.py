@@ -79,15 +79,17 @@ def test_second_process_in_a_workdir_is_refused(tmp_path, capfd):
     flags = ["--epochs", "2000", f"--workdir={workdir}"]
     command = [sys.executable, "-m", "jaxae", "dense", *flags]
     with subprocess.Popen(command, cwd=SCRIPTS.parent, stdout=subprocess.PIPE, text=True) as first:
-        first.stdout.readline()  # the first epoch is done
-        for more in ([], ["--overwrite"]):
-            with pytest.raises(SystemExit) as ended:
-                run.main(dense.Config, dense.build, [*flags, *more])
-            assert ended.value.code == 2
-            line = f"error: --workdir {workdir}: another process is running in it: wait for it, or give another\n"
-            assert capfd.readouterr().err == line
-        assert first.poll() is None
-        first.kill()
+        try:
+            first.stdout.readline()  # the first epoch is done
+            for more in ([], ["--overwrite"]):
+                with pytest.raises(SystemExit) as ended:
+                    run.main(dense.Config, dense.build, [*flags, *more])
+                assert ended.value.code == 2
+                line = f"error: --workdir {workdir}: another process is running in it: wait for it, or use another\n"
+                assert capfd.readouterr().err == line
+            assert first.poll() is None
+        finally:
+            first.kill()
     with directory.locked(workdir):
         pass
 
