@@ -35,7 +35,7 @@ def run_tests(folder, *options):
 
 
 # Tests of files that list experiments.
-LISTS = "golden_figures_are or recorded_figures or has_experiments_once or flags_named"
+LISTS = "golden_figures_are or recorded_figures or flags_named"
 
 
 def test_new_variant_passes_the_tests_of_every_experiment(copy):
