@@ -110,7 +110,6 @@ def test_damaged_checkpoint_is_named_and_the_one_before_is_restored(tmp_path, fa
         assert meta == {"size": step}
         assert equal(items["state"]._replace(step=jnp.int32(3)), STATE)
         assert (step == 1) == ("checkpoint 2 is damaged" in caplog.text), name
-        assert {record.name for record in caplog.records} <= {"jaxae"}  # Orbax reports nothing
         found += step == 1
         if step == 1:
             assert (copy / "2").exists() == read_only
@@ -132,6 +131,13 @@ def harm(path, kind, chance):
         path.write_bytes(content[:at] + bytes(len(content) - at))
     elif kind == "append":
         path.write_bytes(content + chance.randbytes(chance.randrange(1, 100)))
+
+
+def test_restore_of_an_intact_checkpoint_logs_nothing(tmp_path, caplog):
+    save(tmp_path, [1])
+    with caplog.at_level(logging.WARNING):
+        restore(tmp_path, read_only=True)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("count", [40, pytest.param(1000, marks=pytest.mark.slow)])
