@@ -102,6 +102,7 @@ def test_commands_write_the_arrays_of_the_python_calls(one, file, tmp_path, caps
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.npy", "x.npy"]
 
 
+@pytest.mark.slow
 def test_several_seeds_give_a_leading_axis_and_member_selects_one(two, file, tmp_path):
     path, x = file
     model, out = jaxae.load(two), tmp_path / "out.npy"

@@ -59,6 +59,7 @@ def test_error_of_principal_components_is_the_sum_of_the_remaining_eigenvalues(s
         np.testing.assert_allclose(training_error(x, coder.decode(z)), eigenvalues[size:].sum() / 784, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_error_of_a_linear_autoencoder_is_at_least_that_of_principal_components(script, digits, finished):
     _, workdir, _ = finished
     x = digits.train.x
@@ -69,6 +70,7 @@ def test_error_of_a_linear_autoencoder_is_at_least_that_of_principal_components(
     assert training_error(x, np.asarray(linear)) >= training_error(x, best.decode(best.encode(x)))
 
 
+@pytest.mark.slow
 def test_linear_autoencoder_has_a_linear_decoder(digits, script, finished):
     model = jaxae.load(finished[1] / "linear-2", script)
     z = rng.standard_normal((2, 2)).astype(np.float32)
@@ -143,6 +145,7 @@ def test_interpolation_between_rates_is_geometric(script):
     assert script.between(40.1, sizes, errors) is None
 
 
+@pytest.mark.slow
 def test_repeated_run_writes_the_same_table(script, finished):
     arguments, workdir, text = finished
     file = workdir / "compression.md"
@@ -182,6 +185,7 @@ def test_bad_input_exits_with_2_and_one_line(script, monkeypatch, tmp_path, caps
     assert said.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_workdir_that_is_a_run_is_refused(script, finished):
     with pytest.raises(InputError, match="is a run directory"):
         script.compare(["--data", "digits", "--workdir", str(finished[1] / "dense-2")])

@@ -184,7 +184,7 @@ VARIATIONAL = {
     "factor_vae": ["--discriminator", "8"],
 }
 WITH_LIKELIHOOD = [
-    pytest.param(name, kind, marks=() if name == "vae" and kind in ("normal", "normal-learned") else pytest.mark.slow)
+    pytest.param(name, kind, marks=() if (name, kind) == ("vae", "normal-learned") else pytest.mark.slow)
     for name in VARIATIONAL
     for kind in LIKELIHOODS
 ]

@@ -66,6 +66,7 @@ def test_methods_of_several_seeds_equal_those_of_each_seed(x):
         model.score(x[:5], by="surprise")
 
 
+@pytest.mark.slow
 def test_evaluate_repeats_the_metrics_of_training(x):
     """The noise of an evaluation is a function of seed and example."""
     test = x[150:]
@@ -278,7 +279,8 @@ def test_score_depends_on_the_example_alone(x):
     assert (np.abs(several - copies.mean()) < 4 * error).all()
 
 
-@pytest.mark.parametrize("written", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("written", [False, True])
 def test_one_seed_of_several_is_saved_as_its_own_run(x, tmp_path, written):
     """Extended by epochs, it equals the run of this seed alone."""
     fields = {"figures": False, **SMALL}

@@ -138,16 +138,11 @@ def leaves(workdir):
     return jax.tree.leaves(jaxae.load(workdir).params)
 
 
-EACH = tuple((victim, number) for victim in (0, 1) for number in (signal.SIGTERM, signal.SIGKILL))
-
-
-@pytest.mark.parametrize(
-    "signals", [((1, signal.SIGKILL),), pytest.param(EACH, marks=pytest.mark.slow)], ids=["one", "four"]
-)
-def test_killed_or_stopped_processes_resume_bit_exact(whole, tmp_path, signals):
+@pytest.mark.slow
+def test_killed_or_stopped_processes_resume_bit_exact(whole, tmp_path):
     """A signal to either process ends both, and the same commands resume the run."""
     workdir, lines = tmp_path / "run", 0
-    for victim, number in signals:
+    for victim, number in ((v, s) for v in (0, 1) for s in (signal.SIGTERM, signal.SIGKILL)):
         with two(workdir, *EPOCHS) as processes:
             wait_for(processes, workdir, lines + 3)
             processes[victim].send_signal(number)
