@@ -140,6 +140,7 @@ def few(tmp_path_factory):
     return short_runs.few(tmp_path_factory.mktemp("data"))
 
 
+@pytest.mark.slow
 def test_run_without_figures_is_completed_with_figures_and_not_trained_again(few, tmp_path):
     plain = tmp_path / "plain"
     fields = {"data": str(few), "batch_size": 16, "picture_every": 2}
@@ -188,7 +189,8 @@ def with_terms(names):
     return build
 
 
-@pytest.mark.parametrize("seeds", [pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [1, 3])
 def test_metric_names_that_end_in_mean_and_std_are_kept_in_all_files(few, tmp_path, seeds):
     names = ("kl_mean", "kl_std", "mean", "std", "seeds")
     workdir = go(
@@ -591,6 +593,7 @@ def test_checkpoint_every_keeps_the_two_newest(tmp_path, every, unit, steps):
     assert kept == steps
 
 
+@pytest.mark.slow
 def test_crash_within_an_epoch_resumes_from_the_newest_checkpoint(finished, tmp_path):
     """An exception saves nothing; every restart resumes from a later checkpoint."""
 

@@ -67,10 +67,12 @@ def blank(
 
 def keys(seeds: range, purpose: int) -> jax.Array:
     """One key per seed, for this purpose; without an axis for a single seed."""
-    numbers = np.array(seeds, np.uint32)
-    return _keys(numbers[0] if len(seeds) == 1 else numbers, np.uint32(purpose))
+    return _keys(np.uint32(seeds[0]), len(seeds), np.uint32(purpose))
 
 
-@jax.jit
-def _keys(seeds: jax.Array, purpose: jax.Array) -> jax.Array:
-    return jnp.vectorize(lambda seed: jax.random.fold_in(jax.random.key(seed), purpose))(seeds)
+@partial(jax.jit, static_argnums=1)
+def _keys(first: jax.Array, count: int, purpose: jax.Array) -> jax.Array:
+    def key(seed: jax.Array) -> jax.Array:
+        return jax.random.fold_in(jax.random.key(seed), purpose)
+
+    return key(first) if count == 1 else jax.vmap(key)(first + jnp.arange(count, dtype=jnp.uint32))
