@@ -6,14 +6,15 @@ import numpy as np
 import optax
 import pytest
 
+import jaxae
 import toy
 from conftest import batch
-from jaxae import run
+from jaxae import data, run
 from jaxae.core.batch import AXIS, Layout
 from jaxae.core.reduction import gradient, sums
 from jaxae.devices.plan import plan
 from jaxae.errors import InputError
-from jaxae.experiments import mirrored
+from jaxae.experiments import mirrored, vampprior
 from jaxae.run import Info
 from jaxae.training.start import start
 
@@ -149,3 +150,14 @@ def test_plan_divides_microbatches_among_devices():
     assert plan("auto", 24, 1, devices[:2], "fast", 3).layout == Layout(AXIS, 3)
     assert plan("jit", 24, 1, devices[:2], "fast", 3).layout == Layout(None, 3)
     assert plan("auto", 24, 1, devices[:1]).layout == Layout()
+
+
+def test_reproducible_evaluation_of_the_vampprior_equals_that_of_its_model():
+    digits = data.load("digits")
+    few = [data.Split(split.x[:n], split.y[:n]) for split, n in zip(digits[:2], (64, 40), strict=True)]
+    part = data.Dataset(*few, digits.classes)
+    experiment = vampprior.build(vampprior.Config(batch_size=32), part.info)
+    reproducible = plan("auto", 32, 1, reduction="reproducible")
+    *_, end = jaxae.iterate(experiment, part, epochs=1, batch_size=32, plan=reproducible)
+    found = jaxae.Trained(experiment, end.state, part.shape).evaluate(part.test.x)
+    assert {name: float(value) for name, value in end.test.items()} == pytest.approx(found, rel=1e-4)
