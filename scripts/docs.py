@@ -18,6 +18,7 @@ import jinja2
 from pdoc import doc, render, render_helpers
 
 import jaxae
+from jaxae.commands._docstrings import FIELDS
 
 ROOT = Path(__file__).parents[1]
 LINKS = re.compile(r"(?<=\]\()([^)\s:#]+)|(?<!\[)`(\w[\w/-]*(?:\.py|\.md|/))`")
@@ -74,7 +75,7 @@ def described(module: doc.Module) -> doc.Module:
     for kind in module.classes:
         if issubclass(kind.obj, nn.Module):
             describe_flax(kind)
-    describe_arguments(module, ["Source", "Group", "Published", "Command", "Measured"])  # of an experiment
+    describe_arguments(module, [*FIELDS])
     for member in (*module.members.values(), *(m for kind in module.classes for m in kind.members.values())):
         if isinstance(member, doc.Class):
             describe_arguments(member, list(member.members))

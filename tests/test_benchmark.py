@@ -81,7 +81,7 @@ def test_steps_are_divided_into_epochs():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seeds", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize("seeds", [1, 2])
 def test_contender_trains_exactly_the_requested_steps_of_a_run(tmp_path, seeds):
     """The mean loss of an epoch equals that of the run bit for bit, for any division into turns."""
     digits = data.load("digits")

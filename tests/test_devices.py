@@ -150,8 +150,8 @@ VAE = ("jaxae", "vae", "--hidden", "20", "--batch-size", "64", "--seeds", "2")
     ("experiment", "devices"),
     [
         pytest.param(DENSE, (4, 1), id="dense"),
-        pytest.param(DENSE, (8, 4, 1, 2), id="all", marks=pytest.mark.slow),
-        pytest.param(VAE, (8, 1), id="vae", marks=pytest.mark.slow),
+        pytest.param(DENSE, (8, 4, 1, 2), id="all"),
+        pytest.param(VAE, (8, 1), id="vae"),
     ],
 )
 def test_reproducible_run_resumes_bit_exact_on_another_number_of_devices(tmp_path, experiment, devices):

@@ -141,14 +141,12 @@ def test_picture_every_draws_while_training(few, tmp_path):
             "factor_vae",
             {"hidden": (8,), "discriminator": (8,), "kl_warmup": 0.5, "binarize": "dynamic"},
             id="adversary",
-            marks=pytest.mark.slow,
         ),
-        pytest.param("vqvae", {"filters": (4, 4), "codes": 8, "latent": 3}, id="codebook", marks=pytest.mark.slow),
+        pytest.param("vqvae", {"filters": (4, 4), "codes": 8, "latent": 3}, id="codebook"),
         pytest.param(
             "mirrored",
             {"filters": (4, 4, 4, 4), "batch_norm": True, "dropout": 0.5, "picture_every": 2, "figures": "all"},
             id="pictures",
-            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from pkgutil import iter_modules
 
+FIELDS = ("Group", "Source", "Published", "Command", "Measured")  # of an experiment's docstring
+
 
 def names(package: str) -> list[str]:
     """The modules of a package, without `main` and names that start with `_`."""
@@ -21,7 +23,7 @@ def docstrings(package: str) -> dict[str, str]:
 
 def fields(docstring: str) -> dict[str, str]:
     """The first sentence of an experiment's docstring, as `Idea`, and the text of each field such as `Source: ...`."""
-    idea, *parts = re.split(r"\n(?=(?:Group|Source|Published|Command|Measured): )", docstring)
+    idea, *parts = re.split(rf"\n(?=(?:{'|'.join(FIELDS)}): )", docstring)
     sentence = re.split(r"\.(?:\s|$)", " ".join(idea.split()))[0]
     return {"Idea": sentence} | {key: " ".join(text.split()) for key, text in (part.split(": ", 1) for part in parts)}
 

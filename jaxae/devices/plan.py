@@ -126,7 +126,7 @@ def compile(make: Make, plan: Plan, seeded: Sequence[bool], example: tuple[Any, 
 
 def _ahead(function: Any, example: tuple[Any, ...], plan: Plan) -> Callable[..., Any]:
     # With several seeds the algebraic simplifier rewrites the program of one device, and the bits change. It stays on
-    # for a single seed, for which XLA on CPU compiles the logarithm of the VampPrior incorrectly without it.
+    # for a single seed, for which XLA on CPU miscompiles the log density of the VampPrior without it.
     options = {"xla_disable_hlo_passes": "algsimp"} if plan.layout.ordered and plan.seeds > 1 else None
     compiled: Callable[..., Any] = function.lower(*example).compile(compiler_options=options)
     return compiled

@@ -106,13 +106,13 @@ def _default(value: Any) -> str:
 
 
 def _description(text: str, width: int) -> list[str]:
-    """Paragraphs. Source, group, figures and command each start a line."""
+    """Paragraphs. Fields such as `Source: ...` each start a line."""
     lines = []
     for paragraph in filter(None, inspect.cleandoc(text).split("\n\n")):
         lines.append("")
-        for part in re.split(r"\n(?=(?:Source|Group|Published|Command|Measured): )", paragraph):
+        for part in re.split(r"\n(?=[A-Z][a-z]+: )", paragraph):
             indent = part[: len(part) - len(part.lstrip(" "))]
-            after = "  " if part.startswith(("Source: ", "Published: ", "Command: ", "Measured: ")) else indent
+            after = "  " if re.match("[A-Z][a-z]+: ", part) else indent
             lines += _wrapped(" ".join(part.split()).replace(" +- ", "\xa0+-\xa0"), width, indent, after)
     return lines
 
