@@ -127,7 +127,8 @@ def leave(code: int, line: str = "") -> NoReturn:
 
 def _say(line: str) -> None:
     with suppress(OSError):  # the reader may have closed the pipe
-        print(line, file=sys.stderr, flush=True)
+        sys.stderr.write(f"{line}\n")  # in one call: `print` makes two, and another thread may write between them
+        sys.stderr.flush()
 
 
 def _next(wakeup: int) -> int:
