@@ -13,7 +13,10 @@ import pytest
 
 from conftest import equal
 from jaxae import run
+from jaxae.commands import score
+from jaxae.errors import InputError
 from jaxae.experiments import vae
+from jaxae.run import command_line
 from jaxae.run.progress import Progress
 from test_data import bad_inputs
 from test_run import final
@@ -70,6 +73,30 @@ def test_bad_input_exits_with_2_and_one_line_in_its_own_process(tmp_path):
     assert done.stderr.startswith("error: ")
     assert "--nonsense" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["R", "D", "--out", "a.npy", "--zzz", "mse"], "unknown: --zzz mse"),
+        (["R", "D", "--out", "a.npy", "--mamber=1", "x"], "unknown: --mamber=1 x; did you mean --member?"),
+        (["R"], "missing: DATA, --out"),
+        (["R", "D", "x"], "missing: --out; unknown: x"),
+        (["--zzz"], "RUN needs a value"),
+        (["R", "D", "--out"], "--out needs a value"),
+        (["R", "D", "--out", "a.npy", "--member", "one"], "--member: invalid literal for int() with base 10: 'one'"),
+        (["R", "D", "--out", "a.png"], "--out a.png must end in .npy or .csv"),
+    ],
+)
+def test_refused_arguments_are_one_line_that_names_them(arguments, line):
+    with pytest.raises(InputError) as refused:
+        command_line.parse(score.Options, "", arguments, "jaxae score")
+    assert str(refused.value) == f"{line} (see jaxae score --help)"
+
+
+def test_unknown_choice_is_refused_with_all_choices():
+    with pytest.raises(InputError, match=r"^--reduction slow is unknown; use one of fast, reproducible \(see "):
+        command_line.parse(vae.Config, "", ["--reduction", "slow"])
 
 
 def test_bad_input_leaves_a_finished_run_as_it_is(finished, monkeypatch, capsys):

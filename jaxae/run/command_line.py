@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-import io
+import difflib
 import re
 import shlex
 import shutil
@@ -41,6 +41,7 @@ def parse(kind: type[C], description: str, argv: Sequence[str] | None = None, pr
     program: its name in the help (default: that of the file).
     """
     import tyro
+    from tyro import _errors
 
     argv = sys.argv[1:] if argv is None else argv
     program = program or sys.argv[0]
@@ -48,20 +49,46 @@ def parse(kind: type[C], description: str, argv: Sequence[str] | None = None, pr
         width = max(80, min(shutil.get_terminal_size().columns, WIDTH))
         print(help_text(kind, description, program, width), flush=True)
         sys.exit(0)
-    box = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(box):
-            return tyro.cli(kind, prog=program, args=argv, config=(tyro.conf.FlagCreatePairsOff,), add_help=False)
-    except SystemExit as stop:
-        if stop.code != 2:
-            raise
-    # tyro draws a box of sections between rules; the first ones are errors, the rest is help.
-    text = re.sub(r"[╭╮╰╯│]", " ", re.sub(r"╭.*╮", " ", box.getvalue()))
-    sections = [" ".join(section.split()) for section in re.split(r"─{3,}", text)]
-    said = [section for section in sections if section and not section.startswith("Argument help")]
-    # tyro also reports a ValueError that `kind` raises.
-    line = "; ".join(said).replace(f"Error parsing {kind.__name__}: ", "")
-    raise InputError(f"{_with_flags(kind, line)} (see --help)")
+
+    def refuse(event: Any) -> None:
+        if line := _refusal(event, kind):
+            raise InputError(f"{_with_flags(kind, line)} (see {program} --help)")
+
+    # The hook is not part of tyro's public interface: pyproject.toml pins the version, a test has every kind of event.
+    with _errors.on_parse_error(refuse):
+        return tyro.cli(kind, prog=program, args=argv, config=(tyro.conf.FlagCreatePairsOff,), add_help=False)
+
+
+def _refusal(event: Any, kind: type[Any]) -> str:
+    """What is wrong with a command line, from the event by which tyro reports it; empty for other events."""
+    from tyro import _errors
+
+    unknown: list[str] = []
+    missing: list[str] = []
+    said: list[str] = []
+    match event:
+        case _errors.UnrecognizedArgs(tokens=tokens):
+            unknown = tokens
+        case _errors.MissingArgs(missing_arguments=arguments, unrecognized_tokens=tokens):
+            unknown = tokens
+            missing = [_label(argument.arg) for argument in arguments]
+        case _errors.BadValue(argument=argument):
+            said = [f"{_label(argument)} needs a value"]
+        case _errors.InvalidChoice(argument=argument, value=value, choices=choices):
+            said = [f"{_label(argument)} {value} is unknown; use one of {', '.join(choices)}"]
+        case _errors.InstantiationFailure(argument=argument, message=message):  # by a type, or by `kind` itself
+            said = [f"{_label(argument)}: {message}" if argument else message]
+    if missing:
+        said.append(f"missing: {', '.join(missing)}")
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], [flag(field.name) for field in dataclasses.fields(kind)], 1, 0.7)
+        said.append(f"unknown: {' '.join(unknown)}" + "".join(f"; did you mean {name}?" for name in near))
+    return "; ".join(said)
+
+
+def _label(argument: Any) -> str:
+    """The flag of an argument, or the name that the help has for one without."""
+    return str(argument.lowered.metavar) if argument.is_positional() else str(argument.display_name())
 
 
 def command(config: Config, name: str) -> str:
