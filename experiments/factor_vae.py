@@ -20,7 +20,6 @@ from jaxae.core.step import alternate, descend
 from jaxae.experiments import vae as plain
 from jaxae.measure.likelihood import measures
 from jaxae.training import optimizers
-from jaxae.training.epoch import first_step
 from jaxae.variants import factor_vae, vae
 
 
@@ -53,7 +52,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         *vae.dense(info.shape, config.hidden, config.latent, likelihood, precision=config.precision),
         discriminator=nets.MLP(config.discriminator, (1,), activation=leaky, precision=config.precision),
     )
-    warmup = kl_term.warmup(config.kl_warmup, config.kl_cycles, first_step(1, info.train, config.batch_size))
+    warmup = kl_term.warmup(config.kl_warmup, config.kl_cycles, info.train, config.batch_size)
     rate = kl_term.rate(config.kl_weight, warmup, target=config.capacity, free=config.free_bits)
     loss = factor_vae.loss(model, config.gamma, rate)
     adversary = optax.adam(config.discriminator_lr, b1=0.5)

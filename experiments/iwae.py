@@ -67,7 +67,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
             precision=config.precision,
         )
     )
-    warmup = kl_term.warmup(config.kl_warmup, config.kl_cycles, first_step(1, info.train, config.batch_size))
+    warmup = kl_term.warmup(config.kl_warmup, config.kl_cycles, info.train, config.batch_size)
     loss = iwae.loss(model, config.samples, config.gradient, warmup)
     schedule = stages(config, info) if config.schedule == "stages" else None
     return run.Experiment(

@@ -16,7 +16,6 @@ from jaxae.core import kl_term
 from jaxae.core.step import descend
 from jaxae.measure.likelihood import measures
 from jaxae.run import variational
-from jaxae.training.epoch import first_step
 from jaxae.variants import tcvae, vae
 
 
@@ -38,7 +37,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
     likelihood = likelihoods.named(config.likelihood, config.likelihood_scale)
     model = vae.VAE(*vae.dense(info.shape, config.hidden, config.latent, likelihood, precision=config.precision))
-    warmup = kl_term.warmup(config.kl_warmup, config.kl_cycles, first_step(1, info.train, config.batch_size))
+    warmup = kl_term.warmup(config.kl_warmup, config.kl_cycles, info.train, config.batch_size)
     loss = tcvae.loss(model, info.train, kl_term.scaled(config.beta, warmup), warmup, warmup)
     return run.Experiment(
         model,

@@ -16,7 +16,6 @@ from jaxae.core.step import descend
 from jaxae.measure.likelihood import measures
 from jaxae.run import variational
 from jaxae.training import optimizers
-from jaxae.training.epoch import first_step
 from jaxae.variants import vae
 
 
@@ -37,7 +36,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
     likelihood = likelihoods.named(config.likelihood, config.likelihood_scale)
     model = vae.VAE(*vae.dense(info.shape, config.hidden, config.latent, likelihood, precision=config.precision))
-    warmup = kl_term.warmup(config.kl_warmup, config.kl_cycles, first_step(1, info.train, config.batch_size))
+    warmup = kl_term.warmup(config.kl_warmup, config.kl_cycles, info.train, config.batch_size)
     rate = kl_term.rate(config.kl_weight, warmup, target=config.capacity, free=config.free_bits)
     return run.Experiment(
         model,

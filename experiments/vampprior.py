@@ -19,7 +19,6 @@ from jaxae.core import kl_term
 from jaxae.core.step import descend
 from jaxae.measure.likelihood import measures
 from jaxae.run import variational
-from jaxae.training.epoch import first_step
 from jaxae.variants import vae, vampprior
 
 
@@ -47,7 +46,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         shape=info.shape,
         components=config.components,
     )
-    warmup = kl_term.warmup(config.kl_warmup, config.kl_cycles, first_step(1, info.train, config.batch_size))
+    warmup = kl_term.warmup(config.kl_warmup, config.kl_cycles, info.train, config.batch_size)
     return run.Experiment(
         model,
         descend(vampprior.loss(model, warmup), run.optimizer(config, info)),

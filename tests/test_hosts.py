@@ -79,8 +79,8 @@ def wait_for(processes, workdir, lines):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """An uninterrupted run of two processes in a SLURM environment."""
+def cluster(tmp_path_factory):
+    """A short run of two processes in a SLURM environment."""
     workdir = tmp_path_factory.mktemp("two") / "run"
     job = 7  # the variable from which JAX derives the port
     slurm = {
@@ -90,7 +90,7 @@ def whole(tmp_path_factory):
         "SLURM_PROCID": ["0", "1"],
         "SLURM_LOCALID": ["0", "1"],
     }
-    with started(2, *[command(workdir, *EPOCHS, "--coordinator", "auto")] * 2, **slurm) as processes:
+    with started(2, *[command(workdir, *FEW, "--coordinator", "auto")] * 2, **slurm) as processes:
         leader, follower = done(processes)
     assert "done: test" in leader[0]
     assert follower[0].replace("[Gloo]", "").count("done") == 0  # only process 0 writes
@@ -114,13 +114,12 @@ def same_metrics(ours, theirs):
             np.testing.assert_allclose(a[name], b[name], rtol=1e-5)
 
 
-def test_slurm_variables_join_the_processes(whole):
-    assert json.loads((whole / "config.json").read_text())["device"]["count"] == 4
+def test_slurm_variables_join_the_processes(cluster):
+    assert json.loads((cluster / "config.json").read_text())["device"]["count"] == 4
 
 
-def test_metrics_of_two_processes_equal_those_of_one_with_as_many_devices(whole, one):
-    expected = records.read(one / "metrics.jsonl")
-    same_metrics(records.read(whole / "metrics.jsonl")[: len(expected)], expected)
+def test_metrics_of_two_processes_equal_those_of_one_with_as_many_devices(cluster, one):
+    same_metrics(*(records.read(path / "metrics.jsonl") for path in (cluster, one)))
 
 
 @pytest.mark.slow
@@ -139,9 +138,11 @@ def leaves(workdir):
 
 
 @pytest.mark.slow
-def test_killed_or_stopped_processes_resume_bit_exact(whole, tmp_path):
+def test_killed_or_stopped_processes_resume_bit_exact(tmp_path):
     """A signal to either process ends both, and the same commands resume the run."""
-    workdir, lines = tmp_path / "run", 0
+    whole, workdir, lines = tmp_path / "whole", tmp_path / "run", 0
+    with two(whole, *EPOCHS) as processes:
+        done(processes)
     for victim, number in ((v, s) for v in (0, 1) for s in (signal.SIGTERM, signal.SIGKILL)):
         with two(workdir, *EPOCHS) as processes:
             wait_for(processes, workdir, lines + 3)

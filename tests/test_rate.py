@@ -1,4 +1,5 @@
 import dataclasses
+from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
@@ -56,15 +57,31 @@ def test_scaled_multiplies_numbers_and_schedules():
 )
 def test_rate_warms_up_its_target_or_its_weight(fields, expected):
     at = SIX.replace(step=jnp.int32(5))
-    found = kl_term.rate(3.0, kl_term.warmup(2.0, 1, 5), **fields)(KL, at)
+    found = kl_term.rate(3.0, kl_term.warmup(2.0, 1, 50, 10), **fields)(KL, at)
     np.testing.assert_allclose(found, expected(np.asarray(KL)), rtol=1e-5)
 
 
 def test_warm_up_lasts_its_epochs_and_cycles():
-    assert kl_term.warmup(0.0, 1, 10) == 1
+    assert kl_term.warmup(0.0, 1, 100, 10) == 1
     for cycles, at in ((1, {0: 0, 10: 0.5, 20: 1, 50: 1}), (2, {0: 0, 4: 0.8, 8: 1, 12: 0.4, 25: 1})):
-        weight = kl_term.warmup(2.0, cycles, 10)
+        weight = kl_term.warmup(2.0, cycles, 100, 10)
         np.testing.assert_allclose([weight(jnp.int32(step)) for step in at], list(at.values()), atol=1e-6)
+
+
+def test_warm_up_ends_after_its_examples_where_an_epoch_is_no_whole_number_of_steps():
+    """1,617 examples in batches of 1,024: ten epochs are 15.8 steps."""
+    weight = kl_term.warmup(10.0, 1, 1617, 1024)
+    np.testing.assert_allclose([weight(jnp.int32(step)) for step in (0, 8, 15, 16)], [0, 8 / 15.791, 15 / 15.791, 1], rtol=1e-4)
+
+
+@pytest.mark.parametrize(("epochs", "cycles"), [(0.34, 10), (0.76, 6), (3.0, 7), (10.0, 4)])
+def test_cyclical_weight_is_exact_at_every_step(epochs, cycles):
+    """The first step of a cycle has the weight of its beginning, not of the previous cycle's end."""
+    period = Fraction(str(epochs)) * 1000 / 10 / cycles
+    weight = jax.jit(jax.vmap(kl_term.warmup(epochs, cycles, 1000, 10)))
+    steps = range(int(period * cycles) + 3)
+    exact = [1.0 if step >= period * cycles else min(float(step / period % 1) * 2, 1) for step in steps]
+    np.testing.assert_allclose(weight(jnp.asarray(steps)), exact, atol=1e-5)
 
 
 def test_kl_below_the_free_bits_has_no_gradient():

@@ -4,9 +4,12 @@ A weight may be a function of the training step: a schedule of Optax, or `cyclic
 """
 
 from collections.abc import Callable
+from fractions import Fraction
+from math import ceil
 from typing import TypeAlias
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
@@ -55,30 +58,39 @@ def rate(weight: Weight, warmup: Weight = 1.0, *, target: float = 0.0, free: flo
     return free_bits(scaled(weight, warmup), free) if free else weighted(scaled(weight, warmup))
 
 
-def warmup(epochs: float, cycles: int, epoch_steps: int) -> Weight:
+def warmup(epochs: float, cycles: int, examples: int, batch_size: int) -> Weight:
     """KL warm-up over this many epochs, a factor of the KL weight at each training step; 1 without warm-up.
 
-    cycles: with more than 1, the factor rises in the first half of each. epoch_steps: training steps of one epoch.
+    cycles: with more than 1, the factor rises in the first half of each. An epoch is examples / batch_size steps.
     ValueError for cycles without warm-up.
     """
     if not epochs:
         if cycles > 1:
             raise ValueError(f"kl_cycles={cycles} needs a KL warm-up; set kl_warmup=EPOCHS")
         return 1.0
-    return cyclical(epochs * epoch_steps, cycles, rising=0.5 if cycles > 1 else 1.0)
+    return cyclical(_exact(epochs) * examples / batch_size, cycles, rising=0.5 if cycles > 1 else 1.0)
 
 
-def cyclical(steps: float, cycles: int, rising: float = 0.5) -> optax.Schedule:
+def cyclical(steps: float | Fraction, cycles: int, rising: float = 0.5) -> optax.Schedule:
     """Cyclical KL warm-up, from 0 to 1 in each of `cycles` within `steps`, then 1 (Fu et al. 2019, equation 6).
 
     rising: fraction of a cycle, at most 1, in which the weight rises linearly; it is 1 in the rest.
     """
+    period = _exact(steps) / cycles
+    # The first step of each cycle, exact: a rounded quotient would leave the weight at 1 for the first step of some.
+    starts = np.array([ceil(cycle * period) for cycle in range(cycles + 1)])
 
     def weight(step: Int[Array, ""]) -> Float[Array, ""]:
-        part = jnp.mod(step, steps / cycles) * (cycles / steps)
-        return jnp.where(step < steps, jnp.minimum(part / rising, 1), 1.0)
+        done = jnp.sum(step >= starts[1:])  # cycles
+        part = jnp.maximum(step - done * float(period), 0) / float(period)
+        return jnp.where(done < cycles, jnp.minimum(part / rising, 1), 1.0)
 
     return weight
+
+
+def _exact(number: float | Fraction) -> Fraction:
+    """The fraction that a decimal number stands for: a tenth for 0.1."""
+    return Fraction(number).limit_denominator(10**9)
 
 
 def scaled(weight: Weight, schedule: Weight) -> Weight:
