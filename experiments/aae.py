@@ -1,11 +1,11 @@
 """The adversarial autoencoder: a discriminator matches the aggregate posterior to the prior.
 
 Group: adversarial and MMD
-Source: Makhzani, Shlens, Jaitly, Goodfellow & Frey 2015, whose figure for MNIST is a Parzen window estimate, of another
+Source: Makhzani, Shlens, Jaitly, Goodfellow & Frey 2015, whose result for MNIST is a Parzen window estimate for another
 network.
-Published: no figure for this network (Makhzani et al. 2015).
+Published: no result for this network (Makhzani et al. 2015).
 Command: jaxae aae --data mnist --seeds 3
-Measured: test MSE 0.02271 +- 0.0017 per pixel over three seeds; 207 s for all on two shared CPU cores.
+Measured: test MSE 0.02271 +- 0.0017 per pixel over three seeds; 207 s in total on two shared CPU cores.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from jaxae.variants import aae, autoencoder, vae
 
 @dataclass(frozen=True)
 class Config(run.Config):
-    """784-500-500-8 and back, a discriminator of two layers of 500, ReLU; squared error, Adam."""
+    """784-500-500-8 and back, a discriminator with two layers of width 500, ReLU; squared error, Adam."""
 
     epochs: int = 10
     hidden: tuple[int, ...] = (500, 500)

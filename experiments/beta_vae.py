@@ -3,10 +3,10 @@
 Group: disentangled
 Source: Higgins et al. 2017, on dSprites, which differs from the sprites here; Burgess et al. 2018 with
 --kl-weight 1000 --capacity 25 --kl-warmup 30.
-Published: no figure for these sprites (Higgins et al. 2017).
+Published: no result for these sprites (Higgins et al. 2017).
 Command: jaxae beta_vae --data sprites --seeds 3
 Measured: negative evidence lower bound 47.44 +- 1.7 nats, MIG 0.1629 +- 0.1, SAP 0.2287 +- 0.078, DCI 0.4307 +- 0.041,
-FactorVAE score 0.685 +- 0.079 over three seeds; 13 min for all on two shared CPU cores.
+FactorVAE score 0.685 +- 0.079 over three seeds; 13 min in total on two shared CPU cores.
 """
 
 from dataclasses import dataclass

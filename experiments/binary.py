@@ -5,8 +5,8 @@ Source: github.com/google/flax, examples/vae (784-500-20, Adam 1e-3, batches of 
 Kingma & Welling 2014.
 Published: about 104 nats, negative ELBO with one sample (Flax example).
 Command: jaxae binary --data mnist --seeds 3 --log-likelihood-samples 1000
-Measured: negative evidence lower bound 102.3 +- 0.16 nats, log-likelihood by 1,000 samples -96.85 +- 0.031 over three
-seeds; 263 s for all on two shared CPU cores.
+Measured: negative evidence lower bound 102.3 +- 0.16 nats, log-likelihood with 1,000 samples -96.85 +- 0.031 over three
+seeds; 263 s in total on two shared CPU cores.
 """
 
 from dataclasses import dataclass

@@ -3,10 +3,10 @@
 Group: regularized
 Source: Rifai et al. 2011: the single-layer contractive autoencoder on MNIST, evaluated by the error of classifiers
 trained on its codes.
-Published: no figure for the loss (Rifai et al. 2011).
+Published: no result for the loss (Rifai et al. 2011).
 Command: jaxae contractive --data mnist --seeds 3
 Measured: cross-entropy 56.4 +- 0.014 nats per image (loss 64.81 +- 0.06), squared norm of the Jacobian 84.01 +- 0.46
-over three seeds; 6 min for all on two shared CPU cores.
+over three seeds; 6 min in total on two shared CPU cores.
 """
 
 from dataclasses import dataclass

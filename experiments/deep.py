@@ -4,7 +4,7 @@ Group: plain
 Source: F. Chollet, "Building autoencoders in Keras", 2016, in a Chinese translation (keras-autoencoder.md).
 Published: test BCE 0.097 nats per pixel (Chollet 2016).
 Command: jaxae deep --data mnist --seeds 3
-Measured: test BCE 0.09826 +- 0.00041 nats per pixel over three seeds; 6 min for all on two shared CPU cores.
+Measured: test BCE 0.09826 +- 0.00041 nats per pixel over three seeds; 6 min in total on two shared CPU cores.
 """
 
 from dataclasses import dataclass

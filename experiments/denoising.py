@@ -2,8 +2,8 @@
 
 Group: denoising and masked
 Source: "Autoencoders", tutorial in Chinese with Keras code (dense and denoising autoencoders on MNIST), which shows
-originals, noisy and denoised rows. Vincent et al. 2008.
-Published: no figure ("Autoencoders", Keras tutorial).
+rows of original, noisy and denoised images. Vincent et al. 2008.
+Published: no result ("Autoencoders", Keras tutorial).
 Command: jaxae denoising --data mnist
 Measured: test MSE 0.01095 per pixel (seed 0); 26 min on two shared CPU cores.
 """

@@ -5,7 +5,7 @@ Source: "Autoencoders", tutorial in Chinese with Keras code (dense and denoising
 Salakhutdinov 2006.
 Published: test MSE 0.0194 per pixel ("Autoencoders", Keras tutorial).
 Command: jaxae dense --data mnist --seeds 3
-Measured: test MSE 0.01905 +- 5.3e-05 per pixel over three seeds; 69 s for all on two shared CPU cores.
+Measured: test MSE 0.01905 +- 5.3e-05 per pixel over three seeds; 69 s in total on two shared CPU cores.
 """
 
 from dataclasses import dataclass

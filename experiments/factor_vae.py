@@ -2,10 +2,10 @@
 
 Group: disentangled
 Source: Kim & Mnih 2018, gamma = 35 on dSprites.
-Published: no figure for these sprites (Kim & Mnih 2018).
+Published: no result for these sprites (Kim & Mnih 2018).
 Command: jaxae factor_vae --data sprites --seeds 3
 Measured: negative evidence lower bound 42.56 +- 0.57 nats, MIG 0.1674 +- 0.02, SAP 0.2092 +- 0.018, DCI 0.3448 +- 0.05,
-FactorVAE score 0.6429 +- 0.035 over three seeds; 28 min for all on two shared CPU cores.
+FactorVAE score 0.6429 +- 0.035 over three seeds; 28 min in total on two shared CPU cores.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from jaxae.variants import factor_vae, vae
 
 @dataclass(frozen=True)
 class Config(plain.Config):
-    """1024-512-256-10-256-512-1024, a discriminator of three layers of 256, Adam for both."""
+    """1024-512-256-10-256-512-1024, a discriminator with three layers of width 256, Adam for both."""
 
     optimizer: optimizers.Name = "adam"
     epochs: int = 30

@@ -3,11 +3,11 @@
 Group: variational
 Source: Burda, Grosse & Salakhutdinov 2016, table 1, one stochastic layer, K = 5 (K = 1, a variational autoencoder:
 -86.76; K = 50: -84.78), after 3,280 epochs in eight stages; the 364 epochs here are the first six of them.
-Published: log-likelihood by 5,000 samples -85.54 nats after 3,280 epochs (Burda et al. 2016).
+Published: log-likelihood with 5,000 samples -85.54 nats after 3,280 epochs (Burda et al. 2016).
 Command: jaxae iwae --data mnist --samples 5 --log-likelihood-samples 5000
-Measured: log-likelihood by 5,000 samples -87.12 nats, negative importance weighted bound 90.91 nats (seed 0); 102 min
+Measured: log-likelihood with 5,000 samples -87.12 nats, negative importance weighted bound 90.91 nats (seed 0); 102 min
 on a shared CPU core. The standard error over test images is 0.23 nats. With --samples 1: -88.19 and 93.42 nats, 60 min.
-Over three seeds, by --epochs 40 --seeds 3: -90.62 +- 0.05 with --samples 5, -91.94 +- 0.02 with --samples 1.
+Over three seeds, with --epochs 40 --seeds 3: -90.62 +- 0.05 with --samples 5, -91.94 +- 0.02 with --samples 1.
 """
 
 from dataclasses import dataclass

@@ -3,9 +3,9 @@
 Group: denoising and masked
 Source: He et al. 2022, who hide 75 % of the patches and compute the loss on these alone, with transformers on ImageNet.
 Vincent et al. 2010.
-Published: no figure for MNIST (He et al. 2022).
+Published: no result for MNIST (He et al. 2022).
 Command: jaxae masked --data mnist --seeds 3
-Measured: test BCE of hidden pixels 0.161 +- 6.3e-05 nats per pixel over three seeds; 13 min for all on two shared CPU
+Measured: test BCE of hidden pixels 0.161 +- 6.3e-05 nats per pixel over three seeds; 13 min in total on two shared CPU
 cores.
 """
 

@@ -3,7 +3,7 @@
 Group: convolutional and recurrent
 Source: F. Chollet, "Building autoencoders in Keras", 2016, in a Chinese translation (keras-autoencoder.md). Sutskever,
 Vinyals & Le 2014.
-Published: no figure (Chollet 2016).
+Published: no result (Chollet 2016).
 Command: jaxae sequence --data mnist
 Measured: test BCE 0.09235 nats per pixel (seed 0); 8 min on two shared CPU cores.
 """
@@ -17,7 +17,7 @@ from jaxae.variants import autoencoder, sequence
 
 @dataclass(frozen=True)
 class Config(run.Config):
-    """28 rows of 28 pixels - LSTM to 64 - LSTM of 128 - 28 rows; cross-entropy, Adam. Or your own sequences."""
+    """28 rows of 28 pixels - LSTM to 64 - LSTM of 128 - 28 rows, or your own sequences; cross-entropy, Adam."""
 
     epochs: int = 20
     batch_size: int = 128

@@ -1,12 +1,12 @@
 """beta-TCVAE: a larger weight on the total correlation within the KL term.
 
 Group: disentangled
-Source: Chen, Li, Grosse & Duvenaud 2018, beta = 6 on dSprites; the figure is of a run of the authors' code
+Source: Chen, Li, Grosse & Duvenaud 2018, beta = 6 on dSprites; the result is from a run of the authors' code
 (github.com/YannDubs/disentangling-vae, issue 64).
-Published: MIG about 0.5 on dSprites without the shape, by the authors' code (Chen et al. 2018).
+Published: MIG of about 0.5 on dSprites without the shape factor, with the authors' code (Chen et al. 2018).
 Command: jaxae tcvae --data sprites --seeds 3
 Measured: negative evidence lower bound 51.52 +- 0.18 nats, MIG 0.2921 +- 0.042, SAP 0.3099 +- 0.028, DCI 0.5353 +-
-0.034, FactorVAE score 0.7496 +- 0.026 over three seeds; 17 min for all on two shared CPU cores.
+0.034, FactorVAE score 0.7496 +- 0.026 over three seeds; 17 min in total on two shared CPU cores.
 """
 
 from dataclasses import dataclass

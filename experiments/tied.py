@@ -3,9 +3,9 @@
 Group: plain
 Source: "自动编码器重建图像及Python实现" (Reconstructing images with an autoencoder), javaforall.cn/145108: the code
 size of `simple` with half the weights. Vincent et al. 2010.
-Published: no figure (javaforall.cn/145108).
+Published: no result (javaforall.cn/145108).
 Command: jaxae tied --data mnist --seeds 3
-Measured: test BCE 0.117 +- 0.00059 nats per pixel over three seeds; 96 s for all on two shared CPU cores.
+Measured: test BCE 0.117 +- 0.00059 nats per pixel over three seeds; 96 s in total on two shared CPU cores.
 """
 
 from dataclasses import dataclass

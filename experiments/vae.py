@@ -3,9 +3,9 @@
 Group: variational
 Source: F. Chollet, "Building autoencoders in Keras" (2016), section on the variational autoencoder;
 Kingma & Welling 2014.
-Published: no figure (Chollet 2016).
+Published: no result (Chollet 2016).
 Command: jaxae vae --data mnist --seeds 3
-Measured: negative evidence lower bound 152.2 +- 1.4 nats over three seeds; 5 min for all on two shared CPU cores.
+Measured: negative evidence lower bound 152.2 +- 1.4 nats over three seeds; 5 min in total on two shared CPU cores.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Config(variational.Fields, run.Config):
     capacity: float = 0.0
     """Target of the KL term in nats: the loss has --kl-weight times |KL - capacity| (0: no target)."""
     free_bits: float = 0.0
-    """Nats of KL per latent dimension without penalty (0: none)."""
+    """Free bits: nats of KL per latent dimension that are not penalised (0: none)."""
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:

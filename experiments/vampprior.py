@@ -3,10 +3,10 @@
 Group: variational
 Source: Tomczak & Welling 2018, table 1, one stochastic layer, gated layers of width 300, 40 latent dimensions, 500
 pseudo-inputs, binary MNIST (-85.79 in pythae's reproduction of it).
-Published: log-likelihood by 5,000 samples -85.57 nats (Tomczak & Welling 2018).
+Published: log-likelihood with 5,000 samples -85.57 nats (Tomczak & Welling 2018).
 Command: jaxae vampprior --data mnist --seeds 3 --log-likelihood-samples 1000
-Measured: negative evidence lower bound 103.5 +- 0.2 nats, log-likelihood by 1,000 samples -97.75 +- 0.061 over three
-seeds; 8 min for all on two shared CPU cores. These are 10 epochs with plain layers; the source trains gated ones for
+Measured: negative evidence lower bound 103.5 +- 0.2 nats, log-likelihood with 1,000 samples -97.75 +- 0.061 over three
+seeds; 8 min in total on two shared CPU cores. These are 10 epochs with plain layers; the source trains gated ones for
 hundreds. With a standard normal prior (`jaxae binary --hidden 300 300 --latent 40 --batch-size 100 --lr 5e-4`): 103.7
 +- 0.23 and -98.08 +- 0.4.
 """

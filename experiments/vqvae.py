@@ -2,10 +2,10 @@
 
 Group: quantized
 Source: van den Oord, Vinyals & Kavukcuoglu 2017.
-Published: no figure for these data (van den Oord et al. 2017).
+Published: no result for these data (van den Oord et al. 2017).
 Command: jaxae vqvae --data mnist --seeds 3
 Measured: reconstruction 57.1 +- 0.45 nats per image (loss 62.17 +- 0.18), perplexity 37.34 +- 3.6 of 128, all codes
-used over three seeds; 276 s for all on two shared CPU cores.
+used over three seeds; 276 s in total on two shared CPU cores.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from jaxae.variants import codebook, vqvae
 
 @dataclass(frozen=True)
 class Config(run.Config):
-    """Convolutions 16-32 of stride 2 and their mirror image, leaky ReLU, Adam."""
+    """Convolutions 16-32 of stride 2 and a mirrored decoder, leaky ReLU, Adam."""
 
     epochs: int = 10
     filters: tuple[int, ...] = (16, 32)
@@ -27,7 +27,7 @@ class Config(run.Config):
     codes: int = 128
     """Number of vectors in the codebook."""
     latent: int = 16
-    """Number of dimensions of a codebook vector."""
+    """Dimension of the codebook vectors."""
     commitment: float = 0.25
     """Weight of the commitment loss."""
     codebook: Literal["ema", "gradient"] = "ema"

@@ -1,11 +1,11 @@
 """The Wasserstein autoencoder: MMD matches the aggregate posterior of a deterministic encoder to the prior.
 
 Group: adversarial and MMD
-Source: Tolstikhin, Bousquet, Gelly & Schoelkopf 2018 (WAE-MMD, 8 latent dimensions, lambda = 10 on MNIST), which shows
-MNIST in pictures.
-Published: no figure (Tolstikhin et al. 2018).
+Source: Tolstikhin, Bousquet, Gelly & Schoelkopf 2018 (WAE-MMD, 8 latent dimensions, lambda = 10 on MNIST), whose
+results on MNIST are qualitative.
+Published: no result (Tolstikhin et al. 2018).
 Command: jaxae wae --data mnist --seeds 3
-Measured: test MSE 0.01706 +- 0.0001 per pixel over three seeds; 271 s for all on two shared CPU cores.
+Measured: test MSE 0.01706 +- 0.0001 per pixel over three seeds; 271 s in total on two shared CPU cores.
 """
 
 from dataclasses import dataclass

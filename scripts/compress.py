@@ -175,7 +175,7 @@ def jpeg(x: np.ndarray, quality: int) -> Jpeg:
 
 
 def between(size: float, sizes: Sequence[float], errors: Sequence[float]) -> float | None:
-    """Interpolate the error at this size, linearly in its logarithm; sizes increase. None outside of them."""
+    """Interpolate the error at this size, linearly in its logarithm; sizes increase. None outside their range."""
     if not sizes[0] <= size <= sizes[-1]:
         return None
     return float(np.exp(np.interp(size, sizes, np.log(errors))))

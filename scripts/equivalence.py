@@ -4,8 +4,8 @@ Both train every experiment for 20 steps of SGD from the same seed, with every w
 eight virtual CPU devices, with one and with three seeds, with and without microbatches. Prints the largest
 relative differences of the metrics (metrics.jsonl, all collections of the newest checkpoint, likelihood and codebook in
 result.json) and of the gradients summed over the steps (the difference of the parameters, relative to their change in
-training). Exit code 1 for a difference above 1e-5 that `changed` does not list. A larger one of gradients that nearly
-cancel counts as equal if the older revision's own differs as much between this way and one device.
+training). Exit code 1 for a difference above 1e-5 that `changed` does not list. A larger difference of gradients that
+nearly cancel is accepted if the older revision alone differs as much between this plan and one device.
 
 The revision is checked out as a git worktree in a temporary folder. Each tree runs in its own processes, from its
 command line, with `optax.sgd` in place of other optimizers: Adam divides by the size of the gradient and turns rounding

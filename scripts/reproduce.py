@@ -62,14 +62,14 @@ def entry(name: str, run: Path) -> dict[str, Any]:
 
 
 def _averages(value: Any) -> Any:
-    """A value of a result without the values of single seeds."""
+    """The metric without the values of single seeds, in nested dictionaries."""
     if not isinstance(value, dict):
         return value
     return {key: _averages(part) for key, part in value.items() if key != "seeds"}
 
 
 def special(run: Path, result: dict[str, Any], config: dict[str, Any]) -> str:
-    """The figure that is characteristic of an experiment."""
+    """The most characteristic figure of an experiment, by file name."""
     exist = {path.stem for path in (run / "figures").glob("*.png")}
     suits = {
         "manifold": "manifold" in exist,

@@ -41,12 +41,12 @@ The tables are made from [results.json](results.json), the results of
     python scripts/reproduce.py
 
 which runs the command in the docstring of each experiment, on the full MNIST (60,000 training and 10,000 test images)
-unless the table names other data. Measured figures are of the test split: mean ± standard deviation over seeds trained
-in one program, or one seed. BCE (binary cross-entropy) and MSE are means over pixels; likelihoods, evidence lower
-bounds (ELBO) and reconstruction terms are in nats per image; code is the mean |z| over latent dimensions. An expected
-figure such as `loss ≤ 104`, from the source or set for this project, is reached if the mean is within the bound. Time
-is the training time of all seeds together, on {device}, possibly shared with other programs. [H100.md](H100.md)
-has the same experiments on a GPU.
+unless the table names other data. Measured results are for the test split: mean ± standard deviation over seeds
+trained in one program, or one seed. BCE (binary cross-entropy) and MSE are means over pixels; likelihoods, evidence
+lower bounds (ELBO) and reconstruction terms are in nats per image; code is the mean |z| over latent dimensions. An
+expected result such as `loss ≤ 104`, from the source or set for this project, is reached if the mean is within the
+bound. Time is the training time of all seeds together, on {device}, possibly shared with other programs.
+[H100.md](H100.md) has the same experiments on a GPU.
 """
 COLUMNS = ("model", "published", "measured", "epochs × seeds", "time", "pictures")  # noqa: RUF001
 PLANES = """
@@ -95,7 +95,7 @@ On the test split: perplexity, exp of the entropy of code usage, and the fractio
 ## Factors of variation
 
 Disentanglement scores on the known factors of sprites (`jaxae/measure/disentanglement.py`; 1 is best; constant codes
-score 0, and 0.2 in the FactorVAE score). Published figures are for dSprites, which differs: see the sources above.
+score 0, and 0.2 in the FactorVAE score). Published results are for dSprites, which differs: see the sources above.
 """,
     ),
 }
@@ -119,7 +119,7 @@ def files(name: str, pictures: list[str]) -> dict[str, str]:
 def measured(found: dict[str, Any], text: str) -> str:
     """The metrics of an entry in the words of `text` (a docstring's `Measured`), and its bounds.
 
-    If `text` is empty, or has a figure that is not in the entry: the loss and every metric with an expected figure.
+    If `text` is empty, or has a number that is not in the entry: the loss and every metric with an expected result.
     """
     words = re.split(r" over \w+ seeds| \(seed \d+\)", text)[0].replace("+-", "±")
     parts = [found["metrics"], *(found.get(key) or {} for key in TABLES)]
@@ -148,7 +148,7 @@ def row(name: str, found: dict[str, Any], said: dict[str, str]) -> str:
 
 
 def source(name: str, said: dict[str, str]) -> str:
-    """The list item below the table: the source, and the remarks after the measured figures."""
+    """The list item below the table: the source, and the remarks after the measured results."""
     _, *remarks = re.split(r"(?<=\.) (?=[A-Z])", said.get("Measured", ""), maxsplit=1)
     return f"- `{name}`: {' '.join((said['Source'], *remarks)).replace('+-', '±')}\n"
 
@@ -183,7 +183,8 @@ def _measures(results: dict[str, dict[str, Any]]) -> str:
         text += PLANES + "".join(rows)
     if {"mirrored", "vae"} <= planes.keys():
         worse = [key for key, value in planes["vae"].items() if value >= planes["mirrored"][key]]
-        text += f"\n`vae` scores better than `mirrored` on {'each' if not worse else 'each but ' + ', '.join(worse)}.\n"
+        but = f" except {', '.join(worse)}" if worse else ""
+        text += f"\n`vae` scores better than `mirrored` on every metric{but}.\n"
     for key, (columns, about) in TABLES.items():
         measures = {name: found[key] for name, found in results.items() if found.get(key)}
         if measures:

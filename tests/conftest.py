@@ -134,7 +134,7 @@ def flax_scans():
 
 @pytest.fixture
 def untyped():
-    """Without the runtime type checks of the suite, which would reject such arguments before the library does."""
+    """Disable the suite's runtime type checks, which would reject such arguments before the library does."""
     config.update("jaxtyping_disable", True)
     yield
     config.update("jaxtyping_disable", False)

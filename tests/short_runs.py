@@ -1,6 +1,7 @@
-"""Train every experiment for a few steps: prints the SHA-256 of all its arrays, and writes its figures into a file.
+"""Train every experiment for a few steps: prints the SHA-256 of all its arrays, and writes its golden values into a
+file.
 
-Run in a separate process. `python tests/short_runs.py tests/golden.json [NAME ...]` records the golden figures of all
+Run in a separate process. `python tests/short_runs.py tests/golden.json [NAME ...]` records the golden values of all
 experiments, or of those named; other entries are kept.
 """
 
@@ -47,7 +48,7 @@ def fields(name):
 
 
 def reached(workdir):
-    """The golden figures of a run."""
+    """The golden values of a run."""
     train, test = records.read(workdir / "metrics.jsonl")[-2:]
     params = jax.tree.leaves(jaxae.load(workdir).params)
     norm = np.sqrt(sum(np.sum(np.square(leaf, dtype=np.float64)) for leaf in params))
@@ -55,7 +56,7 @@ def reached(workdir):
 
 
 def short_run(name, file):
-    """Train on these digits, print the digest, and return the golden figures."""
+    """Train on these digits, print the digest, and return the golden values."""
     module, workdir = importlib.import_module(f"jaxae.experiments.{name}"), file.with_name(name)
     config = module.Config(**fields(name), data=str(file), workdir=str(workdir))
     run.train(config, module.build, name)

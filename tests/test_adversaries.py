@@ -84,7 +84,7 @@ def test_losses_on_two_devices_equal_those_of_the_global_batch(name):
 
 
 @pytest.mark.parametrize("name", ["tcvae", "factor_vae discriminator", "wasserstein", "information"])
-def test_losses_of_the_global_batch_refuse_microbatches(name):
+def test_losses_of_the_global_batch_reject_microbatches(name):
     model, loss = systems()[name]
     variables = {"params": initial(model)}
     with pytest.raises(ValueError, match="needs the global batch"):
@@ -146,7 +146,7 @@ TCVAE_TERMS = ("mutual_information", "total_correlation", "dimension_wise_kl")
 
 @pytest.mark.parametrize("scheduled", [False, True])
 def test_each_term_of_the_kl_decomposition_has_its_own_weight(scheduled):
-    """Against SciPy: 6 for the total correlation, 2 for the mutual information, 3 for the dimension-wise KL."""
+    """The weights are 6 for the total correlation, 2 for the mutual information and 3 for the dimension-wise KL."""
     model = vae.VAE(**coders())
     variables, examples = {"params": initial(model)}, batch(images()).replace(step=jnp.int32(10))
     weights = [(lambda step, w=w: 0.1 * w * step) if scheduled else w for w in (6.0, 2.0, 3.0)]
@@ -162,8 +162,8 @@ def test_each_term_of_the_kl_decomposition_has_its_own_weight(scheduled):
     np.testing.assert_allclose(terms["loss"], error + 2 * information + 6 * correlation + 3 * units, rtol=1e-4)
 
 
-def test_tcvae_with_weights_of_one_is_the_bound():
-    """Per example: the three terms telescope to log q(z|x) - log p(z)."""
+def test_tcvae_with_weights_of_one_is_the_negative_elbo():
+    """The three terms of every example telescope to log q(z|x) - log p(z)."""
     model = vae.VAE(**coders())
     variables, examples = {"params": initial(model)}, batch(images())
     terms, _ = tcvae.loss(model, 1000, 1.0)(variables, examples, new_key())
@@ -272,7 +272,7 @@ def test_discriminator_loss_is_the_cross_entropy_of_codes_and_permuted_codes():
     assert found.mean() < 2 * np.log(2) - 10 * error  # better than chance
 
 
-def test_optimal_discriminator_has_the_least_cross_entropy_of_scaled_ones():
+def test_scaling_the_optimal_logits_increases_the_cross_entropy():
     z, _, _ = correlated(40_000)
     real, fake = ratio(z, R), ratio(factor_vae.permute(z, new_key()), R)
     scaled = {a: float(divergences.discrimination(a * real, a * fake).mean()) for a in (0.0, 0.7, 1.0, 1.4)}
@@ -400,7 +400,7 @@ def test_discrepancy_against_numpy():
     np.testing.assert_allclose(mmd.discrepancy(jnp.asarray(x), jnp.asarray(y)), xx + yy - 2 * xy, rtol=1e-4, atol=1e-6)
 
 
-def test_mmd_of_a_single_code_is_refused():
+def test_mmd_of_a_single_code_raises():
     with pytest.raises(ValueError, match="batch_size=1 must be at least 2 for the MMD of codes"):
         mmd.discrepancy(jnp.zeros((1, 3)), jnp.zeros((5, 3)))
 
@@ -495,8 +495,8 @@ def mixture(vamp, z):
 
 
 @pytest.mark.parametrize("kl_weight", [0.3, lambda step: 0.03 * step], ids=["number", "schedule"])
-def test_bound_with_a_learned_prior_and_a_kl_weight_against_scipy(vamp, kl_weight):
-    """-log p(x|z) + 0.3 (log q(z|x) - log p(z)); with weight 1 the negative bound."""
+def test_elbo_with_a_learned_prior_and_a_kl_weight_against_scipy(vamp, kl_weight):
+    """-log p(x|z) + 0.3 (log q(z|x) - log p(z)); with weight 1, the negative ELBO."""
     examples = batch(images()).replace(step=jnp.int32(10))
     terms, _ = vampprior.loss(vamp.model, kl_weight)(vamp.variables, examples, new_key())
     q, z = vae.sample_posterior(vamp.model, vamp.variables, examples, new_key())

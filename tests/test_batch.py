@@ -51,7 +51,7 @@ def test_gather_is_the_global_batch_in_the_order_of_the_examples():
     assert equal(gathered[0], values)
 
 
-def test_mean_and_gather_of_a_microbatch_are_refused():
+def test_mean_and_gather_of_a_microbatch_raise():
     part = batch(jnp.zeros((4, 1)), layout=MICROBATCH)
     assert part.axis is None
     for name in ("mean", "gather"):
@@ -61,7 +61,7 @@ def test_mean_and_gather_of_a_microbatch_are_refused():
 
 
 @pytest.mark.parametrize("layout", [Layout(), MAPPED])
-def test_gather_is_refused_in_evaluation(layout):
+def test_gather_raises_in_evaluation(layout):
     with pytest.raises(ValueError, match="evaluation batches hold padding"):
         batch(jnp.zeros((4, 1)), training=False, layout=layout).gather(jnp.zeros(4))
 

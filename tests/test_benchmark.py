@@ -32,7 +32,7 @@ def kernels(params):
 
 
 def test_operations_count_every_kernel_of_the_networks():
-    """Also against an operation count by hand."""
+    """The counts also agree with one by hand."""
     workloads = importlib.import_module("contenders.workloads")
     for name, work in (workloads.WORKLOADS | workloads.SMALL).items():
         module = importlib.import_module(f"jaxae.experiments.{work.experiment}")

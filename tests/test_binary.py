@@ -35,7 +35,7 @@ def test_pixels_are_white_with_probability_equal_to_their_grey_value():
 
 
 def test_static_samples_both_splits_and_dynamic_the_test_split():
-    """With the same samples in every call."""
+    """Every call gives the same samples."""
     static, dynamic = (binary.binarize(grey(), how) for how in ("static", "dynamic"))
     assert static.fingerprint() == binary.binarize(grey(), "static").fingerprint()
     assert dynamic.train is not static.train
@@ -55,7 +55,7 @@ def test_binarized_floats_stay_floats():
 
 
 def test_dynamic_samples_depend_on_step_and_example_alone():
-    """And have the grey value as mean."""
+    """The mean of the samples is the grey value."""
     seen = Transition(lambda params: (), lambda state, part, key: (state, {"x": part.x}))
     x = jnp.tile(jnp.array([[0.0, 0.2, 0.8, 1.0]]), (4000, 1))
     state = State(jnp.int32(0), {}, (), {})
@@ -125,24 +125,24 @@ def test_learning_rate_decays_in_stages():
     ("fields", "says"),
     [
         ({"log_likelihood_samples": 20}, "log_likelihood_samples=20: grey pixels have no density under a Bernoulli"),
-        ({"log_likelihood_samples": 1, "binarize": "static"}, "log_likelihood_samples=1: one sample is the bound"),
-        ({"log_likelihood_samples": 1, "likelihood": "normal"}, "log_likelihood_samples=1: one sample is the bound"),
+        ({"log_likelihood_samples": 1, "binarize": "static"}, "log_likelihood_samples=1: one sample gives the ELBO"),
+        ({"log_likelihood_samples": 1, "likelihood": "normal"}, "log_likelihood_samples=1: one sample gives the ELBO"),
     ],
 )
-def test_log_likelihood_of_grey_pixels_or_of_one_sample_is_refused(fields, says):
+def test_log_likelihood_of_grey_pixels_or_of_one_sample_raises(fields, says):
     with pytest.raises(ValueError, match=says):
         vae.build(vae.Config(**fields), Info((28, 28, 1), 100))
 
 
 @pytest.mark.parametrize("fields", [{"binarize": "static"}, {"binarize": "dynamic"}, {"likelihood": "normal-learned"}])
-def test_log_likelihood_is_measured_where_pixels_have_a_density(fields):
+def test_log_likelihood_of_binary_pixels_or_a_normal_likelihood_is_measured(fields):
     config = vae.Config(log_likelihood_samples=20, **fields)
     assert vae.build(config, Info((28, 28, 1), 100)).measures.keys() == {"likelihood"}
 
 
 @pytest.mark.slow
 def test_likelihood_command_repeats_the_estimate_of_the_run(tmp_path, capsys):
-    """For every seed, without writing into the run directory."""
+    """The command prints the estimate of every seed, and writes nothing into the run directory."""
     workdir = train(tmp_path / "run", "static", seeds=2, log_likelihood_samples=20)
     known = json.loads((workdir / "result.json").read_text())["likelihood"]
     before = sorted(workdir.rglob("*"))

@@ -55,7 +55,7 @@ def test_empty_folder_has_no_checkpoint(tmp_path):
     assert restore(tmp_path) is None
 
 
-def test_newest_comes_first_and_two_are_kept(tmp_path):
+def test_newest_checkpoint_comes_first_and_two_are_kept(tmp_path):
     save(tmp_path, [1, 2, 5])
     assert restore(tmp_path)[1] == {"size": 5}
     assert len([p for p in tmp_path.iterdir() if p.name.isdigit()]) == 2
@@ -84,7 +84,7 @@ def test_step_is_saved_again_when_its_arrays_differ(tmp_path, at_once):
 @pytest.mark.parametrize("read_only", [True, False])
 @pytest.mark.parametrize("fault", ["flip", "truncate", "delete", "zero", "append"])
 def test_damaged_checkpoint_is_named_and_the_one_before_is_restored(tmp_path, fault, read_only, caplog):
-    """For every file of the newest checkpoint."""
+    """Any file of the newest checkpoint may be the damaged one."""
     save(tmp_path / "whole", [1, 2])
     files = sorted(p.relative_to(tmp_path / "whole") for p in (tmp_path / "whole" / "2").rglob("*") if p.is_file())
     found = 0
@@ -176,7 +176,7 @@ def test_random_faults_never_restore_a_wrong_state(tmp_path, caplog, count):
 
 
 @pytest.mark.parametrize("read_only", [True, False])
-def test_checkpoint_of_other_code_is_refused_and_kept(tmp_path, read_only):
+def test_checkpoint_of_other_code_raises_and_is_kept(tmp_path, read_only):
     save(tmp_path, [3])
     for change in (jnp.zeros((50, 41)), jnp.zeros((50, 40), jnp.bfloat16)):
         params = {**STATE.params, "a": change}

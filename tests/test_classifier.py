@@ -126,7 +126,7 @@ def test_saved_weights_are_bit_exact(small, params, tmp_path):
     assert equal(classifier.load(tmp_path / "weights", small), params)
 
 
-def test_other_files_are_refused(small, params, digits, tmp_path):
+def test_file_without_classifier_weights_raises(small, params, digits, tmp_path):
     path = tmp_path / "weights"
     classifier.save(path, params)
     with pytest.raises(InputError, match="other images or classes"):
@@ -166,7 +166,7 @@ def test_cache_that_cannot_be_written_is_reported(small, params, tmp_path, monke
     assert f"the classifier is not cached in {tmp_path / 'file'}" in caplog.text
 
 
-def test_data_without_images_or_classes_are_refused(small, tmp_path):
+def test_data_without_images_or_classes_raises(small, tmp_path):
     sequences = small._replace(train=Split(np.zeros((4, 6, 2), np.float32), np.zeros(4, np.int32)))
     nameless = small._replace(classes=())
     for wrong, said in ((sequences, "are not images"), (nameless, "have no classes")):
@@ -196,7 +196,7 @@ def few(digits, tmp_path):
 
 @pytest.mark.parametrize("cached", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_script_writes_the_weights_that_it_trains(few, tmp_path, monkeypatch, capsys, cached):
-    """To a file, or with the defaults to the cache."""
+    """They are written to a file, or with the defaults to the cache."""
     monkeypatch.setenv("JAXAE_CACHE", str(tmp_path / "cache"))
     images = data.load(str(few))
     fields = {} if cached else {"epochs": 1, "seed": 2}
@@ -209,7 +209,7 @@ def test_script_writes_the_weights_that_it_trains(few, tmp_path, monkeypatch, ca
     assert equal(classifier.load(to, images), expected)
 
 
-def test_script_refuses_bad_arguments_in_one_line(few, tmp_path, monkeypatch, capsys):
+def test_script_rejects_bad_arguments_in_one_line(few, tmp_path, monkeypatch, capsys):
     for arguments, said in (
         (("--data", "sprites/none"), "--data sprites/none"),
         (("--data", few, "--epochs", 0), "--epochs"),

@@ -88,13 +88,13 @@ def test_bad_input_exits_with_2_and_one_line_in_its_own_process(tmp_path):
         (["R", "D", "--out", "a.png"], "--out a.png must end in .npy or .csv"),
     ],
 )
-def test_refused_arguments_are_one_line_that_names_them(arguments, line):
+def test_invalid_arguments_are_named_in_one_line(arguments, line):
     with pytest.raises(InputError) as refused:
         command_line.parse(score.Options, "", arguments, "jaxae score")
     assert str(refused.value) == f"{line} (see jaxae score --help)"
 
 
-def test_unknown_choice_is_refused_with_all_choices():
+def test_unknown_choice_raises_and_lists_all_choices():
     with pytest.raises(InputError, match=r"^--reduction slow is unknown; use one of fast, reproducible \(see "):
         command_line.parse(vae.Config, "", ["--reduction", "slow"])
 
@@ -196,7 +196,7 @@ def test_signal_saves_and_exits_with_128_plus_its_number(finished, tmp_path, num
 
 
 def test_terminal_shows_one_progress_bar(tmp_path):
-    """With epoch, loss, images per second and time left."""
+    """The bar shows epoch, loss, images per second and time left."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 120))
     with subprocess.Popen(command(*ARGS), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=theirs) as process:

@@ -280,7 +280,7 @@ def test_replay_prints_the_line_of_the_diverged_step(tmp_path, capsys):
 
 @pytest.mark.parametrize("arguments", [["--help"], ["list"], ["encode", "--help"]], ids=str)
 def test_closed_pipe_is_not_an_error(arguments):
-    """For example `jaxae list | head -1`."""
+    """`jaxae list | head -1` closes the pipe early."""
     read, write = os.pipe()
     os.close(read)
     command = [sys.executable, "-m", "jaxae", *arguments]
@@ -304,10 +304,10 @@ def test_list_has_a_row_for_each_experiment(capsys):
     no variance.
     Published: -86.5 nats (Doe et al. 2020).
     Command: jaxae new
-    Measured: bound by 5,000 samples -87.12 +- 0.23 nats (of 3.5).
+    Measured: bound with 5,000 samples -87.12 +- 0.23 nats (of 3.5).
     """.replace("\n    ", "\n")
     idea, source = "A new one: with ideas", "Doe et al. 2020, table 1"
-    assert lists.row("new", docstring) == ("new", idea, source, "bound by 5,000 samples -87.12 +- 0.23 nats")
+    assert lists.row("new", docstring) == ("new", idea, source, "bound with 5,000 samples -87.12 +- 0.23 nats")
     assert lists.row("bare", "One line.") == ("bare", "One line", "", "")
 
 

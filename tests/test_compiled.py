@@ -120,7 +120,7 @@ def test_complete_entry_is_not_verified_again(cache):
         assert entry.exists()
 
 
-def test_least_recently_used_are_removed(cache):
+def test_least_recently_used_entries_are_removed(cache):
     hits(2)
     hits(3)
     size = sum(entry.stat().st_size for entry in entries(cache))

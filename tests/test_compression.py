@@ -186,12 +186,12 @@ def test_bad_input_exits_with_2_and_one_line(script, monkeypatch, tmp_path, caps
 
 
 @pytest.mark.slow
-def test_workdir_that_is_a_run_is_refused(script, finished):
+def test_workdir_that_is_a_run_raises(script, finished):
     with pytest.raises(InputError, match="is a run directory"):
         script.compare(["--data", "digits", "--workdir", str(finished[1] / "dense-2")])
 
 
-def test_sequences_are_refused(script, tmp_path):
+def test_sequences_raise(script, tmp_path):
     np.savez(tmp_path / "x.npz", x=rng.random((120, 2), dtype=np.float32), lengths=np.full(20, 6))
     with pytest.raises(InputError, match="JPEG needs grey or colour images"):
         script.compare(["--data", str(tmp_path / "x.npz"), "--workdir", str(tmp_path / "run")])

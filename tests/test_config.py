@@ -220,13 +220,13 @@ def test_json_round_trip_and_differences():
         {"precision": "x"},
     ],
 )
-def test_json_with_wrong_fields_is_refused(change):
+def test_json_with_wrong_fields_raises(change):
     with pytest.raises(InputError, match="config.json"):
         configs.from_json(Config, {**configs.to_json(Config()), **change})
 
 
 def test_documented_configuration_has_the_default_fields():
-    """On any data set, since `Experiment.expected` is keyed by data set."""
+    """The data set may be any, since `Experiment.expected` is keyed by it."""
     base = Config(data="mnist")
     for free in (
         {"seed": 3},

@@ -152,7 +152,7 @@ def test_both_norms_have_the_same_gradient():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), general, closed)
 
 
-def test_closed_form_raises_for_a_code_that_is_not_of_sigmoids():
+def test_closed_form_raises_unless_the_code_is_sigmoid():
     with pytest.raises(ValueError, match="sigmoid"):
         contractive.norm_of_tied(tied.Tied((2, 3), 4, nn.relu))
 

@@ -100,7 +100,7 @@ def test_hold_out_is_stratified_and_fixed():
 
 
 def test_memory_mapped_part_is_written_once_per_state_of_its_file(tmp_path, monkeypatch):
-    """With more examples than are copied at a time; the split equals that in memory."""
+    """The examples are more than are copied at a time; the split equals that in memory."""
     monkeypatch.setenv("JAXAE_CACHE", str(tmp_path / "cache"))
     x = rng.integers(0, 256, (2 * cache.PIECE + 500, 2, 2, 1), dtype=np.uint8)
     y = np.full(len(x), -1, np.int32)
@@ -179,7 +179,7 @@ def test_npz_is_read_with_and_without_classes(tmp_path):
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
-def test_idx_files_are_read_singly_with_labels_and_as_a_folder_of_four(tmp_path, packed):
+def test_idx_files_are_read_alone_with_labels_and_as_a_folder_of_four(tmp_path, packed):
     write = gzip.compress if packed else bytes
     end = ".gz" if packed else ""
     y = np.arange(30) % 2

@@ -31,8 +31,9 @@ def agree(name, modes, rows, **fields):
     within(name, on_devices(name, modes, json.dumps(fields)), rows, 0 if modes == "bits" else 1e-5)
 
 
-# Experiments with biases that start at 0 and whose gradients nearly cancel over a batch, such as those of samples and
-# codes in a discriminator: their relative rounding errors are large, and those of the kernels below 1e-6.
+# Limits for experiments whose biases start at 0 and have gradients that nearly cancel over a batch, such as those from
+# samples and codes in a discriminator. The relative rounding errors of these biases are large; those of the kernels are
+# below 1e-6.
 CANCELLING = {"aae": 2e-4, "factor_vae": 2e-3, "vampprior": 1e-4}
 
 
@@ -51,7 +52,7 @@ def within(name, table, rows, limit=1e-5):
 
 
 def test_terms_of_the_global_batch_have_the_same_gradients_on_several_devices():
-    """For terms with `Batch.mean` and `Batch.gather`: gradients, metrics and updates of one step."""
+    """Gradients, metrics and updates of one step agree for terms with `Batch.mean` and `Batch.gather`."""
     table = on_devices("terms")
     assert {f"{term}, pmap {n}" for term in ("mmd", "total correlation", "codebook") for n in (2, 8)} <= set(table)
     for row, differences in table.items():
@@ -126,9 +127,9 @@ def run(workdir, devices, *more, number=0):
 
 
 def moved(folder, devices, *more):
-    """A run that is killed or stopped on all but the last of these numbers of devices.
+    """Train on each of these numbers of devices in turn; a signal ends the run on all but the last.
 
-    And an uninterrupted run on the last.
+    Also train an uninterrupted run on the last number.
     """
     for i, n in enumerate(devices[:-1]):
         number = (signal.SIGKILL, signal.SIGTERM)[i % 2]

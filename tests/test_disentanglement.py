@@ -138,7 +138,7 @@ def test_sap_against_a_calculation_by_hand():
     )  # the second score of a single dimension is 0
 
 
-def test_sap_of_categories_against_a_calculation_by_hand():
+def test_sap_of_categorical_factors_against_a_calculation_by_hand():
     """One threshold for two classes: 0111 recalls 1/2 of the first class of 0011 and all of the second."""
     y = ints([0, 0, 1, 1])
     np.testing.assert_allclose(sap(floats([3, 3, 1, 1], [0, 1, 1, 1]), y), 1 - 3 / 4, rtol=1e-12)
@@ -170,7 +170,7 @@ def test_importance_and_informativeness_against_a_calculation_by_hand():
     np.testing.assert_allclose(sure, 1, rtol=1e-12)
 
 
-def test_informativeness_uses_error_rates_of_categories_and_squared_errors_of_numbers():
+def test_informativeness_uses_error_rates_of_categorical_and_squared_errors_of_other_factors():
     """The code separates 0 from 1 and 2; the factor is 0, 1 and 2 in 3, 2 and 1 of 6 examples.
 
     Error rate: 1/6, and 3/6 for a constant prediction. Squared error: 1/2 * 2/9, and 1 - (2/3)^2 for a constant one.

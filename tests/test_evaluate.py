@@ -60,7 +60,7 @@ def test_ssim_is_one_only_for_identical_images():
     assert images.ssim(x, x.at[:, 10, 10, 0].add(0.1)).max() < 0.9999
 
 
-def test_ssim_refuses_images_smaller_than_its_window():
+def test_ssim_rejects_images_smaller_than_its_window():
     x = jnp.zeros((1, 28, 10, 1))
     with pytest.raises(ValueError) as info:  # noqa: PT011
         images.ssim(x, x)
@@ -86,7 +86,7 @@ def digit(name, request):
 
 @pytest.mark.parametrize("name", ["digits", "mnist"])
 def test_mse_ranks_a_shifted_digit_below_one_with_stray_pixels(name, request):
-    """So does structural similarity; `shift_mse` ranks them the other way."""
+    """Structural similarity ranks them the same way, `shift_mse` the other way."""
     x = digit(name, request)
     assert (
         x[:, :, -2:].max() == x[:, 3, 3].max() == x[:, 24, 24].max() == 0

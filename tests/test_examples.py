@@ -1,4 +1,4 @@
-"""The examples in `scripts/examples` run, and reach the figures in their text."""
+"""The examples in `scripts/examples` run, and reach the results that their text states."""
 
 import re
 import subprocess

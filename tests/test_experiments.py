@@ -39,7 +39,7 @@ def module(name):
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SHARED)) for n in NAMES])
-def test_experiment_trains_loads_and_reaches_its_golden_figures(name, few, tmp_path):
+def test_experiment_trains_loads_and_reaches_its_golden_values(name, few, tmp_path):
     """Encoder, decoder and reconstruction agree, every metric is finite, and the figures are drawn."""
     experiment = module(name)
     fields = short_runs.fields(name) | {"figures": "all" if name in DRAWN else "none"}
@@ -49,7 +49,7 @@ def test_experiment_trains_loads_and_reaches_its_golden_figures(name, few, tmp_p
     assert all(np.isfinite(value) for value in result["metrics"].values() if isinstance(value, float))
     model = jaxae.load(workdir)
     assert all(figures.keys() <= result["metrics"].keys() for figures in model.experiment.expected.values())
-    assert result["expected"] == {}  # expected figures are for the documented run
+    assert result["expected"] == {}  # expected results are for the documented run
     digits = data.load(str(few), binarize=settings.binarize).test.x
     z = model.encode(digits)
     assert equal(z, model.encode(digits))  # deterministic
@@ -66,12 +66,12 @@ def test_experiment_trains_loads_and_reaches_its_golden_figures(name, few, tmp_p
         assert {"loss", "reconstructions", "latent"} <= {path.stem for path in (workdir / "figures").iterdir()}
     if name in GOLDEN:  # up to rounding, which differs between processors
         assert short_runs.reached(workdir) == pytest.approx(GOLDEN[name], rel=1e-4), (
-            f"the figures of {name} have changed. If that was intended, say why in the commit, and record the new "
-            f"ones: python tests/short_runs.py tests/golden.json {name}"
+            f"the golden values of {name} have changed. If that was intended, say why in the commit, and record the "
+            f"new ones: python tests/short_runs.py tests/golden.json {name}"
         )
 
 
-def test_golden_figures_are_of_experiments():
+def test_golden_values_are_of_experiments():
     assert GOLDEN.keys() <= set(NAMES)
 
 
@@ -225,7 +225,7 @@ def train(name, workdir, **fields):
     return run.train(experiment.Config(**{**SMALL, **fields}, workdir=str(workdir)), experiment.build, "x")
 
 
-def test_bad_configuration_is_refused_before_anything_is_written(few, tmp_path):
+def test_bad_configuration_raises_before_anything_is_written(few, tmp_path):
     np.savez(tmp_path / "s.npz", *(np.zeros((n + 1, 3), np.float32) for n in range(40)))
     np.save(tmp_path / "tiny.npy", np.zeros((40, 3, 3), np.uint8))
     sequences = {"data": str(tmp_path / "s.npz")}
@@ -272,6 +272,6 @@ def test_bad_configuration_is_refused_before_anything_is_written(few, tmp_path):
         ("^kernels=0 must be at least 1", "strided", {"kernels": (0,)}),
     ],
 )
-def test_empty_and_zero_fields_are_refused(says, name, fields):
+def test_empty_and_zero_fields_raise(says, name, fields):
     with pytest.raises(ValueError, match=says):
         module(name).Config(**fields)

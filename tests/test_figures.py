@@ -42,7 +42,7 @@ DATA = data.hold_out(rng.integers(0, 256, (200, 2, 2, 1), dtype=np.uint8), np.ar
 
 
 def painted(figure, axis=0):
-    """The array of an axis' image."""
+    """The array of the image on an axis."""
     return np.asarray(figure.axes[axis].images[0].get_array())
 
 
@@ -122,7 +122,7 @@ def test_reconstructions_during_training_are_below_the_originals_in_order(tmp_pa
         np.testing.assert_allclose(tile, image[..., 0], atol=0.5 / 255 + 1e-6)
 
 
-def test_constant_codes_have_no_principal_plane(tmp_path):
+def test_constant_codes_have_no_principal_components(tmp_path):
     class Dead(Plain):
         def encode(self, x):
             return jnp.zeros((len(x), 3))
@@ -149,7 +149,7 @@ def test_latent_plane_shows_every_code_in_the_colour_of_its_class():
     assert [text.get_text() for text in bar.get_yticklabels()] == list(DATA.classes)
 
 
-def test_more_dimensions_are_shown_on_their_principal_plane():
+def test_latent_codes_are_projected_on_their_first_two_principal_components():
     axis = figures.latent(*figures.codes_of(model(codes=4), DATA, 10_000), DATA.classes, "title").axes[0]
     z = np.asarray(model(codes=4).encode(DATA.test.x), np.float64)
     values = np.linalg.eigvalsh(np.cov(z.T))[::-1]

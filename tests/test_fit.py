@@ -183,7 +183,7 @@ def test_unknown_experiment_raises_and_suggests_the_nearest(x):
 
 
 @pytest.mark.slow
-def test_sequences_are_refused_by_experiments_for_images(tmp_path):
+def test_experiments_for_images_reject_sequences(tmp_path):
     np.savez(tmp_path / "s.npz", x=np.zeros((160, 2), np.float32), lengths=np.tile([3, 5], 20))
     with pytest.raises(InputError, match="holds sequences"):
         jaxae.fit(vae, tmp_path / "s.npz", epochs=1, **SMALL)
@@ -243,7 +243,7 @@ def own(loss=squared, optimizer=None):
     return jaxae.Experiment(Linear(), jaxae.descend(loss, optimizer or optax.adam(1e-2)), loss)
 
 
-def test_workdir_of_another_loss_or_optimizer_is_refused(x, tmp_path):
+def test_workdir_of_another_loss_or_optimizer_raises(x, tmp_path):
     """Its files are kept."""
 
     def tenfold(variables, batch, key):
@@ -262,13 +262,13 @@ def test_workdir_of_another_loss_or_optimizer_is_refused(x, tmp_path):
 
 
 @pytest.mark.parametrize("field", [{"lr": 1.0}, {"optimizer": "sgd"}, {"clip": 0.1}, {"precision": "mixed"}], ids=str)
-def test_fields_that_an_experiment_does_not_read_are_refused(x, field):
+def test_fields_that_an_experiment_does_not_read_raise(x, field):
     with pytest.raises(ValueError, match="has no effect with a custom optimizer"):
         jaxae.fit(own(), x, epochs=1, **field)
 
 
 def test_score_depends_on_the_example_alone(x):
-    """Not on its index; the mean over samples is the expectation of the loss."""
+    """The score does not depend on the index; the mean over samples is the expectation of the loss."""
     model = jaxae.fit(vae, x, epochs=1, **SMALL)
     assert np.ptp(model.score(np.repeat(x[:1], 50, axis=0))) < 1e-3
     np.testing.assert_allclose(model.score(x[::-1]), model.score(x)[::-1], rtol=1e-5)
@@ -316,7 +316,7 @@ def test_samples_need_a_key_and_a_number(x, untyped):
             model.sample(*arguments)
 
 
-def test_booleans_are_0_and_255_and_ragged_lists_are_refused(x):
+def test_booleans_are_0_and_255_and_ragged_lists_raise(x):
     found = jaxae.data.from_arrays(x > 127)
     assert np.array_equal(np.unique(found.train.x), [0, 255])
     with pytest.raises(InputError, match="x is a list of arrays of different shapes"):
@@ -353,7 +353,7 @@ def test_optax_transformation_replaces_the_name_of_an_optimizer(x, tmp_path):
         jaxae.load(tmp_path / "run")
 
 
-def test_threads_train_and_keep_the_signal_handlers(x):
+def test_training_in_threads_keeps_the_signal_handlers(x):
     found = []
     threads = [threading.Thread(target=lambda: found.append(jaxae.fit(dense, x, epochs=2, **SMALL))) for _ in range(2)]
     before = signal.getsignal(signal.SIGINT)

@@ -311,7 +311,7 @@ HOSTILE = {
 }
 
 
-def test_hostile_json_is_refused(finished, folder):
+def test_hostile_json_raises(finished, folder):
     copy = folder / "hostile"
     for name, contents in HOSTILE.items():
         for number, content in enumerate(contents):
@@ -412,7 +412,7 @@ def test_memory_is_bounded_by_the_declared_size(name, tmp_path):
 
 
 @pytest.mark.parametrize("declared", [2**20, 2**33, 2**60])
-def test_header_that_declares_more_than_the_file_holds_is_refused(declared, tmp_path):
+def test_header_that_declares_more_than_the_file_holds_raises(declared, tmp_path):
     """No memory is allocated for missing bytes."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(

@@ -177,7 +177,7 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 @pytest.mark.slow
 def test_other_processes_wait_until_the_data_is_prepared(tmp_path):
-    """For longer than the timeout of Gloo, and longer than `--patience`."""
+    """They wait longer than Gloo's timeout, and longer than `--patience`."""
     where = ("--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", "2", "--patience", "10")
     commands = [command(tmp_path / "run", *FEW, *where, "--process-id", str(i)) for i in (0, 1)]
     commands = [
@@ -239,7 +239,7 @@ def test_process_ends_with_its_stacks_when_another_hangs(tmp_path):
 @pytest.mark.parametrize(
     ("flag", "there"), [("--lr", "0.001"), pytest.param("--checkpoint-every", "1", marks=pytest.mark.slow)]
 )
-def test_processes_of_different_runs_are_refused(tmp_path, flag, there):
+def test_process_of_another_run_exits_with_2(tmp_path, flag, there):
     with two(tmp_path / "run", ids=[0]) as (first,):
         with started(2, [*first.args[:-1], "1", flag, "7"]) as (second,):
             _, said = second.communicate(timeout=60)

@@ -130,7 +130,7 @@ def used(modules):
 
 
 def test_library_changes_no_logger_warning_or_environment():
-    """Besides the changes by third-party packages, which are imported first."""
+    """Third-party packages, which do, are imported first."""
     *_, others = used([])
     before, after, ours, _ = used(others)
     assert len(ours) > 90

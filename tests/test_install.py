@@ -103,7 +103,7 @@ def test_run_records_the_short_name_of_its_experiment_however_it_was_started(sta
 
 
 def test_run_of_an_experiment_outside_the_package_records_the_name_of_its_file(tmp_path):
-    """Even if the package has an experiment of that name; `load` then needs the module."""
+    """The package may have an experiment of that name; `load` then needs the module."""
     source = (ROOT / "experiments/vae.py").read_text()
     (tmp_path / "vae.py").write_text(source)
     subprocess.run([sys.executable, "vae.py", *SHORT, "--workdir", "run"], cwd=tmp_path, check=True)

@@ -157,7 +157,7 @@ def test_snapshot_is_yielded_at_every_multiple(every, multiples):
 
 
 def test_resuming_from_any_snapshot_gives_the_same_bits(every_step):
-    """Also between the last step of an epoch and its evaluation, and from a copy on the host."""
+    """The snapshots include those between the last step of an epoch and its evaluation, and copies on the host."""
     seeds, snapshots = every_step
     for i, now in enumerate(snapshots):
         resume = (now.state, now.totals) if i % 2 else jax.device_get((now.state, now.totals))
@@ -254,7 +254,7 @@ def test_batch_as_large_as_the_training_split_is_one_step_per_epoch():
         (without_loss, r"no term is named loss, only \['mse'\]"),
     ],
 )
-def test_terms_of_a_wrong_shape_or_without_a_loss_are_refused(where, loss, line):
+def test_terms_of_a_wrong_shape_or_without_a_loss_raise(where, loss, line):
     losses = (loss, square) if where == "training" else (square, loss)
     experiment = run.Experiment(Net(), descend(losses[0], optax.sgd(0.1)), losses[1])
     with pytest.raises(ValueError, match=line):
@@ -262,7 +262,7 @@ def test_terms_of_a_wrong_shape_or_without_a_loss_are_refused(where, loss, line)
 
 
 @pytest.mark.parametrize("where", ["training", "evaluation"])
-def test_loss_without_updates_is_refused(where, untyped):
+def test_loss_without_updates_raises(where, untyped):
     losses = (terms_alone, square) if where == "training" else (square, terms_alone)
     experiment = run.Experiment(Net(), descend(losses[0], optax.sgd(0.1)), losses[1])
     with pytest.raises(TypeError, match=r"a loss must return \(terms, updates\)"):
@@ -273,13 +273,13 @@ def terms_alone(variables, batch, key):
     return square(variables, batch, key)[0]
 
 
-def test_transition_that_reports_no_loss_is_refused():
+def test_transition_that_reports_no_loss_raises():
     experiment = run.Experiment(Net(), descend(square, optax.sgd(0.1), name="error"), square)
     with pytest.raises(ValueError, match=r"training reports no metric named loss, only \['distance', 'error'\]"):
         next(iterate.iterate(experiment, DATA, epochs=1, batch_size=SIZE))
 
 
-def test_loss_that_gathers_is_refused_in_evaluation():
+def test_loss_that_gathers_raises_in_evaluation():
     def loss(variables, batch, key):
         return {"loss": square(variables, batch, key)[0]["loss"] + batch.gather(batch.x).mean()}, {}
 
@@ -301,7 +301,7 @@ def test_loss_that_gathers_is_refused_in_evaluation():
         ({"seeds": 2, "plan": plan("auto", SIZE, 1)}, "seeds=2 differs from the plan, for 1"),
     ],
 )
-def test_arguments_out_of_range_are_refused_at_the_call(fields, line):
+def test_arguments_out_of_range_raise_at_the_call(fields, line):
     with pytest.raises(ValueError, match=line):
         iterate.iterate(PLAIN, DATA, **{"epochs": 1, "batch_size": SIZE, **fields})
 
@@ -315,7 +315,7 @@ def test_sequences_of_different_lengths_need_an_experiment_that_takes_them():
 
 
 def test_metrics_may_have_any_name():
-    """Including the names of totals, and names that end in _mean or _std."""
+    """The names of totals and names that end in _mean or _std are allowed."""
     names = ("loss_mean", "loss_std", "steps", "bad", "sum")
 
     def loss(variables, batch, key):

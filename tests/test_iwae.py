@@ -152,7 +152,7 @@ def test_doubly_reparameterized_gradient_has_less_variance():
 
 
 def test_at_the_exact_posterior_the_doubly_reparameterized_gradient_is_zero():
-    """For every sample, since log w does not depend on the samples there; the plain gradient is noise."""
+    """It is 0 for every sample, since log w does not depend on the samples there; the plain gradient is noise."""
     model, params, x, _ = linear_gaussian()
     plain, dreg = (slopes(kind, params, model, x[:5], 10, 3) for kind in GRADIENTS)
     assert np.abs(dreg["encoder"]).max() < 1e-4 < 1e-2 < np.abs(plain["encoder"]).max()
@@ -208,7 +208,7 @@ def test_monte_carlo_error_is_the_standard_deviation_over_repeated_estimates():
 
 
 def test_samples_are_counted_when_chunks_do_not_divide_them():
-    """Against NumPy, with the same samples: 70 samples in chunks of 50, 30 examples in chunks of 20."""
+    """70 samples in chunks of 50 and 30 examples in chunks of 20 give the NumPy result for the same samples."""
     _, params, x, _ = wrong_encoder()
     found = estimated(params, x, 70, new_key())
     variables, whole = {"params": params}, batch(x)

@@ -23,7 +23,7 @@ def reference(z, k):
 
 @pytest.mark.parametrize("k", [1, 3, 7, 8])
 def test_largest_against_numpy(k):
-    """By value, not by magnitude; exactly k entries are kept, also of equal ones."""
+    """Entries are ranked by value, not by magnitude; exactly k are kept, also with ties."""
     rng = np.random.default_rng(1)
     z = np.concatenate([rng.normal(size=(20, 8)), rng.integers(-2, 3, (20, 8)), np.ones((1, 8))]).astype(np.float32)
     found = np.asarray(ksparse.largest(jnp.asarray(z), k))
@@ -67,7 +67,7 @@ def test_keeping_all_dimensions_is_the_linear_autoencoder_with_tied_weights(trai
 
 @pytest.mark.parametrize(("alpha", "later"), [(1.0, 2), (1.5, 3), (3.0, 6)])
 def test_evaluation_keeps_alpha_times_as_many_dimensions(alpha, later):
-    """In closed form: squared error of W'z + c, z the largest entries of x W + b."""
+    """The closed form is the squared error of W'z + c, z the largest entries of x W + b."""
     net, params = model(latent=8, active=2, alpha=alpha)
     flat = np.asarray(X, np.float64).reshape(5, 6)
     w, b, c = (np.asarray(params[name], np.float64) for name in ("kernel", "encoder_bias", "decoder_bias"))

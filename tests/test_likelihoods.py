@@ -90,7 +90,7 @@ def test_mean_against_scipy(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_samples_have_the_mean_and_the_deviation_of_the_distribution(name):
-    """And are independent between pixels."""
+    """Pixels are independent."""
     params, outputs = decoded(ALL[name], 1)
     n = 40_000
     x = ALL[name].sample(new_key(), jnp.broadcast_to(outputs, (n, *outputs.shape[1:])))
@@ -131,7 +131,8 @@ def test_initial_outputs_have_the_requested_mean(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_log_likelihood_is_the_sum_over_the_observed_pixels(name):
-    """Over all pixels without a mask; masks have the shape of x, of its first axes [B, T], or one value per example."""
+    """Without a mask, all pixels are observed; masks have the shape of x, of its first axes [B, T], or one value per
+    example."""
     params, outputs = decoded(ALL[name])
     x, rng = examples(name), np.random.default_rng(2)
     each = density(name, reference(name, params, outputs), x)
@@ -147,7 +148,7 @@ def test_log_likelihood_is_the_sum_over_the_observed_pixels(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_missing_pixels_change_neither_value_nor_gradient(name):
-    """Not even NaN or infinity in their place."""
+    """They may be NaN or infinite."""
     _, outputs = decoded(ALL[name])
     observed = np.random.default_rng(2).integers(0, 2, (4, *SHAPE)).astype(np.float32)
     x = np.where(observed > 0, examples(name), 0).astype(np.float32)
@@ -200,7 +201,7 @@ def test_bernoulli_and_its_gradient_stay_finite(logit):
 
 
 def test_cross_entropy_and_its_gradient_against_float64():
-    """Also of grey pixels, and at 0, where max(logits, 0) has a kink."""
+    """The cases include grey pixels, and 0, where max(logits, 0) has a kink."""
     logits, x = np.meshgrid([-30.0, -3.0, -1e-3, 0.0, 1e-3, 0.7, 20.0], [0.0, 0.2, 0.5, 1.0])
     value, pull = jax.vjp(cross_entropy, jnp.asarray(logits, jnp.float32), jnp.asarray(x, jnp.float32))
     np.testing.assert_allclose(value, np.logaddexp(0, logits) - x * logits, rtol=1e-6, atol=20 * 2**-23)
@@ -220,7 +221,7 @@ def test_named_returns_the_likelihood_of_each_name():
     assert likelihoods.named("normal") == Normal(1.0) != Normal(0.7)
 
 
-def test_unknown_likelihood_is_refused(untyped):
+def test_unknown_likelihood_raises(untyped):
     with pytest.raises(ValueError, match="likelihood=cauchy is unknown; use one of auto, bernoulli, normal, normal-l"):
         likelihoods.named("cauchy")
 
@@ -234,18 +235,18 @@ def test_unknown_likelihood_is_refused(untyped):
         ("auto", 0.7, "likelihood_scale=0.7 is for likelihood=normal only; omit it"),
     ],
 )
-def test_named_refuses_a_scale_that_the_likelihood_does_not_take(name, scale, says):
+def test_named_rejects_a_scale_that_the_likelihood_does_not_take(name, scale, says):
     with pytest.raises(ValueError, match=says):
         likelihoods.named(name, scale)
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, np.inf, np.nan])
-def test_scale_that_is_not_positive_is_refused(scale):
+def test_scale_that_is_not_positive_raises(scale):
     with pytest.raises(ValueError, match="scale=.* must be positive"):
         Normal(scale)
 
 
-def test_unknown_kind_of_scale_is_refused(untyped):
+def test_unknown_kind_of_scale_raises(untyped):
     with pytest.raises(ValueError, match="scale=fitted is unknown; use a number, learned or predicted"):
         Normal("fitted")
 

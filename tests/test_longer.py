@@ -56,7 +56,7 @@ def test_run_with_a_decaying_schedule_cannot_be_extended(x, tmp_path, schedule):
     fields = {**FIELDS, "hidden": (8,), "schedule": schedule, "workdir": tmp_path}
     jaxae.fit(dense, x, epochs=2, **fields)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(InputError, match="steps depend on their number"):
+    with pytest.raises(InputError, match="schedule depends on the number of epochs"):
         jaxae.fit(dense, x, epochs=3, **fields)
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
@@ -80,7 +80,7 @@ def test_extension_rewrites_the_report(x, tmp_path):
     ],
 )
 def test_training_starts_from_the_parameters_of_another_run(x, tmp_path, module, seeds):
-    """Including its codebook, with another optimizer; a learning rate of 0 changes nothing."""
+    """The codebook is copied too; the optimizer may differ. A learning rate of 0 changes nothing."""
     fields = {**FIELDS, "epochs": 1}
     fields |= {"hidden": (8,)} if module is vae else {"filters": (4,), "codes": 8, "latent": 2}
     source = jaxae.fit(module, x, workdir=tmp_path / "source", seeds=seeds, **fields)
@@ -97,7 +97,7 @@ def test_training_starts_from_the_parameters_of_another_run(x, tmp_path, module,
         assert equal(same[i].params, source[i if seeds > 1 else 0].params)
 
 
-def test_warm_start_of_another_network_is_refused(x, tmp_path):
+def test_warm_start_of_another_network_raises(x, tmp_path):
     jaxae.fit(vae, x, workdir=tmp_path / "source", epochs=1, hidden=(8,), seeds=2, **FIELDS)
     with pytest.raises(
         InputError, match=r"params/decoder/Dense_0/bias is float32\[2, 8\] there, float32\[2, 16\] here"
@@ -110,7 +110,7 @@ def test_warm_start_of_another_network_is_refused(x, tmp_path):
 
 
 @pytest.mark.slow
-def test_warm_start_records_its_source_and_a_refused_one_writes_nothing(x, tmp_path):
+def test_warm_start_records_its_source_and_a_failed_one_writes_nothing(x, tmp_path):
     """config.json has a hash of the checkpoint; the run resumes even if its source is deleted."""
     fields = {**FIELDS, "epochs": 1, "hidden": (8,)}
     for seed in (0, 1):
@@ -153,14 +153,14 @@ def test_replay_repeats_the_step_at_which_a_run_diverged(x, tmp_path, seeds):
 
 @pytest.mark.slow
 def test_replay_and_load_of_a_run_with_an_optax_transformation_require_it(x, tmp_path):
-    """And so does a warm start."""
+    """A warm start requires it too."""
     for lr, path in ((1e25, "diverged"), (1e-3, "source")):
         optimizer = optax.sgd(lr)
         fields = {**FIELDS, "hidden": (8,), "optimizer": optimizer, "workdir": tmp_path / path}
         with pytest.raises(Diverged) if lr > 1 else nullcontext():
             jaxae.fit(vae, x, epochs=1, **fields)
         for call in (jaxae.replay, jaxae.load) if lr > 1 else (jaxae.load,):
-            with pytest.raises(InputError, match="Optax transformation: pass optimizer=, the same one"):
+            with pytest.raises(InputError, match="Optax transformation: pass the same one as optimizer="):
                 call(tmp_path / path)
     assert jaxae.replay(tmp_path / "diverged", optimizer=optax.sgd(1e25)).nonfinite
     with pytest.raises(InputError, match="it diverged: see jaxae.replay"):
@@ -172,7 +172,7 @@ def test_replay_and_load_of_a_run_with_an_optax_transformation_require_it(x, tmp
     assert model.history[0]["loss"] < jaxae.load(tmp_path / "source", optimizer=optax.sgd(1e-3)).history[0]["loss"]
 
 
-def test_replay_of_a_run_that_did_not_diverge_is_refused(x, tmp_path):
+def test_replay_of_a_run_that_did_not_diverge_raises(x, tmp_path):
     jaxae.fit(vae, x, workdir=tmp_path, epochs=1, hidden=(8,), **FIELDS)
     with pytest.raises(InputError, match="did not diverge"):
         jaxae.replay(tmp_path)

@@ -55,7 +55,7 @@ def model():
 
 @pytest.mark.parametrize("objective", ["bce", "mse"])
 def test_loss_against_numpy(objective):
-    """With the mask of `visible` for the same key; terms are means over hidden pixels."""
+    """The mask is that of `visible` for the same key; terms are means over hidden pixels."""
     net, params = model()
     mask = masked.patches(SHAPE, 2, 0.75)
     seen = np.asarray(masked.visible(mask)(new_key(), batch(X)))

@@ -46,14 +46,14 @@ def test_codes_may_have_any_shape_and_constant_dimensions():
     np.testing.assert_allclose(np.std(z[:, 1, 1, 1]), 1, atol=0.2)
 
 
-def test_more_components_than_codes_are_refused():
+def test_more_components_than_codes_raise():
     with pytest.raises(InputError, match="components=10 must be from 1 to the number of codes, 3"):
         mixture.fit(np.zeros((3, 2)))
 
 
 @pytest.mark.slow
-def test_samples_of_a_mixture_are_nearer_to_digits_than_those_of_a_normal():
-    """For a plain autoencoder, which has no prior."""
+def test_samples_of_a_mixture_are_closer_to_digits_than_those_of_a_normal():
+    """The model is a plain autoencoder, which has no prior."""
     digits = data.load("digits")
     model = jaxae.fit(dense, digits, epochs=30, batch_size=128, hidden=(64,), latent=8, progress=False)
     codes = np.asarray(model.encode(digits.train.x))

@@ -77,7 +77,7 @@ def test_gradient_of_mixed_dot_equals_that_of_exact_products():
         np.testing.assert_allclose(mine, exact, rtol=1e-5, atol=1e-5)
 
 
-def test_mixed_dot_refuses_other_contractions():
+def test_mixed_dot_rejects_other_contractions():
     with pytest.raises(ValueError, match="last axis by the first"):
         layers.dot_general("mixed")(jnp.ones((2, 3)), jnp.ones((2, 3)), (((1,), (1,)), ((), ())))
 
@@ -395,7 +395,7 @@ def test_inconsistent_lists_and_shapes_raise_in_one_line():
 
 
 @pytest.mark.parametrize("name", ["convolutional", "denoising", "denoising_conv32", "mirrored", "strided"])
-def test_image_experiments_refuse_sequences(name):
+def test_image_experiments_reject_sequences(name):
     experiment = import_module(f"jaxae.experiments.{name}")
     model = experiment.build(experiment.Config(), data.Info((7, 3), 100)).model
     with pytest.raises(ValueError, match=r"examples of shape \(7, 3\) are not images: this net needs \[H, W, C\]"):

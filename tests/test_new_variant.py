@@ -35,13 +35,13 @@ def run_tests(folder, *options):
 
 
 # Tests of files that list experiments.
-LISTS = "golden_figures_are or recorded_figures or flags_named"
+LISTS = "golden_values_are or recorded_results or flags_named"
 
 
 def test_new_variant_passes_the_tests_of_every_experiment(copy):
     passed = run_tests(copy, "-k", f"regularized or {LISTS}")
     assert sum("[regularized]" in name for name in passed) >= 3
-    assert len(passed) > 30  # including the recorded figures of every experiment
+    assert len(passed) > 30  # including the recorded results of every experiment
 
 
 @pytest.mark.slow

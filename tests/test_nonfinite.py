@@ -128,7 +128,7 @@ def train(tmp_path_factory):
 
 
 @pytest.mark.parametrize("count", [6, pytest.param(200, marks=pytest.mark.slow)])
-def test_faults_are_named_with_their_step_and_none_is_saved(train, count):
+def test_non_finite_values_are_named_with_their_step_and_never_saved(train, count):
     chance = random.Random(0)
     kinds = list(itertools.product(range(len(PLACES)), range(len(VALUES))))
     for i in range(count):
@@ -190,7 +190,7 @@ BOTH = phases((2, descend(groups("a"), optax.sgd(0.1))), (0, descend(groups("b")
 
 @pytest.mark.parametrize("step", [0, 1, 2, 7])
 def test_named_values_are_the_gradients_of_the_current_phase(step):
-    """Within the selected branch of a switch, also of a jitted step."""
+    """They are those within the selected branch of a switch, also in a jitted step."""
     a, b, x = jnp.arange(4.0), jnp.array([0.5, -1.0, 2.0, 3.0]), jax.random.normal(new_key(), (8, 2, 2, 1))
     params = {"a": a, "b": b}
     state = State(jnp.int32(step), params, BOTH.init(params), {})

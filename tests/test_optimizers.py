@@ -60,7 +60,7 @@ def test_weight_decay_without_decoupling_is_the_gradient_of_a_penalty():
 
 
 @pytest.mark.parametrize("name", ["lion", "momentum", "sgd"])
-def test_eps_of_an_optimizer_without_eps_is_refused(name):
+def test_eps_of_an_optimizer_without_eps_raises(name):
     with pytest.raises(ValueError, match=f"has no effect with optimizer={name}"):
         optimizers.optimizer(name, 0.1, eps=1e-8)
     with pytest.raises(ValueError, match="optimizer=adm is unknown"):
@@ -141,7 +141,7 @@ def test_averaged_parameters_are_evaluated_saved_and_loaded(tmp_path):
     ids=str,
 )
 def test_resumed_training_is_bit_exact_with_every_optimizer_and_schedule(fields):
-    """From the middle of an epoch, through the bytes of a checkpoint."""
+    """It resumes from the middle of an epoch, from the bytes of a checkpoint."""
     x = jaxae.data.load("digits").train.x[:100]
     data = jaxae.data.from_arrays(x, test=0)
     config = dense.Config(hidden=(8,), batch_size=32, epochs=3, lr=1e-2, **fields)

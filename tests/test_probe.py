@@ -53,7 +53,7 @@ def said(capsys, *arguments):
 
 
 def test_probe_prints_mean_and_deviation_over_seeds_for_each_run(two, capsys):
-    """Over all seeds, on codes as in evaluation."""
+    """The codes are those of evaluation."""
     digits = data.load("digits")
     pixels = probe.error(digits, digits.train.x, digits.test.x)
     assert 0 < pixels < 10
@@ -69,7 +69,7 @@ def test_probe_prints_mean_and_deviation_over_seeds_for_each_run(two, capsys):
     np.testing.assert_allclose(deviation, np.std(errors, ddof=1), rtol=0.05)
 
 
-def test_probe_refuses_bad_runs_in_one_line(two, tmp_path, capsys):
+def test_probe_rejects_bad_runs_in_one_line(two, tmp_path, capsys):
     unfinished = tmp_path / "unfinished"
     shutil.copytree(two, unfinished)
     (unfinished / "result.json").unlink()

@@ -56,8 +56,8 @@ def test_reproduce_run_names_what_differs(finished, tmp_path, monkeypatch, capsy
     assert not any(line.startswith("data ") for line in said)
 
 
-def test_reproduce_run_refuses_a_workdir_with_a_run(finished, tmp_path, monkeypatch, capsys):
-    """Including the run's own workdir, and for a run started with --overwrite."""
+def test_reproduce_run_rejects_a_workdir_with_a_run(finished, tmp_path, monkeypatch, capsys):
+    """The run's own workdir raises too, also for a run started with --overwrite."""
     other = tmp_path / "other"
     shutil.copytree(finished, other)
     saved = json.loads((other / "config.json").read_text())
@@ -73,8 +73,8 @@ def test_reproduce_run_refuses_a_workdir_with_a_run(finished, tmp_path, monkeypa
     assert "already holds a run" in capsys.readouterr().err
 
 
-def test_second_process_in_a_workdir_is_refused(tmp_path, capfd):
-    """In one line, also with --overwrite. The lock is released when its process ends."""
+def test_second_process_in_a_workdir_is_an_error(tmp_path, capfd):
+    """The error is one line, also with --overwrite. The lock is released when its process ends."""
     workdir = tmp_path / "run"
     flags = ["--epochs", "2000", f"--workdir={workdir}"]
     command = [sys.executable, "-m", "jaxae", "dense", *flags]

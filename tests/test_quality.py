@@ -27,7 +27,7 @@ def rotation(size):
 
 
 def test_frechet_distance_of_two_normals_against_closed_forms():
-    """In general, and for covariances that commute."""
+    """The covariances commute in one of the cases."""
     a, b = normal(50, [1.0, 2.0, 3.0], A), normal(80, [1.5, 0.0, 3.0], B)
     expected = 0.25 + 4 + np.trace(A + B - 2 * sqrtm(A @ B).real)
     np.testing.assert_allclose(quality.frechet(a, b), expected, rtol=1e-10)
@@ -99,7 +99,7 @@ def test_recall_of_a_subset_is_its_fraction_of_the_data():
         assert quality.precision_recall(part, real) == (0.75, 1)
 
 
-def test_too_few_examples_are_refused():
+def test_too_few_examples_raise():
     a = rng.normal(size=(3, 2))
     with pytest.raises(InputError, match="at least 2"):
         quality.frechet(a, a[:1])
@@ -183,14 +183,14 @@ def test_quality_table_has_the_metrics_of_each_kind_of_sample(runs, digits, weig
         assert [float(value) for value in row[2:]] == pytest.approx(quality.precision_recall(a, b), abs=6e-4)
 
 
-def test_quality_refuses_bad_arguments_in_one_line(runs, tmp_path, capsys):
+def test_quality_rejects_bad_arguments_in_one_line(runs, tmp_path, capsys):
     other = tmp_path / "other"
     other.mkdir()
     text = (runs[1] / "config.json").read_text()
     fingerprint = data.load("digits").fingerprint()
     (other / "config.json").write_text(text.replace(fingerprint, "0" * 64))
     for arguments, said in (
-        ((runs[0], other), "has other data than"),
+        ((runs[0], other), "its data differ from those of"),
         ((other,), "has changed since"),
         ((tmp_path / "none",), "none"),
         ((runs[0], "--samples", 3), "--samples"),

@@ -55,7 +55,7 @@ def test_scaled_multiplies_numbers_and_schedules():
         ({"free": 0.7}, lambda kl: np.full(6, 1.5 * np.maximum(0.7, kl.mean(0)).sum())),
     ],
 )
-def test_rate_warms_up_its_target_or_its_weight(fields, expected):
+def test_warm_up_multiplies_the_capacity_or_the_kl_weight(fields, expected):
     at = SIX.replace(step=jnp.int32(5))
     found = kl_term.rate(3.0, kl_term.warmup(2.0, 1, 50, 10), **fields)(KL, at)
     np.testing.assert_allclose(found, expected(np.asarray(KL)), rtol=1e-5)
@@ -85,7 +85,7 @@ def test_cyclical_weight_is_exact_at_every_step(epochs, cycles):
 
 
 def test_kl_below_the_free_bits_has_no_gradient():
-    """Per latent dimension, for the mean KL over the batch."""
+    """Free bits apply to each latent dimension, for its mean KL over the batch."""
     least = float(np.sort(KL.mean(0))[1:3].mean())  # between the KL of the second and of the third dimension
     slope = jax.grad(lambda kl: kl_term.free_bits(1.5, least)(kl, SIX).mean())(KL)
     expected = np.where(KL.mean(0) > least, 1.5 / 6, 0)
@@ -104,7 +104,7 @@ def test_free_bits_apply_to_the_mean_over_the_global_batch_without_padding():
     np.testing.assert_allclose(kl_term.free_bits(1.5, 1.0)(KL, padded), expected, rtol=1e-6)
 
 
-def test_free_bits_refuse_a_microbatch():
+def test_free_bits_reject_a_microbatch():
     with pytest.raises(ValueError, match="needs the global batch"):
         kl_term.free_bits(1.0, 1.0)(KL, SIX.replace(layout=Layout(partial=True)))
 
@@ -116,7 +116,7 @@ def test_cyclical_weight_rises_in_the_first_half_of_each_cycle():
     np.testing.assert_allclose([weight(jnp.int32(step)) for step in at], list(at.values()), atol=1e-6)
 
 
-def test_one_cycle_with_rising_fraction_1_is_a_linear_warm_up():
+def test_one_cycle_that_rises_throughout_is_a_linear_warm_up():
     ours, theirs = kl_term.cyclical(70.0, 1, rising=1.0), optax.linear_schedule(0.0, 1.0, 70)
     for step in (0, 1, 33, 69, 70, 71, 500):
         np.testing.assert_allclose(ours(jnp.int32(step)), theirs(step), atol=1e-6)
@@ -133,7 +133,7 @@ def test_kl_weighting_changes_only_the_loss():
 
 
 def test_scheduled_weight_equals_a_constant_weight_of_each_step():
-    """Also with several seeds."""
+    """The same holds for several seeds."""
     model, params, x = small()
 
     def with_weight(weight):
@@ -248,7 +248,7 @@ WARMUPS = {
     ],
 )
 def test_training_loss_is_the_weighted_sum_of_its_terms_during_warm_up(name, warmup):
-    """The evaluation loss is the bound, with weight 1 at every step."""
+    """The evaluation loss is the negative ELBO, with weight 1 at every step."""
     module, fields, expected = EXPERIMENTS[name]
     more, weights = WARMUPS[warmup]
     built, params, found = trained(module, {**fields, **more}, weights)
@@ -283,6 +283,6 @@ def test_training_loss_of_iwae_is_the_bound_with_the_kl_weight_of_the_step():
         ({"kl_cycles": 3}, "kl_cycles=3 needs a KL warm-up; set kl_warmup=EPOCHS"),
     ],
 )
-def test_contradictory_fields_are_refused(fields, says):
+def test_contradictory_fields_raise(fields, says):
     with pytest.raises(ValueError, match=says):
         experiment.build(experiment.Config(**fields), INFO)

@@ -1,4 +1,4 @@
-"""The READMEs: their examples run, and their flags, files, links and figures exist."""
+"""The READMEs: their examples run, and their flags, files, links and results exist."""
 
 import dataclasses
 import importlib
@@ -63,7 +63,7 @@ def options(source):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_flags_named_in_the_readme_exist(page):
-    """As a flag of an experiment, of a script, or of SLURM and gcloud."""
+    """Each is a flag of an experiment, of a script, or of SLURM and gcloud."""
     text = page.read_text()
     modules = experiments.names()
     experiment_configs = [importlib.import_module(f"jaxae.experiments.{name}").Config for name in modules]
@@ -98,8 +98,9 @@ def test_python_examples_run(tmp_path, monkeypatch):
         subprocess.run([sys.executable, "-c", f"{example}\nassert {holds}"], check=True, cwd=tmp_path)
 
 
-def test_figures_in_the_table_are_those_recorded():
-    """Measured: the first figure, with its standard deviation, is in results.json. Published: in the docstring."""
+def test_results_in_the_table_are_those_recorded():
+    """The first measured number, with its standard deviation, is in results.json; the published one is in the
+    docstring."""
     results = json.loads((ROOT / "experiments" / "results.json").read_text())
     rows = re.findall(r"^\| \[`(\w+)`\].*\| (.*) \| (.*) \|$", README, re.M)
     assert len(rows) == 10

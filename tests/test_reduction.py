@@ -60,7 +60,7 @@ def test_padding_is_excluded_from_every_microbatch(layout, real):
 
 @pytest.mark.parametrize("layout", [WHOLE, *WAYS])
 def test_microbatches_have_their_size_and_hold_every_example_once(layout):
-    """With every field of the batch."""
+    """This holds for every field of the batch."""
     sizes = set()
     mask = (jnp.arange(5)[None] < 1 + jnp.arange(32)[:, None] % 5).astype(jnp.float32)
     whole = batch(10.0 * jnp.arange(32)[:, None], mask=mask, layout=layout).replace(
@@ -82,7 +82,7 @@ def test_microbatches_have_their_size_and_hold_every_example_once(layout):
 
 
 @pytest.mark.parametrize("layout", WAYS)
-def test_term_of_the_global_batch_is_refused_in_microbatches(layout):
+def test_term_of_the_global_batch_raises_in_microbatches(layout):
     def terms(variables, batch, key):
         return {"loss": batch.repeat(jnp.abs(batch.mean(batch.x))[0])}, {}
 
@@ -95,7 +95,7 @@ def test_term_of_the_global_batch_is_refused_in_microbatches(layout):
 
 
 @pytest.mark.parametrize("layout", WAYS)
-def test_statistics_of_batches_are_refused_in_microbatches(layout):
+def test_statistics_of_batches_raise_in_microbatches(layout):
     def terms(params, batch):
         return {"loss": params["w"] * batch.x[:, 0]}, {"batch_stats": {"mean": batch.x.mean(0)}}
 
@@ -106,7 +106,7 @@ def test_statistics_of_batches_are_refused_in_microbatches(layout):
 
 
 @pytest.mark.parametrize("layout", WAYS)
-def test_run_that_needs_the_global_batch_is_refused_before_it_starts(layout):
+def test_run_that_needs_the_global_batch_raises_before_it_starts(layout):
     """The toy has batch norm, and a penalty on means over the batch."""
     info = Info((4, 4, 1), 8)
     experiment = toy.build(toy.Config(), info)
@@ -116,7 +116,7 @@ def test_run_that_needs_the_global_batch_is_refused_before_it_starts(layout):
 
 
 @pytest.mark.parametrize("more", [{"accumulate": 2}, {"reduction": "reproducible"}])
-def test_batch_norm_in_microbatches_is_refused_before_anything_is_written(tmp_path, more):
+def test_batch_norm_in_microbatches_raises_before_anything_is_written(tmp_path, more):
     config = mirrored.Config(batch_norm=True, filters=(2,), strides=(2,), workdir=str(tmp_path / "run"), **more)
     with pytest.raises(InputError, match="batch norm"):
         run.train(config, mirrored.build, "mirrored")
@@ -135,7 +135,7 @@ def test_batch_norm_in_microbatches_is_refused_before_anything_is_written(tmp_pa
         (32, {"reduction": "exact"}, "reduction=exact is unknown; use one of fast, reproducible"),
     ],
 )
-def test_indivisible_batch_and_conflicting_arguments_are_refused(batch_size, more, line):
+def test_indivisible_batch_and_conflicting_arguments_raise(batch_size, more, line):
     with pytest.raises(ValueError, match=line):
         plan(**{"parallel": "auto", **more}, batch_size=batch_size, seeds=1, devices=jax.devices()[:1])
 

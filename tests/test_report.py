@@ -168,7 +168,7 @@ def test_arrow_keys_move_and_enter_selects_the_nearest_code(runs, visit):
     assert page.inner_text("#chosen").startswith(f"test example {wall['codes']['numbers'][nearest]},")
 
 
-def test_more_dimensions_have_sliders(runs, visit):
+def test_further_principal_components_have_sliders(runs, visit):
     """Each slider moves the code along its principal component."""
     model, page = jaxae.load(runs[1]), visit(runs[1] / "report.html")
     wall = embedded((runs[1] / "report.html").read_text())["wall"]
@@ -230,7 +230,7 @@ def test_curves_show_the_metrics_under_the_pointer_and_by_keys(runs, visit):
 
 
 def test_hostile_text_is_escaped(runs, visit, tmp_path):
-    """In title, class, field, value, metric and file name."""
+    """The text is in title, class, field, value, metric and file name."""
     workdir = tmp_path / "run"
     shutil.copytree(runs[0], workdir, ignore=shutil.ignore_patterns("checkpoints"))
     saved = json.loads((workdir / "config.json").read_text())
@@ -258,7 +258,7 @@ def test_hostile_text_is_escaped(runs, visit, tmp_path):
     assert page.title() == HOSTILE
 
 
-def test_content_security_policy_refuses_an_injected_script(runs, tmp_path, browser):
+def test_content_security_policy_blocks_an_injected_script(runs, tmp_path, browser):
     text = (runs[0] / "report.html").read_text().replace("</main>", "</main><script>document.title = 'taken'</script>")
     (tmp_path / "page.html").write_text(text)
     page = browser.new_page()
@@ -285,7 +285,7 @@ def test_report_has_command_versions_and_no_external_address(runs):
 
 
 def test_report_of_incompressible_images_stays_small(runs):
-    """On images of noise."""
+    """The images are noise."""
     model = jaxae.load(runs[0])[0]
     noise = np.random.default_rng(0).integers(0, 256, (4000, 28, 28, 1), dtype=np.uint8)
     split = data.Split(noise, np.arange(4000) % 10)
@@ -343,7 +343,7 @@ def test_comparison_shows_metrics_curves_and_reconstructions_of_each_run(runs, t
     assert "latent" in page.inner_text("main")
 
 
-def test_unfinished_and_changed_runs_are_refused_in_one_line(runs, tmp_path, capsys):
+def test_unfinished_and_changed_runs_raise_in_one_line(runs, tmp_path, capsys):
     other, unfinished = tmp_path / "other", tmp_path / "unfinished"
     for path in (other, unfinished):
         shutil.copytree(runs[0], path)
@@ -457,7 +457,7 @@ def test_large_images_are_downsampled_by_averaging():
 
 
 def test_class_names_are_not_parsed_as_mathematics_in_figures(runs, monkeypatch):
-    """For example the class $a^$."""
+    """The class $a^$ is an example."""
     from matplotlib.figure import Figure
     from matplotlib.text import Text
 
@@ -478,7 +478,7 @@ def test_class_names_are_not_parsed_as_mathematics_in_figures(runs, monkeypatch)
     assert [text for text in texts if "mathdefault" in text or "$" in text] == []
 
 
-def test_cards_show_which_expected_figures_were_reached(runs):
+def test_cards_show_which_expected_results_were_reached(runs):
     result = json.loads((runs[0] / "result.json").read_text())
     result["expected"] = {"mse": 1.0, "loss": [0.0, 1.0]}
     cards = {card["name"]: card for card in html._cards(result, "nats per image")}

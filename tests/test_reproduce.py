@@ -48,7 +48,7 @@ def sections(page):
 
 
 def models(page):
-    """Experiment -> column -> cell, for the tables of published figures; `group` is the heading."""
+    """Experiment -> column -> cell, for the tables of published results; `group` is the heading."""
     found = sections(page).items()
     rows = [(name, {**row, "group": heading}) for heading, rows in found for name, row in rows.items()]
     return {name: row for name, row in rows if "published" in row}
@@ -98,7 +98,7 @@ def test_command_is_read_from_the_docstring(reproduce):
 
 
 @pytest.mark.parametrize("name", RESULTS)
-def test_recorded_figures_are_of_the_experiments_command(reproduce, name):
+def test_recorded_results_are_of_the_experiments_command(reproduce, name):
     """Entries are optional, and each belongs to an experiment."""
     found, module = RESULTS[name], import_module(f"jaxae.experiments.{name}")
     words = shlex.split(found["command"])
@@ -110,7 +110,7 @@ def test_recorded_figures_are_of_the_experiments_command(reproduce, name):
         assert (FOLDER / file).exists()
 
 
-def test_readme_of_the_experiments_has_the_recorded_figures(tables):
+def test_readme_of_the_experiments_has_the_recorded_results(tables):
     assert list(RESULTS) == sorted(RESULTS)
     assert tables.page(RESULTS, docstrings("jaxae.experiments")) == PAGE
 
@@ -136,7 +136,7 @@ def test_group_of_an_experiment_is_in_the_list_or_other(tables):
     assert written <= tables.GROUPS.keys()
 
 
-def test_published_and_measured_figures_are_side_by_side():
+def test_published_and_measured_results_are_side_by_side():
     rows = models(PAGE)
     for name, published, measured in (
         ("binary", 104, "102.3 ± 0.16 nats"),
@@ -151,8 +151,9 @@ def test_published_and_measured_figures_are_side_by_side():
 
 
 @pytest.mark.parametrize("name", [name for name in RESULTS if "Measured" in SAID[name]])
-def test_docstring_has_the_recorded_figures(tables, name):
-    """The page quotes the docstring only if its figures are recorded; the recorded time must be in it, too."""
+def test_docstring_has_the_recorded_results(tables, name):
+    """The page quotes the docstring only if its numbers are recorded; the docstring must also have the recorded
+    time."""
     words = SAID[name]["Measured"].replace("+-", "±")
     shown = tables.measured({**RESULTS[name], "reached": None}, words)
     assert words.startswith(shown)
@@ -160,7 +161,7 @@ def test_docstring_has_the_recorded_figures(tables, name):
     assert RESULTS[name]["time"] in words
 
 
-def test_measured_figures_that_are_not_recorded_are_not_shown(tables):
+def test_measured_results_that_are_not_recorded_are_not_shown(tables):
     found = {"metrics": {"loss": 0.25, "code": 3.0, "kl": 1.5}, "expected": {}, "reached": None}
     assert tables.measured(found, "test BCE 0.25 nats (seed 0); 9 s.") == "test BCE 0.25 nats"
     for text in ("test BCE 0.24 nats (seed 0); 9 s.", "test BCE 0.25 +- 0.1 nats over three seeds", "good", ""):
@@ -171,7 +172,7 @@ def test_measured_figures_that_are_not_recorded_are_not_shown(tables):
     assert "not reached" in shown
 
 
-def test_handwritten_evaluations_agree_with_the_recorded_figures():
+def test_handwritten_evaluations_agree_with_the_recorded_results():
     _, rows = sections(PAGE)["Importance weighted bound, K = 1 and 5"].items()
     row = list(rows[1].values())
     found = RESULTS["iwae"]["likelihood"]
@@ -211,7 +212,7 @@ def test_finished_runs_become_entries_and_tables(reproduce, workdir, tmp_path):
     assert measures["Likelihoods"]["vae"]["log_likelihood"] == "-141 ± 1.4"
     assert "Codebooks" not in measures
     assert list(measures["Defects of a 2-D latent space"]["vae"].values())[1:] == ["0.5", "0.1", "0.02", "3"]
-    assert "better than `mirrored` on each but asymmetry, holes, roughness." in page
+    assert "better than `mirrored` on every metric except asymmetry, holes, roughness." in page
     assert "(128-64-32-64-128)" in page
     (layers,) = measures["Layer by layer, or end to end"].values()
     assert numbers(" ".join(layers.values())) == [0.01667, 0.01, 0.2, 0.14]  # 1 / 60 after three layers of 20 epochs

@@ -231,7 +231,7 @@ def test_metric_names_that_end_in_mean_and_std_are_kept_in_all_files(few, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["epoch", "step", "split"])
-def test_metrics_with_the_name_of_a_field_of_metrics_jsonl_are_refused(few, tmp_path, name):
+def test_metric_named_like_a_field_of_metrics_jsonl_raises(few, tmp_path, name):
     with pytest.raises(ValueError, match=f"a metric is named {name}"):
         records.record(1, 2, "test", {"loss": np.float32(1), name: np.float32(2)})
     with pytest.raises(InputError, match=f"a metric is named {name}"):
@@ -241,15 +241,15 @@ def test_metrics_with_the_name_of_a_field_of_metrics_jsonl_are_refused(few, tmp_
 
 @dataclasses.dataclass(frozen=True)
 class Documented(vae.Config):
-    """The documented configuration of a source."""
+    """A documented configuration, small enough for a test."""
 
     epochs: int = 1
     batch_size: int = 16
     hidden: tuple[int, ...] = (4,)
 
 
-def test_expected_figures_are_those_of_the_data(few, tmp_path):
-    """And only of the documented configuration."""
+def test_expected_results_are_those_of_the_data(few, tmp_path):
+    """Only the documented configuration has expected results."""
 
     def build(config, info):
         other = {"loss": -1.0}  # out of reach
@@ -271,7 +271,7 @@ def test_expected_figures_are_those_of_the_data(few, tmp_path):
         result = json.loads((workdir / "result.json").read_text())
         assert result["expected"] == expected
         assert result["reached"] is (True if expected else None)
-        assert ("(expected figure reached)" in results.summary(workdir)) == bool(expected)
+        assert ("(expected result reached)" in results.summary(workdir)) == bool(expected)
 
 
 def test_repeating_a_finished_run_changes_no_file(finished):
@@ -356,7 +356,7 @@ def test_loaded_model_encodes_decodes_and_samples(finished):
     assert model.encode(digits[:0]).shape == (0, 2)
 
 
-def test_load_and_model_refuse_bad_input(finished, tmp_path):
+def test_load_and_model_reject_bad_input(finished, tmp_path):
     model = jaxae.load(finished)
     for call, given, says in (
         (model.encode, np.zeros((3, 27, 28)), "images have shape"),
@@ -385,7 +385,7 @@ def test_load_and_model_refuse_bad_input(finished, tmp_path):
             jaxae.load(tmp_path)
 
 
-def test_another_configuration_is_refused_with_its_differing_fields(finished, tmp_path):
+def test_another_configuration_raises_and_names_its_differing_fields(finished, tmp_path):
     before = final(finished)
     with pytest.raises(InputError, match=r"epochs=3 there, 4 here; hidden=\[16\] there, \[8\] here"):
         go(finished, epochs=4, hidden=(8,))
@@ -407,7 +407,7 @@ def test_overwrite_starts_again_and_removes_only_files_of_a_run(finished, tmp_pa
     assert (workdir / "notes.txt").read_text() == "mine"
 
 
-def test_unusable_workdirs_are_refused(tmp_path):
+def test_unusable_workdirs_raise(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         go(tmp_path / "file" / "run")
@@ -431,7 +431,7 @@ def test_run_killed_before_writing_its_config_starts_again(tmp_path):
     go(tmp_path / "run", epochs=1)
 
 
-def test_checkpoint_of_changed_code_is_refused_and_kept(finished, tmp_path):
+def test_checkpoint_of_changed_code_raises_and_is_kept(finished, tmp_path):
     workdir = unfinished(finished, tmp_path / "copy")
 
     def build(config, info):
@@ -443,7 +443,7 @@ def test_checkpoint_of_changed_code_is_refused_and_kept(finished, tmp_path):
     assert equal(final(workdir), final(finished))
 
 
-def test_truncated_metrics_file_is_refused(finished, tmp_path):
+def test_truncated_metrics_file_raises(finished, tmp_path):
     workdir = unfinished(finished, tmp_path / "copy")
     (workdir / "metrics.jsonl").write_text("")
     with pytest.raises(InputError, match="is shorter than at its checkpoint"):
@@ -472,7 +472,7 @@ def test_resume_with_batch_norm_codebook_and_two_optimizers_is_bit_exact(tmp_pat
     assert (whole / "metrics.jsonl").read_bytes() == (parts / "metrics.jsonl").read_bytes()
 
 
-def test_transition_without_a_loss_metric_is_refused(tmp_path):
+def test_transition_without_a_loss_metric_raises(tmp_path):
     def build(config, info):
         experiment = vae.build(config, info)
 
@@ -501,7 +501,7 @@ def test_divergence_in_evaluation_names_the_metric_and_step(tmp_path):
     assert [line["split"] for line in records.read(tmp_path / "run" / "metrics.jsonl")] == ["train"]
 
 
-def test_batch_larger_than_the_training_split_is_refused(tmp_path):
+def test_batch_larger_than_the_training_split_raises(tmp_path):
     with pytest.raises(InputError, match="exceeds the 1438 training examples"):
         go(tmp_path / "run", batch_size=1439)
     assert not (tmp_path / "run").exists()
@@ -515,7 +515,7 @@ def test_batch_larger_than_the_training_split_is_refused(tmp_path):
         ({"epochs": 10**9}, "epochs=1000000000: more than 2147483648 steps"),
     ],
 )
-def test_runs_too_large_for_the_machine_are_refused_at_once(tmp_path, fields, says):
+def test_runs_too_large_for_the_machine_raise_at_once(tmp_path, fields, says):
     with pytest.raises(InputError, match=says):
         go(tmp_path / "run", **fields)
     assert not (tmp_path / "run").exists()
@@ -571,7 +571,7 @@ def test_infinite_parameters_are_a_divergence(tmp_path):
 
 
 def test_stop_between_checkpoints_saves(finished, tmp_path):
-    """For any call of `stop` that returns True first."""
+    """The first call of `stop` that returns True may be any."""
     for calls in (0, 1, 4):
         workdir, count = tmp_path / str(calls), iter(range(1000))
         with pytest.raises(Interrupted):
@@ -642,7 +642,7 @@ def test_last_stop_call_comes_after_the_last_save(tmp_path):
         *(pytest.param(name, marks=pytest.mark.slow) for name in ("metrics.jsonl", "checkpoints", "result.json")),
     ],
 )
-def test_links_to_other_directories_are_refused(finished, tmp_path, name, overwrite):
+def test_links_to_other_directories_raise(finished, tmp_path, name, overwrite):
     workdir, outside = unfinished(finished, tmp_path / "run"), tmp_path / "outside"
     outside.mkdir()
     (outside / "mine").write_text("mine")
@@ -666,7 +666,7 @@ def test_colour_images_train_in_mixed_precision(tmp_path):
     assert model.reconstruct(x).shape == (60, 6, 9, 3)
 
 
-def test_expected_figures_are_upper_bounds_or_ranges(finished):
+def test_expected_results_are_upper_bounds_or_ranges(finished):
     line = records.read(finished / "metrics.jsonl")[-1]
     outcome = loop.Outcome(None, 1.0, 1.0)
     loss = line["loss"]
@@ -680,7 +680,7 @@ def test_expected_figures_are_upper_bounds_or_ranges(finished):
     assert results.collect(line, {}, outcome)["reached"] is None
 
 
-def test_plan_refuses_a_batch_size_that_does_not_divide_over_devices():
+def test_plan_rejects_a_batch_size_that_does_not_divide_over_devices():
     devices = jax.devices() * 4
     with pytest.raises(ValueError, match="batch_size=10 is not divisible by 4 devices; use 8 or 12"):
         plan("auto", 10, 1, devices)

@@ -250,7 +250,7 @@ def test_bad_sequences_raise_in_one_line(tmp_path, case):
 
 def test_padding_that_exceeds_memory_raises(tmp_path):
     parts = [np.zeros((1, 1), np.uint8)] * 600 + [np.zeros((1_000_000, 1), np.uint8)]
-    with pytest.raises(InputError, match="601 sequences padded to 1000000 steps exceed 2 GiB: cut the longest"):
+    with pytest.raises(InputError, match="601 sequences padded to 1000000 steps exceed 2 GiB: truncate the longest"):
         data.load(str(save(tmp_path, *parts)))
 
 
@@ -274,7 +274,7 @@ def test_code_of_a_padded_sequence_with_its_length_is_that_of_the_sequence_alone
 
 
 @pytest.mark.parametrize("name", ["simple", "tied", "stacked", "vae", "convolutional"])
-def test_experiments_for_images_refuse_sequences_in_one_line(tmp_path, name):
+def test_experiments_for_images_reject_sequences_in_one_line(tmp_path, name):
     module = import_module(f"jaxae.experiments.{name}")
     config = module.Config(epochs=1, batch_size=8, data=str(save(tmp_path, *MANY)), workdir=str(tmp_path / "run"))
     with pytest.raises(InputError) as error:

@@ -115,7 +115,7 @@ def test_another_key_gives_other_factors():
 
 
 def test_centre_of_mass_is_at_x_and_y(some):
-    """Within a fraction of a pixel; one step is one of 64 pixels, from 16.5 to 47.5."""
+    """It is there within a fraction of a pixel; one step is one of 64 pixels, from 16.5 to 47.5."""
     rows, x = some
     np.testing.assert_allclose(centre(x), rows[:, 3:] + 16.5, atol=0.15)
     np.testing.assert_allclose(centre(sprites.images(rows)[..., 0] / 255), (rows[:, 3:] + 16.5) / 2, atol=0.1)
@@ -157,7 +157,7 @@ def test_long_axis_of_an_ellipse_has_the_angle_of_its_rotation():
 
 @pytest.mark.parametrize(("shape", "period"), [(SQUARE, 10), (ELLIPSE, 20), (HEART, 40)])
 def test_rotations_repeat_after_the_period_of_the_shape(shape, period):
-    """And not before."""
+    """They do not repeat earlier."""
     start = image(shape=shape, rotation=3, scale=5).astype(float)
     for step in range(1, 40):
         change = abs(image(shape=shape, rotation=(3 + step) % 40, scale=5) - start).sum() / start.sum()
@@ -187,7 +187,7 @@ def test_heart_at_rotation_0_has_its_tip_below():
 
 
 def test_edges_are_antialiased():
-    """With the grey levels of 4 x 4 sample points; of four times as many at half the size."""
+    """Grey levels are those of 4 x 4 sample points, or of four times as many at half the size."""
     for size, points in ((64, 16), (32, 64)):
         rows = np.random.default_rng(1).integers(0, sprites.COUNTS, (500, 5))
         levels = np.unique(sprites.images(rows, size))

@@ -19,7 +19,7 @@ B = batch(X)
 
 
 def towards(name, *others):
-    """Half the squared distance of a group from noise, and twice that under other names."""
+    """A loss: half the squared distance of a group from noise, with twice that as the terms `others`."""
 
     def loss(variables, batch, key):
         distance = variables["params"][name] - batch.mean(batch.noise(key, (3,)))

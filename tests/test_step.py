@@ -89,7 +89,7 @@ def test_other_groups_have_no_optimizer_state_and_no_gradient():
     assert taken
 
 
-def test_unknown_group_is_refused():
+def test_unknown_group_raises():
     with pytest.raises(ValueError, match=r"no parameters named \['z'\]; there are \['a'\]"):
         descend(quadratic("a"), optax.sgd(0.1), wrt=("z",)).init({"a": jnp.ones(3)})
 
@@ -106,7 +106,7 @@ def test_minimised_term_is_reported_under_its_name():
     assert equal(second, {"distance": first["loss"], "count": first["count"]})
 
 
-def test_name_of_another_term_is_refused():
+def test_name_of_another_term_raises():
     def loss(variables, batch, key):
         return {"loss": batch.repeat(jnp.sum(variables["params"]["a"])), "distance": batch.weight}, {}
 
@@ -115,7 +115,7 @@ def test_name_of_another_term_is_refused():
         transition.step(state(transition, {"a": jnp.ones(3)}), B, new_key())
 
 
-def test_two_metrics_of_the_same_name_are_refused():
+def test_two_metrics_of_the_same_name_raise():
     def loss(variables, batch, key):
         return {"loss": batch.repeat(jnp.sum(variables["params"]["a"])), "count": batch.weight}, {}
 
@@ -137,7 +137,7 @@ def test_two_metrics_of_the_same_name_are_refused():
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (16, 1), (15,)])
-def test_term_that_is_not_one_number_per_example_is_refused(shape):
+def test_term_that_is_not_one_number_per_example_raises(shape):
     def loss(variables, batch, key):
         return {"loss": batch.repeat(jnp.sum(variables["params"]["a"])), "odd": jnp.zeros(shape)}, {}
 
@@ -146,7 +146,7 @@ def test_term_that_is_not_one_number_per_example_is_refused(shape):
         transition.step(state(transition, {"a": jnp.ones(3)}), B, new_key())
 
 
-def test_terms_without_a_loss_are_refused():
+def test_terms_without_a_loss_raise():
     def loss(variables, batch, key):
         return {"error": batch.repeat(jnp.sum(variables["params"]["a"]))}, {}
 
@@ -169,7 +169,7 @@ def test_alternating_transitions_have_independent_noise():
 
 
 def test_updates_replace_their_collections_and_keep_the_others():
-    """Without a gradient through the updates."""
+    """No gradient passes through the updates."""
 
     def loss(variables, batch, key):
         new = 0.9 * variables["averages"]["x"] + 0.1 * batch.mean(batch.x) * variables["params"]["a"]

@@ -147,8 +147,8 @@ def test_shard_without_points_writes_only_the_table(tmp_path):
     assert "1e-3" in said
 
 
-def test_points_of_another_sweep_are_refused(tmp_path):
-    """For all points, not only those of this shard."""
+def test_points_of_another_sweep_raise(tmp_path):
+    """All points are checked, not only those of this shard."""
     sweep(tmp_path, "lr=1e-3,1e-2")
     with pytest.raises(InputError, match="lr=1e-3: holds another run: --epochs 2 there, 3 here"):
         sweep(tmp_path, "lr=2e-2,1e-3", more=(*SMALL, "--epochs", "3", "--shard", "1/2"))
@@ -172,7 +172,7 @@ def test_points_of_another_sweep_are_refused(tmp_path):
         (["mirrored", "--grid", "batch_norm=1"], "must be True or False"),
     ],
 )
-def test_invalid_grid_is_refused_and_nothing_is_written(tmp_path, monkeypatch, arguments, line):
+def test_invalid_grid_raises_and_nothing_is_written(tmp_path, monkeypatch, arguments, line):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=line):
         sweeps.sweep(loop.never, arguments)

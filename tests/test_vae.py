@@ -90,14 +90,14 @@ def expected_bound(model, params, x):
     return -means(vae.loss(model), params, quadrature(x))["loss"]
 
 
-def test_bound_is_the_marginal_likelihood_at_the_optimum():
+def test_elbo_is_the_log_marginal_likelihood_at_the_optimum():
     model, params, x, exact = linear_gaussian()
     np.testing.assert_allclose(expected_bound(model, params, x), exact, rtol=1e-5)
     slope = jax.grad(lambda p: expected_bound(model, p, x))(params)["encoder"]
     assert max(jax.tree.leaves(jax.tree.map(lambda g: float(jnp.abs(g).max()), slope))) < 1e-4
 
 
-def test_bound_is_never_above_the_marginal_likelihood():
+def test_elbo_is_never_above_the_log_marginal_likelihood():
     model, params, x, exact = linear_gaussian()
     for i in range(50):
         leaves, tree = jax.tree.flatten(params["encoder"])
@@ -109,7 +109,7 @@ def test_bound_is_never_above_the_marginal_likelihood():
         assert size < 0.05 or bound < exact - 1e-3
 
 
-def test_single_sample_bound_is_unbiased():
+def test_single_sample_elbo_is_unbiased():
     model, params, x, _ = linear_gaussian()
     params["encoder"]["Dense_0"]["bias"] += 0.3
     expected = float(expected_bound(model, params, x))
@@ -127,7 +127,7 @@ def test_terms_in_expectation_are_the_closed_form_with_a_kl_weight():
     np.testing.assert_allclose(found["kl"], kl, rtol=1e-5)
 
 
-def test_training_reaches_the_marginal_likelihood():
+def test_training_reaches_the_log_marginal_likelihood():
     """From a perturbed encoder, gradient descent on the bound converges to the exact posterior."""
     model, params, x, exact = linear_gaussian()
     params["encoder"] = jax.tree.map(jnp.zeros_like, params["encoder"])

@@ -146,7 +146,7 @@ def some(n, seed=0):
 
 
 def test_moving_averages_against_numpy_over_three_steps():
-    """Counts and sums as in the paper; no vector is close to one of the codes."""
+    """Counts and sums are those of the paper; the last code is far from all vectors."""
     variables, _ = some(1)
     decay = 0.6
     counts = np.full(K, 4 * 6 / K)  # uniform usage in batches of 4
@@ -251,7 +251,7 @@ def test_codebook_is_updated_in_training_only(learned):
 
 
 def test_resampled_codes_differ_from_each_other():
-    """Beyond rounding, both from codes of the codebook and from vectors sampled with them."""
+    """They differ by more than rounding from other codes of the codebook, and from vectors sampled with them."""
     codes = jnp.array([[1.0, 0.0], [0.0, 3.0]])
     fresh = jnp.array([[0.0, 3.0], [2.0, 2.0], [1.0, 1e-6], [2.0, 2.0000002], [2.0, 2.1], [0.0, 0.0]])
     assert codebook.is_distinct(fresh, codes).tolist() == [False, True, False, False, True, True]
@@ -288,7 +288,7 @@ def test_codebook_on_two_devices_equals_that_on_one(learned):
 
 @pytest.mark.parametrize("learned", [False, True])
 def test_microbatches_equal_the_global_batch_without_batch_statistics(learned):
-    """In every evaluation, and in training if the codebook has no state."""
+    """This holds in every evaluation, and in training if the codebook has no state."""
     update = None if learned else codebook.track(0.9)
     model, variables, x = small(learned=learned, tracked=False)
     assert ("codebook" in variables) == (not learned)

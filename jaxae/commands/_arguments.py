@@ -17,7 +17,7 @@ C = TypeVar("C")  # a dataclass
 
 
 def parsed(kind: type[C], argv: Sequence[str]) -> C:
-    """The arguments of a command as its dataclass. InputError as `command_line.parse`."""
+    """The arguments of a command as its dataclass. InputError as in `command_line.parse`."""
     name = kind.__module__.split(".")[-1]
     return command_line.parse(kind, sys.modules[kind.__module__].__doc__ or "", argv, f"jaxae {name}")
 

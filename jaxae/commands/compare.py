@@ -1,4 +1,4 @@
-"""Write one HTML report on several finished runs of the same data.
+"""Write one HTML report on several finished runs on the same data.
 
 It has the curves of all runs, a table of their metrics with mean and standard deviation over seeds, and reconstructions
 of the same test images.
@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> NoReturn:
 
 
 def compare(options: Options) -> str:
-    """Write the report, and return the line to print. InputError as `page`, and for a file that cannot be written."""
+    """Write the report, and return the line to print. InputError as in `page`, and for an unwritable file."""
     text = page(options.runs, module_of(options))
     try:
         options.out.write_text(text, encoding="utf-8")

@@ -30,6 +30,6 @@ def main(argv: Sequence[str]) -> NoReturn:
 
 
 def encode(options: Options) -> str:
-    """Write the codes, and return the line to print. InputError as `opened`, `examples` and `write`."""
+    """Write the codes, and return the line to print. InputError as in `opened`, `examples` and `write`."""
     model = opened(options)
     return write(options, model, read_examples(options, model), model.encode, "codes", "z")

@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> NoReturn:
 
 
 def estimate(options: Options) -> str:
-    """Print a line for each run as it comes. InputError, before the first, where one has no likelihood."""
+    """Print one line per run, as soon as it is known. InputError, before the first line, if a run has no likelihood."""
     module = module_of(options)
     for title, measure, models, data in [found(path, options.samples, module) for path in options.runs]:
         estimates = measures.of_seeds(measure, models, data)
@@ -52,7 +52,7 @@ def estimate(options: Options) -> str:
 
 
 def found(path: Path, samples: int, module: ModuleType | None = None) -> tuple[str, Measure, list[Trained], Dataset]:
-    """The title of a run, its likelihood measure, the model of each seed, and the data. InputError as `estimate`."""
+    """The title of a run, its likelihood measure, the model of each seed, and the data. InputError as in `estimate`."""
     saved = directory.read(path / "config.json")
     module, config = run.recorded_experiment(path, saved, module)
     if not hasattr(config, "log_likelihood_samples"):

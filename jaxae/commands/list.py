@@ -1,4 +1,4 @@
-"""List the experiments: name, idea, source and measured figure."""
+"""List the experiments: name, idea, source and measured result."""
 
 import re
 import sys
@@ -40,7 +40,7 @@ def table() -> str:
 
 
 def row(name: str, docstring: str) -> tuple[str, str, str, str]:
-    """Name, first sentence, source and first measured figure of an experiment, from its docstring."""
+    """Name, first sentence, source and first measured result of an experiment, from its docstring."""
     said = fields(docstring)
     measured = said.get("Measured", "")
     figure = FIGURE.match(measured)

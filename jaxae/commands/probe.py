@@ -2,7 +2,7 @@
 
 A linear probe: scikit-learn's logistic regression on the standardised codes of the training split. Prints its error on
 the test split in percent (mean and standard deviation over several seeds), and the error of the same classifier on the
-pixels. Makhzani & Frey 2013 have a table of such errors on MNIST for codes of 1,000 latent dimensions.
+pixels. Makhzani & Frey 2013 report such errors on MNIST for codes of 1,000 latent dimensions.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Measure the sample quality of finished runs of the same data.
+"""Measure the sample quality of finished runs on the same data.
 
 Computes Frechet distance, precision and recall (see jaxae/measure/quality.py) against the test images, in the features
 of a classifier of these data, which is trained on first use, for: samples from the prior, if the model has one; samples
@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> NoReturn:
 
 
 def measure(options: Options) -> str:
-    """The table. InputError for directories that hold no finished run, and runs of other data than the first's."""
+    """The table. InputError for directories without a finished run, and for runs on different data."""
     module = module_of(options)
     saved, data = run.same_data(options.runs)
     how = saved[0]["config"]["binarize"]

@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> NoReturn:
 
 
 def reconstruct(options: Options) -> str:
-    """Write the reconstructions, and return the line to print. InputError as `jaxae encode`."""
+    """Write the reconstructions, and return the line to print. InputError as in `jaxae encode`."""
     model = opened(options)
     found = read_examples(options, model)
     if options.out.suffix == ".png":

@@ -20,5 +20,5 @@ def main(argv: Sequence[str]) -> NoReturn:
 
 
 def again(options: Options) -> str:
-    """The step, its seed and the first non-finite value, in one line. InputError as `jaxae.replay`."""
+    """The step, its seed and the first non-finite value, in one line. InputError as in `jaxae.replay`."""
     return str(replay(options.run, module_of(options)))

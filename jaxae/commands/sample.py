@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> NoReturn:
 
 
 def sample(options: Options) -> str:
-    """Write the samples, and return the line to print. InputError as `opened`, and for a model without a prior."""
+    """Write the samples, and return the line to print. InputError as in `opened`, and for a model without a prior."""
     model = opened(options)
     if model.experiment.prior is None:
         raise InputError(

@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> NoReturn:
 
 
 def score(options: Options) -> str:
-    """Write the scores, and return the line to print. InputError as `jaxae encode`, and for an unknown term."""
+    """Write the scores, and return the line to print. InputError as in `jaxae encode`, and for an unknown term."""
     model = opened(options)
 
     def apply(x: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:

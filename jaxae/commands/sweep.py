@@ -98,7 +98,7 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def check_points(points: list[Config]) -> None:
-    """Raise InputError, before training, for points that do not form a sweep."""
+    """Raise InputError, before training, for two points of one name, unsupported flags, and runs of another sweep."""
     if len({config.workdir for config in points}) < len(points):
         raise InputError("--grid: two points have the same name: give each value once")
     for config in points:
@@ -145,7 +145,7 @@ def directory_name(point: Point) -> str:
 def configure(module: ModuleType, flags: list[str], point: Point, workdir: Path) -> Config:
     """The configuration of a point. InputError as for the experiment itself."""
     if "workdir" in point:
-        raise InputError("--grid workdir: every point has its own")
+        raise InputError("--grid workdir: every point has its own; omit it")
     booleans = {field.name for field in dataclasses.fields(module.Config) if field.type is bool or field.type == "bool"}
     words = []
     for field, value in point.items():
@@ -189,7 +189,7 @@ def train_points(module: ModuleType, name: str, points: list[Config], axes: Poin
 
 
 def summarize(rows: list[tuple[Point, Config]]) -> str:
-    """A Markdown table: the test metrics of each point, with deviations where there are several seeds."""
+    """A Markdown table: the test metrics of each point, with standard deviations over several seeds."""
     lines = [final_metrics(config) for _, config in rows]
     metrics = metric_names([line for line in lines if line])
     fields = [*rows[0][0]]

@@ -1,1 +1,1 @@
-"""Batches, transitions and experiments: the data of a loss, a training step as pure functions, a model with both."""
+"""Batches (input of a loss), transitions (a training step in pure functions) and experiments (a model with both)."""

@@ -1,4 +1,4 @@
-"""The batch: the data of a loss, with means and noise that do not depend on its layout.
+"""The batch: the input of a loss, with means and noise that do not depend on its layout.
 
 A loss maps a global batch, a per-device batch or a microbatch to terms per example; the engine (`reduction`) takes the
 means over examples, microbatches and devices.

@@ -21,7 +21,7 @@ ExpectedMetrics: TypeAlias = Mapping[str, float | tuple[float, float]]  # test m
 class Experiment:
     """A model with its training transition, test loss, measures and expected test metrics.
 
-    Any Flax module with `encode(x)`, `decode(codes)` and `__call__(x)`, which creates the parameters, does:
+    The model is any Flax module with `encode(x)`, `decode(codes)` and `__call__(x)`, which creates the parameters:
     `Experiment(model, descend(loss, optimizer), loss)` with
 
         def loss(variables, batch, key):
@@ -32,7 +32,7 @@ class Experiment:
     A loss returns (terms, updates). Each term has one number per example; `loss` is minimised, and the means of all
     terms are reported. Updates are new values of collections that training changes without gradients (`batch_stats`),
     usually none. `batch.x` holds float32 examples in [0, 1]; `batch.noise(key, shape)` samples noise per example.
-    TypeError for parts of other types, and for a model without `__call__`.
+    TypeError for fields of other types, and for a model without `__call__`.
     """
 
     model: nn.Module  # with methods encode(x) -> codes and decode(codes) -> pixels in [0, 1]
@@ -60,7 +60,7 @@ class Experiment:
 
 
 def reached(value: float, expected: float | Sequence[float]) -> bool:
-    """Whether a metric meets its expected figure, an upper bound or a range."""
+    """Whether a metric meets its expected result, an upper bound or a range."""
     low, high = expected if isinstance(expected, Sequence) else (-math.inf, expected)
     return low <= value <= high
 

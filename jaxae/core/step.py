@@ -152,7 +152,7 @@ def _named(grads: Params) -> Params:
 
 @custom_vmap
 def _of_all_seeds(step: jax.Array) -> jax.Array:
-    """The step without its axis of seeds, which is constant along it, so that `switch` computes a single phase."""
+    """The step without its axis of seeds: all seeds share it, so `switch` computes a single phase."""
     return step
 
 

@@ -127,7 +127,7 @@ def examples(
     """All examples at a path, in their order, or the test split of a named data set; and the names of the examples.
 
     The names are the paths of the images in a folder, or numbers from 0 (see `files.read`). binarize: as for `load`,
-    of a named data set. InputError as `named`.
+    of a named data set. InputError as in `named`.
     """
     from jaxae.data import files
 
@@ -139,7 +139,7 @@ def examples(
 
 
 def path_of(name: str) -> Path | None:
-    """The path that a name denotes; None for a named data set. InputError for neither."""
+    """The path that a name denotes; None for a named data set. InputError if it is neither."""
     from jaxae.data import files, tfds
 
     if name == ARRAY:

@@ -18,7 +18,7 @@ def binarize(dataset: Dataset, how: str) -> Dataset:
 
 
 def as_in_training(dataset: Dataset, how: str) -> Dataset:
-    """Binarize also the training images of a `dynamic` set, as the training step does."""
+    """Also binarize the training images of a `dynamic` set, as the training step does."""
     return binarize(dataset, "static") if how == "dynamic" else dataset
 
 

@@ -1,4 +1,4 @@
-"""Cache of decoded arrays in a folder of the user (`JAXAE_CACHE`, or `~/.cache/jaxae`).
+"""Cache of decoded arrays in a user folder (`JAXAE_CACHE`, or `~/.cache/jaxae`).
 
 A set is an `.npz`; a large one is an `.npy` per split, which is memory-mapped.
 """

@@ -1,4 +1,4 @@
-"""Data of the user: `.npy`, `.npz` and IDX files, folders of images."""
+"""User data: `.npy`, `.npz` and IDX files, folders of images."""
 
 import os
 import re
@@ -57,7 +57,7 @@ def read(path: Path) -> tuple[Split, Sequence[str | int]]:
     """All examples at a path (as for `load`) in order, without classes; and their names.
 
     The names are the paths of the images of a folder, relative to it and sorted; else numbers from 0. Of the four files
-    of MNIST the training images come first. An `.npy` of bytes above one GiB is memory-mapped. InputError as `load`.
+    of MNIST the training images come first. An `.npy` of bytes above one GiB is memory-mapped. InputError as in `load`.
     """
     _check(path)
     lengths, names = None, None

@@ -24,7 +24,7 @@ def read(path: Path, axes: int) -> np.ndarray:
         with gzip.open(path) if packed else path.open("rb") as file:
             return parse(file, axes, str(path))
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: cannot be read ({error}): is it truncated or damaged? fetch it again") from None
+        raise InputError(f"{path}: cannot be read ({error}): is it truncated or damaged? download it again") from None
 
 
 def parse(file: Any, axes: int, name: str) -> np.ndarray:
@@ -34,13 +34,13 @@ def parse(file: Any, axes: int, name: str) -> np.ndarray:
         raise InputError(f"{name}: magic number {magic.hex()}, not 000008{axes:02x}: not an IDX file of {axes} axes")
     header = file.read(4 * axes)
     if len(header) < 4 * axes:
-        raise InputError(f"{name}: ends within its header: fetch it again")
+        raise InputError(f"{name}: ends within its header: download it again")
     shape = tuple(int(n) for n in np.frombuffer(header, ">u4"))
     size = prod(shape)
     body = _read(file, size + 1)  # never more than the header declares
     if len(body) != size:
         found = "more" if len(body) > size else f"{len(body)}"
-        raise InputError(f"{name}: {found} bytes where the header says {size}: fetch it again")
+        raise InputError(f"{name}: {found} bytes where the header says {size}: download it again")
     if not size:
         raise InputError(f"{name}: has no examples: its header says {shape}")
     return np.frombuffer(body, np.uint8).reshape(shape)

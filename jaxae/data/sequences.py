@@ -1,4 +1,4 @@
-"""Sequences of the user, of any lengths: an `.npz` of ragged arrays.
+"""User sequences of any lengths: an `.npz` of ragged arrays.
 
 `np.savez(path, *sequences)`, or `np.savez(path, x=rows, lengths=lengths)` with the rows of all sequences concatenated;
 with either, optional classes `y`. Each sequence is [T] or [T, D]; uint8, or float in [0, 1].
@@ -17,7 +17,7 @@ SIZE = 2**31  # bytes; padding to the longest sequence may need far more memory 
 
 
 def load(arrays: dict[str, np.ndarray], path: Path) -> Dataset:
-    """The sequences in the arrays of a file; a tenth of each class is the test split. InputError as `padded`."""
+    """The sequences in the arrays of a file; a tenth of each class is the test split. InputError as in `padded`."""
     x, lengths = padded(arrays, path)
     return hold_out(x, *labels(arrays.get("y"), len(x), path), lengths=lengths)
 
@@ -42,7 +42,7 @@ def padded(arrays: dict[str, np.ndarray], path: Path) -> tuple[Float32[np.ndarra
         raise InputError(f"{path}: values from {rows.min():g} to {rows.max():g}: floats must be in [0, 1]; scale first")
     longest = int(lengths.max())
     if len(parts) * longest * rows.shape[1] * 4 > SIZE:
-        raise InputError(f"{path}: {len(parts)} sequences padded to {longest} steps exceed 2 GiB: cut the longest")
+        raise InputError(f"{path}: {len(parts)} sequences padded to {longest} steps exceed 2 GiB: truncate the longest")
     x = np.zeros((len(parts), longest, rows.shape[1]), np.float32)
     x[np.arange(longest)[None] < lengths[:, None]] = rows / scale
     return x, lengths

@@ -73,13 +73,13 @@ class Stop:
                 cannot_write(error)
 
     def end(self) -> NoReturn:
-        """End the process with the exit code of the signal, to this process or to another one."""
+        """End the process with the exit code of the signal that this or another process received."""
         leave(128 + (self.number or signal.SIGTERM), "stopped: the same command resumes from here")
 
 
 @contextmanager
 def stopping() -> Iterator[Stop]:
-    """Handle signals by the yielded `Stop`, within the body. In the main thread only."""
+    """Handle signals with the yielded `Stop` within the body. In the main thread only."""
     stop = Stop()
     read, write = os.pipe()
     os.set_blocking(write, False)
@@ -110,7 +110,7 @@ def cannot_write(error: OSError) -> NoReturn:
 
 
 def _failed(args: threading.ExceptHookArgs) -> None:
-    """Exception hook of threads. The main thread would wait forever for that of TensorBoard, ended by a full disk."""
+    """Exception hook of threads: if a full disk ends TensorBoard's thread, the main thread would wait for it."""
     if isinstance(args.exc_value, OSError):
         cannot_write(args.exc_value)
     threading.__excepthook__(args)

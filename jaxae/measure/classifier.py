@@ -136,7 +136,7 @@ def load(path: Path, data: Dataset) -> Params:
 
 
 def load_or_train(data: Dataset) -> Params:
-    """Load the weights for these data from the user's cache, or train them. InputError as `train`."""
+    """Load the weights for these data from the user's cache, or train them. InputError as in `train`."""
     path = cache_path(data)
     try:
         return load(path, data)

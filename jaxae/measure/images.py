@@ -26,7 +26,7 @@ def mse(x: Float[Array, "N H W C"], y: Float[Array, "N H W C"]) -> Float[Array, 
 
 @partial(jax.jit, static_argnames="reach")
 def shift_mse(x: Float[Array, "N H W C"], y: Float[Array, "N H W C"], reach: int = 2) -> Float[Array, " N"]:
-    """The least `mse` over all shifts of y by up to `reach` whole pixels each way; zero padding.
+    """The smallest `mse` over all shifts of y by up to `reach` whole pixels each way; zero padding.
 
     As the tangent distance (Simard, LeCun & Denker 1993), with an exhaustive search in place of the tangent.
     """

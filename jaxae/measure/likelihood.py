@@ -33,7 +33,7 @@ def measures(model: vae.VAE, samples: int, binarize: str) -> dict[str, Measure]:
             "binarize=static"
         )
     if samples == 1:
-        raise ValueError("log_likelihood_samples=1: one sample is the bound itself, of unknown error; use at least 2")
+        raise ValueError("log_likelihood_samples=1: one sample gives the ELBO, without an error; use at least 2")
     return {"likelihood": partial(measure, iwae.densities(model), samples)}
 
 
@@ -99,7 +99,7 @@ def _sums(
     first: jax.Array,
     key: Key[Array, ""],
 ) -> Float[Array, "B 4"]:
-    """For each example log sum w, log sum w^2, and the means of rate and distortion; `per` draws at once."""
+    """log sum w, log sum w^2, and the means of rate and distortion of every example, `per` samples at a time."""
     x = x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x
     number = first + jnp.arange(len(x))
     batch = Batch(x, number, jnp.ones(len(x)), jnp.int32(0))

@@ -1,7 +1,7 @@
 """Sample quality: the feature distribution of generated images against that of real ones.
 
 Features are activations of a network (see `classifier.features`); unlike pixels, they do not depend on the alignment of
-images. All metrics depend on the number of images; compare only figures of equal numbers.
+images. All metrics depend on the number of images; compare only values for the same number.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ PIECE = 1000  # rows of the distance matrix in memory at a time
 
 
 def frechet(a: Num[Any, "N F"], b: Num[Any, "M F"]) -> float:
-    """Squared Frechet distance of the normal distributions that fit two sets of features; 0 for equal moments.
+    """Squared Frechet distance of the normal distributions fitted to two sets of features; 0 for equal moments.
 
         |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2))
 

@@ -144,7 +144,7 @@ def figure(value: Any) -> str:
 
 
 def bound(value: float | list[float]) -> str:
-    """An expected figure as text: an upper bound or a range."""
+    """An expected result as text: an upper bound or a range."""
     return f"{value[0]:g} to {value[1]:g}" if isinstance(value, list | tuple) else f"≤ {value:g}"
 
 

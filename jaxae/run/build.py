@@ -28,7 +28,7 @@ def built(config: Config, build: Build, info: Info) -> Experiment:
 
 
 def expecting(build: Build, expected: Mapping[str, ExpectedMetrics]) -> Build:
-    """A `build` with these expected figures: data set -> test metric -> upper bound, or range."""
+    """A `build` with these expected results: data set -> test metric -> upper bound, or range."""
     return lambda config, info: dataclasses.replace(build(config, info), expected=expected)
 
 

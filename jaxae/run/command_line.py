@@ -87,7 +87,7 @@ def _refusal(event: Any, kind: type[Any]) -> str:
 
 
 def _label(argument: Any) -> str:
-    """The flag of an argument, or the name that the help has for one without."""
+    """The flag of an argument, or, without a flag, its name in the help."""
     return str(argument.lowered.metavar) if argument.is_positional() else str(argument.display_name())
 
 

@@ -88,9 +88,8 @@ def _extends(workdir: Path, config: Config, build: Build, dataset: Dataset, desc
         return False
     if traced(config, build, dataset) != traced(dataclasses.replace(config, epochs=epochs), build, dataset):
         raise InputError(
-            f"workdir={workdir} holds a run of epochs={epochs} whose steps depend on their number (a schedule to the "
-            f"last step): it cannot be extended to {config.epochs}; use another workdir, or overwrite=True to start "
-            "again"
+            f"workdir={workdir} holds a run of epochs={epochs} whose schedule depends on the number of epochs: "
+            f"it cannot be extended to {config.epochs}; use another workdir, or overwrite=True to start again"
         )
     return True
 

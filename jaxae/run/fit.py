@@ -68,7 +68,8 @@ def fit(
 ) -> Trained:
     """Train an experiment, and return the trained model.
 
-    experiment: a module with `Config` and `build` (as `jaxae.experiments.vae`), its name ("vae"), or an `Experiment`.
+    experiment: a module with `Config` and `build` (such as `jaxae.experiments.vae`), its name ("vae"), or an
+    `Experiment`.
     data: images as an array [N, H, W] or [N, H, W, C] of bytes or of floats in [0, 1], a `Dataset`, a path, or the name
     of a data set.
     test: examples to evaluate on; a fraction of the data; or 0: the training examples themselves. By default a tenth of
@@ -78,11 +79,11 @@ def fit(
     nothing is written.
     progress: show a bar, or a line per epoch. figures: draw pictures and report.html into the workdir (default: yes).
     seeds: train this many seeds in one program; every method of the result then has a leading axis of seeds.
-    fields: of the experiment's `Config`, as epochs, batch_size, lr, schedule, warmup_steps, ema, seed, init_from and
-    latent; all of them, with their meaning: `jaxae vae --help`. `optimizer` may be an Optax
-    transformation, which config.json records by a hash; a run has ceil(epochs * training examples / batch_size) steps.
-    An `Experiment` has an optimizer of its own. For a diverged run, `replay` names the first non-finite value.
-    An interruption (Ctrl-C) ends training after the current dispatch; the model so far is returned.
+    fields: of the experiment's `Config`, such as epochs, batch_size, lr, schedule, warmup_steps, ema, seed, init_from
+    and latent; all of them, with their meaning: `jaxae vae --help`. `optimizer` may be an Optax transformation, which
+    config.json records by a hash; a run has ceil(epochs * training examples / batch_size) steps. An `Experiment` has an
+    optimizer of its own. For a diverged run, `replay` names the first non-finite value. An interruption (Ctrl-C) ends
+    training after the current dispatch; the model so far is returned.
     TypeError for an unknown field; ValueError for invalid arguments; errors.Diverged for a non-finite number; OSError
     if the workdir cannot be written.
     """

@@ -69,7 +69,7 @@ def _declared(part: type[Any]) -> dict[str, str]:
 
 
 def _groups(kind: type[Any], positional: list[str], names: list[str]) -> dict[str, list[str]]:
-    """The names of the fields in each group; the own ones of an experiment come first."""
+    """The names of the fields in each group; an experiment's own fields come first."""
     if not issubclass(kind, Config):
         return {"arguments": positional, "options": [name for name in names if name not in positional]}
     common = {field.name for field in dataclasses.fields(Config)}

@@ -15,7 +15,7 @@ def say(text: str) -> None:
 
 
 class Progress:
-    """A bar with epoch, loss, images per second and time left; a line per epoch where there is no terminal."""
+    """A bar with epoch, loss, images per second and time left; without a terminal, a line per epoch."""
 
     def __init__(self, epochs: int, steps: int, step: int) -> None:
         from tqdm.auto import tqdm

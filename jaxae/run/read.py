@@ -59,7 +59,7 @@ def described(
             raise InputError(f"{path}: was trained with another {name}: pass the same one")
         plain[name] = "adam"  # a placeholder
     if str(plain.get("optimizer")).startswith(optimizers.HASHED):
-        raise InputError(f"{path}: was trained with an Optax transformation: pass optimizer=, the same one")
+        raise InputError(f"{path}: was trained with an Optax transformation: pass the same one as optimizer=")
     info = Info(tuple(saved["data"]["shape"]), saved["data"]["train"])
     build: Build
     if isinstance(experiment, Experiment):
@@ -108,11 +108,13 @@ def require_finished(path: Path, saved: dict[str, Any]) -> None:
 
 
 def same_data(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], Dataset]:
-    """Contents of the config.json of each run, and their common data. InputError for runs of different data."""
+    """Contents of the config.json of each run, and their common data. InputError for runs on different data."""
     saved = [directory.read(path / "config.json") for path in paths]
     for path, about in zip(paths, saved, strict=True):
         if about["data"]["fingerprint"] != saved[0]["data"]["fingerprint"]:
-            raise InputError(f"{path}: has other data than {paths[0]}: use runs of the same --data, --binarize")
+            raise InputError(
+                f"{path}: its data differ from those of {paths[0]}: use runs with the same --data and --binarize"
+            )
     return saved, dataset(paths[0], saved[0])
 
 

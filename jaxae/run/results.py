@@ -23,7 +23,7 @@ from jaxae.training.trained import Trained
 def collect(
     test: records.Record, expected: Mapping[str, float | tuple[float, float]], outcome: Outcome
 ) -> dict[str, Any]:
-    """Contents of `result.json`. expected: the expected figures of the documented configuration; else empty."""
+    """Contents of `result.json`. expected: the expected results of the documented configuration; else empty."""
     unit = 1 if sys.platform == "darwin" else 1024
     peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
     return {
@@ -77,7 +77,7 @@ def summary(workdir: Path) -> str:
     line = result["metrics"]
     spread = {name: f" +- {std:.4f}" for name in records.names(line) if (std := records.std(line[name])) is not None}
     metrics = ", ".join(f"{name} {records.mean(line[name]):.4f}{spread.get(name, '')}" for name in records.names(line))
-    reached = {True: " (expected figure reached)", False: " (expected figure NOT reached)", None: ""}
+    reached = {True: " (expected result reached)", False: " (expected result NOT reached)", None: ""}
     lines = [
         f"done: test {metrics}{reached[result['reached']]}",
         f"{result['wall_seconds']:.1f} s, {result['images_per_second']:,.0f} images/s",

@@ -66,12 +66,13 @@ def iterate(
 ) -> Iterator[Snapshot]:
     """Train, and yield a snapshot after every dispatch of steps.
 
-    experiment: from the `build(config, info)` of a module, as `vae.build(vae.Config(latent=4), data.info)`.
+    experiment: what `build(config, info)` returns, such as `vae.build(vae.Config(latent=4), data.info)`.
     data: from `jaxae.data.load` or `jaxae.data.from_arrays`.
 
     An epoch ends with two snapshots: after its last step, and with `test` after its evaluation. The number of steps per
-    dispatch depends on timing; a snapshot is also yielded at every multiple of `every` (of each of them), which is read
-    before each dispatch. Results do not depend on dispatches, on the consumer, or on where training was resumed.
+    dispatch depends on timing; a snapshot is also yielded at every multiple of `every`, or of each of its entries;
+    `every` is read before each dispatch. Results do not depend on dispatches, on the consumer, or on where training was
+    resumed.
 
     seeds: train this many (seed, seed + 1, ...) in one program. plan: on which devices (default: all).
     initial: initial parameters and other collections (default: random ones).

@@ -58,9 +58,9 @@ def optimizer(
 
 
 def fingerprint(transformation: optax.GradientTransformation) -> str:
-    """Hash by which a run records an Optax transformation: of its traced update of a matrix and a vector.
+    """Hash that identifies an Optax transformation in config.json.
 
-    Of its Python representation if that cannot be traced.
+    It hashes the traced update of a matrix and a vector, or the Python representation if that cannot be traced.
     """
     params = {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}
     try:

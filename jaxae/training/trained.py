@@ -154,7 +154,7 @@ class Trained:
     def save(self, path: str | Path) -> None:
         """Write a run directory that `jaxae.load` reads, and that the same call of `jaxae.fit` resumes.
 
-        For what `jaxae.fit` and `jaxae.load` return, and one seed of it; also with another state, as
+        For what `jaxae.fit` and `jaxae.load` return, and one seed of it; also with another state, such as
         `dataclasses.replace(model, state=snapshot.state)`. ValueError for a model without a configuration, and for a
         folder that is not empty.
         """

@@ -69,8 +69,8 @@ def pooled(
     """Encoder of convolutions with max-pooling and decoder of convolutions with upsampling, for images of this shape.
 
     filters: of the encoder; the decoder has the first `pools` of the reversed list. kernels: one width per layer, or
-    one for all. pools: number of leading encoder layers with max-pooling (default: all). padding: of the decoder's last
-    but one layer. bias: initial bias of its last layer.
+    one for all. pools: number of leading encoder layers with max-pooling (default: all). padding: of the decoder's
+    second-to-last layer. bias: initial bias of its last layer.
     """
     layers = len(filters)
     pools = layers if pools is None else pools

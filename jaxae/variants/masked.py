@@ -51,7 +51,7 @@ def loss(model: nn.Module, objective: Literal["bce", "mse"], mask: Mask) -> Loss
     """Reconstruction error of the hidden pixels, the same weight for each image. Uses the key as `visible` does.
 
     model: an `Autoencoder` with a logistic output.
-    Terms, means over the hidden pixels: `loss`, the objective; `bce`, nats per pixel; `mse`, pixels in [0, 1]. And
+    Terms, means over the hidden pixels: `loss`, the objective; `bce`, nats per pixel; `mse`, pixels in [0, 1]. Also
     `code`, mean |z| over latent dimensions.
     """
 

@@ -9,5 +9,5 @@ from jaxae.core.divergences import per_example
 
 
 def l1(weight: float) -> Callable[[Float[Array, "B *Z"]], Float[Array, " B"]]:
-    """weight * sum over units of |z|, per example."""
+    """weight * sum over latent dimensions of |z|, per example."""
     return lambda z: weight * per_example(jnp.abs(z))

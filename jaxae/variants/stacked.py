@@ -17,7 +17,7 @@ from jaxae.nets import MLP, Activation, Keys
 
 
 class Stacked(nn.Module):
-    """Dense layers of these widths, and their mirror image. Parameter groups: encoder_0, decoder_0, encoder_1, ..."""
+    """Dense layers of these widths, mirrored in the decoder. Parameter groups: encoder_0, decoder_0, encoder_1, ..."""
 
     shape: tuple[int, ...]  # of an example
     widths: tuple[int, ...]  # the last one is the size of the code

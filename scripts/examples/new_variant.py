@@ -141,7 +141,7 @@ penalty = (np.sum(covariance**2) - np.sum(np.diag(covariance) ** 2)) / 2
 expected = np.sum((images - x) ** 2, axis=(1, 2, 3)) + WEIGHT * penalty
 found = decorrelated.terms(data.test.x)["loss"]
 np.testing.assert_allclose(found, expected, rtol=1e-4)
-print(f"loss {found.mean():.4f}, by NumPy {expected.mean():.4f}; of which penalty {WEIGHT * penalty:.4f}")
+print(f"loss {found.mean():.4f}, in NumPy {expected.mean():.4f}; the penalty is {WEIGHT * penalty:.4f}")
 print(f"in batches of 100: {decorrelated.history[-1]['loss']:.4f}")
 
 # %% [markdown]

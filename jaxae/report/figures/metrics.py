@@ -21,12 +21,12 @@ UNITS = {
 
 
 def unit_of(name: str, loss: str) -> str:
-    """Unit of a metric; empty if unknown. loss: that of the loss and its penalty."""
+    """Unit of a metric; empty if unknown. loss: unit of the loss and its penalty."""
     return {**UNITS, "loss": loss, "penalty": loss}.get(name, "")
 
 
 def metric_names(lines: list[records.Record]) -> list[str]:
-    """All metrics of these lines, the loss first."""
+    """Names of all metrics in these records, the loss first."""
     return sorted({name for line in lines for name in records.names(line)}, key=lambda name: (name != "loss", name))
 
 
@@ -40,7 +40,7 @@ def series(lines: list[records.Record], name: str, split: str) -> tuple[list[int
 def loss(lines: list[records.Record], unit: str, title: str) -> "Figure":
     """Every metric over epochs, train and test; with several seeds the mean and a band of one standard deviation.
 
-    unit: of the loss and its penalty.
+    unit: unit of the loss and its penalty.
     """
     names = metric_names(lines)
     columns, rows = min(len(names), 3), -(-len(names) // 3)
