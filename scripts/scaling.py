@@ -25,7 +25,7 @@ from jaxae.training.iterate import Snapshot, iterate
 BATCHES = (32, 128, 512, 2048, 8192)
 WIDTHS = (125, 250, 500, 1000, 2000)
 COUNTS = (10_000, 100_000, 1_000_000, 10_000_000)
-PIECE = 10_000
+CHUNK = 10_000
 BASE = vae.Config(batch_size=128, hidden=(500,), latent=20)
 WAYS = {"on the device": 1e6, "streamed": 1e-9}  # --device-data-limit in GiB
 EPOCHS = 2**31  # never reached
@@ -73,8 +73,8 @@ def noise(folder: Path, count: int) -> Dataset:
     path.unlink(missing_ok=True)
     rng = np.random.default_rng(0)
     x = np.lib.format.open_memmap(path, "w+", np.uint8, (count, 28, 28, 1))
-    for i in range(0, count, PIECE):
-        x[i : i + PIECE] = rng.integers(0, 256, (min(PIECE, count - i), 28, 28, 1), np.uint8)
+    for i in range(0, count, CHUNK):
+        x[i : i + CHUNK] = rng.integers(0, 256, (min(CHUNK, count - i), 28, 28, 1), np.uint8)
     x.flush()
     train = Split(np.load(path, mmap_mode="r", allow_pickle=False), np.zeros(count, np.int32))
     return Dataset(train, Split(train.x[:1], train.y[:1]), ())

@@ -139,7 +139,7 @@ def total_correlation(variables, batch, key):
 
 
 def quantization(variables, batch, key):
-    """EMA of the codebook, resampled codes, and a penalty on their mean use."""
+    """EMA of the codebook, resampled codes, and a penalty on their mean usage."""
     z = batch.x @ variables["params"]["a"]
     codes = variables["codebook"]["codes"]
     soft = nn.softmax(z @ codes.T)

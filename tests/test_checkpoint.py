@@ -117,7 +117,7 @@ def test_damaged_checkpoint_is_named_and_the_one_before_is_restored(tmp_path, fa
 
 
 def harm(path, kind, chance):
-    """Damage a file at a random position by a fault of this kind."""
+    """Damage a file at a random position with a fault of this kind."""
     content = bytearray(path.read_bytes())
     at = chance.randrange(len(content)) if content else 0
     if kind == "delete":
@@ -244,6 +244,6 @@ def fail_twice(folder):
         raise OSError("the first")
 
 
-def test_error_in_the_body_precedes_an_error_of_closing(tmp_path):
+def test_error_in_the_body_takes_precedence_over_one_on_closing(tmp_path):
     with pytest.raises(OSError, match="the first"):
         fail_twice(tmp_path)

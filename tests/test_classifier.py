@@ -113,9 +113,9 @@ def test_features_and_logits_against_numpy(small, params):
         np.testing.assert_allclose(classifier.features(params, images), features, rtol=1e-5, atol=1e-6)
 
 
-def test_features_of_many_images_are_computed_in_pieces(small, params):
-    """Two full pieces and a partial one."""
-    count = 2 * classifier.PIECE + 10
+def test_features_of_many_images_are_computed_in_chunks(small, params):
+    """Two full chunks and a partial one."""
+    count = 2 * classifier.CHUNK + 10
     many = np.resize(small.train.x, (count, *small.shape))
     expected = np.resize(classifier.features(params, small.train.x), (count, 64))
     np.testing.assert_allclose(classifier.features(params, many), expected, rtol=1e-5, atol=1e-6)

@@ -204,12 +204,12 @@ def test_terminal_shows_one_progress_bar(tmp_path):
         text = b""
         while True:
             try:
-                piece = os.read(ours, 4096)
+                chunk = os.read(ours, 4096)
             except OSError:
                 break
-            if not piece:
+            if not chunk:
                 break
-            text += piece
+            text += chunk
     os.close(ours)
     assert process.returncode == 0
     bar = text.decode().strip().split("\r")[-1]

@@ -18,7 +18,7 @@ from jaxae.commands import list as lists
 from jaxae.commands.main import main
 from jaxae.errors import Diverged
 from jaxae.experiments import dense, sequence, vae
-from jaxae.training.trained import PIECE
+from jaxae.training.trained import CHUNK
 
 COMMANDS = [
     "compare",
@@ -67,9 +67,9 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def file(tmp_path):
-    """A file of more than `PIECE` examples."""
+    """A file of more than `CHUNK` examples."""
     x = np.concatenate([X, X, X])
-    assert len(x) > PIECE
+    assert len(x) > CHUNK
     np.save(tmp_path / "x.npy", x)
     return tmp_path / "x.npy", x
 

@@ -102,7 +102,7 @@ def test_hold_out_is_stratified_and_fixed():
 def test_memory_mapped_part_is_written_once_per_state_of_its_file(tmp_path, monkeypatch):
     """The examples are more than are copied at a time; the split equals that in memory."""
     monkeypatch.setenv("JAXAE_CACHE", str(tmp_path / "cache"))
-    x = rng.integers(0, 256, (2 * cache.PIECE + 500, 2, 2, 1), dtype=np.uint8)
+    x = rng.integers(0, 256, (2 * cache.CHUNK + 500, 2, 2, 1), dtype=np.uint8)
     y = np.full(len(x), -1, np.int32)
 
     def on_disk(state, x=x):

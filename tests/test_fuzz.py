@@ -102,14 +102,14 @@ EDIT = st.tuples(st.integers(0, 4), st.integers(0, 2**16), st.binary(min_size=1,
 def spoil(content, edits):
     """Flip, insert, delete or repeat bytes, or truncate."""
     content = bytearray(content)
-    for kind, at, piece in edits:
+    for kind, at, chunk in edits:
         at %= len(content) + 1
         if kind == 0:
-            content[at : at + len(piece)] = piece
+            content[at : at + len(chunk)] = chunk
         elif kind == 1:
-            content[at:at] = piece
+            content[at:at] = chunk
         elif kind == 2:
-            del content[at : at + len(piece)]
+            del content[at : at + len(chunk)]
         elif kind == 3:
             content[at:at] = content[at : at + 64]
         elif at % 4 == 0:  # rarely, since truncation hides other faults

@@ -262,16 +262,16 @@ def test_conv_upsampled_is_the_convolution_of_the_upsampled(shape):
 
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize(
-    ("n", "fits", "pieces"), [(1, 32, 0), (31, 32, 0), (32, 32, 0), (64, 32, 2), (66, 32, 3), (67, 32, 0), (67, 2, 67)]
+    ("n", "fits", "chunks"), [(1, 32, 0), (31, 32, 0), (32, 32, 0), (64, 32, 2), (66, 32, 3), (67, 32, 0), (67, 2, 67)]
 )
-def test_kernel_gradient_in_pieces_is_that_of_the_global_batch(n, fits, pieces, channels):
-    """The cache holds `fits` images: pieces of equal size, or all images at once, or single large ones."""
+def test_kernel_gradient_in_chunks_is_that_of_the_global_batch(n, fits, chunks, channels):
+    """The cache holds `fits` images: chunks of equal size, or all images at once, or single large ones."""
     side = isqrt(cpu_convolution.IN_CACHE // (fits * 3 * channels))
     side += fits == 2  # slightly too large for two
     x, w, g = whole(7, (n, side, side, channels), (3, 3, channels, 3), (n, side, side, 3))
     run = with_gradients(cpu_convolution.conv)
     loops = [e.params["length"] for e in equations(jax.make_jaxpr(run)(x, w, g).jaxpr) if e.primitive.name == "scan"]
-    assert loops == [pieces] * (pieces > 0)
+    assert loops == [chunks] * (chunks > 0)
     equal(run(x, w, g), with_gradients(lambda x, w: reference(x, w, 1, "SAME"))(x, w, g))
 
 

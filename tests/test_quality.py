@@ -81,10 +81,10 @@ def brute(real, made, k):
 
 
 @pytest.mark.parametrize("k", [1, 3, 5])
-@pytest.mark.parametrize("sizes", [(40, 31), (1200, 2300)])  # includes sets larger than one piece
+@pytest.mark.parametrize("sizes", [(40, 31), (1200, 2300)])  # includes sets larger than one chunk
 def test_precision_and_recall_equal_the_brute_force_over_all_pairs(k, sizes):
     real, made = (rng.normal(size=(size, 3)) + mean for size, mean in zip(sizes, (0, 2), strict=True))
-    assert sizes[0] < 100 or min(sizes) > quality.PIECE
+    assert sizes[0] < 100 or min(sizes) > quality.CHUNK
     found = quality.precision_recall(real, made, k)
     np.testing.assert_allclose(found, brute(real, made, k))
     assert 0 < min(found) < max(found) < 1

@@ -16,7 +16,7 @@ from jaxae.commands import _output
 from jaxae.commands._arguments import OneRun, module_of
 from jaxae.errors import InputError
 from jaxae.run import directory
-from jaxae.training.trained import PIECE, Trained
+from jaxae.training.trained import CHUNK, Trained
 
 Apply = Callable[[np.ndarray, np.ndarray | None], ArrayLike]  # (examples, lengths) -> results, [*S, n, ...]
 
@@ -89,17 +89,17 @@ def read_examples(options: WithData, model: Trained) -> NewData:
     return NewData(x, lengths, names, f"{count} (the test split of {options.data})" if named else count)
 
 
-def pieces(found: NewData, apply: Apply) -> Iterator[np.ndarray]:
-    """Yield the results for all examples, `PIECE` examples at a time."""
-    for i in range(0, len(found.x), PIECE):
-        part = slice(i, i + PIECE)
+def chunks(found: NewData, apply: Apply) -> Iterator[np.ndarray]:
+    """Yield the results for all examples, `CHUNK` examples at a time."""
+    for i in range(0, len(found.x), CHUNK):
+        part = slice(i, i + CHUNK)
         lengths = None if found.lengths is None else found.lengths[part]
         yield np.asarray(apply(np.asarray(found.x[part]), lengths))
 
 
 def write(options: WithData, model: Trained, found: NewData, apply: Apply, what: str, column: str = "") -> str:
     """Write the results for all examples, as an array or a table, and return the line to print."""
-    results = pieces(found, apply)
+    results = chunks(found, apply)
     if options.out.suffix == ".csv":
         shape = _output.write_table(options.out, results, found.names, column, model.seeds)
     else:

@@ -1,6 +1,6 @@
 """Files that commands write: arrays as `.npy`, tables as `.csv`, grids of images as `.png`.
 
-Results come in pieces, [*S, n, ...] with an axis of seeds S where there are several, so that they need not fit into
+Results come in chunks, [*S, n, ...] with an axis of seeds S where there are several, so that they need not fit into
 memory. A file is written completely or not at all; InputError where it cannot be.
 """
 
@@ -21,17 +21,17 @@ from jaxae.data.cache import writing
 from jaxae.errors import InputError
 from jaxae.report.figures.base import bitmap, tile
 
-Pieces = Iterable[np.ndarray]  # [*S, n, ...] each
+Chunks = Iterable[np.ndarray]  # [*S, n, ...] each
 
 
-def write_array(path: Path, pieces: Pieces, count: int, several: bool) -> tuple[int, ...]:
-    """Write all pieces as one array, float32 [*S, count, ...]; return its shape."""
+def write_array(path: Path, chunks: Chunks, count: int, several: bool) -> tuple[int, ...]:
+    """Write all chunks as one array, float32 [*S, count, ...]; return its shape."""
     first, shape, start = 0, (count,), 0
     with _open(path) as file:
-        for piece in pieces:
-            seeds = np.asarray(piece if several else piece[None], np.float32)
+        for chunk in chunks:
+            seeds = np.asarray(chunk if several else chunk[None], np.float32)
             if not start:
-                shape = (*piece.shape[:several], count, *seeds.shape[2:])
+                shape = (*chunk.shape[:several], count, *seeds.shape[2:])
                 header = {"descr": "<f4", "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(file, header)
                 start = file.tell()
@@ -43,7 +43,7 @@ def write_array(path: Path, pieces: Pieces, count: int, several: bool) -> tuple[
 
 
 def write_table(
-    path: Path, pieces: Pieces, names: Sequence[str | int], column: str, seeds: Sequence[int]
+    path: Path, chunks: Chunks, names: Sequence[str | int], column: str, seeds: Sequence[int]
 ) -> tuple[int, ...]:
     """Write a row for each example, its name and its numbers; return the shape of all numbers.
 
@@ -53,10 +53,10 @@ def write_table(
     first, shape = 0, (len(names),)
     with _open(path) as file, io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="") as text:
         table = csv.writer(text, lineterminator="\n")
-        for piece in pieces:
-            values = np.asarray(piece if len(seeds) > 1 else piece[None], np.float32)
+        for chunk in chunks:
+            values = np.asarray(chunk if len(seeds) > 1 else chunk[None], np.float32)
             if not first:
-                shape = (*piece.shape[: len(seeds) > 1], len(names), *values.shape[2:])
+                shape = (*chunk.shape[: len(seeds) > 1], len(names), *values.shape[2:])
                 numbers = (
                     [f"{column}{i}" for i in range(prod(shape[-values.ndim + 2 :]))] if values.ndim > 2 else [column]
                 )

@@ -50,7 +50,7 @@ def discrimination(real: Float[Array, " B"], fake: Float[Array, " B"]) -> Float[
 
 
 def importance_weighted(log_weights: Float[Array, "B K"]) -> Float[Array, " B"]:
-    """log (1 / K) sum_k w_k; for w_k = p(x, z_k) / q(z_k|x) a lower bound of log p(x) (Burda et al. 2016, eq. 8)."""
+    """log (1 / K) sum_k w_k; for w_k = p(x, z_k) / q(z_k|x) a lower bound on log p(x) (Burda et al. 2016, eq. 8)."""
     return jax.nn.logsumexp(log_weights, axis=1) - log(log_weights.shape[1])
 
 

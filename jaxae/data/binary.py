@@ -4,7 +4,7 @@ import numpy as np
 
 from jaxae.data import Dataset, Split
 
-PIECE = 10_000  # examples
+CHUNK = 10_000  # examples
 
 
 def binarize(dataset: Dataset, how: str) -> Dataset:
@@ -26,7 +26,7 @@ def _binarize(split: Split, stream: int) -> Split:
     rng = np.random.default_rng((20080705, stream))
     white = 255 if split.x.dtype == np.uint8 else 1
     x = np.empty(split.x.shape, split.x.dtype)
-    for i in range(0, len(x), PIECE):
-        part = split.x[i : i + PIECE]
-        x[i : i + PIECE] = white * (rng.random(part.shape, np.float32) < part / np.float32(white))
+    for i in range(0, len(x), CHUNK):
+        part = split.x[i : i + CHUNK]
+        x[i : i + CHUNK] = white * (rng.random(part.shape, np.float32) < part / np.float32(white))
     return split._replace(x=x)

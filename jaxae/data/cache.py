@@ -17,7 +17,7 @@ import numpy as np
 from jaxae.data import Dataset, Split
 from jaxae.errors import InputError
 
-PIECE = 10_000  # examples
+CHUNK = 10_000  # examples
 VERSION = 2  # increment when decoding or splitting changes
 
 
@@ -49,8 +49,8 @@ def part_on_disk(name: str, state: str, x: np.ndarray, part: np.ndarray) -> np.n
         with writing(path) as file:  # not a memory map, since a full disk would kill the process
             header = {"descr": x.dtype.str, "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
-            for i in range(0, len(rows), PIECE):
-                file.write(x[rows[i : i + PIECE]].tobytes())
+            for i in range(0, len(rows), CHUNK):
+                file.write(x[rows[i : i + CHUNK]].tobytes())
     except OSError as error:
         raise InputError(f"{folder()}: cannot be written ({error.strerror}): set JAXAE_CACHE to a folder") from None
     return np.load(path, mmap_mode="r", allow_pickle=False)

@@ -48,8 +48,8 @@ def parse(file: Any, axes: int, name: str) -> np.ndarray:
 
 def _read(file: Any, size: int) -> bytes:
     """As `file.read(size)`, allocating memory only for existing bytes."""
-    pieces, left = [], size
-    while left and (piece := file.read(min(left, 1 << 20))):
-        pieces.append(piece)
-        left -= len(piece)
-    return b"".join(pieces)
+    chunks, left = [], size
+    while left and (chunk := file.read(min(left, 1 << 20))):
+        chunks.append(chunk)
+        left -= len(chunk)
+    return b"".join(chunks)

@@ -27,7 +27,7 @@ CLASSES = ("square", "ellipse", "heart")
 COUNTS = (3, 6, 40, 32, 32)  # values of each factor
 SIZES = {"sprites": 32, "sprites/64": 64}
 SEED = 0
-PIECE = 10_000  # images rendered at a time
+CHUNK = 10_000  # images rendered at a time
 GRID = 64  # pixels of the full resolution, at which x and y are shifts by one; smaller images average blocks
 WINDOW = GRID - COUNTS[3] + 1  # pixels of a rendered sprite, inside the image at every position
 SAMPLES = 4  # sample points per pixel along each axis
@@ -65,8 +65,8 @@ def images(factors: Int[np.ndarray, "N 5"], size: int = 32) -> UInt8[np.ndarray,
         raise ValueError(f"size={size} must be a divisor of {GRID}")
     if (factors < 0).any() or (factors >= COUNTS).any():
         raise ValueError(f"factors out of range: they must be from 0 to below {COUNTS}")
-    pieces = [factors[i : i + PIECE] for i in range(0, len(factors), PIECE)]
-    return np.concatenate([np.asarray(_draw(_covered(), piece, size)) for piece in pieces])
+    chunks = [factors[i : i + CHUNK] for i in range(0, len(factors), CHUNK)]
+    return np.concatenate([np.asarray(_draw(_covered(), chunk, size)) for chunk in chunks])
 
 
 @partial(jax.jit, static_argnames="size")

@@ -34,7 +34,7 @@ EPOCHS = 4
 BATCH = 128
 LEARNING_RATE = 2e-3  # initial; cosine decay to 0
 REACH = 1  # maximum shift of training images, in pixels
-PIECE = 1000  # images per call of the network
+CHUNK = 1000  # images per call of the network
 VERSION = 2  # increment when training changes the weights
 
 
@@ -170,9 +170,9 @@ def _shapes(arrays: dict[str, Any]) -> dict[str, Any]:
 
 def _applied(params: Params, x: Any, method: str) -> np.ndarray:
     model = Classifier(len(params["head"]["Dense_1"]["bias"]))
-    pieces = (np.asarray(x[i : i + PIECE]) for i in range(0, len(x), PIECE))
-    scaled = (piece / np.float32(255) if piece.dtype == np.uint8 else piece for piece in pieces)
-    return np.concatenate([_apply(model, method, params, piece) for piece in scaled])
+    chunks = (np.asarray(x[i : i + CHUNK]) for i in range(0, len(x), CHUNK))
+    scaled = (chunk / np.float32(255) if chunk.dtype == np.uint8 else chunk for chunk in chunks)
+    return np.concatenate([_apply(model, method, params, chunk) for chunk in scaled])
 
 
 @partial(jax.jit, static_argnums=(0, 1))

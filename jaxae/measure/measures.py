@@ -20,10 +20,11 @@ MAX_DIMENSIONS = 64  # latent dimensions for disentanglement metrics: more take 
 def measures(model: Trained, dataset: Dataset, others: Sequence[Trained] = ()) -> dict[str, Any]:
     """Reconstruction quality, defects of a 2-D latent space, disentanglement, and the measures of the experiment.
 
-    Reconstruction quality and defects are of `model`, the first seed, on at most 10,000 test images; without quality
-    for sequences and images smaller than the SSIM window, and without defects if one is not finite, as for a class with
-    collinear codes. The others are of all seeds, as records of `seeds`, `mean` and `std` if `others`, the models of
-    the other seeds, are passed; disentanglement only with known factors and at most 64 latent dimensions.
+    Reconstruction quality and defects are measured for `model`, the first seed, on at most 10,000 test images. Quality
+    is omitted for sequences and for images smaller than the SSIM window; defects are omitted if one is not finite, as
+    for a class with collinear codes. The other measures cover all seeds, as records of `seeds`, `mean` and `std` if
+    `others`, the models of the other seeds, are passed. Disentanglement needs known factors and at most 64 latent
+    dimensions.
     """
     found: dict[str, Any] = {}
     test = dataset.test

@@ -78,23 +78,23 @@ def roughness(decode: Decode, z: Num[Any, "N Z"], seed: int = 0) -> float:
     and 1 only for a linear decoder (Gaussian Poincare inequality: Nash 1958; Chernoff 1981); large if neighbours
     decode to different images. Computed from 2,000 samples, whitened to mean 0 and covariance 1 exactly, so that a
     linear decoder gives 1 up to rounding; slopes are central differences over 0.02, since decoders may lack
-    forward-mode derivatives; in 8 pieces, to fit the images into memory. A constant decoder gives nan.
+    forward-mode derivatives; in 8 chunks, to fit the images into memory. A constant decoder gives nan.
     """
     _, mean, factor = _whiten(np.asarray(z, np.float64))
     draws = _whiten(np.random.default_rng(seed).standard_normal((2000, len(mean))))[0]
-    origin, axes, pieces = (jnp.asarray(a, jnp.float32) for a in (mean[None], factor.T, draws.reshape(8, 250, -1)))
+    origin, axes, chunks = (jnp.asarray(a, jnp.float32) for a in (mean[None], factor.T, draws.reshape(8, 250, -1)))
 
     def images(w: jax.Array) -> jax.Array:
         return decode(origin + jnp.dot(w, axes, precision="highest"))
 
-    def piece(w: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def chunk(w: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         def square(e: jax.Array) -> jax.Array:
             return jnp.sum((images(w + STEP * e) - images(w - STEP * e)) ** 2) / (2 * STEP) ** 2
 
         f, squares = images(w), jax.lax.map(square, jnp.eye(len(mean))[:, None])
         return f.mean(0), f.var(0).sum(), squares.sum() / len(w)
 
-    means, within, squares = jax.lax.map(piece, pieces)
+    means, within, squares = jax.lax.map(chunk, chunks)
     return float(squares.mean() / (within.mean() + means.var(0).sum()))
 
 

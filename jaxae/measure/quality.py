@@ -11,7 +11,7 @@ from jaxtyping import Num
 
 from jaxae.errors import InputError
 
-PIECE = 1000  # rows of the distance matrix in memory at a time
+CHUNK = 1000  # rows of the distance matrix in memory at a time
 
 
 def frechet(a: Num[Any, "N F"], b: Num[Any, "M F"]) -> float:
@@ -43,10 +43,10 @@ def precision_recall(real: Num[Any, "N F"], made: Num[Any, "M F"], k: int = 3) -
     real, made = np.asarray(real, np.float64), np.asarray(made, np.float64)
     of_real, of_made = _radii(real, k), _radii(made, k)
     precise, recalled = 0, np.zeros(len(real), bool)
-    for i in range(0, len(made), PIECE):
-        distances = cdist(made[i : i + PIECE], real)
+    for i in range(0, len(made), CHUNK):
+        distances = cdist(made[i : i + CHUNK], real)
         precise += int(np.sum(np.any(distances <= of_real[None], axis=1)))
-        recalled |= np.any(distances <= of_made[i : i + PIECE, None], axis=0)
+        recalled |= np.any(distances <= of_made[i : i + CHUNK, None], axis=0)
     return precise / len(made), float(recalled.mean())
 
 
@@ -66,5 +66,5 @@ def _radii(features: np.ndarray, k: int) -> np.ndarray:
 
     if len(features) <= k:
         raise InputError(f"{len(features)} examples have no {k} neighbours each: at least {k + 1} are needed")
-    pieces = (features[i : i + PIECE] for i in range(0, len(features), PIECE))
-    return np.concatenate([np.partition(cdist(piece, features), k)[:, k] for piece in pieces])  # itself is at 0
+    chunks = (features[i : i + CHUNK] for i in range(0, len(features), CHUNK))
+    return np.concatenate([np.partition(cdist(chunk, features), k)[:, k] for chunk in chunks])  # itself is at 0

@@ -88,7 +88,7 @@ def _convolve(lhs: jax.Array, rhs: jax.Array, stride: int, padding: Any, precisi
 
 
 def _own(precision: str) -> bool:
-    """Whether to use the derivatives of this file: autodiff is slow on CPU, and in float32 for mixed precision."""
+    """Whether to use the derivatives here: autodiff is slow on CPU, and uses float32 in mixed precision."""
     return _on_cpu() or precision == "mixed"
 
 
@@ -114,12 +114,12 @@ def _to_kernel(x: jax.Array, g: jax.Array, to: Geometry) -> jax.Array:
 
     def of_all(x: jax.Array, g: jax.Array) -> jax.Array:
         n, spread = len(x), prod(to.out) * to.kernel[1] * x.shape[3]
-        piece = max(size for size in range(1, n + 1) if n % size == 0 and (size * spread <= IN_CACHE or size == 1))
-        if piece == n or (piece == 1 and n * spread <= 32 * IN_CACHE):
+        chunk = max(size for size in range(1, n + 1) if n % size == 0 and (size * spread <= IN_CACHE or size == 1))
+        if chunk == n or (chunk == 1 and n * spread <= 32 * IN_CACHE):
             return _multiplied_to_kernel(x, g, to)
-        xs, gs = (array.reshape(n // piece, piece, *array.shape[1:]) for array in (x, g))
+        xs, gs = (array.reshape(n // chunk, chunk, *array.shape[1:]) for array in (x, g))
         zero = jnp.zeros((*to.kernel, x.shape[3], g.shape[3]))
-        return lax.fori_loop(0, n // piece, lambda i, w: w + _multiplied_to_kernel(xs[i], gs[i], to), zero)
+        return lax.fori_loop(0, n // chunk, lambda i, w: w + _multiplied_to_kernel(xs[i], gs[i], to), zero)
 
     return sequential_vmap(of_all)(x, g)
 

@@ -95,7 +95,7 @@ def sheet(images: np.ndarray) -> str:
 
 
 def _range(plane: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Corners of the plane: the central 99 % of the codes along each axis, and a margin."""
+    """Corners of the plane: the central 99 % of the codes along each axis, plus a margin."""
     low, high = np.quantile(plane, (0.005, 0.995), axis=0)
     margin = np.maximum(0.05 * (high - low), 1e-3)
     return low - margin, high + margin

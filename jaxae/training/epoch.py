@@ -34,7 +34,7 @@ def order(seed: int, epoch: int, examples: int, batch_size: int) -> Int[np.ndarr
 
 
 def no_totals(names: Iterable[str]) -> Totals:
-    """Totals of no steps, for metrics of these names."""
+    """Zero totals, for metrics of these names."""
     names = list(names)
     return {
         "steps": jnp.int32(0),

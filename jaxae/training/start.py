@@ -27,7 +27,7 @@ def start(
     layout: Layout = UNSPLIT,
     initial: Initial | None = None,
 ) -> tuple[State, Totals]:
-    """The state before the first step and totals of no steps; with several seeds, a leading axis of seeds.
+    """The state before the first step and zero totals; with several seeds, a leading axis of seeds.
 
     initial: initial parameters and other collections (default: random ones).
     ValueError for a transition or a loss that does not support this layout.

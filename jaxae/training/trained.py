@@ -18,7 +18,7 @@ from jaxae.core.types import Extra, Params, Sampler, State, Variables
 from jaxae.training.start import TEST
 from jaxae.training.start import keys as start_keys
 
-PIECE = 1000  # examples per call of the model
+CHUNK = 1000  # examples per call of the model
 
 
 @dataclass(frozen=True)
@@ -121,15 +121,15 @@ class Trained:
             fold = partial(jax.random.fold_in, data=draw)
             keys = jax.vmap(fold)(keys) if self._several else fold(keys)
         mask = None if lengths is None else np.arange(x.shape[1]) < np.asarray(lengths)[:, None]
-        pieces = []
-        for first in range(0, len(x), PIECE):
-            part = x[first : first + PIECE]
-            observed = None if mask is None else jnp.asarray(mask[first : first + PIECE], jnp.float32)
+        chunks = []
+        for first in range(0, len(x), CHUNK):
+            part = x[first : first + CHUNK]
+            observed = None if mask is None else jnp.asarray(mask[first : first + CHUNK], jnp.float32)
             index = first + jnp.arange(len(part)) if draw is None else jnp.zeros(len(part), jnp.int32)
             batch = Batch(part, index, jnp.ones(len(part)), jnp.int32(0), observed, training=False)
             found = _terms(self.experiment.evaluate, self._several, self.state, batch, keys)
-            pieces.append(jax.device_get(found))
-        return {name: np.concatenate([piece[name] for piece in pieces], axis=-1) for name in pieces[0]}
+            chunks.append(jax.device_get(found))
+        return {name: np.concatenate([chunk[name] for chunk in chunks], axis=-1) for name in chunks[0]}
 
     def score(
         self, x: Num[Any, "N *D"], by: str = "loss", lengths: Int[Any, " N"] | None = None, samples: int = 10
@@ -154,9 +154,9 @@ class Trained:
     def save(self, path: str | Path) -> None:
         """Write a run directory that `jaxae.load` reads, and that the same call of `jaxae.fit` resumes.
 
-        For what `jaxae.fit` and `jaxae.load` return, and one seed of it; also with another state, such as
-        `dataclasses.replace(model, state=snapshot.state)`. ValueError for a model without a configuration, and for a
-        folder that is not empty.
+        The model may be what `jaxae.fit` or `jaxae.load` returned, one seed of it, or a copy with another state, as
+        from `dataclasses.replace(model, state=snapshot.state)`. ValueError for a model without a configuration, and for
+        a folder that is not empty.
         """
         if self.saver is None:
             raise ValueError("the model has no configuration: only what jaxae.fit or jaxae.load returned can be saved")
@@ -190,12 +190,12 @@ class Trained:
         return len(self.seeds) > 1
 
     def _apply(self, name: str, *args: Any, own: bool = False) -> jax.Array:
-        """Apply a method to `PIECE` examples at a time, to bound memory. own: arguments have an axis of seeds."""
+        """Apply a method to `CHUNK` examples at a time, to bound memory. own: arguments have an axis of seeds."""
         count = args[0].shape[int(own)]
-        slices = [slice(i, i + PIECE) for i in range(0, max(count, 1), PIECE)]
-        pieces = (tuple(x[:, part] if own else x[part] for x in args) for part in slices)
+        slices = [slice(i, i + CHUNK) for i in range(0, max(count, 1), CHUNK)]
+        chunks = (tuple(x[:, part] if own else x[part] for x in args) for part in slices)
         owns = (own,) * len(args)
-        found = [_method(self.experiment.model, name, self._several, owns, self.variables, *piece) for piece in pieces]
+        found = [_method(self.experiment.model, name, self._several, owns, self.variables, *chunk) for chunk in chunks]
         return jnp.concatenate(found, axis=int(self._several))
 
     def _examples(self, x: Any) -> jax.Array:

@@ -20,7 +20,7 @@ Norm = Callable[[Variables, Float[Array, "B *D"]], Float[Array, " B"]]  # of var
 def frobenius(
     encode: Callable[[Float[Array, "B *D"]], Float[Array, "B *Z"]], x: Float[Array, "B *D"]
 ) -> Float[Array, " B"]:
-    """||d encode(x) / dx||_F^2 of each example, for encoders without dependence between examples.
+    """||d encode(x) / dx||_F^2 of each example, for encoders that process examples independently.
 
     One vector-Jacobian product per latent dimension, sequentially: the derivatives of `cpu_convolution` have no forward
     mode.
