@@ -112,7 +112,7 @@ def test_workdir_is_resumed_with_the_same_array_only(x, tmp_path):
 
 def test_test_split_is_a_tenth_a_fraction_or_the_training_examples(x, capsys):
     model = jaxae.fit(dense, x, epochs=1, **{**SMALL, "progress": True})
-    assert "20 of 200 examples are held out as test split" in capsys.readouterr().out
+    assert "20 of 200 examples are held out as the test split" in capsys.readouterr().out
     assert model.history[-1]["step"] == 6  # six steps of 32 of 180 examples
     assert jaxae.fit(dense, x, test=0.5, epochs=1, **SMALL).history[-1]["step"] == 4
     everything = jaxae.fit(dense, x, test=0, epochs=1, **SMALL)

@@ -56,7 +56,7 @@ def test_mlp_activation_is_not_applied_last():
     np.testing.assert_allclose(net.apply(params, jnp.full((1, 1), 9.0)), 9 * params["params"]["Dense_0"]["kernel"])
 
 
-def test_mixed_dot_multiplies_bfloat16_and_adds_float32():
+def test_mixed_dot_multiplies_in_bfloat16_and_adds_in_float32():
     a, b = jax.random.normal(jax.random.key(0), (5, 6, 300)), jax.random.normal(jax.random.key(1), (300, 4))
     exact_a, exact_b = (np.asarray(v.astype(jnp.bfloat16), np.float64) for v in (a, b))
     out = layers.mixed_dot(a, b)

@@ -187,7 +187,7 @@ def test_every_convolution_has_the_fast_layout_on_cpu(function, seeds):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("stride", "channels"), [(1, (2, 1)), (1, (1, 2)), (2, (2, 1))])
-def test_mixed_precision_multiplies_bfloat16_and_adds_float32(backend, stride, channels):
+def test_mixed_precision_multiplies_in_bfloat16_and_adds_in_float32(backend, stride, channels):
     """Integers up to 500: bfloat16 rounds them, float32 adds their products exactly."""
     out = -(-5 // stride)
     x, w, g = whole(2, (2, 5, 5, channels[0]), (3, 3, *channels), (2, out, out, channels[1]), largest=500)

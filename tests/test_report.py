@@ -457,7 +457,7 @@ def test_large_images_are_downsampled_by_averaging():
 
 
 def test_class_names_are_not_parsed_as_mathematics_in_figures(runs, monkeypatch):
-    """The class $a^$ is an example."""
+    """Matplotlib's mathtext cannot parse a class name like $a^$."""
     from matplotlib.figure import Figure
     from matplotlib.text import Text
 

@@ -101,7 +101,7 @@ def test_factors_are_uniform_and_independent(drawn):
 
 
 def test_splits_are_sampled_independently(drawn):
-    """The number of test sprites that are also training sprites is that of chance."""
+    """The number of test sprites that are also training sprites is that expected by chance."""
     train, test = (np.ravel_multi_index(tuple(split.factors.T), sprites.COUNTS) for split in (drawn.train, drawn.test))
     expected = 1 - (1 - 1 / np.prod(sprites.COUNTS)) ** len(train)
     assert 1 / 13 < expected < 1 / 12

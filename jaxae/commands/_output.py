@@ -1,7 +1,7 @@
 """Files that commands write: arrays as `.npy`, tables as `.csv`, grids of images as `.png`.
 
-Results come in chunks, [*S, n, ...] with an axis of seeds S where there are several, so that they need not fit into
-memory. A file is written completely or not at all; InputError where it cannot be.
+Results come in chunks, [*S, n, ...] with an axis of seeds S if there are several, so that they need not fit into
+memory. A file is written completely or not at all; InputError if it cannot be written.
 """
 
 import csv
@@ -47,7 +47,7 @@ def write_table(
 ) -> tuple[int, ...]:
     """Write a row for each example, its name and its numbers; return the shape of all numbers.
 
-    The columns are called `column`, or `column0`, `column1`, ... where an example has several numbers; with several
+    The columns are called `column`, or `column0`, `column1`, ... if an example has several numbers; with several
     seeds `column_seed3`.
     """
     first, shape = 0, (len(names),)
@@ -71,7 +71,7 @@ def write_table(
 def write_grid(path: Path, rows: Sequence[Float[np.ndarray, "N H W C"]], columns: int) -> tuple[int, int]:
     """Write images in [0, 1] as one picture; return its width and height in pixels.
 
-    rows: arrays of equal length; images of the same index stand below each other.
+    rows: arrays of equal length; images of the same index form a column.
     """
     blank = -len(rows[0]) % columns
     padded = [np.pad(images, ((0, blank), (0, 0), (0, 0), (0, 0))) for images in rows]

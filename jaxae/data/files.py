@@ -90,7 +90,7 @@ def _check(path: Path) -> None:
 
 
 def _four(path: Path) -> list[Path]:
-    """The four files of MNIST in a folder; none where one is missing."""
+    """The four files of MNIST in a folder; none if one is missing."""
     found = [file for name in MNIST for file in (path / name, path / f"{name}.gz") if file.exists()]
     return found if len(found) == len(MNIST) else []
 

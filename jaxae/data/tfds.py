@@ -33,7 +33,7 @@ def load(name: str, data_dir: str = "", manual_dir: str = "") -> Dataset:
 
     data_dir: folder of prepared sets. manual_dir: folder of archives already downloaded; their checksums are verified.
     InputError for an unknown name, a set that is not of images, a failed download, a damaged archive, and for a set
-    that only TensorFlow can prepare where it is not installed.
+    whose preparation needs TensorFlow if that is not installed.
     """
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import read_only_builder
@@ -86,7 +86,7 @@ def _prepare(tfds: Any, name: str, where: dict[str, str], manual_dir: str) -> An
 
 
 def _check_archives(builder: Any, manual_dir: str) -> None:
-    """InputError, at once, where TFDS would retry for minutes: archives missing in `manual_dir`, or no network."""
+    """Raise InputError at once for a missing archive or network, where TFDS would retry for minutes."""
     config = builder.builder_config
     parts = (f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
     names = [builder.URL.rsplit("/", 1)[1]] if config else list(parts)

@@ -113,7 +113,7 @@ def accuracy(params: Params, split: Split) -> float:
 
 
 def save(path: Path, params: Params) -> None:
-    """Weights as an `.npz` file, one array per leaf. OSError where it cannot be written."""
+    """Weights as an `.npz` file, one array per leaf. OSError if it cannot be written."""
     with path.open("wb") as file:
         np.savez(file, **flatten_dict(jax.device_get(params), sep="/"))
 

@@ -178,7 +178,7 @@ def _kernel(x: jax.Array, g: jax.Array, to: Geometry) -> jax.Array:
     return _to_kernel(x, g, to)
 
 
-# Each is linear in two of image, result and kernel; of any order, its derivatives are the other two.
+# Each is linear in two of image, result and kernel, so its derivatives of any order are the other two.
 _conv.defvjp(
     lambda x, w, to: (_conv(x, w, to), (x, w)),
     lambda to, saved, g: (_conv_transpose(g, saved[1], to), _kernel(saved[0], g, to)),

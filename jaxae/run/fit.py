@@ -196,7 +196,7 @@ def _dataset(data: Any, test: Any, fields: dict[str, Any], progress: bool) -> tu
         test = np.concatenate([split.x for split in both])
     found = sources.from_arrays(data, test=test)
     if test is None:
-        _say(progress, f"{len(found.test.x)} of {len(data)} examples are held out as test split (see test=)")
+        _say(progress, f"{len(found.test.x)} of {len(data)} examples are held out as the test split (see test=)")
     return binary.binarize(found, binarize), sources.ARRAY
 
 

@@ -63,7 +63,7 @@ def train(
     several processes, only the main one reads and writes.
     stop: called after every dispatch with a function that saves a checkpoint, and with None after the last save.
     draw: draws a state, every `config.picture_every` steps, after epochs 1, 2, 5, 10, 20, 50, ..., and the last.
-    compiler: see `iterate`. progress: show a bar, or a line per epoch. initial: parameters to start from; called where
+    compiler: see `iterate`. progress: show a bar, or a line per epoch. initial: parameters to start from; called if
     there is no checkpoint.
     """
     began, processes = time.monotonic(), plan.processes

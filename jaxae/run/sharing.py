@@ -31,7 +31,7 @@ def other_fields(config: Config, fields: Sequence[str]) -> tuple[Any, ...]:
 
 
 def traceable_fields(module: ModuleType, config: Config, fields: list[str]) -> tuple[str, ...]:
-    """The fields that can be traced, since no Python code branches on their values; only one if not all at once."""
+    """Fields that can be traced, since no Python code branches on them; only the first if not all can together."""
     dataset = loaded(config)
 
     def state(values: dict[str, Any]) -> Any:

@@ -45,7 +45,7 @@ def feed(split: Split, plan: Plan, seeds: range, batch_size: int, limit: float =
 
 
 def orders(seeds: range, now: int, count: int, batch_size: int) -> Int[np.ndarray, "*S N_plus_B"]:
-    """`epoch.order` of each seed, side by side where there are several."""
+    """`epoch.order` of each seed, side by side if there are several."""
     each = [epoch.order(seed, now, count, batch_size) for seed in seeds]
     return each[0] if len(seeds) == 1 else np.stack(each)
 

@@ -33,7 +33,7 @@ class Snapshot(NamedTuple):
     done: bool  # whether all steps of that epoch are done
     state: State  # on the devices; with several seeds every leaf has a leading axis of seeds
     totals: Totals  # needed to resume, besides the state
-    train: dict[str, Any]  # means over the epoch's steps so far, one per seed where there are several
+    train: dict[str, Any]  # means over the epoch's steps so far, one per seed if there are several
     test: dict[str, Any] | None  # means over the test split, at the end of an epoch
     seconds: float  # of the steps, including data loading; 0 after an evaluation and for the first, slower dispatch
 

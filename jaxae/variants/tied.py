@@ -11,7 +11,7 @@ from jaxae.nets.layers import dot_general
 
 
 class Tied(nn.Module):
-    """z = activation(x W + b), logits = z W' + c: about half the weights of an autoencoder of the same code."""
+    """z = activation(x W + b), logits = z W' + c: about half the weights of an autoencoder with the same code size."""
 
     shape: tuple[int, ...]  # of an example
     latent: int

@@ -78,7 +78,7 @@ async function wall(data, colours) {
     draw();
   }
 
-  // Where a code stands, as a part of the plane.
+  // The position of a code, as fractions of the plane.
   const part = (number) => ["x", "y"].map((name, axis) => (data.codes[name][number] - data.low[axis]) / (data.high[axis] - data.low[axis]));
 
   function draw() {
@@ -95,7 +95,7 @@ async function wall(data, colours) {
     ring(place, 4 * dot, "#fff");
   }
 
-  // Pictures of the grid, dimmed, and the codes over them: drawn once for a size.
+  // Pictures of the grid, dimmed, and the codes over them: drawn once per size.
   const backdrop = document.createElement("canvas");
   function hang() {
     const side = Math.max(200, Math.round(board.clientWidth * Math.min(devicePixelRatio, 2)));
@@ -124,7 +124,7 @@ async function wall(data, colours) {
     draw();
   }
 
-  // The nearest code, if one is nearer than `reach` (a part of the plane): its original beside what it decodes to.
+  // The nearest code, if it is within `reach` (a fraction of the plane): its original beside its reconstruction.
   function choose(reach) {
     let best = reach ** 2;
     chosen = -1;
