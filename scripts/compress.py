@@ -272,7 +272,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def compare(argv: Sequence[str] | None = None, stop: loop.Stop = loop.never) -> str:
-    """Train, measure, write the files, and return the table. InputError, errors.Diverged, errors.Interrupted."""
+    """Train, measure, write the files, and return the table. Raises InputError, errors.Diverged and
+    errors.Interrupted."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="digits", help="data set, as for the experiments (default: digits)")
     parser.add_argument("--data-dir", default="", help="folder of prepared TFDS sets")

@@ -72,7 +72,7 @@ def test_training_images_are_shifted_by_the_keys_of_their_examples(small, params
 
 
 def test_shifts_are_uniform():
-    """Measured on a single white pixel."""
+    """The shift is measured on a single white pixel."""
     image = jnp.zeros((5, 7, 2)).at[2, 3].set(jnp.array([0.25, 1.0]))
     moved = np.asarray(classifier.shifted(jnp.tile(image, (5000, 1, 1, 1)), jax.random.split(new_key(), 5000), 1))
     np.testing.assert_allclose(moved.sum((1, 2)), np.tile([0.25, 1.0], (5000, 1)))

@@ -47,7 +47,7 @@ def batches(portion, size, steps):
 
 @pytest.mark.parametrize(("count", "seeds", "lengths"), [(60, 1, False), (61, 1, True), (23, 2, False), (5, 1, False)])
 def test_streamed_batches_equal_resident_batches(count, seeds, lengths):
-    """Resumed at every step, with dispatches of any number of steps."""
+    """Batches are equal for a run resumed at any step, with dispatches of any number of steps."""
     size, whole, numbers = 5, split(count, lengths), range(4, 4 + seeds)
     block = seeds * (3 * size * whole.x[:1].nbytes + 1)  # three steps
     one = plan("auto", size, seeds)
@@ -93,7 +93,8 @@ def large():
 
 @pytest.mark.parametrize("seeds", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_streamed_run_is_bit_exact(seeds):
-    """Stopped within an epoch of several blocks, resumed with resident data, stopped again, and streamed to the end."""
+    """The run is stopped within an epoch of several blocks, resumed with resident data, stopped again, and then
+    streamed."""
     images = large()
     streamed = feed.feed(images.train, plan("auto", 128, seeds), range(seeds), 128, STREAMED)
     assert streamed(0, 0).steps == 8 // seeds < epoch.first_step(1, 1300, 128)
@@ -117,7 +118,7 @@ def test_streamed_run_is_bit_exact(seeds):
 
 @pytest.mark.slow
 def test_data_limit_is_in_gib_and_changes_no_metric(tmp_path):
-    """Stopped within an epoch, resumed with resident data, stopped again, and streamed to the end."""
+    """The run is stopped within an epoch, resumed with resident data, stopped again, and then streamed."""
     digits = data.load("digits")
     base = vae.Config(epochs=2, batch_size=128, hidden=(16,))
     experiment, one = vae.build(base, digits.info), plan("auto", 128, 1)

@@ -289,7 +289,7 @@ def test_same_seed_gives_the_same_bits_and_another_seed_other_metrics(finished, 
 
 @pytest.mark.parametrize("calls", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3)), 5])
 def test_stopped_and_resumed_run_is_bit_exact(finished, tmp_path, calls):
-    """Stopped repeatedly, each time after this many dispatches."""
+    """The run is stopped repeatedly, each time after this many dispatches."""
     workdir, stops = tmp_path / "stopped", 0
     while True:
         count = iter(range(1000))

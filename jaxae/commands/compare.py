@@ -1,4 +1,4 @@
-"""Write one HTML report on several finished runs on the same data.
+"""Write one HTML report of several finished runs on the same data.
 
 It has the curves of all runs, a table of their metrics with mean and standard deviation over seeds, and reconstructions
 of the same test images.

@@ -96,7 +96,7 @@ def from_arrays(
 
 
 def _array(x: Any, name: str) -> np.ndarray:
-    """Convert to an array, booleans to float32. InputError for a ragged list."""
+    """Convert to an array; booleans become float32. InputError for a ragged list."""
     try:
         found = np.asarray(x)
     except ValueError:

@@ -13,7 +13,7 @@ ROWS = "batch.npz"
 
 
 def save(workdir: Path, error: Diverged) -> None:
-    """Write `diverged/` into a run directory, in place of an existing one. Nothing for a diverged evaluation."""
+    """Write `diverged/` into a run directory, in place of an existing one. Does nothing for a diverged evaluation."""
     if error.step_inputs is None:
         return
     folder = workdir / FOLDER

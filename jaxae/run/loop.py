@@ -28,7 +28,7 @@ from jaxae.training.start import Initial, start
 # Values of a checkpoint besides arrays: bytes of metrics.jsonl, total seconds, seconds and images of training.
 NEW: dict[str, Any] = {"size": 0, "wall": 0.0, "seconds": 0.0, "images": 0}
 
-Stop: TypeAlias = Callable[[Callable[[], None] | None], bool]  # as signals.Stop
+Stop: TypeAlias = Callable[[Callable[[], None] | None], bool]  # like signals.Stop
 
 
 def never(save: Callable[[], None] | None) -> bool:  # noqa: ARG001
