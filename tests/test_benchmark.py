@@ -40,7 +40,7 @@ def test_operations_count_every_kernel_of_the_networks():
         info = data.Info((28, 28, 1), 1000)
         state = loop.abstract(module.build(config, info), config, info)["state"]
         assert kernels(state.params) == sum(inputs * outputs for _, inputs, outputs in work.layers), name
-    # Five products: two layers forwards, the gradients of both kernels, and that of the hidden units.
+    # Five products: two layers in the forward pass, the gradients of both kernels, and that of the hidden units.
     tiny = workloads.Workload("", "", (), 7, ((1, 3, 5), (1, 5, 3)))
     assert tiny.operations == 5 * 2 * 7 * 15
     assert tiny.moved == 7 * 4 * 30

@@ -207,7 +207,7 @@ def test_monte_carlo_error_is_the_standard_deviation_over_repeated_estimates():
     assert 0.75 < np.mean([f["monte_carlo_error"] for f in found]) / spread < 1.35
 
 
-def test_samples_are_counted_when_chunks_do_not_divide_them():
+def test_samples_are_counted_when_chunks_do_not_divide_their_number():
     """70 samples in chunks of 50 and 30 examples in chunks of 20 give the NumPy result for the same samples."""
     _, params, x, _ = wrong_encoder()
     found = estimated(params, x, 70, new_key())

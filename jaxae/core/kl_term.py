@@ -22,7 +22,7 @@ Rate: TypeAlias = Callable[
 
 
 def weighted(weight: Weight) -> Rate:
-    """weight * KL: beta-VAE (Higgins et al. 2017, equation 4); 1 is the evidence lower bound."""
+    """weight * KL: beta-VAE (Higgins et al. 2017, equation 4); weight 1 gives the ELBO."""
     return lambda kl, batch: batch.scheduled(weight) * per_example(kl)
 
 

@@ -18,7 +18,7 @@ def linear(x: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def mixed_dot(a: jax.Array, b: jax.Array) -> jax.Array:
-    """[..., I] x [I, O] -> [..., O]: bfloat16 operands, float32 accumulation and result, forwards and backwards.
+    """[..., I] x [I, O] -> [..., O]: bfloat16 operands, float32 accumulation and result, also in the gradient.
 
     The derivative is written out because XLA's own would multiply float32 by bfloat16.
     """

@@ -158,7 +158,7 @@ def loaded(config: Config) -> Dataset:
 def planned(
     config: Config, build: Build, dataset: Dataset, processes: Processes = SINGLE_PROCESS
 ) -> tuple[Experiment, plans.Plan]:
-    """The experiment, and the plan for all devices. InputError, before anything is written, as `checked`."""
+    """The experiment, and the plan for all devices. InputError, before anything is written, as in `checked`."""
     with input_errors():
         plan = plans.plan(
             config.parallel, config.batch_size, config.seeds, None, config.reduction, config.accumulate, processes

@@ -49,8 +49,8 @@ print("codes", codes.shape, "reconstructions", images.shape, "samples", samples.
 # %% [markdown]
 # ## Anomaly scores
 #
-# `score` is the loss of each example, here the negative evidence lower bound in nats (of a density, so that it can be
-# below 0); larger is more anomalous. Negatives of digits, which are not in the training data, have larger scores.
+# `score` is the loss of each example, here the negative evidence lower bound in nats (of a density, so it can be
+# negative); larger is more anomalous. Negatives of digits, which are not in the training data, have larger scores.
 
 # %%
 scores, of_negatives = model.score(x), model.score(1 - x)  # [1797] each
