@@ -56,7 +56,7 @@ class Dataset(NamedTuple):
 
 
 def load(name: str, data_dir: str = "", manual_dir: str = "", binarize: str = "none") -> Dataset:
-    """As `named`, with binarized images if requested: see `binary.binarize`."""
+    """Like `named`, with binarized images if requested: see `binary.binarize`."""
     from jaxae.data import binary
 
     return binary.binarize(named(name, data_dir, manual_dir), binarize)

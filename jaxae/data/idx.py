@@ -28,7 +28,7 @@ def read(path: Path, axes: int) -> np.ndarray:
 
 
 def parse(file: Any, axes: int, name: str) -> np.ndarray:
-    """As `read`, from an open binary file."""
+    """Like `read`, from an open binary file."""
     magic = file.read(4)
     if magic != bytes([0, 0, UBYTE, axes]):
         raise InputError(f"{name}: magic number {magic.hex()}, not 000008{axes:02x}: not an IDX file of {axes} axes")
@@ -47,7 +47,7 @@ def parse(file: Any, axes: int, name: str) -> np.ndarray:
 
 
 def _read(file: Any, size: int) -> bytes:
-    """As `file.read(size)`, allocating memory only for existing bytes."""
+    """Like `file.read(size)`, allocating memory only for existing bytes."""
     chunks, left = [], size
     while left and (chunk := file.read(min(left, 1 << 20))):
         chunks.append(chunk)

@@ -77,7 +77,7 @@ def _prepare(tfds: Any, name: str, where: dict[str, str], manual_dir: str) -> An
             builder.download_and_prepare(download_config=tfds.download.DownloadConfig(**options))
     except InputError:
         raise
-    except Exception as error:  # network, disk, checksum and archive errors of many libraries
+    except Exception as error:  # network, disk, checksum and archive errors from many libraries
         raise InputError(
             f"{name} could not be prepared ({first_line(error)}): "
             "download its archives by hand and give their folder as manual_dir"

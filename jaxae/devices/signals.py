@@ -79,7 +79,7 @@ class Stop:
 
 @contextmanager
 def stopping() -> Iterator[Stop]:
-    """Handle signals with the yielded `Stop` within the body. In the main thread only."""
+    """Handle signals with the yielded `Stop` within the body. Works in the main thread only."""
     stop = Stop()
     read, write = os.pipe()
     os.set_blocking(write, False)

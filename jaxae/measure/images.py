@@ -28,7 +28,7 @@ def mse(x: Float[Array, "N H W C"], y: Float[Array, "N H W C"]) -> Float[Array, 
 def shift_mse(x: Float[Array, "N H W C"], y: Float[Array, "N H W C"], reach: int = 2) -> Float[Array, " N"]:
     """The smallest `mse` over all shifts of y by up to `reach` whole pixels each way; zero padding.
 
-    As the tangent distance (Simard, LeCun & Denker 1993), with an exhaustive search in place of the tangent.
+    Like the tangent distance (Simard, LeCun & Denker 1993), with an exhaustive search in place of the tangent.
     """
     _, h, w, _ = x.shape
     padded = jnp.pad(y, ((0, 0), (reach, reach), (reach, reach), (0, 0)))

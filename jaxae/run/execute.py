@@ -150,7 +150,7 @@ def _fill(
 
 
 def loaded(config: Config) -> Dataset:
-    """Load the data of the configuration. InputError, about flags."""
+    """Load the data of the configuration. InputError, in terms of flags, for data that cannot be read."""
     with command_line.flags_of(config), input_errors():
         return data.load(config.data, config.data_dir, config.manual_dir, config.binarize)
 

@@ -202,7 +202,7 @@ def _dataset(data: Any, test: Any, fields: dict[str, Any], progress: bool) -> tu
 
 @contextmanager
 def _interruptible() -> Iterator[Callable[..., bool]]:
-    """Whether Ctrl-C was pressed, once; a second time raises KeyboardInterrupt. In the main thread only."""
+    """Whether Ctrl-C was pressed, once; a second time raises KeyboardInterrupt. Works in the main thread only."""
     pressed = False
 
     def handle(number: int, frame: FrameType | None) -> None:

@@ -65,7 +65,7 @@ class NoProgress:
         pass
 
     def update(self, epoch: int, step: int, loss: float, rate: float) -> None:
-        """As `Progress.update`."""
+        """Like `Progress.update`."""
 
     def epoch(self, train: Record, test: Record, rate: float) -> None:
-        """As `Progress.epoch`."""
+        """Like `Progress.epoch`."""

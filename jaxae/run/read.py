@@ -51,7 +51,10 @@ def load(path: str | Path, experiment: ModuleType | Experiment | None = None, **
 def described(
     path: Path, experiment: ModuleType | Experiment | None, fields: dict[str, Any]
 ) -> tuple[dict[str, Any], Experiment, Config, Info]:
-    """Contents of config.json, and the experiment, configuration and data properties that it describes. As `load`."""
+    """Contents of config.json, and the experiment, configuration and data properties that it describes.
+
+    Arguments and errors are those of `load`.
+    """
     saved = directory.read(path / "config.json")
     plain = {**saved["config"]}
     for name, value in fields.items():

@@ -115,7 +115,7 @@ class Checkpoints:
         return None
 
     def newest_digests(self) -> dict[str, str]:
-        """As the function `newest_digests`."""
+        """Like the function `newest_digests`."""
         step = self._manager.latest_step()
         return {} if step is None else {**self._meta(step)["sha256"], "step": str(step)}
 
@@ -160,10 +160,10 @@ class NoCheckpoints:
         pass
 
     def save(self, step: int, items: Items, meta: dict[str, Any], wait: bool = False) -> None:
-        """As `Checkpoints.save`."""
+        """Like `Checkpoints.save`."""
 
     def restore(self, abstract: Items) -> None:
-        """As `Checkpoints.restore`."""
+        """Like `Checkpoints.restore`."""
 
 
 def newest_digests(directory: Path) -> dict[str, str]:
