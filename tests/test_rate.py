@@ -71,7 +71,8 @@ def test_warm_up_lasts_its_epochs_and_cycles():
 def test_warm_up_ends_after_its_examples_where_an_epoch_is_no_whole_number_of_steps():
     """1,617 examples in batches of 1,024: ten epochs are 15.8 steps."""
     weight = kl_term.warmup(10.0, 1, 1617, 1024)
-    np.testing.assert_allclose([weight(jnp.int32(step)) for step in (0, 8, 15, 16)], [0, 8 / 15.791, 15 / 15.791, 1], rtol=1e-4)
+    found = [weight(jnp.int32(step)) for step in (0, 8, 15, 16)]
+    np.testing.assert_allclose(found, [0, 8 / 15.791, 15 / 15.791, 1], rtol=1e-4)
 
 
 @pytest.mark.parametrize(("epochs", "cycles"), [(0.34, 10), (0.76, 6), (3.0, 7), (10.0, 4)])
