@@ -23,7 +23,7 @@ class Config(run.Config):
 
     epochs: int = 10
     filters: tuple[int, ...] = (16, 32)
-    """Filters in each layer of the encoder, of stride 2; the decoder mirrors them."""
+    """Filters in each stride-2 layer of the encoder; the decoder mirrors them."""
     codes: int = 128
     """Number of vectors in the codebook."""
     latent: int = 16

@@ -18,8 +18,8 @@ dense one has the smallest error of all from 4 to 64 bytes. JPEG has no rate bel
 (quality 50: 162 bytes, 0.00118). With one file per image it needs at least 200 bytes, 170 of them for header and
 tables.
 
-The comparison is not even. JPEG is not fitted to digits; the decoders are, and the receiver needs them: with 64
-numbers, 1.9 MB for the dense autoencoder and 0.2 MB for the components, which is 191 and 20 bytes for each of 10,000
+The comparison is not like for like. JPEG is not fitted to digits; the decoders are, and the receiver needs them: with
+64 numbers, 1.9 MB for the dense autoencoder and 0.2 MB for the components, which is 191 and 20 bytes for each of 10,000
 images. On the other hand, a code takes one byte per number (uniform quantization between the extremes of the training
 codes, with clipping), which adds next to no error, and has no entropy coding, unlike JPEG: the table has the entropy,
 which is about a tenth smaller.
@@ -265,7 +265,7 @@ def picture(title: str, coders: list[Measured], jpegs: list[Jpeg]) -> Figure:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that raises InputError, in one line."""
+    """A parser that raises a one-line InputError."""
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message} (see --help)")

@@ -33,7 +33,7 @@ MNIST = Path(os.environ.get("JAXAE_DATA", ROOT.parent / "shared" / "data")) / "m
 
 
 def pytest_configure(config):
-    """Compile without LLVM's optimization and the MLIR emitters of fusions in the default suite: in half of the time."""
+    """Halve the compile time of the default suite: no LLVM optimization, no MLIR fusion emitters."""
     if config.option.markexpr == "not slow":
         flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
         flags += " --xla_cpu_use_fusion_emitters=false"

@@ -209,7 +209,7 @@ def test_script_writes_the_weights_that_it_trains(few, tmp_path, monkeypatch, ca
     assert equal(classifier.load(to, images), expected)
 
 
-def test_script_rejects_bad_arguments_in_one_line(few, tmp_path, monkeypatch, capsys):
+def test_script_rejects_bad_arguments_with_a_one_line_error(few, tmp_path, monkeypatch, capsys):
     for arguments, said in (
         (("--data", "sprites/none"), "--data sprites/none"),
         (("--data", few, "--epochs", 0), "--epochs"),

@@ -296,7 +296,7 @@ def test_list_has_a_row_for_each_experiment(capsys):
     assert ended.value.code == 0
     assert [line.split()[0] for line in lines] == experiments.names()
     assert head.split()[:3] == ["experiment", "idea", "source"]
-    docstring = """A new one: with ideas.
+    docstring = """A new model: with ideas.
     More of it.
 
     Group: variational
@@ -306,7 +306,7 @@ def test_list_has_a_row_for_each_experiment(capsys):
     Command: jaxae new
     Measured: bound with 5,000 samples -87.12 +- 0.23 nats (of 3.5).
     """.replace("\n    ", "\n")
-    idea, source = "A new one: with ideas", "Doe et al. 2020, table 1"
+    idea, source = "A new model: with ideas", "Doe et al. 2020, table 1"
     assert lists.row("new", docstring) == ("new", idea, source, "bound with 5,000 samples -87.12 +- 0.23 nats")
     assert lists.row("bare", "One line.") == ("bare", "One line", "", "")
 

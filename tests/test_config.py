@@ -47,7 +47,7 @@ def test_command_line_sets_fields():
         ("stray", "stray"),
     ],
 )
-def test_bad_command_lines_raise_in_one_line(line, says, capsys):
+def test_bad_command_lines_raise_one_line_errors(line, says, capsys):
     with pytest.raises(InputError) as caught:
         command_line.parse(Config, "", line.split())
     assert says in str(caught.value)

@@ -316,7 +316,7 @@ def bad_inputs(folder):
     }
 
 
-def test_bad_inputs_raise_in_one_line(tmp_path):
+def test_bad_inputs_raise_one_line_errors(tmp_path):
     for name, (given, says) in bad_inputs(tmp_path / "bad").items():
         with pytest.raises(InputError) as caught:
             data.load(given)

@@ -183,7 +183,7 @@ def test_quality_table_has_the_metrics_of_each_kind_of_sample(runs, digits, weig
         assert [float(value) for value in row[2:]] == pytest.approx(quality.precision_recall(a, b), abs=6e-4)
 
 
-def test_quality_rejects_bad_arguments_in_one_line(runs, tmp_path, capsys):
+def test_quality_rejects_bad_arguments_with_a_one_line_error(runs, tmp_path, capsys):
     other = tmp_path / "other"
     other.mkdir()
     text = (runs[1] / "config.json").read_text()

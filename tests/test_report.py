@@ -343,7 +343,7 @@ def test_comparison_shows_metrics_curves_and_reconstructions_of_each_run(runs, t
     assert "latent" in page.inner_text("main")
 
 
-def test_unfinished_and_changed_runs_raise_in_one_line(runs, tmp_path, capsys):
+def test_unfinished_and_changed_runs_raise_one_line_errors(runs, tmp_path, capsys):
     other, unfinished = tmp_path / "other", tmp_path / "unfinished"
     for path in (other, unfinished):
         shutil.copytree(runs[0], path)

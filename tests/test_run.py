@@ -571,7 +571,7 @@ def test_infinite_parameters_are_a_divergence(tmp_path):
 
 
 def test_stop_between_checkpoints_saves(finished, tmp_path):
-    """The first call of `stop` that returns True may be any."""
+    """Any call of `stop` may be the first to return True."""
     for calls in (0, 1, 4):
         workdir, count = tmp_path / str(calls), iter(range(1000))
         with pytest.raises(Interrupted):

@@ -241,7 +241,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_sequences_raise_in_one_line(tmp_path, case):
+def test_bad_sequences_raise_one_line_errors(tmp_path, case):
     parts, arrays, says = BAD[case]
     with pytest.raises(InputError, match=says) as error:
         data.load(str(save(tmp_path, *parts, **arrays)))
@@ -274,7 +274,7 @@ def test_code_of_a_padded_sequence_with_its_length_is_that_of_the_sequence_alone
 
 
 @pytest.mark.parametrize("name", ["simple", "tied", "stacked", "vae", "convolutional"])
-def test_experiments_for_images_reject_sequences_in_one_line(tmp_path, name):
+def test_experiments_for_images_reject_sequences_with_a_one_line_error(tmp_path, name):
     module = import_module(f"jaxae.experiments.{name}")
     config = module.Config(epochs=1, batch_size=8, data=str(save(tmp_path, *MANY)), workdir=str(tmp_path / "run"))
     with pytest.raises(InputError) as error:

@@ -57,7 +57,7 @@ class NewData(NamedTuple):
 
 
 def opened(options: ToFile) -> Trained:
-    """The model of a finished run, of all seeds or of --member. InputError for others."""
+    """The model of a finished run, with all seeds or that of --member. InputError for other runs and members."""
     path = options.run
     module = module_of(options)
     run.require_finished(path, directory.read(path / "config.json"))

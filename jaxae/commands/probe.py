@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> NoReturn:
 
 
 def errors(options: Options) -> str:
-    """Print a line for each run as it comes. InputError for one that is not finished, or has no classes."""
+    """Print a line for each run as soon as it is measured. InputError for an unfinished run or data without classes."""
     module = module_of(options)
     pixels: dict[str, float] = {}  # by the data's fingerprint
     for path in options.runs:

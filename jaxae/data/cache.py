@@ -30,7 +30,8 @@ def folder() -> Path:
 def part_on_disk(name: str, state: str, x: np.ndarray, part: np.ndarray) -> np.ndarray:
     """x[part] as a memory-mapped array, written to the cache once. InputError if it cannot be written.
 
-    name, state: of the source file of x; copies of its other states are deleted. part: boolean mask of the rows.
+    name, state: name and state of the source file of x; copies of its other states are deleted. part: boolean mask of
+    the rows.
     """
     rows, shape = np.flatnonzero(part), (int(part.sum()), *x.shape[1:])
     of_name = f"{_digest(name.encode())}-"

@@ -161,7 +161,7 @@ def _split(x: np.ndarray, y: np.ndarray | None, path: Path) -> Dataset:
 
 
 def pixels(x: np.ndarray, path: Path) -> UInt8[np.ndarray, "N H W C"]:
-    """Images as bytes [N, H, W, C]; floats in [0, 1] become 256 levels. InputError, with the path, for others."""
+    """Images as bytes [N, H, W, C]; floats in [0, 1] become 256 levels. InputError, with the path, for other arrays."""
     if x.ndim not in (3, 4) or (x.ndim == 4 and x.shape[3] not in (1, 3, 4)):
         raise InputError(f"{path}: shape {x.shape}, not [N, H, W] or [N, H, W, C] with C = 1, 3 or 4")
     if x.size == 0:
@@ -194,7 +194,7 @@ def _folder(path: Path) -> Dataset:
 
 @contextmanager
 def _listing(path: Path) -> Iterator[None]:
-    """Raise InputError for an error in listing a folder."""
+    """Turn an error in listing a folder into an InputError."""
     try:
         yield
     except (OSError, RuntimeError) as error:  # RuntimeError: a link to itself

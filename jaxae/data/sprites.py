@@ -9,7 +9,7 @@ White shapes on black. The factors are independent and uniform, and counted from
     4 y         32   from top to bottom
 
 A square is symmetric under a quarter turn, an ellipse under a half turn, a heart only under a full turn. For two of
-the three shapes the image does not determine the rotation, so metrics of it stay below their maximum.
+the three shapes the image does not determine the rotation, so its metrics stay below their maximum.
 """
 
 from functools import cache, partial

@@ -14,7 +14,7 @@ Name = Literal["auto", "bernoulli", "normal", "normal-learned", "normal-predicte
 
 
 def named(name: Name, scale: float = 1.0) -> Likelihood:
-    """The likelihood of this name; `auto` is Bernoulli, for pixels in [0, 1]. scale: of `normal`, in units of x.
+    """The likelihood of this name; `auto` is Bernoulli, for pixels in [0, 1]. scale: that of `normal`, in units of x.
 
     ValueError for another name, and for a scale of another likelihood than `normal`.
     """

@@ -19,7 +19,7 @@ def measure(model: Trained, dataset: Dataset, iterations: int = ITERATIONS) -> d
 def error(dataset: Dataset, train: np.ndarray, test: np.ndarray, iterations: int = ITERATIONS) -> float:
     """Test error in percent of logistic regression on these features of the two splits, [N, ...] each.
 
-    Features are standardised. iterations: of the optimizer, at most.
+    Features are standardised. iterations: the maximum for the optimizer.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression

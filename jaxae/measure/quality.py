@@ -67,4 +67,4 @@ def _radii(features: np.ndarray, k: int) -> np.ndarray:
     if len(features) <= k:
         raise InputError(f"{len(features)} examples have no {k} neighbours each: at least {k + 1} are needed")
     chunks = (features[i : i + CHUNK] for i in range(0, len(features), CHUNK))
-    return np.concatenate([np.partition(cdist(chunk, features), k)[:, k] for chunk in chunks])  # itself is at 0
+    return np.concatenate([np.partition(cdist(chunk, features), k)[:, k] for chunk in chunks])  # 0: the example itself

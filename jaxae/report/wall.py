@@ -26,7 +26,7 @@ COMPONENTS = 32  # principal components at most
 
 
 def wall(model: Trained, data: Dataset) -> dict[str, Any] | None:
-    """Data of the wall, as JSON values; None for codes of one dimension, or without variance.
+    """Data of the interactive latent space, as JSON values; None for one-dimensional or constant codes.
 
     Pictures are data URLs of PNG files: sheets of images, row by row. On the grid the first axis of the plane runs
     fastest; in a slider's sheet it is followed by the second, then by its offset. A grey level of 128 is no change in a

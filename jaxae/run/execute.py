@@ -47,8 +47,8 @@ def train(
 ) -> Path:
     """Train or resume a run, write its directory, and return the path.
 
-    name: of the experiment (see `find.name_of`). stop, compiler, progress: see `loop.train`. processes: communication
-    with the other processes. known: the data, if it is loaded already. program: see `directory.describe`.
+    name: the experiment's name (see `find.name_of`). stop, compiler, progress: see `loop.train`. processes:
+    communication with the other processes. known: the data, if it is loaded already. program: see `directory.describe`.
     Raises InputError, errors.Diverged, errors.Interrupted, and OSError when the disk is full or the directory lost.
     """
     workdir = Path(config.workdir or f"runs/{name.removesuffix('.py')}-{Path(config.data).stem}")

@@ -79,8 +79,8 @@ def fit(
     nothing is written.
     progress: show a bar, or a line per epoch. figures: draw pictures and report.html into the workdir (default: yes).
     seeds: train this many seeds in one program; every method of the result then has a leading axis of seeds.
-    fields: of the experiment's `Config`, such as epochs, batch_size, lr, schedule, warmup_steps, ema, seed, init_from
-    and latent; all of them, with their meaning: `jaxae vae --help`. `optimizer` may be an Optax transformation, which
+    fields: fields of the experiment's `Config`, such as epochs, batch_size, lr, schedule, warmup_steps, ema, seed,
+    init_from and latent; `jaxae vae --help` explains all of them. `optimizer` may be an Optax transformation, which
     config.json records by a hash; a run has ceil(epochs * training examples / batch_size) steps. An `Experiment` has an
     optimizer of its own. For a diverged run, `replay` names the first non-finite value. An interruption (Ctrl-C) ends
     training after the current dispatch; the model so far is returned.

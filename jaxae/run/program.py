@@ -45,7 +45,7 @@ def main(kind: type[Config], build: Build, argv: Sequence[str] | None = None) ->
 def program(
     work: Callable[[signals.Stop], str], processes: Callable[[], Processes] = lambda: SINGLE_PROCESS
 ) -> NoReturn:
-    """Call `work(stop)`, print its result, and exit with a code. processes: of the run.
+    """Call `work(stop)`, print its result, and exit with a code. processes: those of the run.
 
     0: done. 1: another process was lost. 2: bad input. 3: diverged. 128 + signal: stopped by SIGINT or SIGTERM, with
     the last step saved.

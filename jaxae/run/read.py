@@ -29,7 +29,7 @@ def load(path: str | Path, experiment: ModuleType | Experiment | None = None, **
     """The trained model of a run directory, from its config.json and newest intact checkpoint; of all its seeds.
 
     experiment: its module, or the `Experiment` itself; needed only for one outside the package `jaxae.experiments`.
-    fields: of the configuration that were passed as objects, which config.json cannot hold: optimizer.
+    fields: the fields that were passed as objects, which config.json cannot hold (`optimizer`).
     InputError for a directory that holds no run, or no intact checkpoint.
     """
     path = Path(path)

@@ -22,8 +22,8 @@ from jaxae.training.trained import Trained
 def saver(config: Config, description: dict[str, Any], totals: Totals | None = None) -> Callable[[Path, Trained], None]:
     """The function behind `Trained.save`, for the models of a run.
 
-    description: of the run, as in config.json. totals: sums over the steps of an epoch that is not finished, without
-    which a model within an epoch cannot be saved.
+    description: the run's description, as in config.json. totals: sums over the steps of an epoch that is not finished,
+    without which a model within an epoch cannot be saved.
     """
     info = Info(tuple(description["data"]["shape"]), description["data"]["train"])
 

@@ -213,7 +213,7 @@ class Trained:
 
 
 def layers(model: nn.Module, shape: tuple[int, ...]) -> dict[str, str]:
-    """Tables of the layers of encoder, decoder and both: name, output shape, parameters. shape: of an example."""
+    """Tables of the layers of encoder, decoder and both: name, output shape, parameters. shape: that of an example."""
     key, x = jax.random.key(0), jnp.zeros((1, *shape))
     z = jnp.zeros(jax.eval_shape(lambda: model.init_with_output(key, x, method="encode"))[0].shape)
     wide = {"width": 160, "force_terminal": False, "no_color": True}

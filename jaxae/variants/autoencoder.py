@@ -68,9 +68,9 @@ def pooled(
 ) -> tuple[nets.Conv, nets.UpConv]:
     """Encoder of convolutions with max-pooling and decoder of convolutions with upsampling, for images of this shape.
 
-    filters: of the encoder; the decoder has the first `pools` of the reversed list. kernels: one width per layer, or
-    one for all. pools: number of leading encoder layers with max-pooling (default: all). padding: of the decoder's
-    second-to-last layer. bias: initial bias of its last layer.
+    filters: filters of the encoder; the decoder has the first `pools` of the reversed list. kernels: one width per
+    layer, or one for all. pools: number of leading encoder layers with max-pooling (default: all). padding: padding of
+    the decoder's second-to-last layer. bias: initial bias of its last layer.
     """
     layers = len(filters)
     pools = layers if pools is None else pools
@@ -109,7 +109,7 @@ def loss(
     """Reconstruction error, times `weight`, plus a penalty on the code.
 
     model: an `Autoencoder`, or another module whose __call__ returns (codes, decoder output before `output`).
-    corrupt: input of the encoder in place of x (denoising). penalty: of the codes, per example (sparse).
+    corrupt: input of the encoder in place of x (denoising). penalty: penalty on the codes, per example (sparse).
     Sequences: padding is excluded, and each sequence has the same weight.
 
     Terms: `loss`; `mse`, squared error, pixels in [0, 1], mean over pixels; `rmse`, its root per image; with a

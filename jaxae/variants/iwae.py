@@ -22,7 +22,7 @@ class LogDensities(NamedTuple):
     posterior: Float[Array, "B K"]  # log q(z|x)
 
     def log_weights(self, kl_weight: float | Float[Array, ""] = 1.0) -> Float[Array, "B K"]:
-        """log w = log p(x, z) / q(z|x). kl_weight: of the KL term within it, log q(z|x) / p(z)."""
+        """log w = log p(x, z) / q(z|x). kl_weight: weight of its KL term, log q(z|x) / p(z)."""
         return self.likelihood + kl_weight * (self.prior - self.posterior)
 
 

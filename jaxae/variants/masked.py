@@ -24,7 +24,7 @@ Mask = Callable[[Key[Array, ""], Batch], Float[Array, "B H W C"]]  # 1 where a p
 def patches(shape: tuple[int, ...], patch: int, fraction: float) -> Mask:
     """Hide this fraction of the patches of every image, sampled without replacement, in all channels.
 
-    shape: of an image. patch: width in pixels; patches are cropped at the right and bottom edges.
+    shape: shape of an image. patch: width in pixels; patches are cropped at the right and bottom edges.
     ValueError for examples that are not images, and for a fraction that hides all patches or none.
     """
     if len(shape) != 3:

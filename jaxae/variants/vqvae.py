@@ -79,7 +79,7 @@ def strided(
 ) -> tuple[nn.Module, nn.Module]:
     """Encoder and decoder of convolutions of stride 2 for images of this shape, with `latent` channels per position.
 
-    filters: of the encoder; the decoder mirrors them. pixel: initial mean pixel of the decoder output.
+    filters: filters of the encoder; the decoder mirrors them. pixel: initial mean pixel of the decoder output.
     """
     # Leaky, since a plain ReLU has no gradient while all codes are 0, as after rounding at initialisation. With an
     # initial output other than the data mean, all codes first move towards darker images, and some stay there.
