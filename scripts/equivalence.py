@@ -141,7 +141,7 @@ def compare(tree: Path, names: list[str], folder: Path) -> int:
     new, old = folder / "new", folder / "old"
     cases = [line.split(" ", 1) for line in CASES.strip().splitlines()]
     largest, unequal = (0.0, 0.0), 0
-    print("| experiment | flags | devices | way | metrics | gradients | |\n|---|---|---|---|---|---|---|", flush=True)
+    print("| experiment | flags | devices | mode | metrics | gradients | |\n|---|---|---|---|---|---|---|", flush=True)
     for name in names or dict.fromkeys(name for name, _ in cases):
         for devices, ways in WAYS.items():
             own = [flags for other, flags in cases if other == name]

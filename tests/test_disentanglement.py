@@ -54,7 +54,7 @@ def test_identity_has_the_highest_scores(codes):
         np.testing.assert_allclose(value, BEST_SAP if name == "sap" else 1, rtol=1e-9, err_msg=name)
 
 
-def test_monotone_maps_of_the_factors_keep_the_scores():
+def test_monotone_maps_of_the_factors_preserve_the_scores():
     """Bins, thresholds, trees and ranks of variances are invariant; the linear regression of SAP is not."""
     codes = np.stack([np.tanh(UNIT[:, 0]), UNIT[:, 1] + UNIT[:, 1] ** 3 / 9, -np.exp(UNIT[:, 2] / 2), UNIT[:, 3]], 1)
     found = disentanglement.measure(codes, FACTORS)

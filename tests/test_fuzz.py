@@ -85,7 +85,7 @@ def watched(folder):
 
 
 def only_ours(function, *args):
-    """Whether the call succeeds; otherwise it must raise InputError with one line."""
+    """Whether the call succeeds; otherwise it must raise a one-line InputError."""
     try:
         function(*args)
     except InputError as error:

@@ -132,7 +132,7 @@ def test_warm_start_records_its_source_and_a_failed_one_writes_nothing(x, tmp_pa
 
 @pytest.mark.parametrize("seeds", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_replay_repeats_the_step_at_which_a_run_diverged(x, tmp_path, seeds):
-    """The state before it, its rows and its key; names the first layer whose output overflows."""
+    """From the state before it, its rows and its key; `replay` names the first layer whose output overflows."""
     fields = {**FIELDS, "hidden": (8,), "optimizer": "sgd", "lr": 1e25, "seeds": seeds}
     with pytest.raises(Diverged) as error:
         jaxae.fit(vae, x, epochs=3, workdir=tmp_path, **fields)

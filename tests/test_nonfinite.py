@@ -79,7 +79,7 @@ def transition():
 
 
 def evaluate(variables, batch, key):
-    """A loss without faults."""
+    """The loss without injected faults."""
     return loss(variables, batch.replace(y=jnp.full_like(batch.y, -1)), key)
 
 
@@ -190,7 +190,7 @@ BOTH = phases((2, descend(groups("a"), optax.sgd(0.1))), (0, descend(groups("b")
 
 @pytest.mark.parametrize("step", [0, 1, 2, 7])
 def test_named_values_are_the_gradients_of_the_current_phase(step):
-    """They are those within the selected branch of a switch, also in a jitted step."""
+    """Only the selected branch of a switch is evaluated, also in a jitted step."""
     a, b, x = jnp.arange(4.0), jnp.array([0.5, -1.0, 2.0, 3.0]), jax.random.normal(new_key(), (8, 2, 2, 1))
     params = {"a": a, "b": b}
     state = State(jnp.int32(step), params, BOTH.init(params), {})

@@ -252,7 +252,7 @@ def test_expected_results_are_those_of_the_data(few, tmp_path):
     """Only the documented configuration has expected results."""
 
     def build(config, info):
-        other = {"loss": -1.0}  # out of reach
+        other = {"loss": -1.0}  # cannot be reached
         mine = {"loss": 1e6, "kl": (0.0, 1e6)}
         expected = {str(few): mine, "digits": other, "mnist": other}
         return dataclasses.replace(vae.build(config, info), expected=expected)

@@ -48,7 +48,7 @@ def newest(workdir):
 
 
 def ends(process, workdir, reason):
-    """Assert that the run ends with one line."""
+    """Assert that the run ends with a one-line error."""
     _, said = process.communicate(timeout=100)
     assert process.returncode == 2, said
     assert said.count("\n") == 1, said

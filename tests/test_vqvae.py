@@ -230,7 +230,7 @@ def test_reinitialization_replaces_unused_codes_by_encoder_outputs(learned):
     assert equal(with_it["codebook"]["codes"][~dead], without["codebook"]["codes"][~dead])
     assert equal(with_it["codebook"]["use"], jnp.where(dead, 1, without["codebook"]["use"]))
     revived = np.asarray(book(with_it))[dead]
-    if learned:  # the sum of two collections, up to rounding
+    if learned:  # the sum of two variables, so equal up to rounding
         distance = np.abs(revived[:, None] - z.reshape(1, -1, Z)).max(-1).min(1)
         assert distance.max() < 1e-5
     else:

@@ -10,13 +10,13 @@ from jaxtyping import Int, Num
 
 from jaxae.measure.images import Decode
 
-STEP = 0.01  # of central differences, in standard deviations; their error is quadratic in it
+STEP = 0.01  # of central differences, in standard deviations; their error is O(STEP^2)
 
 
 def defects(decode: Decode, z: Num[Any, "N Z"], y: Int[Any, " N"]) -> dict[str, float]:
     """Four defects of a 2-D latent space, from codes z and classes y; dimensionless and invariant to the scale of z.
 
-    They are those of D. Foster, "Generative Deep Learning", 2nd edition, chapter 3: classes of unequal area, asymmetry
+    From D. Foster, "Generative Deep Learning", 2nd edition, chapter 3: classes of unequal area, asymmetry
     about the origin, holes where sampled codes decode to no sensible image, and neighbours that decode to different
     images.
     """
@@ -57,7 +57,7 @@ def asymmetry(z: Num[Any, "N Z"]) -> float:
 
 
 def holes(z: Num[Any, "N Z"], seed: int = 0) -> float:
-    """Fraction of samples from a normal distribution fitted to the codes with no code nearby: 0.01 for normal codes.
+    """Fraction of samples with no code nearby, from a normal distribution fitted to the codes: 0.01 for normal codes.
 
     The codes are whitened, and 10,000 points sampled from N(0, I). "Nearby" is the 0.99 quantile of the distances from
     these points to the nearest of N samples of N(0, I).

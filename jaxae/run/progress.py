@@ -56,7 +56,7 @@ class Progress:
 
 
 class NoProgress:
-    """Null object of `Progress`."""
+    """A `Progress` that shows nothing."""
 
     def __enter__(self) -> "NoProgress":
         return self

@@ -24,8 +24,7 @@ from jaxae.training.start import TEST, TRAIN, Initial, keys, start
 class Snapshot(NamedTuple):
     """State and metrics after a dispatch of steps, or after the evaluation of an epoch.
 
-    state: remains valid as training continues. train: means over the epoch's
-    steps so far; test: over the test split, at the end of an epoch, else None. totals: with `state`, to resume from.
+    `state` remains valid as training continues.
     """
 
     step: int  # steps done
@@ -34,7 +33,7 @@ class Snapshot(NamedTuple):
     state: State  # on the devices; with several seeds every leaf has a leading axis of seeds
     totals: Totals  # needed to resume, besides the state
     train: dict[str, Any]  # means over the epoch's steps so far, one per seed if there are several
-    test: dict[str, Any] | None  # means over the test split, at the end of an epoch
+    test: dict[str, Any] | None  # means over the test split at the end of an epoch, else None
     seconds: float  # of the steps, including data loading; 0 after an evaluation and for the first, slower dispatch
 
 
