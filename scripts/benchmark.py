@@ -169,7 +169,7 @@ def main() -> None:
     parser.add_argument("--data-dir", default="")
     parser.add_argument("--manual-dir", default="")
     names = {**WORKLOADS, **SMALL}
-    parser.add_argument("--workloads", nargs="+", choices=names, help="default: all, the small ones on a GPU only")
+    parser.add_argument("--workloads", nargs="+", choices=names, help="default: all; on a CPU without batch size 8")
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     kinds = ("float32", "mixed")

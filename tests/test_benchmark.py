@@ -32,7 +32,7 @@ def kernels(params):
 
 
 def test_operations_count_every_kernel_of_the_networks():
-    """The counts also agree with one by hand."""
+    """The counts also agree with a hand-computed one."""
     workloads = importlib.import_module("contenders.workloads")
     for name, work in (workloads.WORKLOADS | workloads.SMALL).items():
         module = importlib.import_module(f"jaxae.experiments.{work.experiment}")

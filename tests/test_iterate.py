@@ -298,7 +298,7 @@ def test_loss_that_gathers_raises_in_evaluation():
         ({"every": (3, -1)}, "every=-1 must be at least 0"),
         ({"epochs": 0}, "epochs=0 must be at least 1"),
         ({"seed": -1}, "seed=-1 must be at least 0"),
-        ({"seeds": 2, "plan": plan("auto", SIZE, 1)}, "seeds=2 differs from the plan, for 1"),
+        ({"seeds": 2, "plan": plan("auto", SIZE, 1)}, "seeds=2 differs from the plan's 1"),
     ],
 )
 def test_arguments_out_of_range_raise_at_the_call(fields, line):

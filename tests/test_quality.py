@@ -133,7 +133,7 @@ def test_held_out_digits_have_a_smaller_distance_than_noise(digits, weights):
         far, *inside = measured(noise)
         assert inside == [0, 0]
         assert far > 100 * near
-    zeros, precision, recall = measured(digits.train.x[digits.train.y == 0])  # realistic images, of one class in ten
+    zeros, precision, recall = measured(digits.train.x[digits.train.y == 0])  # realistic images, but of a single class
     assert precision > 0.8
     assert recall < 0.3
     assert zeros > 10 * near

@@ -77,7 +77,7 @@ def cyclical(steps: float | Fraction, cycles: int, rising: float = 0.5) -> optax
     rising: fraction of a cycle, at most 1, in which the weight rises linearly; it is 1 in the rest.
     """
     period = _exact(steps) / cycles
-    # The first step of each cycle, exact: a rounded quotient would leave the weight at 1 for the first step of some.
+    # First step of each cycle, exact: in some cycles a rounded quotient would leave the weight at 1 there.
     starts = np.array([ceil(cycle * period) for cycle in range(cycles + 1)])
 
     def weight(step: Int[Array, ""]) -> Float[Array, ""]:

@@ -232,7 +232,7 @@ def _decode(paths: list[Path]) -> UInt8[np.ndarray, "N H W C"]:
                 arrays.append(np.asarray(image.convert("RGB")))
         except InputError:
             raise
-        except Exception as error:  # as above, from Pillow
+        except Exception as error:  # Pillow too raises many types of exceptions
             raise InputError(f"{path}: cannot be read ({first_line(error)}): is it truncated or damaged?") from None
         if arrays[-1].shape != arrays[0].shape:
             (h, w), (first_h, first_w) = arrays[-1].shape[:2], arrays[0].shape[:2]

@@ -158,7 +158,7 @@ def cache_path(data: Dataset) -> Path:
 
 def _model(data: Dataset) -> Classifier:
     if len(data.shape) != 3:
-        raise InputError(f"examples of shape {data.shape} are not images: a classifier of images needs [H, W, C]")
+        raise InputError(f"examples of shape {data.shape} are not images: the classifier needs [H, W, C]")
     if not data.classes:
         raise InputError("these images have no classes: a classifier needs them")
     return Classifier(len(data.classes))

@@ -43,7 +43,7 @@ def help_text(kind: type[Any], description: str, program: str, width: int = WIDT
 
 
 def _meanings(kind: type[Any]) -> dict[str, str]:
-    """The docstring of each field: first of those that the class itself declares, then of those of its bases."""
+    """The docstring of each field: first the fields that the class itself declares, then those of its bases."""
     found: dict[str, str] = {}
     for part in filter(dataclasses.is_dataclass, kind.__mro__):
         for name, text in _declared(part).items():

@@ -101,7 +101,7 @@ def iterate(
         raise ValueError("data holds sequences of different lengths; use an experiment for sequences")
     plan = plans.plan("auto", batch_size, seeds) if plan is None else plan
     if plan.seeds != seeds:
-        raise ValueError(f"seeds={seeds} differs from the plan, for {plan.seeds}")
+        raise ValueError(f"seeds={seeds} differs from the plan's {plan.seeds}")
     numbers = range(seed, seed + seeds)
 
     def first() -> tuple[State, Totals]:

@@ -46,7 +46,7 @@ def memory() -> int:
 
 
 def shape(net: str, image: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of an example as input of the network; image: the shape for convolutional networks."""
+    """Input shape of the network; image: the shape of an image, for convolutional networks."""
     return {"dense": (784,), "vae": (784,), "sequence": (28, 28)}.get(net, image)
 
 
