@@ -40,7 +40,9 @@ def scaling(stop: loop.Stop) -> str:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=5.0, help="duration of a turn (default: %(default)s)")
     parser.add_argument("--turns", type=int, default=3, help="default: %(default)s")
-    parser.add_argument("--largest", type=int, default=COUNTS[-1], help="most examples (default: %(default)s)")
+    parser.add_argument(
+        "--largest", type=int, default=COUNTS[-1], help="maximum number of examples (default: %(default)s)"
+    )
     parser.add_argument("--picture", type=Path, default=Path("runs/scaling.png"), help="default: %(default)s")
     options = parser.parse_args()
     rows: dict[str, dict[str, list[tuple[int, float]]]] = {}

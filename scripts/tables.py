@@ -53,8 +53,8 @@ PLANES = """
 ## Defects of a 2-D latent space
 
 Lower is better; the table head has the ideal values. `unequal_areas` is the standard deviation of log area over
-classes; `asymmetry` is about the origin; `holes` is the fraction of samples from a normal distribution fitted to the
-codes with no code nearby; `roughness` is squared slope over variance of decoded images. The formulas are in
+classes; `asymmetry` is about the origin; `holes` is the fraction of samples with no code nearby, from a normal
+distribution fitted to the codes; `roughness` is squared slope over variance of decoded images. The formulas are in
 `jaxae/measure/plane.py`.
 
 | experiment | unequal areas (0) | asymmetry (0) | holes (0.01) | roughness (1) |

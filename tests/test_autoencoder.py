@@ -93,7 +93,7 @@ def test_padding_changes_neither_gradient_nor_metrics():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), padded, alone)
 
 
-def test_output_other_than_logistic_has_no_cross_entropy_and_is_clipped_to_pixels():
+def test_output_other_than_logistic_has_no_cross_entropy_and_is_clipped_to_0_and_1():
     model, params = single(output=jnp.tanh)
     z, before = forward(params)
     terms, _ = autoencoder.loss(model, "mse")({"params": params}, batch(X), new_key())
@@ -223,7 +223,7 @@ def test_sparse_experiment_weights_the_penalty_by_its_field():
     np.testing.assert_allclose(terms["loss"] - terms["bce"], 0.3 * np.abs(z).sum(1), rtol=1e-5)
 
 
-def test_gaussian_noise_has_its_moments_and_is_clipped_to_pixels():
+def test_gaussian_noise_has_its_moments_and_is_clipped_to_0_and_1():
     grey = batch(np.full((50, 20, 20), 0.5, np.float32))
     noise = np.asarray(denoising.gaussian(0.1)(new_key(), grey)) - 0.5  # clipped beyond five standard deviations
     n = noise.size

@@ -159,14 +159,14 @@ def test_bad_arguments_are_named_in_the_error(x, fields, kind, said, untyped):
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda x: jaxae.fit(x, vae), "experiment is a ndarray: pass a name"),
-        (lambda x: jaxae.fit(Linear(), x), r"experiment is a Linear: .* jaxae.Experiment\(model, jaxae.descend"),
+        (lambda x: jaxae.fit(x, vae), "experiment has type ndarray: pass a name"),
+        (lambda x: jaxae.fit(Linear(), x), r"experiment has type Linear: .* jaxae.Experiment\(model, jaxae.descend"),
         (lambda x: jaxae.Experiment(Linear(), optax.adam(1e-3), squared), "train is a Gradient.*, not a Transition"),
         (lambda x: jaxae.Experiment(Linear(), jaxae.descend(squared, optax.sgd(1.0)), None), "evaluate must be a loss"),
         (lambda x: jaxae.Experiment(nn.Module(), jaxae.descend(squared, optax.sgd(1.0)), squared), "no __call__"),
         (lambda x: jaxae.descend(squared, optax.adam), "not an Optax transformation; pass an instance"),
-        (lambda x: jaxae.iterate(own(), x, epochs=1, batch_size=32), "data is a ndarray, not a Dataset"),
-        (lambda x: jaxae.iterate("vae", jaxae.data.from_arrays(x), epochs=1, batch_size=32), "experiment is a str"),
+        (lambda x: jaxae.iterate(own(), x, epochs=1, batch_size=32), "data has type ndarray, not Dataset"),
+        (lambda x: jaxae.iterate("vae", jaxae.data.from_arrays(x), epochs=1, batch_size=32), "experiment has type str"),
         (lambda x: jaxae.iterate(own(), jaxae.data.from_arrays(x), epochs=1.5, batch_size=32), "epochs=1.5 must be an"),
     ],
 )

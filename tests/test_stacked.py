@@ -65,7 +65,7 @@ def test_only_the_current_phase_is_computed_with_several_seeds():
     assert [e.primitive.name for e in program.eqns].count("cond") == 1  # vmap alone would turn it into a select
 
 
-def test_phases_run_their_transitions_one_after_the_other():
+def test_phases_run_their_transitions_in_sequence():
     first, second, last = parts()
     transition = phases((2, first), (3, second), (0, last))
     states, seen = run(transition, start(transition), new_key())

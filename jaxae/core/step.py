@@ -113,7 +113,7 @@ def averaged(transition: Transition, decay: float) -> Transition:
 
 
 def phases(*parts: tuple[int, Transition]) -> Transition:
-    """Transitions one after the other: each for its number of steps, the last one to the end.
+    """Transitions in sequence: each for its number of steps, the last one until training ends.
 
     Each starts from the parameters after the previous one. Reports the metrics that all transitions report.
     """

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key, Num
 from jaxae.core.types import Sampler
 from jaxae.errors import InputError
 
-WIDEST = 64  # most latent dimensions with full covariances; above, they are diagonal
+WIDEST = 64  # maximum latent dimensions for full covariances; above it, they are diagonal
 
 
 def fit(codes: Num[np.ndarray | Array, "N *code"], components: int = 10, seed: int = 0) -> Sampler:

@@ -157,7 +157,7 @@ def _source(experiment: ModuleType | str | Experiment) -> Source:
         experiment = find(experiment)
     if not (hasattr(experiment, "Config") and hasattr(experiment, "build")):
         raise TypeError(
-            f"experiment is a {type(experiment).__name__}: pass a name, a module or a jaxae.Experiment; for a Flax "
+            f"experiment has type {type(experiment).__name__}: pass a name, a module or a jaxae.Experiment; for a Flax "
             "module, jaxae.Experiment(model, jaxae.descend(loss, optimizer), loss)"
         )
     return Source(name_of(experiment), experiment.Config, experiment.build)

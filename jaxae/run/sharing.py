@@ -31,7 +31,7 @@ def other_fields(config: Config, fields: Sequence[str]) -> tuple[Any, ...]:
 
 
 def traceable_fields(module: ModuleType, config: Config, fields: list[str]) -> tuple[str, ...]:
-    """Fields that can be traced, since no Python code branches on them; only the first if not all can together."""
+    """Fields that can be traced, as no Python code branches on them; only the first if tracing all of them fails."""
     dataset = loaded(config)
 
     def state(values: dict[str, Any]) -> Any:

@@ -82,11 +82,11 @@ def iterate(
     """
     if not isinstance(experiment, Experiment):
         raise TypeError(
-            f"experiment is a {type(experiment).__name__}, not a jaxae.Experiment, as a module's build returns"
+            f"experiment has type {type(experiment).__name__}, not jaxae.Experiment, as a module's build returns"
         )
     if not isinstance(data, Dataset):
         raise TypeError(
-            f"data is a {type(data).__name__}, not a Dataset: see jaxae.data.from_arrays and jaxae.data.load"
+            f"data has type {type(data).__name__}, not Dataset: see jaxae.data.from_arrays and jaxae.data.load"
         )
     stops = [every] if isinstance(every, int) else every
     least = {"epochs": (epochs, 1), "batch_size": (batch_size, 1), "seed": (seed, 0), "seeds": (seeds, 1)}
