@@ -30,7 +30,7 @@ def make(_: loop.Stop) -> str:
     if options.epochs < 1 or options.seed < 0:
         raise InputError(f"--epochs {options.epochs} --seed {options.seed}: must be at least 1 and 0")
     if options.to is None and (options.epochs, options.seed) != (classifier.EPOCHS, 0):
-        raise InputError("--epochs, --seed: the cache holds only the defaults: give a file as --to")
+        raise InputError("--epochs, --seed: the cache holds only weights for the defaults; give a file with --to")
     fields = {name: getattr(options, name) for name in ("data", "data_dir", "manual_dir", "binarize")}
     images = run.loaded(run.Config(**fields))
     to = options.to or classifier.cache_path(images)

@@ -214,7 +214,7 @@ def test_script_rejects_bad_arguments_with_a_one_line_error(few, tmp_path, monke
         (("--data", "sprites/none"), "--data sprites/none"),
         (("--data", few, "--epochs", 0), "--epochs"),
         (("--data", few, "--epochs", 1, "--to", tmp_path / "none" / "weights"), "cannot be written"),
-        (("--data", few, "--seed", 1), "the cache holds only the defaults"),
+        (("--data", few, "--seed", 1), "the cache holds only weights for the defaults"),
     ):
         assert make(monkeypatch, *arguments) == 2
         error = capsys.readouterr().err

@@ -78,7 +78,7 @@ def test_second_thread_saves_while_the_main_thread_is_busy(tmp_path, number):
 def test_main_thread_that_calls_stop_saves_by_itself(tmp_path):
     code, said, saved = run(ASKS, tmp_path, signal.SIGTERM)
     assert (code, saved) == (143, "saved")
-    assert STOPPED in said  # beside `stopping`, of the other thread
+    assert STOPPED in said  # besides `stopping` from the other thread
 
 
 def test_lines_of_two_threads_do_not_mix(monkeypatch):

@@ -107,7 +107,7 @@ def _array(x: Any, name: str) -> np.ndarray:
 def named(name: str, data_dir: str = "", manual_dir: str = "") -> Dataset:
     """`digits`, `sprites`, a TFDS set (`mnist`, `emnist/letters`, ...), or the path of the user's images or sequences.
 
-    A one-line InputError for anything that cannot be read.
+    InputError for anything that cannot be read, with a one-line message.
     """
     from jaxae.data import digits, files, sprites, tfds
 

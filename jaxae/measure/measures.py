@@ -48,7 +48,7 @@ def measures(model: Trained, dataset: Dataset, others: Sequence[Trained] = ()) -
 
 
 def of_seeds(measure: Measure, models: Sequence[Trained], dataset: Dataset) -> records.Record:
-    """A measure of one model, or of one for each seed as records of `seeds`, `mean` and `std`."""
+    """A measure of a single model, or of the models of all seeds as records of `seeds`, `mean` and `std`."""
     rows = [measure(model, dataset) for model in models]
     return records.fields({key: [row[key] for row in rows] if len(rows) > 1 else rows[0][key] for key in rows[0]})
 

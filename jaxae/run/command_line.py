@@ -36,9 +36,10 @@ def _with_flags(config: Any, text: str) -> str:
 
 
 def parse(kind: type[C], description: str, argv: Sequence[str] | None = None, program: str | None = None) -> C:
-    """Parse the command line into a dataclass. A one-line InputError for invalid arguments; `--help` exits.
+    """Parse the command line into a dataclass; `--help` exits.
 
     program: its name in the help (default: that of the file).
+    InputError for invalid arguments, with a one-line message.
     """
     import tyro
     from tyro import _errors
