@@ -3,6 +3,7 @@ import json
 import re
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -11,29 +12,67 @@ LAYERS = re.findall(r"^\d+\. `(\w+)`", (ROOT / "jaxae" / "README.md").read_text(
 HEAVY = ("tensorflow", "tensorflow_datasets", "matplotlib", "sklearn", "scipy.stats", "torch", "tensorboardX", "PIL")
 
 
-def imported(path):
-    """Modules of jaxae that a file imports anywhere."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "jaxae":
-            rest = node.module.split(".")[1:]
-            yield from [rest[0]] if rest else [alias.name for alias in node.names]
+def module(path):
+    """The full name of the module in a file; experiments are in jaxae.experiments."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts if parts[0] in ("jaxae", "scripts") else ("jaxae", *parts)).removesuffix(".__init__")
+
+
+FILES = {module(path): path for name in ("jaxae", "experiments", "scripts") for path in (ROOT / name).rglob("*.py")}
+
+
+def imported(code):
+    """The modules that this code imports anywhere; of `from a import b`, a.b if that is a module, else a."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom):
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            yield from names & FILES.keys()
+            if names - FILES.keys():
+                yield "." * node.level + (node.module or "")
         elif isinstance(node, ast.Import):
-            yield from [alias.name.split(".")[1] for alias in node.names if alias.name.startswith("jaxae.")]
+            yield from (alias.name for alias in node.names)
+
+
+IMPORTS = {name: set(imported(path.read_text())) for name, path in FILES.items()}
+
+
+def layer(name):
+    """The entry of a module in the list; `jaxae` itself has the names of `run`."""
+    first, *rest = name.split(".")
+    return first if first == "scripts" else rest[0] if rest else "run"
 
 
 def test_each_module_imports_only_those_before_it_in_the_list():
-    entries = [ROOT / "jaxae" / name for name in ("__init__.py", "__main__.py")]
-    files = [path for path in (ROOT / "jaxae").rglob("*.py") if path not in entries]
-    of = {path: path.relative_to(ROOT / "jaxae").parts[0].removesuffix(".py") for path in files}
-    assert set(of.values()) == set(LAYERS)
-    for path, layer in of.items():
-        assert set(imported(path)) <= {*LAYERS[: LAYERS.index(layer)], layer}, path
+    files = {name: found for name, found in IMPORTS.items() if name not in ("jaxae", "jaxae.__main__")}
+    assert {layer(name) for name in files} == set(LAYERS)
+    for name, found in files.items():
+        layers = {layer(other) for other in found if other.split(".")[0] in ("jaxae", "scripts")}
+        assert layers <= {*LAYERS[: LAYERS.index(layer(name)) + 1]}, name
+
+
+def cycle(imports):
+    """Modules each of which imports the next, from one module back to itself; none without a cycle."""
+    try:
+        TopologicalSorter({name: found & imports.keys() for name, found in imports.items()}).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_no_file_imports_itself_through_others():
+    """Neither at the top of the file nor within a function."""
+    assert cycle(IMPORTS) == []
+    held_open = "def load():\n    from jaxae.data import files"
+    example = {"jaxae.data": held_open, "jaxae.data.files": "from jaxae.data import Dataset"}
+    assert len(cycle({name: set(imported(code)) for name, code in example.items()})) == 3
 
 
 def test_every_folder_has_a_readme():
+    """Each says what its files may import, and where to start reading."""
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     for folder in {(ROOT / file).parent for file in tracked if not file.startswith(".")}:
-        assert (folder / "README.md").exists(), folder
+        text = " ".join((folder / "README.md").read_text().lower().split())
+        assert folder == ROOT or ("may import" in text and "start with" in text), folder
 
 
 def test_no_experiment_has_the_name_of_a_command():
@@ -41,12 +80,26 @@ def test_no_experiment_has_the_name_of_a_command():
     assert not commands & {path.stem for path in (ROOT / "experiments").glob("*.py")}
 
 
+OUTSIDE = ("jaxae.experiments", "experiments", "scripts", "tests")
+
+
+def outside(names):
+    """The names that are not of the library."""
+    return {name for name in names if any(f"{name}.".startswith(f"{package}.") for package in OUTSIDE)}
+
+
 def test_library_does_not_import_experiments():
-    for path in (ROOT / "jaxae").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            assert not {name.split(".")[0] for name in names} & {"experiments", "scripts", "tests"}, path
+    for code in (
+        "from jaxae.experiments import vae",
+        "from jaxae import experiments",
+        "import jaxae.experiments.vae",
+        "from jaxae.experiments.vae import Config",
+        "import experiments",
+        "from scripts import tables",
+    ):
+        assert outside(imported(code)), code
+    for name, found in IMPORTS.items():
+        assert outside([name]) or not outside(found), name
 
 
 def test_each_third_party_api_is_used_in_one_file():

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxae.data import Dataset, Split
+from jaxae.data.dataset import Dataset, Split
 
 CHUNK = 10_000  # examples
 

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from jaxae.data import Dataset, Split
+from jaxae.data.dataset import Dataset, Split
 from jaxae.errors import InputError
 
 CHUNK = 10_000  # examples

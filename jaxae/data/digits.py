@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from jaxae.data import Dataset, hold_out
 from jaxae.data.cache import cached
+from jaxae.data.dataset import Dataset, hold_out
 
 
 def load() -> Dataset:

@@ -12,8 +12,10 @@ from typing import IO
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxae.data import Dataset, Split, hold_out, idx, labels, sequences
+from jaxae.data import idx, sequences
+from jaxae.data.arrays import labels, pixels
 from jaxae.data.cache import cached, part_on_disk
+from jaxae.data.dataset import Dataset, Split, hold_out
 from jaxae.errors import InputError, first_line
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
@@ -158,25 +160,6 @@ def _reading(path: Path, magic: bytes) -> Iterator[IO[bytes]]:
 
 def _split(x: np.ndarray, y: np.ndarray | None, path: Path) -> Dataset:
     return hold_out(pixels(x, path), *labels(y, len(x), path))
-
-
-def pixels(x: np.ndarray, path: Path) -> UInt8[np.ndarray, "N H W C"]:
-    """Images as bytes [N, H, W, C]; floats in [0, 1] become 256 levels. InputError, with the path, for other arrays."""
-    if x.ndim not in (3, 4) or (x.ndim == 4 and x.shape[3] not in (1, 3, 4)):
-        raise InputError(f"{path}: shape {x.shape}, not [N, H, W] or [N, H, W, C] with C = 1, 3 or 4")
-    if x.size == 0:
-        raise InputError(f"{path}: has no images: shape {x.shape}")
-    if np.issubdtype(x.dtype, np.floating):
-        if not np.isfinite(x).all():
-            raise InputError(f"{path}: has NaN or infinite pixels: pixels must be in [0, 1]")
-        if x.min() < 0 or x.max() > 1:
-            raise InputError(
-                f"{path}: pixels from {x.min():.9g} to {x.max():.9g}: floats must be in [0, 1]; divide first"
-            )
-        x = np.round(x * 255).astype(np.uint8)
-    elif x.dtype != np.uint8:
-        raise InputError(f"{path}: pixels are {x.dtype}: convert them to uint8 (0 to 255), or to float in [0, 1]")
-    return x if x.ndim == 4 else x[..., None]
 
 
 def _folder(path: Path) -> Dataset:

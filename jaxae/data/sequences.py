@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Int
 
-from jaxae.data import Dataset, hold_out, labels
+from jaxae.data.arrays import labels
+from jaxae.data.dataset import Dataset, hold_out
 from jaxae.errors import InputError
 
 SIZE = 2**31  # bytes; padding to the longest sequence may need far more memory than the file

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key, UInt8
 
-from jaxae.data import Dataset, Split
+from jaxae.data.dataset import Dataset, Split
 from jaxae.errors import InputError
 
 CLASSES = ("square", "ellipse", "heart")

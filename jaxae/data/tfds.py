@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxae.data import Dataset, Split, hold_out, idx
+from jaxae.data import idx
 from jaxae.data.cache import cached
+from jaxae.data.dataset import Dataset, Split, hold_out
 from jaxae.errors import InputError, first_line
 
 FAMILY = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST", "emnist": "EMNIST"}
