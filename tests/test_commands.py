@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,8 +15,9 @@ from PIL import Image
 import jaxae
 from conftest import call
 from jaxae import data, experiments, run
+from jaxae.commands import _completion
 from jaxae.commands import list as lists
-from jaxae.commands.main import main
+from jaxae.commands.main import HELP, main
 from jaxae.errors import Diverged
 from jaxae.experiments import dense, sequence, vae
 from jaxae.training.trained import CHUNK
@@ -368,9 +370,37 @@ def test_bash_completes_commands_experiments_and_flags(tmp_path):
     assert completed("jaxae vae --kl") == ["--kl-warmup", "--kl-cycles", "--kl-weight"]
 
 
-def test_completion_scripts_are_for_the_supported_shells():
+def completed_by_fish(script, words):
+    """Completions by fish, or without fish by the program that the script pipes into Python."""
+    if fish := shutil.which("fish"):
+        code = f"source {script}; complete -C '{' '.join(words)}'"
+        done = subprocess.run([fish, "--no-config", "-c", code], capture_output=True, text=True, check=True)
+    else:
+        text = script.read_text()
+        program, end = text.split('set -l pycode "')[1].split('"\n    set -l results ')
+        assert end.startswith('(printf "%s" "$pycode" | $python_cmd - $words $current)\n')
+        command = [sys.executable, "-", *words[:-1], str(len(words) - 1)]
+        program = re.sub(r'\\([\\"$])', r"\1", program)
+        done = subprocess.run(command, input=program, capture_output=True, text=True, check=True)
+    names = [line.split("\t")[0] for line in done.stdout.splitlines()]
+    return {name for name in names if name.startswith(words[-1])}
+
+
+def test_fish_completes_commands_experiments_and_flags(tmp_path):
+    script = tmp_path / "completion"
+    script.write_text(_completion.script(["--tyro-print-completion", "fish"], COMMANDS, experiments.names()))
+    assert completed_by_fish(script, ["jaxae", "enc"]) == {"encode"}
+    assert completed_by_fish(script, ["jaxae", ""]) >= {*COMMANDS, *experiments.names()}
+    assert completed_by_fish(script, ["jaxae", "score", "--b"]) == {"--by"}
+    assert completed_by_fish(script, ["jaxae", "vae", "--kl"]) == {"--kl-warmup", "--kl-cycles", "--kl-weight"}
+
+
+def test_completion_scripts_are_for_the_supported_shells(capsys):
     assert jaxae_command("--tyro-print-completion", "zsh").stdout.startswith("#compdef jaxae")
-    done = jaxae_command("--tyro-print-completion", "ksh")
-    assert done.returncode == 2
-    assert done.stderr == "error: --tyro-print-completion ksh: give one of bash, zsh, tcsh, fish\n"
+    for other in ("ksh", "tcsh"):  # tyro writes the script for tcsh with a package that jaxae does not depend on
+        with pytest.raises(SystemExit) as ended:
+            main(["--tyro-print-completion", other])
+        assert ended.value.code == 2
+        assert capsys.readouterr().err == f"error: --tyro-print-completion {other}: give one of bash, zsh, fish\n"
+    assert "tcsh" not in HELP
     assert "complete " in jaxae_command("vae", "--tyro-print-completion", "bash").stdout

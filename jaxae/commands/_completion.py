@@ -12,7 +12,7 @@ import tyro
 from jaxae.errors import InputError
 
 FLAG = "--tyro-print-completion"
-SHELLS = ("bash", "zsh", "tcsh", "fish")
+SHELLS = ("bash", "zsh", "fish")
 
 
 def script(argv: Sequence[str], commands: Sequence[str], experiments: Sequence[str]) -> str:
@@ -27,10 +27,9 @@ def script(argv: Sequence[str], commands: Sequence[str], experiments: Sequence[s
     kinds |= {name: importlib.import_module(f"jaxae.experiments.{name}").Config for name in experiments}
     every: Any = Union[*(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in kinds.items())]
     written = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(written), contextlib.suppress(SystemExit):
-            tyro.cli(every, prog="jaxae", args=argv, config=(tyro.conf.FlagCreatePairsOff,))
-    except ImportError:
-        raise InputError(f"{FLAG} {shell}: needs the package shtab: pip install shtab") from None
+    with contextlib.redirect_stdout(written), contextlib.suppress(SystemExit):
+        tyro.cli(every, prog="jaxae", args=argv, config=(tyro.conf.FlagCreatePairsOff,))
+    # An argument of a program, as in the script for fish, has at most 128 KiB; the specification is larger.
+    text = written.getvalue().replace('$python_cmd -c "$pycode"', 'printf "%s" "$pycode" | $python_cmd -')
     # Each line that the specification prints is one completion, so descriptions must not have line breaks.
-    return re.sub(r"(?m)^COMPLETION_SPEC = .*$", lambda line: re.sub(r"\\+n", " ", line[0]), written.getvalue())
+    return re.sub(r"(?m)^COMPLETION_SPEC = .*$", lambda line: re.sub(r"\\+n", " ", line[0]), text)

@@ -14,7 +14,7 @@ COMMANDS, EXPERIMENTS = "jaxae.commands", "jaxae.experiments"
 HELP = """usage: jaxae NAME ...
 
 `jaxae NAME --help` shows the flags of a command or an experiment. `jaxae --version` prints the version;
-`jaxae --tyro-print-completion bash` (or zsh, fish, tcsh) a script that completes names and flags."""
+`jaxae --tyro-print-completion bash` (or zsh, fish) a script that completes names and flags."""
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
