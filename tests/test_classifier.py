@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from conftest import batch, equal, new_key, script
+from conftest import batch, call, equal, new_key
 from jaxae import data, nets
-from jaxae.data import Dataset, Split
+from jaxae.data import Dataset, Split, binary
 from jaxae.errors import InputError
 from jaxae.measure import classifier
 
@@ -179,13 +179,6 @@ def test_data_without_images_or_classes_raises(small, tmp_path):
                 refused(wrong)
 
 
-def make(monkeypatch, *arguments):
-    monkeypatch.setattr("sys.argv", ["classifier.py", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        script("classifier").main()
-    return ended.value.code
-
-
 @pytest.fixture
 def few(digits, tmp_path):
     """A file of 200 digits of three classes."""
@@ -194,29 +187,32 @@ def few(digits, tmp_path):
     return tmp_path / "few.npz"
 
 
-@pytest.mark.parametrize("cached", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_script_writes_the_weights_that_it_trains(few, tmp_path, monkeypatch, capsys, cached):
+@pytest.mark.parametrize(
+    ("cached", "binarize"), [(False, "none"), (False, "dynamic"), pytest.param(True, "none", marks=pytest.mark.slow)]
+)
+def test_command_writes_the_weights_that_it_trains(few, tmp_path, monkeypatch, capsys, cached, binarize):
     """They are written to a file, or with the defaults to the cache."""
     monkeypatch.setenv("JAXAE_CACHE", str(tmp_path / "cache"))
-    images = data.load(str(few))
+    images = binary.as_in_training(data.load(str(few), binarize=binarize), binarize)
     fields = {} if cached else {"epochs": 1, "seed": 2}
     to = classifier.cache_path(images) if cached else tmp_path / "weights"
-    given = () if cached else ("--to", to, "--epochs", 1, "--seed", 2)
-    assert make(monkeypatch, "--data", few, *given) == 0
+    given = () if cached else ("--out", to, "--epochs", 1, "--seed", 2)
+    assert call("classifier", "--data", few, "--binarize", binarize, *given) == 0
     expected = classifier.train(images, **fields)
     said = f"test accuracy {classifier.accuracy(expected, images.test):.2%}\nweights: {to}\n"
     assert capsys.readouterr().out == said
     assert equal(classifier.load(to, images), expected)
 
 
-def test_script_rejects_bad_arguments_with_a_one_line_error(few, tmp_path, monkeypatch, capsys):
+def test_command_rejects_bad_arguments_with_a_one_line_error(few, tmp_path, capsys):
     for arguments, said in (
         (("--data", "sprites/none"), "--data sprites/none"),
-        (("--data", few, "--epochs", 0), "--epochs"),
-        (("--data", few, "--epochs", 1, "--to", tmp_path / "none" / "weights"), "cannot be written"),
-        (("--data", few, "--seed", 1), "the cache holds only weights for the defaults"),
+        (("--data", few, "--epochs", 0), "--epochs 0 must be at least 1"),
+        (("--data", few, "--seed", -1), "--seed -1 must be at least 0"),
+        (("--data", few, "--epochs", 1, "--out", tmp_path / "none" / "weights"), "cannot be written"),
+        (("--data", few, "--seed", 1), "the cache holds only the weights of the default epochs"),
     ):
-        assert make(monkeypatch, *arguments) == 2
+        assert call("classifier", *arguments) == 2
         error = capsys.readouterr().err
         assert error.startswith("error: ")
         assert error.count("\n") == 1

@@ -23,6 +23,7 @@ from jaxae.experiments import dense, sequence, vae
 from jaxae.training.trained import CHUNK
 
 COMMANDS = [
+    "classifier",
     "compare",
     "encode",
     "likelihood",
@@ -30,6 +31,7 @@ COMMANDS = [
     "probe",
     "quality",
     "reconstruct",
+    "repeat",
     "replay",
     "report",
     "sample",
@@ -257,6 +259,8 @@ def test_bad_arguments_exit_with_2_and_one_line_and_write_nothing(one, two, tmp_
         ("sample", (one, "--out", out, "--n", 0), "--n 0 must be at least 1"),
         ("sample", (one, "--out", out, "--seed", -1), "--seed -1 must be at least 0"),
         ("score", (one, x, "--out", out, "--by", "foo"), "--by foo is not a term of the loss; use one of bce, kl, "),
+        ("repeat", (tmp_path / "unfinished",), "is not finished"),
+        ("repeat", (tmp_path / "damaged",), "has no checkpoint to compare with"),
         ("replay", (one,), "did not diverge"),
         ("report", (tmp_path,), "holds no run"),
         ("list", ("vae",), "vae"),

@@ -1,4 +1,4 @@
-"""The README's promises about interrupted, repeated and concurrent runs, tested by the scripts."""
+"""The README's promises about interrupted, repeated and concurrent runs."""
 
 import dataclasses
 import itertools
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import script
+from conftest import call, script
 from jaxae import data, run
 from jaxae.errors import InputError
 from jaxae.experiments import dense
@@ -28,15 +28,12 @@ def finished(tmp_path_factory):
     return run.train(dataclasses.replace(SMALL, workdir=str(path)), dense.build, "dense")
 
 
-def test_reproduce_run_repeats_a_run_from_its_config_alone(finished, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["reproduce_run.py", str(finished)])
-    with pytest.raises(SystemExit) as ended:
-        script("reproduce_run").main()
-    assert ended.value.code == 0
+def test_repeated_run_is_bit_exact(finished, capsys):
+    assert call("repeat", finished) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("equal bit for bit")
 
 
-def test_reproduce_run_names_what_differs(finished, tmp_path, monkeypatch, capsys):
+def test_repeat_names_what_differs(finished, tmp_path, capsys):
     """A changed digit of a metric, and recorded versions and device that differ from the current ones."""
     other = tmp_path / "other"
     shutil.copytree(finished, other)
@@ -45,10 +42,7 @@ def test_reproduce_run_names_what_differs(finished, tmp_path, monkeypatch, capsy
     saved = json.loads((other / "config.json").read_text())
     saved["versions"]["jax"], saved["device"]["kind"] = "0.0.1", "abacus"
     (other / "config.json").write_text(json.dumps(saved))
-    monkeypatch.setattr("sys.argv", ["reproduce_run.py", str(other)])
-    with pytest.raises(SystemExit) as ended:
-        script("reproduce_run").main()
-    assert ended.value.code == 1
+    assert call("repeat", other) == 1
     said = capsys.readouterr().out.splitlines()
     assert "different: metrics.jsonl" in said
     assert any(line.startswith("versions jax: 0.0.1 then, ") for line in said)
@@ -56,7 +50,7 @@ def test_reproduce_run_names_what_differs(finished, tmp_path, monkeypatch, capsy
     assert not any(line.startswith("data ") for line in said)
 
 
-def test_reproduce_run_rejects_a_workdir_with_a_run(finished, tmp_path, monkeypatch, capsys):
+def test_repeat_rejects_a_workdir_with_a_run(finished, tmp_path, capsys):
     """The run's own workdir raises too, also for a run started with --overwrite."""
     other = tmp_path / "other"
     shutil.copytree(finished, other)
@@ -65,10 +59,7 @@ def test_reproduce_run_rejects_a_workdir_with_a_run(finished, tmp_path, monkeypa
     (other / "config.json").write_text(json.dumps(saved))
     before = (finished / "metrics.jsonl").read_bytes()
     for run_path, workdir, code in ((other, finished, 2), (other, other, 2), (other, tmp_path / "new", 0)):
-        monkeypatch.setattr("sys.argv", ["reproduce_run.py", str(run_path), "--workdir", str(workdir)])
-        with pytest.raises(SystemExit) as ended:
-            script("reproduce_run").main()
-        assert ended.value.code == code
+        assert call("repeat", run_path, "--workdir", workdir) == code
     assert (finished / "metrics.jsonl").read_bytes() == before
     assert "already holds a run" in capsys.readouterr().err
 

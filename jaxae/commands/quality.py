@@ -34,7 +34,7 @@ class Options(Runs):
     components: int = 20
     """Number of components of the Gaussian mixture (0: no mixture)."""
     classifier: str = ""
-    """File of classifier weights, written by scripts/classifier.py. (default: that in the cache)"""
+    """File of classifier weights, written by `jaxae classifier`. (default: that in the cache)"""
 
     def __post_init__(self) -> None:
         """Raise ValueError for a number out of range."""
