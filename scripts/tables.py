@@ -32,7 +32,8 @@ HEAD = """# Experiments
 
 Each experiment is one file: a docstring with source and command, a `Config` and a `build`. A new experiment is a file
 here (the top-level README has a complete example); an entry in results.json is optional, as are the lines `Group:`,
-`Published:` and `Measured:` of the docstring, which this page shows.
+`Published:` and `Measured:` of the docstring, which this page shows. An experiment may import every module of jaxae but
+the commands, and other experiments. Start with `simple.py` and `vae.py`.
 
 ## Published and measured
 
