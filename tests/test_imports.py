@@ -3,6 +3,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -115,6 +116,13 @@ def test_each_third_party_api_is_used_in_one_file():
                 "tyro" in words and (path.name == "help.py" or path.parent.name == "commands")
             )
             assert allowed or not any(word in code for word in words), path
+
+
+def test_private_modules_of_jax_are_used_in_two_files_under_an_upper_bound():
+    private = sorted(name for name, found in IMPORTS.items() if any(other.startswith("jax._") for other in found))
+    assert private == ["jaxae.devices.processes", "jaxae.run.compiled"]
+    requirements = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert any(re.fullmatch(r"jax>=[\d.]+,<[\d.]+", requirement) for requirement in requirements)
 
 
 def loaded(statement):

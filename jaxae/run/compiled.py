@@ -11,7 +11,8 @@ from typing import Any
 
 import filelock
 import jax
-from jax._src import compilation_cache
+from jax._src.compilation_cache import decompress_executable
+from jax.experimental.compilation_cache import compilation_cache
 
 from jaxae.data.cache import folder
 
@@ -72,7 +73,7 @@ def _repair(directory: Path) -> bool:
 
 def _complete(entry: Path) -> bool:
     try:
-        compilation_cache.decompress_executable(entry.read_bytes())
+        decompress_executable(entry.read_bytes())
     except Exception:  # zlib's or Zstandard's
         return False
     return True
