@@ -9,8 +9,11 @@ fluctuates between 0.0965 and 0.1028, and its last value depends on rounding: on
 """
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
 
 from jaxae import run
+from jaxae.core.experiment import Corrupt
 from jaxae.core.step import descend
 from jaxae.training import optimizers
 from jaxae.variants import autoencoder
@@ -30,19 +33,25 @@ class Config(run.Config):
     """Width of the kernels in pixels: one per layer, or one for all."""
 
 
-def build(config: Config, info: run.Info) -> run.Experiment:
-    """The experiment for images of this shape."""
-    model = autoencoder.Autoencoder(
-        *autoencoder.pooled(info.shape, config.filters, config.kernels, padding="VALID", precision=config.precision)
-    )
-    loss = autoencoder.loss(model, "bce")
-    return run.Experiment(
-        model,
-        descend(loss, run.optimizer(config, info)),
-        loss,
-        expected={"mnist": {"loss": 0.096}},
-        unit="nats per pixel",
-    )
+def experiment(
+    config: Config,
+    info: run.Info,
+    objective: Literal["bce", "mse"] = "bce",
+    corrupt: Corrupt | None = None,
+    **network: Any,
+) -> run.Experiment:
+    """The experiment for images of this shape; also of `denoising` and `denoising_conv32`.
+
+    objective, corrupt: see `autoencoder.loss`. network: further arguments of `autoencoder.pooled`.
+    """
+    nets = autoencoder.pooled(info.shape, config.filters, config.kernels, precision=config.precision, **network)
+    model = autoencoder.Autoencoder(*nets)
+    loss = autoencoder.loss(model, objective, corrupt=corrupt)
+    unit = "nats per pixel" if objective == "bce" else "per pixel"
+    return run.Experiment(model, descend(loss, run.optimizer(config, info)), loss, corrupt=corrupt, unit=unit)
+
+
+build = run.expecting(partial(experiment, padding="VALID"), {"mnist": {"loss": 0.096}})
 
 
 if __name__ == "__main__":

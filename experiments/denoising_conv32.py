@@ -12,9 +12,8 @@ times as long.
 from dataclasses import dataclass
 
 from jaxae import run
-from jaxae.core.step import descend
 from jaxae.experiments import convolutional
-from jaxae.variants import autoencoder, denoising
+from jaxae.variants import denoising
 
 
 @dataclass(frozen=True)
@@ -30,14 +29,7 @@ class Config(convolutional.Config):
 
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for images of this shape."""
-    model = autoencoder.Autoencoder(
-        *autoencoder.pooled(info.shape, config.filters, config.kernels, precision=config.precision)
-    )
-    corrupt = denoising.gaussian(config.noise)
-    loss = autoencoder.loss(model, "bce", corrupt=corrupt)
-    return run.Experiment(
-        model, descend(loss, run.optimizer(config, info)), loss, corrupt=corrupt, unit="nats per pixel"
-    )
+    return convolutional.experiment(config, info, corrupt=denoising.gaussian(config.noise))
 
 
 if __name__ == "__main__":

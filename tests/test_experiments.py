@@ -96,6 +96,15 @@ def test_configuration_has_at_most_two_levels_of_inheritance(name):
     assert depth(module(name).Config) <= 2
 
 
+@pytest.mark.parametrize("name", ["denoising", "denoising_conv32"])
+def test_denoising_experiments_add_noise_to_the_convolutional_one(name):
+    plain, noisy = module("convolutional").Config, module(name).Config
+    assert issubclass(noisy, plain)
+    assert {field.name for field in dataclasses.fields(noisy)} - {f.name for f in dataclasses.fields(plain)} == {
+        "noise"
+    }
+
+
 @pytest.mark.parametrize(
     "name",
     [
