@@ -123,6 +123,20 @@ def test_test_split_is_a_tenth_a_fraction_or_the_training_examples(x, capsys):
         jaxae.fit(dense, x, test=1.5, epochs=1, **SMALL)
 
 
+def test_test_is_the_test_split_of_a_named_data_set_or_all_examples_of_a_path(x, tmp_path):
+    np.save(tmp_path / "test.npy", x[:7])
+    for test, expected in (("digits", jaxae.data.load("digits").test.x), (tmp_path / "test.npy", x[:7])):
+        model = jaxae.fit(dense, x, test=test, epochs=1, **SMALL)
+        np.testing.assert_allclose(model.evaluate(expected)["loss"], model.history[-1]["loss"], rtol=1e-5)
+
+
+def test_numbers_of_numpy_are_numbers(x, untyped):
+    model = jaxae.fit(dense, x, epochs=np.int64(1), seeds=np.int64(2), lr=np.float32(1e-3), **SMALL)
+    assert len(model) == 2
+    snapshots = jaxae.iterate(own(), jaxae.data.from_arrays(x), epochs=1, batch_size=90, every=np.int64(1))
+    assert [snapshot.step for snapshot in snapshots] == [1, 2, 2]
+
+
 def test_batch_larger_than_the_split_becomes_the_split(x, capsys):
     model = jaxae.fit(dense, x, test=0, epochs=3, batch_size=1000, hidden=(16,))
     assert "batch_size=1000 exceeds the training split; using 200" in capsys.readouterr().out
@@ -148,6 +162,7 @@ def test_batch_larger_than_the_split_becomes_the_split(x, capsys):
         ({"optimizer": optax.adam(1e-3), "lr": 5.0}, ValueError, "lr=5.0 has no effect"),
         ({"optimizer": optax.adam(1e-3), "schedule": "cosine"}, ValueError, "schedule=cosine has no effect"),
         ({"seeds": 2.0}, TypeError, "seeds=2.0 must be an int"),
+        ({"seeds": np.float64(2.0)}, TypeError, "seeds=2.0 must be an int"),
         ({"workdir": 3}, TypeError, "workdir=3 must be a path"),
     ],
 )
