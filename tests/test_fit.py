@@ -406,6 +406,47 @@ def test_interrupted_fit_returns_the_trained_model(tmp_path, written):
         assert int(newest_digests(tmp_path / "run/checkpoints")["step"]) == steps
 
 
+@pytest.fixture
+def interrupted():
+    """An experiment whose loss presses Ctrl-C, once, as `fit` compiles it: training stops after the first step."""
+    before = signal.getsignal(signal.SIGINT)
+    pressed = []
+
+    def loss(variables, batch, key):
+        if not pressed and signal.getsignal(signal.SIGINT) is not before:
+            pressed.append(signal.raise_signal(signal.SIGINT))
+        return squared(variables, batch, key)
+
+    return own(loss)
+
+
+FEW = {"epochs": 2, "batch_size": 50, "seeds": 2, "progress": False, "figures": False}
+
+
+def test_model_interrupted_within_an_epoch_is_saved_and_resumed(x, tmp_path, interrupted):
+    model = jaxae.fit(interrupted, x, **FEW)
+    assert model.state.step.tolist() == [1, 1]
+    assert not model.history
+    model.save(tmp_path / "both")
+    model[1].save(tmp_path / "one")
+    both = jaxae.fit(interrupted, x, workdir=tmp_path / "both", **FEW)
+    once = jaxae.fit(interrupted, x, **FEW)
+    assert equal(both.state, once.state)
+    assert both.history == once.history
+    one = jaxae.fit(interrupted, x, workdir=tmp_path / "one", **{**FEW, "seed": 1, "seeds": 1})
+    for line, expected in zip(one.history, once[1].history, strict=True):
+        np.testing.assert_allclose(line["loss"], expected["loss"], rtol=1e-5)
+
+
+def test_loaded_run_within_an_epoch_cannot_be_saved(x, tmp_path, interrupted):
+    """Its sums over the epoch are in its directory only."""
+    model = jaxae.fit(interrupted, x, workdir=tmp_path / "run", **FEW)
+    assert model.state.step.tolist() == [1, 1]
+    with pytest.raises(ValueError, match="stopped within an epoch: copy its directory"):
+        model.save(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
 def test_import_loads_neither_jax_nor_slower_packages():
     code = "import jaxae, sys; print(sorted({'jax', 'flax', 'optax', 'orbax', 'matplotlib'} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
