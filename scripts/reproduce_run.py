@@ -39,6 +39,8 @@ def repeat(path: Path, workdir: Path) -> tuple[list[str], list[str]]:
     """Repeat the run; return the names of the differing files, and the recorded facts that differ."""
     saved = directory.read(path / "config.json")
     run.require_finished(path, saved)
+    if not saved["command"]:
+        raise InputError(f"{path}: its data, optimizer or experiment was passed as an object, which is not saved")
     if (workdir / "config.json").exists():
         raise InputError(f"--workdir {workdir}: already holds a run: give another")
     records.read(path / "metrics.jsonl")

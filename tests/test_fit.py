@@ -250,7 +250,7 @@ def test_loss_and_optax_chain_train_without_a_config(x, tmp_path):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6)
     model.save(tmp_path / "linear")
     assert equal(jaxae.load(tmp_path / "linear", experiment).params, model.params)
-    with pytest.raises(InputError, match="pass its module"):
+    with pytest.raises(InputError, match="a jaxae.Experiment, Linear: pass it to jaxae.load"):
         jaxae.load(tmp_path / "linear")
 
 

@@ -106,7 +106,7 @@ def require_finished(path: Path, saved: dict[str, Any]) -> None:
     """Raise InputError for a run that is not finished."""
     if not (path / "result.json").exists():
         command = saved["command"] and f"{saved['command']} --workdir {shlex.quote(str(path))}"
-        again = command or "the call of jaxae.fit that began it"
+        again = command or f"the same call of jaxae.fit with workdir={str(path)!r}"
         raise InputError(f"{path}: is not finished: {again} resumes it")
 
 
@@ -136,6 +136,8 @@ def recorded_experiment(
     name = saved["experiment"]
     if module is None:
         if name not in names():
+            if saved.get("program"):
+                raise InputError(f"{path}: was trained as a jaxae.Experiment, {name}: pass it to jaxae.load")
             raise InputError(f"{path}: was trained by {name}, which is not in jaxae.experiments: pass its module")
         module = find(name)
     return module, configs.from_json(module.Config, saved["config"])
