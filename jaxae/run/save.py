@@ -28,6 +28,8 @@ def saver(config: Config, description: dict[str, Any], totals: Totals | None = N
     info = Info(tuple(description["data"]["shape"]), description["data"]["train"])
 
     def save(path: Path, model: Trained) -> None:
+        if configs.to_json(config)["optimizer"] != description["config"]["optimizer"]:
+            raise ValueError("the model was loaded without its optimizer: pass it to jaxae.load(path, optimizer=...)")
         step = int(np.ravel(model.state.step)[0])
         if totals is None:
             now = step * config.batch_size // info.train
