@@ -117,6 +117,8 @@ def load_finished(
     path = Path(path)
     saved = directory.read(path / "config.json")
     module, config = recorded_experiment(path, saved, module)
+    if known is None:
+        _require_data(path, saved)
     require_finished(path, saved)
     result = results.read(path)
     found = dataset(path, saved) if known is None else known
@@ -129,6 +131,15 @@ def require_finished(path: Path, saved: dict[str, Any]) -> None:
         command = saved["command"] and f"{saved['command']} --workdir {shlex.quote(str(path))}"
         again = command or f"the same call of jaxae.fit with workdir={str(path)!r}"
         raise InputError(f"{path}: is not finished: {again} resumes it")
+
+
+def _require_data(path: Path, saved: dict[str, Any]) -> None:
+    """Raise InputError for a run on an array, which its directory does not hold."""
+    if saved["config"].get("data") == data.ARRAY:
+        raise InputError(
+            f"{path}: was trained on an array, which the run directory does not hold: train on a .npy file, since this "
+            "command needs the data"
+        )
 
 
 def same_data(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], Dataset]:
@@ -144,6 +155,7 @@ def same_data(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], Dataset]:
 
 def dataset(path: Path, saved: dict[str, Any]) -> Dataset:
     """Load the data of a run. InputError for data that is missing or has changed."""
+    _require_data(path, saved)
     found = data.load(*(saved["config"][name] for name in ("data", "data_dir", "manual_dir", "binarize")))
     if found.fingerprint() != saved["data"]["fingerprint"]:
         raise InputError(f"{path}: its data, {saved['config']['data']}, has changed since")

@@ -43,7 +43,8 @@ def saver(config: Config, description: dict[str, Any], totals: Totals | None = N
         own = dataclasses.replace(config, seed=model.seeds[0], seeds=len(model.seeds), workdir="")
         command = command_line.command(own, description["experiment"]) if description["command"] else ""
         with directory.locked(path):
-            directory.prepare(path, own, {**description, "config": configs.to_json(own), "command": command})
+            about = {"saved": True, "config": configs.to_json(own), "command": command}
+            directory.prepare(path, own, {**description, **about})
             metrics = path / "metrics.jsonl"
             records.truncate(metrics, 0)
             for line in model.history:
