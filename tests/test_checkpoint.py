@@ -3,6 +3,7 @@ import random
 import re
 import shutil
 from collections import Counter
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,9 @@ import numpy as np
 import pytest
 
 from conftest import equal
-from jaxae.core.types import State
+from jaxae.core.types import Averaged, State
 from jaxae.errors import InputError
-from jaxae.training.checkpoint import Checkpoints, newest_digests
+from jaxae.training.checkpoint import Checkpoints, OtherArrays, newest_digests
 
 STATE = State(
     jnp.int32(3),
@@ -31,9 +32,9 @@ def save(folder, steps, items=ITEMS):
             checkpoints.save(step, {**items, "state": state}, {"size": step})
 
 
-def restore(folder, abstract=ABSTRACT, read_only=False):
+def restore(folder, abstract=ABSTRACT, read_only=False, **options):
     with Checkpoints(folder, read_only=read_only) as checkpoints:
-        return checkpoints.restore(abstract)
+        return checkpoints.restore(abstract, **options)
 
 
 def test_round_trip_is_bit_exact(tmp_path):
@@ -49,6 +50,25 @@ def test_one_item_is_restored_alone(tmp_path):
     items, _ = restore(tmp_path, {"state": ABSTRACT["state"]}, read_only=True)
     assert equal(items["state"], STATE)
     assert set(items) == {"state"}
+
+
+def test_optimizer_state_is_skipped_but_for_the_leaves_named(tmp_path):
+    averages = jax.tree.map(lambda leaf: leaf / 2, STATE.params)
+    save(tmp_path, [3], {**ITEMS, "state": STATE._replace(opt_state=Averaged(STATE.opt_state, averages))})
+    state = {"step": STATE.step, "params": STATE.params, "extra": {}}
+    for part in (state, {**state, "opt_state": {"params": averages}}):
+        restored = partial(restore, tmp_path, {"state": jax.eval_shape(lambda: part)}, read_only=True)  # noqa: B023
+        with pytest.raises(OtherArrays, match=r"state/opt_state/inner/\S+ is \S+ there, missing here"):
+            restored()
+        assert equal(restored(skip="state/opt_state/")[0], {"state": part})
+    fewer = {"state": {"params": {"a": ABSTRACT["state"].params["a"]}, "extra": {"c": ABSTRACT["state"].step}}}
+    with pytest.raises(OtherArrays) as error:
+        restore(tmp_path, fewer, read_only=True, skip="state/opt_state/")
+    assert error.value.differences == [
+        "state/extra/c is missing there, int32[] here",
+        "state/step is int32[] there, missing here",
+        "state/params/b is float32[] there, missing here",
+    ]
 
 
 def test_empty_folder_has_no_checkpoint(tmp_path):

@@ -3,23 +3,26 @@
 import csv
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 
 import jax
 import numpy as np
+import optax
 import pytest
 from PIL import Image
 
 import jaxae
-from conftest import call
+from conftest import call, equal
 from jaxae import data, experiments, run
 from jaxae.commands import _completion
 from jaxae.commands import list as lists
 from jaxae.commands.main import HELP, main
 from jaxae.errors import Diverged
 from jaxae.experiments import dense, sequence, vae
+from jaxae.run import command_line, directory
 from jaxae.training.trained import CHUNK
 
 COMMANDS = [
@@ -225,6 +228,61 @@ def test_experiment_outside_the_package_is_loaded_by_its_module(tmp_path, monkey
             assert said in capsys.readouterr().err
 
 
+def refusal(capsys, name, *arguments):
+    """The line on standard error of a command that exits with 2."""
+    capsys.readouterr()
+    assert call(name, *arguments) == 2
+    answer, error = capsys.readouterr()
+    assert (answer, error.count("\n")) == ("", 1)
+    return error
+
+
+@pytest.mark.parametrize("fields", [{}, {"optimizer": optax.adam(1e-3), "ema": 0.5}], ids=["named", "optax"])
+def test_model_saved_from_python_is_applied(tmp_path, capsys, fields):
+    """Commands that need the data of the run say that it has none."""
+    mine, x, out = tmp_path / "mine", tmp_path / "x.npy", tmp_path / "out.npy"
+    np.save(x, X[:9])
+    model = jaxae.fit(vae, X[:90], epochs=1, hidden=(8,), batch_size=30, progress=False, **fields)
+    model.save(mine)
+    for name, expected in (("encode", model.encode), ("reconstruct", model.reconstruct), ("score", model.score)):
+        assert call(name, mine, x, "--out", out) == 0
+        np.testing.assert_array_equal(np.load(out), expected(X[:9]))
+    assert call("sample", mine, "--n", 3, "--out", out) == 0
+    for name in ("report", "quality", "compare", "probe", "likelihood"):
+        assert f"{mine}: was trained on an array, which the run directory does not hold" in refusal(capsys, name, mine)
+    assert directory.read(mine / "config.json")["command"] == ""
+
+
+def test_model_saved_from_python_is_finished_by_its_command(tmp_path, capsys):
+    """The extended run is unfinished until then."""
+    mine, out = tmp_path / "mine", tmp_path / "out.npy"
+    fields = {"epochs": 1, "hidden": (8,), "batch_size": 500, "progress": False, "figures": False}
+    jaxae.fit(dense, "digits", **fields).save(mine)
+    assert call("encode", mine, "digits", "--out", out) == 0
+    command = f"jaxae dense --epochs 1 --batch-size 500 --hidden 8 --workdir {mine}"
+    assert f"{mine}: is not finished: {command} resumes it" in refusal(capsys, "report", mine)
+    flags = [*shlex.split(command)[2:], "--figures", "none"]
+    run.train(command_line.parse(dense.Config, "", flags), dense.build, "dense")
+    assert run.load_finished(mine)[2]["metrics"]["epoch"] == 1
+    jaxae.fit(dense, "digits", workdir=mine, **{**fields, "epochs": 2})
+    (mine / "result.json").unlink()
+    assert "is not finished" in refusal(capsys, "encode", mine, "digits", "--out", out)
+
+
+def test_runs_that_no_command_repeats_name_the_call_that_does(tmp_path, capsys):
+    """Commands that need the data take a run with an Optax transformation."""
+    path, fields = tmp_path / "run", {"epochs": 1, "hidden": (8,), "batch_size": 500, "progress": False}
+    jaxae.fit(dense, "digits", optimizer=optax.adam(1e-3), figures=False, workdir=path, **fields)
+    model, dataset, _, title = run.load_finished(path)
+    assert (len(dataset.test.x), title) == (359, "dense on digits")
+    assert equal(model.params, jaxae.load(path).params)
+    assert directory.read(path / "config.json")["command"] == ""
+    assert "optimizer or experiment was passed as an object" in refusal(capsys, "repeat", path)
+    (path / "result.json").unlink()
+    said = refusal(capsys, "report", path)
+    assert f"{path}: is not finished: the same call of jaxae.fit with workdir={str(path)!r} resumes it" in said
+
+
 def test_bad_arguments_exit_with_2_and_one_line_and_write_nothing(one, two, tmp_path, capsys):
     np.save(tmp_path / "x.npy", X[:3])
     np.save(tmp_path / "large.npy", np.zeros((3, 32, 32), np.uint8))
@@ -249,6 +307,7 @@ def test_bad_arguments_exit_with_2_and_one_line_and_write_nothing(one, two, tmp_
         ("encode", (tmp_path, x, "--out", out), "holds no run"),
         ("encode", (one, tmp_path / "damaged.npy", "--out", out), "truncated or damaged"),
         ("encode", (one, "mnits", "--out", out), "did you mean mnist"),
+        ("encode", (one, "array", "--out", out), "data=array: is an array that was passed to jaxae.fit"),
         ("encode", (one, "--out", out), "DATA"),
         ("encode", (one, x), "--out"),
         ("encode", (one, x, "--out", out, "--membr", 0), "--membr"),

@@ -123,6 +123,20 @@ def test_test_split_is_a_tenth_a_fraction_or_the_training_examples(x, capsys):
         jaxae.fit(dense, x, test=1.5, epochs=1, **SMALL)
 
 
+def test_test_is_the_test_split_of_a_named_data_set_or_all_examples_of_a_path(x, tmp_path):
+    np.save(tmp_path / "test.npy", x[:7])
+    for test, expected in (("digits", jaxae.data.load("digits").test.x), (tmp_path / "test.npy", x[:7])):
+        model = jaxae.fit(dense, x, test=test, epochs=1, **SMALL)
+        np.testing.assert_allclose(model.evaluate(expected)["loss"], model.history[-1]["loss"], rtol=1e-5)
+
+
+def test_numbers_of_numpy_are_numbers(x, untyped):
+    model = jaxae.fit(dense, x, epochs=np.int64(1), seeds=np.int64(2), lr=np.float32(1e-3), **SMALL)
+    assert len(model) == 2
+    snapshots = jaxae.iterate(own(), jaxae.data.from_arrays(x), epochs=1, batch_size=90, every=np.int64(1))
+    assert [snapshot.step for snapshot in snapshots] == [1, 2, 2]
+
+
 def test_batch_larger_than_the_split_becomes_the_split(x, capsys):
     model = jaxae.fit(dense, x, test=0, epochs=3, batch_size=1000, hidden=(16,))
     assert "batch_size=1000 exceeds the training split; using 200" in capsys.readouterr().out
@@ -148,6 +162,7 @@ def test_batch_larger_than_the_split_becomes_the_split(x, capsys):
         ({"optimizer": optax.adam(1e-3), "lr": 5.0}, ValueError, "lr=5.0 has no effect"),
         ({"optimizer": optax.adam(1e-3), "schedule": "cosine"}, ValueError, "schedule=cosine has no effect"),
         ({"seeds": 2.0}, TypeError, "seeds=2.0 must be an int"),
+        ({"seeds": np.float64(2.0)}, TypeError, "seeds=2.0 must be an int"),
         ({"workdir": 3}, TypeError, "workdir=3 must be a path"),
     ],
 )
@@ -235,7 +250,7 @@ def test_loss_and_optax_chain_train_without_a_config(x, tmp_path):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6)
     model.save(tmp_path / "linear")
     assert equal(jaxae.load(tmp_path / "linear", experiment).params, model.params)
-    with pytest.raises(InputError, match="pass its module"):
+    with pytest.raises(InputError, match="a jaxae.Experiment, Linear: pass it to jaxae.load"):
         jaxae.load(tmp_path / "linear")
 
 
@@ -338,7 +353,7 @@ def test_early_stopped_iterate_equals_fit_of_as_many_epochs(x):
 
 
 def test_optax_transformation_replaces_the_name_of_an_optimizer(x, tmp_path):
-    """Resuming and loading require the same transformation, compared by its computation."""
+    """Resuming requires the same transformation, compared by its computation; loading does not."""
     fields = {"epochs": 2, "workdir": tmp_path / "run", "figures": False, **SMALL}
     named = jaxae.fit(dense, x, **{**fields, "workdir": None}, optimizer="adamw", lr=2e-3, weight_decay=1e-4)
     model = jaxae.fit(dense, x, **fields, optimizer=optax.adamw(2e-3, weight_decay=1e-4))
@@ -349,8 +364,25 @@ def test_optax_transformation_replaces_the_name_of_an_optimizer(x, tmp_path):
     assert equal(jaxae.load(tmp_path / "run", optimizer=optax.adamw(2e-3, weight_decay=1e-4)).params, model.params)
     with pytest.raises(InputError, match="another optimizer"):
         jaxae.load(tmp_path / "run", optimizer=optax.sgd(2e-3))
-    with pytest.raises(InputError, match="optimizer"):
-        jaxae.load(tmp_path / "run")
+    assert json.loads((tmp_path / "run/config.json").read_text())["command"] == ""
+
+
+@pytest.mark.parametrize("fields", [{}, {"ema": 0.5, "seeds": 2}], ids=["", "ema"])
+def test_run_with_an_optax_transformation_is_loaded_without_it(x, tmp_path, fields):
+    """Only its parameters are; it cannot be saved again."""
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2))
+    fields = {**fields, "epochs": 1, "workdir": tmp_path / "run", "figures": False, **SMALL}
+    model, loaded = jaxae.fit(vae, x, optimizer=optimizer, **fields), jaxae.load(tmp_path / "run")
+    assert equal(loaded.variables, model.variables)
+    assert not equal(model.params, model.state.params) or "ema" not in fields
+    assert equal(loaded.encode(x), model.encode(x))
+    assert equal(loaded.score(x[:5]), model.score(x[:5]))
+    assert equal(loaded[0].evaluate(x[:5]), model[0].evaluate(x[:5]))
+    with pytest.raises(ValueError, match=r"without its optimizer: pass it to jaxae.load\(path, optimizer=\.\.\.\)"):
+        loaded.save(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+    jaxae.load(tmp_path / "run", optimizer=optimizer).save(tmp_path / "saved")
+    assert newest_digests(tmp_path / "saved/checkpoints") == newest_digests(tmp_path / "run/checkpoints")
 
 
 def test_training_in_threads_keeps_the_signal_handlers(x):
@@ -389,6 +421,47 @@ def test_interrupted_fit_returns_the_trained_model(tmp_path, written):
     assert epochs >= 4  # two lines per epoch
     if written:
         assert int(newest_digests(tmp_path / "run/checkpoints")["step"]) == steps
+
+
+@pytest.fixture
+def interrupted():
+    """An experiment whose loss presses Ctrl-C, once, as `fit` compiles it: training stops after the first step."""
+    before = signal.getsignal(signal.SIGINT)
+    pressed = []
+
+    def loss(variables, batch, key):
+        if not pressed and signal.getsignal(signal.SIGINT) is not before:
+            pressed.append(signal.raise_signal(signal.SIGINT))
+        return squared(variables, batch, key)
+
+    return own(loss)
+
+
+FEW = {"epochs": 2, "batch_size": 50, "seeds": 2, "progress": False, "figures": False}
+
+
+def test_model_interrupted_within_an_epoch_is_saved_and_resumed(x, tmp_path, interrupted):
+    model = jaxae.fit(interrupted, x, **FEW)
+    assert model.state.step.tolist() == [1, 1]
+    assert not model.history
+    model.save(tmp_path / "both")
+    model[1].save(tmp_path / "one")
+    both = jaxae.fit(interrupted, x, workdir=tmp_path / "both", **FEW)
+    once = jaxae.fit(interrupted, x, **FEW)
+    assert equal(both.state, once.state)
+    assert both.history == once.history
+    one = jaxae.fit(interrupted, x, workdir=tmp_path / "one", **{**FEW, "seed": 1, "seeds": 1})
+    for line, expected in zip(one.history, once[1].history, strict=True):
+        np.testing.assert_allclose(line["loss"], expected["loss"], rtol=1e-5)
+
+
+def test_loaded_run_within_an_epoch_cannot_be_saved(x, tmp_path, interrupted):
+    """Its sums over the epoch are in its directory only."""
+    model = jaxae.fit(interrupted, x, workdir=tmp_path / "run", **FEW)
+    assert model.state.step.tolist() == [1, 1]
+    with pytest.raises(ValueError, match="stopped within an epoch: copy its directory"):
+        model.save(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
 
 
 def test_import_loads_neither_jax_nor_slower_packages():

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import jaxae
-from conftest import script
+from conftest import call, script
 from jaxae import data, experiments, run
 from jaxae.commands._docstrings import docstrings, fields
 from jaxae.report import html
@@ -96,6 +97,16 @@ def test_python_examples_run(tmp_path, monkeypatch):
         (loaded, "images.shape == (64, 28, 28, 1) and codes.shape == (64, 2) and again.shape == images.shape"),
     ):
         subprocess.run([sys.executable, "-c", f"{example}\nassert {holds}"], check=True, cwd=tmp_path)
+    # The commands on runs/mine, which the README saves, with data of the names that they use.
+    x = data.load("digits").test.x[:3]
+    np.save("new.npy", x)
+    Path("photos").mkdir()
+    Image.fromarray(x[0, ..., 0]).save("photos/one.png")
+    lines = re.findall(r"^jaxae (.* runs/mine .*)", (ROOT / "jaxae/commands/README.md").read_text(), re.M)
+    assert [line.split()[0] for line in lines] == ["encode", "score", "reconstruct", "sample"]
+    for name, *arguments in (shlex.split(line, comments=True) for line in lines):
+        assert call(name, *arguments) == 0
+        assert Path(arguments[arguments.index("--out") + 1]).exists()
 
 
 def test_results_in_the_table_are_those_recorded():

@@ -57,10 +57,15 @@ class NewData(NamedTuple):
 
 
 def opened(options: ToFile) -> Trained:
-    """The model of a finished run, with all seeds or that of --member. InputError for other runs and members."""
+    """The model of a run, with all seeds or that of --member. InputError for members that it lacks.
+
+    InputError for a run that is not finished, unless `Trained.save` wrote it.
+    """
     path = options.run
     module = module_of(options)
-    run.require_finished(path, directory.read(path / "config.json"))
+    saved = directory.read(path / "config.json")
+    if not saved.get("saved"):
+        run.require_finished(path, saved)
     model = run.load(path, module)
     seeds = f"the run has {len(model)} seeds: give --member 0 to {len(model) - 1}"
     if len(model) == 1:

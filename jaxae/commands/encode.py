@@ -1,4 +1,4 @@
-"""Write the codes of new data under the model of a finished run.
+"""Write the codes of new data under the model of a finished or saved run.
 
 Variational models give the posterior mean. Float images are quantized to 256 levels first, as in training. With several
 seeds the array has a leading axis of seeds, and the table a column for each seed.

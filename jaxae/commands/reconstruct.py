@@ -1,4 +1,4 @@
-"""Write the reconstructions of new data by the model of a finished run.
+"""Write the reconstructions of new data by the model of a finished or saved run.
 
 Float images are quantized to 256 levels first, as in training. With several seeds the array has a leading axis of
 seeds.

@@ -46,10 +46,13 @@ def compared(options: Options, stop: loop.Stop) -> str:
 def repeat(options: Options, workdir: Path, stop: loop.Stop) -> tuple[list[str], list[str]]:
     """Repeat the run in `workdir`; return the names of the differing files, and the recorded facts that differ.
 
-    InputError for a run that is not finished or lacks its checkpoint or data, and for a workdir that holds a run.
+    InputError for a run that is not finished, that no command repeats, or that lacks its checkpoint or data, and for a
+    workdir that holds a run.
     """
     path = options.run
     saved = directory.read(path / "config.json")
+    if not saved["command"]:
+        raise InputError(f"{path}: its data, optimizer or experiment was passed as an object, which is not saved")
     module, config = run.recorded_experiment(path, saved, module_of(options))
     run.require_finished(path, saved)
     if (workdir / "config.json").exists():

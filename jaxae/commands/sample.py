@@ -1,4 +1,4 @@
-"""Write samples from the prior of a finished run's model.
+"""Write samples from the prior of a finished or saved run's model.
 
 With several seeds the array has a leading axis of seeds.
 """

@@ -1,4 +1,4 @@
-"""Write an anomaly score for each example of new data: a term of the loss of a finished run's model.
+"""Write an anomaly score for each example of new data: a term of the loss of a finished or saved run's model.
 
 The term, by default the loss itself, is averaged over ten samples of its noise, as in `Trained.score`; larger scores
 are more anomalous. Float images are quantized to 256 levels first, as in training. With several seeds the array has a

@@ -48,7 +48,7 @@ def examples(
 def path_of(name: str) -> Path | None:
     """The path that a name denotes; None for a named data set. InputError if it is neither."""
     if name == ARRAY:
-        raise InputError("data=array: the run was trained on an array, which is not saved; pass it again")
+        raise InputError("data=array: is an array that was passed to jaxae.fit, and is not saved; give a path")
     if not name:
         raise InputError("data='' is empty: give digits, sprites, a TFDS name or a path")
     if name == "digits" or name.split("/")[0] == "sprites" or tfds.prepares(name):

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
+from jaxae.data import ARRAY
 from jaxae.errors import InputError
 from jaxae.run.config import PLACE, Config, flag
 from jaxae.run.help import WIDTH, help_text
@@ -93,7 +94,12 @@ def _label(argument: Any) -> str:
 
 
 def command(config: Config, name: str) -> str:
-    """The command that repeats a run, with every field that affects the result and differs from its default."""
+    """The command that repeats a run, with every field that affects the result and differs from its default.
+
+    Empty for data or an optimizer that was passed as an object, which no command can name.
+    """
+    if config.data == ARRAY or not isinstance(config.optimizer, str):
+        return ""
     words = ["python" if name.endswith(".py") else "jaxae", name]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)

@@ -72,8 +72,9 @@ def fit(
     `Experiment`.
     data: images as an array [N, H, W] or [N, H, W, C] of bytes or of floats in [0, 1], a `Dataset`, a path, or the name
     of a data set.
-    test: examples to evaluate on; a fraction of the data; or 0: the training examples themselves. By default a tenth of
-    an array is held out; files and data sets have splits of their own.
+    test: for an array, the test examples: an array, all examples at a path, or the test split of a named data set; a
+    fraction of the data; or 0: the training examples themselves. By default a tenth of an array is held out; files and
+    data sets have splits of their own.
     y, context, valid: reserved; a ValueError for now.
     workdir: a run directory, with everything that the command line writes there; a run in it is resumed. Without one
     nothing is written.
@@ -90,6 +91,7 @@ def fit(
     for name, value in (("y", y), ("context", context), ("valid", valid)):
         if value is not None:
             raise ValueError(f"{name}= is not supported yet; omit it")
+    seeds = configs.plain(seeds)
     if type(seeds) is not int:
         raise TypeError(f"seeds={seeds!r} must be an int")
     if workdir is not None and not isinstance(workdir, str | Path):
@@ -181,19 +183,17 @@ def _checked(kind: type[Config], fields: dict[str, Any]) -> dict[str, Any]:
 
 def _dataset(data: Any, test: Any, fields: dict[str, Any], progress: bool) -> tuple[Dataset, str]:
     """The data, and its name in config.json."""
-    binarize = fields.get("binarize", "none")
+    binarize, folders = fields.get("binarize", "none"), (fields.get("data_dir", ""), fields.get("manual_dir", ""))
     if isinstance(data, str | Path):
         if test is not None:
             raise ValueError(f"test= is for arrays; {data} has its own splits")
-        found = sources.load(str(data), fields.get("data_dir", ""), fields.get("manual_dir", ""), binarize)
-        return found, str(data)
+        return sources.load(str(data), *folders, binarize), str(data)
     if isinstance(data, Dataset):
         if test is not None:
             raise ValueError("test= is for arrays; a Dataset has its own splits")
         return binary.binarize(data, binarize), sources.ARRAY
     if isinstance(test, str | Path):
-        both = sources.load(str(test))[:2]
-        test = np.concatenate([split.x for split in both])
+        test = sources.examples(str(test), *folders)[0].x
     found = sources.from_arrays(data, test=test)
     if test is None:
         _say(progress, f"{len(found.test.x)} of {len(data)} examples are held out as the test split (see test=)")

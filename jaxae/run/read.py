@@ -10,7 +10,7 @@ from typing import Any
 
 from jaxae import data
 from jaxae.core.experiment import Experiment
-from jaxae.core.types import Info
+from jaxae.core.types import Averaged, Info, State
 from jaxae.data import Dataset
 from jaxae.errors import DAMAGED, InputError, first_line
 from jaxae.run import config as configs
@@ -29,23 +29,48 @@ def load(path: str | Path, experiment: ModuleType | Experiment | None = None, **
     """The trained model of a run directory, from its config.json and newest intact checkpoint; of all its seeds.
 
     experiment: its module, or the `Experiment` itself; needed only for one outside the package `jaxae.experiments`.
-    fields: the fields that were passed as objects, which config.json cannot hold (`optimizer`).
+    fields: the fields that were passed as objects, which config.json cannot hold: `optimizer`, an Optax transformation.
+    Without it the model is loaded without the state of the optimizer, and cannot be saved again.
     InputError for a directory that holds no run, or no intact checkpoint.
     """
     path = Path(path)
     saved, found, config, info = described(path, experiment, fields)
     with _model_of(path):
-        items = loop.abstract(found, config, info)
-    restored = None
+        state = loop.abstract(found, config, info)["state"]
+    if optimizers.is_fingerprint(saved["config"]["optimizer"]) and "optimizer" not in fields:
+        state = restored_for_use(path, state, bool(config.ema))
+    else:
+        state = restored(path, state)
+    lines = records.read(path / "metrics.jsonl") if (path / "metrics.jsonl").exists() else []
+    return Trained(found, state, info.shape, loop.seeds_of(config), lines, saver(config, saved))
+
+
+def restored(path: Path, state: Any, skip: str = "") -> Any:
+    """The state in the newest intact checkpoint of a run directory. InputError if there is none.
+
+    state: its shapes and dtypes. skip: as in `Checkpoints.restore`.
+    """
+    found = None
     if (path / "checkpoints").is_dir():
         with Checkpoints(path / "checkpoints", read_only=True) as checkpoints:
-            restored = checkpoints.restore({"state": items["state"]})
-    if restored is None:
+            found = checkpoints.restore({"state": state}, skip)
+    if found is None:
         fix = "it diverged: see jaxae.replay" if (path / FOLDER).is_dir() else "repeat the command that made it"
         raise InputError(f"{path}: has no intact checkpoint: {fix}")
-    lines = records.read(path / "metrics.jsonl") if (path / "metrics.jsonl").exists() else []
-    state = restored[0]["state"]
-    return Trained(found, state, info.shape, loop.seeds_of(config), lines, saver(config, saved))
+    return found[0]["state"]
+
+
+def restored_for_use(path: Path, state: State, averaged: bool) -> State:
+    """Like `restored`, without the state of the optimizer.
+
+    averaged: whether the run has moving averages of the parameters, which are restored too.
+    """
+    parts = {"step": state.step, "params": state.params, "extra": state.extra}
+    if averaged:
+        parts["opt_state"] = {"params": state.params}
+    found = restored(path, parts, skip="state/opt_state/")
+    opt_state = Averaged((), found.pop("opt_state")["params"]) if averaged else ()
+    return State(**found, opt_state=opt_state)
 
 
 def described(
@@ -53,23 +78,19 @@ def described(
 ) -> tuple[dict[str, Any], Experiment, Config, Info]:
     """Contents of config.json, and the experiment, configuration and data properties that it describes.
 
-    Arguments and errors are those of `load`.
+    Arguments and errors are those of `load`. An Optax transformation that is not passed is `optax.identity()`.
     """
     saved = directory.read(path / "config.json")
-    plain = {**saved["config"]}
     for name, value in fields.items():
-        if optimizers.fingerprint(value) != plain.get(name):
-            raise InputError(f"{path}: was trained with another {name}: pass the same one")
-        plain[name] = "adam"  # a placeholder
-    if str(plain.get("optimizer")).startswith(optimizers.HASHED):
-        raise InputError(f"{path}: was trained with an Optax transformation: pass the same one as optimizer=")
+        if optimizers.fingerprint(value) != saved["config"].get(name):
+            raise InputError(f"{path}: was trained with another {name}: pass the same one, or none")
     info = Info(tuple(saved["data"]["shape"]), saved["data"]["train"])
     build: Build
     if isinstance(experiment, Experiment):
         known = experiment
-        build, config = lambda *_: known, configs.from_json(Config, plain)
+        build, config = lambda *_: known, configs.from_json(Config, saved["config"])
     else:
-        module, config = recorded_experiment(path, {**saved, "config": plain}, experiment)
+        module, config = recorded_experiment(path, saved, experiment)
         build = module.build
     config = dataclasses.replace(config, **fields)
     with _model_of(path):
@@ -96,6 +117,8 @@ def load_finished(
     path = Path(path)
     saved = directory.read(path / "config.json")
     module, config = recorded_experiment(path, saved, module)
+    if known is None:
+        _require_data(path, saved)
     require_finished(path, saved)
     result = results.read(path)
     found = dataset(path, saved) if known is None else known
@@ -106,8 +129,17 @@ def require_finished(path: Path, saved: dict[str, Any]) -> None:
     """Raise InputError for a run that is not finished."""
     if not (path / "result.json").exists():
         command = saved["command"] and f"{saved['command']} --workdir {shlex.quote(str(path))}"
-        again = command or "the call of jaxae.fit that began it"
+        again = command or f"the same call of jaxae.fit with workdir={str(path)!r}"
         raise InputError(f"{path}: is not finished: {again} resumes it")
+
+
+def _require_data(path: Path, saved: dict[str, Any]) -> None:
+    """Raise InputError for a run on an array, which its directory does not hold."""
+    if saved["config"].get("data") == data.ARRAY:
+        raise InputError(
+            f"{path}: was trained on an array, which the run directory does not hold: train on a .npy file, since this "
+            "command needs the data"
+        )
 
 
 def same_data(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], Dataset]:
@@ -123,6 +155,7 @@ def same_data(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], Dataset]:
 
 def dataset(path: Path, saved: dict[str, Any]) -> Dataset:
     """Load the data of a run. InputError for data that is missing or has changed."""
+    _require_data(path, saved)
     found = data.load(*(saved["config"][name] for name in ("data", "data_dir", "manual_dir", "binarize")))
     if found.fingerprint() != saved["data"]["fingerprint"]:
         raise InputError(f"{path}: its data, {saved['config']['data']}, has changed since")
@@ -136,6 +169,8 @@ def recorded_experiment(
     name = saved["experiment"]
     if module is None:
         if name not in names():
+            if saved.get("program"):
+                raise InputError(f"{path}: was trained as a jaxae.Experiment, {name}: pass it to jaxae.load")
             raise InputError(f"{path}: was trained by {name}, which is not in jaxae.experiments: pass its module")
         module = find(name)
     return module, configs.from_json(module.Config, saved["config"])

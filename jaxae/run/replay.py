@@ -16,7 +16,7 @@ from jaxae.errors import InputError
 from jaxae.run import directory, loop
 from jaxae.run.diverged import FOLDER, ROWS
 from jaxae.run.read import described
-from jaxae.training import epoch
+from jaxae.training import epoch, optimizers
 from jaxae.training.checkpoint import Checkpoints
 from jaxae.training.nonfinite import find_nonfinite
 
@@ -40,12 +40,17 @@ class Replay(NamedTuple):
 def replay(path: str | Path, experiment: ModuleType | Experiment | None = None, **fields: Any) -> Replay:
     """Repeat the step at which the run in this directory diverged, from its saved state.
 
-    experiment, fields: as for `load`. InputError for a directory that holds no diverged run.
+    experiment, fields: as for `load`, but an Optax transformation is required. InputError for a directory that holds no
+    diverged run.
     """
     path = Path(path)
-    directory.read(path / "config.json")
+    saved = directory.read(path / "config.json")
     if not (path / FOLDER).is_dir():
         raise InputError(f"{path}: did not diverge in training: there is no folder {FOLDER}")
+    if optimizers.is_fingerprint(saved["config"].get("optimizer")) and "optimizer" not in fields:
+        raise InputError(
+            f"{path}: was trained with an Optax transformation: pass the same one to jaxae.replay(path, optimizer=...)"
+        )
     _, found, config, info = described(path, experiment, fields)
     state = loop.abstract(found, dataclasses.replace(config, seeds=1), info)["state"]
     with Checkpoints(path / FOLDER, read_only=True) as checkpoints:

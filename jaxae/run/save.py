@@ -28,6 +28,8 @@ def saver(config: Config, description: dict[str, Any], totals: Totals | None = N
     info = Info(tuple(description["data"]["shape"]), description["data"]["train"])
 
     def save(path: Path, model: Trained) -> None:
+        if configs.to_json(config)["optimizer"] != description["config"]["optimizer"]:
+            raise ValueError("the model was loaded without its optimizer: pass it to jaxae.load(path, optimizer=...)")
         step = int(np.ravel(model.state.step)[0])
         if totals is None:
             now = step * config.batch_size // info.train
@@ -41,7 +43,8 @@ def saver(config: Config, description: dict[str, Any], totals: Totals | None = N
         own = dataclasses.replace(config, seed=model.seeds[0], seeds=len(model.seeds), workdir="")
         command = command_line.command(own, description["experiment"]) if description["command"] else ""
         with directory.locked(path):
-            directory.prepare(path, own, {**description, "config": configs.to_json(own), "command": command})
+            about = {"saved": True, "config": configs.to_json(own), "command": command}
+            directory.prepare(path, own, {**description, **about})
             metrics = path / "metrics.jsonl"
             records.truncate(metrics, 0)
             for line in model.history:

@@ -1,7 +1,7 @@
 """Training that starts from the parameters of another run."""
 
+import dataclasses
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -11,37 +11,31 @@ from jaxae.data import Dataset
 from jaxae.errors import InputError
 from jaxae.run import directory, loop
 from jaxae.run.config import Config
-from jaxae.run.read import load
-from jaxae.training import optimizers
-from jaxae.training.checkpoint import leaves
+from jaxae.run.read import restored_for_use
+from jaxae.training.checkpoint import OtherArrays
 from jaxae.training.start import Initial
 
 
 def initial(config: Config, experiment: Experiment, dataset: Dataset) -> Initial | None:
     """Initial parameters from the run `init_from`; None without it.
 
-    InputError for a run of other parameters, or of another number of seeds.
+    Only the arrays must agree: experiment, configuration and optimizer of that run may be others. InputError for a run
+    of other parameters, or of another number of seeds.
     """
     if not config.init_from:
         return None
-    source = load(config.init_from, **_same_optimizer(config))
-    if len(source) not in (1, config.seeds):
-        raise InputError(f"init_from={config.init_from}: has {len(source)} seeds, not 1 or seeds={config.seeds}")
-    found = {"params": source.params, "extra": source.extra}
-    if len(source) < config.seeds:
-        found = jax.tree.map(lambda leaf: np.stack([leaf] * config.seeds), found)
-    state = loop.abstract(experiment, config, dataset.info)["state"]
-    there, here = leaves(found), leaves({"params": state.params, "extra": state.extra})
-    if differ := [path for path in {**here, **there} if here.get(path) != there.get(path)]:
-        differences = "; ".join(
-            f"{path} is {there.get(path, 'missing')} there, {here.get(path, 'missing')} here" for path in differ[:3]
-        )
-        raise InputError(f"init_from={config.init_from}: holds other parameters: {differences}")
-    return found["params"], found["extra"]
-
-
-def _same_optimizer(config: Config) -> dict[str, Any]:
-    """The optimizer of the configuration, if it is the Optax transformation of the run that training starts from."""
-    there = directory.read(Path(config.init_from) / "config.json")["config"].get("optimizer")
-    own = config.optimizer
-    return {} if isinstance(own, str) or optimizers.fingerprint(own) != there else {"optimizer": own}
+    path = Path(config.init_from)
+    there = directory.read(path / "config.json")["config"]
+    seeds = there.get("seeds")
+    if seeds not in (1, config.seeds):
+        raise InputError(f"init_from={path}: has {seeds} seeds, not 1 or seeds={config.seeds}")
+    state = loop.abstract(experiment, dataclasses.replace(config, seeds=int(seeds)), dataset.info)["state"]
+    try:
+        source = restored_for_use(path, state, bool(there.get("ema")))
+    except OtherArrays as error:
+        differences = "; ".join(line.removeprefix("state/") for line in error.differences[:3])
+        raise InputError(f"init_from={path}: holds other parameters: {differences}") from None
+    params, extra = source.variables["params"], source.extra
+    if seeds < config.seeds:
+        params, extra = jax.tree.map(lambda leaf: np.stack([leaf] * config.seeds), (params, extra))
+    return params, extra

@@ -26,6 +26,17 @@ from jaxae.errors import InputError, first_line
 Items = dict[str, Any]  # name -> tree of arrays
 
 
+class OtherArrays(InputError):
+    """An intact checkpoint of other arrays than expected. differences: a line for each array."""
+
+    def __init__(self, step: int, differences: list[str]) -> None:
+        super().__init__(
+            f"checkpoint {step} was written by other code: {differences[0]}; go back to that code, or overwrite=True "
+            "to start again"
+        )
+        self.differences = differences
+
+
 class Checkpoints:
     """The checkpoints of one run. A context manager: leaving it waits for the last save."""
 
@@ -94,16 +105,17 @@ class Checkpoints:
         except OSError:
             return errno.ENOENT
 
-    def restore(self, abstract: Items) -> tuple[Items, dict[str, Any]] | None:
+    def restore(self, abstract: Items, skip: str = "") -> tuple[Items, dict[str, Any]] | None:
         """The newest intact checkpoint as (items, meta); None if there is none.
 
-        abstract: the items as trees of jax.ShapeDtypeStruct. Damaged checkpoints are reported, and deleted unless
-        this is read-only, since Orbax saves no step before the latest. InputError for an intact one with other arrays,
-        written by another version of the code.
+        abstract: the items as trees of jax.ShapeDtypeStruct. skip: prefix of the paths of arrays that `abstract` may
+        lack and that are not restored, for reading only. Damaged checkpoints are reported, and deleted unless this is
+        read-only, since Orbax saves no step before the latest. OtherArrays, an InputError, for an intact one with other
+        arrays, written by another version of the code.
         """
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                return self._restore(step, abstract)
+                return self._restore(step, abstract, skip)
             except InputError:
                 raise
             except Exception as error:  # Orbax and TensorStore raise many types of exceptions for damaged files
@@ -123,26 +135,23 @@ class Checkpoints:
         meta: dict[str, Any] = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
         return meta
 
-    def _restore(self, step: int, abstract: Items) -> tuple[Items, dict[str, Any]]:
+    def _restore(self, step: int, abstract: Items, skip: str) -> tuple[Items, dict[str, Any]]:
         meta = self._meta(step)
         seal = meta.pop("seal")
         if seal != _seal(meta) or meta["step"] != step:
             raise ValueError("meta does not match its SHA-256, or its step")
         ours = leaves(abstract)
         there = {path: kind for path, kind in meta["leaves"].items() if path.split("/")[0] in abstract}
+        if skip:
+            there = {path: kind for path, kind in there.items() if path in ours or not path.startswith(skip)}
         if other := [path for path in {**ours, **there} if there.get(path) != ours.get(path)]:
-            path = other[0]
-            raise InputError(
-                f"checkpoint {step} was written by other code: {path} is {there.get(path, 'missing')} there, "
-                f"{ours.get(path, 'missing')} here; go back to that code, or overwrite=True to start again"
+            raise OtherArrays(
+                step,
+                [f"{path} is {there.get(path, 'missing')} there, {ours.get(path, 'missing')} here" for path in other],
             )
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        arrays = {
-            name: ocp.args.StandardRestore(
-                jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), tree)
-            )
-            for name, tree in abstract.items()
-        }
+        placed = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), abstract)
+        arrays = {name: _some(tree) if skip else ocp.args.StandardRestore(tree) for name, tree in placed.items()}
         restored = self._manager.restore(step, args=ocp.args.Composite(**arrays))
         items = jax.device_get({name: restored[name] for name in abstract})
         if wrong := [path for path, value in digests(items).items() if meta["sha256"].get(path) != value]:
@@ -186,6 +195,12 @@ def leaves(items: Items) -> dict[str, str]:
 def digests(items: Items) -> dict[str, str]:
     """SHA-256 of every leaf, by path."""
     return _by_path(items, lambda leaf: hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest())
+
+
+def _some(tree: Any) -> ocp.args.PyTreeRestore:
+    """Restore only these arrays of an item. Orbax then cannot save the item with `StandardSave`."""
+    how = ocp.checkpoint_utils.construct_restore_args(tree)
+    return ocp.args.PyTreeRestore(tree, restore_args=how, partial_restore=True)
 
 
 def _by_path(items: Items, describe: Callable[[Any], str]) -> dict[str, str]:

@@ -88,7 +88,7 @@ def iterate(
         raise TypeError(
             f"data has type {type(data).__name__}, not Dataset: see jaxae.data.from_arrays and jaxae.data.load"
         )
-    stops = [every] if isinstance(every, int) else every
+    stops = [every] if isinstance(every, int | np.integer) else every
     least = {"epochs": (epochs, 1), "batch_size": (batch_size, 1), "seed": (seed, 0), "seeds": (seeds, 1)}
     for name, (value, low) in {**least, "every": (min(stops, default=0), 0)}.items():
         if not isinstance(value, int | np.integer):

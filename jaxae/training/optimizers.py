@@ -70,6 +70,11 @@ def fingerprint(transformation: optax.GradientTransformation) -> str:
     return HASHED + hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", text).encode()).hexdigest()[:16]
 
 
+def is_fingerprint(value: object) -> bool:
+    """Whether the optimizer in a config.json is the hash of an Optax transformation."""
+    return isinstance(value, str) and value.startswith(HASHED)
+
+
 def schedule(name: str, learning_rate: float | jax.Array, steps: int, warmup_steps: int = 0) -> optax.ScalarOrSchedule:
     """The learning rate at each training step: a linear warm-up from 0, then constant, or a decay to the last step.
 

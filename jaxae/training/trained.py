@@ -155,8 +155,8 @@ class Trained:
         """Write a run directory that `jaxae.load` reads, and that the same call of `jaxae.fit` resumes.
 
         The model may be what `jaxae.fit` or `jaxae.load` returned, one seed of it, or a copy with another state, as
-        from `dataclasses.replace(model, state=snapshot.state)`. ValueError for a model without a configuration, and for
-        a folder that is not empty.
+        from `dataclasses.replace(model, state=snapshot.state)`. ValueError for a model without a configuration, or one
+        loaded without its Optax transformation, and for a folder that is not empty.
         """
         if self.saver is None:
             raise ValueError("the model has no configuration: only what jaxae.fit or jaxae.load returned can be saved")
