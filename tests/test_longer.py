@@ -14,7 +14,8 @@ import pytest
 import jaxae
 from conftest import equal
 from jaxae import run
-from jaxae.errors import Diverged, InputError
+from jaxae.core.divergences import per_example
+from jaxae.errors import Diverged, InputError, Interrupted
 from jaxae.experiments import dense, iwae, stacked, vae, vqvae
 from jaxae.training.checkpoint import newest_digests
 
@@ -61,15 +62,46 @@ def test_run_with_a_decaying_schedule_cannot_be_extended(x, tmp_path, schedule):
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 
+def until_trained(save):
+    """A `stop` that interrupts a run after training, before the figures of the trained model."""
+    if save is None:
+        raise Interrupted
+    return False
+
+
+def test_pictures_of_an_extended_run_are_those_of_a_run_of_that_length(x, tmp_path):
+    """The picture after epoch 3 was due as the last one only; other figures are drawn again."""
+    np.save(tmp_path / "x.npy", x)
+    config = dense.Config(data=str(tmp_path / "x.npy"), hidden=(8,), batch_size=32)
+
+    def train(folder, epochs):
+        changed = dataclasses.replace(config, epochs=epochs, workdir=str(tmp_path / folder))
+        with pytest.raises(Interrupted):
+            run.train(changed, dense.build, "dense", until_trained, progress=False)
+
+    train("extended", 3)
+    (tmp_path / "extended/figures/latent.png").touch()  # of a model whose codes have not collapsed
+    train("extended", 4)
+    train("once", 4)
+    extended, once = (
+        {path.relative_to(tmp_path / folder): path.read_bytes() for path in (tmp_path / folder).rglob("*.png")}
+        for folder in ("extended", "once")
+    )
+    assert extended == once
+    assert len(once) == 3  # after epochs 1, 2 and 4
+
+
 @pytest.mark.slow
-def test_extension_rewrites_the_report(x, tmp_path):
-    config = dense.Config(data="digits", epochs=1, hidden=(8,), batch_size=1000, workdir=str(tmp_path / "run"))
-    run.train(config, dense.build, "dense")
-    before = (tmp_path / "run/report.html").read_text()
-    run.train(dataclasses.replace(config, epochs=2), dense.build, "dense")
-    after = (tmp_path / "run/report.html").read_text()
-    assert ", 1 epochs," in before
-    assert ", 2 epochs," in after
+def test_figures_of_an_extended_run_equal_those_of_a_run_of_that_length(x, tmp_path):
+    fields = {"hidden": (8,), "batch_size": 32, "progress": False}
+    extended, once = tmp_path / "extended", tmp_path / "once"
+    jaxae.fit(dense, x, epochs=3, workdir=extended, **fields)
+    assert ", 3 epochs," in (extended / "report.html").read_text()
+    jaxae.fit(dense, x, epochs=4, workdir=extended, **fields)
+    jaxae.fit(dense, x, epochs=4, workdir=once, **fields)
+    assert ", 4 epochs," in (extended / "report.html").read_text()
+    a, b = ({path.relative_to(run): path.read_bytes() for path in run.rglob("*.png")} for run in (extended, once))
+    assert a == b
 
 
 @pytest.mark.parametrize(
