@@ -149,6 +149,7 @@ def test_batch_larger_than_the_split_becomes_the_split(x, capsys):
         ({"optimizer": optax.adam(1e-3), "schedule": "cosine"}, ValueError, "schedule=cosine has no effect"),
         ({"seeds": 2.0}, TypeError, "seeds=2.0 must be an int"),
         ({"workdir": 3}, TypeError, "workdir=3 must be a path"),
+        ({"figures": "none"}, TypeError, "figures='none' must be a bool"),
     ],
 )
 def test_bad_arguments_are_named_in_the_error(x, fields, kind, said, untyped):
@@ -265,6 +266,35 @@ def test_workdir_of_another_loss_or_optimizer_raises(x, tmp_path):
 def test_fields_that_an_experiment_does_not_read_raise(x, field):
     with pytest.raises(ValueError, match="has no effect with a custom optimizer"):
         jaxae.fit(own(), x, epochs=1, **field)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"num_processes": 2}, "num_processes=2 has no effect in fit, which trains in one process; omit it"),
+        ({"coordinator": "nowhere:1"}, "coordinator=nowhere:1 has no effect in fit, which trains in one process"),
+        ({"process_id": 1, "workdir": "run"}, "process_id=1 has no effect in fit, which trains in one process"),
+        ({"heartbeat": 5}, "heartbeat=5 has no effect in fit, which trains in one process"),
+        ({"patience": 5}, "patience=5 has no effect in fit, which trains in one process"),
+        ({"summary": True, "workdir": "run"}, "summary=True has no effect in fit; omit it"),
+        ({"overwrite": True}, "overwrite=True has no effect without a run directory; omit it, or pass workdir="),
+        ({"checkpoint_every": 2}, "checkpoint_every=2 has no effect without a run directory"),
+        ({"checkpoint_unit": "steps"}, "checkpoint_unit=steps has no effect without a run directory"),
+        ({"picture_every": 5}, "picture_every=5 has no effect without a run directory"),
+        ({"log_likelihood_samples": 5}, "log_likelihood_samples=5 has no effect without a run directory"),
+        ({"figures": True}, "figures=True has no effect without a run directory"),
+        ({"picture_every": 5, "figures": False, "workdir": "run"}, "picture_every=5 has no effect with figures=False"),
+        ({"data_dir": "sets"}, "data_dir=sets has no effect with an array or a Dataset; omit it"),
+        ({"manual_dir": "sets"}, "manual_dir=sets has no effect with an array or a Dataset; omit it"),
+    ],
+    ids=str,
+)
+def test_fields_without_effect_raise(x, tmp_path, monkeypatch, fields, said):
+    """Nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"^{said}"):
+        jaxae.fit(vae, x, epochs=1, **{**SMALL, **fields})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_score_depends_on_the_example_alone(x):

@@ -31,7 +31,10 @@ from jaxae.run.warm_start import initial
 from jaxae.training import epoch, records
 from jaxae.training.trained import Trained
 
-OPTIMIZER_FIELDS = ("lr", "schedule", "warmup_steps", "eps", "weight_decay", "clip")  # fields of the optimizer
+OPTIMIZER_FIELDS = ("lr", "schedule", "warmup_steps", "eps", "weight_decay", "clip")
+PROCESS_FIELDS = ("coordinator", "num_processes", "process_id", "heartbeat", "patience")
+# Fields of what is written into a run directory.
+RUN_FIELDS = ("checkpoint_every", "checkpoint_unit", "picture_every", "overwrite", "log_likelihood_samples", "figures")
 ALIASES = {
     "learning_rate": "lr",
     "random_state": "seed",
@@ -92,16 +95,13 @@ def fit(
             raise ValueError(f"{name}= is not supported yet; omit it")
     if type(seeds) is not int:
         raise TypeError(f"seeds={seeds!r} must be an int")
+    if figures not in (None, True, False):
+        raise TypeError(f"figures={figures!r} must be a bool")
     if workdir is not None and not isinstance(workdir, str | Path):
         raise TypeError(f"workdir={workdir!r} must be a path")
     source = _source(experiment)
     fields = _checked(source.config, fields)
-    unread: tuple[str, ...] = () if isinstance(fields.get("optimizer", ""), str) else OPTIMIZER_FIELDS
-    if isinstance(experiment, Experiment):
-        unread = (*OPTIMIZER_FIELDS, "optimizer", "precision")
-    for field in unread:
-        if field in fields:
-            raise ValueError(f"{field}={fields[field]} has no effect with a custom optimizer; omit it")
+    _check_effect(experiment, data, workdir, figures, fields)
     dataset, name = _dataset(data, test, fields, progress)
     drawn = figures is not False and workdir is not None
     fixed = {"data": name, "seeds": seeds, "workdir": str(workdir or ""), "figures": "all" if drawn else "none"}
@@ -177,6 +177,27 @@ def _checked(kind: type[Config], fields: dict[str, Any]) -> dict[str, Any]:
             hint = HINTS.get(name, "") if callable(value) or name == "optimizer" else ""
             raise TypeError(f"{name}={value!r} must be {configs.spelled(hints[name])}{hint}")
     return plain
+
+
+def _check_effect(
+    experiment: ModuleType | str | Experiment, data: Any, workdir: Any, figures: bool | None, fields: dict[str, Any]
+) -> None:
+    """Raise ValueError for a field that has no effect in this call."""
+    given = {**fields, "figures": figures} if figures else fields
+    own = isinstance(experiment, Experiment)
+    custom = own or not isinstance(fields.get("optimizer", ""), str)
+    for applies, names, why in (
+        (True, PROCESS_FIELDS, "in fit, which trains in one process; omit it, or use the command line"),
+        (True, ("summary",), "in fit; omit it, and call jaxae.run.layer_tables(config, build)"),
+        (workdir is None, RUN_FIELDS, "without a run directory; omit it, or pass workdir="),
+        (figures is False, ("picture_every",), "with figures=False; omit one of them"),
+        (not isinstance(data, str | Path), ("data_dir", "manual_dir"), "with an array or a Dataset; omit it"),
+        (own, ("optimizer", "precision"), "with a custom optimizer; omit it"),
+        (custom, OPTIMIZER_FIELDS, "with a custom optimizer; omit it"),
+    ):
+        for name in names:
+            if applies and name in given:
+                raise ValueError(f"{name}={given[name]} has no effect {why}")
 
 
 def _dataset(data: Any, test: Any, fields: dict[str, Any], progress: bool) -> tuple[Dataset, str]:
