@@ -1,5 +1,6 @@
 """`jaxae.fit`: from an array to a trained model, in memory and with a run directory."""
 
+import asyncio
 import dataclasses
 import json
 import signal
@@ -393,6 +394,47 @@ def test_training_in_threads_keeps_the_signal_handlers(x):
         thread.join()
     assert signal.getsignal(signal.SIGINT) is before
     assert equal(found[0].params, found[1].params)
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_fit_runs_within_an_event_loop(x, tmp_path, written):
+    """A notebook runs its cells within one."""
+    fields = {"epochs": 1, "workdir": tmp_path / "run" if written else None, "figures": False, **SMALL}
+
+    async def cell():
+        return jaxae.fit(dense, x, **fields)
+
+    model = asyncio.run(cell())
+    assert model.encode(x).shape == (200, 2)
+    assert equal(jaxae.fit(dense, x, **{**fields, "workdir": None}).params, model.params)
+
+
+def test_fit_with_a_workdir_runs_in_a_thread(x, tmp_path):
+    fields, found = {"epochs": 1, "figures": False, **SMALL}, []
+    thread = threading.Thread(target=lambda: found.append(jaxae.fit(dense, x, workdir=tmp_path / "run", **fields)))
+    thread.start()
+    thread.join()
+    assert equal(found[0].params, jaxae.fit(dense, x, **fields).params)
+
+
+def test_interrupt_after_training_raises_and_the_same_call_completes_the_run(x, tmp_path):
+    """The signal handler is that of the caller, such as the one of asyncio."""
+    handlers, before = [], signal.getsignal(signal.SIGINT)
+
+    def measure(model, data):
+        handlers.append(signal.getsignal(signal.SIGINT))
+        if len(handlers) == 1:
+            signal.raise_signal(signal.SIGINT)
+        return {"one": 1.0}
+
+    experiment = dataclasses.replace(own(), measures={"own": measure})
+    fields = {"epochs": 1, "batch_size": 50, "figures": False, "progress": False, "workdir": tmp_path / "run"}
+    with pytest.raises(KeyboardInterrupt):
+        jaxae.fit(experiment, x, **fields)
+    assert not (tmp_path / "run/result.json").exists()
+    jaxae.fit(experiment, x, **fields)
+    assert json.loads((tmp_path / "run/result.json").read_text())["own"] == {"one": 1.0}
+    assert [*handlers, signal.getsignal(signal.SIGINT)] == [before] * 3
 
 
 INTERRUPTED = """

@@ -86,9 +86,10 @@ def fit(
     init_from and latent; `jaxae vae --help` explains all of them. `optimizer` may be an Optax transformation, which
     config.json records by a hash; a run has ceil(epochs * training examples / batch_size) steps. An `Experiment` has an
     optimizer of its own. For a diverged run, `replay` names the first non-finite value. An interruption (Ctrl-C) ends
-    training after the current dispatch; the model so far is returned.
-    TypeError for an unknown field; ValueError for invalid arguments; errors.Diverged for a non-finite number; OSError
-    if the workdir cannot be written.
+    training after the current dispatch; the model so far is returned. After training, while results are measured and
+    figures drawn, it raises KeyboardInterrupt; the same call completes the run.
+    TypeError for an unknown field; ValueError for invalid arguments and for a field without effect in this call;
+    errors.Diverged for a non-finite number; OSError if the workdir cannot be written.
     """
     for name, value in (("y", y), ("context", context), ("valid", valid)):
         if value is not None:
@@ -141,12 +142,16 @@ def _in_memory(source: Source, config: Config, dataset: Dataset, stop: loop.Stop
                 history += [records.record(now.epoch, step, "train", now.train)]
                 history += [records.record(now.epoch, step, "test", now.test)]
                 shown.epoch(history[-2], history[-1], rate)
-            if stop(None) and step < last:
+            if stop(_nothing) and step < last:
                 say(f"interrupted at step {step} of {last}: returning the model so far")
                 break
     state, totals = jax.device_get((now.state, now.totals))
     save = saver(config, directory.describe(config, source.name, dataset, source.program), totals)
     return Trained(experiment, state, dataset.shape, loop.seeds_of(config), history, save)
+
+
+def _nothing() -> None:
+    """Without a run directory there is nothing to save."""
 
 
 def _source(experiment: ModuleType | str | Experiment) -> Source:
@@ -222,8 +227,11 @@ def _dataset(data: Any, test: Any, fields: dict[str, Any], progress: bool) -> tu
 
 
 @contextmanager
-def _interruptible() -> Iterator[Callable[..., bool]]:
-    """Whether Ctrl-C was pressed, once; a second time raises KeyboardInterrupt. Works in the main thread only."""
+def _interruptible() -> Iterator[loop.Stop]:
+    """Whether Ctrl-C was pressed, once; a second time raises KeyboardInterrupt. Works in the main thread only.
+
+    After training, when it is called with None, the handler is the previous one again.
+    """
     pressed = False
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -232,12 +240,19 @@ def _interruptible() -> Iterator[Callable[..., bool]]:
             signal.default_int_handler(number, frame)
         pressed = True
 
+    def stop(save: Callable[[], None] | None) -> bool:
+        if save is None:
+            signal.signal(signal.SIGINT, before)
+            if pressed:
+                raise Interrupted
+        return pressed
+
     if threading.current_thread() is not threading.main_thread():
-        yield lambda save: False  # noqa: ARG005
+        yield loop.never
         return
     before = signal.signal(signal.SIGINT, handle)
     try:
-        yield lambda save: pressed  # noqa: ARG005
+        yield stop
     finally:
         signal.signal(signal.SIGINT, before)
 
