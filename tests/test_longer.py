@@ -6,7 +6,9 @@ import re
 import shutil
 from contextlib import nullcontext
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -181,6 +183,58 @@ def test_replay_repeats_the_step_at_which_a_run_diverged(x, tmp_path, seeds):
     _, metrics = experiment.train.step(found.state, found.batch, found.key)
     assert not np.isfinite(metrics["loss"])
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found.state))
+
+
+class Scales(nn.Module):
+    """The data times a parameter."""
+
+    @nn.compact
+    def __call__(self, x):
+        return x * self.param("scale", nn.initializers.ones, x.shape[1:])[None]
+
+    def encode(self, x):
+        return x.reshape(len(x), -1)[:, :2]
+
+    def decode(self, z):
+        return jnp.zeros((len(z), 28, 28, 1)) + z.mean()
+
+
+def error(variables, batch):
+    return per_example((Scales().apply(variables, batch.x) - batch.x) ** 2)
+
+
+def distance(variables, batch, key):
+    """The norm of the error, whose gradient at 0 is not finite."""
+    return {"loss": jnp.sqrt(error(variables, batch))}, {}
+
+
+def logarithm(variables, batch, key):
+    """A sum with a term that is infinite at 0."""
+    squared = error(variables, batch)
+    return {"loss": squared + jnp.log(squared), "error": squared, "log": jnp.log(squared)}, {}
+
+
+def steep(variables, batch, key):
+    """A loss whose gradient times the learning rate overflows."""
+    return {"loss": 1e3 * per_example(Scales().apply(variables, batch.x))}, {}
+
+
+@pytest.mark.parametrize(
+    ("loss", "lr", "first", "said"),
+    [
+        (distance, 1.0, "gradient of scale", "gradient of scale"),
+        (logarithm, 1.0, "term log", "log"),
+        (steep, 3e38, "params/scale", "params/scale"),
+    ],
+)
+def test_replay_of_an_experiment_without_a_config_names_the_first_value(x, tmp_path, loss, lr, first, said):
+    """The value that the error names."""
+    experiment = jaxae.Experiment(Scales(), jaxae.descend(loss, optax.sgd(lr)), loss)
+    with pytest.raises(Diverged, match=rf"^{said} is not finite at step 0 \(seed 0\)$"):
+        jaxae.fit(experiment, x, epochs=1, workdir=tmp_path, **FIELDS)
+    found = jaxae.replay(tmp_path, experiment)
+    assert str(found) == f"step 0 (seed 0): {first} is the first non-finite value"
+    assert equal(found.state.params, {"scale": np.ones((28, 28, 1), np.float32)})
 
 
 @pytest.mark.slow
