@@ -1,5 +1,6 @@
 """Strict mode for all tests: implicit broadcasting raises, warnings are errors, 64-bit is off."""
 
+import fcntl
 import importlib.util
 import os
 import shutil
@@ -20,8 +21,10 @@ import numpy as np
 import pytest
 from jaxtyping import config
 
+from jaxae import data
 from jaxae.core.batch import Batch, Layout
 from jaxae.core.types import State
+from jaxae.measure import classifier
 from jaxae.training.trained import Trained
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -62,6 +65,18 @@ def mnist():
     if not MNIST.is_dir():
         pytest.skip(f"no MNIST in {MNIST}: set JAXAE_DATA to the folder that holds mnist/")
     return MNIST
+
+
+@pytest.fixture(scope="session")
+def digit_weights(tmp_path_factory):
+    """Weights of the classifier after 8 epochs on the digits, trained once for all workers."""
+    base, digits = tmp_path_factory.getbasetemp(), data.load("digits")
+    path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "digit_classifier.npz"
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            classifier.save(path, classifier.train(digits, 8))
+    return classifier.load(path, digits)
 
 
 def script(name):

@@ -20,11 +20,6 @@ def digits():
 
 
 @pytest.fixture(scope="module")
-def weights(digits):
-    return classifier.train(digits, 8)
-
-
-@pytest.fixture(scope="module")
 def small():
     """Twenty colour images of odd size, and three classes."""
     x, y = rng.integers(0, 256, (20, 9, 7, 3), np.uint8), np.arange(20, dtype=np.int32) % 3
@@ -36,8 +31,8 @@ def params(small):
     return jax.tree.map(jnp.asarray, classifier.train(small))
 
 
-def test_accuracy_on_held_out_digits_exceeds_96_percent(digits, weights):
-    assert classifier.accuracy(weights, digits.test) > 0.96
+def test_accuracy_on_held_out_digits_exceeds_96_percent(digits, digit_weights):
+    assert classifier.accuracy(digit_weights, digits.test) > 0.96
 
 
 @pytest.mark.slow

@@ -40,10 +40,10 @@ def test_command_line_sets_fields():
         ("--epochs 2147483648", "--epochs 2147483648 must be below 2147483648"),
         ("--hidden 5 0", "--hidden 0 must be at least 1"),
         ("--data-dir", "--data-dir"),
-        ("--parallel z", "'pmap'"),
+        ("--parallel z", "pmap"),
         ("--seed -1", "--seed -1 must be at least 0"),
         ("--seed 2147483648", "--seed 2147483648 must be below"),
-        ("--figures some", "'none'"),
+        ("--figures some", "none"),
         ("stray", "stray"),
     ],
 )

@@ -124,10 +124,12 @@ def test_averaged_parameters_are_evaluated_saved_and_loaded(tmp_path):
     fields = {"epochs": 3, "hidden": (8,), "batch_size": 32, "progress": False, "test": 0, "figures": False}
     model = jaxae.fit(dense, x, ema=0.8, workdir=tmp_path, **fields)
     plain = jaxae.fit(dense, x, **fields)
-    assert equal(model.state.params, plain.state.params)
-    assert not equal(model.params, plain.params)
+    for mine, other in zip(*map(jax.tree.leaves, (model.state.params, plain.state.params)), strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-6)  # two programs may round differently
+    largest = [np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (model.params, plain.params)), strict=True)]
+    assert min(largest) > 1e-3
     np.testing.assert_allclose(model.evaluate(x)["loss"], model.history[-1]["loss"], rtol=1e-5)
-    assert model.history[-2]["loss"] == plain.history[-2]["loss"]  # in training
+    np.testing.assert_allclose(model.history[-2]["loss"], plain.history[-2]["loss"], rtol=1e-6)  # in training
     assert equal(jaxae.load(tmp_path).params, model.params)
 
 

@@ -113,16 +113,11 @@ def digits():
     return data.load("digits")
 
 
-@pytest.fixture(scope="module")
-def weights(digits):
-    return classifier.train(digits, 8)
-
-
-def test_held_out_digits_have_a_smaller_distance_than_noise(digits, weights):
-    real = classifier.features(weights, digits.test.x)
+def test_held_out_digits_have_a_smaller_distance_than_noise(digits, digit_weights):
+    real = classifier.features(digit_weights, digits.test.x)
 
     def measured(images):
-        made = classifier.features(weights, images)
+        made = classifier.features(digit_weights, images)
         return quality.frechet(real, made), *quality.precision_recall(real, made)
 
     near, precision, recall = measured(digits.train.x[::4])
@@ -150,15 +145,15 @@ def runs(tmp_path_factory):
     ]
 
 
-def test_quality_table_has_the_metrics_of_each_kind_of_sample(runs, digits, weights, tmp_path, capsys):
-    classifier.save(tmp_path / "weights", weights)
+def test_quality_table_has_the_metrics_of_each_kind_of_sample(runs, digits, digit_weights, tmp_path, capsys):
+    classifier.save(tmp_path / "weights", digit_weights)
     before = sorted(path for workdir in runs for path in workdir.rglob("*"))
     options = ("--samples", 300, "--seed", 5, "--components", 5, "--classifier", tmp_path / "weights")
     assert call("quality", *runs, *options) == 0
     assert sorted(path for workdir in runs for path in workdir.rglob("*")) == before
     first, _, *lines = capsys.readouterr().out.splitlines()
     assert first.startswith("300 test images; ")
-    assert first.endswith(f" {classifier.accuracy(weights, digits.test):.2%}")
+    assert first.endswith(f" {classifier.accuracy(digit_weights, digits.test):.2%}")
     rows = [line.rsplit(maxsplit=3) for line in lines]
     names = [" ".join(name.split()) for name, *_ in rows]
     assert names == [
@@ -178,7 +173,7 @@ def test_quality_table_has_the_metrics_of_each_kind_of_sample(runs, digits, weig
     images = [seen, noise, first.sample(jax.random.key(5), 300), mixed[0], first.reconstruct(test), mixed[1]]
     images.append(second.reconstruct(test))
     for row, made in zip(rows, images, strict=True):
-        a, b = (classifier.features(weights, x) for x in (test, made))
+        a, b = (classifier.features(digit_weights, x) for x in (test, made))
         assert float(row[1]) == pytest.approx(quality.frechet(a, b), abs=6e-5)
         assert [float(value) for value in row[2:]] == pytest.approx(quality.precision_recall(a, b), abs=6e-4)
 
