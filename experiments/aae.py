@@ -29,7 +29,7 @@ class Config(run.Config):
     discriminator: tuple[int, ...] = (500, 500)
     """Widths of the discriminator's hidden layers."""
     adversarial_lr: float = 3e-4
-    """Learning rate of the discriminator loss and of the generator loss."""
+    """Constant learning rate of the discriminator loss and of the generator loss."""
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:

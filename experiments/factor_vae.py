@@ -41,7 +41,7 @@ class Config(plain.Config):
     discriminator: tuple[int, ...] = (256, 256, 256)
     """Widths of the discriminator's hidden layers."""
     discriminator_lr: float = 1e-4
-    """Learning rate of the discriminator."""
+    """Constant learning rate of the discriminator."""
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:

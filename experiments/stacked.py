@@ -10,6 +10,7 @@ pretraining alone, after 60 epochs: 0.1403 +- 0.012. The same network end to end
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from jaxae import run
 from jaxae.core.step import descend, phases
@@ -27,7 +28,8 @@ class Config(simple.Config):
     """Widths of the encoder's hidden layers; the decoder mirrors them."""
     eps: float = deep.Config.eps
     greedy: int = 20
-    """Epochs of pretraining per layer, on its own reconstruction error; the remaining epochs fine-tune all layers."""
+    """Epochs of pretraining per layer, on its own reconstruction error; the remaining epochs fine-tune all layers. Each
+    phase has its own optimizer, whose --schedule and --warmup-steps are those of the phase's steps."""
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:
@@ -38,16 +40,13 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         )
     model = stacked.Stacked(info.shape, (*config.hidden, config.latent), precision=config.precision)
     loss = autoencoder.loss(model, "bce")
-    ends = [first_step(n * config.greedy, info.train, config.batch_size) for n in range(len(model.widths) + 1)]
-    layers = [
-        (
-            ends[n + 1] - ends[n],
-            descend(stacked.greedy(model, n), run.optimizer(config, info), stacked.groups(n)),
-        )
-        for n in range(len(model.widths))
-    ]
-    fine = descend(loss, run.optimizer(config, info))
-    return run.Experiment(model, phases(*layers, (0, fine)), loss, unit="nats per pixel")
+    epochs = (*(n * config.greedy for n in range(len(model.widths) + 1)), config.epochs)
+    starts = [first_step(n, info.train, config.batch_size) for n in epochs]
+    counts = [end - start for start, end in pairwise(starts)]  # steps of each phase
+    *layers, fine = (run.optimizer(config, info, steps=count) for count in counts)
+    transitions = [descend(stacked.greedy(model, n), layer, stacked.groups(n)) for n, layer in enumerate(layers)]
+    train = phases(*zip(counts, [*transitions, descend(loss, fine)], strict=True))
+    return run.Experiment(model, train, loss, unit="nats per pixel")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 
@@ -27,11 +28,13 @@ class Diverged(ArithmeticError):
     """A non-finite number; the message names the step and the term. Exit code 3.
 
     step_inputs: inputs of that step, for `replay`: state, rows of the batch, key, seed; None for an evaluation.
+    workdir: the run directory in which they are saved; None if they are not.
     """
 
     def __init__(self, line: str, step_inputs: dict[str, Any] | None = None) -> None:
         super().__init__(line)
         self.step_inputs = step_inputs
+        self.workdir: Path | None = None
 
 
 class Interrupted(BaseException):

@@ -168,7 +168,10 @@ def test_divergence_exits_with_3(tmp_path, monkeypatch, capfd):
     err = capfd.readouterr().err
     assert err.startswith("diverged: ")
     assert "is not finite at step" in err
+    assert "`jaxae replay runs/vae-digits` names the first non-finite value" in err
     assert "Traceback" not in err
+    assert call(*ARGS, "--lr", 1e30, "--workdir", "a run") == 3
+    assert "`jaxae replay 'a run'` names" in capfd.readouterr().err
 
 
 def same(a, b):

@@ -1,5 +1,6 @@
 """`jaxae.fit`: from an array to a trained model, in memory and with a run directory."""
 
+import asyncio
 import dataclasses
 import json
 import signal
@@ -164,6 +165,7 @@ def test_batch_larger_than_the_split_becomes_the_split(x, capsys):
         ({"seeds": 2.0}, TypeError, "seeds=2.0 must be an int"),
         ({"seeds": np.float64(2.0)}, TypeError, "seeds=2.0 must be an int"),
         ({"workdir": 3}, TypeError, "workdir=3 must be a path"),
+        ({"figures": "none"}, TypeError, "figures='none' must be a bool"),
     ],
 )
 def test_bad_arguments_are_named_in_the_error(x, fields, kind, said, untyped):
@@ -282,6 +284,35 @@ def test_fields_that_an_experiment_does_not_read_raise(x, field):
         jaxae.fit(own(), x, epochs=1, **field)
 
 
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"num_processes": 2}, "num_processes=2 has no effect in fit, which trains in one process; omit it"),
+        ({"coordinator": "nowhere:1"}, "coordinator=nowhere:1 has no effect in fit, which trains in one process"),
+        ({"process_id": 1, "workdir": "run"}, "process_id=1 has no effect in fit, which trains in one process"),
+        ({"heartbeat": 5}, "heartbeat=5 has no effect in fit, which trains in one process"),
+        ({"patience": 5}, "patience=5 has no effect in fit, which trains in one process"),
+        ({"summary": True, "workdir": "run"}, "summary=True has no effect in fit; omit it"),
+        ({"overwrite": True}, "overwrite=True has no effect without a run directory; omit it, or pass workdir="),
+        ({"checkpoint_every": 2}, "checkpoint_every=2 has no effect without a run directory"),
+        ({"checkpoint_unit": "steps"}, "checkpoint_unit=steps has no effect without a run directory"),
+        ({"picture_every": 5}, "picture_every=5 has no effect without a run directory"),
+        ({"log_likelihood_samples": 5}, "log_likelihood_samples=5 has no effect without a run directory"),
+        ({"figures": True}, "figures=True has no effect without a run directory"),
+        ({"picture_every": 5, "figures": False, "workdir": "run"}, "picture_every=5 has no effect with figures=False"),
+        ({"data_dir": "sets"}, "data_dir=sets has no effect with an array or a Dataset; omit it"),
+        ({"manual_dir": "sets"}, "manual_dir=sets has no effect with an array or a Dataset; omit it"),
+    ],
+    ids=str,
+)
+def test_fields_without_effect_raise(x, tmp_path, monkeypatch, fields, said):
+    """Nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"^{said}"):
+        jaxae.fit(vae, x, epochs=1, **{**SMALL, **fields})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_score_depends_on_the_example_alone(x):
     """The score does not depend on the index; the mean over samples is the expectation of the loss."""
     model = jaxae.fit(vae, x, epochs=1, **SMALL)
@@ -395,6 +426,47 @@ def test_training_in_threads_keeps_the_signal_handlers(x):
         thread.join()
     assert signal.getsignal(signal.SIGINT) is before
     assert equal(found[0].params, found[1].params)
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_fit_runs_within_an_event_loop(x, tmp_path, written):
+    """A notebook runs its cells within one."""
+    fields = {"epochs": 1, "workdir": tmp_path / "run" if written else None, "figures": False, **SMALL}
+
+    async def cell():
+        return jaxae.fit(dense, x, **fields)
+
+    model = asyncio.run(cell())
+    assert model.encode(x).shape == (200, 2)
+    assert equal(jaxae.fit(dense, x, **{**fields, "workdir": None}).params, model.params)
+
+
+def test_fit_with_a_workdir_runs_in_a_thread(x, tmp_path):
+    fields, found = {"epochs": 1, "figures": False, **SMALL}, []
+    thread = threading.Thread(target=lambda: found.append(jaxae.fit(dense, x, workdir=tmp_path / "run", **fields)))
+    thread.start()
+    thread.join()
+    assert equal(found[0].params, jaxae.fit(dense, x, **fields).params)
+
+
+def test_interrupt_after_training_raises_and_the_same_call_completes_the_run(x, tmp_path):
+    """The signal handler is that of the caller, such as the one of asyncio."""
+    handlers, before = [], signal.getsignal(signal.SIGINT)
+
+    def measure(model, data):
+        handlers.append(signal.getsignal(signal.SIGINT))
+        if len(handlers) == 1:
+            signal.raise_signal(signal.SIGINT)
+        return {"one": 1.0}
+
+    experiment = dataclasses.replace(own(), measures={"own": measure})
+    fields = {"epochs": 1, "batch_size": 50, "figures": False, "progress": False, "workdir": tmp_path / "run"}
+    with pytest.raises(KeyboardInterrupt):
+        jaxae.fit(experiment, x, **fields)
+    assert not (tmp_path / "run/result.json").exists()
+    jaxae.fit(experiment, x, **fields)
+    assert json.loads((tmp_path / "run/result.json").read_text())["own"] == {"one": 1.0}
+    assert [*handlers, signal.getsignal(signal.SIGINT)] == [before] * 3
 
 
 INTERRUPTED = """

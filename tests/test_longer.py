@@ -7,7 +7,9 @@ import re
 import shutil
 import sys
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -15,7 +17,8 @@ import pytest
 import jaxae
 from conftest import equal
 from jaxae import run
-from jaxae.errors import Diverged, InputError
+from jaxae.core.divergences import per_example
+from jaxae.errors import Diverged, InputError, Interrupted
 from jaxae.experiments import dense, iwae, stacked, vae, vqvae
 from jaxae.training.checkpoint import newest_digests
 
@@ -62,15 +65,46 @@ def test_run_with_a_decaying_schedule_cannot_be_extended(x, tmp_path, schedule):
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 
+def until_trained(save):
+    """A `stop` that interrupts a run after training, before the figures of the trained model."""
+    if save is None:
+        raise Interrupted
+    return False
+
+
+def test_pictures_of_an_extended_run_are_those_of_a_run_of_that_length(x, tmp_path):
+    """The picture after epoch 3 was due as the last one only; other figures are drawn again."""
+    np.save(tmp_path / "x.npy", x)
+    config = dense.Config(data=str(tmp_path / "x.npy"), hidden=(8,), batch_size=32)
+
+    def train(folder, epochs):
+        changed = dataclasses.replace(config, epochs=epochs, workdir=str(tmp_path / folder))
+        with pytest.raises(Interrupted):
+            run.train(changed, dense.build, "dense", until_trained, progress=False)
+
+    train("extended", 3)
+    (tmp_path / "extended/figures/latent.png").touch()  # of a model whose codes have not collapsed
+    train("extended", 4)
+    train("once", 4)
+    extended, once = (
+        {path.relative_to(tmp_path / folder): path.read_bytes() for path in (tmp_path / folder).rglob("*.png")}
+        for folder in ("extended", "once")
+    )
+    assert extended == once
+    assert len(once) == 3  # after epochs 1, 2 and 4
+
+
 @pytest.mark.slow
-def test_extension_rewrites_the_report(x, tmp_path):
-    config = dense.Config(data="digits", epochs=1, hidden=(8,), batch_size=1000, workdir=str(tmp_path / "run"))
-    run.train(config, dense.build, "dense")
-    before = (tmp_path / "run/report.html").read_text()
-    run.train(dataclasses.replace(config, epochs=2), dense.build, "dense")
-    after = (tmp_path / "run/report.html").read_text()
-    assert ", 1 epochs," in before
-    assert ", 2 epochs," in after
+def test_figures_of_an_extended_run_equal_those_of_a_run_of_that_length(x, tmp_path):
+    fields = {"hidden": (8,), "batch_size": 32, "progress": False}
+    extended, once = tmp_path / "extended", tmp_path / "once"
+    jaxae.fit(dense, x, epochs=3, workdir=extended, **fields)
+    assert ", 3 epochs," in (extended / "report.html").read_text()
+    jaxae.fit(dense, x, epochs=4, workdir=extended, **fields)
+    jaxae.fit(dense, x, epochs=4, workdir=once, **fields)
+    assert ", 4 epochs," in (extended / "report.html").read_text()
+    a, b = ({path.relative_to(run): path.read_bytes() for path in run.rglob("*.png")} for run in (extended, once))
+    assert a == b
 
 
 @pytest.mark.parametrize(
@@ -172,6 +206,58 @@ def test_replay_repeats_the_step_at_which_a_run_diverged(x, tmp_path, seeds):
     _, metrics = experiment.train.step(found.state, found.batch, found.key)
     assert not np.isfinite(metrics["loss"])
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found.state))
+
+
+class Scales(nn.Module):
+    """The data times a parameter."""
+
+    @nn.compact
+    def __call__(self, x):
+        return x * self.param("scale", nn.initializers.ones, x.shape[1:])[None]
+
+    def encode(self, x):
+        return x.reshape(len(x), -1)[:, :2]
+
+    def decode(self, z):
+        return jnp.zeros((len(z), 28, 28, 1)) + z.mean()
+
+
+def error(variables, batch):
+    return per_example((Scales().apply(variables, batch.x) - batch.x) ** 2)
+
+
+def distance(variables, batch, key):
+    """The norm of the error, whose gradient at 0 is not finite."""
+    return {"loss": jnp.sqrt(error(variables, batch))}, {}
+
+
+def logarithm(variables, batch, key):
+    """A sum with a term that is infinite at 0."""
+    squared = error(variables, batch)
+    return {"loss": squared + jnp.log(squared), "error": squared, "log": jnp.log(squared)}, {}
+
+
+def steep(variables, batch, key):
+    """A loss whose gradient times the learning rate overflows."""
+    return {"loss": 1e3 * per_example(Scales().apply(variables, batch.x))}, {}
+
+
+@pytest.mark.parametrize(
+    ("loss", "lr", "first", "said"),
+    [
+        (distance, 1.0, "gradient of scale", "gradient of scale"),
+        (logarithm, 1.0, "term log", "log"),
+        (steep, 3e38, "params/scale", "params/scale"),
+    ],
+)
+def test_replay_of_an_experiment_without_a_config_names_the_first_value(x, tmp_path, loss, lr, first, said):
+    """The value that the error names."""
+    experiment = jaxae.Experiment(Scales(), jaxae.descend(loss, optax.sgd(lr)), loss)
+    with pytest.raises(Diverged, match=rf"^{said} is not finite at step 0 \(seed 0\)$"):
+        jaxae.fit(experiment, x, epochs=1, workdir=tmp_path, **FIELDS)
+    found = jaxae.replay(tmp_path, experiment)
+    assert str(found) == f"step 0 (seed 0): {first} is the first non-finite value"
+    assert equal(found.state.params, {"scale": np.ones((28, 28, 1), np.float32)})
 
 
 @pytest.mark.slow

@@ -174,6 +174,27 @@ def test_experiments_have_the_optimizers_of_their_sources():
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"warmup_steps": 3}, "warmup_steps=3 has no effect with the experiment's own learning rate schedule; use 0"),
+        ({"schedule": "cosine"}, "schedule=cosine has no effect with .* own learning rate schedule; use constant"),
+    ],
+)
+def test_schedule_fields_raise_with_an_own_schedule(fields, said):
+    own = optax.constant_schedule(0.1)
+    with pytest.raises(ValueError, match=f"^{said}$"):
+        run.optimizer(dense.Config(**fields), jaxae.Info((2, 2, 1), 100), own)
+    run.optimizer(dense.Config(), jaxae.Info((2, 2, 1), 100), own)
+
+
+def test_warm_up_of_the_schedule_of_iwae_raises():
+    info = jaxae.Info((2, 2, 1), 100)
+    with pytest.raises(ValueError, match="warmup_steps=3 has no effect"):
+        iwae.build(iwae.Config(warmup_steps=3), info)
+    iwae.build(iwae.Config(warmup_steps=3, schedule="cosine"), info)
+
+
 def test_fingerprint_of_a_transformation_depends_on_its_computation():
     same = {optimizers.fingerprint(optax.adam(1e-3)) for _ in range(2)}
     others = [optax.adam(2e-3), optax.adamw(1e-3), optax.adam(optax.cosine_decay_schedule(1e-3, 10)), optax.sgd(1e-3)]

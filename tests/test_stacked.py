@@ -234,6 +234,30 @@ def small_experiment(greedy, examples):
     return built, State(jnp.int32(0), params, built.train.init(params), {})
 
 
+def test_schedule_of_each_phase_decays_over_its_own_steps():
+    """The rate falls from `lr` at the first step of a phase to nearly 0 at its last; each step is lr times a gradient.
+
+    100 examples in batches of 10: 10 steps for each of two layers, then 30 of fine-tuning.
+    """
+    config = experiment.Config(
+        hidden=(4,), latent=3, greedy=1, epochs=5, batch_size=10, optimizer="sgd", eps=0.0, lr=0.5, schedule="linear"
+    )
+    built = experiment.build(config, data.Info((2, 3), 100))
+    params = built.model.init(new_key(), jnp.asarray(X))["params"]
+    opt_state = built.train.init(params)
+    losses = [stacked.greedy(built.model, 0), stacked.greedy(built.model, 1), built.evaluate]
+    for phase, (loss, first, steps) in enumerate(zip(losses, (0, 10, 20), (10, 10, 30), strict=True)):
+        name = f"encoder_{min(phase, 1)}"
+        slope = jax.grad(lambda p, loss=loss: loss({"params": p}, B, new_key())[0]["loss"].mean())(params)
+        for n in (0, 1, steps - 1, steps):
+            counted = jax.tree.map(lambda leaf, n=n: jnp.full_like(leaf, n), opt_state)  # steps of the phase so far
+            state = State(jnp.int32(first), params, counted, {})
+            new, _ = jax.jit(built.train.step)(state, B, new_key())
+            moved = jax.tree.map(jnp.subtract, params[name], new.params[name])
+            expected = jax.tree.map(lambda g, n=n, steps=steps: 0.5 * (1 - n / steps) * g, slope[name])
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), moved, expected)
+
+
 def test_experiment_has_the_widths_of_its_fields():
     assert experiment.build(experiment.Config(), data.Info((28, 28, 1), 60_000)).model.widths == (128, 64, 32)
 

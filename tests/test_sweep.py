@@ -121,7 +121,9 @@ def test_table_marks_a_point_that_diverged(tmp_path, capsys):
     said = sweep(tmp_path, "lr=1e30,1e-3", more=(*SMALL, "--parallel", "auto"))
     assert "| 1e30 | diverged |" in said
     assert said.count("±") == 5
-    assert "lr=1e30: diverged: " in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "lr=1e30: diverged: " in said
+    assert f"`jaxae replay {tmp_path}/lr=1e30` names the first non-finite value" in said
     assert "| 1e30 | diverged |" in sweep(tmp_path, "lr=1e30,1e-3", more=(*SMALL, "--shard", "2/2"))  # another shard
 
 

@@ -35,6 +35,7 @@ from jaxae.run import command_line, directory, loop, results
 from jaxae.run import config as configs
 from jaxae.run.config import Config
 from jaxae.run.find import find
+from jaxae.run.program import diverged_line
 from jaxae.run.sharing import other_fields, shared_compiler, traceable_fields
 from jaxae.training import records
 from jaxae.training.iterate import Compiler
@@ -184,7 +185,7 @@ def train_points(module: ModuleType, name: str, points: list[Config], axes: Poin
             note_of(config).unlink(missing_ok=True)
         except Diverged as error:
             stop(None)  # nothing is left to save
-            print(f"{config.workdir}: diverged: {error}", file=sys.stderr)
+            print(f"{config.workdir}: {diverged_line(error)}", file=sys.stderr)
             note_of(config).write_text(f"{error}\n")
 
 

@@ -115,7 +115,8 @@ def averaged(transition: Transition, decay: float) -> Transition:
 def phases(*parts: tuple[int, Transition]) -> Transition:
     """Transitions in sequence: each for its number of steps, the last one until training ends.
 
-    Each starts from the parameters after the previous one. Reports the metrics that all transitions report.
+    Each starts from the parameters after the previous one. Its optimizer counts its own steps: a learning rate schedule
+    is that of the phase. Reports the metrics that all transitions report.
     """
     starts = list(accumulate(steps for steps, _ in parts[:-1]))
 

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import optax
 
@@ -32,17 +32,26 @@ def expecting(build: Build, expected: Mapping[str, ExpectedMetrics]) -> Build:
     return lambda config, info: dataclasses.replace(build(config, info), expected=expected)
 
 
-def optimizer(config: Config, info: Info, schedule: optax.Schedule | None = None) -> optax.GradientTransformation:
+def optimizer(
+    config: Config, info: Info, schedule: optax.Schedule | None = None, *, steps: int | None = None
+) -> optax.GradientTransformation:
     """The optimizer of the configuration.
 
-    schedule: learning rate schedule, in place of the configured one. ValueError for mutually exclusive fields.
+    schedule: learning rate schedule, in place of the configured one. steps: of this optimizer, over which the
+    configured schedule decays (default: all steps of the run; the steps of its phase in `phases`).
+    ValueError for a configured decay or warm-up beside `schedule`.
     """
     if not isinstance(config.optimizer, str):
         return config.optimizer
     if schedule is None:
-        steps = epoch.first_step(config.epochs, info.train, config.batch_size)
-        rate = optimizers.schedule(config.schedule, config.lr, steps, config.warmup_steps)
+        total = epoch.first_step(config.epochs, info.train, config.batch_size) if steps is None else steps
+        rate = optimizers.schedule(config.schedule, config.lr, total, config.warmup_steps)
     else:
+        own = "has no effect with the experiment's own learning rate schedule"
+        if config.warmup_steps:
+            raise ValueError(f"warmup_steps={config.warmup_steps} {own}; use 0")
+        if config.schedule in get_args(optimizers.Decay) and config.schedule != "constant":
+            raise ValueError(f"schedule={config.schedule} {own}; use constant")
         rate = schedule
     return optimizers.optimizer(
         config.optimizer, rate, eps=config.eps, weight_decay=config.weight_decay, clip=config.clip

@@ -54,10 +54,10 @@ def locked(workdir: Path) -> Iterator[None]:
         yield
 
 
-def prepare(workdir: Path, config: Config, description: dict[str, Any], extends: bool = False) -> None:
+def prepare(workdir: Path, config: Config, description: dict[str, Any], outdated: Sequence[Path] = ()) -> None:
     """Write config.json, or check that the directory holds this run. InputError if it cannot be used.
 
-    extends: whether the directory holds this run with fewer epochs.
+    outdated: files to delete, if the directory holds this run with fewer epochs.
     """
     file = workdir / "config.json"
     try:
@@ -69,9 +69,9 @@ def prepare(workdir: Path, config: Config, description: dict[str, Any], extends:
             (workdir / f"{name}.tmp").unlink(missing_ok=True)  # of a run that was killed as it wrote
         if file.exists():
             old = read(file)
-            if extends:
-                for name in ("report.html", "result.json"):  # of fewer epochs
-                    (workdir / name).unlink(missing_ok=True)
+            if outdated:
+                for path in outdated:
+                    path.unlink(missing_ok=True)
                 source = {"init_from": old["init_from"]} if "init_from" in old else {}
                 return write_json(file, {**description, **source})
             if not config.overwrite:

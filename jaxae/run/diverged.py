@@ -13,7 +13,10 @@ ROWS = "batch.npz"
 
 
 def save(workdir: Path, error: Diverged) -> None:
-    """Write `diverged/` into a run directory, in place of an existing one. Does nothing for a diverged evaluation."""
+    """Write `diverged/` into a run directory, in place of an existing one, and record the directory in the error.
+
+    Does nothing for a diverged evaluation.
+    """
     if error.step_inputs is None:
         return
     folder = workdir / FOLDER
@@ -25,3 +28,4 @@ def save(workdir: Path, error: Diverged) -> None:
         )
     with (folder / ROWS).open("wb") as file:
         np.savez(file, key=step_inputs["key"], **step_inputs["batch"])
+    error.workdir = workdir

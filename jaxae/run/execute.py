@@ -33,6 +33,8 @@ from jaxae.training.iterate import Compiler
 from jaxae.training.start import Initial
 from jaxae.training.trained import Trained
 
+STRIPS = Path("figures/training")  # pictures drawn during training
+
 
 def train(
     config: Config,
@@ -67,31 +69,38 @@ def train(
         if writes:
             if config.overwrite or not (workdir / "config.json").exists():
                 first()  # raises before anything is written
-            directory.prepare(workdir, config, description, _extends(workdir, config, build, dataset, description))
+            directory.prepare(workdir, config, description, _outdated(workdir, config, build, dataset, description))
         if not processes.broadcast_json(complete(workdir, config)):
             _fill(workdir, config, experiment, plan, dataset, name, stop, compiler, progress, first)
     return workdir
 
 
-def _extends(workdir: Path, config: Config, build: Build, dataset: Dataset, description: dict[str, Any]) -> bool:
-    """Whether the run in the directory is this one with fewer epochs.
+def _outdated(
+    workdir: Path, config: Config, build: Build, dataset: Dataset, description: dict[str, Any]
+) -> tuple[Path, ...]:
+    """Files to delete from the directory of this run with fewer epochs; empty if it holds no such run.
 
-    InputError if its steps depend on the number of epochs: then another number gives another run.
+    Its results, its figures, and the picture that was due as the last one only. InputError if its steps depend on the
+    number of epochs: then another number gives another run.
     """
     file = workdir / "config.json"
     if config.overwrite or not file.exists():
-        return False
+        return ()
     old = directory.read(file)
     epochs = old["config"].get("epochs")
     longer = {**old, "config": {**old["config"], "epochs": config.epochs}}
     if type(epochs) is not int or epochs >= config.epochs or directory.difference(longer, description):
-        return False
+        return ()
     if traced(config, build, dataset) != traced(dataclasses.replace(config, epochs=epochs), build, dataset):
         raise InputError(
             f"workdir={workdir} holds a run of epochs={epochs} whose schedule depends on the number of epochs: "
             f"it cannot be extended to {config.epochs}; use another workdir, or overwrite=True to start again"
         )
-    return True
+    last = epoch.first_step(epochs, len(dataset.train.x), config.batch_size)
+    pictures = [*(workdir / "figures").glob("*.png")]
+    if not loop.picture_due(config, epochs, last, done=True):
+        pictures.append(figures.strip_path(workdir / STRIPS, last))
+    return (workdir / "report.html", workdir / "result.json", *pictures)
 
 
 def complete(workdir: Path, config: Config) -> bool:
@@ -114,7 +123,7 @@ def _fill(
 ) -> None:
     def draw(state: State, step: int, board: TensorBoard) -> None:
         now = Trained(experiment, state, dataset.shape, loop.seeds_of(config))[0]
-        board.picture(figures.strip(workdir / "figures" / "training", step, now, dataset), step, "while_training")
+        board.picture(figures.strip(workdir / STRIPS, step, now, dataset), step, "while_training")
         board.histogram("codes", figures.codes_of(now, dataset, 1000)[0], step)
 
     draws = config.figures == "all"

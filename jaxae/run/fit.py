@@ -31,7 +31,10 @@ from jaxae.run.warm_start import initial
 from jaxae.training import epoch, records
 from jaxae.training.trained import Trained
 
-OPTIMIZER_FIELDS = ("lr", "schedule", "warmup_steps", "eps", "weight_decay", "clip")  # fields of the optimizer
+OPTIMIZER_FIELDS = ("lr", "schedule", "warmup_steps", "eps", "weight_decay", "clip")
+PROCESS_FIELDS = ("coordinator", "num_processes", "process_id", "heartbeat", "patience")
+# Fields of what is written into a run directory.
+RUN_FIELDS = ("checkpoint_every", "checkpoint_unit", "picture_every", "overwrite", "log_likelihood_samples", "figures")
 ALIASES = {
     "learning_rate": "lr",
     "random_state": "seed",
@@ -84,9 +87,10 @@ def fit(
     init_from and latent; `jaxae vae --help` explains all of them. `optimizer` may be an Optax transformation, which
     config.json records by a hash; a run has ceil(epochs * training examples / batch_size) steps. An `Experiment` has an
     optimizer of its own. For a diverged run, `replay` names the first non-finite value. An interruption (Ctrl-C) ends
-    training after the current dispatch; the model so far is returned.
-    TypeError for an unknown field; ValueError for invalid arguments; errors.Diverged for a non-finite number; OSError
-    if the workdir cannot be written.
+    training after the current dispatch; the model so far is returned. After training, while results are measured and
+    figures drawn, it raises KeyboardInterrupt; the same call completes the run.
+    TypeError for an unknown field; ValueError for invalid arguments and for a field without effect in this call;
+    errors.Diverged for a non-finite number; OSError if the workdir cannot be written.
     """
     for name, value in (("y", y), ("context", context), ("valid", valid)):
         if value is not None:
@@ -94,16 +98,13 @@ def fit(
     seeds = configs.plain(seeds)
     if type(seeds) is not int:
         raise TypeError(f"seeds={seeds!r} must be an int")
+    if figures not in (None, True, False):
+        raise TypeError(f"figures={figures!r} must be a bool")
     if workdir is not None and not isinstance(workdir, str | Path):
         raise TypeError(f"workdir={workdir!r} must be a path")
     source = _source(experiment)
     fields = _checked(source.config, fields)
-    unread: tuple[str, ...] = () if isinstance(fields.get("optimizer", ""), str) else OPTIMIZER_FIELDS
-    if isinstance(experiment, Experiment):
-        unread = (*OPTIMIZER_FIELDS, "optimizer", "precision")
-    for field in unread:
-        if field in fields:
-            raise ValueError(f"{field}={fields[field]} has no effect with a custom optimizer; omit it")
+    _check_effect(experiment, data, workdir, figures, fields)
     dataset, name = _dataset(data, test, fields, progress)
     drawn = figures is not False and workdir is not None
     fixed = {"data": name, "seeds": seeds, "workdir": str(workdir or ""), "figures": "all" if drawn else "none"}
@@ -143,12 +144,16 @@ def _in_memory(source: Source, config: Config, dataset: Dataset, stop: loop.Stop
                 history += [records.record(now.epoch, step, "train", now.train)]
                 history += [records.record(now.epoch, step, "test", now.test)]
                 shown.epoch(history[-2], history[-1], rate)
-            if stop(None) and step < last:
+            if stop(_nothing) and step < last:
                 say(f"interrupted at step {step} of {last}: returning the model so far")
                 break
     state, totals = jax.device_get((now.state, now.totals))
     save = saver(config, directory.describe(config, source.name, dataset, source.program), totals)
     return Trained(experiment, state, dataset.shape, loop.seeds_of(config), history, save)
+
+
+def _nothing() -> None:
+    """Without a run directory there is nothing to save."""
 
 
 def _source(experiment: ModuleType | str | Experiment) -> Source:
@@ -181,6 +186,27 @@ def _checked(kind: type[Config], fields: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
+def _check_effect(
+    experiment: ModuleType | str | Experiment, data: Any, workdir: Any, figures: bool | None, fields: dict[str, Any]
+) -> None:
+    """Raise ValueError for a field that has no effect in this call."""
+    given = {**fields, "figures": figures} if figures else fields
+    own = isinstance(experiment, Experiment)
+    custom = own or not isinstance(fields.get("optimizer", ""), str)
+    for applies, names, why in (
+        (True, PROCESS_FIELDS, "in fit, which trains in one process; omit it, or use the command line"),
+        (True, ("summary",), "in fit; omit it, and call jaxae.run.layer_tables(config, build)"),
+        (workdir is None, RUN_FIELDS, "without a run directory; omit it, or pass workdir="),
+        (figures is False, ("picture_every",), "with figures=False; omit one of them"),
+        (not isinstance(data, str | Path), ("data_dir", "manual_dir"), "with an array or a Dataset; omit it"),
+        (own, ("optimizer", "precision"), "with a custom optimizer; omit it"),
+        (custom, OPTIMIZER_FIELDS, "with a custom optimizer; omit it"),
+    ):
+        for name in names:
+            if applies and name in given:
+                raise ValueError(f"{name}={given[name]} has no effect {why}")
+
+
 def _dataset(data: Any, test: Any, fields: dict[str, Any], progress: bool) -> tuple[Dataset, str]:
     """The data, and its name in config.json."""
     binarize, folders = fields.get("binarize", "none"), (fields.get("data_dir", ""), fields.get("manual_dir", ""))
@@ -201,8 +227,11 @@ def _dataset(data: Any, test: Any, fields: dict[str, Any], progress: bool) -> tu
 
 
 @contextmanager
-def _interruptible() -> Iterator[Callable[..., bool]]:
-    """Whether Ctrl-C was pressed, once; a second time raises KeyboardInterrupt. Works in the main thread only."""
+def _interruptible() -> Iterator[loop.Stop]:
+    """Whether Ctrl-C was pressed, once; a second time raises KeyboardInterrupt. Works in the main thread only.
+
+    After training, when it is called with None, the handler is the previous one again.
+    """
     pressed = False
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -211,12 +240,19 @@ def _interruptible() -> Iterator[Callable[..., bool]]:
             signal.default_int_handler(number, frame)
         pressed = True
 
+    def stop(save: Callable[[], None] | None) -> bool:
+        if save is None:
+            signal.signal(signal.SIGINT, before)
+            if pressed:
+                raise Interrupted
+        return pressed
+
     if threading.current_thread() is not threading.main_thread():
-        yield lambda save: False  # noqa: ARG005
+        yield loop.never
         return
     before = signal.signal(signal.SIGINT, handle)
     try:
-        yield lambda save: pressed  # noqa: ARG005
+        yield stop
     finally:
         signal.signal(signal.SIGINT, before)
 

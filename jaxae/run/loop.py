@@ -110,12 +110,6 @@ def train(
                 records.append(metrics_file, lines[-1])
                 board.scalars(lines[-1])
 
-        def picture_due(now: Snapshot) -> bool:
-            if now.test is not None:
-                return False
-            chosen = now.done and str(now.epoch).rstrip("0") in ("1", "2", "5")
-            return chosen or step == last or (config.picture_every > 0 and step % config.picture_every == 0)
-
         save_every = config.checkpoint_every if config.checkpoint_unit == "steps" else 0
         resume, every = (state, totals), (config.picture_every, save_every)
         snapshots = configured(experiment, data, config, plan, resume=resume, every=every, compiler=compiler)
@@ -131,7 +125,7 @@ def train(
                 step, state, totals = now.step, now.state, now.totals
                 if now.test is None:
                     shown.update(now.epoch, step, float(np.mean(now.train["loss"])), rate())
-                    if board and draw and picture_due(now):
+                    if board and draw and (step == last or picture_due(config, now.epoch, step, now.done)):
                         draw(jax.device_get(state), step, board)
                     if now.done:
                         write(now.epoch, "train", now.train)
@@ -158,6 +152,12 @@ def configured(experiment: Experiment, data: Dataset, config: Config, plan: Plan
         data_limit=config.device_data_limit * 2**30,
         **options,
     )
+
+
+def picture_due(config: Config, epoch: int, step: int, done: bool) -> bool:
+    """Whether a picture is due after this step, of whatever number of epochs. done: whether it ends the epoch."""
+    chosen = done and str(epoch).rstrip("0") in ("1", "2", "5")
+    return chosen or (config.picture_every > 0 and step % config.picture_every == 0)
 
 
 @contextmanager

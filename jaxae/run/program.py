@@ -1,6 +1,7 @@
 """The command line of an experiment, and the exit codes of every program."""
 
 import logging
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -11,7 +12,7 @@ import jax
 from jaxae.devices import signals
 from jaxae.devices.processes import SINGLE_PROCESS, Processes, join
 from jaxae.errors import Diverged, InputError, Interrupted, discard_output, first_line, input_errors
-from jaxae.run import command_line, compiled, results
+from jaxae.run import command_line, compiled, directory, results
 from jaxae.run.build import Build
 from jaxae.run.config import Config
 from jaxae.run.execute import checked, loaded, train
@@ -70,7 +71,7 @@ def program(
             print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
             code = 2
         except Diverged as error:
-            print(f"diverged: {error}; earlier checkpoints are kept; try a lower --lr", file=sys.stderr)
+            print(f"{diverged_line(error)}; earlier checkpoints are kept; try a lower --lr", file=sys.stderr)
             code = 3
         except Interrupted:
             stop.end()
@@ -90,6 +91,16 @@ def program(
     if code and processes().is_multiprocess:
         processes().leave(code)
     sys.exit(code)
+
+
+def diverged_line(error: Diverged) -> str:
+    """What is not finite, and, if the step is saved, the command that repeats it."""
+    if error.workdir is None:
+        return f"diverged: {error}"
+    name = directory.read(error.workdir / "config.json")["experiment"]
+    module = ("--module", name.removesuffix(".py")) if name.endswith(".py") else ()
+    command = shlex.join(("jaxae", "replay", str(error.workdir), *module))
+    return f"diverged: {error}; `{command}` names the first non-finite value"
 
 
 def layer_tables(config: Config, build: Build) -> str:

@@ -18,7 +18,7 @@ from jaxae.run.diverged import FOLDER, ROWS
 from jaxae.run.read import described
 from jaxae.training import epoch, optimizers
 from jaxae.training.checkpoint import Checkpoints
-from jaxae.training.nonfinite import find_nonfinite
+from jaxae.training.nonfinite import find_nonfinite, nonfinite_leaves
 
 
 class Replay(NamedTuple):
@@ -29,7 +29,9 @@ class Replay(NamedTuple):
     state: State  # before it, of that seed
     batch: Batch
     key: Any  # of the step
-    nonfinite: list[str]  # non-finite terms, gradients, inputs and outputs of layers, in order of computation
+    # Non-finite terms, gradients, inputs and outputs of layers, in order of computation; without any, leaves of the
+    # state after the step.
+    nonfinite: list[str]
 
     def __str__(self) -> str:
         """One line."""
@@ -65,4 +67,6 @@ def replay(path: str | Path, experiment: ModuleType | Experiment | None = None, 
     data = Examples(**{name: jnp.asarray(array) for name, array in arrays.items()})
     batch = epoch.gather(data, rows, rows, jnp.ones(len(rows)), jnp.asarray(state.step), info.shape)
     names = find_nonfinite(found.train.step, state, batch, key)
+    if not names:  # the optimizer's update overflows
+        names = nonfinite_leaves(found.train.step(state, batch, jax.random.clone(key))[0])
     return Replay(int(state.step), restored[1]["seed"], state, batch, key, names)

@@ -1,7 +1,8 @@
 """Find where training diverged, by repeating a dispatch that returned a non-finite number."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from itertools import groupby
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal
 
+from jaxae.core.reduction import TERM
 from jaxae.core.step import GRADIENT
 from jaxae.errors import Diverged
 
@@ -48,7 +50,7 @@ def explain(
         return diverged(terms[0], step, seeds[i], step_inputs)
     values = named_values(one, pick(before), data, order, key, begin + low * size)
     found = [name for name, value in values if name.startswith(GRADIENT) and not np.isfinite(value).all()]
-    found += [*_not_finite(pick(state)), *(f"the epoch's total {path}" for path in _not_finite(pick(totals)))]
+    found += [*nonfinite_leaves(pick(state)), *(f"the epoch's total {path}" for path in nonfinite_leaves(pick(totals)))]
     return diverged(found[0], step, seeds[i], step_inputs)
 
 
@@ -112,8 +114,14 @@ def _layer(equation: Any) -> str | None:
 
 
 def find_nonfinite(f: Callable[..., Any], *args: Any) -> list[str]:
-    """Names of the non-finite values of f(*args), in order of computation."""
-    return list(dict.fromkeys(name for name, value in named_values(f, *args) if not _finite(value)))
+    """Names of the non-finite values of f(*args), in order of computation; the loss after its terms."""
+    found = [name for name, value in named_values(f, *args) if not _finite(value)]
+    groups = groupby(found, lambda name: name.startswith(TERM))
+    return list(dict.fromkeys(name for _, group in groups for name in sorted(group, key=_is_loss)))
+
+
+def _is_loss(name: str) -> bool:
+    return name == f"{TERM}loss"
 
 
 def _finite(value: Any) -> bool:
@@ -137,7 +145,8 @@ def diverged(term: str, step: int, seed: int, step_inputs: dict[str, Any] | None
     return Diverged(f"{term} is not finite at step {step} (seed {seed})", step_inputs)
 
 
-def _not_finite(tree: Any) -> Iterable[str]:
+def nonfinite_leaves(tree: Any) -> list[str]:
+    """Paths of the non-finite leaves of a tree."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return [
         jax.tree_util.keystr(path, simple=True, separator="/") for path, leaf in leaves if not np.isfinite(leaf).all()

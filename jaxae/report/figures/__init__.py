@@ -8,7 +8,7 @@ import numpy as np
 from jaxae.data import Dataset, spread
 from jaxae.measure import mixture
 from jaxae.report.figures.base import COLOURS as COLOURS
-from jaxae.report.figures.images import curves, extremes, reconstructions, strip, training
+from jaxae.report.figures.images import curves, extremes, reconstructions, strip, strip_path, training
 from jaxae.report.figures.metrics import loss
 from jaxae.report.figures.plane import activity, codes, codes_of, latent, tsne
 from jaxae.report.figures.walks import interpolation, manifold, samples, traversal
@@ -29,6 +29,7 @@ __all__ = [
     "reconstructions",
     "samples",
     "strip",
+    "strip_path",
     "training",
     "traversal",
     "tsne",

@@ -92,10 +92,15 @@ def squared_errors(data: Dataset, y: np.ndarray) -> np.ndarray:
     return means
 
 
+def strip_path(folder: Path, step: int) -> Path:
+    """Path of the reconstructions after this step of training: `folder`/STEP.png."""
+    return folder / f"{step:07d}.png"
+
+
 def strip(folder: Path, step: int, model: Trained, data: Dataset) -> Path:
     """Save ten reconstructions during training as `folder`/STEP.png, and return the path."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{step:07d}.png"
+    path = strip_path(folder, step)
     chosen = ten(data)
     images = pictures(np.asarray(model.decode(encoded(model, data, chosen, corrupted=True))), lengths_of(data, chosen))
     bitmap(tile(images, len(images))).save(path)
