@@ -1,5 +1,8 @@
 """Autoencoders in JAX on one small functional core.
 
+    model = jaxae.fit("vae", x, epochs=20)  # x: images [N, H, W] or [N, H, W, C], uint8 or float in [0, 1]
+    codes, scores = model.encode(x), model.score(x)
+
 `fit` trains an experiment on an array, a path or a named data set and returns a `Trained` model; `load` reads a run;
 `replay` names the first non-finite value of a diverged run. `iterate` is the training loop as a generator of
 `Snapshot`s, on a data set from `data.from_arrays` or `data.load`. A custom `Experiment` is a Flax module, a loss on a

@@ -291,7 +291,7 @@ def test_fields_that_an_experiment_does_not_read_raise(x, field):
         ({"coordinator": "nowhere:1"}, "coordinator=nowhere:1 has no effect in fit, which trains in one process"),
         ({"process_id": 1, "workdir": "run"}, "process_id=1 has no effect in fit, which trains in one process"),
         ({"heartbeat": 5}, "heartbeat=5 has no effect in fit, which trains in one process"),
-        ({"patience": 5}, "patience=5 has no effect in fit, which trains in one process"),
+        ({"patience": 5}, "patience=5 has no effect in fit, a timeout between processes; to stop early, leave a loop"),
         ({"summary": True, "workdir": "run"}, "summary=True has no effect in fit; omit it"),
         ({"overwrite": True}, "overwrite=True has no effect without a run directory; omit it, or pass workdir="),
         ({"checkpoint_every": 2}, "checkpoint_every=2 has no effect without a run directory"),
@@ -400,7 +400,7 @@ def test_optax_transformation_replaces_the_name_of_an_optimizer(x, tmp_path):
 
 @pytest.mark.parametrize("fields", [{}, {"ema": 0.5, "seeds": 2}], ids=["", "ema"])
 def test_run_with_an_optax_transformation_is_loaded_without_it(x, tmp_path, fields):
-    """Only its parameters are; it cannot be saved again."""
+    """Only its parameters are loaded; it can be neither trained nor saved again."""
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2))
     fields = {**fields, "epochs": 1, "workdir": tmp_path / "run", "figures": False, **SMALL}
     model, loaded = jaxae.fit(vae, x, optimizer=optimizer, **fields), jaxae.load(tmp_path / "run")
@@ -411,9 +411,25 @@ def test_run_with_an_optax_transformation_is_loaded_without_it(x, tmp_path, fiel
     assert equal(loaded[0].evaluate(x[:5]), model[0].evaluate(x[:5]))
     with pytest.raises(ValueError, match=r"without its optimizer: pass it to jaxae.load\(path, optimizer=\.\.\.\)"):
         loaded.save(tmp_path / "saved")
+    with pytest.raises(ValueError, match="without its optimizer"):
+        next(jaxae.iterate(loaded.experiment, jaxae.data.from_arrays(x), epochs=1, batch_size=50))
     assert not (tmp_path / "saved").exists()
     jaxae.load(tmp_path / "run", optimizer=optimizer).save(tmp_path / "saved")
     assert newest_digests(tmp_path / "saved/checkpoints") == newest_digests(tmp_path / "run/checkpoints")
+
+
+def test_iteration_that_stops_early_is_saved_as_a_copy_of_a_model(x, tmp_path):
+    """The example of the docstring of `iterate`."""
+    data = jaxae.data.from_arrays(x)
+    model = jaxae.fit(dense, data, epochs=1, **SMALL)
+    for snapshot in jaxae.iterate(model.experiment, data, epochs=50, batch_size=SMALL["batch_size"], seed=1):
+        if snapshot.test and snapshot.epoch == 3:
+            break
+    found = dataclasses.replace(model, state=snapshot.state)
+    np.testing.assert_allclose(found.evaluate(data.test.x)["loss"], snapshot.test["loss"], rtol=1e-5)
+    found.save(tmp_path / "early")
+    assert equal(jaxae.load(tmp_path / "early").encode(x), found.encode(x))
+    assert not equal(found.params, model.params)
 
 
 def test_training_in_threads_keeps_the_signal_handlers(x):

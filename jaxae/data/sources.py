@@ -11,7 +11,13 @@ ARRAY = "array"  # name of data passed as an array, in config.json
 
 
 def load(name: str, data_dir: str = "", manual_dir: str = "", binarize: str = "none") -> Dataset:
-    """Like `named`, with binarized images if requested: see `binary.binarize`."""
+    """A data set with a training and a test split.
+
+    name: `digits`, `sprites`, a TFDS set (`mnist`, `emnist/letters`, ...), or the path of a `.npy`, `.npz` or IDX file
+    or of a folder of images, of which a tenth is held out. data_dir, manual_dir: folders of TFDS and of files for it.
+    binarize: none, or how grey images become binary (see `binary.binarize`). InputError for anything that cannot be
+    read, with a one-line message.
+    """
     return binary.binarize(named(name, data_dir, manual_dir), binarize)
 
 

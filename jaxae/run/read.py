@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 from jaxae import data
 from jaxae.core.experiment import Experiment
@@ -30,7 +30,7 @@ def load(path: str | Path, experiment: ModuleType | Experiment | None = None, **
 
     experiment: its module, or the `Experiment` itself; needed only for one outside the package `jaxae.experiments`.
     fields: the fields that were passed as objects, which config.json cannot hold: `optimizer`, an Optax transformation.
-    Without it the model is loaded without the state of the optimizer, and cannot be saved again.
+    Without it the model is loaded without the state of the optimizer, and can be neither trained nor saved again.
     InputError for a directory that holds no run, or no intact checkpoint.
     """
     path = Path(path)
@@ -39,10 +39,16 @@ def load(path: str | Path, experiment: ModuleType | Experiment | None = None, **
         state = loop.abstract(found, config, info)["state"]
     if optimizers.is_fingerprint(saved["config"]["optimizer"]) and "optimizer" not in fields:
         state = restored_for_use(path, state, bool(config.ema))
+        found = dataclasses.replace(found, train=found.train._replace(step=_without_optimizer))
     else:
         state = restored(path, state)
     lines = records.read(path / "metrics.jsonl") if (path / "metrics.jsonl").exists() else []
     return Trained(found, state, info.shape, loop.seeds_of(config), lines, saver(config, saved))
+
+
+def _without_optimizer(*_: Any) -> NoReturn:
+    """The training step of a model whose optimizer is unknown."""
+    raise ValueError("the model was loaded without its optimizer: pass it to jaxae.load(path, optimizer=...)")
 
 
 def restored(path: Path, state: Any, skip: str = "") -> Any:

@@ -24,17 +24,22 @@ from jaxae.training.start import TEST, TRAIN, Initial, keys, start
 class Snapshot(NamedTuple):
     """State and metrics after a dispatch of steps, or after the evaluation of an epoch.
 
-    `state` remains valid as training continues.
+    step: steps done. epoch: that of the last step, counted from 1. done: whether all steps of that epoch are done.
+    state: on the devices, valid also as training continues; with several seeds every leaf has a leading axis of seeds.
+    totals: with `state`, to resume from. train: means of all terms over the epoch's steps so far, by name, `loss` among
+    them; with several seeds, one per seed. test: the same over the test split, after the evaluation that ends an epoch,
+    otherwise None. seconds: of the steps, including data loading; 0 after an evaluation and for the first, slower
+    dispatch.
     """
 
-    step: int  # steps done
-    epoch: int  # epoch of the last step, counted from 1
-    done: bool  # whether all steps of that epoch are done
-    state: State  # on the devices; with several seeds every leaf has a leading axis of seeds
-    totals: Totals  # needed to resume, besides the state
-    train: dict[str, Any]  # means over the epoch's steps so far, one per seed if there are several
-    test: dict[str, Any] | None  # means over the test split at the end of an epoch, else None
-    seconds: float  # of the steps, including data loading; 0 after an evaluation and for the first, slower dispatch
+    step: int
+    epoch: int
+    done: bool
+    state: State
+    totals: Totals
+    train: dict[str, Any]
+    test: dict[str, Any] | None
+    seconds: float
 
 
 class Programs(NamedTuple):
@@ -67,6 +72,14 @@ def iterate(
 
     experiment: what `build(config, info)` returns, such as `vae.build(vae.Config(latent=4), data.info)`.
     data: from `jaxae.data.load` or `jaxae.data.from_arrays`.
+
+    To stop early, leave the loop. A model of a snapshot, which can also be saved, is a copy of one that `fit` returned:
+
+        model = jaxae.fit("dense", data, epochs=1)
+        for snapshot in jaxae.iterate(model.experiment, data, epochs=100, batch_size=128):
+            if snapshot.test and snapshot.test["loss"] < 0.02:
+                break
+        model = dataclasses.replace(model, state=snapshot.state)
 
     An epoch ends with two snapshots: after its last step, and with `test` after its evaluation. The number of steps per
     dispatch depends on timing; a snapshot is also yielded at every multiple of `every`, or of each of its entries;

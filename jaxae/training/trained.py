@@ -27,8 +27,9 @@ class Trained:
 
     history: a dictionary for every epoch and split ("train", "test") with `epoch`, `step`, `split` and the means of all
     terms; with several seeds each mean is a record of `seeds` (a list), `mean` and `std` (of a sample, n - 1).
-    Images go in as [N, H, W, C], or [N, H, W] when grey, uint8 or float in [0, 1]; sequences as [N, T, D], padded
-    ones with their lengths [N]. With several seeds every result has a leading axis of seeds, and
+    Images go in as [N, H, W, C], or [N, H, W] when grey, uint8 or float in [0, 1]; floats are used as they are, whereas
+    training and the command line round them to 256 levels. Sequences go in as [N, T, D], padded ones with their lengths
+    [N]. With several seeds every result has a leading axis of seeds, and
     `model[i]` is the model of one.
     """
 
