@@ -194,11 +194,7 @@ def _check_effect(
     own = isinstance(experiment, Experiment)
     custom = own or not isinstance(fields.get("optimizer", ""), str)
     for applies, names, why in (
-        (
-            True,
-            ("patience",),
-            "in fit, a timeout between processes; to stop early, leave a loop over jaxae.iterate",
-        ),
+        (True, ("patience",), "in fit, a timeout between processes; to stop early, leave a loop over jaxae.iterate"),
         (True, PROCESS_FIELDS, "in fit, which trains in one process; omit it, or use the command line"),
         (True, ("summary",), "in fit; omit it, and call jaxae.run.layer_tables(config, build)"),
         (workdir is None, RUN_FIELDS, "without a run directory; omit it, or pass workdir="),

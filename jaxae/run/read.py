@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
 from jaxae import data
 from jaxae.core.experiment import Experiment
@@ -19,7 +19,7 @@ from jaxae.run.build import Build, built, title
 from jaxae.run.config import Config
 from jaxae.run.diverged import FOLDER
 from jaxae.run.find import find, names
-from jaxae.run.save import saver
+from jaxae.run.save import saver, without_optimizer
 from jaxae.training import optimizers, records
 from jaxae.training.checkpoint import Checkpoints
 from jaxae.training.trained import Trained
@@ -39,16 +39,11 @@ def load(path: str | Path, experiment: ModuleType | Experiment | None = None, **
         state = loop.abstract(found, config, info)["state"]
     if optimizers.is_fingerprint(saved["config"]["optimizer"]) and "optimizer" not in fields:
         state = restored_for_use(path, state, bool(config.ema))
-        found = dataclasses.replace(found, train=found.train._replace(step=_without_optimizer))
+        found = dataclasses.replace(found, train=found.train._replace(step=without_optimizer))
     else:
         state = restored(path, state)
     lines = records.read(path / "metrics.jsonl") if (path / "metrics.jsonl").exists() else []
     return Trained(found, state, info.shape, loop.seeds_of(config), lines, saver(config, saved))
-
-
-def _without_optimizer(*_: Any) -> NoReturn:
-    """The training step of a model whose optimizer is unknown."""
-    raise ValueError("the model was loaded without its optimizer: pass it to jaxae.load(path, optimizer=...)")
 
 
 def restored(path: Path, state: Any, skip: str = "") -> Any:

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -29,7 +29,7 @@ def saver(config: Config, description: dict[str, Any], totals: Totals | None = N
 
     def save(path: Path, model: Trained) -> None:
         if configs.to_json(config)["optimizer"] != description["config"]["optimizer"]:
-            raise ValueError("the model was loaded without its optimizer: pass it to jaxae.load(path, optimizer=...)")
+            without_optimizer()
         step = int(np.ravel(model.state.step)[0])
         if totals is None:
             now = step * config.batch_size // info.train
@@ -54,3 +54,8 @@ def saver(config: Config, description: dict[str, Any], totals: Totals | None = N
                 checkpoints.save(step, loop.as_items(jax.device_get((model.state, sums))), meta, wait=True)
 
     return save
+
+
+def without_optimizer(*_: Any) -> NoReturn:
+    """Raise ValueError for a model whose optimizer is unknown. Also serves as its training step."""
+    raise ValueError("the model was loaded without its optimizer: pass it to jaxae.load(path, optimizer=...)")
