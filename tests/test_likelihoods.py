@@ -1,5 +1,7 @@
 """Densities, means and samples against SciPy and Monte Carlo; learned scales against exact maximum likelihood."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -200,12 +202,19 @@ def test_bernoulli_and_its_gradient_stay_finite(logit):
         assert slope == x - (logit > 0)
 
 
-def test_cross_entropy_and_its_gradient_against_float64():
-    """The cases include grey pixels, and 0, where max(logits, 0) has a kink."""
-    logits, x = np.meshgrid([-30.0, -3.0, -1e-3, 0.0, 1e-3, 0.7, 20.0], [0.0, 0.2, 0.5, 1.0])
-    value, pull = jax.vjp(cross_entropy, jnp.asarray(logits, jnp.float32), jnp.asarray(x, jnp.float32))
-    np.testing.assert_allclose(value, np.logaddexp(0, logits) - x * logits, rtol=1e-6, atol=20 * 2**-23)
-    np.testing.assert_allclose(pull(jnp.ones(logits.shape))[0], special.expit(logits) - x, rtol=1e-5, atol=3e-8)
+@pytest.mark.parametrize("run", [jax.jit, lambda f: f], ids=["jit", "eager"])
+def test_cross_entropy_and_its_gradient_keep_all_digits(run):
+    """The cases include grey pixels, logits at which the loss is 2e-35, and 0, where max(logits, 0) has a kink."""
+    logits = [-80.0, -30.0, -20.0, -3.0, -1e-3, 0.0, 1e-3, 0.7, 20.0, 30.0, 80.0]
+    logits, x = (a.astype(np.float32) for a in np.meshgrid(logits, [0.0, 1e-3, 0.2, 0.5, 254 / 255, 1.0]))
+    value, pull = run(partial(jax.vjp, cross_entropy))(jnp.asarray(logits), jnp.asarray(x))
+    slope = np.asarray(pull(jnp.ones(logits.shape))[0])
+    logits, x = logits.astype(np.float64), x.astype(np.float64)
+    np.testing.assert_allclose(value, x * np.logaddexp(0, -logits) + (1 - x) * np.logaddexp(0, logits), rtol=1e-6)
+    expected = (1 - x) * special.expit(logits) - x * special.expit(-logits)
+    np.testing.assert_allclose(slope, expected, rtol=1e-5, atol=1e-7)
+    binary = (x == 0) | (x == 1)
+    np.testing.assert_allclose(slope[binary], expected[binary], rtol=1e-6)
 
 
 def test_only_the_bernoulli_is_discrete():

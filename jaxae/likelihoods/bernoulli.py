@@ -58,9 +58,9 @@ class Bernoulli:
 def cross_entropy(logits: Float[Array, "B *D"], x: Float[Array, "B *D"]) -> Float[Array, "B *D"]:
     """-(x log s(l) + (1 - x) log(1 - s(l))), s the logistic function, in nats.
 
-    Computes one exponential for value and gradient; Optax evaluates the log-sigmoid twice. This makes a VAE step 16 %
-    shorter.
+    The terms are not negative for x in [0, 1], so that none cancels. Computes one exponential for value and gradient;
+    Optax evaluates the log-sigmoid twice. This makes a VAE step 16 % shorter.
     """
-    size = jnp.abs(logits)
-    positive = 0.5 * (logits + size)  # max(logits, 0), with the correct derivative 1/2 at 0
-    return positive + jnp.log1p(jnp.exp(-size)) - x * logits
+    positive = logits > 0
+    size = jnp.where(positive, logits, -logits)  # |l|, with derivative -1 at 0, to match the branch below
+    return size * jnp.where(positive, 1 - x, x) + jnp.log1p(jnp.exp(-size))
