@@ -39,6 +39,58 @@ def test_kl_against_the_formula_in_float64():
     np.testing.assert_allclose(divergences.kl_normal(q), expected.sum(1), rtol=1e-5)
 
 
+@pytest.mark.parametrize("run", [jax.jit, lambda f: f], ids=["jit", "eager"])
+def test_kl_and_its_gradient_keep_all_digits(run):
+    """Over the whole range of log scales, down to variances that differ from 1 by 2e-8."""
+    small = np.logspace(-8, 0, 33)
+    log_scale = np.concatenate([np.linspace(-20, 20, 401), small, -small]).astype(np.float32)
+    mean, log_scale = np.meshgrid(np.float32([0, 1e-6, 0.3, -40]), log_scale)
+    q = DiagonalNormal(jnp.asarray(mean), jnp.asarray(log_scale))
+    terms, pull = run(lambda q: jax.vjp(divergences.kl_normal_terms, q))(q)
+    exact, s = mean.astype(np.float64), log_scale.astype(np.float64)
+    np.testing.assert_allclose(terms, 0.5 * (exact**2 + np.expm1(2 * s) - 2 * s), rtol=1e-6)
+    (slope,) = pull(jnp.ones(mean.shape))
+    np.testing.assert_array_equal(slope.mean, mean)
+    np.testing.assert_allclose(slope.log_scale, np.expm1(2 * s), rtol=1e-6)
+
+
+@pytest.mark.parametrize("log_scale", [-20.5, -44.5, -88.8, -1e4, -3e38, 20.5, 44.5, 88.8, 1e4, 3e38])
+def test_log_scales_are_clipped_and_gradients_are_those_at_the_limit(log_scale):
+    """Values and gradients are finite, and equal float64 ones; gradients outside of the limits are not zero."""
+    x = jnp.array([[1.0, 1.5, -1e9, 1e9]])
+    mean, limit = jnp.ones((1, 4)), np.clip(log_scale, -20, 20)
+
+    def both(f, s):
+        q = DiagonalNormal(mean, jnp.full((1, 4), s))
+        value, pull = jax.jit(lambda q: jax.vjp(f, q))(q)
+        return value, pull(jnp.ones_like(value))[0].log_scale
+
+    variance, square = np.exp(2 * limit), (np.asarray(x, np.float64) - 1) ** 2
+    expected = {
+        "density": (stats.norm(1, np.exp(limit)).logpdf(np.float64(x)), square / variance - 1),
+        "divergence": (0.5 * (1 + variance - 1) - limit, variance - 1),
+        "sample": (1 + np.exp(limit) * np.float64(x), np.exp(limit) * np.float64(x)),
+    }
+    found = {
+        "density": both(lambda q: divergences.log_normal_terms(q, x), log_scale),
+        "divergence": both(divergences.kl_normal_terms, log_scale),
+        "sample": both(lambda q: q.mean + q.scale * x, log_scale),
+    }
+    for name, (value, slope) in found.items():
+        np.testing.assert_allclose(value, np.broadcast_to(expected[name][0], (1, 4)), rtol=2e-6, err_msg=name)
+        np.testing.assert_allclose(slope, np.broadcast_to(expected[name][1], (1, 4)), rtol=2e-6, err_msg=name)
+
+
+def test_log_scale_outside_of_its_limits_returns():
+    """Training brings it back from either side."""
+    step = jax.jit(jax.grad(lambda s: divergences.kl_normal(DiagonalNormal(jnp.ones((1, 1)), s))[0]))
+    for start in (25.0, -25.0):
+        s = jnp.full((1, 1), start)
+        for _ in range(6):
+            s -= jnp.sign(step(s))
+        assert abs(s[0, 0]) == 19
+
+
 def test_kl_is_zero_only_at_the_prior():
     zero = jnp.zeros((1, 4))
     assert divergences.kl_normal(divergences.standard_normal(zero))[0] == 0

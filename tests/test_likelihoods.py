@@ -217,6 +217,20 @@ def test_cross_entropy_and_its_gradient_keep_all_digits(run):
     np.testing.assert_allclose(slope[binary], expected[binary], rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["normal-learned", "normal-predicted"])
+@pytest.mark.parametrize("log_scale", [-3e38, -100.0, 100.0, 3e38])
+def test_normal_of_any_log_scale_is_finite(name, log_scale):
+    """Density, gradient, errors and samples, also where x equals the mean."""
+    x = jnp.array([[[0.0, 0.5]]])
+    outputs = jnp.concatenate([jnp.zeros((1, 1, 2)), jnp.full((1, 1, 2), log_scale)], axis=-1)
+    likelihood, scale = ALL[name], np.exp(np.clip(log_scale, -20, 20))
+    value, slope = jax.jit(jax.value_and_grad(lambda o: log_likelihood(likelihood, o, x)[0]))(outputs)
+    np.testing.assert_allclose(value, stats.norm(0, scale).logpdf([0, 0.5]).sum(), rtol=1e-5)
+    assert np.isfinite(slope).all()
+    np.testing.assert_allclose(likelihood.errors(outputs, x)["scale"], scale, rtol=1e-5)
+    assert np.isfinite(likelihood.sample(new_key(), outputs)).all()
+
+
 def test_only_the_bernoulli_is_discrete():
     assert {name for name, likelihood in ALL.items() if likelihood.discrete} == {"bernoulli"}
 
@@ -249,10 +263,11 @@ def test_named_rejects_a_scale_that_the_likelihood_does_not_take(name, scale, sa
         likelihoods.named(name, scale)
 
 
-@pytest.mark.parametrize("scale", [0.0, -1.0, np.inf, np.nan])
-def test_scale_that_is_not_positive_raises(scale):
-    with pytest.raises(ValueError, match="scale=.* must be positive"):
+@pytest.mark.parametrize("scale", [0.0, -1.0, np.inf, np.nan, 2e-9, 5e8])
+def test_scale_outside_of_its_limits_raises(scale):
+    with pytest.raises(ValueError, match=r"scale=.* must be positive, from 2\.1e-9 to 4\.8e8"):
         Normal(scale)
+    assert [Normal(scale).scale for scale in (2.1e-9, 4.8e8)] == [2.1e-9, 4.8e8]
 
 
 def test_unknown_kind_of_scale_raises(untyped):

@@ -1,7 +1,7 @@
 """The normal likelihood, for real values."""
 
 from dataclasses import dataclass
-from math import isfinite, log
+from math import exp, log
 from typing import Literal
 
 import flax.linen as nn
@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxae.core.batch import Terms
-from jaxae.core.divergences import DiagonalNormal, log_normal_terms, per_example
+from jaxae.core.divergences import LOG_SCALE_LIMIT, DiagonalNormal, log_normal_terms, per_example
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class Normal:
     """p(x|z) = N(x; mean, scale^2) in every dimension (Kingma & Welling 2014, appendix C.2).
 
     scale: a number, the same for all; "learned", one parameter for all (Rybkin, Daniilidis & Levine 2021, section 3);
-    "predicted", output by the decoder for every dimension. ValueError for a number that is not positive.
+    "predicted", output by the decoder for every dimension. Scales are from 2.1e-9 to 4.8e8 (see `DiagonalNormal`):
+    ValueError for another number.
     """
 
     scale: float | Literal["learned", "predicted"] = 1.0
@@ -30,8 +31,8 @@ class Normal:
         if isinstance(self.scale, str):
             if self.scale not in ("learned", "predicted"):
                 raise ValueError(f"scale={self.scale} is unknown; use a number, learned or predicted")
-        elif not self.scale > 0 or not isfinite(self.scale):
-            raise ValueError(f"scale={self.scale} must be positive")
+        elif not exp(-LOG_SCALE_LIMIT) <= self.scale <= exp(LOG_SCALE_LIMIT):
+            raise ValueError(f"scale={self.scale} must be positive, from 2.1e-9 to 4.8e8")
 
     def parameters(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """A mean per dimension; with a predicted scale, means and log scales concatenated along the last axis."""
@@ -56,13 +57,13 @@ class Normal:
     def sample(self, key: Key[Array, ""], outputs: Float[Array, "B *P"]) -> Float[Array, "B *D"]:
         """mean + scale * noise."""
         p = self._distribution(outputs)
-        return p.mean + jnp.exp(p.log_scale) * jax.random.normal(key, p.mean.shape)
+        return p.mean + p.scale * jax.random.normal(key, p.mean.shape)
 
     def errors(self, outputs: Float[Array, "B *P"], x: Float[Array, "B *D"]) -> Terms:
         """`mse`, squared error in squared units of x, and `scale`, in units of x: means over dimensions."""
         p = self._distribution(outputs)
         size = x[0].size
-        return {"mse": per_example((p.mean - x) ** 2) / size, "scale": per_example(jnp.exp(p.log_scale)) / size}
+        return {"mse": per_example((p.mean - x) ** 2) / size, "scale": per_example(p.scale) / size}
 
     def _distribution(self, outputs: Float[Array, "B *P"]) -> DiagonalNormal:
         if isinstance(self.scale, str):

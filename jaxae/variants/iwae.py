@@ -50,7 +50,7 @@ def densities(model: VAE) -> DensitiesOf:
 
 def samples_of(q: DiagonalNormal, eps: Float[Array, "B K Z"]) -> Float[Array, "B K Z"]:
     """z_k = mean + scale * eps_k."""
-    return q.mean[:, None] + jnp.exp(q.log_scale)[:, None] * eps
+    return q.mean[:, None] + q.scale[:, None] * eps
 
 
 def loss(model: VAE, samples: int, gradient: Literal["plain", "dreg"] = "plain", kl_weight: Weight = 1.0) -> Loss:

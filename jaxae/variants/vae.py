@@ -75,7 +75,7 @@ def dense(
 
 def reparameterize(q: DiagonalNormal, eps: Float[Array, "B Z"]) -> Float[Array, "B Z"]:
     """z = mean + scale * eps, differentiable in both (Kingma & Welling 2014, equation 10 and section 2.4)."""
-    return q.mean + jnp.exp(q.log_scale) * eps
+    return q.mean + q.scale * eps
 
 
 def sample_posterior(
