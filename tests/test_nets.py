@@ -323,6 +323,28 @@ def test_batch_norm_against_numpy():
     assert equal(changed["batch_stats"], start["batch_stats"])
 
 
+@pytest.mark.parametrize("axis", [None, AXIS])
+def test_batch_norm_of_means_far_above_the_deviation_has_no_cancellation_error(axis):
+    """On one device, and on two: each has half of the batch."""
+    net = nets.Regularization(True, 0.0)
+    x = 1000 + 0.1 * jax.random.normal(new_key(), (64, 4, 4, 2))
+    start = started(net, x, None, None)
+
+    def train(x):
+        return net.apply(start, x, jax.random.split(new_key(), len(x)), axis, mutable=["batch_stats"])
+
+    halves = x.reshape(2, 32, 4, 4, 2)
+    y, changed = jax.jit(train)(x) if axis is None else jax.jit(jax.vmap(train, axis_name=axis))(halves)
+    scale, bias = (np.asarray(start["params"]["BatchNorm_0"][name])[None] for name in ("scale", "bias"))
+    exact = np.asarray(x, np.float64).reshape(-1, 2)
+    mean, var = exact.mean(0, keepdims=True), exact.var(0, keepdims=True)
+    expected = (exact - mean) / np.sqrt(var + 1e-3) * scale + bias
+    np.testing.assert_allclose(np.reshape(y, (-1, 2)), expected, atol=5e-3)
+    moved = np.reshape(changed["batch_stats"]["BatchNorm_0"]["var"], (-1, 2))
+    before = np.asarray(start["batch_stats"]["BatchNorm_0"]["var"])[None]
+    np.testing.assert_allclose((moved - 0.99 * before) / 0.01, np.broadcast_to(var, moved.shape), rtol=1e-2)
+
+
 @pytest.mark.parametrize(
     "net",
     [

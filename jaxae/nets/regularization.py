@@ -20,7 +20,9 @@ class Regularization(nn.Module):
     def __call__(self, x: Float[Array, "B *D"], keys: Keys | None, axis: str | None) -> Float[Array, "B *D"]:
         if self.batch_norm:
             flat = x.reshape(-1, x.shape[-1])
-            x = nn.BatchNorm(keys is None, momentum=0.99, epsilon=1e-3, axis_name=axis)(flat).reshape(x.shape)
+            # The fast variance, E x^2 - (E x)^2, cancels for means far above the standard deviation.
+            norm = nn.BatchNorm(keys is None, momentum=0.99, epsilon=1e-3, axis_name=axis, use_fast_variance=False)
+            x = norm(flat).reshape(x.shape)
         if self.dropout >= 1:
             raise ValueError(f"dropout={self.dropout} must be below 1")
         if self.dropout and keys is not None:
