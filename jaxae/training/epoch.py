@@ -18,7 +18,8 @@ from jaxae.core.reduction import sums
 from jaxae.core.step import Transition
 from jaxae.core.types import Examples, Metrics, State
 
-# Of an epoch so far: number of "steps"; "sum" of each metric; "bad", its first non-finite step, or -1.
+# Of an epoch so far: number of "steps"; "sum" of each metric; "sum_error", the rounding error of that sum, to be added
+# to the next value; "bad", the first non-finite step, or -1.
 Totals: TypeAlias = dict[str, Any]
 
 
@@ -39,6 +40,7 @@ def no_totals(names: Iterable[str]) -> Totals:
     return {
         "steps": jnp.int32(0),
         "sum": {name: jnp.zeros(()) for name in names},
+        "sum_error": {name: jnp.zeros(()) for name in names},
         "bad": {name: jnp.full((), -1) for name in names},
     }
 
@@ -105,11 +107,11 @@ def evaluate(
             again = jax.random.clone(key)  # one key for all batches: noise differs by example index
             return sums(loss, state.variables, batch, again)
 
-        def body(i: jax.Array, total: Metrics) -> Metrics:
-            return jax.tree.map(jnp.add, total, batch_sums(i))
+        def body(i: jax.Array, carry: tuple[Metrics, Metrics]) -> tuple[Metrics, Metrics]:
+            return compensated(*carry, batch_sums(i))
 
         zero = jax.tree.map(lambda m: jnp.zeros(m.shape), jax.eval_shape(batch_sums, jnp.int32(0)))
-        return jax.tree.map(lambda total: total / n, jax.lax.fori_loop(0, -(-n // batch_size), body, zero))
+        return jax.tree.map(lambda total: total / n, jax.lax.fori_loop(0, -(-n // batch_size), body, (zero, zero))[0])
 
     return measure
 
@@ -134,13 +136,31 @@ def gather(
     return Batch(x.reshape(-1, *shape), index, weight, step, observed, data.y[rows], training=training, layout=layout)
 
 
+def compensated(total: Metrics, error: Metrics, values: Metrics) -> tuple[Metrics, Metrics]:
+    """total + values + error, and the rounding error of that sum, which is `error` of the next one (Kahan 1965).
+
+    Keeps a sum accurate to float32 over any number of calls. The rounding error is exact, also where a value exceeds
+    the total (Knuth's TwoSum; Ogita, Rump & Oishi 2005, algorithm 3.1).
+    """
+    values = jax.tree.map(jnp.add, values, error)
+    new = jax.tree.map(jnp.add, total, values)
+
+    def lost(old: jax.Array, value: jax.Array, new: jax.Array) -> jax.Array:
+        added = new - old
+        return (old - (new - added)) + (value - added)
+
+    return new, jax.tree.map(lost, total, values, new)
+
+
 def _add(totals: Totals, metrics: Metrics, step: jax.Array) -> Totals:
     def first(bad: jax.Array, value: jax.Array) -> jax.Array:
         return jnp.where((bad < 0) & ~jnp.isfinite(value), step, bad)
 
+    total, error = compensated(totals["sum"], totals["sum_error"], metrics)
     return {
         "steps": totals["steps"] + 1,
-        "sum": jax.tree.map(jnp.add, totals["sum"], metrics),
+        "sum": total,
+        "sum_error": error,
         "bad": jax.tree.map(first, totals["bad"], metrics),
     }
 

@@ -182,7 +182,8 @@ def _iterate(
         with plan.processes.waiting():
             tested = jax.device_get(evaluate(state, test_data, test_key))
         nonfinite.check_finite({f"test {name}": value for name, value in tested.items()}, step, numbers)
-        totals = {**totals, **jax.tree.map(jnp.zeros_like, {name: totals[name] for name in ("steps", "sum")})}
+        zeros = jax.tree.map(jnp.zeros_like, {name: totals[name] for name in ("steps", "sum", "sum_error")})
+        totals = {**totals, **zeros}
         yield Snapshot(step, now + 1, True, state, totals, _means(host), tested, 0.0)
 
 
