@@ -60,6 +60,38 @@ def test_ssim_is_one_only_for_identical_images():
     assert images.ssim(x, x.at[:, 10, 10, 0].add(0.1)).max() < 0.9999
 
 
+@pytest.mark.parametrize("measure", [images.mse, images.shift_mse, images.ssim])
+def test_memory_of_a_comparison_is_at_most_ten_times_its_images(measure):
+    x = jax.ShapeDtypeStruct((15, 128, 128, 3), jnp.float32)
+    used = measure.lower(x, x).compile().memory_analysis().temp_size_in_bytes
+    assert used < 10 * 4 * x.size
+
+
+def test_reconstruction_quality_decodes_a_limited_number_of_pixels():
+    """The number of images held at once does not grow with the number of images; the means are over all."""
+    x = rng.integers(0, 256, (17, 128, 128, 3), dtype=np.uint8)
+    y = np.clip(x / 255 + 0.1 * random_images(*x.shape), 0, 1).astype(np.float32)
+    sizes = []
+
+    def decode(z):
+        sizes.append(len(z))
+        return jnp.asarray(y[z])
+
+    found = images.reconstruction_quality(decode, np.arange(17), x)
+    assert sizes == [15, 2]
+    assert max(sizes) * x[0].size <= images.VALUES
+    np.testing.assert_allclose(found["mse"], ((x / 255 - y) ** 2).mean(), rtol=1e-5)
+    first = images.reconstruction_quality(lambda z: jnp.asarray(y[z]), np.arange(2), x[:2])
+    np.testing.assert_allclose(first["ssim"], np.mean(reference(x[:2] / 255, y[:2])), rtol=1e-5)
+
+
+def test_image_above_the_limit_is_measured_alone():
+    x = rng.integers(0, 256, (1, 600, 700, 2), dtype=np.uint8)
+    assert x.size > images.VALUES
+    decoded = jnp.asarray(x.astype(np.float32) / 255)
+    assert images.reconstruction_quality(lambda z: decoded[z], np.arange(1), x)["mse"] == 0
+
+
 def test_ssim_rejects_images_smaller_than_its_window():
     x = jnp.zeros((1, 28, 10, 1))
     with pytest.raises(ValueError) as info:  # noqa: PT011

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from math import prod
 from typing import Any
 
 import jax
@@ -10,12 +11,13 @@ import numpy as np
 from jaxtyping import Array, Float, Num, UInt8
 
 Decode = Callable[[jax.Array], jax.Array]  # codes [N, Z] -> images [N, H, W, C], each from its own code alone
-
+Moments = tuple[Array, ...]  # means of x and y, variances of x and y, covariance
 
 _gauss = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
 
 
 WINDOW: list[float] = (_gauss / _gauss.sum()).tolist()  # one axis of structural similarity's window
+VALUES = 1000 * 28 * 28  # maximum pixels times channels that are compared at once, unless one image has more
 
 
 @jax.jit
@@ -32,8 +34,13 @@ def shift_mse(x: Float[Array, "N H W C"], y: Float[Array, "N H W C"], reach: int
     """
     _, h, w, _ = x.shape
     padded = jnp.pad(y, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
-    steps = range(2 * reach + 1)
-    return jnp.stack([mse(x, padded[:, i : i + h, j : j + w]) for i in steps for j in steps]).min(0)
+    width = 2 * reach + 1
+
+    def smaller(k: jax.Array, least: jax.Array) -> jax.Array:
+        moved = jax.lax.dynamic_slice_in_dim(padded, k // width, h, axis=1)
+        return jnp.minimum(least, mse(x, jax.lax.dynamic_slice_in_dim(moved, k % width, w, axis=2)))
+
+    return jax.lax.fori_loop(0, width**2, smaller, jnp.full(len(x), jnp.inf))
 
 
 @jax.jit
@@ -51,39 +58,46 @@ def ssim(x: Float[Array, "N H W C"], y: Float[Array, "N H W C"]) -> Float[Array,
     if min(h, w) < len(WINDOW):
         raise ValueError(f"images of {h} x {w} pixels are smaller than structural similarity's window of 11 x 11")
     c1, c2 = 0.01**2, 0.03**2
-    (mx, my, cov), (_, _, vx), (_, _, vy) = _local(x, y), _local(x, x), _local(y, y)
+    mx, my, vx, vy, cov = _local(x, y)
     similarity = (2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
     return similarity.mean((1, 2, 3))
 
 
-def _local(x: Float[Array, "N H W C"], y: Float[Array, "N H W C"]) -> tuple[Array, Array, Array]:
-    """Means of x and y and their covariance in every window, each [N, H - 10, W - 10, C].
+def _local(x: Float[Array, "N H W C"], y: Float[Array, "N H W C"]) -> Moments:
+    """The moments in every window, each [N, H - 10, W - 10, C].
 
     One axis after the other by the law of total covariance, cov(x, y) = E cov(x, y | row) + cov(E x | row, E y | row):
     a sum of products of deviations, where E xy - E x E y would cancel to noise on smooth images.
     """
-    cov = jnp.zeros_like(x)
-    for axis in (1, 2):
-        rows = [_slices(v, axis) for v in (x, y, cov)]
-        x, y = _mean(rows[0]), _mean(rows[1])
-        cov = _mean([c + (a - x) * (b - y) for a, b, c in zip(*rows, strict=True)])
-    return x, y, cov
+    zero = jnp.zeros_like(x)
+    return _along(2, *_along(1, x, y, zero, zero, zero))
 
 
-def _slices(x: jax.Array, axis: int) -> list[jax.Array]:
+def _along(axis: int, x: Array, y: Array, vx: Array, vy: Array, cov: Array) -> Moments:
+    """The moments in windows along one axis, from those of every place."""
     size = x.shape[axis] - len(WINDOW) + 1
-    return [jax.lax.slice_in_dim(x, k, k + size, axis=axis) for k in range(len(WINDOW))]
+
+    def mean(f: Callable[..., tuple[Array, ...]]) -> tuple[Array, ...]:
+        def weighted(k: int | jax.Array) -> tuple[Array, ...]:
+            parts = (jax.lax.dynamic_slice_in_dim(v, k, size, axis) for v in (x, y, vx, vy, cov))
+            return tuple(jnp.asarray(WINDOW)[k] * v for v in f(*parts))
+
+        def add(k: jax.Array, total: tuple[Array, ...]) -> tuple[Array, ...]:
+            return jax.tree.map(jnp.add, total, weighted(k))
+
+        return jax.lax.fori_loop(1, len(WINDOW), add, weighted(0))  # unrolled, all terms would be in memory at once
+
+    mx, my = mean(lambda x, y, *_: (x, y))
+    return mx, my, *mean(lambda x, y, vx, vy, cov: (vx + (x - mx) ** 2, vy + (y - my) ** 2, cov + (x - mx) * (y - my)))
 
 
-def _mean(values: list[jax.Array]) -> jax.Array:
-    return sum((w * v for w, v in zip(WINDOW, values, strict=True)), jnp.zeros(()))
+def reconstruction_quality(decode: Decode, z: Num[Any, "N *Z"], x: UInt8[Any, "N H W C"]) -> dict[str, float]:
+    """`mse`, `shift_mse` and `ssim` of the images x and those decoded from their codes z, means over the images.
 
-
-def reconstruction_quality(
-    decode: Decode, z: Num[Any, "N *Z"], x: UInt8[Any, "N H W C"], size: int = 1000
-) -> dict[str, float]:
-    """`mse`, `shift_mse` and `ssim` of the images x and those decoded from their codes z, means over the images."""
+    Decodes and compares at most `VALUES` pixels times channels at once.
+    """
     total = dict.fromkeys(("mse", "shift_mse", "ssim"), 0.0)
+    size = max(1, VALUES // prod(x.shape[1:]))
     for i in range(0, len(x), size):
         original, decoded = jnp.asarray(x[i : i + size].astype(np.float32) / 255), decode(z[i : i + size])
         for name, measure in (("mse", mse), ("shift_mse", shift_mse), ("ssim", ssim)):
