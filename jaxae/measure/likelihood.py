@@ -46,7 +46,7 @@ def measure(of: iwae.DensitiesOf, samples: int, trained: TrainedModel, data: Mea
 
 def active_units(means: Float[np.ndarray, "N Z"]) -> int:
     """Latent dimensions whose posterior mean has a variance above 0.01 over the examples (Burda et al. 2016, 5.1)."""
-    return int(np.sum(means.var(0) > ACTIVE))
+    return int(np.sum(means.var(0, dtype=np.float64) > ACTIVE))
 
 
 def estimate(
