@@ -53,7 +53,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         discriminator=nets.MLP(config.discriminator, (1,), activation=leaky, precision=config.precision),
     )
     warmup = kl_term.warmup(config.kl_warmup, config.kl_cycles, info.train, config.batch_size)
-    rate = kl_term.rate(config.kl_weight, warmup, target=config.capacity, free=config.free_bits)
+    rate = kl_term.rate(config.kl_weight, warmup, target=config.capacity, of=config.capacity_of, free=config.free_bits)
     loss = factor_vae.loss(model, config.gamma, rate)
     adversary = optax.adam(config.discriminator_lr, b1=0.5)
     train = alternate(

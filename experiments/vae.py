@@ -28,6 +28,8 @@ class Config(variational.Fields, run.Config):
     """Weight of the KL term in training (beta); the test loss has weight 1."""
     capacity: float = 0.0
     """Target of the KL term in nats: the loss has --kl-weight times |KL - capacity| (0: no target)."""
+    capacity_of: kl_term.CapacityOf = "example"
+    """KL in --capacity: of each example, or the mean over the batch (disentanglement_lib; not with microbatches)."""
     free_bits: float = 0.0
     """Free bits: nats of KL per latent dimension that are not penalised (0: none)."""
 
@@ -37,7 +39,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     likelihood = likelihoods.named(config.likelihood, config.likelihood_scale)
     model = vae.VAE(*vae.dense(info.shape, config.hidden, config.latent, likelihood, precision=config.precision))
     warmup = kl_term.warmup(config.kl_warmup, config.kl_cycles, info.train, config.batch_size)
-    rate = kl_term.rate(config.kl_weight, warmup, target=config.capacity, free=config.free_bits)
+    rate = kl_term.rate(config.kl_weight, warmup, target=config.capacity, of=config.capacity_of, free=config.free_bits)
     return run.Experiment(
         model,
         descend(vae.loss(model, rate), run.optimizer(config, info)),

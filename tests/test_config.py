@@ -124,7 +124,7 @@ def test_help_has_the_fields_of_the_experiment_first_and_each_field_once():
     every = [flag for entries in found.values() for flag in entries]
     assert sorted(every) == sorted(configs.flag(field.name) for field in dataclasses.fields(vae.Config))
     assert set(found["experiment"]) == set(every) - common
-    assert [*found["experiment"]][:4] == ["--kl-weight", "--capacity", "--free-bits", "--hidden"]
+    assert [*found["experiment"]][:5] == ["--kl-weight", "--capacity", "--capacity-of", "--free-bits", "--hidden"]
     assert {"--lr", "--ema"} <= set(found["optimizer"])
     assert [*found["data"]] == ["--data", "--binarize", "--data-dir", "--manual-dir"]
     assert {"--epochs", "--workdir"} <= set(found["run"])

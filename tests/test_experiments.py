@@ -255,6 +255,7 @@ def test_bad_configuration_raises_before_anything_is_written(few, tmp_path):
         ("gather needs the global batch, .*; use accumulate=1 and reduction=fast", "tcvae", {"accumulate": 2}),
         ("gather needs the global batch", "factor_vae", {"reduction": "reproducible"}),
         ("mean needs the global batch", "vae", {"accumulate": 2, "free_bits": 0.5}),
+        ("mean needs the global batch", "vae", {"accumulate": 2, "capacity": 0.5, "capacity_of": "batch"}),
         ("mean needs the global batch", "vqvae", {"accumulate": 2}),
         ("a microbatch cannot update .* batch norm", "mirrored", {"accumulate": 2, "batch_norm": True}),
         ("greedy=20 epochs for each layer leave none of epochs=60", "stacked", {"epochs": 60}),

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from conftest import batch, equal, new_key
-from jaxae.core import divergences, kl_term
+from jaxae.core import divergences, kl_term, reduction
 from jaxae.core.batch import AXIS, Layout
 from jaxae.core.step import descend
 from jaxae.core.types import Examples, Info, State
@@ -28,6 +28,8 @@ def test_kl_terms_against_numpy():
     assert (KL.sum(1) < 4).any()
     assert (KL.sum(1) > 4).any()
     np.testing.assert_allclose(kl_term.capacity(10.0, 4.0)(KL, SIX), 10 * np.abs(KL.sum(1) - 4), rtol=1e-5)
+    of_batch = np.full(6, 10 * abs(KL.sum(1).mean() - 4))
+    np.testing.assert_allclose(kl_term.capacity(10.0, 4.0, "batch")(KL, SIX), of_batch, rtol=1e-5)
     free = 2 * np.maximum(0.7, KL.mean(0)).sum()
     assert free < 0.95 * 2 * np.maximum(0.7, KL).sum(1).mean()  # differs from the mean of maxima
     np.testing.assert_allclose(kl_term.free_bits(2.0, 0.7)(KL, SIX), np.full(6, free), rtol=1e-6)
@@ -38,6 +40,8 @@ def test_weights_may_be_functions_of_the_training_step():
     np.testing.assert_allclose(kl_term.weighted(lambda step: 0.1 * step)(KL, at), 0.7 * KL.sum(1), rtol=1e-6)
     found = kl_term.capacity(lambda step: 2.0 * step, lambda step: 0.5 * step)(KL, at)
     np.testing.assert_allclose(found, 14 * np.abs(KL.sum(1) - 3.5), rtol=1e-5)
+    found = kl_term.capacity(lambda step: 2.0 * step, lambda step: 0.5 * step, "batch")(KL, at)
+    np.testing.assert_allclose(found, np.full(6, 14 * abs(KL.sum(1).mean() - 3.5)), rtol=1e-5)
     found = kl_term.free_bits(lambda step: 0.1 * step, 0.7)(KL, at)
     np.testing.assert_allclose(found, np.full(6, 0.7 * np.maximum(0.7, KL.mean(0)).sum()), rtol=1e-6)
 
@@ -52,6 +56,7 @@ def test_scaled_multiplies_numbers_and_schedules():
     [
         ({}, lambda kl: 1.5 * kl.sum(1)),
         ({"target": 4.0}, lambda kl: 3 * np.abs(kl.sum(1) - 2)),
+        ({"target": 4.0, "of": "batch"}, lambda kl: np.full(6, 3 * np.abs(kl.sum(1).mean() - 2))),
         ({"free": 0.7}, lambda kl: np.full(6, 1.5 * np.maximum(0.7, kl.mean(0)).sum())),
     ],
 )
@@ -94,20 +99,53 @@ def test_kl_below_the_free_bits_has_no_gradient():
     assert 0 < (expected > 0).sum() < 4
 
 
-def test_free_bits_apply_to_the_mean_over_the_global_batch_without_padding():
-    whole = kl_term.free_bits(1.5, 1.0)(KL, SIX)
-    halves = [jax.tree.map(lambda a: a.reshape(2, 3, *a.shape[1:]), part) for part in (KL, SIX.replace(step=None))]
-    halves[1] = halves[1].replace(step=jnp.zeros(2, jnp.int32), layout=Layout(AXIS))
-    shares = jax.vmap(kl_term.free_bits(1.5, 1.0), axis_name=AXIS)(*halves)
-    np.testing.assert_allclose(shares.ravel(), whole, rtol=1e-6)
+@pytest.mark.parametrize(("of", "target"), [("example", 4.0), ("batch", 4.0), ("batch", 6.0)])
+def test_gradient_of_the_capacity_has_the_sign_of_the_difference(of, target):
+    """For the mean over the batch, all examples have the same sign."""
+    totals = np.asarray(KL.sum(1))
+    assert (totals < 4).any()
+    assert 4 < totals.mean() < 6
+    difference = totals - target if of == "example" else np.full(6, totals.mean() - target)
+    slope = jax.grad(lambda kl: kl_term.capacity(2.5, target, of)(kl, SIX).mean())(KL)
+    np.testing.assert_allclose(slope, np.tile(2.5 * np.sign(difference)[:, None] / 6, (1, 4)), rtol=1e-6)
+
+
+OF_BATCH = {
+    "free bits": (kl_term.free_bits(1.5, 1.0), lambda kl: 1.5 * np.maximum(1.0, kl.mean(0)).sum()),
+    "capacity": (kl_term.capacity(2.5, 3.0, "batch"), lambda kl: 2.5 * abs(kl.sum(1).mean() - 3)),
+}
+
+
+@pytest.mark.parametrize("name", OF_BATCH)
+def test_kl_terms_of_the_batch_are_those_of_the_global_batch_without_padding(name):
+    """Values and gradients on two devices equal those on one."""
+    rate, expected = OF_BATCH[name]
+
+    def descent(part):
+        def loss(params, b):
+            return {"loss": rate(params["scale"] * b.x, b)}, {}
+
+        slope, metrics, _ = reduction.gradient(loss, {"scale": jnp.ones((1, 4))}, part)
+        return slope["scale"], metrics["loss"]
+
+    whole = batch(KL)
+    shares = jax.tree.map(lambda a: a.reshape(2, 3, *a.shape[1:]), whole.replace(step=None))
+    slope, value = descent(whole)
+    slopes, values = jax.vmap(
+        lambda share: descent(share.replace(step=jnp.int32(0), layout=Layout(AXIS))), axis_name=AXIS
+    )(shares)
+    np.testing.assert_allclose(value, expected(KL), rtol=1e-6)
+    np.testing.assert_allclose(values, [value, value], rtol=1e-6)
+    np.testing.assert_allclose(slopes, np.stack([slope, slope]), rtol=1e-5)
+    assert abs(np.asarray(slope)).max() > 0.1
     padded = batch(np.zeros((6, 2), np.float32), weight=[1, 1, 1, 1, 0, 0])
-    expected = np.full(6, 1.5 * np.maximum(1.0, KL[:4].mean(0)).sum())
-    np.testing.assert_allclose(kl_term.free_bits(1.5, 1.0)(KL, padded), expected, rtol=1e-6)
+    np.testing.assert_allclose(rate(KL, padded), np.full(6, expected(KL[:4])), rtol=1e-6)
 
 
-def test_free_bits_reject_a_microbatch():
+@pytest.mark.parametrize("name", OF_BATCH)
+def test_kl_terms_of_the_batch_reject_a_microbatch(name):
     with pytest.raises(ValueError, match="needs the global batch"):
-        kl_term.free_bits(1.0, 1.0)(KL, SIX.replace(layout=Layout(partial=True)))
+        OF_BATCH[name][0](KL, SIX.replace(layout=Layout(partial=True)))
 
 
 def test_cyclical_weight_rises_in_the_first_half_of_each_cycle():
@@ -194,6 +232,7 @@ def trained(module, fields, steps):
         ({"kl_weight": 3.0, "kl_warmup": 2.0, "kl_cycles": 2}, 12, lambda kl: 1.2 * kl),
         ({"kl_weight": 9.0, "capacity": 8.0, "kl_warmup": 2.0}, 5, lambda kl: 9 * np.abs(kl - 2)),
         ({"kl_weight": 9.0, "capacity": 8.0}, 5, lambda kl: 9 * np.abs(kl - 8)),
+        ({"kl_weight": 9.0, "capacity": 0.2, "capacity_of": "batch"}, 5, lambda kl: 9 * np.abs(kl.mean() - 0.2)),
         ({"free_bits": 50.0}, 3, lambda kl: np.full_like(kl, 2 * 50)),
         ({"kl_weight": 3.0, "kl_warmup": 2.0, "free_bits": 50.0}, 5, lambda kl: np.full_like(kl, 0.75 * 2 * 50)),
     ],
@@ -281,6 +320,7 @@ def test_training_loss_of_iwae_is_the_bound_with_the_kl_weight_of_the_step():
     ("fields", "says"),
     [
         ({"capacity": 1.0, "free_bits": 2.0}, "capacity=1.0, free_bits=2.0: choose one of the two"),
+        ({"capacity_of": "batch"}, "capacity_of=batch needs a target of the KL term; set capacity=NATS"),
         ({"kl_cycles": 3}, "kl_cycles=3 needs a KL warm-up; set kl_warmup=EPOCHS"),
     ],
 )

@@ -6,7 +6,7 @@ A weight may be a function of the training step: a schedule of Optax, or `cyclic
 from collections.abc import Callable
 from fractions import Fraction
 from math import ceil
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
@@ -27,11 +27,23 @@ def weighted(weight: Weight) -> Rate:
 
 
 BOUND = weighted(1.0)
+CapacityOf: TypeAlias = Literal["example", "batch"]
 
 
-def capacity(weight: Weight, nats: Weight) -> Rate:
-    """weight * |KL - nats|: a target for the KL term (Burgess et al. 2018, equation 8)."""
-    return lambda kl, batch: batch.scheduled(weight) * jnp.abs(per_example(kl) - batch.scheduled(nats))
+def capacity(weight: Weight, nats: Weight, of: CapacityOf = "example") -> Rate:
+    """weight * |KL - nats|: a target for the KL term (Burgess et al. 2018, equation 8).
+
+    of: the KL of each example, or its mean over the batch, as in disentanglement_lib (Locatello et al. 2019); the mean
+    not with microbatches: see `Batch.mean`.
+    """
+
+    def rate(kl: Float[Array, "B Z"], batch: Batch) -> Float[Array, " B"]:
+        total = per_example(kl)
+        if of == "batch":
+            total = batch.repeat(batch.mean(total))
+        return batch.scheduled(weight) * jnp.abs(total - batch.scheduled(nats))
+
+    return rate
 
 
 def free_bits(weight: Weight, nats: float) -> Rate:
@@ -46,15 +58,20 @@ def free_bits(weight: Weight, nats: float) -> Rate:
     return rate
 
 
-def rate(weight: Weight, warmup: Weight = 1.0, *, target: float = 0.0, free: float = 0.0) -> Rate:
+def rate(
+    weight: Weight, warmup: Weight = 1.0, *, target: float = 0.0, of: CapacityOf = "example", free: float = 0.0
+) -> Rate:
     """The KL term with this weight: `weighted`, or with a target in nats `capacity`, or with free nats `free_bits`.
 
-    warmup: multiplies the target if there is one, else the weight. ValueError for both a target and free nats.
+    warmup: multiplies the target if there is one, else the weight. of: see `capacity`. ValueError for both a target and
+    free nats, and for of="batch" without a target.
     """
     if target and free:
         raise ValueError(f"capacity={target}, free_bits={free}: choose one of the two")
+    if of == "batch" and not target:
+        raise ValueError("capacity_of=batch needs a target of the KL term; set capacity=NATS")
     if target:
-        return capacity(weight, scaled(target, warmup))
+        return capacity(weight, scaled(target, warmup), of)
     return free_bits(scaled(weight, warmup), free) if free else weighted(scaled(weight, warmup))
 
 
