@@ -91,12 +91,16 @@ On the test split: perplexity, exp of the entropy of code usage, and the fractio
 """,
     ),
     "disentanglement": (
-        ("mig", "sap", "dci_disentanglement", "dci_completeness", "dci_informativeness", "factor_vae_score"),
+        (
+            *("mig", "sap", "dci_disentanglement", "dci_completeness", "dci_informativeness", "factor_vae_score"),
+            "active_dimensions",
+        ),
         """
 ## Factors of variation
 
 Disentanglement scores on the known factors of sprites (`jaxae/measure/disentanglement.py`; 1 is best; constant codes
-score 0, and 0.2 in the FactorVAE score). Published results are for dSprites, which differs: see the sources above.
+score 0, and 0.2 in the FactorVAE score), and the number of active latent dimensions; the FactorVAE score excludes the
+others. Published results are for dSprites, which differs: see the sources above.
 """,
     ),
 }
@@ -191,7 +195,8 @@ def _measures(results: dict[str, dict[str, Any]]) -> str:
         if measures:
             text += about + "\n" + _head(("experiment", *columns))
             for name, figures in measures.items():
-                text += f"| `{name}` | {' | '.join(html.figure(figures[column]) for column in columns)} |\n"
+                cells = (html.figure(figures[column]) if column in figures else "-" for column in columns)
+                text += f"| `{name}` | {' | '.join(cells)} |\n"
     if {"stacked", "deep"} <= results.keys():
         text += _stacked(results["stacked"], results["deep"])
     return text

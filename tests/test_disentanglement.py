@@ -1,15 +1,26 @@
 """Disentanglement metrics of codes with known scores, and against computations by hand."""
 
-from itertools import product
+from itertools import combinations, product
 from math import log
 
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from scipy import stats
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.tree import DecisionTreeClassifier
 
+from conftest import trained
+from jaxae.core.experiment import Experiment
+from jaxae.core.step import descend
+from jaxae.data import Dataset, Split
 from jaxae.errors import InputError
 from jaxae.measure import disentanglement
-from jaxae.measure.disentanglement import dci, factor_score, mig, sap
+from jaxae.measure.disentanglement import active, dci, factor_score, mig, sap
+from jaxae.measure.measures import measures
 
 COUNTS = (3, 4, 8, 10)
 FACTORS = np.tile(
@@ -47,8 +58,10 @@ def floats(*rows):
 def test_identity_has_the_highest_scores(codes):
     found = disentanglement.measure(codes, FACTORS)
     assert found.keys() == {
-        "mig", "sap", "factor_vae_score", "dci_disentanglement", "dci_completeness", "dci_informativeness"
+        "mig", "sap", "factor_vae_score", "active_dimensions",
+        "dci_disentanglement", "dci_completeness", "dci_informativeness"
     }  # fmt: skip
+    assert found.pop("active_dimensions") == 4
     for name, value in found.items():
         assert type(value) is float
         np.testing.assert_allclose(value, BEST_SAP if name == "sap" else 1, rtol=1e-9, err_msg=name)
@@ -84,7 +97,7 @@ def test_duplicated_latent_dimensions_lower_mig_sap_and_completeness():
 
 def test_rotated_codes_have_lower_scores_but_the_same_informativeness():
     best, mixed = (disentanglement.measure(codes, FACTORS) for codes in (IDENTITY, ROTATED))
-    for name in set(best) - {"dci_informativeness"}:
+    for name in set(best) - {"dci_informativeness", "active_dimensions"}:
         assert mixed[name] < 0.8 * best[name], name
     assert mixed["dci_informativeness"] > 0.9
 
@@ -149,6 +162,47 @@ def test_sap_of_categorical_factors_against_a_calculation_by_hand():
     np.testing.assert_allclose(sap(floats([2, 2, 0, 0, 1, 1]), middle, ()), 1 / 4, rtol=1e-12)
 
 
+def best_balanced_accuracy(z, y):
+    """The best of all sets of K - 1 thresholds; the second score in SAP, of a constant, is 1 / K."""
+    values, classes = np.unique(z), np.unique(y)
+    count = min(len(classes), len(values)) - 1
+    found = []
+    for cuts in combinations((values[1:] + values[:-1]) / 2, count):
+        at = np.searchsorted(cuts, z)
+        recalls = [[np.mean(at[y == k] == i) for k in classes] for i in range(count + 1)]
+        found.append(np.max(recalls, axis=1).sum() / len(classes))
+    return max(found)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4])
+def test_thresholds_of_sap_against_all_sets_of_thresholds(classes):
+    """Also with ties, which no threshold separates, and with fewer distinct values than classes."""
+    draw = np.random.default_rng(classes)
+    for values in (2, 5, 12, 1000):
+        for _ in range(10):
+            y = draw.permutation(np.append(np.arange(classes), draw.integers(0, classes, 10))) * 3 - 1
+            z = draw.integers(0, values, len(y)) / 7
+            expected = best_balanced_accuracy(z, y)
+            np.testing.assert_allclose(sap(floats(z), ints(y)), expected - 1 / classes, rtol=1e-12, atol=1e-12)
+
+
+def test_sap_of_two_classes_is_half_the_kolmogorov_smirnov_statistic():
+    """The balanced accuracy of a threshold t is 1/2 + |F_0(t) - F_1(t)| / 2; Phi(1/2) - 1/2 for N(0, 1) and N(1, 1)."""
+    draw = np.random.default_rng(0)
+    y = draw.integers(0, 3, 20_000) // 2
+    z = draw.normal(y)
+    np.testing.assert_allclose(sap(floats(z), ints(y)), stats.ks_2samp(z[y == 0], z[y == 1]).statistic / 2, rtol=1e-9)
+    np.testing.assert_allclose(sap(floats(z), ints(y)), stats.norm.cdf(1 / 2) - 1 / 2, atol=0.01)
+
+
+def test_thresholds_of_sap_are_better_than_those_of_a_greedy_tree():
+    """A tree with three leaves has a balanced accuracy of 7/12; 00|12011|22120 recalls 2, 3 and 3 of four examples."""
+    y, z = ints([0, 0, 1, 2, 0, 1, 1, 2, 2, 1, 2, 0]), floats(range(12))
+    tree = DecisionTreeClassifier(max_leaf_nodes=3, class_weight="balanced", random_state=0).fit(z, y[:, 0])
+    np.testing.assert_allclose(balanced_accuracy_score(y[:, 0], tree.predict(z)), 7 / 12, rtol=1e-12)
+    np.testing.assert_allclose(sap(z, y), 8 / 12 - 1 / 3, rtol=1e-12)
+
+
 def test_dci_against_a_calculation_by_hand():
     """Importances 3 : 1, 1 : 1, 0 : 2, and none."""
     importance = np.array([[3.0, 1.0], [1.0, 1.0], [0.0, 2.0], [0.0, 0.0]])
@@ -208,18 +262,37 @@ def test_factor_score_compares_variances_with_those_over_all_examples():
     assert factor_score(codes, FACTORS[:, :2]) == 1
 
 
-def test_factor_score_excludes_inactive_dimensions():
-    """A dimension of very small scale is excluded; one of ten times that scale is not."""
+@pytest.mark.parametrize("largest", [1, 8])
+def test_factor_score_excludes_dimensions_that_have_collapsed_to_the_prior(largest):
+    """Those of a standard deviation below 0.05, whatever that of the others; the prior has 1."""
     assert factor_score(UNIT[:, :3], FACTORS) == 3 / 4
-    for size, score in ((0.005, 3 / 4), (0.05, 1)):
-        assert factor_score(UNIT * np.array([[1, 1, 1, size]]), FACTORS) == score
+    for size, count in ((1e-6, 3), (0.009, 3), (0.011, 3), (0.049, 3), (0.051, 4), (0.3, 4)):
+        codes = UNIT * np.array([[1, largest, 1, size]])
+        assert factor_score(codes, FACTORS) == count / 4
+        np.testing.assert_array_equal(active(codes), np.arange(4) < count)
+
+
+def test_active_dimensions_are_those_of_the_factor_vae_score():
+    codes = np.concatenate([0.5 * UNIT[:200], 0.04 * noise(200, 3), np.full((200, 1), 5)], 1).astype(np.float32)
+    found = disentanglement.measure(codes, FACTORS[:200, 1:])
+    assert found["active_dimensions"] == active(codes).sum() == 3
+    assert found["factor_vae_score"] == factor_score(codes[:, 1:4], FACTORS[:200, 1:])
 
 
 def test_factor_score_of_noise_is_the_chance_level():
     """Training votes are not scored; with them noise would exceed the chance level."""
-    scores = np.array([factor_score(noise(len(FACTORS), 10), FACTORS, seed, votes=40) for seed in range(100)])
+    codes = noise(len(FACTORS), 10)
+    scores = np.array([factor_score(codes, FACTORS, seed, train_votes=40, test_votes=40) for seed in range(100)])
     assert abs(scores.mean() - 1 / 4) < 0.03
     np.testing.assert_allclose(40 * scores, np.round(40 * scores), atol=1e-9)
+
+
+def test_votes_are_evenly_divided_over_the_factors():
+    """A single dimension votes for the factor with the most training votes, the first one here."""
+    one, three = FACTORS[:, :1].astype(np.float64), FACTORS[:, :3]
+    assert factor_score(one, three, train_votes=10, test_votes=7) == 3 / 7
+    assert factor_score(one, three) == 1667 / 5000
+    assert factor_score(one, three, train_votes=1, test_votes=1) == 1
 
 
 def test_factor_score_of_a_noisy_dimension_against_the_f_distribution():
@@ -232,7 +305,7 @@ def test_factor_score_of_a_noisy_dimension_against_the_f_distribution():
     a, b = stats.norm.ppf((factors.T + 0.5) / 100)
     codes = np.stack([a + noise(len(a)), b], 1)
     expected = (1 + stats.f(3, 3).cdf(2)) / 2
-    assert abs(factor_score(codes, factors, votes=10_000, batch=4) - expected) < 0.01
+    assert abs(factor_score(codes, factors, test_votes=10_000, batch=4) - expected) < 0.01
     assert factor_score(codes, factors, batch=64) > 0.99
 
 
@@ -244,3 +317,35 @@ def test_non_finite_codes_and_constant_factors_raise():
             score(bad, FACTORS)
         with pytest.raises(InputError, match="same value in all examples"):
             score(IDENTITY, np.where(np.arange(4)[None] == 2, 5, FACTORS))
+
+
+class Scaled(nn.Module):
+    """Codes that are the inputs times `scale`."""
+
+    scale: float
+
+    def encode(self, x):
+        return self.scale * x[:, 0]
+
+    def __call__(self, x):
+        return self.encode(x)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_active_dimensions_of_a_model_are_relative_to_its_prior(scale):
+    """To the most variable dimension in a model without a prior."""
+    factors = FACTORS[::5, :2].astype(np.int32)
+    x = np.concatenate([UNIT[::5, :2], noise(len(factors), 1)], 1) * np.array([[0.1, 0.02, 0.002]]) + 0.5
+    split = Split(x[:, None].astype(np.float32), np.zeros(len(x), np.int32), None, factors)
+
+    def loss(variables, batch, key):
+        return {"loss": batch.weight}, {}
+
+    def normal(*std):
+        return lambda variables, key, n: scale * jnp.array([std]) * jax.random.normal(key, (n, 3))
+
+    for prior, count in ((None, 2), (normal(0.2, 0.2, 0.02), 3), (normal(0.5, 0.5, 0.5), 1)):
+        experiment = Experiment(Scaled(scale), descend(loss, optax.sgd(0.1)), loss, prior)
+        found = measures(trained(experiment, {}, {}, (1, 3)), Dataset(split, split, ()))["disentanglement"]
+        assert found["active_dimensions"] == count
+        assert found["factor_vae_score"] == min(count, 2) / 2

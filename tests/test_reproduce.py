@@ -115,6 +115,15 @@ def test_readme_of_the_experiments_has_the_recorded_results(tables):
     assert tables.page(RESULTS, docstrings("jaxae.experiments")) == PAGE
 
 
+def test_table_has_a_dash_for_a_measure_that_an_entry_lacks(tables):
+    scores = {**RESULTS["tcvae"]["disentanglement"], "mig": 0.25, "active_dimensions": {"mean": 7.333, "std": 0.58}}
+    results = {name: {**RESULTS["tcvae"], "disentanglement": scores} for name in ("beta_vae", "tcvae")}
+    results["beta_vae"]["disentanglement"] = {name: scores[name] for name in scores if name != "active_dimensions"}
+    rows = sections(tables.page(results, docstrings("jaxae.experiments")))["Factors of variation"]
+    assert [row["mig"] for row in rows.values()] == ["0.25", "0.25"]
+    assert [row["active_dimensions"] for row in rows.values()] == ["-", "7.333 ± 0.58"]
+
+
 def test_every_recorded_experiment_is_in_the_group_of_its_docstring(tables):
     rows = models(PAGE)
     assert len(re.findall(r"^\| \[`", PAGE, re.MULTILINE)) == len(rows)  # exactly once

@@ -5,7 +5,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
+from jaxtyping import Float
 
 from jaxae.core.experiment import Measure, MeasuredData, TrainedModel
 from jaxae.data import Dataset, Split, spread
@@ -15,6 +17,7 @@ from jaxae.training.trained import Trained
 
 MAX_IMAGES = 10_000  # test images for reconstruction quality and defects
 MAX_DIMENSIONS = 64  # latent dimensions for disentanglement metrics: more take minutes
+PRIOR_SAMPLES = 10_000  # for its standard deviation
 
 
 def measures(model: Trained, dataset: Dataset, others: Sequence[Trained] = ()) -> dict[str, Any]:
@@ -54,5 +57,18 @@ def of_seeds(measure: Measure, models: Sequence[Trained], dataset: Dataset) -> r
 
 
 def _disentanglement(model: TrainedModel, data: MeasuredData) -> dict[str, float]:
-    codes, factors = np.asarray(model.encode(data.test.x)), data.test.factors
-    return {} if factors is None else disentanglement.measure(codes.reshape(len(codes), -1), factors)
+    if data.test.factors is None:
+        return {}
+    codes = np.asarray(model.encode(data.test.x))
+    codes = codes.reshape(len(codes), -1)
+    return disentanglement.measure(codes / _scale(model, codes), data.test.factors)
+
+
+def _scale(model: TrainedModel, codes: Float[np.ndarray, "N Z"]) -> Float[np.ndarray, "1 _"]:
+    """Standard deviation of each latent dimension under the prior; without a prior, that of the most variable one."""
+    if model.experiment.prior is None:
+        scale = codes.std(0).max(keepdims=True)
+    else:
+        samples = np.asarray(model.experiment.prior(model.variables, jax.random.key(0), PRIOR_SAMPLES))
+        scale = samples.reshape(PRIOR_SAMPLES, -1).std(0)
+    return np.where(scale > 0, scale, 1)[None]
