@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from jaxae import run
 from jaxae.core.step import descend
+from jaxae.training import epoch
 from jaxae.variants import autoencoder, ksparse
 
 
@@ -22,23 +23,30 @@ class Config(run.Config):
     latent: int = 1000
     """Number of latent dimensions."""
     active: int = 25
-    """Nonzero latent dimensions in training (k)."""
-    alpha: float = 1.0
+    """Nonzero latent dimensions at the end of training (k)."""
+    active_start: int = 100
+    """Nonzero latent dimensions at the first step, or all if there are fewer; falls to --active within half of the
+    steps."""
+    alpha: float = 3.0
     """Nonzero latent dimensions after training, as a multiple of --active (the source uses 1 to 3)."""
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
+    start = min(config.active_start, config.latent)
     model = ksparse.KSparse(
-        info.shape, config.latent, precision=config.precision, active=config.active, alpha=config.alpha
+        info.shape, config.latent, precision=config.precision, active=config.active, alpha=config.alpha, limit=start
     )
     for k in (model.active, model.evaluated):
         if not 0 < k <= config.latent:
             raise ValueError(
                 f"active={config.active} alpha={config.alpha}: cannot keep {k} of latent={config.latent} dimensions"
             )
-    loss = autoencoder.loss(model, "mse")
-    return run.Experiment(model, descend(loss, run.optimizer(config, info)), loss, unit="per pixel")
+    if start < config.active:
+        raise ValueError(f"active_start={config.active_start} must be at least active={config.active}")
+    active = ksparse.falling(start, config.active, epoch.first_step(config.epochs, info.train, config.batch_size))
+    train = descend(ksparse.loss(model, active), run.optimizer(config, info))
+    return run.Experiment(model, train, autoencoder.loss(model, "mse"), unit="per pixel")
 
 
 if __name__ == "__main__":

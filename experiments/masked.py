@@ -2,6 +2,7 @@
 
 Group: denoising and masked
 Source: He et al. 2022, who hide 75 % of the patches and compute the loss on these alone, with transformers on ImageNet.
+A mask token is learned, as there; their target is the squared error of normalized patches (--target normalized).
 Vincent et al. 2010.
 Published: no result for MNIST (He et al. 2022).
 Command: jaxae masked --data mnist --seeds 3
@@ -10,6 +11,9 @@ cores.
 """
 
 from dataclasses import dataclass
+from typing import Literal
+
+import flax.linen as nn
 
 from jaxae import run
 from jaxae.core.step import descend
@@ -30,21 +34,27 @@ class Config(run.Config):
     """Width of a patch in pixels (1: single pixels)."""
     hidden_share: float = 0.75
     """Fraction of the patches to hide."""
+    target: Literal["pixels", "normalized"] = "pixels"
+    """Target of the hidden patches. pixels: cross-entropy. normalized: squared error, each patch with mean 0 and
+    variance 1; its decoded images have no brightness and contrast."""
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for images of this shape."""
-    model = autoencoder.Autoencoder(
-        *autoencoder.dense(info.shape, config.hidden, config.latent, precision=config.precision)
-    )
+    normalized = config.target == "normalized"
     mask = masked.patches(info.shape, config.patch, config.hidden_share)
-    loss = masked.loss(model, "bce", mask)
+    model = masked.Masked(
+        *autoencoder.dense(info.shape, config.hidden, config.latent, precision=config.precision),
+        masked.grey if normalized else nn.sigmoid,
+        patch=config.patch,
+    )
+    loss = masked.loss(model, "normalized" if normalized else "bce", mask)
     return run.Experiment(
         model,
         descend(loss, run.optimizer(config, info)),
         loss,
         corrupt=masked.visible(mask),
-        unit="nats per hidden pixel",
+        unit="per hidden pixel" if normalized else "nats per hidden pixel",
     )
 
 

@@ -6,6 +6,7 @@ import pytest
 from conftest import batch, equal, new_key
 from jaxae import data, nets
 from jaxae.core.reduction import gradient
+from jaxae.core.types import State
 from jaxae.experiments import ksparse as experiment
 from jaxae.variants import autoencoder, ksparse, tied
 
@@ -55,7 +56,7 @@ def model(latent=4, **fields):
 @pytest.mark.parametrize("training", [True, False])
 def test_keeping_all_dimensions_is_the_linear_autoencoder_with_tied_weights(training):
     """Terms and gradient."""
-    net, params = model(active=4)
+    net, params = model(active=4, alpha=1.0)
     plain = tied.Tied((2, 3), 4, nets.linear, nets.linear)
 
     def slope(net):
@@ -89,6 +90,7 @@ def test_evaluation_keeps_alpha_times_as_many_dimensions(alpha, later):
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
+        ({"active": 20, "active_start": 10, "alpha": 1.0}, "active_start=10 must be at least active=20"),
         ({"active": 33, "alpha": 0.5}, "active=33 alpha=0.5: cannot keep 33 of latent=32 dimensions"),
         ({"active": 20, "alpha": 2.0}, "active=20 alpha=2.0: cannot keep 40 of latent=32 dimensions"),
         ({"active": 20, "alpha": 0.0}, "active=20 alpha=0.0: cannot keep 0 of latent=32 dimensions"),
@@ -99,12 +101,21 @@ def test_number_of_active_dimensions_out_of_range_raises(fields, says):
         experiment.build(experiment.Config(latent=32, **fields), data.Info((28, 28, 1), 100))
 
 
-def test_experiment_keeps_as_many_dimensions_as_its_fields_state():
-    config = experiment.Config(latent=12, active=3, alpha=2.0)
+@pytest.mark.parametrize(("start", "counts"), [(9, (9, 6, 3, 3)), (100, (12, 8, 3, 3))])
+def test_number_of_dimensions_falls_in_the_first_half_of_training(start, counts):
+    """From 9, or from all 12 of them, to 3 within 50 of 100 steps; alpha times 3 remain in evaluation."""
+    config = experiment.Config(
+        latent=12, active=3, active_start=start, alpha=2.0, epochs=5, batch_size=5, optimizer="sgd"
+    )
     built = experiment.build(config, data.Info((2, 3), 100))
     params = built.model.init(new_key(), X)["params"]
-    before = X.reshape(5, 6) @ params["kernel"]
-    for training, k in ((True, 3), (False, 6)):
-        terms, _ = built.evaluate({"params": params}, batch(X, training=training), new_key())
-        z = reference(np.asarray(before), k)
-        np.testing.assert_allclose(terms["code"], np.abs(z).mean(1), rtol=1e-5)
+    before = np.asarray(X).reshape(5, 6) @ np.asarray(params["kernel"])
+    state = State(jnp.int32(0), params, built.train.init(params), {})
+    codes = [
+        built.train.step(state._replace(step=jnp.int32(s)), batch(X).replace(step=jnp.int32(s)), new_key())[1]["code"]
+        for s in (0, 25, 50, 99)
+    ]
+    for code, k in zip(codes, counts, strict=True):
+        np.testing.assert_allclose(code, np.abs(reference(before, k)).mean(), rtol=1e-5)
+    terms, _ = built.evaluate({"params": params}, batch(X, training=False), new_key())
+    np.testing.assert_allclose(terms["code"], np.abs(reference(before, 6)).mean(1), rtol=1e-5)

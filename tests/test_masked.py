@@ -5,10 +5,11 @@ import pytest
 from scipy.special import expit
 from scipy.stats import chi2
 
+import jaxae
 from conftest import batch, equal, new_key
 from jaxae import data, nets
 from jaxae.experiments import masked as experiment
-from jaxae.variants import autoencoder, masked
+from jaxae.variants import masked
 
 SHAPE = (6, 8, 2)
 X = np.random.default_rng(0).uniform(0.1, 0.9, size=(5, *SHAPE)).astype(np.float32)
@@ -45,9 +46,9 @@ def test_mask_is_a_function_of_the_index_of_the_example_and_the_key():
     assert not equal(mask(jax.random.key(1), whole), mask(new_key(), whole))
 
 
-def model():
+def model(patch=2):
     """[6, 8, 2] -> 4 -> [6, 8, 2], with a tanh code and parameters from N(0, 1)."""
-    net = autoencoder.Autoencoder(encoder=nets.MLP((), (4,), axes=3, final=jnp.tanh), decoder=nets.MLP((), SHAPE))
+    net = masked.Masked(encoder=nets.MLP((), (4,), axes=3, final=jnp.tanh), decoder=nets.MLP((), SHAPE), patch=patch)
     rng = np.random.default_rng(1)
     shapes = jax.eval_shape(net.init, new_key(), jnp.asarray(X))["params"]
     return net, jax.tree.map(lambda p: jnp.asarray(0.3 * rng.normal(size=p.shape), jnp.float32), shapes)
@@ -59,9 +60,10 @@ def test_loss_against_numpy(objective):
     net, params = model()
     mask = masked.patches(SHAPE, 2, 0.75)
     seen = np.asarray(masked.visible(mask)(new_key(), batch(X)))
-    hidden = seen == 0
+    hidden = seen == masked.HIDDEN
     assert np.all(hidden.sum((1, 2, 3)) == 9 * 4 * 2)
     np.testing.assert_array_equal(seen[~hidden], X[~hidden])
+    seen = np.where(hidden, np.tile(params["mask_token"], (3, 4, 1)), seen)
     layers = [{k: np.asarray(v, np.float64) for k, v in params[n]["Dense_0"].items()} for n in ("encoder", "decoder")]
     z = np.tanh(seen.reshape(5, -1).astype(np.float64) @ layers[0]["kernel"] + layers[0]["bias"])
     pixels = expit(z @ layers[1]["kernel"] + layers[1]["bias"]).reshape(X.shape)
@@ -102,6 +104,53 @@ def test_hidden_pixels_do_not_reach_the_encoder():
     assert equal(*(masked.visible(mask)(new_key(), batch(x)) for x in (X, other)))
 
 
+@pytest.mark.parametrize("patch", [1, 2, 3])
+def test_mask_token_replaces_hidden_patches(patch):
+    """It is cropped at the edges as patches are; a black pixel is not hidden."""
+    net, params = model(patch)
+    mask = masked.patches(SHAPE, patch, 0.5)
+    black = batch(X.round())
+    shown = masked.visible(mask)(new_key(), black)
+    whole = np.tile(params["mask_token"], (6 // patch, -(-8 // patch), 1))[:6, :8]
+    expected = np.where(np.asarray(mask(new_key(), black)) == 1, whole, np.asarray(black.x))
+    assert np.any(expected == 0)
+    codes = net.apply({"params": params}, shown, method="encode")
+    assert equal(codes, net.apply({"params": params}, jnp.asarray(expected), method="encode"))
+    assert not equal(codes, net.apply({"params": params}, jnp.where(shown < 0, 0, shown), method="encode"))
+
+
+@pytest.mark.parametrize("patch", [2, 3])
+def test_normalized_targets_against_numpy(patch):
+    """Every patch, cropped ones too, has mean 0 and variance 1, and a constant one is 0; hidden patches count alone."""
+    x = X.copy()
+    x[0, :patch, :patch] = 0.3
+    target = np.zeros(x.shape)
+    for i in range(0, 6, patch):
+        for j in range(0, 8, patch):
+            part = x[:, i : i + patch, j : j + patch].astype(np.float64)
+            centred = part - part.mean((1, 2, 3), keepdims=True)
+            target[:, i : i + patch, j : j + patch] = centred / np.sqrt(
+                (centred**2).mean((1, 2, 3), keepdims=True) + 1e-6
+            )
+    np.testing.assert_allclose(masked.normalized(jnp.asarray(x), patch), target, rtol=1e-3, atol=2e-4)
+    net, params = model(patch)
+    mask = masked.patches(SHAPE, patch, 0.5)
+    terms, _ = masked.loss(net, "normalized", mask)({"params": params}, batch(x), new_key())
+    hidden = np.asarray(mask(new_key(), batch(x)))
+    _, outputs = net.apply({"params": params}, masked.visible(mask)(new_key(), batch(x)))
+    expected = (hidden * (outputs - target) ** 2).sum((1, 2, 3)) / hidden.sum((1, 2, 3))
+    np.testing.assert_allclose(terms["loss"], expected, rtol=1e-4)
+    assert set(terms) == {"loss", "mse", "code"}
+
+
+def test_decoded_images_of_normalized_targets_are_grey_on_average():
+    built = experiment.build(experiment.Config(hidden=(), latent=3, patch=2, target="normalized"), data.Info(SHAPE, 9))
+    params = built.model.init(new_key(), jnp.asarray(X))["params"]
+    z, before = built.model.apply({"params": params}, jnp.asarray(X))
+    pixels = built.model.apply({"params": params}, z, method="decode")
+    np.testing.assert_allclose(pixels, np.clip(0.5 + np.asarray(before) / 4, 0, 1), rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("shape", "patch", "share", "says"),
     [
@@ -122,7 +171,7 @@ def test_experiment_hides_the_fraction_of_its_fields():
         experiment.Config(hidden=(), latent=3, patch=2, hidden_share=0.25), data.Info((6, 8, 2), 100)
     )
     shown = np.asarray(built.corrupt(new_key(), batch(X)))
-    hidden = shown == 0
+    hidden = shown == masked.HIDDEN
     assert np.all(hidden.sum((1, 2, 3)) == 3 * 4 * 2)  # 3 of 12 patches
     params = built.model.init(new_key(), jnp.asarray(X))["params"]
     terms, _ = built.evaluate({"params": params}, batch(X, training=False), new_key())
@@ -131,3 +180,18 @@ def test_experiment_hides_the_fraction_of_its_fields():
     cross = -(X * np.log(pixels) + (1 - X) * np.log(1 - pixels))
     expected = [one[where].mean() for one, where in zip(cross, hidden, strict=True)]
     np.testing.assert_allclose(terms["loss"], expected, rtol=1e-5)
+
+
+def test_trained_model_takes_images_with_hidden_pixels():
+    """From `corrupted`, as the figures do, or the user's own; other pixels out of range raise."""
+    x = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1)).astype(np.uint8)
+    fields = {"epochs": 1, "batch_size": 8, "hidden": (), "latent": 3, "patch": 2, "progress": False}
+    trained = jaxae.fit(experiment, x, test=0, **fields)
+    shown = trained.corrupted(x)
+    assert np.any(np.asarray(shown) == masked.HIDDEN)
+    decoded = np.asarray(trained.reconstruct(shown))
+    assert decoded.min() >= 0
+    assert decoded.max() <= 1
+    assert not equal(decoded, trained.reconstruct(x))
+    with pytest.raises(ValueError, match=r"pixels must be uint8, or float in \[0, 1\]"):
+        trained.encode(np.asarray(shown) * 2)

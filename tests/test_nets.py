@@ -426,13 +426,10 @@ def test_image_experiments_reject_sequences(name):
 
 def lstm(cell, x):
     """[T, D] -> outputs [T, width] (Gers et al. 2000)."""
-    h = c = np.zeros(cell["hi"]["bias"].shape)
+    h = c = np.zeros(cell["bias"].shape[1])
     outputs = []
     for row in x:
-        i, f, g, o = (
-            row @ cell[f"i{gate}"]["kernel"] + h @ cell[f"h{gate}"]["kernel"] + cell[f"h{gate}"]["bias"]
-            for gate in "ifgo"
-        )
+        i, f, g, o = np.split(row @ cell["kernel"] + h @ cell["recurrent"] + cell["bias"].ravel(), 4)
         c = expit(f) * c + expit(i) * np.tanh(g)
         h = expit(o) * np.tanh(c)
         outputs.append(h)
@@ -443,7 +440,7 @@ def test_lstm_against_numpy():
     net = nets.LSTM(4)
     x = jax.random.normal(new_key(), (5, 6, 3))
     params = started(net, x)
-    cell = jax.tree.map(lambda p: np.asarray(p, np.float64), params["params"]["OptimizedLSTMCell_0"])
+    cell = jax.tree.map(lambda p: np.asarray(p, np.float64), params["params"])
     exact = [lstm(cell, row) for row in np.asarray(x, np.float64)]
     outputs, last = net.apply(params, x)
     np.testing.assert_allclose(outputs, exact, rtol=1e-5, atol=1e-6)
@@ -456,15 +453,14 @@ def test_lstm_against_numpy():
         np.testing.assert_allclose(out[:n], row[:n], rtol=1e-5, atol=1e-6)
 
 
-def test_lstm_starts_from_glorot_uniform_and_orthogonal_kernels():
-    """Input kernels: Glorot uniform, one per gate; recurrent kernels: orthogonal; biases: zero."""
-    cell = nets.LSTM(40).init(new_key(), jnp.zeros((1, 2, 60)))["params"]["OptimizedLSTMCell_0"]
-    for gate in "ifgo":
-        bound = np.sqrt(6 / 100)
-        assert 0.99 * bound < np.abs(cell[f"i{gate}"]["kernel"]).max() <= bound
-        kernel = np.asarray(cell[f"h{gate}"]["kernel"], np.float64)
-        np.testing.assert_allclose(kernel.T @ kernel, np.eye(40), atol=1e-5)
-        np.testing.assert_array_equal(cell[f"h{gate}"]["bias"], 0)
+def test_lstm_starts_from_the_initial_values_of_keras():
+    """One Glorot-uniform and one orthogonal matrix for all four gates; the forget gate has bias 1, the others 0."""
+    cell = nets.LSTM(40).init(new_key(), jnp.zeros((1, 2, 60)))["params"]
+    bound = np.sqrt(6 / (60 + 4 * 40))
+    assert 0.99 * bound < np.abs(cell["kernel"]).max() <= bound
+    kernel = np.asarray(cell["recurrent"], np.float64)
+    np.testing.assert_allclose(kernel @ kernel.T, np.eye(40), atol=1e-5)
+    np.testing.assert_array_equal(cell["bias"], np.repeat([[0], [1], [0], [0]], 40, axis=1))
 
 
 def test_only_the_last_layer_of_upconv_starts_from_the_bias():

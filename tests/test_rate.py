@@ -266,7 +266,7 @@ EXPERIMENTS = {
     "infovae": (
         infovae,
         {"kl_weight": 0.4, "mmd_weight": 900.0},
-        lambda m, w: w * (0.4 * m["kl"] + 900 * m["mmd"]),
+        lambda m, w: w * 0.4 * m["kl"] + 900 * m["mmd"],
     ),
     "vampprior": (vampprior, {"components": 4}, lambda m, w: w * m["kl"]),
 }

@@ -114,18 +114,14 @@ def test_loss_against_numpy():
 def test_decoder_input_is_the_code_at_every_step():
     model, params = network(6)
     z = jnp.array([[0.5, -0.2, 0.1, 0.9]])
-    decoder = {
-        name: jax.tree.map(np.asarray, layer) for name, layer in params["decoder"]["OptimizedLSTMCell_0"].items()
-    }
+    decoder = jax.tree.map(np.asarray, params["decoder"])
     h = c = np.zeros((1, 5))
     exact = []
     for _ in range(6):
-        gates = {
-            g: np.asarray(z) @ decoder[f"i{g}"]["kernel"] + h @ decoder[f"h{g}"]["kernel"] + decoder[f"h{g}"]["bias"]
-            for g in "ifgo"
-        }
-        c = expit(gates["f"]) * c + expit(gates["i"]) * np.tanh(gates["g"])
-        h = expit(gates["o"]) * np.tanh(c)
+        gates = np.asarray(z) @ decoder["kernel"] + h @ decoder["recurrent"] + decoder["bias"].reshape(1, -1)
+        i, f, g, o = np.split(gates, 4, axis=1)
+        c = expit(f) * c + expit(i) * np.tanh(g)
+        h = expit(o) * np.tanh(c)
         rows = params["rows"]["Dense_0"]
         exact.append(h @ np.asarray(rows["kernel"]) + np.asarray(rows["bias"]))
     logits = model.apply({"params": params}, z, method="logits")

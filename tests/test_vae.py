@@ -223,8 +223,9 @@ def test_encode_is_the_posterior_mean_and_decode_is_in_the_unit_interval():
     assert equal(far, np.array([[0, 1, 1, 0]], np.float32))  # large means: outputs are clipped
 
 
-def test_prior_is_standard_normal():
-    z = np.asarray(vae.prior(3)({}, new_key(), 50_000))
+@pytest.mark.parametrize("scale", [1.0, 5.0])
+def test_prior_is_normal_with_this_standard_deviation(scale):
+    z = np.asarray(vae.prior(3, scale)({}, new_key(), 50_000))
     assert z.shape == (50_000, 3)
-    np.testing.assert_allclose(z.mean(0), 0, atol=4 / np.sqrt(len(z)))
-    np.testing.assert_allclose(np.cov(z.T), np.eye(3), atol=0.03)
+    np.testing.assert_allclose(z.mean(0), 0, atol=4 * scale / np.sqrt(len(z)))
+    np.testing.assert_allclose(np.cov(z.T), scale**2 * np.eye(3), atol=0.03 * scale**2)

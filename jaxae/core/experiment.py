@@ -35,7 +35,9 @@ class Experiment:
     TypeError for fields of other types, and for a model without `__call__`.
     """
 
-    model: nn.Module  # with methods encode(x) -> codes and decode(codes) -> pixels in [0, 1]
+    # With methods encode(x) -> codes and decode(codes) -> pixels in [0, 1], and for masked images the attribute
+    # `hidden`, the value of pixels that the encoder does not see.
+    model: nn.Module
     train: Transition
     evaluate: Loss  # the means of its terms over the test split are reported
     prior: Prior | None = None  # codes to generate from

@@ -5,12 +5,16 @@ from jaxtyping import Array, Float, Key
 
 from jaxae.core.batch import Batch
 
+SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+
 
 def inverse_multiquadratic(x: Float[Array, "N Z"], y: Float[Array, "M Z"]) -> Float[Array, "N M"]:
-    """k(x, y) = C / (C + |x - y|^2), C = 2 Z, the mean of |x - y|^2 under N(0, I) (Tolstikhin et al. 2018)."""
-    scale = 2.0 * x.shape[1]
+    """k(x, y) = sum_s C_s / (C_s + |x - y|^2), C_s = 2 Z s for s in `SCALES`.
+
+    2 Z is the mean of |x - y|^2 under N(0, I); the scales are those of the code of Tolstikhin et al. 2018.
+    """
     square = jnp.sum((x[:, None] - y[None]) ** 2, axis=2)
-    return scale / (scale + square)
+    return sum((c / (c + square) for c in (2.0 * x.shape[1] * s for s in SCALES)), jnp.zeros(()))
 
 
 def discrepancy(x: Float[Array, "N Z"], y: Float[Array, "M Z"]) -> Float[Array, ""]:
@@ -24,7 +28,7 @@ def discrepancy(x: Float[Array, "N Z"], y: Float[Array, "M Z"]) -> Float[Array, 
         raise ValueError(f"batch_size={min(n, m)} must be at least 2 for the MMD of codes")
 
     def within(k: Float[Array, "N N"], count: int) -> Float[Array, ""]:
-        return (jnp.sum(k) - count) / (count * (count - 1))  # k(x, x) = 1
+        return (jnp.sum(k) - len(SCALES) * count) / (count * (count - 1))  # k(x, x) = 1 for each scale
 
     between = jnp.mean(inverse_multiquadratic(x, y))
     return within(inverse_multiquadratic(x, x), n) + within(inverse_multiquadratic(y, y), m) - 2 * between

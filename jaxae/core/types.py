@@ -53,6 +53,7 @@ class Info(NamedTuple):
     shape: tuple[int, ...]  # of one example
     train: int  # number of training examples
     mean: Callable[[], Float[np.ndarray, "*D"]] | None = None  # of the training examples, if available
+    examples: Callable[[int], Float[np.ndarray, "N *D"]] | None = None  # N of them, evenly spaced, if available
 
     def clipped_mean(self) -> Float[np.ndarray, "*D"]:
         """The mean training example, clipped away from 0 and 1, to initialise a decoder; 0.5 if unknown."""

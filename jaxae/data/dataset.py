@@ -35,11 +35,17 @@ class Dataset(NamedTuple):
     @property
     def info(self) -> Info:
         """The properties from which an experiment is built."""
-        return Info(self.shape, len(self.train.x), self._mean)
+        return Info(self.shape, len(self.train.x), self._mean, self._examples)
 
     def _mean(self) -> Float[np.ndarray, "*D"]:
-        scale = 255 if self.train.x.dtype == np.uint8 else 1
-        return np.asarray(np.mean(self.train.x, axis=0, dtype=np.float64) / scale)
+        return np.asarray(np.mean(self.train.x, axis=0, dtype=np.float64) / self._scale)
+
+    def _examples(self, count: int) -> Float[np.ndarray, "N *D"]:
+        return (self.train.x[spread(len(self.train.x), count)] / self._scale).astype(np.float32)
+
+    @property
+    def _scale(self) -> int:
+        return 255 if self.train.x.dtype == np.uint8 else 1
 
     def fingerprint(self) -> str:
         """SHA-256 of all arrays."""

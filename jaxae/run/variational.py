@@ -19,8 +19,8 @@ class Fields:
     likelihood_scale: float = 1.0
     """Standard deviation of --likelihood normal, for pixels in [0, 1]."""
     kl_warmup: float = 0.0
-    """Epochs of KL warm-up, in which the KL weight (or --capacity; all weights of tcvae and infovae) rises linearly
-    from 0 (0: none)."""
+    """Epochs of KL warm-up, in which the KL weight (or --capacity; all weights of tcvae) rises linearly from 0 (0:
+    none)."""
     kl_cycles: int = 1
     """Cycles of KL warm-up within --kl-warmup; with more than 1, the weight rises in the first half of each cycle."""
     log_likelihood_samples: int = 0

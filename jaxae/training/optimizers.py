@@ -57,6 +57,11 @@ def optimizer(
     return optax.chain(*before, found) if before else found
 
 
+def normalized() -> optax.GradientTransformation:
+    """Divide every array of the gradient by its norm: before Adam in the code of Tomczak & Welling 2018."""
+    return optax.stateless(lambda grads, _: jax.tree.map(lambda g: g / (jnp.linalg.norm(g) + 1e-7), grads))
+
+
 def fingerprint(transformation: optax.GradientTransformation) -> str:
     """Hash that identifies an Optax transformation in config.json.
 

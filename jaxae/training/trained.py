@@ -208,7 +208,8 @@ class Trained:
         if x.dtype == np.uint8:
             return jnp.asarray(x.astype(np.float32) / 255)
         x = x.astype(np.float32)
-        if x.size and not (x.min() >= 0 and x.max() <= 1):
+        shown = x[x != self.experiment.model.hidden] if hasattr(self.experiment.model, "hidden") else x
+        if shown.size and not (shown.min() >= 0 and shown.max() <= 1):
             raise ValueError("pixels must be uint8, or float in [0, 1]")
         return jnp.asarray(x)
 

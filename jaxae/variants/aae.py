@@ -32,8 +32,8 @@ class Adversarial(Autoencoder, kw_only=True):
         return self.discriminator(z)[:, 0]
 
 
-def discriminator_loss(model: Adversarial) -> Loss:
-    """Cross-entropy of the discriminator on samples of N(0, I) and on codes, in nats per example.
+def discriminator_loss(model: Adversarial, prior_scale: float = 1.0) -> Loss:
+    """Cross-entropy of the discriminator on samples of N(0, prior_scale^2 I) and on codes, in nats per example.
 
     The first half of the regularization phase (Makhzani et al. 2015, section 2.1): for
     descend(..., wrt=("discriminator",), name="discriminator").
@@ -41,7 +41,7 @@ def discriminator_loss(model: Adversarial) -> Loss:
 
     def objective(variables: Variables, batch: Batch, key: Key[Array, ""]) -> tuple[Terms, Extra]:
         z = jax.lax.stop_gradient(_codes(model, variables, batch))
-        real = _logits(model, variables, batch.noise(key, z.shape[1:]))
+        real = _logits(model, variables, prior_scale * batch.noise(key, z.shape[1:]))
         return {"loss": discrimination(real, _logits(model, variables, z))}, {}
 
     return objective

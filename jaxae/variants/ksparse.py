@@ -2,20 +2,29 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, Key
 
+from jaxae.core.batch import Batch, Loss, Terms, Weight
+from jaxae.core.types import Extra, Variables
 from jaxae.nets import Activation, Keys, linear
+from jaxae.variants import autoencoder
 from jaxae.variants.tied import Tied
 
 
-def largest(z: Float[Array, "B Z"], k: int) -> Float[Array, "B Z"]:
+def largest(z: Float[Array, "B Z"], k: int | Int[Array, ""], limit: int | None = None) -> Float[Array, "B Z"]:
     """Set all but the k largest entries of each row to 0; ties go to the first.
 
-    The gradient passes through these k entries.
+    limit: largest value of a k that changes during training (default: k). The gradient passes through the k entries.
     """
-    _, places = jax.lax.top_k(z, k)
-    mask = jnp.zeros(z.shape, bool).at[jnp.arange(len(z))[:, None], places].set(True)
+    _, places = jax.lax.top_k(z, int(k) if limit is None else limit)
+    kept = jnp.broadcast_to(jnp.arange(places.shape[1]) < k, places.shape)
+    mask = jnp.zeros(z.shape, bool).at[jnp.arange(len(z))[:, None], places].set(kept)
     return jnp.where(mask, z, 0)
+
+
+def falling(start: int, end: int, steps: int) -> Weight:
+    """k at each training step: from `start` to `end` in the first half of the steps (Makhzani & Frey 2013, 4.2.1)."""
+    return lambda step: jnp.round(start + (end - start) * jnp.minimum(2 * step / steps, 1)).astype(jnp.int32)
 
 
 class KSparse(Tied):
@@ -26,8 +35,9 @@ class KSparse(Tied):
 
     activation: Activation = linear
     output: Activation = linear
-    active: int = 25
-    alpha: float = 1.0
+    active: int | Int[Array, ""] = 25
+    alpha: float = 3.0
+    limit: int | None = None  # largest value of an `active` that changes during training
 
     def __call__(
         self,
@@ -36,7 +46,7 @@ class KSparse(Tied):
         axis: str | None = None,  # noqa: ARG002
     ) -> tuple[jax.Array, Float[Array, "B *D"]]:
         """Codes and reconstructions. keys: in training."""
-        z = self.encode(x) if keys is None else largest(super().encode(x), self.active)
+        z = self.encode(x) if keys is None else largest(super().encode(x), self.active, self.limit)
         return z, self.logits(z)
 
     def encode(self, x: Float[Array, "B *D"]) -> Float[Array, "B Z"]:
@@ -51,3 +61,15 @@ class KSparse(Tied):
     def evaluated(self) -> int:
         """Number of nonzero latent dimensions after training."""
         return int(self.alpha * self.active + 0.5)
+
+
+def loss(model: KSparse, active: Weight) -> Loss:
+    """`autoencoder.loss` of squared errors for training, with a number k of nonzero dimensions that may be a schedule.
+
+    k is at most `model.limit`.
+    """
+
+    def objective(variables: Variables, batch: Batch, key: Key[Array, ""]) -> tuple[Terms, Extra]:
+        return autoencoder.loss(model.clone(active=batch.scheduled(active)), "mse")(variables, batch, key)
+
+    return objective

@@ -1,10 +1,11 @@
 """The masked autoencoder: patches of the image are hidden from the encoder and are the target.
 
-Masking noise (Vincent et al. 2010, section 3.3) on patches, with the loss on hidden pixels only (He et al. 2022).
+Masking noise (Vincent et al. 2010, section 3.3) on patches, with a mask token in their place, the loss on hidden pixels
+only, and targets that may be normalized per patch (He et al. 2022, section 3).
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -16,9 +17,34 @@ from jaxae.core.divergences import per_example
 from jaxae.core.experiment import Corrupt
 from jaxae.core.types import Extra, Variables
 from jaxae.likelihoods.bernoulli import cross_entropy
+from jaxae.nets import Keys
 from jaxae.variants import autoencoder
 
 Mask = Callable[[Key[Array, ""], Batch], Float[Array, "B H W C"]]  # 1 where a pixel is hidden, 0 elsewhere
+
+HIDDEN = -1.0  # value of hidden pixels in the input, which no pixel in [0, 1] has
+
+
+class Masked(autoencoder.Autoencoder, kw_only=True):
+    """An autoencoder that replaces hidden patches by a learned mask token. Groups: encoder, decoder, mask_token."""
+
+    patch: int  # width of a patch in pixels
+    hidden: ClassVar[float] = HIDDEN
+
+    @nn.compact
+    def _shown(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        token = self.param("mask_token", nn.initializers.normal(0.02), (self.patch, self.patch, x.shape[3]))
+        return jnp.where(x == HIDDEN, _tiled(token[None], x.shape), x)
+
+    def __call__(
+        self, x: Float[Array, "B H W C"], keys: Keys | None = None, axis: str | None = None
+    ) -> tuple[Float[Array, "B *Z"], Float[Array, "B H W C"]]:
+        """Codes, and the decoder output before the activation `output`. x: hidden pixels are `HIDDEN`."""
+        return super().__call__(self._shown(x), keys, axis)
+
+    def encode(self, x: Float[Array, "B H W C"]) -> Float[Array, "B *Z"]:
+        """Codes. x: hidden pixels are `HIDDEN`."""
+        return super().encode(self._shown(x))
 
 
 def patches(shape: tuple[int, ...], patch: int, fraction: float) -> Mask:
@@ -43,27 +69,58 @@ def patches(shape: tuple[int, ...], patch: int, fraction: float) -> Mask:
 
 
 def visible(mask: Mask) -> Corrupt:
-    """Encoder input: the image with hidden pixels set to 0."""
-    return lambda key, batch: batch.x * (1 - mask(key, batch))
+    """Encoder input: the image with hidden pixels set to `HIDDEN`."""
+    return lambda key, batch: jnp.where(mask(key, batch) > 0, HIDDEN, batch.x)
 
 
-def loss(model: nn.Module, objective: Literal["bce", "mse"], mask: Mask) -> Loss:
+def normalized(x: Float[Array, "B H W C"], patch: int) -> Float[Array, "B H W C"]:
+    """Every patch minus its mean, divided by sqrt(variance + 1e-6), over pixels and channels (He et al. 2022)."""
+
+    def mean(values: Float[Array, "B H W C"]) -> Float[Array, "B H W 1"]:
+        total, count = (_patch_sums(v, patch) for v in (values, jnp.ones_like(values)))
+        return (total / count).repeat(patch, axis=1).repeat(patch, axis=2)[:, : x.shape[1], : x.shape[2]]
+
+    centred = x - mean(x)
+    return centred / jnp.sqrt(mean(centred**2) + 1e-6)
+
+
+def grey(v: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+    """Normalized patches as pixels, which lose brightness and contrast: mean 0.5, standard deviation 0.25."""
+    return 0.5 + 0.25 * v
+
+
+def loss(model: Masked, objective: Literal["bce", "mse", "normalized"], mask: Mask) -> Loss:
     """Reconstruction error of the hidden pixels, the same weight for each image. Uses the key as `visible` does.
 
-    model: an `Autoencoder` with a logistic output.
-    Terms, means over the hidden pixels: `loss`, the objective; `bce`, nats per pixel; `mse`, pixels in [0, 1]. Also
-    `code`, mean |z| over latent dimensions.
+    objective: bce or mse, for a model with a logistic output; normalized, the squared error of the decoder output
+    against `normalized` patches. Terms, means over the hidden pixels: `loss`, the objective; `bce`, nats per pixel, and
+    `mse`, pixels in [0, 1], or for normalized targets `mse` of these alone. Also `code`, mean |z| over latent
+    dimensions.
     """
 
     def terms(variables: Variables, batch: Batch, key: Key[Array, ""]) -> tuple[Terms, Extra]:
         hidden = mask(key, batch)
-        (z, logits), updates = autoencoder.apply(model, variables, batch, batch.x * (1 - hidden), jax.random.clone(key))
-        count = per_example(hidden)
-        values = {
-            "bce": per_example(hidden * cross_entropy(logits, batch.x)) / count,
-            "mse": per_example(hidden * (nn.sigmoid(logits) - batch.x) ** 2) / count,
-            "code": per_example(jnp.abs(z)) / z[0].size,
-        }
-        return {"loss": values[objective], **values}, updates
+        x = jnp.where(hidden > 0, HIDDEN, batch.x)
+        (z, before), updates = autoencoder.apply(model, variables, batch, x, jax.random.clone(key))
+        if objective == "normalized":
+            errors = {"mse": (before - normalized(batch.x, model.patch)) ** 2}
+        else:
+            errors = {"bce": cross_entropy(before, batch.x), "mse": (nn.sigmoid(before) - batch.x) ** 2}
+        values = {name: per_example(hidden * error) / per_example(hidden) for name, error in errors.items()}
+        total = values["mse" if objective == "normalized" else objective]
+        return {"loss": total, **values, "code": per_example(jnp.abs(z)) / z[0].size}, updates
 
     return terms
+
+
+def _tiled(token: Float[Array, "1 P P C"], shape: tuple[int, ...]) -> Float[Array, "1 H W C"]:
+    rows, columns = (-(-size // token.shape[1]) for size in shape[1:3])
+    return jnp.tile(token, (1, rows, columns, 1))[:, : shape[1], : shape[2]]
+
+
+def _patch_sums(x: Float[Array, "B H W C"], patch: int) -> Float[Array, "B R S 1"]:
+    """Sums over the pixels and channels of every patch."""
+    padding = [(0, 0), *((0, -size % patch) for size in x.shape[1:3]), (0, 0)]
+    padded = jnp.pad(x, padding)
+    b, h, w, c = padded.shape
+    return padded.reshape(b, h // patch, patch, w // patch, patch, c).sum((2, 4, 5))[..., None]

@@ -94,9 +94,9 @@ def reconstruction(
     return -log_likelihood(model.likelihood, outputs, batch.x, batch.observed), outputs
 
 
-def prior(latent: int) -> Prior:
-    """Codes from p(z) = N(0, I)."""
-    return lambda variables, key, n: jax.random.normal(key, (n, latent))  # noqa: ARG005
+def prior(latent: int, scale: float = 1.0) -> Prior:
+    """Codes from p(z) = N(0, scale^2 I)."""
+    return lambda variables, key, n: scale * jax.random.normal(key, (n, latent))  # noqa: ARG005
 
 
 def loss(model: VAE, rate: rates.Rate = rates.BOUND) -> Loss:

@@ -4,6 +4,8 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxae.core.batch import Batch, Loss, Terms, Weight
@@ -12,21 +14,40 @@ from jaxae.core.experiment import Prior
 from jaxae.core.types import Extra, Variables
 from jaxae.variants import iwae, vae
 
+LOG_SCALE = (-3.0, 1.0)  # log variances between -6 and 2
+NOISE = 0.01  # standard deviation of the initial pseudo-inputs, pixels in [0, 1]
+
+
+def around(pixels: float | Float[np.ndarray, "K *D"]) -> nn.initializers.Initializer:
+    """Initial pseudo-inputs: these pixels, one value or training images, plus normal noise of `NOISE`."""
+    return lambda key, shape: pixels + NOISE * jax.random.normal(key, shape)
+
+
+PIXELS = around(0.05)
+
 
 class VampVAE(vae.VAE, kw_only=True):
-    """A variational autoencoder with p(z) = (1 / K) sum_k q(z|u_k). Groups: encoder, decoder, pseudo_inputs."""
+    """A variational autoencoder with p(z) = (1 / K) sum_k q(z|u_k). Groups: encoder, decoder, pseudo_inputs.
+
+    Pseudo-inputs u are pixels clipped to [0, 1], and posteriors have a log scale in `LOG_SCALE`, as in the authors'
+    code.
+    """
 
     shape: tuple[int, ...]  # of an example
     components: int  # K
+    start: nn.initializers.Initializer = PIXELS  # of the pseudo-inputs
 
     def setup(self) -> None:
-        # Logits of the pseudo-inputs u, which are initialised near 0.5.
-        start = nn.initializers.normal(0.5)
-        self.pseudo_inputs = self.param("pseudo_inputs", start, (self.components, *self.shape))
+        self.pseudo_inputs = self.param("pseudo_inputs", self.start, (self.components, *self.shape))
+
+    def posterior(self, x: Float[Array, "B *D"]) -> DiagonalNormal:
+        """q(z|x)."""
+        mean, log_scale = super().posterior(x)
+        return DiagonalNormal(mean, jnp.clip(log_scale, *LOG_SCALE))
 
     def mixture(self) -> DiagonalNormal:
         """q(z|u_k) for every k."""
-        return self.posterior(nn.sigmoid(self.pseudo_inputs))
+        return self.posterior(jnp.clip(self.pseudo_inputs, 0, 1))
 
     def log_prior(self, z: Float[Array, "N Z"]) -> Float[Array, " N"]:
         """log p(z) (Tomczak & Welling 2018, equation 9)."""

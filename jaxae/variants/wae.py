@@ -10,17 +10,18 @@ from jaxae.core.types import Extra, Variables
 from jaxae.variants import autoencoder
 
 
-def loss(model: autoencoder.Autoencoder, weight: Weight) -> Loss:
-    """Squared error plus weight * MMD^2 of codes and N(0, I) (Tolstikhin et al. 2018, algorithm 2).
+def loss(model: autoencoder.Autoencoder, mmd_weight: Weight, error_weight: Weight = 1.0) -> Loss:
+    """error_weight * squared error + mmd_weight * MMD^2 of codes and N(0, I) (Tolstikhin et al. 2018, algorithm 2).
 
     For a deterministic encoder. Training only, since it needs the global batch (see `Batch.gather`). Terms: `loss`,
-    `reconstruction`, squared error summed over the pixels of an image, and `mmd`.
+    `reconstruction`, squared error summed over the pixels of an image, and `mmd`, both without their weights.
     """
 
     def objective(variables: Variables, batch: Batch, key: Key[Array, ""]) -> tuple[Terms, Extra]:
         (z, before), updates = autoencoder.apply(model, variables, batch, batch.x, key)
         error = per_example((model.output(before) - batch.x) ** 2)
         mmd = from_prior(batch, z, jax.random.clone(key))
-        return {"loss": error + batch.scheduled(weight) * mmd, "reconstruction": error, "mmd": mmd}, updates
+        total = batch.scheduled(error_weight) * error + batch.scheduled(mmd_weight) * mmd
+        return {"loss": total, "reconstruction": error, "mmd": mmd}, updates
 
     return objective

@@ -32,7 +32,7 @@ def reconstructions(model: Trained, data: Dataset, title: str) -> "Figure":
     rows = {"original": x}
     inputs = np.asarray(model.corrupted(x))
     if model.experiment.corrupt:
-        rows["noisy"] = inputs
+        rows["noisy"] = inputs.clip(0, 1)  # the mark of hidden pixels is below 0
     rows["denoised" if model.experiment.corrupt else "decoded"] = np.asarray(model.reconstruct(inputs))
     figure = canvas(f"{title}: test images and their reconstructions", 1.1 * len(x), 0.5 + 1.2 * len(rows))
     axes = figure.subplots(len(rows), len(x), squeeze=False)
