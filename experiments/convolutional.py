@@ -26,7 +26,7 @@ class Config(run.Config):
     batch_size: int = 128
     optimizer: optimizers.Name = "adadelta"
     lr: float = 1.0
-    eps: float = 1e-7  # Keras' default
+    eps: float = 1e-8  # Keras' default in 2016
     filters: tuple[int, ...] = (16, 8, 8)
     """Filters in each layer of the encoder; the decoder mirrors them."""
     kernels: tuple[int, ...] = (3,)

@@ -25,7 +25,7 @@ class Config(run.Config):
     batch_size: int = 256
     optimizer: optimizers.Name = "adadelta"
     lr: float = 1.0
-    eps: float = 1e-7  # Keras' default
+    eps: float = 1e-8  # Keras' default in 2016
     hidden: tuple[int, ...] = ()
     """Widths of the encoder's hidden layers; the decoder mirrors them."""
     latent: int = 32

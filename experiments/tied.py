@@ -23,7 +23,7 @@ class Config(run.Config):
     batch_size: int = 256
     optimizer: optimizers.Name = "adadelta"
     lr: float = 1.0
-    eps: float = 1e-7  # Keras' default
+    eps: float = 1e-8  # Keras' default in 2016
     latent: int = 32
     """Number of latent dimensions."""
 
