@@ -21,7 +21,7 @@ from jaxae.variants import vae
 
 @dataclass(frozen=True)
 class Config(variational.Fields, run.Config):
-    """784-256-2-256-784, RMSprop."""
+    """784-256-2-256-784, RMSprop with epsilon inside the root, as in Optax (Keras adds it outside)."""
 
     optimizer: optimizers.Name = "rmsprop"
     kl_weight: float = 1.0
