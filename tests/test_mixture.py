@@ -46,6 +46,18 @@ def test_codes_may_have_any_shape_and_constant_dimensions():
     np.testing.assert_allclose(np.std(z[:, 1, 1, 1]), 1, atol=0.2)
 
 
+def test_covariances_above_64_dimensions_are_diagonal():
+    """Samples have the mean and the standard deviation of every dimension, and no correlation."""
+    assert mixture.WIDEST == 64
+    rng = np.random.default_rng(0)
+    scale = np.linspace(0.2, 3, 65)
+    codes = 5 + scale * (0.6 * rng.normal(size=(4000, 65)) + 0.8 * rng.normal(size=(4000, 1)))
+    z = np.asarray(mixture.fit(codes, 1)(new_key(), 20_000), np.float64)
+    np.testing.assert_allclose(z.mean(0), codes.mean(0), atol=4 * 3 / np.sqrt(20_000))
+    np.testing.assert_allclose(z.std(0), codes.std(0), rtol=0.03)
+    assert abs(np.corrcoef(z.T) - np.eye(65)).max() < 5 / np.sqrt(20_000)
+
+
 def test_more_components_than_codes_raise():
     with pytest.raises(InputError, match="components=10 must be from 1 to the number of codes, 3"):
         mixture.fit(np.zeros((3, 2)))

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -309,6 +311,18 @@ def test_codebook_statistics_raise_in_microbatches(learned):
     loss = vqvae.loss(model, 0.3, codebook.track())
     with pytest.raises(ValueError, match=r"Batch.mean needs the global batch, .* use accumulate=1"):
         slope(loss, variables, batch(x, layout=Layout(None, 2)))
+
+
+def test_usage_and_perplexity_cover_the_codes_of_all_test_images():
+    """Half of the vectors have code 0, a quarter code 1, and an eighth each codes 2 and 3, in sorted order; K is 10."""
+    rows = np.repeat([0, 1, 2, 3], [2400, 1200, 600, 600]).reshape(2400, 2, 1)
+    model = SimpleNamespace(codes=10, apply=lambda variables, z, method: z[..., 0] + variables["offset"])
+    trained = SimpleNamespace(
+        experiment=SimpleNamespace(model=model), variables={"offset": jnp.int32(3)}, encode=jnp.asarray
+    )
+    found = usage(trained, SimpleNamespace(test=SimpleNamespace(x=rows)))
+    np.testing.assert_allclose(found["perplexity"], 2 ** (1 / 2 * 1 + 1 / 4 * 2 + 2 / 8 * 3), rtol=1e-6)
+    assert found["usage"] == 4 / 10
 
 
 @pytest.mark.parametrize(
