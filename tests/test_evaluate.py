@@ -153,14 +153,14 @@ def test_shift_mse_pads_with_zeros():
 
 
 def test_reconstruction_quality_is_the_mean_over_all_images():
-    """Bytes are compared with pixels in [0, 1]; chunks of 2 do not divide the 5 images."""
+    """Bytes are compared with pixels in [0, 1]."""
     x = np.random.default_rng(0).integers(0, 256, (5, 12, 13, 2)).astype(np.uint8)
     z = jnp.arange(5.0)[:, None]
 
     def decode(z):
         return jnp.asarray(x, jnp.float32)[z[:, 0].astype(int)] / 255 * (0.9 - 0.2 * z.reshape(-1, 1, 1, 1))
 
-    found = images.reconstruction_quality(decode, z, x, size=2)
+    found = images.reconstruction_quality(decode, z, x)
     original, decoded = jnp.asarray(x / np.float32(255)), decode(z)
     assert found.keys() == {"mse", "shift_mse", "ssim"}
     np.testing.assert_allclose(found["mse"], np.mean((decoded - original) ** 2), rtol=1e-5)
