@@ -20,6 +20,7 @@ from jaxae.core.step import alternate, descend
 from jaxae.core.types import Info, State
 from jaxae.experiments import aae as aae_experiment
 from jaxae.experiments import vampprior as vampprior_experiment
+from jaxae.experiments import wae as wae_experiment
 from jaxae.variants import aae, autoencoder, factor_vae, infovae, tcvae, vae, vampprior, wae
 from test_vae import means
 
@@ -363,6 +364,14 @@ def test_transitions_of_an_adversarial_autoencoder_update_their_own_groups(rates
     np.testing.assert_allclose(metrics["loss"], means(built.evaluate, params, batch(images()))["loss"], rtol=1e-5)
 
 
+def test_samples_of_the_adversarial_autoencoder_have_the_scale_of_its_prior():
+    built = aae_experiment.build(aae_experiment.Config(latent=2, prior_scale=3.0), Info(SHAPE, 100))
+    z = np.asarray(built.prior({}, new_key(), 20_000), np.float64)
+    assert z.shape == (20_000, 2)
+    assert abs(z.mean()) < 4 * 3 / np.sqrt(z.size)
+    assert abs(z.std() - 3) < 4 * 3 / np.sqrt(2 * z.size)
+
+
 @pytest.mark.slow
 def test_adversarial_training_moves_the_codes_towards_the_prior():
     """Three alternating transitions on the digits: the codes are closer to N(0, I) than without the discriminator."""
@@ -469,6 +478,16 @@ def test_wasserstein_loss_weights_squared_error_and_discrepancy(weights):
     np.testing.assert_allclose(terms["reconstruction"], error, rtol=1e-5)
     np.testing.assert_allclose(terms["mmd"], np.full(8, discrepancy), rtol=1e-4, atol=1e-7)
     np.testing.assert_allclose(terms["loss"], 0.3 * error + 7 * discrepancy, rtol=1e-5)
+
+
+def test_wasserstein_experiment_has_the_weights_of_its_fields():
+    config = wae_experiment.Config(hidden=(5,), latent=2, mmd_weight=7.0, error_weight=0.3, batch_size=8)
+    built = wae_experiment.build(config, Info(SHAPE, 100))
+    params = initial(built.model)
+    state = State(jnp.int32(0), params, built.train.init(params), {})
+    _, metrics = jax.jit(built.train.step)(state, batch(images()), new_key())
+    assert abs(metrics["mmd"]) > 0.01
+    np.testing.assert_allclose(metrics["loss"], 0.3 * metrics["reconstruction"] + 7 * metrics["mmd"], rtol=1e-5)
 
 
 @pytest.fixture

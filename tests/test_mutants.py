@@ -10,8 +10,8 @@ from conftest import script
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "tests" / "README.md").read_text()
 mutants = script("mutants")
-MODULES = ("core/divergences", "core/kl_term", "core/mmd", "core/step", "core/reduction")
-MEASURES = ("likelihood", "disentanglement", "images", "mixture", "codebook", "plane", "quality", "probe")
+MODULES = ("core/divergences", "core/kl_term", "core/mmd", "core/step", "core/reduction", "training/epoch", "nets/lstm")
+MEASURES = ("measures", "likelihood", "disentanglement", "images", "mixture", "codebook", "plane", "quality", "probe")
 
 
 @pytest.mark.parametrize("mutant", mutants.MUTANTS, ids=lambda mutant: f"{mutant.file}: {mutant.breaks}")
