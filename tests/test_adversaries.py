@@ -466,7 +466,9 @@ def test_info_vae_compares_samples_of_the_posterior_with_the_prior():
     assert away.mean() > 0.1
 
 
-@pytest.mark.parametrize("weights", [(7.0, 0.3), (lambda step: 0.7 * step, lambda step: 0.03 * step)], ids=str)
+@pytest.mark.parametrize(
+    "weights", [(7.0, 0.3), (lambda step: 0.7 * step, lambda step: 0.03 * step)], ids=["numbers", "schedules"]
+)
 def test_wasserstein_loss_weights_squared_error_and_discrepancy(weights):
     model = autoencoder.Autoencoder(**coders(2))
     variables, examples = {"params": initial(model)}, batch(images()).replace(step=jnp.int32(10))
