@@ -4,8 +4,8 @@ Group: disentangled
 Source: Kim & Mnih 2018, gamma = 35 on dSprites.
 Published: no result for these sprites (Kim & Mnih 2018).
 Command: jaxae factor_vae --data sprites --seeds 3
-Measured: negative evidence lower bound 42.56 +- 0.57 nats, MIG 0.1674 +- 0.02, SAP 0.2092 +- 0.018, DCI 0.3448 +- 0.05,
-FactorVAE score 0.6429 +- 0.035 over three seeds; 28 min in total on two shared CPU cores.
+Measured: negative evidence lower bound 42.56 +- 0.57 nats, MIG 0.1674 +- 0.02, DCI 0.3448 +- 0.05 over three seeds; 28
+min in total on two shared CPU cores.
 """
 
 from dataclasses import dataclass
