@@ -32,7 +32,7 @@ class Config(run.Config):
 
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
-    model = tied.Tied(info.shape, config.latent, nn.sigmoid, precision=config.precision)
+    model = tied.Tied(info.shape, config.latent, nn.sigmoid, autoencoder.output(info), config.precision)
     reconstruction = autoencoder.loss(model, "bce", weight=float(prod(info.shape)))  # the source sums over pixels
     loss = contractive.loss(reconstruction, contractive.norm_of_tied(model), config.contraction)
     return run.Experiment(model, descend(loss, run.optimizer(config, info)), loss)

@@ -36,7 +36,7 @@ class Config(convolutional.Config):
 
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for images of this shape."""
-    corrupt, pools = denoising.gaussian(config.noise), len(config.filters) - 1
+    corrupt, pools = denoising.gaussian(config.noise, pixels=not info.real), len(config.filters) - 1
     return convolutional.experiment(config, info, "mse", corrupt, pools=pools, bias=OUTPUT_BIAS)
 
 

@@ -32,7 +32,8 @@ class Config(run.Config):
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
     model = autoencoder.Autoencoder(
-        *autoencoder.dense(info.shape, config.hidden, config.latent, activation=nn.elu, precision=config.precision)
+        *autoencoder.dense(info.shape, config.hidden, config.latent, activation=nn.elu, precision=config.precision),
+        output=autoencoder.output(info),
     )
     loss = autoencoder.loss(model, "mse")
     return run.Experiment(

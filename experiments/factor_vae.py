@@ -46,7 +46,7 @@ class Config(plain.Config):
 
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
-    likelihood = likelihoods.named(config.likelihood, config.likelihood_scale)
+    likelihood = likelihoods.named(config.likelihood, config.likelihood_scale, info.real)
     leaky = partial(nn.leaky_relu, negative_slope=0.2)
     model = factor_vae.FactorVAE(
         *vae.dense(info.shape, config.hidden, config.latent, likelihood, precision=config.precision),
@@ -65,6 +65,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         train,
         vae.loss(model),
         vae.prior(config.latent),
+        missing=True,
         measures=measures(model, config.log_likelihood_samples, config.binarize),
     )
 

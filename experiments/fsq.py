@@ -11,7 +11,7 @@ two shared CPU cores. Two seeds use nearly all codes; the third uses 36 % of the
 from dataclasses import dataclass
 from math import prod
 
-from jaxae import run
+from jaxae import likelihoods, run
 from jaxae.core.step import descend
 from jaxae.measure.codebook import usage
 from jaxae.variants import autoencoder, fsq, vqvae
@@ -30,9 +30,11 @@ class Config(run.Config):
 
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for images of this shape."""
-    pixel = float(info.clipped_mean().mean())
+    bias = vqvae.bias(likelihoods.Normal() if info.real else likelihoods.Bernoulli(), info)
     model = fsq.FSQ(
-        *vqvae.strided(info.shape, config.filters, len(config.levels), pixel, config.precision), levels=config.levels
+        *vqvae.strided(info.shape, config.filters, len(config.levels), bias, config.precision),
+        autoencoder.output(info),
+        levels=config.levels,
     )
     loss = autoencoder.loss(model, "bce", weight=float(prod(info.shape)))
     return run.Experiment(model, descend(loss, run.optimizer(config, info)), loss, measures={"codebook": usage})

@@ -55,14 +55,14 @@ def stages(config: Config, info: run.Info) -> optax.Schedule:
 
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape; the decoder's output bias starts from the mean training image."""
-    likelihood = likelihoods.named(config.likelihood, config.likelihood_scale)
+    likelihood = likelihoods.named(config.likelihood, config.likelihood_scale, info.real)
     model = vae.VAE(
         *vae.dense(
             info.shape,
             config.hidden,
             config.latent,
             likelihood,
-            mean=info.clipped_mean(),
+            mean=info.initial_mean(),
             activation=nn.tanh,
             precision=config.precision,
         )
@@ -75,6 +75,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         descend(loss, run.optimizer(config, info, schedule)),
         iwae.loss(model, config.samples),
         vae.prior(config.latent),
+        missing=True,
         measures=measures(model, config.log_likelihood_samples, config.binarize),
     )
 

@@ -52,6 +52,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     model = autoencoder.Autoencoder(
         encoder=nets.Conv(config.filters, *layers, outputs=(config.latent,), **options),
         decoder=nets.Deconv(info.shape, config.filters, *layers, **options),
+        output=autoencoder.output(info),
     )
     loss = autoencoder.loss(model, "mse")
     return run.Experiment(model, descend(loss, run.optimizer(config, info)), loss, unit="per pixel")

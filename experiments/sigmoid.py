@@ -41,7 +41,8 @@ def build(config: Config, info: run.Info) -> run.Experiment:
             kernel_init=nn.initializers.normal(1.0),
             bias_init=nn.initializers.normal(1.0),
             precision=config.precision,
-        )
+        ),
+        output=autoencoder.output(info),
     )
     loss = autoencoder.loss(model, "mse")
     return run.Experiment(

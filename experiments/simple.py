@@ -35,7 +35,8 @@ class Config(run.Config):
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
     model = autoencoder.Autoencoder(
-        *autoencoder.dense(info.shape, config.hidden, config.latent, final=nn.relu, precision=config.precision)
+        *autoencoder.dense(info.shape, config.hidden, config.latent, final=nn.relu, precision=config.precision),
+        output=autoencoder.output(info),
     )
     loss = autoencoder.loss(model, "bce")
     return run.Experiment(

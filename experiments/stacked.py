@@ -38,7 +38,8 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         raise ValueError(
             f"greedy={config.greedy} epochs for each layer leave none of epochs={config.epochs} to fine-tune"
         )
-    model = stacked.Stacked(info.shape, (*config.hidden, config.latent), precision=config.precision)
+    widths = (*config.hidden, config.latent)
+    model = stacked.Stacked(info.shape, widths, output=autoencoder.output(info), precision=config.precision)
     loss = autoencoder.loss(model, "bce")
     epochs = (*(n * config.greedy for n in range(len(model.widths) + 1)), config.epochs)
     starts = [first_step(n, info.train, config.batch_size) for n in epochs]

@@ -41,7 +41,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         decoder=nets.Deconv(
             info.shape, config.filters, config.kernels, config.strides, activation=leaky, precision=config.precision
         ),
-        output=jnp.tanh,
+        output=nets.linear if info.real else jnp.tanh,
     )
     loss = autoencoder.loss(model, "mse", weight=float(info.shape[-1]))  # the source sums over channels
     return run.Experiment(model, descend(loss, run.optimizer(config, info)), loss, unit="per pixel")

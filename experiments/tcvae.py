@@ -35,7 +35,7 @@ class Config(variational.Fields, run.Config):
 
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
-    likelihood = likelihoods.named(config.likelihood, config.likelihood_scale)
+    likelihood = likelihoods.named(config.likelihood, config.likelihood_scale, info.real)
     model = vae.VAE(*vae.dense(info.shape, config.hidden, config.latent, likelihood, precision=config.precision))
     warmup = kl_term.warmup(config.kl_warmup, config.kl_cycles, info.train, config.batch_size)
     loss = tcvae.loss(model, info.train, kl_term.scaled(config.beta, warmup), warmup, warmup)
@@ -44,6 +44,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         descend(loss, run.optimizer(config, info)),
         vae.loss(model),
         vae.prior(config.latent),
+        missing=True,
         measures=measures(model, config.log_likelihood_samples, config.binarize),
     )
 

@@ -36,7 +36,7 @@ class Config(variational.Fields, run.Config):
 
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
-    likelihood = likelihoods.named(config.likelihood, config.likelihood_scale)
+    likelihood = likelihoods.named(config.likelihood, config.likelihood_scale, info.real)
     model = vae.VAE(*vae.dense(info.shape, config.hidden, config.latent, likelihood, precision=config.precision))
     warmup = kl_term.warmup(config.kl_warmup, config.kl_cycles, info.train, config.batch_size)
     rate = kl_term.rate(config.kl_weight, warmup, target=config.capacity, of=config.capacity_of, free=config.free_bits)
@@ -45,6 +45,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         descend(vae.loss(model, rate), run.optimizer(config, info)),
         vae.loss(model),
         vae.prior(config.latent),
+        missing=True,
         measures=measures(model, config.log_likelihood_samples, config.binarize),
     )
 

@@ -11,7 +11,7 @@ used over three seeds; 276 s in total on two shared CPU cores.
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxae import run
+from jaxae import likelihoods, run
 from jaxae.core.step import descend
 from jaxae.measure.codebook import usage
 from jaxae.variants import codebook, vqvae
@@ -44,14 +44,16 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         raise ValueError(
             f"reinit_below={config.reinit_below} must be below 1, or every code is re-initialised in every step"
         )
+    likelihood = likelihoods.Normal() if info.real else likelihoods.Bernoulli()
     learned = config.codebook == "gradient"
     tracked = not learned or config.reinit_below > 0
     model = vqvae.VQVAE(
-        *vqvae.strided(info.shape, config.filters, config.latent, float(info.clipped_mean().mean()), config.precision),
+        *vqvae.strided(info.shape, config.filters, config.latent, vqvae.bias(likelihood, info), config.precision),
         codes=config.codes,
         latent=config.latent,
         learned=learned,
         tracked=tracked,
+        likelihood=likelihood,
     )
     loss = vqvae.loss(model, config.commitment, codebook.track(config.decay, config.reinit_below) if tracked else None)
     return run.Experiment(model, descend(loss, run.optimizer(config, info)), loss, measures={"codebook": usage})

@@ -1,6 +1,6 @@
 """Autoencoders in JAX on one small functional core.
 
-    model = jaxae.fit("vae", x, epochs=20)  # x: images [N, H, W] or [N, H, W, C], uint8 or float in [0, 1]
+    model = jaxae.fit("vae", x, epochs=20)  # x: images [N, H, W] or [N, H, W, C], or a table [N, D]
     codes, scores = model.encode(x), model.score(x)
 
 `fit` trains an experiment on an array, a path or a named data set and returns a `Trained` model; `load` reads a run;

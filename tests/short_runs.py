@@ -36,9 +36,10 @@ FIELDS = {
 
 
 def few(folder):
-    """A file of 80 digits."""
+    """A file of 80 digits, with evenly spaced ones as the test split."""
     digits = data.load("digits").train
-    np.savez(folder / "few.npz", x=digits.x[:80], y=digits.y[:80])
+    few = data.hold_out(digits.x[:80], digits.y[:80], (), seed=None)
+    np.savez(folder / "few.npz", x_train=few.train.x, y_train=few.train.y, x_test=few.test.x, y_test=few.test.y)
     return folder / "few.npz"
 
 

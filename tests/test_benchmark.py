@@ -28,7 +28,7 @@ def paths(monkeypatch):
 
 def kernels(params):
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    return sum(leaf.size for path, leaf in leaves if path[-1].key == "kernel")
+    return sum(leaf.size for path, leaf in leaves if path[-1].key in ("kernel", "recurrent"))
 
 
 def test_operations_count_every_kernel_of_the_networks():

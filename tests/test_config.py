@@ -5,6 +5,7 @@ import unicodedata
 
 import pytest
 
+from jaxae import data
 from jaxae.commands import _docstrings as docstrings
 from jaxae.commands import score
 from jaxae.errors import InputError, input_errors
@@ -126,7 +127,8 @@ def test_help_has_the_fields_of_the_experiment_first_and_each_field_once():
     assert set(found["experiment"]) == set(every) - common
     assert [*found["experiment"]][:5] == ["--kl-weight", "--capacity", "--capacity-of", "--free-bits", "--hidden"]
     assert {"--lr", "--ema"} <= set(found["optimizer"])
-    assert [*found["data"]] == ["--data", "--binarize", "--data-dir", "--manual-dir"]
+    fields = [configs.flag(field.name) for field in dataclasses.fields(data.Options)]
+    assert [*found["data"]] == [*fields, "--data-dir", "--manual-dir"]
     assert {"--epochs", "--workdir"} <= set(found["run"])
     assert {"--parallel", "--coordinator"} <= set(found["devices"])
 

@@ -61,7 +61,7 @@ def test_reconstructions_are_below_their_originals():
     figure = figures.reconstructions(model(), DATA, "title")
     for i in range(10):
         number = i * (len(DATA.test.x) - 1) // 9  # evenly spaced, including the first and the last
-        np.testing.assert_array_equal(painted(figure, i), DATA.test.x[number, ..., 0])
+        np.testing.assert_allclose(painted(figure, i), DATA.test.x[number, ..., 0] / 255, rtol=1e-6)
         expected = model().reconstruct(DATA.test.x[number : number + 1])[0, ..., 0]
         np.testing.assert_allclose(painted(figure, 10 + i), expected, rtol=1e-6)
         assert figure.axes[i].get_title() == DATA.classes[DATA.test.y[number]]
@@ -106,7 +106,7 @@ def test_noise_is_shown_between_original_and_denoised():
     figure = figures.reconstructions(dataclasses.replace(model(), experiment=noisy), DATA, "title")
     assert [axis.get_ylabel() for axis in figure.axes[::10]] == ["original", "noisy", "denoised"]
     original, seen, denoised = (painted(figure, i) for i in (0, 10, 20))
-    np.testing.assert_allclose(seen, 1 - original / 255, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(seen, 1 - original, rtol=1e-6, atol=1e-7)
     np.testing.assert_allclose(denoised, model().reconstruct(np.asarray(seen)[None])[0, ..., 0], rtol=1e-5)
 
 

@@ -151,7 +151,6 @@ def test_batch_larger_than_the_split_becomes_the_split(x, capsys):
         ({"latent": "three"}, TypeError, "latent='three' must be int"),
         ({"hidden": 64}, TypeError, "hidden=64 must be tuple"),
         ({"epochs": 0}, ValueError, "epochs=0 must be at least 1"),
-        ({"y": [1]}, ValueError, "y= is not supported yet"),
         ({"context": [1]}, ValueError, "context= is not supported yet"),
         ({"valid": 0.1}, ValueError, "valid= is not supported yet"),
         ({"optimizer": "adamm"}, TypeError, "optimizer='adamm' must be one of adam, adamw"),

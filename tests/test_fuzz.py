@@ -394,8 +394,9 @@ def test_watch_detects_writes_elsewhere_and_started_programs(folder, tmp_path):
 
 @pytest.mark.parametrize("name", ["zeros.npz", "zeros.npy", "zeros-idx3-ubyte.gz"])
 def test_memory_is_bounded_by_the_declared_size(name, tmp_path):
-    """64 MiB of zeros compress to a few kB; reading them takes a small multiple of 64 MiB."""
+    """64 MiB, all black but one pixel, compress to a few kB; reading them takes a small multiple of 64 MiB."""
     zeros = np.zeros((65536, 32, 32), np.uint8)
+    zeros[0, 0, 0] = 255
     path = tmp_path / name
     header = bytes([0, 0, 8, 3]) + np.array(zeros.shape, ">u4").tobytes()
     path.write_bytes(

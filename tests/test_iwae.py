@@ -77,7 +77,7 @@ def test_bound_of_five_samples_against_scipy(gradient, kl_weight):
     expected = special.logsumexp(log_p + b * (prior - posterior), axis=1) - np.log(5)
     np.testing.assert_allclose(terms["loss"], -expected, rtol=1e-4)
     np.testing.assert_allclose(terms["elbo"], (log_p + prior - posterior).mean(1), rtol=1e-4)
-    found = iwae.densities(model)({"params": params}, examples.x, q, jnp.asarray(z, jnp.float32))
+    found = iwae.densities(model)({"params": params}, (examples.x, None), q, jnp.asarray(z, jnp.float32))
     for ours, theirs in zip(found, (log_p, prior, posterior), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
@@ -102,7 +102,7 @@ def test_plain_gradient_is_that_of_a_numpy_reference():
     def log_weights(params):
         variables = {"params": params}
         q = model.apply(variables, one.x, method="posterior")
-        found = of(variables, one.x, q, iwae.samples_of(q, eps))
+        found = of(variables, (one.x, None), q, iwae.samples_of(q, eps))
         return found.likelihood + kl_weight * (found.prior - found.posterior)
 
     weights = np.asarray(jax.nn.softmax(log_weights(params), axis=1))
@@ -248,7 +248,7 @@ def test_measure_is_the_estimate_of_a_trained_model_with_its_active_units():
         return np.stack([np.linspace(-1, 1, len(x)), np.linspace(0, 0.3, len(x))], axis=1)
 
     trained = SimpleNamespace(experiment=SimpleNamespace(model=MODEL), variables={"params": params}, encode=encode)
-    found = likelihood.measure(OF, 5, trained, SimpleNamespace(test=SimpleNamespace(x=x)))
+    found = likelihood.measure(OF, 5, trained, SimpleNamespace(test=SimpleNamespace(x=x, observed=None)))
     assert found.pop("active_units") == 1
     assert found == estimated(params, x, 5, new_key())
 
@@ -259,7 +259,7 @@ def test_log_prior_agrees_with_the_kl_divergence():
     x = jnp.asarray(x[:1])
     q = MODEL.apply({"params": params}, x, method="posterior")
     eps = jax.random.normal(new_key(), (1, 200_000, 2))
-    terms = OF({"params": params}, x, q, iwae.samples_of(q, eps))
+    terms = OF({"params": params}, (x, None), q, iwae.samples_of(q, eps))
     gap = np.asarray(terms.posterior - terms.prior, np.float64)
     assert abs(gap.mean() - float(divergences.kl_normal(q)[0])) < 4 * gap.std() / np.sqrt(gap.size)
 

@@ -467,3 +467,22 @@ def test_only_the_last_layer_of_upconv_starts_from_the_bias():
     params = nets.UpConv((4, 4, 2), (3,), bias=-1.9).init(new_key(), jnp.zeros((1, 2, 2, 1)))["params"]
     np.testing.assert_array_equal(params["Convolution_0"]["bias"], np.zeros((1, 1, 1, 3)))
     np.testing.assert_array_equal(params["Convolution_1"]["bias"], np.full((1, 1, 1, 2), -1.9, np.float32))
+
+
+SIZES = [(1, 1), (2, 3), (7, 7), (28, 20), (31, 64), (32, 32), (64, 64), (128, 96), (255, 256)]
+
+
+@pytest.mark.parametrize(
+    "name", ["convolutional", "denoising", "denoising_conv32", "mirrored", "strided", "vqvae", "fsq"]
+)
+def test_image_experiments_take_every_size(name):
+    experiment = import_module(f"jaxae.experiments.{name}")
+    for size in SIZES:
+        shape = (*size, 3)
+        model = experiment.build(experiment.Config(), data.Info(shape, 100)).model
+        variables = jax.eval_shape(model.init, new_key(), jnp.zeros((2, *shape)))
+
+        def decoded(variables, x, model=model):
+            return model.apply(variables, model.apply(variables, x, method="encode"), method="decode")
+
+        assert jax.eval_shape(decoded, variables, jnp.zeros((2, *shape))).shape == (2, *shape)

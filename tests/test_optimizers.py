@@ -160,8 +160,8 @@ def test_experiments_have_the_optimizers_of_their_sources():
     info = jaxae.Info((28, 28, 1), 60_000)
     grads = {"a": jnp.array([1e-4, 0.3]), "b": jnp.array([[-2.0, 1e-7]])}
     cases = [
-        (simple.Config(), optax.adadelta(1.0, rho=0.95, eps=1e-7)),
-        (convolutional.Config(), optax.adadelta(1.0, rho=0.95, eps=1e-7)),
+        (simple.Config(), optax.adadelta(1.0, rho=0.95, eps=1e-8)),
+        (convolutional.Config(), optax.adadelta(1.0, rho=0.95, eps=1e-8)),
         (vae.Config(), optax.rmsprop(1e-3)),
         (dense.Config(), optax.adam(1e-3)),
         (iwae.Config(schedule="constant"), optax.adam(1e-3, eps=1e-4)),

@@ -150,7 +150,7 @@ def test_published_and_measured_results_are_side_by_side():
     for name, published, measured in (
         ("binary", 104, "102.3 ± 0.16 nats"),
         ("iwae", -85.54, "-87.12 nats"),
-        ("simple", 7.30, "7.438 ± 0.05"),
+        ("simple", 7.30, "7.379 ± 0.051"),
         ("tcvae", 0.5, "MIG 0.2921 ± 0.042"),
     ):
         assert published in numbers(rows[name]["published"])

@@ -359,9 +359,9 @@ def test_loaded_model_encodes_decodes_and_samples(finished):
 def test_load_and_model_reject_bad_input(finished, tmp_path):
     model = jaxae.load(finished)
     for call, given, says in (
-        (model.encode, np.zeros((3, 27, 28)), "images have shape"),
+        (model.encode, np.zeros((3, 27, 28)), "examples have shape"),
         (model.encode, np.full((3, 28, 28), 2.0), "pixels must be"),
-        (model.encode, np.full((3, 28, 28), np.nan), "pixels must be"),
+        (model.encode, np.full((3, 28, 28), np.inf), "examples have infinite values"),
         (model.decode, np.zeros((3, 3)), "codes have shape"),
     ):
         with pytest.raises(ValueError, match=says):

@@ -177,7 +177,7 @@ def test_ragged_arrays_are_read_in_order(tmp_path):
     assert dataset.shape == (7, 3)
     assert dataset.info[:2] == data.Info((7, 3), 23)[:2]
     assert dataset.classes == ()
-    np.testing.assert_array_equal(dataset.test.x[:, 0], [MANY[9][0], MANY[19][0]])
+    assert (len(dataset.test.x), dataset.kind, dataset.real) == (2, "series", False)
 
 
 def test_rows_with_lengths_equal_separate_arrays(tmp_path):
@@ -215,10 +215,8 @@ BAD = {
     "empty": ([ROWS, ROWS[:0]], {}, "sequence 1 is empty; omit it"),
     "empty by length": ([], {"x": ROWS, "lengths": [4, 2, 0]}, "sequence 2 is empty; omit it"),
     "no width": ([ROWS[:, :0], ROWS[:, :0]], {}, "is empty"),
-    "integers": ([ROWS.astype(int), ROWS.astype(int)], {}, r"values are int64: save uint8, or float in \[0, 1\]"),
-    "above one": ([ROWS, 3 * ROWS], {}, r"values from 0.5 to 1.5: floats must be in \[0, 1\]; scale first"),
-    "below zero": ([ROWS, -ROWS], {}, "values from -0.5 to 0.5"),
-    "not a number": ([ROWS, np.nan * ROWS], {}, "values from nan to nan"),
+    "complex": ([ROWS.astype(complex), ROWS.astype(complex)], {}, "values are complex128: save numbers"),
+    "infinite": ([ROWS, np.inf * ROWS], {}, "has infinite values; replace them, by NaN where an entry is missing"),
     "negative length": (
         [],
         {"x": ROWS, "lengths": [7, -1]},
@@ -229,10 +227,10 @@ BAD = {
     "lengths of a number": ([], {"x": 0.5, "lengths": [1]}, r"lengths is int64 \(1,\), not the steps"),
     "other sum": ([], {"x": ROWS, "lengths": [3, 2]}, "lengths sum to 5, but x has 6 rows"),
     "no lengths at all": ([], {"x": ROWS[:0], "lengths": np.zeros(0, int)}, "is empty"),
-    "no x": ([], {"y": [1, 2]}, "has y, but no x: np.savez"),
+    "no x": ([], {"y": [1, 2]}, "has y: name the arrays x and y"),
     "nothing": ([], {}, "has nothing, but no x: np.savez"),
-    "other number of classes": ([ROWS, ROWS], {"y": [0, 1, 2]}, r"y is int64 \(3,\), not 2 classes"),
-    "one": ([ROWS], {}, "1 example: at least 2 are needed"),
+    "other number of classes": ([ROWS, ROWS], {"y": [0, 1, 2]}, r"y has shape \(3,\), not \(2,\)"),
+    "one": ([], {"x": ROWS, "lengths": [6]}, "1 example: at least 2 are needed"),
 }
 
 

@@ -218,9 +218,6 @@ def test_encode_is_the_posterior_mean_and_decode_is_in_the_unit_interval():
     assert equal(z, model.apply({"params": params}, x, method="posterior").mean)
     far = model.apply({"params": params}, 1e3 * z, method="decode")
     assert 0 <= far.min() < far.max() <= 1
-    model, params, x, _ = linear_gaussian()
-    far = model.apply({"params": params}, jnp.array([[-9.0, 9.0]]), method="decode")
-    assert equal(far, np.array([[0, 1, 1, 0]], np.float32))  # large means: outputs are clipped
 
 
 @pytest.mark.parametrize("scale", [1.0, 5.0])

@@ -1,5 +1,6 @@
 """Apply a trained model to new data: code shared by `encode`, `reconstruct`, `sample` and `score`."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from jaxae.commands import _output
 from jaxae.commands._arguments import OneRun, module_of
 from jaxae.errors import InputError
 from jaxae.run import directory
+from jaxae.run.read import options_of
 from jaxae.training.trained import CHUNK, Trained
 
 Apply = Callable[[np.ndarray, np.ndarray | None], ArrayLike]  # (examples, lengths) -> results, [*S, n, ...]
@@ -54,6 +56,7 @@ class NewData(NamedTuple):
     lengths: Int[np.ndarray, " N"] | None
     names: Sequence[str | int]
     description: str  # number of examples, and their source
+    columns: tuple[str, ...] = ()  # of a table
 
 
 def opened(options: ToFile) -> Trained:
@@ -79,8 +82,10 @@ def opened(options: ToFile) -> Trained:
 
 def read_examples(options: WithData, model: Trained) -> NewData:
     """The data in the input shape of the model; pads short sequences. InputError for data of another shape."""
-    config = directory.read(options.run / "config.json")["config"]
-    split, names = data.examples(options.data, config["data_dir"], config["manual_dir"], config["binarize"])
+    saved = directory.read(options.run / "config.json")
+    how = dataclasses.replace(options_of(saved), data=options.data)
+    data_dir, manual_dir = (saved["config"][name] for name in ("data_dir", "manual_dir"))
+    split, names = data.examples(how, data_dir, manual_dir, saved["data"].get("features", ()))
     x, lengths = split.x, split.lengths
     if lengths is not None and len(model.shape) == 2 and x.shape[1] < model.shape[0]:
         x = np.pad(x, ((0, 0), (0, model.shape[0] - x.shape[1]), (0, 0)))
@@ -91,7 +96,8 @@ def read_examples(options: WithData, model: Trained) -> NewData:
         )
     count = f"{len(x):,} example{'s' * (len(x) > 1)}"
     named = data.path_of(options.data) is None
-    return NewData(x, lengths, names, f"{count} (the test split of {options.data})" if named else count)
+    about = f"{count} (the test split of {options.data})" if named else count
+    return NewData(x, lengths, names, about, tuple(saved["data"].get("features", ())))
 
 
 def chunks(found: NewData, apply: Apply) -> Iterator[np.ndarray]:
@@ -106,7 +112,8 @@ def write(options: WithData, model: Trained, found: NewData, apply: Apply, what:
     """Write the results for all examples, as an array or a table, and return the line to print."""
     results = chunks(found, apply)
     if options.out.suffix == ".csv":
-        shape = _output.write_table(options.out, results, found.names, column, model.seeds)
+        columns = () if column else found.columns
+        shape = _output.write_table(options.out, results, found.names, column or "x", model.seeds, columns)
     else:
         shape = _output.write_array(options.out, results, len(found.x), len(model) > 1)
     return f"{what} of {found.description}, {[*shape]} float32: {options.out}"

@@ -43,12 +43,17 @@ def write_array(path: Path, chunks: Chunks, count: int, several: bool) -> tuple[
 
 
 def write_table(
-    path: Path, chunks: Chunks, names: Sequence[str | int], column: str, seeds: Sequence[int]
+    path: Path,
+    chunks: Chunks,
+    names: Sequence[str | int],
+    column: str,
+    seeds: Sequence[int],
+    columns: Sequence[str] = (),
 ) -> tuple[int, ...]:
     """Write a row for each example, its name and its numbers; return the shape of all numbers.
 
-    The columns are called `column`, or `column0`, `column1`, ... if an example has several numbers; with several
-    seeds `column_seed3`.
+    The columns are called `columns`, or `column`, or `column0`, `column1`, ... if an example has several numbers; with
+    several seeds `column_seed3`.
     """
     first, shape = 0, (len(names),)
     with _open(path) as file, io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="") as text:
@@ -60,6 +65,7 @@ def write_table(
                 numbers = (
                     [f"{column}{i}" for i in range(prod(shape[-values.ndim + 2 :]))] if values.ndim > 2 else [column]
                 )
+                numbers = list(columns) or numbers
                 marks = [f"_seed{seed}" for seed in seeds] if len(seeds) > 1 else [""]
                 table.writerow(["name", *(f"{number}{mark}" for mark in marks for number in numbers)])
             for row in values.swapaxes(0, 1):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from jaxae import run
+from jaxae import data, run
 from jaxae.commands._arguments import parsed
 from jaxae.data import binary
 from jaxae.errors import InputError
@@ -18,7 +18,7 @@ from jaxae.run import config
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(config.Folders, config.Data):
+class Options(config.Folders, data.Options):
     """Arguments of `jaxae classifier`."""
 
     epochs: int = classifier.EPOCHS

@@ -16,7 +16,18 @@ from jaxae import run
 from jaxae.commands._arguments import Runs, module_of, parsed
 from jaxae.errors import InputError
 from jaxae.report import html
-from jaxae.report.figures.base import COLOURS, bitmap, data_url, encoded, lengths_of, pictures, ten, tile, unit
+from jaxae.report.figures.base import (
+    COLOURS,
+    bitmap,
+    data_url,
+    displayed,
+    encoded,
+    lengths_of,
+    pictures,
+    ten,
+    tile,
+    unit,
+)
 from jaxae.report.figures.metrics import metric_names
 from jaxae.report.wall import small
 from jaxae.training import records
@@ -50,11 +61,12 @@ def page(paths: Sequence[Path], module: ModuleType | None = None) -> str:
     labels = _labels(paths)
     saved, data = run.same_data(paths)
     loaded = [run.load_finished(path, module, data) for path in paths]
-    rows = {"original": unit(data.test.x[ten(data)])}
+    originals = displayed(loaded[0][0], data)[1] if loaded else data
+    rows = {"original": unit(originals.test.x[ten(data)])}
     for label, (every, *_) in zip(labels, loaded, strict=True):
-        model = every[0]
+        model, shown = displayed(every[0], data)
         rows[f"{label}, from corrupted images" if model.experiment.corrupt else label] = np.asarray(
-            model.decode(encoded(model, data, ten(data), corrupted=True))
+            model.decode(encoded(model, shown, ten(data), corrupted=True))
         )
     strips = [
         (label, data_url(bitmap(tile(small(pictures(x, lengths_of(data, ten(data)))), len(x)))))

@@ -16,7 +16,7 @@ from jaxae.commands._apply import NewData, WithData, opened, read_examples, writ
 from jaxae.commands._arguments import parsed
 from jaxae.commands._output import write_grid
 from jaxae.data import spread
-from jaxae.report.figures.base import pictures, unit
+from jaxae.report.figures.base import pictures, shown, unit
 from jaxae.training.trained import Trained
 
 COLUMNS = 10
@@ -27,11 +27,11 @@ MAX_EXAMPLES = 100  # examples in a picture
 class Options(WithData):
     """Arguments of `jaxae reconstruct`."""
 
-    suffixes = (".npy", ".png")
+    suffixes = (".npy", ".csv", ".png")
 
     out: Path
-    """.npy: reconstructions in [0, 1], float32 [N, H, W, C]; .png: originals over reconstructions, of up to 100
-    examples."""
+    """.npy: reconstructions, float32 [N, *D], in the units of the data, pixels in [0, 1]; .csv: a row for each example,
+    with the columns of a table; .png: originals over reconstructions, of up to 100 examples."""
 
 
 def main(argv: Sequence[str]) -> NoReturn:
@@ -52,7 +52,7 @@ def _picture(path: Path, model: Trained, found: NewData) -> str:
     places = spread(len(found.x), MAX_EXAMPLES)
     x, lengths = np.asarray(found.x[places]), None if found.lengths is None else found.lengths[places]
     y = np.asarray(model.reconstruct(x, lengths))
-    rows = [pictures(images, lengths) for images in (unit(x), y)]
+    rows = [pictures(images, lengths) for images in shown(model, unit(x), y)]
     width, height = write_grid(path, rows, min(len(x), COLUMNS))
     some = f"{len(x)} of " if len(x) < len(found.x) else ""
     return f"reconstructions of {some}{found.description}, below their originals, {width}x{height} pixels: {path}"

@@ -17,7 +17,7 @@ from jaxae.commands._apply import ToFile, opened
 from jaxae.commands._arguments import parsed
 from jaxae.commands._output import write_array, write_grid
 from jaxae.errors import InputError
-from jaxae.report.figures.base import pictures
+from jaxae.report.figures.base import pictures, shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class Options(ToFile):
     suffixes = (".npy", ".png")
 
     out: Path
-    """.npy: samples in [0, 1], float32 [N, H, W, C]; .png: a grid of them."""
+    """.npy: samples, float32 [N, *D], in the units of the data, pixels in [0, 1]; .png: a grid of them."""
     n: int = 64
     """Number of samples."""
     seed: int = 0
@@ -57,7 +57,7 @@ def sample(options: Options) -> str:
     x = np.asarray(model.sample(jax.random.key(options.seed), options.n))
     what = f"{options.n:,} sample{'s' * (options.n > 1)}"
     if options.out.suffix == ".png":
-        width, height = write_grid(options.out, [pictures(x)], math.ceil(math.sqrt(options.n)))
+        width, height = write_grid(options.out, [pictures(*shown(model, x))], math.ceil(math.sqrt(options.n)))
         return f"{what}, {width}x{height} pixels: {options.out}"
     shape = write_array(options.out, [x], options.n, len(model) > 1)
     return f"{what}, {[*shape]} float32: {options.out}"

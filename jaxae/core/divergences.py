@@ -52,6 +52,23 @@ def per_example(values: Float[Array, "B *D"]) -> Float[Array, " B"]:
     return jnp.dot(values.reshape(-1, size), jnp.ones(size), precision="highest")
 
 
+def size(x: Float[Array, "B *D"], observed: Float[Array, "B *O"] | None = None) -> int | Float[Array, " B"]:
+    """Number of dimensions of an example, or of the observed ones of each. observed: see `Batch`."""
+    if observed is None:
+        return prod(x.shape[1:])
+    return per_example(observed) * prod(x.shape[observed.ndim :])
+
+
+def mean_over_observed(
+    values: Float[Array, "B *D"], observed: Float[Array, "B *O"] | None = None
+) -> Float[Array, " B"]:
+    """Mean over the dimensions of each example, or over the observed ones; 0 for an example without any."""
+    if observed is None:
+        return per_example(values) / size(values)
+    seen = jnp.where(observed.reshape(*observed.shape, *[1] * (values.ndim - observed.ndim)) > 0, values, 0)
+    return per_example(seen) / jnp.maximum(size(values, observed), 1)
+
+
 def log_normal(p: DiagonalNormal, x: Float[Array, "B *D"]) -> Float[Array, " B"]:
     """log N(x; mean, scale^2) (Kingma & Welling 2014, appendix C.2)."""
     return per_example(log_normal_terms(p, x))

@@ -31,11 +31,12 @@ class Experiment:
 
     A loss returns (terms, updates). Each term has one number per example; `loss` is minimised, and the means of all
     terms are reported. Updates are new values of collections that training changes without gradients (`batch_stats`),
-    usually none. `batch.x` holds float32 examples in [0, 1]; `batch.noise(key, shape)` samples noise per example.
+    usually none. `batch.x` holds float32 examples in model units, pixels in [0, 1] or standardized numbers;
+    `batch.noise(key, shape)` samples noise per example.
     TypeError for fields of other types, and for a model without `__call__`.
     """
 
-    # With methods encode(x) -> codes and decode(codes) -> pixels in [0, 1], and for masked images the attribute
+    # With methods encode(x) -> codes and decode(codes) -> examples, in model units, and for masked images the attribute
     # `hidden`, the value of pixels that the encoder does not see.
     model: nn.Module
     train: Transition
@@ -43,6 +44,7 @@ class Experiment:
     prior: Prior | None = None  # codes to generate from
     corrupt: Corrupt | None = None
     sequences: bool = False  # whether the model's methods take a mask [B, T], for sequences of different lengths
+    missing: bool = False  # whether the losses use observed entries only (`batch.observed`)
     expected: Mapping[str, ExpectedMetrics] = field(default_factory=dict)  # by data set
     unit: str = "nats per image"  # of the loss
     # Further measures of the trained model, by their names in result.json.
@@ -89,7 +91,11 @@ class MeasuredSplit(Protocol):
 
     @property
     def x(self) -> Any:
-        """Examples [N, *D], bytes or numbers in [0, 1]."""
+        """Examples [N, *D], bytes or numbers in model units."""
+
+    @property
+    def observed(self) -> Any:
+        """1 where an entry was measured, 0 where it is missing, [N, *D]; None: all were."""
 
     @property
     def factors(self) -> Int[Any, "N F"] | None:

@@ -45,6 +45,14 @@ class Examples(NamedTuple):
     x: UInt8[Array | np.ndarray, "N D"] | Float[Array | np.ndarray, "N D"]
     y: Int[Array | np.ndarray, " N"]
     lengths: Int[Array | np.ndarray, " N"] | None = None  # of sequences, in steps
+    observed: UInt8[Array | np.ndarray, "N D"] | None = None  # 1 where measured, 0 where missing; None: all are
+
+
+class Scale(NamedTuple):
+    """The user's units: offset + factor * model units, along the last axis of an example."""
+
+    offset: Float[np.ndarray, " C"]
+    factor: Float[np.ndarray, " C"]
 
 
 class Info(NamedTuple):
@@ -54,7 +62,14 @@ class Info(NamedTuple):
     train: int  # number of training examples
     mean: Callable[[], Float[np.ndarray, "*D"]] | None = None  # of the training examples, if available
     examples: Callable[[int], Float[np.ndarray, "N *D"]] | None = None  # N of them, evenly spaced, if available
+    real: bool = False  # real numbers, not pixels in [0, 1]
+    missing: bool = False  # whether entries are missing
 
-    def clipped_mean(self) -> Float[np.ndarray, "*D"]:
-        """The mean training example, clipped away from 0 and 1, to initialise a decoder; 0.5 if unknown."""
-        return np.clip(np.full(self.shape, 0.5) if self.mean is None else self.mean(), 1e-3, 1 - 1e-3)
+    def initial_mean(self) -> Float[np.ndarray, "*D"]:
+        """The mean training example, to initialise a decoder; pixels are clipped away from 0 and 1.
+
+        0, or 0.5 for pixels, if unknown.
+        """
+        if self.mean is None:
+            return np.full(self.shape, 0.0 if self.real else 0.5)
+        return self.mean() if self.real else np.clip(self.mean(), 1e-3, 1 - 1e-3)

@@ -18,7 +18,7 @@ from jaxae.data.dataset import Dataset, Split
 from jaxae.errors import InputError
 
 CHUNK = 10_000  # examples
-VERSION = 2  # increment when decoding or splitting changes
+VERSION = 3  # increment when decoding or splitting changes
 
 
 def folder() -> Path:
@@ -69,15 +69,17 @@ def cached(key: str, make: Callable[[], Dataset]) -> Dataset:
                 Split(file["train_x"], file["train_y"]),
                 Split(file["test_x"], file["test_y"]),
                 tuple(str(name) for name in file["classes"]),
+                notes=tuple(str(note) for note in file["notes"]),
             )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         dataset = make()
-    (train, test, classes) = dataset
+    train, test, classes = dataset.train, dataset.test, dataset.classes
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with writing(path) as file:
             arrays: dict[str, Any] = {"train_x": train.x, "train_y": train.y, "test_x": test.x, "test_y": test.y}
-            np.savez(file, classes=np.array(classes, dtype=np.str_), **arrays)
+            notes = np.array(dataset.notes, dtype=np.str_)
+            np.savez(file, classes=np.array(classes, dtype=np.str_), notes=notes, **arrays)
     except OSError as error:
         logging.getLogger("jaxae").warning("the decoded data is not cached in %s: %s", folder(), error)
     return dataset

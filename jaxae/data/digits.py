@@ -19,4 +19,4 @@ def _decode() -> Dataset:
     small = (digits.images * (255 / 16)).round().astype(np.uint8)
     large = [np.asarray(Image.fromarray(image).resize((28, 28), Image.Resampling.BICUBIC)) for image in small]
     names = tuple(str(digit) for digit in range(10))
-    return hold_out(np.stack(large)[..., None], digits.target.astype(np.int32), names, 0.2)
+    return hold_out(np.stack(large)[..., None], digits.target.astype(np.int32), names, 0.2, seed=None)

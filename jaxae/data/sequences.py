@@ -1,16 +1,17 @@
 """User sequences of any lengths: an `.npz` of ragged arrays.
 
 `np.savez(path, *sequences)`, or `np.savez(path, x=rows, lengths=lengths)` with the rows of all sequences concatenated;
-with either, optional classes `y`. Each sequence is [T] or [T, D]; uint8, or float in [0, 1].
+with either, optional classes `y`. Each sequence is [T] or [T, D], of bytes, which are divided by 255, or of numbers;
+NaN marks a missing entry.
 """
 
 import re
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Int
+from jaxtyping import Float, Int
 
-from jaxae.data.arrays import labels
+from jaxae.data.classes import labels
 from jaxae.data.dataset import Dataset, hold_out
 from jaxae.errors import InputError
 
@@ -20,11 +21,12 @@ SIZE = 2**31  # bytes; padding to the longest sequence may need far more memory 
 def load(arrays: dict[str, np.ndarray], path: Path) -> Dataset:
     """The sequences in the arrays of a file; a tenth of each class is the test split. InputError as in `padded`."""
     x, lengths = padded(arrays, path)
-    return hold_out(x, *labels(arrays.get("y"), len(x), path), lengths=lengths)
+    (y,), names = labels([arrays.get("y")], [len(x)], str(path))
+    return hold_out(x, y, names, lengths=lengths)._replace(kind="series")
 
 
-def padded(arrays: dict[str, np.ndarray], path: Path) -> tuple[Float32[np.ndarray, "N T D"], Int[np.ndarray, " N"]]:
-    """All sequences in the arrays of a file, in [0, 1] and padded with 0, and their lengths.
+def padded(arrays: dict[str, np.ndarray], path: Path) -> tuple[Float[np.ndarray, "N T D"], Int[np.ndarray, " N"]]:
+    """All sequences in the arrays of a file, padded with 0, and their lengths.
 
     InputError for other arrays.
     """
@@ -36,15 +38,15 @@ def padded(arrays: dict[str, np.ndarray], path: Path) -> tuple[Float32[np.ndarra
     lengths = np.array([len(part) for part in parts], np.int32)
     if not lengths.all() or not rows.size:
         raise InputError(f"{path}: sequence {int(lengths.argmin())} is empty; omit it")
-    scale = np.float32(255 if rows.dtype == np.uint8 else 1)
-    if rows.dtype != np.uint8 and not np.issubdtype(rows.dtype, np.floating):
-        raise InputError(f"{path}: values are {rows.dtype}: save uint8, or float in [0, 1]")
-    if not (rows.min() >= 0 and rows.max() <= scale):  # also false for NaN
-        raise InputError(f"{path}: values from {rows.min():g} to {rows.max():g}: floats must be in [0, 1]; scale first")
+    scale = 255 if rows.dtype == np.uint8 else 1
+    if rows.dtype.kind not in "biuf":
+        raise InputError(f"{path}: values are {rows.dtype}: save numbers")
+    if rows.dtype.kind == "f" and np.isinf(rows).any():
+        raise InputError(f"{path}: has infinite values; replace them, by NaN where an entry is missing")
     longest = int(lengths.max())
     if len(parts) * longest * rows.shape[1] * 4 > SIZE:
         raise InputError(f"{path}: {len(parts)} sequences padded to {longest} steps exceed 2 GiB: truncate the longest")
-    x = np.zeros((len(parts), longest, rows.shape[1]), np.float32)
+    x = np.zeros((len(parts), longest, rows.shape[1]))
     x[np.arange(longest)[None] < lengths[:, None]] = rows / scale
     return x, lengths
 

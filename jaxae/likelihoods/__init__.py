@@ -13,11 +13,16 @@ from jaxae.likelihoods.normal import Normal as Normal
 Name = Literal["auto", "bernoulli", "normal", "normal-learned", "normal-predicted"]
 
 
-def named(name: Name, scale: float = 1.0) -> Likelihood:
-    """The likelihood of this name; `auto` is Bernoulli, for pixels in [0, 1]. scale: that of `normal`, in units of x.
+def named(name: Name, scale: float = 1.0, real: bool = False) -> Likelihood:
+    """The likelihood of this name. scale: that of `normal`, in units of x.
 
-    ValueError for another name, and for a scale of another likelihood than `normal`.
+    `auto` is `bernoulli` for pixels in [0, 1], `normal-learned` for real numbers. ValueError for another name, for a
+    scale of another likelihood than `normal`, and for a Bernoulli likelihood of real numbers.
     """
+    if name == "auto" and real:
+        name = "normal-learned"
+    if name == "bernoulli" and real:
+        raise ValueError("likelihood=bernoulli needs data in [0, 1]; use normal-learned, or scale=unit")
     if name not in get_args(Name):
         raise ValueError(f"likelihood={name} is unknown; use one of {', '.join(get_args(Name))}")
     if name == "normal" and scale <= 0:

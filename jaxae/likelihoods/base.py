@@ -37,8 +37,10 @@ class Likelihood(Protocol):
     def sample(self, key: Key[Array, ""], outputs: Float[Array, "B *P"]) -> Float[Array, "B *D"]:
         """A sample from p(x|z)."""
 
-    def errors(self, outputs: Float[Array, "B *P"], x: Float[Array, "B *D"]) -> Terms:
-        """Further metrics per example, means over dimensions."""
+    def errors(
+        self, outputs: Float[Array, "B *P"], x: Float[Array, "B *D"], observed: Float[Array, "B *O"] | None = None
+    ) -> Terms:
+        """Further metrics per example, means over dimensions, or over the observed ones."""
 
 
 def log_likelihood(

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxae.core.batch import Terms
-from jaxae.core.divergences import per_example
+from jaxae.core.divergences import mean_over_observed
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,13 @@ class Bernoulli:
         """0 or 1."""
         return jax.random.bernoulli(key, nn.sigmoid(outputs)).astype(outputs.dtype)
 
-    def errors(self, outputs: Float[Array, "B *D"], x: Float[Array, "B *D"]) -> Terms:
-        """`bce`, nats per pixel, and `mse`, pixels in [0, 1]: means over pixels."""
-        size = x[0].size
+    def errors(
+        self, outputs: Float[Array, "B *D"], x: Float[Array, "B *D"], observed: Float[Array, "B *O"] | None = None
+    ) -> Terms:
+        """`bce`, nats per pixel, and `mse`, pixels in [0, 1]: means over the observed pixels."""
         return {
-            "bce": -per_example(self.log_prob(outputs, x)) / size,
-            "mse": per_example((nn.sigmoid(outputs) - x) ** 2) / size,
+            "bce": -mean_over_observed(self.log_prob(outputs, x), observed),
+            "mse": mean_over_observed((nn.sigmoid(outputs) - x) ** 2, observed),
         }
 
 

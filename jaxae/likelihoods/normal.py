@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxae.core.batch import Terms
-from jaxae.core.divergences import LOG_SCALE_LIMIT, DiagonalNormal, log_normal_terms, per_example
+from jaxae.core.divergences import LOG_SCALE_LIMIT, DiagonalNormal, log_normal_terms, mean_over_observed
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,15 @@ class Normal:
         p = self._distribution(outputs)
         return p.mean + p.scale * jax.random.normal(key, p.mean.shape)
 
-    def errors(self, outputs: Float[Array, "B *P"], x: Float[Array, "B *D"]) -> Terms:
-        """`mse`, squared error in squared units of x, and `scale`, in units of x: means over dimensions."""
+    def errors(
+        self, outputs: Float[Array, "B *P"], x: Float[Array, "B *D"], observed: Float[Array, "B *O"] | None = None
+    ) -> Terms:
+        """`mse`, squared error in squared units of x, and `scale`, in units of x: means over observed dimensions."""
         p = self._distribution(outputs)
-        size = x[0].size
-        return {"mse": per_example((p.mean - x) ** 2) / size, "scale": per_example(p.scale) / size}
+        return {
+            "mse": mean_over_observed((p.mean - x) ** 2, observed),
+            "scale": mean_over_observed(p.scale, observed),
+        }
 
     def _distribution(self, outputs: Float[Array, "B *P"]) -> DiagonalNormal:
         if isinstance(self.scale, str):

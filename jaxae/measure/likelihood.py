@@ -40,7 +40,8 @@ def measures(model: vae.VAE, samples: int, binarize: str) -> dict[str, Measure]:
 def measure(of: iwae.DensitiesOf, samples: int, trained: TrainedModel, data: MeasuredData) -> dict[str, float]:
     """`estimate` and `active_units` of a trained model on the test split, with the key of seed 0."""
     key = jax.random.key(0)
-    found = estimate(of, trained.experiment.model, trained.variables, data.test.x, key, samples)
+    test = data.test
+    found = estimate(of, trained.experiment.model, trained.variables, test.x, key, samples, test.observed)
     return {**found, "active_units": float(active_units(np.asarray(trained.encode(data.test.x))))}
 
 
@@ -56,32 +57,34 @@ def estimate(
     x: UInt8[np.ndarray, "N *D"] | Float[np.ndarray, "N *D"],
     key: Key[Array, ""],
     samples: int,
+    observed: UInt8[np.ndarray, "N *D"] | None = None,
 ) -> dict[str, float]:
     """`log_likelihood`: mean over the examples of log (1 / K) sum_k w_k over K = `samples` posterior samples, in nats.
 
     Burda et al. 2016, section 5: a lower bound in expectation, tighter for larger K. Also `standard_error` of that mean
     over examples; `monte_carlo_error`, its standard deviation over posterior samples for the same examples (delta
     method: variance 1 / ess - 1 / K per example; an underestimate for ess near 1);
-    `ess`, mean effective sample size (sum w)^2 / sum w^2 (Kong 1992); `bits_per_dim` = -log_likelihood / (D log 2);
-    `rate` and `distortion`, means of log q(z|x) - log p(z) and -log p(x|z) under q, whose sum is minus the evidence
-    lower bound `elbo` (Alemi et al. 2018, section 2), in nats per example.
+    `ess`, mean effective sample size (sum w)^2 / sum w^2 (Kong 1992); `bits_per_dim` = -log_likelihood / (D log 2), for
+    D observed dimensions; `rate` and `distortion`, means of log q(z|x) - log p(z) and -log p(x|z) under q, whose sum is
+    minus the evidence lower bound `elbo` (Alemi et al. 2018, section 2), in nats per example, in model units.
     """
     size = 20
     per = max(1, min(samples, ROWS // size))
     sums: list[np.ndarray] = []
     for i in range(0, len(x), size):
-        part = x[i : i + size]
-        padded = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
-        sums.append(np.asarray(_sums(of, model, per, samples, variables, padded, i, key))[: len(part)])
+        places = np.minimum(np.arange(i, i + size), len(x) - 1)
+        part = (x[places], None if observed is None else observed[places].astype(np.float32))
+        sums.append(np.asarray(_sums(of, model, per, samples, variables, part, i, key))[: len(x) - i])
     log_w, log_w2, rate, distortion = np.concatenate(sums).astype(np.float64).T
     log_p, ess = log_w - log(samples), np.exp(2 * log_w - log_w2)
     n = len(x)
+    dimensions = prod(x.shape[1:]) if observed is None else observed.sum() / n
     return {
         "log_likelihood": float(log_p.mean()),
         "standard_error": float(log_p.std(ddof=1) / np.sqrt(n)) if n > 1 else 0.0,
         "monte_carlo_error": float(np.sqrt(np.sum(np.maximum(1 / ess - 1 / samples, 0))) / n),
         "ess": float(ess.mean()),
-        "bits_per_dim": float(-log_p.mean() / (prod(x.shape[1:]) * log(2))),
+        "bits_per_dim": float(-log_p.mean() / (dimensions * log(2))),
         "elbo": float(-(rate + distortion).mean()),
         "rate": float(rate.mean()),
         "distortion": float(distortion.mean()),
@@ -95,11 +98,12 @@ def _sums(
     per: int,
     samples: int,
     variables: Variables,
-    x: jax.Array,
+    data: tuple[jax.Array, jax.Array | None],
     first: jax.Array,
     key: Key[Array, ""],
 ) -> Float[Array, "B 4"]:
     """log sum w, log sum w^2, and the means of rate and distortion of every example, `per` samples at a time."""
+    x, observed = data
     x = x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x
     number = first + jnp.arange(len(x))
     batch = Batch(x, number, jnp.ones(len(x)), jnp.int32(0))
@@ -107,7 +111,7 @@ def _sums(
 
     def body(i: jax.Array, totals: jax.Array) -> jax.Array:
         z = iwae.samples_of(q, batch.noise(jax.random.fold_in(key, i), (per, q.mean.shape[1])))
-        terms = of(variables, x, q, z)
+        terms = of(variables, (x, observed), q, z)
         counts = (i * per + jnp.arange(per) < samples)[None]  # the last chunk may exceed `samples`
         log_w = jnp.where(counts, terms.log_weights(), -jnp.inf)
         new = (jax.nn.logsumexp(log_w, axis=1), jax.nn.logsumexp(2 * log_w, axis=1))

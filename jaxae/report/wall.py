@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxae.data import Dataset, spread
-from jaxae.report.figures.base import bitmap, data_url, encoded, lengths_of, pictures, tile, unit
+from jaxae.report.figures.base import bitmap, data_url, displayed, encoded, lengths_of, pictures, tile, unit
 from jaxae.report.figures.plane import principal
 from jaxae.training.trained import Trained
 
@@ -32,6 +32,7 @@ def wall(model: Trained, data: Dataset) -> dict[str, Any] | None:
     fastest; in a slider's sheet it is followed by the second, then by its offset. A grey level of 128 is no change in a
     slider's sheet, and 1 and 255 are changes by -1 and 1.
     """
+    model, data = displayed(model, data)
     numbers = spread(len(data.test.x), 10_000)
     every = encoded(model, data, numbers)
     z = every.reshape(len(every), -1).astype(np.float64)

@@ -9,20 +9,9 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import numpy as np
 import optax
 
+from jaxae.data.options import Options
 from jaxae.errors import InputError, input_errors
 from jaxae.training import optimizers
-
-
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """Fields of the data."""
-
-    data: str = "digits"
-    """Data set: digits (embedded), sprites (known factors), mnist or another TFDS image set; or the path of a .npy,
-    .npz or IDX file or of a folder."""
-    binarize: Literal["none", "static", "dynamic"] = "none"
-    """Binary images. static: sample each pixel as black or white, once for all seeds. dynamic: resample the training
-    images every step."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +110,7 @@ class Devices:
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Devices, Output, Folders, Optimization, Training, Data):
+class Config(Devices, Output, Folders, Optimization, Training, Options):
     """Fields of every experiment. An experiment adds its own: `class Config(run.Config): latent: int = 2`.
 
     `jaxae vae --help` documents each field.
@@ -131,7 +120,7 @@ class Config(Devices, Output, Folders, Optimization, Training, Data):
         """Raise ValueError for an empty list or a number out of range."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, tuple) and not value and field.name != "hidden":
+            if isinstance(value, tuple) and not value and field.name not in ("hidden", "drop"):
                 raise ValueError(f"{field.name}=() is empty: at least one value is needed")
             least = 0 if field.name == "picture_every" or field.default == 0 or isinstance(field.default, float) else 1
             for number in value if isinstance(value, tuple) else (value,):
@@ -197,7 +186,7 @@ def from_json(kind: type[C], fields: dict[str, Any]) -> C:
 
     InputError for unknown or missing fields, or values of another type.
     """
-    hints = get_type_hints(kind)
+    hints = hints_of(kind)
     if odd := set(hints) ^ set(fields):
         raise InputError(f"config.json: unknown or missing fields {sorted(odd)}; it was written by another version")
     values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
@@ -207,6 +196,12 @@ def from_json(kind: type[C], fields: dict[str, Any]) -> C:
             raise InputError(f"config.json: {name} is {value!r}; it was written by another version")
     with input_errors():
         return kind(**{**values, **hashed})
+
+
+def hints_of(kind: type[Config]) -> dict[str, Any]:
+    """The types of the fields."""
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
 def fits(value: Any, hint: Any) -> bool:

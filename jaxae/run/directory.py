@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
+from jaxae.core.types import Info, Scale
 from jaxae.data import Dataset
 from jaxae.errors import DAMAGED, InputError
 from jaxae.run import command_line
@@ -148,8 +150,36 @@ def describe(config: Config, name: str, dataset: Dataset, program: str = "") -> 
             "train": len(dataset.train.x),
             "test": len(dataset.test.x),
             "classes": list(dataset.classes),
+            **_units(dataset),
         },
     }
+
+
+def _units(dataset: Dataset) -> dict[str, Any]:
+    """Kind and scale of data other than images of bytes, from which `info_of` and `scale_of` are read."""
+    if dataset.kind == "image" and not dataset.real and dataset.scale is None and dataset.train.observed is None:
+        return {}
+    scale = None if dataset.scale is None else {name: part.tolist() for name, part in dataset.scale._asdict().items()}
+    return {
+        "kind": dataset.kind,
+        "real": dataset.real,
+        "missing": dataset.train.observed is not None,
+        "scale": scale,
+        "features": list(dataset.features),
+    }
+
+
+def info_of(saved: dict[str, Any]) -> Info:
+    """The properties of the data of a config.json."""
+    about = saved["data"]
+    real, missing = (bool(about.get(name, False)) for name in ("real", "missing"))
+    return Info(tuple(about["shape"]), about["train"], real=real, missing=missing)
+
+
+def scale_of(saved: dict[str, Any]) -> Scale | None:
+    """The scale of the data of a config.json."""
+    scale = saved["data"].get("scale")
+    return None if scale is None else Scale(*(np.array(scale[name], np.float64) for name in Scale._fields))
 
 
 def _source(config: Config) -> dict[str, str]:

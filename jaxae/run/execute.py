@@ -1,6 +1,7 @@
 """A run: training, evaluation and the run directory."""
 
 import dataclasses
+import logging
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -56,6 +57,8 @@ def train(
     workdir = Path(config.workdir or f"runs/{name.removesuffix('.py')}-{Path(config.data).stem}")
     with processes.main_process_first():  # which prepares the data
         dataset = loaded(config) if known is None else known
+    if known is None and data.path_of(config.data) is not None and processes.is_main_process:
+        logging.getLogger("jaxae").info("%s: %s", config.data, data.summary(dataset))
     if len(dataset.train.x) < config.batch_size:
         raise InputError(
             f"batch_size={config.batch_size} exceeds the {len(dataset.train.x)} training examples; use fewer"
@@ -122,7 +125,7 @@ def _fill(
     first: Callable[[], Initial | None],
 ) -> None:
     def draw(state: State, step: int, board: TensorBoard) -> None:
-        now = Trained(experiment, state, dataset.shape, loop.seeds_of(config))[0]
+        now = Trained(experiment, state, dataset.shape, loop.seeds_of(config), real=dataset.real)[0]
         board.picture(figures.strip(workdir / STRIPS, step, now, dataset), step, "while_training")
         board.histogram("codes", figures.codes_of(now, dataset, 1000)[0], step)
 
@@ -144,7 +147,7 @@ def _fill(
     if progress:
         say("training done: evaluating and drawing figures" if draws else "training done: evaluating")
     lines = records.read(workdir / "metrics.jsonl")
-    every = Trained(experiment, outcome.state, dataset.shape, loop.seeds_of(config))
+    every = Trained(experiment, outcome.state, dataset.shape, loop.seeds_of(config), real=dataset.real)
     trained, *others = (every[i] for i in range(config.seeds))
     expected = experiment.expected.get(config.data, {}) if configs.documented(config) else {}
     result = results.collect(lines[-1], expected, outcome) | measures.measures(trained, dataset, others)
@@ -161,7 +164,7 @@ def _fill(
 def loaded(config: Config) -> Dataset:
     """Load the data of the configuration. InputError, in terms of flags, for data that cannot be read."""
     with command_line.flags_of(config), input_errors():
-        return data.load(config.data, config.data_dir, config.manual_dir, config.binarize)
+        return data.loaded(config, config.data_dir, config.manual_dir)
 
 
 def planned(
@@ -176,12 +179,24 @@ def planned(
     return checked(config, build, dataset, plan.layout._replace(axis=None)), plan
 
 
+def check_suits(experiment: Experiment, dataset: Dataset) -> None:
+    """Raise InputError for data that the experiment does not take."""
+    if dataset.train.lengths is not None and not experiment.sequences:
+        raise InputError(
+            "the data hold sequences of different lengths; use an experiment for sequences, such as sequence"
+        )
+    if dataset.train.observed is not None and not experiment.missing:
+        raise InputError(
+            "the data have missing entries; use an experiment that trains on the observed ones: vae, beta_vae, binary, "
+            "iwae, vampprior, tcvae, factor_vae or infovae"
+        )
+
+
 def checked(config: Config, build: Build, dataset: Dataset, layout: Layout = UNSPLIT) -> Experiment:
     """The experiment. InputError, before anything is written, for a configuration incompatible with the data."""
     with input_errors():
         experiment = built(config, build, dataset.info)
-        if dataset.train.lengths is not None and not experiment.sequences:
-            raise InputError(f"data={config.data}: holds sequences; use an experiment for sequences")
+        check_suits(experiment, dataset)
         # The nets check their shapes only here.
         state = loop.abstract(experiment, config, dataset.info, layout)
         records.check_names(state["totals"]["sum"])

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, ModuleType
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -73,12 +73,13 @@ def fit(
 
     experiment: a module with `Config` and `build` (such as `jaxae.experiments.vae`), its name ("vae"), or an
     `Experiment`.
-    data: images as an array [N, H, W] or [N, H, W, C] of bytes or of floats in [0, 1], a `Dataset`, a path, or the name
-    of a data set.
+    data: an array, a `Dataset`, a path, or the name of a data set. An array of images is [N, H, W] or [N, H, W, C], of
+    bytes, of floats in [0, 1], or of any numbers; a table is [N, D]; for an experiment for sequences, series are [N, T]
+    or [N, T, D]. NaN marks a missing entry. Fields: kind, scale.
     test: for an array, the test examples: an array, all examples at a path, or the test split of a named data set; a
     fraction of the data; or 0: the training examples themselves. By default a tenth of an array is held out; files and
     data sets have splits of their own.
-    y, context, valid: reserved; a ValueError for now.
+    y: classes of an array: words, whole numbers or one-hot rows. context, valid: reserved; a ValueError for now.
     workdir: a run directory, with everything that the command line writes there; a run in it is resumed. Without one
     nothing is written.
     progress: show a bar, or a line per epoch. figures: draw pictures and report.html into the workdir (default: yes).
@@ -92,7 +93,7 @@ def fit(
     TypeError for an unknown field; ValueError for invalid arguments and for a field without effect in this call;
     errors.Diverged for a non-finite number; OSError if the workdir cannot be written.
     """
-    for name, value in (("y", y), ("context", context), ("valid", valid)):
+    for name, value in (("context", context), ("valid", valid)):
         if value is not None:
             raise ValueError(f"{name}= is not supported yet; omit it")
     seeds = configs.plain(seeds)
@@ -105,7 +106,7 @@ def fit(
     source = _source(experiment)
     fields = _checked(source.config, fields)
     _check_effect(experiment, data, workdir, figures, fields)
-    dataset, name = _dataset(data, test, fields, progress)
+    dataset, name = _dataset(source.config, data, y, test, fields, progress)
     drawn = figures is not False and workdir is not None
     fixed = {"data": name, "seeds": seeds, "workdir": str(workdir or ""), "figures": "all" if drawn else "none"}
     config = source.config(**{**fields, **fixed})
@@ -149,7 +150,7 @@ def _in_memory(source: Source, config: Config, dataset: Dataset, stop: loop.Stop
                 break
     state, totals = jax.device_get((now.state, now.totals))
     save = saver(config, directory.describe(config, source.name, dataset, source.program), totals)
-    return Trained(experiment, state, dataset.shape, loop.seeds_of(config), history, save)
+    return Trained(experiment, state, dataset.shape, loop.seeds_of(config), history, save, dataset.scale, dataset.real)
 
 
 def _nothing() -> None:
@@ -172,7 +173,7 @@ def _source(experiment: ModuleType | str | Experiment) -> Source:
 
 def _checked(kind: type[Config], fields: dict[str, Any]) -> dict[str, Any]:
     """The fields with lists as tuples. TypeError for an unknown field, or a value of another type."""
-    hints = get_type_hints(kind)
+    hints = configs.hints_of(kind)
     for name in fields:
         if name not in hints:
             near = [ALIASES[name]] if name in ALIASES else difflib.get_close_matches(name, hints, 1)
@@ -208,23 +209,29 @@ def _check_effect(
                 raise ValueError(f"{name}={given[name]} has no effect {why}")
 
 
-def _dataset(data: Any, test: Any, fields: dict[str, Any], progress: bool) -> tuple[Dataset, str]:
+def _dataset(
+    config: type[Config], data: Any, y: Any, test: Any, fields: dict[str, Any], progress: bool
+) -> tuple[Dataset, str]:
     """The data, and its name in config.json."""
-    binarize, folders = fields.get("binarize", "none"), (fields.get("data_dir", ""), fields.get("manual_dir", ""))
+    names = [field.name for field in dataclasses.fields(sources.Options)]
+    options = config(**{name: fields[name] for name in names if name in fields})
+    folders = (fields.get("data_dir", ""), fields.get("manual_dir", ""))
     if isinstance(data, str | Path):
         if test is not None:
             raise ValueError(f"test= is for arrays; {data} has its own splits")
-        return sources.load(str(data), *folders, binarize), str(data)
+        return sources.loaded(dataclasses.replace(options, data=str(data)), *folders), str(data)
     if isinstance(data, Dataset):
         if test is not None:
             raise ValueError("test= is for arrays; a Dataset has its own splits")
-        return binary.binarize(data, binarize), sources.ARRAY
+        return binary.binarize(data, options.binarize), sources.ARRAY
     if isinstance(test, str | Path):
-        test = sources.examples(str(test), *folders)[0].x
-    found = sources.from_arrays(data, test=test)
+        test = sources.examples(dataclasses.replace(options, data=str(test)), *folders)[0].x
+    found = sources.from_arrays(data, y, test=test, options=options)
     if test is None:
         _say(progress, f"{len(found.test.x)} of {len(data)} examples are held out as the test split (see test=)")
-    return binary.binarize(found, binarize), sources.ARRAY
+    if found.kind != "image" or found.real or found.notes or found.train.observed is not None:
+        _say(progress, sources.summary(found))
+    return found, sources.ARRAY
 
 
 @contextmanager

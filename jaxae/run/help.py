@@ -9,11 +9,12 @@ import unicodedata
 from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from jaxae.run.config import Config, Data, Devices, Folders, Optimization, Output, Training, flag
+from jaxae.data.options import Options
+from jaxae.run.config import Config, Devices, Folders, Optimization, Output, Training, flag
 
 WIDTH = 99  # maximum columns
 COLUMN = 26  # where the meaning of a flag starts
-GROUPS = {"optimizer": (Optimization,), "data": (Data, Folders), "run": (Training, Output), "devices": (Devices,)}
+GROUPS = {"optimizer": (Optimization,), "data": (Options, Folders), "run": (Training, Output), "devices": (Devices,)}
 
 
 def help_text(kind: type[Any], description: str, program: str, width: int = WIDTH) -> str:

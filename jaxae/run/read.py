@@ -12,6 +12,7 @@ from jaxae import data
 from jaxae.core.experiment import Experiment
 from jaxae.core.types import Averaged, Info, State
 from jaxae.data import Dataset
+from jaxae.data.options import Options
 from jaxae.errors import DAMAGED, InputError, first_line
 from jaxae.run import config as configs
 from jaxae.run import directory, loop, results
@@ -43,7 +44,16 @@ def load(path: str | Path, experiment: ModuleType | Experiment | None = None, **
     else:
         state = restored(path, state)
     lines = records.read(path / "metrics.jsonl") if (path / "metrics.jsonl").exists() else []
-    return Trained(found, state, info.shape, loop.seeds_of(config), lines, saver(config, saved))
+    return Trained(
+        found,
+        state,
+        info.shape,
+        loop.seeds_of(config),
+        lines,
+        saver(config, saved),
+        directory.scale_of(saved),
+        info.real,
+    )
 
 
 def restored(path: Path, state: Any, skip: str = "") -> Any:
@@ -85,7 +95,7 @@ def described(
     for name, value in fields.items():
         if optimizers.fingerprint(value) != saved["config"].get(name):
             raise InputError(f"{path}: was trained with another {name}: pass the same one, or none")
-    info = Info(tuple(saved["data"]["shape"]), saved["data"]["train"])
+    info = directory.info_of(saved)
     build: Build
     if isinstance(experiment, Experiment):
         known = experiment
@@ -110,7 +120,7 @@ def _model_of(path: Path) -> Iterator[None]:
 def load_finished(
     path: str | Path, module: ModuleType | None = None, known: Dataset | None = None
 ) -> tuple[Trained, Dataset, dict[str, Any], str]:
-    """Model (of all seeds), data, result and title of a finished run.
+    """Model (of all seeds), data, result and title of a finished run; model and data in model units.
 
     known: the data, if it is loaded already. InputError for a run that is not finished, and for data that is missing or
     has changed.
@@ -123,7 +133,8 @@ def load_finished(
     require_finished(path, saved)
     result = results.read(path)
     found = dataset(path, saved) if known is None else known
-    return load(path, module), found, result, title(saved["experiment"], config)
+    model = dataclasses.replace(load(path, module), scale=None)
+    return model, found, result, title(saved["experiment"], config)
 
 
 def require_finished(path: Path, saved: dict[str, Any]) -> None:
@@ -157,10 +168,16 @@ def same_data(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], Dataset]:
 def dataset(path: Path, saved: dict[str, Any]) -> Dataset:
     """Load the data of a run. InputError for data that is missing or has changed."""
     _require_data(path, saved)
-    found = data.load(*(saved["config"][name] for name in ("data", "data_dir", "manual_dir", "binarize")))
+    found = data.loaded(options_of(saved), *(saved["config"][name] for name in ("data_dir", "manual_dir")))
     if found.fingerprint() != saved["data"]["fingerprint"]:
         raise InputError(f"{path}: its data, {saved['config']['data']}, has changed since")
     return found
+
+
+def options_of(saved: dict[str, Any]) -> Options:
+    """How the data of a config.json were read, with the kind that they have."""
+    fields = {field.name: configs.plain(saved["config"][field.name]) for field in dataclasses.fields(Options)}
+    return Options(**{**fields, **({"kind": saved["data"]["kind"]} if "kind" in saved["data"] else {})})
 
 
 def recorded_experiment(

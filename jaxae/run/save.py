@@ -8,7 +8,6 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 
-from jaxae.core.types import Info
 from jaxae.run import command_line, directory, loop
 from jaxae.run import config as configs
 from jaxae.run.config import Config
@@ -25,7 +24,7 @@ def saver(config: Config, description: dict[str, Any], totals: Totals | None = N
     description: the run's description, as in config.json. totals: sums over the steps of an epoch that is not finished,
     without which a model within an epoch cannot be saved.
     """
-    info = Info(tuple(description["data"]["shape"]), description["data"]["train"])
+    info = directory.info_of(description)
 
     def save(path: Path, model: Trained) -> None:
         if configs.to_json(config)["optimizer"] != description["config"]["optimizer"]:

@@ -14,10 +14,11 @@ class Fields:
     latent: int = 2
     """Number of latent dimensions."""
     likelihood: likelihoods.Name = "auto"
-    """Likelihood p(x|z). auto: bernoulli. normal: standard deviation --likelihood-scale. normal-learned: one learned
-    standard deviation. normal-predicted: one per pixel, from the decoder."""
+    """Likelihood p(x|z). auto: bernoulli for pixels, normal-learned for real numbers. normal: standard deviation
+    --likelihood-scale. normal-learned: one learned standard deviation. normal-predicted: one per dimension, from the
+    decoder."""
     likelihood_scale: float = 1.0
-    """Standard deviation of --likelihood normal, for pixels in [0, 1]."""
+    """Standard deviation of --likelihood normal, for pixels in [0, 1] or standardized numbers."""
     kl_warmup: float = 0.0
     """Epochs of KL warm-up, in which the KL weight (or --capacity; all weights of tcvae) rises linearly from 0 (0:
     none)."""

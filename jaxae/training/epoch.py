@@ -130,9 +130,10 @@ def gather(
     x = data.x[rows]
     if x.dtype == jnp.uint8:
         x = x.astype(jnp.float32) / 255
-    observed = None
+    observed = None if data.observed is None else data.observed[rows].astype(jnp.float32).reshape(-1, *shape)
     if data.lengths is not None:
-        observed = (jnp.arange(shape[0])[None] < data.lengths[rows][:, None]).astype(jnp.float32)
+        steps = (jnp.arange(shape[0])[None] < data.lengths[rows][:, None]).astype(jnp.float32)
+        observed = steps if observed is None else observed * steps[..., None]
     return Batch(x.reshape(-1, *shape), index, weight, step, observed, data.y[rows], training=training, layout=layout)
 
 

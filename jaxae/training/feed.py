@@ -52,7 +52,8 @@ def orders(seeds: range, now: int, count: int, batch_size: int) -> Int[np.ndarra
 
 def flat_examples(split: Split) -> Examples:
     """A split as flat rows."""
-    return Examples(split.x.reshape(len(split.x), -1), split.y, split.lengths)
+    observed = None if split.observed is None else split.observed.reshape(len(split.x), -1)
+    return Examples(split.x.reshape(len(split.x), -1), split.y, split.lengths, observed)
 
 
 def _resident(split: Split, plan: Plan, seeds: range, size: int) -> Feed:
@@ -98,8 +99,9 @@ def _blocks(split: Split, order: np.ndarray, length: int, numbers: range) -> Ite
     def read(number: int) -> Examples:
         at = np.minimum(np.arange(number * length, (number + 1) * length), order.shape[-1] - 1)
         rows = order[..., at]
-        x = split.x[rows].reshape(*rows.shape, -1)
-        return Examples(x, split.y[rows], None if split.lengths is None else split.lengths[rows])
+        part = split.take(rows)
+        x, observed = (None if a is None else a.reshape(*rows.shape, -1) for a in (part.x, part.observed))
+        return Examples(x, part.y, part.lengths, observed)  # type: ignore[arg-type]
 
     threads, pending = ThreadPoolExecutor(AHEAD), deque[Future[Examples]]()
     try:

@@ -56,10 +56,12 @@ def blank(
     training: bool = True,
 ) -> Batch:
     """A batch of zeros in the shapes of the experiment."""
+    zeros = jnp.zeros((1, int(np.prod(info.shape))), jnp.uint8)
     data = Examples(
-        jnp.zeros((1, int(np.prod(info.shape))), jnp.uint8),
+        zeros,
         jnp.zeros(1, jnp.int32),
         jnp.ones(1, jnp.int32) if experiment.sequences and len(info.shape) == 2 else None,
+        zeros if info.missing else None,
     )
     rows = jnp.zeros(batch_size, jnp.int32)
     return epoch.gather(data, rows, rows, jnp.ones(batch_size), jnp.int32(0), info.shape, layout, training)

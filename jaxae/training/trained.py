@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, Key, Num
 
 from jaxae.core.batch import Batch, Loss, Terms
 from jaxae.core.experiment import Experiment
-from jaxae.core.types import Extra, Params, Sampler, State, Variables
+from jaxae.core.types import Extra, Params, Sampler, Scale, State, Variables
 from jaxae.training.start import TEST
 from jaxae.training.start import keys as start_keys
 
@@ -27,10 +27,10 @@ class Trained:
 
     history: a dictionary for every epoch and split ("train", "test") with `epoch`, `step`, `split` and the means of all
     terms; with several seeds each mean is a record of `seeds` (a list), `mean` and `std` (of a sample, n - 1).
-    Images go in as [N, H, W, C], or [N, H, W] when grey, uint8 or float in [0, 1]; floats are used as they are, whereas
-    training and the command line round them to 256 levels. Sequences go in as [N, T, D], padded ones with their lengths
-    [N]. With several seeds every result has a leading axis of seeds, and
-    `model[i]` is the model of one.
+    Examples go in, and come out, in the user's units. Images are [N, H, W, C], or [N, H, W] when grey, uint8 or float
+    in [0, 1]; floats are used as they are, whereas training and the command line round them to 256 levels. Real numbers
+    are scaled as the training data were; NaN marks a missing entry. Sequences are [N, T, D], padded ones with their
+    lengths [N]. With several seeds every result has a leading axis of seeds, and `model[i]` is the model of one.
     """
 
     experiment: Experiment
@@ -39,6 +39,8 @@ class Trained:
     seeds: range = range(1)
     history: Sequence[dict[str, Any]] = field(default=(), repr=False)  # metrics of every epoch and split
     saver: Callable[[Path, "Trained"], None] | None = field(default=None, repr=False)  # what `save` calls
+    scale: Scale | None = field(default=None, repr=False)  # from model units to the user's; None if they are the same
+    real: bool = field(default=False, repr=False)  # real numbers, not pixels in [0, 1]
 
     def __getitem__(self, i: int) -> "Trained":
         """The model of one seed, counted from 0. IndexError if out of range."""
@@ -55,7 +57,7 @@ class Trained:
 
     def encode(self, x: Num[Any, "N *D"], lengths: Int[Any, " N"] | None = None) -> Float[Array, "*S_N_code"]:
         """Codes, float32; deterministic (the posterior mean for variational models)."""
-        x = self._examples(x)
+        x, _ = self._examples(x)
         if lengths is None:
             return self._apply("encode", x)
         if not self.experiment.sequences:
@@ -63,7 +65,7 @@ class Trained:
         return self._apply("encode", x, (np.arange(x.shape[1]) < np.asarray(lengths)[:, None]).astype(np.float32))
 
     def decode(self, z: Num[Any, "*S_N_code"]) -> Float[Array, "*S_N_D"]:
-        """Images from codes, float32 in [0, 1]; with several seeds, codes may have a leading axis of seeds.
+        """Examples from codes, float32, pixels in [0, 1]; with several seeds, codes may have a leading axis of seeds.
 
         ValueError for codes of another shape.
         """
@@ -71,22 +73,22 @@ class Trained:
         own = len(self.seeds) > 1 and z.shape[:1] + z.shape[2:] == (len(self.seeds), *self.code)
         if not own and z.shape[1:] != self.code:
             raise ValueError(f"codes have shape {z.shape}, not [N, {', '.join(map(str, self.code))}]")
-        return self._apply("decode", z, own=own)
+        return self._in_users_units(self._apply("decode", z, own=own))
 
     def reconstruct(self, x: Num[Any, "N *D"], lengths: Int[Any, " N"] | None = None) -> Float[Array, "*S_N_shape"]:
-        """decode(encode(x)): float32 in [0, 1]."""
+        """decode(encode(x)): float32, pixels in [0, 1]."""
         return self.decode(self.encode(x, lengths))
 
     def corrupted(self, x: Num[Any, "N *D"]) -> Float[Array, "N *shape"]:
-        """Encoder inputs in training: the images, with the noise or mask of the experiment, if any."""
-        images = self._examples(x)
-        if self.experiment.corrupt is None:
-            return images
-        batch = Batch(images, jnp.arange(len(images)), jnp.ones(len(images)), jnp.int32(0))
-        return self.experiment.corrupt(jax.random.key(0), batch)
+        """Encoder inputs in training: the examples, with the noise or mask of the experiment, if any."""
+        examples, _ = self._examples(x)
+        if self.experiment.corrupt is not None:
+            batch = Batch(examples, jnp.arange(len(examples)), jnp.ones(len(examples)), jnp.int32(0))
+            examples = self.experiment.corrupt(jax.random.key(0), batch)
+        return examples if self.scale is None else self._in_users_units(examples)
 
     def sample(self, key: Key[Array, ""], n: int, prior: Sampler | None = None) -> Float[Array, "*S_n_D"]:
-        """n images from the model's prior, or from another one, such as `mixture.fit`: float32 in [0, 1].
+        """n examples from the model's prior, or from another one, such as `mixture.fit`: float32, pixels in [0, 1].
 
         ValueError for a model without a prior, and for a key of another type than `jax.random.key(0)`.
         """
@@ -111,10 +113,14 @@ class Trained:
 
         Noise, such as posterior samples, depends on the index of an example.
         """
-        return self._terms(self._examples(x), lengths)
+        return self._terms(*self._examples(x), lengths)
 
     def _terms(
-        self, x: Float[Array, "N *D"], lengths: Int[Any, " N"] | None, draw: int | None = None
+        self,
+        x: Float[Array, "N *D"],
+        known: Float[Array, "N *D"] | None,
+        lengths: Int[Any, " N"] | None,
+        draw: int | None = None,
     ) -> dict[str, Float[np.ndarray, "*S N"]]:
         """draw: index of a noise sample that all examples share; None: one for each example, as in evaluation."""
         keys = start_keys(self.seeds, TEST)
@@ -126,6 +132,9 @@ class Trained:
         for first in range(0, len(x), CHUNK):
             part = x[first : first + CHUNK]
             observed = None if mask is None else jnp.asarray(mask[first : first + CHUNK], jnp.float32)
+            if known is not None:
+                seen = known[first : first + CHUNK]
+                observed = seen if observed is None else seen * observed[..., None]
             index = first + jnp.arange(len(part)) if draw is None else jnp.zeros(len(part), jnp.int32)
             batch = Batch(part, index, jnp.ones(len(part)), jnp.int32(0), observed, training=False)
             found = _terms(self.experiment.evaluate, self._several, self.state, batch, keys)
@@ -142,7 +151,7 @@ class Trained:
         """
         examples, draws = self._examples(x), []
         for draw in range(samples):
-            found = self._terms(examples, lengths, draw)
+            found = self._terms(*examples, lengths, draw)
             if by not in found:
                 raise ValueError(f"by={by} is not a term of the loss; use one of {', '.join(sorted(found))}")
             draws.append(found[by])
@@ -199,19 +208,40 @@ class Trained:
         found = [_method(self.experiment.model, name, self._several, owns, self.variables, *chunk) for chunk in chunks]
         return jnp.concatenate(found, axis=int(self._several))
 
-    def _examples(self, x: Any) -> jax.Array:
+    def _in_users_units(self, y: Float[Array, "*S_N_D"]) -> Float[Array, "*S_N_D"]:
+        if self.scale is not None:
+            row = (*[1] * (y.ndim - 1), -1)
+            offset, factor = (jnp.asarray(part, jnp.float32).reshape(row) for part in self.scale)
+            y = offset + factor * (y if self.real else jnp.clip(y, 0, 1))
+        return y if self.real or self.scale is not None else jnp.clip(y, 0, 1)
+
+    def _examples(self, x: Any) -> tuple[jax.Array, jax.Array | None]:
+        """Examples in model units, 0 where an entry is missing; and which entries are observed, if any is missing."""
         x = np.asarray(x)
         if x.shape[1:] == self.shape[:2] and self.shape[2:] == (1,):
             x = x[..., None]
         if x.shape[1:] != self.shape:
-            raise ValueError(f"images have shape {x.shape}, not [N, {', '.join(map(str, self.shape))}]")
-        if x.dtype == np.uint8:
-            return jnp.asarray(x.astype(np.float32) / 255)
+            raise ValueError(f"examples have shape {x.shape}, not [N, {', '.join(map(str, self.shape))}]")
+        if x.dtype.kind not in "biuf":
+            raise ValueError(f"examples have dtype {x.dtype}; convert them to numbers")
+        if x.dtype == np.uint8 and len(self.shape) > 1:
+            x = x.astype(np.float32) / 255
+        if self.scale is not None:
+            x = (x - self.scale.offset) / self.scale.factor
         x = x.astype(np.float32)
+        if np.isinf(x).any():
+            raise ValueError("examples have infinite values, or values beyond float32")
+        known = ~np.isnan(x)
+        if not known.all():
+            if not self.experiment.missing:
+                raise ValueError("examples have NaN: this experiment takes no missing entries")
+            return jnp.asarray(np.where(known, x, 0)), jnp.asarray(known, jnp.float32)
+        if self.real or self.scale is not None:
+            return jnp.asarray(x), None
         shown = x[x != self.experiment.model.hidden] if hasattr(self.experiment.model, "hidden") else x
         if shown.size and not (shown.min() >= 0 and shown.max() <= 1):
             raise ValueError("pixels must be uint8, or float in [0, 1]")
-        return jnp.asarray(x)
+        return jnp.asarray(x), None
 
 
 def layers(model: nn.Module, shape: tuple[int, ...]) -> dict[str, str]:

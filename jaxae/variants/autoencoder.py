@@ -10,9 +10,9 @@ from jaxtyping import Array, Float, Key
 
 from jaxae import nets
 from jaxae.core.batch import Batch, Loss, Terms
-from jaxae.core.divergences import per_example
+from jaxae.core.divergences import mean_over_observed, per_example, size
 from jaxae.core.experiment import Corrupt
-from jaxae.core.types import Extra, Variables
+from jaxae.core.types import Extra, Info, Variables
 from jaxae.likelihoods.bernoulli import cross_entropy
 from jaxae.nets import Activation, Keys
 
@@ -36,8 +36,13 @@ class Autoencoder(nn.Module):
         return self.encoder(x)
 
     def decode(self, z: Float[Array, "B *Z"]) -> Float[Array, "B *D"]:
-        """Pixels in [0, 1]."""
-        return jnp.clip(self.output(self.decoder(z)), 0, 1)
+        """Reconstructions."""
+        return self.output(self.decoder(z))
+
+
+def output(info: Info) -> Activation:
+    """Output activation for this data: logistic for pixels, linear for real numbers."""
+    return nets.linear if info.real else nn.sigmoid
 
 
 def dense(
@@ -70,10 +75,14 @@ def pooled(
 
     filters: filters of the encoder; the decoder has the first `pools` of the reversed list. kernels: one width per
     layer, or one for all. pools: number of leading encoder layers with max-pooling (default: all). padding: padding of
-    the decoder's second-to-last layer. bias: initial bias of its last layer.
+    the decoder's second-to-last layer, unless its output would not cover the image. bias: initial bias of its last
+    layer.
     """
     layers = len(filters)
     pools = layers if pools is None else pools
+    lost = (kernels[::-1][:pools] or kernels)[-1] - 1  # pixels, in that layer without padding
+    if any(2 * (-(-size // 2**pools) * 2 ** (pools - 1) - lost) < size for size in shape[:2]):
+        padding = "SAME"
     encoder = nets.Conv(filters, kernels, pools=(2,) * pools + (1,) * (layers - pools), precision=precision)
     decoder = nets.UpConv(
         shape,
@@ -92,7 +101,8 @@ def apply(
 ) -> tuple[Any, Extra]:
     """Apply a model to x in place of `batch.x`, with dropout and batch statistics in training: (result, updates)."""
     keys = batch.keys(key) if batch.training else None
-    mask = () if batch.observed is None else (batch.observed,)
+    # Models of sequences take the mask of their steps.
+    mask = () if batch.observed is None or batch.observed.ndim == x.ndim else (batch.observed,)
     collections = [name for name in variables if name != "params"]
     found, updates = model.apply(variables, x, keys, batch.axis, *mask, mutable=collections)
     return found, dict(updates) if batch.training else {}
@@ -109,8 +119,9 @@ def loss(
     """Reconstruction error, times `weight`, plus a penalty on the code.
 
     model: an `Autoencoder`, or another module whose __call__ returns (codes, decoder output before `output`).
+    objective: mse, or bce, which needs a logistic output; with another output it is mse.
     corrupt: input of the encoder in place of x (denoising). penalty: penalty on the codes, per example (sparse).
-    Sequences: padding is excluded, and each sequence has the same weight.
+    Padding of sequences and missing entries are excluded; each example has the same weight.
 
     Terms: `loss`; `mse`, squared error, pixels in [0, 1], mean over pixels; `rmse`, its root per image; with a
     logistic output `bce`, cross-entropy in nats per pixel, and `reconstruction`, in nats per image; `code`, mean |z|
@@ -121,12 +132,11 @@ def loss(
         noise, dropout = jax.random.split(key)
         x = batch.x if corrupt is None else corrupt(noise, batch)
         (z, before), updates = apply(model, variables, batch, x, dropout)
-        values = {"mse": _mean_over_pixels((model.output(before) - batch.x) ** 2, batch.observed)}
+        values = {"mse": mean_over_observed((model.output(before) - batch.x) ** 2, batch.observed)}
         if model.output is nn.sigmoid:
-            values["bce"] = _mean_over_pixels(cross_entropy(before, batch.x), batch.observed)
-            size = batch.x[0].size if batch.observed is None else batch.observed.sum(1) * batch.x.shape[-1]
-            values["reconstruction"] = size * values["bce"]
-        total = weight * values[objective]
+            values["bce"] = mean_over_observed(cross_entropy(before, batch.x), batch.observed)
+            values["reconstruction"] = size(batch.x, batch.observed) * values["bce"]
+        total = weight * values[objective if "bce" in values else "mse"]
         if penalty is not None:
             values["penalty"] = penalty(z)
             total = total + values["penalty"]
@@ -134,11 +144,3 @@ def loss(
         return values, updates
 
     return terms
-
-
-def _mean_over_pixels(values: Float[Array, "B *D"], mask: Float[Array, "B T"] | None) -> Float[Array, " B"]:
-    """Mean over the pixels of each example, or over its unmasked steps."""
-    if mask is None:
-        return per_example(values) / values[0].size
-    rows = values.reshape(*mask.shape, -1)
-    return per_example(rows * mask[..., None]) / (mask.sum(1) * rows.shape[2])

@@ -7,10 +7,11 @@ from jaxae.core.batch import Batch
 from jaxae.core.experiment import Corrupt
 
 
-def gaussian(scale: float) -> Corrupt:
-    """Normal noise of this standard deviation, the result clipped to [0, 1]."""
+def gaussian(scale: float, pixels: bool = True) -> Corrupt:
+    """Normal noise of this standard deviation. pixels: clip the result to [0, 1]."""
 
     def corrupt(key: Key[Array, ""], batch: Batch) -> Float[Array, "B *D"]:
-        return jnp.clip(batch.x + scale * batch.noise(key, batch.x.shape[1:]), 0, 1)
+        noisy = batch.x + scale * batch.noise(key, batch.x.shape[1:])
+        return jnp.clip(noisy, 0, 1) if pixels else noisy
 
     return corrupt

@@ -37,7 +37,7 @@ class FSQ(Autoencoder):
         return quantize(self.encoder(x), self.levels)
 
     def decode(self, z: Float[Array, "B *P Z"]) -> Float[Array, "B *D"]:
-        """Pixels in [0, 1], from the grid points nearest to z."""
+        """Reconstructions, from the grid points nearest to z."""
         middle = _row(np.array(self.levels) // 2, z.ndim)
         top = _row((np.array(self.levels) - 1) // 2, z.ndim)
         return super().decode(jnp.clip(jnp.round(z * middle), -middle, top) / middle)

@@ -26,9 +26,9 @@ class LogDensities(NamedTuple):
         return self.likelihood + kl_weight * (self.prior - self.posterior)
 
 
-# (variables, x, q(z|x), z) -> densities
+# (variables, (x, observed), q(z|x), z) -> densities
 DensitiesOf: TypeAlias = Callable[
-    [Variables, Float[Array, "B *D"], DiagonalNormal, Float[Array, "B K Z"]],
+    [Variables, tuple[Float[Array, "B *D"], Float[Array, "B *O"] | None], DiagonalNormal, Float[Array, "B K Z"]],
     LogDensities,
 ]
 
@@ -36,13 +36,16 @@ DensitiesOf: TypeAlias = Callable[
 def densities(model: VAE) -> DensitiesOf:
     """The log densities in the importance weights of a variational model."""
 
-    def of(variables: Variables, x: jax.Array, q: DiagonalNormal, z: jax.Array) -> LogDensities:
+    def of(
+        variables: Variables, data: tuple[jax.Array, jax.Array | None], q: DiagonalNormal, z: jax.Array
+    ) -> LogDensities:
         b, k, dimensions = z.shape
+        x, observed = jax.tree.map(lambda part: jnp.repeat(part, k, axis=0), data)
         flat = z.reshape(b * k, dimensions)
         outputs: Any = model.apply(variables, flat, method="outputs")
         prior: Any = model.apply(variables, flat, method="log_prior")
         wide = DiagonalNormal(*(jnp.repeat(part, k, axis=0) for part in q))
-        each = (log_likelihood(model.likelihood, outputs, jnp.repeat(x, k, axis=0)), prior, log_normal(wide, flat))
+        each = (log_likelihood(model.likelihood, outputs, x, observed), prior, log_normal(wide, flat))
         return LogDensities(*(values.reshape(b, k) for values in each))
 
     return of
@@ -67,7 +70,8 @@ def loss(model: VAE, samples: int, gradient: Literal["plain", "dreg"] = "plain",
     def negative_bound(variables: Variables, batch: Batch, key: Key[Array, ""]) -> tuple[Terms, Extra]:
         q: Any = model.apply(variables, batch.x, method="posterior")
         z = samples_of(q, batch.noise(key, (samples, q.mean.shape[1])))
-        value, elbo = bound(variables, batch.x, q, z, jnp.float32(batch.scheduled(kl_weight)))
+        data = (batch.x, batch.observed)
+        value, elbo = bound(variables, data, q, z, jnp.float32(batch.scheduled(kl_weight)))
         return {"loss": -value, "elbo": elbo}, {}
 
     return negative_bound
@@ -81,7 +85,7 @@ def _bounds(found: LogDensities, kl_weight: Float[Array, ""]) -> tuple[Float[Arr
 
 
 def _plain(of: DensitiesOf) -> Bound:
-    return lambda variables, x, q, z, kl_weight: _bounds(of(variables, x, q, z), kl_weight)
+    return lambda variables, data, q, z, kl_weight: _bounds(of(variables, data, q, z), kl_weight)
 
 
 def _doubly_reparameterized(of: DensitiesOf) -> Bound:
@@ -96,23 +100,23 @@ def _doubly_reparameterized(of: DensitiesOf) -> Bound:
 
     @jax.custom_vjp
     def bound(
-        variables: Any, x: jax.Array, q: DiagonalNormal, z: jax.Array, kl_weight: jax.Array
+        variables: Any, data: Any, q: DiagonalNormal, z: jax.Array, kl_weight: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        return _bounds(of(variables, x, q, z), kl_weight)
+        return _bounds(of(variables, data, q, z), kl_weight)
 
-    def forward(variables: Any, x: jax.Array, q: DiagonalNormal, z: jax.Array, kl_weight: jax.Array) -> Any:
+    def forward(variables: Any, data: Any, q: DiagonalNormal, z: jax.Array, kl_weight: jax.Array) -> Any:
         def log_weights(variables: Any, z: jax.Array) -> tuple[jax.Array, LogDensities]:
-            found = of(variables, x, q, z)
+            found = of(variables, data, q, z)
             return found.log_weights(kl_weight), found
 
         log_w, pull, found = jax.vjp(log_weights, variables, z, has_aux=True)
-        fixed = jax.tree.map(jnp.zeros_like, (x, q, kl_weight))
+        fixed = jax.tree.map(jnp.zeros_like, (data, q, kl_weight))
         return _bounds(found, kl_weight), (pull, jax.nn.softmax(log_w, axis=1), kl_weight, fixed)
 
     def backward(saved: Any, slopes: tuple[jax.Array, jax.Array]) -> Any:
-        pull, v, b, (x, q, zero) = saved
+        pull, v, b, (data, q, zero) = saved
         variables, z = pull(slopes[0][:, None] * v)  # the term `elbo` has no derivative
-        return variables, x, q, ((1 - b) + b * v)[..., None] * z, zero
+        return variables, data, q, ((1 - b) + b * v)[..., None] * z, zero
 
     bound.defvjp(forward, backward)
     return bound

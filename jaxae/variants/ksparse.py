@@ -53,10 +53,6 @@ class KSparse(Tied):
         """Codes with the number of nonzero dimensions after training."""
         return largest(super().encode(x), self.evaluated)
 
-    def decode(self, z: Float[Array, "B Z"]) -> Float[Array, "B *D"]:
-        """Pixels in [0, 1]."""
-        return jnp.clip(super().decode(z), 0, 1)
-
     @property
     def evaluated(self) -> int:
         """Number of nonzero latent dimensions after training."""

@@ -45,5 +45,5 @@ class SequenceAutoencoder(nn.Module):
         return self.rows(self.decoder(repeated)[0])
 
     def decode(self, z: Float[Array, "B Z"]) -> Float[Array, "B T *D"]:
-        """Pixels in [0, 1]."""
+        """Reconstructions."""
         return self.output(self.logits(z))

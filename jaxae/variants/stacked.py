@@ -65,20 +65,23 @@ class Stacked(nn.Module):
         return self.decoder[0](z)
 
     def decode(self, z: Float[Array, "B Z"]) -> Float[Array, "B *D"]:
-        """Pixels in [0, 1]."""
+        """Reconstructions."""
         return self.output(self.logits(z))
 
 
 def greedy(model: Stacked, number: int) -> Loss:
     """Reconstruction error of one layer's autoencoder: for descend(..., wrt=groups(number)).
 
-    The first layer: cross-entropy, nats per pixel. The others: squared error, mean over the dimensions of the previous
-    layer's codes.
+    The first layer: cross-entropy, nats per pixel, or squared error of real numbers. The others: squared error, mean
+    over the dimensions of the previous layer's codes.
     """
 
     def objective(variables: Variables, batch: Batch, key: Key[Array, ""]) -> tuple[Terms, Extra]:  # noqa: ARG001
         below, above = cast("Any", model.apply(variables, batch.x, number, method="layer"))
-        error = (model.activation(above) - below) ** 2 if number else cross_entropy(above, below)
+        if number == 0 and model.output is nn.sigmoid:
+            error = cross_entropy(above, below)
+        else:
+            error = ((model.activation if number else model.output)(above) - below) ** 2
         return {"loss": per_example(error) / below[0].size}, {}
 
     return objective

@@ -44,7 +44,7 @@ class Tied(nn.Module):
         return (self._product(z, self.kernel.T) + self.decoder_bias).reshape(-1, *self.shape)
 
     def decode(self, z: Float[Array, "B Z"]) -> Float[Array, "B *D"]:
-        """Pixels in [0, 1]."""
+        """Reconstructions."""
         return self.output(self.logits(z))
 
     def _product(self, a: jax.Array, b: jax.Array) -> jax.Array:

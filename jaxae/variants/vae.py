@@ -49,8 +49,8 @@ class VAE(nn.Module):
         return self.decoder(z)
 
     def decode(self, z: Float[Array, "B Z"]) -> Float[Array, "B *D"]:
-        """The mean of p(x|z): pixels in [0, 1]."""
-        return jnp.clip(self.likelihood.mean(self.decoder(z)), 0, 1)
+        """The mean of p(x|z)."""
+        return self.likelihood.mean(self.decoder(z))
 
 
 def dense(
@@ -114,7 +114,7 @@ def loss(model: VAE, rate: rates.Rate = rates.BOUND) -> Loss:
             "loss": error + rate(kl, batch),
             "reconstruction": error,
             "kl": divergences.per_example(kl),
-            **model.likelihood.errors(outputs, batch.x),
+            **model.likelihood.errors(outputs, batch.x, batch.observed),
         }, {}
 
     return negative_elbo

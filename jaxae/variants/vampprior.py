@@ -29,13 +29,14 @@ PIXELS = around(0.05)
 class VampVAE(vae.VAE, kw_only=True):
     """A variational autoencoder with p(z) = (1 / K) sum_k q(z|u_k). Groups: encoder, decoder, pseudo_inputs.
 
-    Pseudo-inputs u are pixels clipped to [0, 1], and posteriors have a log scale in `LOG_SCALE`, as in the authors'
+    Pseudo-inputs u of pixels are clipped to [0, 1], and posteriors have a log scale in `LOG_SCALE`, as in the authors'
     code.
     """
 
     shape: tuple[int, ...]  # of an example
     components: int  # K
     start: nn.initializers.Initializer = PIXELS  # of the pseudo-inputs
+    real: bool = False  # real numbers, not pixels
 
     def setup(self) -> None:
         self.pseudo_inputs = self.param("pseudo_inputs", self.start, (self.components, *self.shape))
@@ -47,7 +48,7 @@ class VampVAE(vae.VAE, kw_only=True):
 
     def mixture(self) -> DiagonalNormal:
         """q(z|u_k) for every k."""
-        return self.posterior(jnp.clip(self.pseudo_inputs, 0, 1))
+        return self.posterior(jnp.asarray(self.pseudo_inputs) if self.real else jnp.clip(self.pseudo_inputs, 0, 1))
 
     def log_prior(self, z: Float[Array, "N Z"]) -> Float[Array, " N"]:
         """log p(z) (Tomczak & Welling 2018, equation 9)."""
@@ -79,7 +80,7 @@ def loss(model: VampVAE, kl_weight: Weight = 1.0) -> Loss:
 
     def negative_elbo(variables: Variables, batch: Batch, key: Key[Array, ""]) -> tuple[Terms, Extra]:
         q, z = vae.sample_posterior(model, variables, batch, key)
-        found = of(variables, batch.x, q, z[:, None])
+        found = of(variables, (batch.x, batch.observed), q, z[:, None])
         error, kl = -found.likelihood[:, 0], (found.posterior - found.prior)[:, 0]
         return {"loss": error + batch.scheduled(kl_weight) * kl, "reconstruction": error, "kl": kl}, {}
 

@@ -7,13 +7,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
-from scipy.special import logit
 
 from jaxae import nets
 from jaxae.core.batch import Batch, Loss, Terms
 from jaxae.core.divergences import per_example
-from jaxae.core.types import Extra, Variables
-from jaxae.likelihoods import Bernoulli, log_likelihood
+from jaxae.core.types import Extra, Info, Variables
+from jaxae.likelihoods import Bernoulli, Likelihood, log_likelihood
 from jaxae.variants.codebook import Update, nearest
 
 
@@ -33,11 +32,12 @@ class VQVAE(nn.Module):
     """
 
     encoder: nn.Module  # [B, *D] -> [B, *P, Z]
-    decoder: nn.Module  # [B, *P, Z] -> [B, *D]: logits
+    decoder: nn.Module  # [B, *P, Z] -> [B, *D]: the parameters of the likelihood
     codes: int  # K
     latent: int  # Z
     learned: bool = False  # by gradient, not by moving averages
     tracked: bool = True  # track the usage of learned codes, as re-initialisation needs
+    likelihood: Likelihood = Bernoulli()
 
     def setup(self) -> None:
         shape = (self.codes, self.latent)
@@ -51,7 +51,7 @@ class VQVAE(nn.Module):
             self.variable("codebook", "use", jnp.zeros, self.codes)
 
     def __call__(self, x: Float[Array, "B *D"]) -> tuple[Quantized, Float[Array, "B *D"]]:
-        """The vectors and their codes, and the logits."""
+        """The vectors and their codes, and the decoder output."""
         vectors = self.quantize(x)
         return vectors, self.decoder(straight_through(vectors.before, vectors.after))
 
@@ -70,24 +70,29 @@ class VQVAE(nn.Module):
         return nearest(z, self.book)
 
     def decode(self, z: Float[Array, "B *P Z"]) -> Float[Array, "B *D"]:
-        """Pixels in [0, 1], from the codes nearest to these vectors."""
-        return nn.sigmoid(self.decoder(self.book[nearest(z, self.book)]))
+        """The mean of p(x|z), from the codes nearest to these vectors."""
+        return self.likelihood.mean(self.decoder(self.book[nearest(z, self.book)]))
 
 
 def strided(
-    shape: tuple[int, ...], filters: tuple[int, ...], latent: int, pixel: float, precision: str = "float32"
+    shape: tuple[int, ...], filters: tuple[int, ...], latent: int, bias: float, precision: str = "float32"
 ) -> tuple[nn.Module, nn.Module]:
     """Encoder and decoder of convolutions of stride 2 for images of this shape, with `latent` channels per position.
 
-    filters: filters of the encoder; the decoder mirrors them. pixel: initial mean pixel of the decoder output.
+    filters: filters of the encoder; the decoder mirrors them. bias: initial bias of the last layer, that of the mean.
     """
     # Leaky, since a plain ReLU has no gradient while all codes are 0, as after rounding at initialisation. With an
     # initial output other than the data mean, all codes first move towards darker images, and some stay there.
     common: dict[str, Any] = {"activation": partial(nn.leaky_relu, negative_slope=0.2), "precision": precision}
     encoder = nets.Conv(filters, strides=(2,), **common)
-    decoder = nets.Deconv(shape, filters, strides=(2,), bias=float(logit(pixel)), **common)
+    decoder = nets.Deconv(shape, filters, strides=(2,), bias=bias, **common)
     into, out = (nets.MLP((), (width,), precision=precision) for width in (latent, filters[-1]))
     return nn.Sequential((encoder, into)), nn.Sequential((out, decoder))
+
+
+def bias(likelihood: Likelihood, info: Info) -> float:
+    """The decoder output whose mean is the mean training value."""
+    return float(likelihood.initial(info.initial_mean().mean(keepdims=True)).ravel()[0])
 
 
 def straight_through(z: Float[Array, "*D"], q: Float[Array, "*D"]) -> Float[Array, "*D"]:
@@ -106,18 +111,18 @@ def loss(model: VQVAE, commitment: float = 0.25, update: Update | None = None) -
     K, is omitted: it is constant for a uniform prior.
     update: updates the state of the codebook in training (see `track`).
 
-    Terms: `loss`; `reconstruction`, -log p(x|z) of a Bernoulli; `quantization`, |z - e|^2; `bce` (nats per pixel)
-    and `mse` (pixels in [0, 1]), means over pixels; those of the update.
+    Terms: `loss`; `reconstruction`, -log p(x|z); `quantization`, |z - e|^2; the likelihood's `errors`; those of the
+    update.
     """
 
     def objective(variables: Variables, batch: Batch, key: Key[Array, ""]) -> tuple[Terms, Extra]:
         found: Any = model.apply(variables, batch.x)
-        (z, e, rows), logits = found
-        fixed, likelihood = jax.lax.stop_gradient, Bernoulli()
+        (z, e, rows), outputs = found
+        fixed, likelihood = jax.lax.stop_gradient, model.likelihood
         terms = {
-            "reconstruction": -log_likelihood(likelihood, logits, batch.x),
+            "reconstruction": -log_likelihood(likelihood, outputs, batch.x, batch.observed),
             "quantization": per_example((fixed(z) - e) ** 2),
-            **likelihood.errors(logits, batch.x),
+            **likelihood.errors(outputs, batch.x, batch.observed),
         }
         terms["loss"] = terms["reconstruction"] + commitment * per_example((z - fixed(e)) ** 2)
         if model.learned:

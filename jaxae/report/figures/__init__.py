@@ -8,6 +8,7 @@ import numpy as np
 from jaxae.data import Dataset, spread
 from jaxae.measure import mixture
 from jaxae.report.figures.base import COLOURS as COLOURS
+from jaxae.report.figures.base import displayed
 from jaxae.report.figures.images import curves, extremes, reconstructions, strip, strip_path, training
 from jaxae.report.figures.metrics import loss
 from jaxae.report.figures.plane import activity, codes, codes_of, latent, tsne
@@ -44,7 +45,8 @@ def draw(folder: Path, model: Trained, data: Dataset, lines: list[records.Record
     folder.mkdir(parents=True, exist_ok=True)
     from matplotlib.text import Text
 
-    sequences = data.test.lengths is not None
+    model, data = displayed(model, data)
+    sequences = data.kind == "series"
     figures = {
         "loss": loss(lines, model.experiment.unit, title),
         "reconstructions": (curves if sequences else reconstructions)(model, data, title),

@@ -2,10 +2,12 @@
 
 import base64
 import io
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxae.core.types import Scale
 from jaxae.data import Dataset, spread
 from jaxae.training.trained import Trained
 
@@ -53,8 +55,10 @@ def pictures(x: np.ndarray, lengths: np.ndarray | None = None) -> np.ndarray:
     """Examples in [0, 1] as displayable images [N, H, W, C], C = 1 or 3.
 
     Transparent images are composited on white. Sequences [N, T, D] become grey images, time to the right, with a band
-    for each dimension; padding is black.
+    for each dimension; padding is black. Rows of a table [N, D] become a band of D fields.
     """
+    if x.ndim == 2:
+        x = x[..., None]
     if x.ndim == 4:
         return x if x.shape[3] < 4 else x[..., :3] * x[..., 3:] + 1 - x[..., 3:]
     if lengths is not None:
@@ -66,6 +70,34 @@ def pictures(x: np.ndarray, lengths: np.ndarray | None = None) -> np.ndarray:
 def unit(x: np.ndarray) -> np.ndarray:
     """Pixels in [0, 1]."""
     return x / np.float32(255) if x.dtype == np.uint8 else x
+
+
+def displayed(model: Trained, data: Dataset) -> tuple[Trained, Dataset]:
+    """Model and data in units in which black is 0 and white 1; pixels are unchanged.
+
+    Real numbers: black and white are the 0.1 % and 99.9 % quantiles of the training split, in model units.
+    """
+    if not data.real:
+        return model, data
+    rows = data.train.x[spread(len(data.train.x), 10_000)]
+    low, high = np.quantile(rows, (0.001, 0.999))
+    width = high - low if high > low else 1.0
+    scale = Scale(np.array([-low / width]), np.array([1 / width]))
+    shown = data.each(lambda split: split._replace(x=(scale.offset + scale.factor * split.x).astype(np.float32)))
+    return replace(model, scale=scale), shown
+
+
+def shown(model: Trained, first: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Examples for pictures: pixels as they are, real numbers from the range of the first ones to [0, 1].
+
+    Along the last axis, since columns of a table and channels have their own units; missing entries are grey.
+    """
+    if not model.real and model.scale is None:
+        return first, *others
+    axes = tuple(range(first.ndim - 1))
+    low, high = np.nanmin(first, axis=axes, keepdims=True), np.nanmax(first, axis=axes, keepdims=True)
+    width = np.where(high > low, high - low, 1)
+    return tuple(np.nan_to_num(((x - low) / width).clip(0, 1), nan=0.5) for x in (first, *others))
 
 
 def lengths_of(data: Dataset, places: np.ndarray) -> np.ndarray | None:
@@ -85,7 +117,7 @@ def bitmap(pixels: np.ndarray) -> "Image":
     """Pixels [H, W, C] in [0, 1] as a picture, grey or colour."""
     from PIL.Image import fromarray
 
-    rounded = np.round(255 * pixels).astype(np.uint8)
+    rounded = np.round(255 * pixels.clip(0, 1)).astype(np.uint8)
     return fromarray(rounded[..., 0] if rounded.shape[-1] == 1 else rounded)
 
 

@@ -10,6 +10,7 @@ from jaxae.report.figures.base import (
     COLOURS,
     bitmap,
     canvas,
+    displayed,
     encoded,
     label,
     lengths_of,
@@ -34,6 +35,7 @@ def reconstructions(model: Trained, data: Dataset, title: str) -> "Figure":
     if model.experiment.corrupt:
         rows["noisy"] = inputs.clip(0, 1)  # the mark of hidden pixels is below 0
     rows["denoised" if model.experiment.corrupt else "decoded"] = np.asarray(model.reconstruct(inputs))
+    rows = {name: pictures(unit(images)) for name, images in rows.items()}
     figure = canvas(f"{title}: test images and their reconstructions", 1.1 * len(x), 0.5 + 1.2 * len(rows))
     axes = figure.subplots(len(rows), len(x), squeeze=False)
     for line, (name, images) in zip(axes, rows.items(), strict=True):
@@ -49,8 +51,10 @@ def reconstructions(model: Trained, data: Dataset, title: str) -> "Figure":
 def curves(model: Trained, data: Dataset, title: str) -> "Figure":
     """Ten test sequences and their reconstructions over time; up to ten dimensions."""
     chosen = ten(data)
-    x, lengths = data.test.x[chosen], np.asarray(data.test.lengths)[chosen]
+    x, lengths = data.test.x[chosen], lengths_of(data, chosen)
     y = np.asarray(model.reconstruct(x, lengths))
+    if lengths is None:
+        lengths = np.full(len(x), x.shape[1])
     figure = canvas(f"{title}: test sequences (points) and their reconstructions (lines)", 12.0, 4.5)
     axes = figure.subplots(2, 5, sharex=True, sharey=True)
     for axis, original, decoded, length in zip(axes.flat, x, y, lengths, strict=False):
@@ -101,6 +105,7 @@ def strip(folder: Path, step: int, model: Trained, data: Dataset) -> Path:
     """Save ten reconstructions during training as `folder`/STEP.png, and return the path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = strip_path(folder, step)
+    model, data = displayed(model, data)
     chosen = ten(data)
     images = pictures(np.asarray(model.decode(encoded(model, data, chosen, corrupted=True))), lengths_of(data, chosen))
     bitmap(tile(images, len(images))).save(path)

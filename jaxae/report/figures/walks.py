@@ -23,8 +23,9 @@ def manifold(model: Trained, title: str, n: int = 15) -> "Figure":
     grid = np.stack(np.meshgrid(quantiles, quantiles[::-1]), axis=-1).reshape(-1, 2)
     figure = canvas(f"{title}: decoded grid of the latent space", 7.0, 7.0)
     axis = figure.subplots()
-    show(axis, tile(pictures(np.asarray(model.decode(grid))), n))
-    height, width = (size + 2 * GAP for size in model.shape[:2])
+    images = pictures(np.asarray(model.decode(grid)))
+    show(axis, tile(images, n))
+    height, width = (size + 2 * GAP for size in images.shape[1:3])
     ticks = range(0, n, 2)
     labels = [f"{quantiles[i]:.1f}" for i in ticks]
     axis.set_xticks([(i + 0.5) * width for i in ticks], labels)

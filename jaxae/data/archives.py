@@ -1,0 +1,63 @@
+"""Archives of NumPy arrays (`.npz`): examples and classes by their usual names."""
+
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from jaxae.data.reading import reading
+from jaxae.errors import InputError
+
+EXAMPLES = ("x", "data", "images", "features", "samples", "arr0")
+CLASSES = ("y", "labels", "label", "targets", "target", "classes")
+NAME = re.compile(r"[A-Za-z]\w{0,30}")
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """All numeric arrays of an archive, by name. InputError for another file."""
+    with reading(path, b"PK") as opened, zipfile.ZipFile(opened) as archive:
+        found = {}
+        for member in archive.namelist():
+            name = member.removesuffix(".npy")
+            if name == "lengths" or re.fullmatch(r"arr_\d{1,9}", name) or _role(name):
+                with archive.open(member) as file:
+                    found[name] = np.lib.format.read_array(file, allow_pickle=False)
+        return found
+
+
+def is_sequences(arrays: dict[str, np.ndarray]) -> bool:
+    """Whether the arrays are sequences: of different lengths, or rows with `lengths`."""
+    unnamed = [name for name in arrays if re.fullmatch(r"arr_\d+", name)]
+    return "lengths" in arrays or len(unnamed) > 1 or not any(_role(name) for name in arrays)
+
+
+def splits(arrays: dict[str, np.ndarray], path: Path) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
+    """Examples and classes of each split: all of them (`x`, `y`), or training and test (`x_train`, `test_images`, ...).
+
+    InputError for two arrays with the same role, and for a test split alone.
+    """
+    roles: dict[tuple[str, str], str] = {}
+    for name in arrays:
+        role = _role(name)
+        if role and roles.setdefault(role, name) != name:
+            raise InputError(f"{path}: {roles[role]} and {name} are both {' '.join(filter(None, role))}; remove one")
+    order = ["train", "test"] if ("train", "x") in roles else [""]
+    if any((split, "x") not in roles for split in order):
+        held = ", ".join(arrays)
+        raise InputError(f"{path}: has {held}: name the arrays x and y, or x_train, y_train, x_test and y_test")
+    names = [(roles[split, "x"], roles.get((split, "y"))) for split in order]
+    return [arrays[x] for x, _ in names], [None if y is None else arrays[y] for _, y in names]
+
+
+def _role(name: str) -> tuple[str, str] | None:
+    """Split ("", train or test) and content (x or y) of an array of this name; None for another name."""
+    if not NAME.fullmatch(name):
+        return None
+    words = [word for word in re.split(r"_|(?<=[a-z])(?=[A-Z])", name) if word]
+    split = [word.lower() for word in words if word.lower() in ("train", "training", "test", "testing")]
+    rest = "".join(word.lower() for word in words if word.lower() not in ("train", "training", "test", "testing"))
+    content = "x" if rest in EXAMPLES else "y" if rest in CLASSES else None
+    if content is None or len(split) > 1:
+        return None
+    return (split[0].removesuffix("ing") if split else "", content)

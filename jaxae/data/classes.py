@@ -1,0 +1,63 @@
+"""Classes from labels of any kind: words, numbers, one-hot rows."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from jaxae.errors import InputError
+
+CLASSES = 10_000  # maximum number of classes
+
+Labels = tuple[list[Int[np.ndarray, " N"]], tuple[str, ...]]
+
+
+def labels(parts: Sequence[Any], counts: Sequence[int], where: str) -> Labels:
+    """The class of each example, counted from 0, and the names of the classes, for the labels of every split.
+
+    parts: words, booleans, integers, whole numbers as floats, or one-hot rows, [N] or [N, 1] or [N, K]; empty words and
+    NaN are examples without a class; or None. Without labels every class is -1. counts: number of examples.
+    InputError for other labels.
+    """
+    if all(part is None for part in parts):
+        return [np.full(count, -1, np.int32) for count in counts], ()
+    if any(part is None for part in parts):
+        raise InputError(f"{where}: one split has classes and another has none; pass the classes of both")
+    plain = [_column(np.asarray(part), count, where) for part, count in zip(parts, counts, strict=True)]
+    kinds = {part.dtype.kind in "US" for part in plain}
+    if len(kinds) > 1:
+        raise InputError(f"{where}: classes are words in one split and numbers in another; use one of the two")
+    joined = np.concatenate(plain)
+    known = joined != "" if True in kinds else np.ones(len(joined), bool)
+    if joined.dtype.kind == "f":
+        known = ~np.isnan(joined)
+        whole = joined[known]
+        if not np.array_equal(whole, np.round(whole)) or np.isinf(whole).any():
+            raise InputError(f"{where}: y holds real numbers from {whole.min():g} to {whole.max():g}, not classes")
+        joined = np.where(known, joined, 0).astype(np.int64)
+    names, places = np.unique(joined[known], return_inverse=True)
+    if len(names) > CLASSES:
+        raise InputError(f"{where}: y has {len(names):,} different values, more than {CLASSES:,}: they are no classes")
+    found = np.full(len(joined), -1, np.int32)
+    found[known] = places
+    return np.split(found, np.cumsum(counts)[:-1]), tuple(" ".join(str(name).split()) for name in names.tolist())
+
+
+def _column(y: np.ndarray, count: int, where: str) -> np.ndarray:
+    """One label per example."""
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim == 2 and len(y) == count and y.dtype.kind in "biuf":
+        if not (np.isin(y, (0, 1)).all() and (y.sum(1) == 1).all()):
+            raise InputError(f"{where}: y has shape {y.shape}, and its rows are not one-hot; pass y.argmax(1)")
+        y = y.argmax(1)
+    if y.shape != (count,):
+        raise InputError(f"{where}: y has shape {y.shape}, not ({count},): one class for each example")
+    if y.dtype.kind == "O" and all(isinstance(label, str) for label in y.tolist()):
+        y = y.astype(np.str_)
+    if y.dtype.kind == "S":
+        y = np.char.decode(y, errors="replace")
+    if y.dtype.kind not in "biufU":
+        raise InputError(f"{where}: y is {y.dtype}: pass words or whole numbers")
+    return y.astype(np.str_) if y.dtype.kind == "b" else y

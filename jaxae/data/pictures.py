@@ -1,0 +1,128 @@
+"""Decoding of picture files: PNG, JPEG and others."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+from jaxae.errors import InputError, first_line
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # Pillow reads other formats with external programs
+GREY = ("1", "L", "LA", "I;16", "I;16B", "I;16L", "I")
+COLOUR = ("P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+DAMAGED = 0.1  # largest fraction of pictures that may be unreadable
+
+Fit = Literal["crop", "pad", "stretch"]
+
+
+class Layout(NamedTuple):
+    """How pictures become images of one size.
+
+    size: width and height in pixels (0: as they are). fit: crop the centre, pad with the background, or stretch.
+    background: colour behind transparent pixels.
+    """
+
+    size: int = 0
+    fit: Fit = "crop"
+    background: str = "white"
+
+
+class Decoded(NamedTuple):
+    """Images of one size, grey if all are; the places of the files that could be read; notes."""
+
+    x: UInt8[np.ndarray, "N H W C"]
+    places: list[int]
+    notes: tuple[str, ...]
+
+
+def decode(paths: Sequence[Path], layout: Layout = Layout()) -> Decoded:  # noqa: B008
+    """The pictures in these files, upright by their EXIF orientation, resized with antialiasing.
+
+    Transparent pixels are composed onto the background, 16 bits per channel become 8. InputError for pictures of
+    different sizes, for other content, and if more than a tenth cannot be read; a few damaged files are left out.
+    """
+    arrays: list[np.ndarray] = []
+    places: list[int] = []
+    changes: Counter[str] = Counter()
+    broken: list[str] = []
+    colour = False
+    for place, path in enumerate(paths):
+        try:
+            image, is_grey = _opened(path, layout, changes)
+        except InputError:
+            raise
+        except Exception as error:  # Pillow raises many types of exceptions
+            broken.append(f"{path}: cannot be read ({first_line(error)}): is it truncated or damaged?")
+            if len(broken) > max(DAMAGED * len(paths), 0):
+                raise InputError(broken[0]) from None
+            continue
+        colour = colour or not is_grey
+        arrays.append(image)
+        places.append(place)
+        if image.shape != arrays[0].shape:
+            (h, w), (first_h, first_w) = image.shape[:2], arrays[0].shape[:2]
+            first = paths[places[0]].name
+            raise InputError(
+                f"{path}: {w}x{h} pixels, but {first} has {first_w}x{first_h}: resize them, for example by size=64"
+            )
+    notes = [f"{count:,} pictures {change}" for change, count in changes.items()]
+    if broken:
+        notes.append(f"{len(broken)} damaged pictures left out ({Path(broken[0].split(':')[0]).name}, ...)")
+    x = np.stack(arrays)
+    return Decoded(x if colour else x[..., :1], places, tuple(notes))
+
+
+def _opened(path: Path, layout: Layout, changes: "Counter[str]") -> tuple[np.ndarray, bool]:
+    """Pixels [H, W, 3], and whether they are grey."""
+    from PIL import Image, ImageColor, ImageOps
+
+    with Image.open(path, formats=FORMATS) as file:
+        if file.mode not in (*GREY, *COLOUR):
+            raise InputError(f"{path}: has pixel mode {file.mode}: save it with 8 bits per channel")
+        if getattr(file, "n_frames", 1) > 1:
+            changes["of several frames, of which the first is used"] += 1
+        if file.getexif().get(0x0112, 1) not in (0, 1):
+            changes["turned upright (EXIF)"] += 1
+        image: Image.Image = ImageOps.exif_transpose(file)
+        image.load()
+    grey = image.mode in GREY
+    if image.mode.startswith("I"):
+        changes["of 16 bits read as 8"] += 1
+        image = _eight_bits(path, image)
+    if image.has_transparency_data:
+        changes[f"with transparent pixels composed onto {layout.background}"] += 1
+        image = image.convert("RGBA")
+        behind = ImageColor.getrgb(layout.background)
+        grey = grey and len(set(behind[:3])) == 1
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (*behind[:3], 255)), image)
+    image = image.convert("RGB")
+    return np.asarray(_resized(image, layout)), grey
+
+
+def _eight_bits(path: Path, image: "Image") -> "Image":
+    from PIL.Image import fromarray
+
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > 65535:
+        raise InputError(f"{path}: has values from {values.min()} to {values.max()}: save it with 8 bits per channel")
+    return fromarray(np.round(values / 257).astype(np.uint8))
+
+
+def _resized(image: "Image", layout: Layout) -> "Image":
+    from PIL import Image, ImageOps
+
+    if not layout.size or image.size == (layout.size, layout.size):
+        return image
+    square, method = (layout.size, layout.size), Image.Resampling.LANCZOS
+    if layout.fit == "stretch":
+        return image.resize(square, method)
+    if layout.fit == "pad":
+        return ImageOps.pad(image, square, method, layout.background)
+    return ImageOps.fit(image, square, method)

@@ -1,0 +1,25 @@
+"""Opening files of the user's data."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from jaxae.errors import InputError, first_line
+
+
+@contextmanager
+def reading(path: Path, magic: bytes) -> Iterator[IO[bytes]]:
+    """Open a file, and raise InputError for every error within the body."""
+    try:
+        with path.open("rb") as file:
+            if file.read(len(magic)) != magic:
+                raise InputError(f"{path}: is not a {path.suffix} file: is it truncated or damaged?")
+            file.seek(0)
+            yield file
+    except InputError:
+        raise
+    except Exception as error:  # NumPy, zipfile and zlib raise many types of exceptions for damaged files
+        if "pickle" in str(error):
+            raise InputError(f"{path}: holds pickled objects, which are never loaded: save numeric arrays") from None
+        raise InputError(f"{path}: cannot be read ({first_line(error)}): is it truncated or damaged?") from None

@@ -1,0 +1,25 @@
+"""What was read, in one line."""
+
+import numpy as np
+
+from jaxae.data.dataset import Dataset
+
+
+def summary(data: Dataset) -> str:
+    """Counts of the splits, shape, classes, scaling, missing entries, and what was changed or left out."""
+    size = "x".join(map(str, data.shape))
+    what = {
+        "image": f"images of {size}",
+        "table": f"rows of {size} columns",
+        "series": f"series of {'up to ' * (data.train.lengths is not None)}{size}",
+    }[data.kind]
+    splits = f"{len(data.train.x):,} training and {len(data.test.x):,} test {what}"
+    parts = [splits, f"{len(data.classes)} classes"] if data.classes else [splits]
+    if data.train.x.dtype == np.uint8:
+        parts.append(f"bytes from {data.train.x.min()} to {data.train.x.max()}")
+    elif data.scale is not None:
+        parts.append("standardized" if data.real else "scaled to [0, 1]")
+    if data.train.observed is not None:
+        missing = sum(int(np.sum(split.observed == 0)) for split in data.splits if split.observed is not None)
+        parts.append(f"{missing:,} missing entries")
+    return ", ".join([*parts, *data.notes])

@@ -1,0 +1,141 @@
+"""Tables with named columns: CSV and Parquet files."""
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxae.data.arrays import assembled
+from jaxae.data.dataset import Dataset
+from jaxae.data.options import Options
+from jaxae.errors import InputError, first_line
+
+SUFFIXES = (".csv", ".tsv", ".parquet")
+MISSING = ("", "NA", "N/A", "#N/A", "NaN", "nan", "null", "NULL", "None", "?", "-nan")
+CATEGORIES = 50  # largest number of categories of a column of words
+
+
+class Table(NamedTuple):
+    """Numbers, NaN where a cell is empty; the names of the columns; the target, if any."""
+
+    x: Float[np.ndarray, "N D"]
+    features: tuple[str, ...]
+    target: np.ndarray | None
+    notes: tuple[str, ...]
+
+
+def load(path: Path, options: Options) -> Dataset:
+    """The table of a file; a tenth of the rows, stratified by target, is the test split. InputError as in `read`."""
+    table = read(path, options)
+    found = assembled([table.x], [table.target], "table", False, str(path))
+    return found._replace(features=table.features, notes=(*found.notes, *table.notes))
+
+
+def read(path: Path, options: Options, features: Sequence[str] = ()) -> Table:
+    """The columns of a file but `options.target` and `options.drop`: numbers, and a column per category for words.
+
+    features: the columns to return, of a table that was read before (default: all). The first line of a CSV file holds
+    the names, unless it has numbers only. InputError for dates, for IDs, for an unknown column, and for other content.
+    """
+    table = _arrow(path)
+    names = list(table.column_names)
+    for name in (*options.drop, *filter(None, [options.target])):
+        if name not in names:
+            raise InputError(f"{path}: has no column {name}; it has {', '.join(names[:20])}")
+    target, notes = None, []
+    if options.target:
+        target = _plain(table.column(options.target))
+        if target.dtype.kind == "f" and (target % 1 > 0).any():
+            target, notes = None, [f"target {options.target} left out: real numbers are no classes"]
+    columns: dict[str, np.ndarray] = {}
+    for name in names:
+        if name not in options.drop and name != options.target:
+            columns |= _numbers(name, _plain(table.column(name), f"{path}: column {name}"), path)
+    if features:
+        if lacking := [name for name in features if name not in columns and name.split("=")[0] not in names]:
+            raise InputError(f"{path}: has no column {lacking[0]}, which the model was trained on")
+        empty = np.zeros(table.num_rows)  # a category that does not occur
+        columns = {name: columns.get(name, empty) for name in features}
+    if not columns:
+        raise InputError(f"{path}: has no columns left to train on")
+    return Table(np.stack(list(columns.values()), axis=1), tuple(columns), target, tuple(notes))
+
+
+def _numbers(name: str, values: np.ndarray, path: Path) -> dict[str, np.ndarray]:
+    """A column as numbers, or as one column per category."""
+    count = len(values)
+    if values.dtype.kind == "f":
+        known = values[~np.isnan(values)]
+        counted = len(known) == count > 2 and np.array_equal(np.diff(np.sort(known)), np.ones(count - 1))
+        named = re.search(r"(^|[^a-z])(id|index|key|no|nr|number|unnamed.*)$", name.lower()) or not name
+        if counted or (named and count > 2 and len(np.unique(known)) == count):
+            raise InputError(f"{path}: column {name} has another number in every row, as an ID; use drop={name}")
+        return {name: values}
+    words = sorted(set(values.tolist()) - {""})
+    if len(words) > min(CATEGORIES, max(count // 2, 2)):
+        raise InputError(f"{path}: column {name} has {len(words):,} different words, as IDs or text; use drop={name}")
+    return {f"{name}={word}": np.where(values == "", np.nan, values == word).astype(np.float64) for word in words}
+
+
+def _plain(column: Any, where: str = "") -> np.ndarray:
+    """A column as float64 with NaN, or as words with "" where a cell is empty. InputError for dates and other types."""
+    import pyarrow as pa
+
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column, kind = column.cast(kind.value_type), kind.value_type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return np.array([value or "" for value in column.to_pylist()], dtype=np.str_)
+    if pa.types.is_boolean(kind):
+        column = column.cast(pa.int8())
+    elif pa.types.is_null(kind):
+        return np.full(len(column), np.nan)
+    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
+        raise InputError(f"{where} holds {kind}, not numbers or words; leave it out by drop")
+    return np.asarray(column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), np.float64)
+
+
+def _arrow(path: Path) -> Any:
+    import pyarrow as pa
+    from pyarrow import csv as arrow
+    from pyarrow import parquet
+
+    try:
+        if path.suffix == ".parquet":
+            table = parquet.read_table(path)
+        else:
+            content = path.read_bytes()
+            head = content[: 1 << 16].decode("utf-8-sig", errors="replace")
+            lines = [line for line in head.splitlines() if line.strip()]
+            delimiter = "\t" if path.suffix == ".tsv" else _delimiter(lines[0] if lines else "")
+            first = next(csv.reader(io.StringIO(lines[0]), delimiter=delimiter)) if lines else []
+            table = arrow.read_csv(
+                io.BytesIO(content.removeprefix(b"\xef\xbb\xbf")),
+                read_options=arrow.ReadOptions(autogenerate_column_names=all(map(_is_number, first))),
+                parse_options=arrow.ParseOptions(delimiter=delimiter),
+                convert_options=arrow.ConvertOptions(null_values=MISSING, strings_can_be_null=True),
+            )
+    except (OSError, pa.ArrowException, ValueError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read as a table ({first_line(error)})") from None
+    if len(set(table.column_names)) < table.num_columns:
+        raise InputError(f"{path}: two columns have the same name; rename one")
+    if not table.num_rows:
+        raise InputError(f"{path}: has no rows")
+    return table
+
+
+def _delimiter(line: str) -> str:
+    return max(",;\t|", key=line.count)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return text in MISSING
+    return True
