@@ -93,7 +93,7 @@ def _pictures(folder: Path, others: "Counter[str]") -> list[Path]:
         if file.suffix.lower() in SUFFIXES and not file.is_fifo():
             found.append(file)
         else:
-            others[f"{file.suffix or file.name} files"] += 1
+            others[f"of {file.suffix or file.name}"] += 1
     return found
 
 

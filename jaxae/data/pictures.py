@@ -72,9 +72,10 @@ def decode(paths: Sequence[Path], layout: Layout = Layout()) -> Decoded:  # noqa
             raise InputError(
                 f"{path}: {w}x{h} pixels, but {first} has {first_w}x{first_h}: resize them, for example by size=64"
             )
-    notes = [f"{count:,} pictures {change}" for change, count in changes.items()]
+    notes = [f"{_pictures(count)} {change}" for change, count in changes.items()]
     if broken:
-        notes.append(f"{len(broken)} damaged pictures left out ({Path(broken[0].split(':')[0]).name}, ...)")
+        first = Path(broken[0].split(": cannot be read")[0]).name
+        notes.append(f"{_pictures(len(broken), 'damaged ')} left out ({first}{', ...' * (len(broken) > 1)})")
     x = np.stack(arrays)
     return Decoded(x if colour else x[..., :1], places, tuple(notes))
 
@@ -104,6 +105,10 @@ def _opened(path: Path, layout: Layout, changes: "Counter[str]") -> tuple[np.nda
         image = Image.alpha_composite(Image.new("RGBA", image.size, (*behind[:3], 255)), image)
     image = image.convert("RGB")
     return np.asarray(_resized(image, layout)), grey
+
+
+def _pictures(count: int, kind: str = "") -> str:
+    return f"{count:,} {kind}picture{'s' * (count > 1)}"
 
 
 def _eight_bits(path: Path, image: "Image") -> "Image":
