@@ -258,8 +258,8 @@ def test_bad_configuration_raises_before_anything_is_written(few, tmp_path):
         ("mean needs the global batch", "vqvae", {"accumulate": 2}),
         ("a microbatch cannot update .* batch norm", "mirrored", {"accumulate": 2, "batch_norm": True}),
         ("greedy=20 epochs for each layer leave none of epochs=60", "stacked", {"epochs": 60}),
-        ("the data hold sequences of different lengths; use an experiment", "simple", sequences),
-        ("the data hold sequences of different lengths; use an experiment", "convolutional", sequences),
+        ("data holds sequences of different lengths; use an experiment for sequences", "simple", sequences),
+        ("data holds sequences of different lengths; use an experiment for sequences", "convolutional", sequences),
     ):
         with pytest.raises(InputError, match=says) as error:
             train(name, tmp_path / "run", **{"data": str(few), **fields})

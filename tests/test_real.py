@@ -233,6 +233,8 @@ def test_experiments_without_masks_reject_missing_entries():
     with pytest.raises(InputError, match="the data have missing entries; use an experiment .*: vae, beta_vae"):
         jaxae.fit("dense", x, **SMALL)
     model = jaxae.fit("dense", TABLE, test=0, **SMALL)
+    with pytest.raises(ValueError, match="the data have missing entries"):
+        jaxae.iterate(model.experiment, data.from_arrays(x), epochs=1, batch_size=10)
     with pytest.raises(ValueError, match="examples have NaN"):
         model.encode(x)
 

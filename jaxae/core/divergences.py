@@ -59,14 +59,18 @@ def size(x: Float[Array, "B *D"], observed: Float[Array, "B *O"] | None = None) 
     return per_example(observed) * prod(x.shape[observed.ndim :])
 
 
+def only_observed(values: Float[Array, "B *D"], observed: Float[Array, "B *O"]) -> Float[Array, "B *D"]:
+    """The values of observed dimensions, 0 for the others."""
+    return jnp.where(observed.reshape(*observed.shape, *[1] * (values.ndim - observed.ndim)) > 0, values, 0)
+
+
 def mean_over_observed(
     values: Float[Array, "B *D"], observed: Float[Array, "B *O"] | None = None
 ) -> Float[Array, " B"]:
     """Mean over the dimensions of each example, or over the observed ones; 0 for an example without any."""
     if observed is None:
         return per_example(values) / size(values)
-    seen = jnp.where(observed.reshape(*observed.shape, *[1] * (values.ndim - observed.ndim)) > 0, values, 0)
-    return per_example(seen) / jnp.maximum(size(values, observed), 1)
+    return per_example(only_observed(values, observed)) / jnp.maximum(size(values, observed), 1)
 
 
 def log_normal(p: DiagonalNormal, x: Float[Array, "B *D"]) -> Float[Array, " B"]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxae.data.dataset import SPLITS
 from jaxae.data.reading import reading
 from jaxae.errors import InputError
 
@@ -54,9 +55,9 @@ def _role(name: str) -> tuple[str, str] | None:
     """Split ("", train or test) and content (x or y) of an array of this name; None for another name."""
     if not NAME.fullmatch(name):
         return None
-    words = [word for word in re.split(r"_|(?<=[a-z])(?=[A-Z])", name) if word]
-    split = [word.lower() for word in words if word.lower() in ("train", "training", "test", "testing")]
-    rest = "".join(word.lower() for word in words if word.lower() not in ("train", "training", "test", "testing"))
+    words = [word.lower() for word in re.split(r"_|(?<=[a-z])(?=[A-Z])", name) if word]
+    split = [word for word in words if word in SPLITS]
+    rest = "".join(word for word in words if word not in SPLITS)
     content = "x" if rest in EXAMPLES else "y" if rest in CLASSES else None
     if content is None or len(split) > 1:
         return None

@@ -11,6 +11,7 @@ from jaxae.core.types import Info, Scale
 from jaxae.errors import InputError
 
 Kind = Literal["image", "table", "series"]
+SPLITS = {"train": 0, "training": 0, "test": 1, "testing": 1}  # in names of folders and arrays; 0: training, 1: test
 Take = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (x, mask) -> the examples where the mask is true
 
 

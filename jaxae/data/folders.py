@@ -10,11 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxae.data.cache import cached
-from jaxae.data.dataset import Dataset, Split, divided
+from jaxae.data.dataset import SPLITS, Dataset, Split, divided
 from jaxae.data.pictures import SUFFIXES, Layout, decode
 from jaxae.errors import InputError, first_line
-
-SPLITS = {"train": 0, "training": 0, "test": 1, "testing": 1}
 
 
 class Listed(NamedTuple):

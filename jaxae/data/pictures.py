@@ -60,7 +60,7 @@ def decode(paths: Sequence[Path], layout: Layout = Layout()) -> Decoded:  # noqa
             raise
         except Exception as error:  # Pillow raises many types of exceptions
             broken.append(f"{path}: cannot be read ({first_line(error)}): is it truncated or damaged?")
-            if len(broken) > max(DAMAGED * len(paths), 0):
+            if len(broken) > DAMAGED * len(paths):
                 raise InputError(broken[0]) from None
             continue
         colour = colour or not is_grey

@@ -3,12 +3,11 @@
 from typing import Protocol, runtime_checkable
 
 import flax.linen as nn
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxae.core.batch import Terms
-from jaxae.core.divergences import per_example
+from jaxae.core.divergences import only_observed, per_example
 
 
 @runtime_checkable
@@ -54,6 +53,4 @@ def log_likelihood(
     observed: 1 where x was measured, 0 where it is missing, of the shape of x or of its leading axes.
     """
     values = likelihood.log_prob(outputs, x)
-    if observed is not None:
-        values = jnp.where(observed.reshape(*observed.shape, *[1] * (x.ndim - observed.ndim)) > 0, values, 0)
-    return per_example(values)
+    return per_example(values if observed is None else only_observed(values, observed))

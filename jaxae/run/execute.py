@@ -30,7 +30,7 @@ from jaxae.run.progress import say
 from jaxae.run.tensorboard import TensorBoard
 from jaxae.run.warm_start import initial
 from jaxae.training import epoch, records
-from jaxae.training.iterate import Compiler
+from jaxae.training.iterate import Compiler, require_suitable
 from jaxae.training.start import Initial
 from jaxae.training.trained import Trained
 
@@ -179,24 +179,11 @@ def planned(
     return checked(config, build, dataset, plan.layout._replace(axis=None)), plan
 
 
-def check_suits(experiment: Experiment, dataset: Dataset) -> None:
-    """Raise InputError for data that the experiment does not take."""
-    if dataset.train.lengths is not None and not experiment.sequences:
-        raise InputError(
-            "the data hold sequences of different lengths; use an experiment for sequences, such as sequence"
-        )
-    if dataset.train.observed is not None and not experiment.missing:
-        raise InputError(
-            "the data have missing entries; use an experiment that trains on the observed ones: vae, beta_vae, binary, "
-            "iwae, vampprior, tcvae, factor_vae or infovae"
-        )
-
-
 def checked(config: Config, build: Build, dataset: Dataset, layout: Layout = UNSPLIT) -> Experiment:
     """The experiment. InputError, before anything is written, for a configuration incompatible with the data."""
     with input_errors():
         experiment = built(config, build, dataset.info)
-        check_suits(experiment, dataset)
+        require_suitable(experiment, dataset)
         # The nets check their shapes only here.
         state = loop.abstract(experiment, config, dataset.info, layout)
         records.check_names(state["totals"]["sum"])

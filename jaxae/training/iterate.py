@@ -110,8 +110,7 @@ def iterate(
             raise ValueError(f"{name}={value} must be at least {low}")
     if batch_size > len(data.train.x):
         raise ValueError(f"batch_size={batch_size} exceeds the {len(data.train.x)} training examples; use fewer")
-    if data.train.lengths is not None and not experiment.sequences:
-        raise ValueError("data holds sequences of different lengths; use an experiment for sequences")
+    require_suitable(experiment, data)
     plan = plans.plan("auto", batch_size, seeds) if plan is None else plan
     if plan.seeds != seeds:
         raise ValueError(f"seeds={seeds} differs from the plan's {plan.seeds}")
@@ -121,6 +120,17 @@ def iterate(
         return start(experiment, data.info, batch_size, numbers, initial=initial) if resume is None else resume
 
     return _iterate(experiment, data, epochs, batch_size, numbers, plan, first, stops, data_limit, compiler or compiled)
+
+
+def require_suitable(experiment: Experiment, data: Dataset) -> None:
+    """Raise ValueError for data that the experiment does not take."""
+    if data.train.lengths is not None and not experiment.sequences:
+        raise ValueError("data holds sequences of different lengths; use an experiment for sequences")
+    if data.train.observed is not None and not experiment.missing:
+        raise ValueError(
+            "the data have missing entries; use an experiment that trains on the observed ones: vae, beta_vae, binary, "
+            "iwae, vampprior, tcvae, factor_vae or infovae"
+        )
 
 
 def _iterate(
