@@ -17,6 +17,7 @@ import numpy as np
 
 import jaxae
 from jaxae import data, experiments, run
+from jaxae.data.splits import held
 from jaxae.training import records
 from jaxae.training.checkpoint import newest_digests
 
@@ -37,9 +38,9 @@ FIELDS = {
 
 def few(folder):
     """A file of 80 digits, with evenly spaced ones as the test split."""
-    digits = data.load("digits").train
-    few = data.hold_out(digits.x[:80], digits.y[:80], (), seed=None)
-    np.savez(folder / "few.npz", x_train=few.train.x, y_train=few.train.y, x_test=few.test.x, y_test=few.test.y)
+    x, y, *_ = data.load("digits").train.take(np.arange(80))
+    test = held(y, 0.1, seed=None)
+    np.savez(folder / "few.npz", x_train=x[~test], y_train=y[~test], x_test=x[test], y_test=y[test])
     return folder / "few.npz"
 
 

@@ -222,13 +222,17 @@ def test_terminal_shows_one_progress_bar(tmp_path):
 
 def test_time_left_counts_timed_steps_only(capsys, monkeypatch):
     """The bar hides the time left until a step has been timed."""
+
+    def lines(epoch, step, **losses):
+        return [{"epoch": epoch, "step": step, "split": split, "loss": loss} for split, loss in losses.items()]
+
     monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
     with Progress(4, 40, 10) as progress:
-        progress.epoch({"epoch": 1, "step": 10, "loss": 2.0}, {"loss": 3.0}, 50.0)
+        progress.epoch(lines(1, 10, train=2.0, test=3.0), 50.0)
         progress.update(2, 15, 2.0, 50.0)
         monkeypatch.setattr(time, "monotonic", lambda: 1010.0)
-        progress.epoch({"epoch": 2, "step": 20, "loss": 1.0}, {"loss": 2.0}, 50.0)
+        progress.epoch(lines(2, 20, train=1.0, test=2.0, valid=4.0), 50.0)
     assert capsys.readouterr().out.splitlines() == [
         "epoch 1/4  train loss 2.0000  test loss 3.0000  50 images/s",
-        "epoch 2/4  train loss 1.0000  test loss 2.0000  50 images/s  40 s left",
+        "epoch 2/4  train loss 1.0000  test loss 2.0000  valid loss 4.0000  50 images/s  40 s left",
     ]

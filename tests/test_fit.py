@@ -152,7 +152,7 @@ def test_batch_larger_than_the_split_becomes_the_split(x, capsys):
         ({"hidden": 64}, TypeError, "hidden=64 must be tuple"),
         ({"epochs": 0}, ValueError, "epochs=0 must be at least 1"),
         ({"context": [1]}, ValueError, "context= is not supported yet"),
-        ({"valid": 0.1}, ValueError, "valid= is not supported yet"),
+        ({"valid": 1.5}, ValueError, "valid=1.5 must be a fraction below 1, a number of examples, or a path"),
         ({"optimizer": "adamm"}, TypeError, "optimizer='adamm' must be one of adam, adamw"),
         ({"ema": 1.0}, ValueError, "ema"),
         ({"schedule": "cosine", "warmup_steps": 10_000}, ValueError, "warmup.steps"),

@@ -5,11 +5,11 @@ from jaxae.data.arrays import ARRAY as ARRAY
 from jaxae.data.arrays import from_arrays as from_arrays
 from jaxae.data.dataset import Dataset as Dataset
 from jaxae.data.dataset import Split as Split
-from jaxae.data.dataset import hold_out as hold_out
 from jaxae.data.dataset import spread as spread
 from jaxae.data.options import Options as Options
 from jaxae.data.sources import examples as examples
 from jaxae.data.sources import load as load
 from jaxae.data.sources import loaded as loaded
 from jaxae.data.sources import path_of as path_of
+from jaxae.data.splits import hold_out as hold_out
 from jaxae.data.summary import summary as summary

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxae.data.dataset import SPLITS
 from jaxae.data.reading import reading
+from jaxae.data.splits import NAMES, ORDER
 from jaxae.errors import InputError
 
 EXAMPLES = ("x", "data", "images", "features", "samples", "arr0")
@@ -33,32 +33,32 @@ def is_sequences(arrays: dict[str, np.ndarray]) -> bool:
     return "lengths" in arrays or len(unnamed) > 1 or not any(_role(name) for name in arrays)
 
 
-def splits(arrays: dict[str, np.ndarray], path: Path) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
-    """Examples and classes of each split: all of them (`x`, `y`), or training and test (`x_train`, `test_images`, ...).
+def splits(arrays: dict[str, np.ndarray], path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray | None]]:
+    """Examples and classes by split: of all examples (`x`, `y`), or of each split (`x_train`, `test_images`, ...).
 
-    InputError for two arrays with the same role, and for a test split alone.
+    InputError for two arrays with the same role, and for splits without a training split.
     """
     roles: dict[tuple[str, str], str] = {}
     for name in arrays:
         role = _role(name)
         if role and roles.setdefault(role, name) != name:
             raise InputError(f"{path}: {roles[role]} and {name} are both {' '.join(filter(None, role))}; remove one")
-    order = ["train", "test"] if ("train", "x") in roles else [""]
-    if any((split, "x") not in roles for split in order):
+    order = [split for split in ORDER if (split, "x") in roles] if ("train", "x") in roles else [""]
+    if ("train" if order[0] else "", "x") not in roles or any(split not in order for split, _ in roles):
         held = ", ".join(arrays)
         raise InputError(f"{path}: has {held}: name the arrays x and y, or x_train, y_train, x_test and y_test")
-    names = [(roles[split, "x"], roles.get((split, "y"))) for split in order]
-    return [arrays[x] for x, _ in names], [None if y is None else arrays[y] for _, y in names]
+    xs = {split or "train": arrays[roles[split, "x"]] for split in order}
+    return xs, {split or "train": arrays[roles[split, "y"]] if (split, "y") in roles else None for split in order}
 
 
 def _role(name: str) -> tuple[str, str] | None:
-    """Split ("", train or test) and content (x or y) of an array of this name; None for another name."""
+    """Split ("", train, valid or test) and content (x or y) of an array of this name; None for another name."""
     if not NAME.fullmatch(name):
         return None
     words = [word.lower() for word in re.split(r"_|(?<=[a-z])(?=[A-Z])", name) if word]
-    split = [word for word in words if word in SPLITS]
-    rest = "".join(word for word in words if word not in SPLITS)
+    split = [word for word in words if word in NAMES]
+    rest = "".join(word for word in words if word not in NAMES)
     content = "x" if rest in EXAMPLES else "y" if rest in CLASSES else None
     if content is None or len(split) > 1:
         return None
-    return (split[0].removesuffix("ing") if split else "", content)
+    return (NAMES[split[0]] if split else "", content)

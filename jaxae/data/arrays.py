@@ -1,6 +1,6 @@
 """The user's arrays as a data set."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -8,8 +8,9 @@ import numpy as np
 
 from jaxae.data import binary, kinds, scaling
 from jaxae.data.classes import labels
-from jaxae.data.dataset import Dataset, Split, Take, divided
+from jaxae.data.dataset import Dataset, Split
 from jaxae.data.options import Options
+from jaxae.data.splits import Raw, completed
 from jaxae.errors import InputError
 
 ARRAY = "array"  # name of data passed as an array, in config.json
@@ -23,6 +24,8 @@ def from_arrays(
     *,
     test: Any = None,
     test_y: Any = None,
+    valid: Any = None,
+    valid_y: Any = None,
     options: Options = DEFAULT,
     **fields: Any,
 ) -> Dataset:
@@ -30,21 +33,23 @@ def from_arrays(
 
     x: images [N, H, W] or [N, H, W, C], uint8 or float in [0, 1] (rounded to 256 levels) or of any range, a table
     [N, D], or series [N, T] or [N, T, D]; NaN marks a missing entry. y: classes: words, numbers or one-hot rows.
-    test: the test examples; a fraction that is held out, stratified by class (default: a tenth); or 0: the training
-    examples themselves. fields: those of `Options`, such as kind and scale. InputError for other arrays.
+    test, valid: the examples of a split, a fraction of x, or a number of examples (see `splits.completed`); by default
+    a tenth is the test split. fields: those of `Options`, such as kind and scale. InputError for other arrays.
     """
-    xs, ys = [array(x, "x")], [y]
-    fraction = 0.1
-    if test is not None and np.ndim(test):
-        xs, ys = [*xs, array(test, "test")], [*ys, test_y]
-    elif test is not None:
-        fraction = float(test)
-        if not 0 <= fraction < 1:
-            raise InputError(f"test={test} must be a fraction below 1, 0 for the training examples, or an array")
+    xs, ys, held_out = {"train": array(x, "x")}, {"train": y}, {"test": "", "valid": ""}
+    for name, part, classes in (("test", test, test_y), ("valid", valid, valid_y)):
+        if part is not None and np.ndim(part):
+            xs[name], ys[name] = array(part, name), classes
+        elif part is not None:
+            held_out[name] = str(part)
     features = tuple(map(str, x.columns)) if hasattr(x, "columns") else ()  # of a data frame
     options = replace(options, data=ARRAY, **fields)
-    found = assembled(xs, ys, options.kind, options.series, WHERE, fraction)
-    return prepared(found._replace(features=features), options)
+    raw = assembled(xs, ys, options.kind, options.series, WHERE)._replace(features=features)
+    return prepared(completed(raw, **held_out, read=_no_source), options)
+
+
+def _no_source(name: str) -> Raw:
+    raise InputError(f"{name} is neither an array nor a number")
 
 
 def prepared(dataset: Dataset, options: Options) -> Dataset:
@@ -56,31 +61,18 @@ def prepared(dataset: Dataset, options: Options) -> Dataset:
 
 
 def assembled(
-    xs: Sequence[np.ndarray],
-    ys: Sequence[Any],
+    xs: Mapping[str, np.ndarray],
+    ys: Mapping[str, Any],
     kind: kinds.Wanted,
     series: bool,
     where: str,
-    fraction: float = 0.1,
-    take: Take | None = None,
-) -> Dataset:
-    """One array of examples, or those of the training and the test split, as a data set in the user's units.
-
-    fraction: of a single array, that is held out as the test split; 0: the test split is the training split. take: see
-    `divided`.
-    """
-    examples, what, notes = kinds.examples(xs, kind, series, where)
-    if len(ys) > 1 and ys[1] is None and ys[0] is not None:  # only the training split has classes
-        (classes,), names = labels(ys[:1], [len(examples[0])], where)
-        every = [classes, np.full(len(examples[1]), -1, np.int32)]
-    else:
-        every, names = labels(ys, [len(x) for x in examples], where)
-    splits = [Split(x, y) for x, y in zip(examples, every, strict=True)]
-    if len(splits) > 1:
-        train, test = splits
-    else:
-        train, test = divided(splits[0], fraction, take=take) if fraction else splits * 2
-    return Dataset(train, test, names, what, notes=notes)
+    training: bool = True,
+) -> Raw:
+    """Examples and classes by split, in the shape of their kind. training, and the other arguments: see `kinds`."""
+    examples, what, notes = kinds.examples([*xs.values()], kind, series, where, training)
+    found, classes = labels([ys[name] for name in xs], [len(x) for x in examples], where)
+    splits = {name: Split(x, y) for name, x, y in zip(xs, examples, found, strict=True)}
+    return Raw(splits, classes, what, notes=notes)
 
 
 def array(x: Any, name: str) -> np.ndarray:

@@ -8,13 +8,18 @@ CHUNK = 10_000  # examples
 
 
 def binarize(dataset: Dataset, how: str) -> Dataset:
-    """Binarize both splits (`static`), the test split (`dynamic`), or neither (`none`).
+    """Binarize all splits (`static`), all but the training split (`dynamic`), or none (`none`).
 
     The result is part of the data, the same for every seed of a run. With `dynamic`, `step.binarized` resamples the
     training images in every step.
     """
-    train = _binarize(dataset.train, 0) if how == "static" else dataset.train
-    return dataset if how == "none" else dataset._replace(train=train, test=_binarize(dataset.test, 1))
+    if how == "none":
+        return dataset
+    return dataset._replace(
+        train=_binarize(dataset.train, 0) if how == "static" else dataset.train,
+        test=_binarize(dataset.test, 1),
+        valid=None if dataset.valid is None else _binarize(dataset.valid, 2),
+    )
 
 
 def as_in_training(dataset: Dataset, how: str) -> Dataset:

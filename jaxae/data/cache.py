@@ -14,11 +14,12 @@ from typing import IO, Any
 
 import numpy as np
 
-from jaxae.data.dataset import Dataset, Split
+from jaxae.data.dataset import Split
+from jaxae.data.splits import Raw
 from jaxae.errors import InputError
 
 CHUNK = 10_000  # examples
-VERSION = 3  # increment when decoding or splitting changes
+VERSION = 4  # increment when decoding or splitting changes
 
 
 def folder() -> Path:
@@ -57,32 +58,30 @@ def part_on_disk(name: str, state: str, x: np.ndarray, part: np.ndarray) -> np.n
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
-def cached(key: str, make: Callable[[], Dataset]) -> Dataset:
-    """The set cached under this key, or the result of `make`, which is then cached. A damaged file is replaced.
+def cached(key: str, make: Callable[[], Raw]) -> Raw:
+    """The images cached under this key, or the result of `make`, which is then cached. A damaged file is replaced.
 
     key: text of everything that the result depends on.
     """
     path = folder() / f"{_digest(key.encode())}.npz"
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            return Dataset(
-                Split(file["train_x"], file["train_y"]),
-                Split(file["test_x"], file["test_y"]),
-                tuple(str(name) for name in file["classes"]),
-                notes=tuple(str(note) for note in file["notes"]),
-            )
+            splits = {str(name): Split(file[f"{name}_x"], file[f"{name}_y"]) for name in file["splits"]}
+            classes, notes, names = (tuple(map(str, file[part])) for part in ("classes", "notes", "names"))
+            return Raw(splits, classes, notes=notes, names=names)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        dataset = make()
-    train, test, classes = dataset.train, dataset.test, dataset.classes
+        raw = make()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with writing(path) as file:
-            arrays: dict[str, Any] = {"train_x": train.x, "train_y": train.y, "test_x": test.x, "test_y": test.y}
-            notes = np.array(dataset.notes, dtype=np.str_)
-            np.savez(file, classes=np.array(classes, dtype=np.str_), notes=notes, **arrays)
+            arrays: dict[str, Any] = {f"{name}_x": split.x for name, split in raw.splits.items()}
+            arrays |= {f"{name}_y": split.y for name, split in raw.splits.items()}
+            texts = {"splits": list(raw.splits), "classes": raw.classes, "notes": raw.notes, "names": raw.names}
+            arrays |= {name: np.array(text, dtype=np.str_) for name, text in texts.items()}
+            np.savez(file, **arrays)
     except OSError as error:
         logging.getLogger("jaxae").warning("the decoded data is not cached in %s: %s", folder(), error)
-    return dataset
+    return raw
 
 
 def _digest(key: bytes) -> str:

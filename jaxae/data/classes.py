@@ -17,13 +17,18 @@ def labels(parts: Sequence[Any], counts: Sequence[int], where: str) -> Labels:
     """The class of each example, counted from 0, and the names of the classes, for the labels of every split.
 
     parts: words, booleans, integers, whole numbers as floats, or one-hot rows, [N] or [N, 1] or [N, K]; empty words and
-    NaN are examples without a class; or None. Without labels every class is -1. counts: number of examples.
-    InputError for other labels.
+    NaN are examples without a class, -1; or None for a split without classes. counts: number of examples.
+    InputError for other labels, and for a training split, the first one, without classes beside one that has them.
     """
     if all(part is None for part in parts):
         return [np.full(count, -1, np.int32) for count in counts], ()
+    if parts[0] is None:
+        raise InputError(f"{where}: one split has classes and the training split has none; pass the classes of both")
     if any(part is None for part in parts):
-        raise InputError(f"{where}: one split has classes and another has none; pass the classes of both")
+        some = [place for place, part in enumerate(parts) if part is not None]
+        known_parts, classes = labels([parts[place] for place in some], [counts[place] for place in some], where)
+        every = dict(zip(some, known_parts, strict=True))
+        return [every.get(place, np.full(count, -1, np.int32)) for place, count in enumerate(counts)], classes
     plain = [_column(np.asarray(part), count, where) for part, count in zip(parts, counts, strict=True)]
     kinds = {part.dtype.kind in "US" for part in plain}
     if len(kinds) > 1:

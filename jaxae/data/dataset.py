@@ -1,4 +1,4 @@
-"""A data set: examples and classes of a training and a test split."""
+"""A data set: examples and classes of its splits."""
 
 import hashlib
 from collections.abc import Callable
@@ -8,10 +8,8 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from jaxae.core.types import Info, Scale
-from jaxae.errors import InputError
 
 Kind = Literal["image", "table", "series"]
-SPLITS = {"train": 0, "training": 0, "test": 1, "testing": 1}  # in names of folders and arrays; 0: training, 1: test
 Take = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (x, mask) -> the examples where the mask is true
 
 
@@ -34,7 +32,7 @@ class Split(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """A training and a test split."""
+    """A training and a test split, and a validation split if there is one."""
 
     train: Split
     test: Split
@@ -44,16 +42,18 @@ class Dataset(NamedTuple):
     real: bool = False  # real numbers, not pixels in [0, 1]
     features: tuple[str, ...] = ()  # names of the columns of a table
     notes: tuple[str, ...] = ()  # of what was changed or left out while reading
+    valid: Split | None = None  # by whose loss training chooses its best epoch and stops early
 
     @property
     def splits(self) -> tuple[Split, ...]:
         """All splits."""
-        return (self.train, self.test)
+        return (self.train, self.test) if self.valid is None else (self.train, self.test, self.valid)
 
     def each(self, change: Callable[[Split], Split]) -> "Dataset":
         """The data set with every split changed; the training examples may also be the test split."""
         train = change(self.train)
-        return self._replace(train=train, test=train if self.test is self.train else change(self.test))
+        test = train if self.test is self.train else change(self.test)
+        return self._replace(train=train, test=test, valid=None if self.valid is None else change(self.valid))
 
     def feature(self, place: int) -> str:
         """Name of a place on the last axis of an example, for messages."""
@@ -83,7 +83,7 @@ class Dataset(NamedTuple):
     def fingerprint(self) -> str:
         """SHA-256 of all arrays."""
         digest = hashlib.sha256()
-        for array in (*self.train, *self.test, *(self.scale or ())):
+        for array in (*(array for split in self.splits for array in split), *(self.scale or ())):
             if array is not None:
                 digest.update(f"{array.dtype}{array.shape}".encode())
                 digest.update(np.ascontiguousarray(array).data)
@@ -93,36 +93,3 @@ class Dataset(NamedTuple):
 def spread(count: int, limit: int) -> np.ndarray:
     """Up to `limit` indices, evenly spaced over `count`, since data may be sorted by class."""
     return np.linspace(0, count - 1, min(limit, count)).astype(int)
-
-
-def hold_out(
-    x: np.ndarray,
-    y: np.ndarray,
-    classes: tuple[str, ...],
-    fraction: float = 0.1,
-    lengths: np.ndarray | None = None,
-    take: Take | None = None,
-    seed: int | None = 0,
-) -> Dataset:
-    """A data set whose test split is a fraction of the examples, as in `divided`."""
-    return Dataset(*divided(Split(x, y, lengths), fraction, seed, take), classes)
-
-
-def divided(split: Split, fraction: float, seed: int | None = 0, take: Take | None = None) -> tuple[Split, Split]:
-    """The remaining examples, and a held-out fraction, stratified by class, both in their order.
-
-    seed: of the choice of the held-out examples; None: evenly spaced after sorting by class.
-    """
-    count = len(split.x)
-    if count < 2:
-        raise InputError(f"{count} example: at least 2 are needed, one of them for the test split")
-    order = np.arange(count) if seed is None else np.random.default_rng(seed).permutation(count)
-    held = np.zeros(count, bool)
-    wanted = min(max(1, int(fraction * count + 1e-9)), count - 1)
-    places = np.minimum(np.ceil(np.arange(1, wanted + 1) / fraction - 1e-9).astype(int) - 1, count - 1)
-    held[order[np.argsort(split.y[order], kind="stable")][places]] = True
-    first, second = (
-        split._replace(x=np.arange(count)).take(part)._replace(x=take(split.x, part) if take else split.x[part])
-        for part in (~held, held)
-    )
-    return first, second

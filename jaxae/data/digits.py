@@ -3,15 +3,16 @@
 import numpy as np
 
 from jaxae.data.cache import cached
-from jaxae.data.dataset import Dataset, hold_out
+from jaxae.data.dataset import Split
+from jaxae.data.splits import Raw, held
 
 
-def load() -> Dataset:
+def load() -> Raw:
     """8x8 images of 17 grey levels, resized to 28x28 (bicubic); a fifth of each class is the test split."""
     return cached("digits 28x28 bicubic, every fifth for the test", _decode)
 
 
-def _decode() -> Dataset:
+def _decode() -> Raw:
     from PIL import Image
     from sklearn.datasets import load_digits
 
@@ -19,4 +20,6 @@ def _decode() -> Dataset:
     small = (digits.images * (255 / 16)).round().astype(np.uint8)
     large = [np.asarray(Image.fromarray(image).resize((28, 28), Image.Resampling.BICUBIC)) for image in small]
     names = tuple(str(digit) for digit in range(10))
-    return hold_out(np.stack(large)[..., None], digits.target.astype(np.int32), names, 0.2, seed=None)
+    every = Split(np.stack(large)[..., None], digits.target.astype(np.int32))
+    test = held(every.y, 0.2, seed=None)
+    return Raw({"train": every.take(~test), "test": every.take(test)}, names)

@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxae.data.cache import cached
-from jaxae.data.dataset import SPLITS, Dataset, Split, divided
+from jaxae.data.dataset import Split
 from jaxae.data.pictures import SUFFIXES, Layout, decode
+from jaxae.data.splits import NAMES, ORDER, Raw
 from jaxae.errors import InputError, first_line
 
 
@@ -19,15 +20,15 @@ class Listed(NamedTuple):
     """A picture file with the split and the class that its folders name."""
 
     path: Path
-    split: int  # 0: training; 1: test
+    split: int  # in `ORDER`
     label: str  # "": none
 
 
-def load(path: Path, layout: Layout) -> Dataset:
-    """The pictures of a folder: directly in it, in one folder per class, or in train/ and test/ with either.
+def load(path: Path, layout: Layout) -> Raw:
+    """The pictures of a folder: directly in it, in one folder per class, or in train/, val/ and test/ with either.
 
-    Without a test/ folder a tenth of each class is the test split. Hidden files and folders are ignored. InputError
-    for a folder without pictures, and for what cannot be read.
+    Named by their paths in the folder. Hidden files and folders are ignored. InputError for a folder without pictures,
+    and for what cannot be read.
     """
     found, left_out = listing(path)
     with _listing(path):
@@ -35,21 +36,21 @@ def load(path: Path, layout: Layout) -> Dataset:
             (str(image.path.resolve()), image.path.stat().st_size, image.path.stat().st_mtime_ns, *image[1:])
             for image in found
         ]
-    dataset = cached(f"folder {stats} {layout}", lambda: _decoded(found, layout))
-    return dataset._replace(notes=(*dataset.notes, *left_out))
+    raw = cached(f"folder {path.resolve()} {stats} {layout}", lambda: _decoded(found, layout, path))
+    return raw._replace(notes=(*raw.notes, *left_out))
 
 
 def listing(path: Path) -> tuple[list[Listed], tuple[str, ...]]:
     """The pictures of a folder, sorted by split, class and name; notes of what is left out."""
     others: Counter[str] = Counter()
     with _listing(path):
-        parts = [child for child in _visible(path) if child.is_dir() and child.name.lower() in SPLITS]
-        splits = {SPLITS[part.name.lower()] for part in parts}
-        if splits == {0, 1}:
-            found = [image for part in parts for image in _classes(part, SPLITS[part.name.lower()], others)]
+        folders = [child for child in _visible(path) if child.is_dir()]
+        parts = {child: NAMES[child.name.lower()] for child in folders if child.name.lower() in NAMES}
+        if "train" in parts.values() and (len({*parts.values()}) > 1 or len(folders) == 1):
+            found = [image for part, name in parts.items() for image in _classes(part, ORDER.index(name), others)]
             for child in _visible(path):
                 if child not in parts:
-                    others[f"{child.name}, beside train and test"] += 1
+                    others[f"{child.name}, beside {' and '.join(part.name for part in parts)}"] += 1
         else:
             found = _classes(path, 0, others)
     if not found:
@@ -58,19 +59,15 @@ def listing(path: Path) -> tuple[list[Listed], tuple[str, ...]]:
     return sorted(found, key=lambda image: (*image[1:], image.path)), (f"left out: {kinds}",) if others else ()
 
 
-def _decoded(found: list[Listed], layout: Layout) -> Dataset:
+def _decoded(found: list[Listed], layout: Layout, path: Path) -> Raw:
     decoded = decode([image.path for image in found], layout)
     kept = [found[place] for place in decoded.places]
-    names = sorted({image.label for image in kept} - {""})
-    y = np.array([names.index(image.label) if image.label else -1 for image in kept], np.int32)
-    classes = tuple(" ".join(os.fsencode(name).decode(errors="replace").split()) for name in names)
-    every = Split(decoded.x, y)
-    split = np.array([image.split for image in kept])
-    if split.any() and not split.all():
-        train, test = (every.take(split == number) for number in (0, 1))
-    else:
-        train, test = divided(every, 0.1)
-    return Dataset(train, test, classes, notes=decoded.notes)
+    labels = sorted({image.label for image in kept} - {""})
+    y = np.array([labels.index(image.label) if image.label else -1 for image in kept], np.int32)
+    classes = tuple(" ".join(os.fsencode(label).decode(errors="replace").split()) for label in labels)
+    every, split = Split(decoded.x, y), np.array([image.split for image in kept])
+    splits = {name: every.take(split == number) for number, name in enumerate(ORDER) if (split == number).any()}
+    return Raw(splits, classes, notes=decoded.notes, names=tuple(str(image.path.relative_to(path)) for image in kept))
 
 
 def _classes(path: Path, split: int, others: "Counter[str]") -> list[Listed]:

@@ -23,6 +23,11 @@ class Options:
     scale: Scaling = "auto"
     """Scaling by the training split. standard: mean 0 and variance 1 for each feature or channel. unit: range [0, 1].
     auto: standard for real numbers, none for images and series in [0, 1]."""
+    test: str = ""
+    """Test split: a path with its examples, a fraction of the training examples, or their number; 0: the training
+    examples themselves. (default: that of the data, or a tenth of them)"""
+    valid: str = ""
+    """Validation split, for --keep best and --stop-after: as --test. (default: that of the data, or none)"""
     target: str = ""
     """Column of a table that holds the classes. (default: none)"""
     drop: tuple[str, ...] = ()

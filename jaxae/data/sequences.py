@@ -12,17 +12,18 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxae.data.classes import labels
-from jaxae.data.dataset import Dataset, hold_out
+from jaxae.data.dataset import Split
+from jaxae.data.splits import Raw
 from jaxae.errors import InputError
 
 SIZE = 2**31  # bytes; padding to the longest sequence may need far more memory than the file
 
 
-def load(arrays: dict[str, np.ndarray], path: Path) -> Dataset:
-    """The sequences in the arrays of a file; a tenth of each class is the test split. InputError as in `padded`."""
+def load(arrays: dict[str, np.ndarray], path: Path) -> Raw:
+    """The sequences in the arrays of a file. InputError as in `padded`."""
     x, lengths = padded(arrays, path)
     (y,), names = labels([arrays.get("y")], [len(x)], str(path))
-    return hold_out(x, y, names, lengths=lengths)._replace(kind="series")
+    return Raw({"train": Split(x, y, lengths)}, names, "series")
 
 
 def padded(arrays: dict[str, np.ndarray], path: Path) -> tuple[Float[np.ndarray, "N T D"], Int[np.ndarray, " N"]]:

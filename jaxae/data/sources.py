@@ -1,6 +1,7 @@
 """Data sets by name or path."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from jaxae.data import binary, digits, files, sprites, tfds
 from jaxae.data.arrays import ARRAY, prepared
 from jaxae.data.dataset import Dataset, Split
 from jaxae.data.options import Options
+from jaxae.data.splits import Raw, completed
 from jaxae.errors import InputError
 
 
@@ -15,7 +17,7 @@ def load(name: str, data_dir: str = "", manual_dir: str = "", **fields: Any) -> 
     """A data set with a training and a test split, in model units.
 
     name: `digits`, `sprites`, a TFDS set (`mnist`, `emnist/letters`, ...), or the path of a `.npy`, `.npz` or IDX file
-    or of a folder of images, of which a tenth is held out. data_dir, manual_dir: folders of TFDS and of files for it.
+    or of a folder of images. data_dir, manual_dir: folders of TFDS and of files for it.
     fields: those of `Options`, such as kind, scale and binarize. InputError for anything that cannot be read, with a
     one-line message.
     """
@@ -28,14 +30,27 @@ def loaded(options: Options, data_dir: str = "", manual_dir: str = "") -> Datase
 
 
 def named(options: Options, data_dir: str = "", manual_dir: str = "") -> Dataset:
+    """`load` in the user's units."""
+    raw = read(options, data_dir, manual_dir)
+
+    def other(name: str) -> Raw:
+        alike = replace(options, data=name, kind=raw.kind)
+        return read(alike, data_dir, manual_dir, raw.features, training=False)
+
+    return completed(raw, options.test, options.valid, other)
+
+
+def read(
+    options: Options, data_dir: str = "", manual_dir: str = "", features: Sequence[str] = (), training: bool = True
+) -> Raw:
     """`digits`, `sprites`, a TFDS set (`mnist`, `emnist/letters`, ...), or the user's data at a path.
 
-    In the user's units. InputError for anything that cannot be read, with a one-line message.
+    features, training: see `files.load`. InputError for anything that cannot be read, with a one-line message.
     """
     name = options.data
     path = path_of(name)
     if path is not None:
-        return files.load(path, options)
+        return files.load(path, options, features, training)
     if name == "digits":
         return digits.load()
     if name.split("/")[0] == "sprites":
@@ -48,14 +63,16 @@ def examples(
 ) -> tuple[Split, Sequence[str | int]]:
     """All examples at a path, in their order, or the test split of a named data set; and the names of the examples.
 
-    In the user's units. The names are the paths of the images in a folder, or numbers from 0 (see `files.read`).
-    `options.binarize` is for a named data set. features: columns of a table (default: all). InputError as in `named`.
+    In the user's units. The training examples of a path come first. The names are the paths of the pictures of a
+    folder, relative to it, or numbers from 0. `options.binarize` is for a named data set. features: columns of a table
+    (default: all). InputError as in `read`.
     """
-    path = path_of(options.data)
-    if path is not None:
-        return files.read(path, options, features)
-    test = binary.binarize(named(options, data_dir, manual_dir), options.binarize).test
-    return test, range(len(test.x))
+    if path_of(options.data) is None:
+        found = binary.binarize(named(options, data_dir, manual_dir), options.binarize).test
+        return found, range(len(found.x))
+    raw = read(options, data_dir, manual_dir, features, training=False)
+    every = raw.every()
+    return every, raw.names or range(len(every.x))
 
 
 def path_of(name: str) -> Path | None:

@@ -13,7 +13,10 @@ def summary(data: Dataset) -> str:
         "table": f"rows of {size} columns",
         "series": f"series of {'up to ' * (data.train.lengths is not None)}{size}",
     }[data.kind]
-    splits = f"{len(data.train.x):,} training and {len(data.test.x):,} test {what}"
+    counts = [f"{len(data.train.x):,} training", f"{len(data.test.x):,} test"]
+    if data.valid is not None:
+        counts.insert(1, f"{len(data.valid.x):,} validation")
+    splits = f"{', '.join(counts[:-1])} and {counts[-1]} {what}"
     parts = [splits, f"{len(data.classes)} classes"] if data.classes else [splits]
     if data.train.x.dtype == np.uint8:
         parts.append(f"bytes from {data.train.x.min()} to {data.train.x.max()}")

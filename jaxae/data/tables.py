@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxae.data.arrays import assembled
-from jaxae.data.dataset import Dataset
 from jaxae.data.options import Options
+from jaxae.data.splits import Raw
 from jaxae.errors import InputError, first_line
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
@@ -29,11 +29,11 @@ class Table(NamedTuple):
     notes: tuple[str, ...]
 
 
-def load(path: Path, options: Options) -> Dataset:
-    """The table of a file; a tenth of the rows, stratified by target, is the test split. InputError as in `read`."""
-    table = read(path, options)
-    found = assembled([table.x], [table.target], "table", False, str(path))
-    return found._replace(features=table.features, notes=(*found.notes, *table.notes))
+def load(path: Path, options: Options, features: Sequence[str] = ()) -> Raw:
+    """The table of a file. features, InputError: as in `read`."""
+    table = read(path, options, features)
+    raw = assembled({"train": table.x}, {"train": table.target}, "table", False, str(path))
+    return raw._replace(features=table.features, notes=(*raw.notes, *table.notes))
 
 
 def read(path: Path, options: Options, features: Sequence[str] = ()) -> Table:
@@ -45,10 +45,10 @@ def read(path: Path, options: Options, features: Sequence[str] = ()) -> Table:
     table = _arrow(path)
     names = list(table.column_names)
     for name in (*options.drop, *filter(None, [options.target])):
-        if name not in names:
+        if name not in names and not features:
             raise InputError(f"{path}: has no column {name}; it has {', '.join(names[:20])}")
     target, notes = None, []
-    if options.target:
+    if options.target in names:
         target = _plain(table.column(options.target))
         if target.dtype.kind == "f" and (target % 1 > 0).any():
             target, notes = None, [f"target {options.target} left out: real numbers are no classes"]

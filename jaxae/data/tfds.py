@@ -18,7 +18,8 @@ import numpy as np
 
 from jaxae.data import idx
 from jaxae.data.cache import cached
-from jaxae.data.dataset import Dataset, Split, hold_out
+from jaxae.data.dataset import Split
+from jaxae.data.splits import NAMES, Raw
 from jaxae.errors import InputError, first_line
 
 FAMILY = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST", "emnist": "EMNIST"}
@@ -29,7 +30,7 @@ def prepares(name: str) -> bool:
     return name.split("/")[0] in FAMILY
 
 
-def load(name: str, data_dir: str = "", manual_dir: str = "") -> Dataset:
+def load(name: str, data_dir: str = "", manual_dir: str = "") -> Raw:
     """An image set of TFDS by name, prepared if necessary, as uint8 arrays in TFDS' own order.
 
     data_dir: folder of prepared sets. manual_dir: folder of archives already downloaded; their checksums are verified.
@@ -150,7 +151,7 @@ def _examples(images: gzip.GzipFile, labels: gzip.GzipFile) -> Iterator[tuple[in
         yield number, {"image": png.getvalue(), "label": int(label)}
 
 
-def _decode(tfds: Any, builder: Any, name: str) -> Dataset:
+def _decode(tfds: Any, builder: Any, name: str) -> Raw:
     features = builder.info.features
     images = [key for key, feature in features.items() if isinstance(feature, tfds.features.Image)]
     if len(images) != 1:
@@ -169,11 +170,10 @@ def _decode(tfds: Any, builder: Any, name: str) -> Dataset:
         return Split(np.stack(x), np.array(y, np.int32))
 
     classes = tuple(features[label].names) if label else ()
-    parts = builder.info.splits
-    train = split("train" if "train" in parts else next(iter(parts)))
-    if held_out := next((part for part in ("test", "validation") if part in parts), None):
-        return Dataset(train, split(held_out), classes)
-    return hold_out(train.x, train.y, classes)
+    parts = {NAMES[part]: part for part in builder.info.splits if part in NAMES}
+    if "train" not in parts:
+        parts = {"train": next(iter(builder.info.splits))}
+    return Raw({name: split(part) for name, part in parts.items()}, classes)
 
 
 def _unknown(name: str, known: list[str]) -> InputError:

@@ -119,7 +119,7 @@ def charts(runs: dict[str, tuple[list[records.Record], str]]) -> list[dict[str, 
     for name in metric_names([line for lines, _ in runs.values() for line in lines]):
         curves = []
         for number, (label, (lines, _)) in enumerate(runs.items()):
-            for k, split in enumerate(("train", "test")):
+            for k, split in enumerate(records.SPLITS):
                 epochs, mean, std = series(lines, name, split)
                 if epochs:
                     curves.append(

@@ -12,6 +12,7 @@ import optax
 from jaxae.data.options import Options
 from jaxae.errors import InputError, input_errors
 from jaxae.training import optimizers
+from jaxae.training.selection import Keep, Selection
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +25,10 @@ class Training:
     """Examples per step, over all devices."""
     init_from: str = ""
     """Run directory whose parameters initialise the model. (default: random parameters)"""
+    keep: Keep = "last"
+    """Epoch whose model is kept. best: that of the smallest loss of the validation split, see --valid."""
+    stop_after: int = 0
+    """Epochs without a smaller loss of the validation split after which training stops (0: never)."""
     seed: int = 0
     """Seed of all random numbers."""
     seeds: int = 1
@@ -130,6 +135,11 @@ class Config(Devices, Output, Folders, Optimization, Training, Options):
                     raise ValueError(f"{field.name}={str(number)[:20]} must be at least {least}")
         if self.seed + self.seeds > 2**31:
             raise ValueError(f"seed={self.seed} must be below {2**31 - self.seeds}")
+
+    @property
+    def selection(self) -> Selection:
+        """Which state is kept, and when training stops."""
+        return Selection(self.keep, self.stop_after)
 
 
 # Fields that may differ between the processes of one run.

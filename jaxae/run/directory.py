@@ -149,6 +149,7 @@ def describe(config: Config, name: str, dataset: Dataset, program: str = "") -> 
             "shape": list(dataset.shape),
             "train": len(dataset.train.x),
             "test": len(dataset.test.x),
+            **({} if dataset.valid is None else {"valid": len(dataset.valid.x)}),
             "classes": list(dataset.classes),
             **_units(dataset),
         },

@@ -29,7 +29,7 @@ from jaxae.run.fingerprint import traced
 from jaxae.run.progress import say
 from jaxae.run.tensorboard import TensorBoard
 from jaxae.run.warm_start import initial
-from jaxae.training import epoch, records
+from jaxae.training import epoch, records, selection
 from jaxae.training.iterate import Compiler, require_suitable
 from jaxae.training.start import Initial
 from jaxae.training.trained import Trained
@@ -150,13 +150,16 @@ def _fill(
     every = Trained(experiment, outcome.state, dataset.shape, loop.seeds_of(config), real=dataset.real)
     trained, *others = (every[i] for i in range(config.seeds))
     expected = experiment.expected.get(config.data, {}) if configs.documented(config) else {}
-    result = results.collect(lines[-1], expected, outcome) | measures.measures(trained, dataset, others)
+    if outcome.kept:
+        say(selection.described(outcome.kept, config.epochs, config.selection))
+    tested = selection.final(lines, outcome.kept)
+    result = results.collect(tested, expected, outcome) | measures.measures(trained, dataset, others)
     records.write_json(workdir / "result.json", result)
     paths = figures.draw(workdir / "figures", trained, dataset, lines, title(name, config)) if draws else []
     with TensorBoard(workdir / "tensorboard", lines[-1]["step"]) as board:
         for path in paths:
             board.picture(path, lines[-1]["step"])
-        board.parameters(configs.to_json(config), lines[-1])
+        board.parameters(configs.to_json(config), tested)
     if draws:
         results.write_report(workdir, title(name, config), trained, dataset, result)
 
@@ -184,6 +187,9 @@ def checked(config: Config, build: Build, dataset: Dataset, layout: Layout = UNS
     with input_errors():
         experiment = built(config, build, dataset.info)
         require_suitable(experiment, dataset)
+        if config.selection.validates and dataset.valid is None:
+            field = f"keep={config.keep}" if config.keep == "best" else f"stop_after={config.stop_after}"
+            raise ValueError(f"{field} needs a validation split, which the data lack: hold one out by valid=0.1")
         # The nets check their shapes only here.
         state = loop.abstract(experiment, config, dataset.info, layout)
         records.check_names(state["totals"]["sum"])

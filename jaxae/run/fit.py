@@ -28,7 +28,7 @@ from jaxae.run.progress import NoProgress, Progress, say
 from jaxae.run.read import load
 from jaxae.run.save import saver
 from jaxae.run.warm_start import initial
-from jaxae.training import epoch, records
+from jaxae.training import epoch, records, selection
 from jaxae.training.trained import Trained
 
 OPTIMIZER_FIELDS = ("lr", "schedule", "warmup_steps", "eps", "weight_decay", "clip")
@@ -76,10 +76,11 @@ def fit(
     data: an array, a `Dataset`, a path, or the name of a data set. An array of images is [N, H, W] or [N, H, W, C], of
     bytes, of floats in [0, 1], or of any numbers; a table is [N, D]; for an experiment for sequences, series are [N, T]
     or [N, T, D]. NaN marks a missing entry. Fields: kind, scale.
-    test: for an array, the test examples: an array, all examples at a path, or the test split of a named data set; a
-    fraction of the data; or 0: the training examples themselves. By default a tenth of an array is held out; files and
-    data sets have splits of their own.
-    y: classes of an array: words, whole numbers or one-hot rows. context, valid: reserved; a ValueError for now.
+    test: the test examples: a path, for an array also an array or the test split of a named data set; a fraction of the
+    data, or a number of examples; or 0: the training examples themselves. By default those of the source, or a tenth.
+    valid: the validation examples, in the same ways, for the fields keep ("best": return the model of the epoch with
+    the smallest validation loss) and stop_after.
+    y: classes of an array: words, whole numbers or one-hot rows. context: reserved; a ValueError for now.
     workdir: a run directory, with everything that the command line writes there; a run in it is resumed. Without one
     nothing is written.
     progress: show a bar, or a line per epoch. figures: draw pictures and report.html into the workdir (default: yes).
@@ -93,9 +94,8 @@ def fit(
     TypeError for an unknown field; ValueError for invalid arguments and for a field without effect in this call;
     errors.Diverged for a non-finite number; OSError if the workdir cannot be written.
     """
-    for name, value in (("context", context), ("valid", valid)):
-        if value is not None:
-            raise ValueError(f"{name}= is not supported yet; omit it")
+    if context is not None:
+        raise ValueError("context= is not supported yet; omit it")
     seeds = configs.plain(seeds)
     if type(seeds) is not int:
         raise TypeError(f"seeds={seeds!r} must be an int")
@@ -106,9 +106,9 @@ def fit(
     source = _source(experiment)
     fields = _checked(source.config, fields)
     _check_effect(experiment, data, workdir, figures, fields)
-    dataset, name = _dataset(source.config, data, y, test, fields, progress)
+    dataset, named = _dataset(source.config, data, y, test, valid, fields, progress)
     drawn = figures is not False and workdir is not None
-    fixed = {"data": name, "seeds": seeds, "workdir": str(workdir or ""), "figures": "all" if drawn else "none"}
+    fixed = {**named, "seeds": seeds, "workdir": str(workdir or ""), "figures": "all" if drawn else "none"}
     config = source.config(**{**fields, **fixed})
     count = len(dataset.train.x)
     if config.batch_size > count:
@@ -133,23 +133,34 @@ def _in_memory(source: Source, config: Config, dataset: Dataset, stop: loop.Stop
     start = initial(config, experiment, dataset)
     snapshots = loop.configured(experiment, dataset, config, plan, initial=start)
     history: list[records.Record] = []
-    step, seconds, examples = 0, 0.0, 0
+    step, seconds, examples, kept = 0, 0.0, 0, None
     with Progress(config.epochs, last, 0) if progress else NoProgress() as shown:
         for now in snapshots:
             if now.seconds:
                 seconds, examples = seconds + now.seconds, examples + (now.step - step) * config.batch_size
             step, rate = now.step, config.seeds * examples / seconds if seconds else 0.0
+            if config.selection.validates and kept is None:
+                kept = selection.begin(now.state)
             if now.test is None:
                 shown.update(now.epoch, step, float(np.mean(now.train["loss"])), rate)
             else:
-                history += [records.record(now.epoch, step, "train", now.train)]
-                history += [records.record(now.epoch, step, "test", now.test)]
-                shown.epoch(history[-2], history[-1], rate)
+                measured = {"train": now.train, "test": now.test, "valid": now.valid}
+                lines = [records.record(now.epoch, step, name, of) for name, of in measured.items() if of is not None]
+                history += lines
+                shown.epoch(lines, rate)
+                if kept and now.valid is not None:
+                    kept = selection.update(kept, now.state, now.epoch, now.valid["loss"], config.selection)
+            if kept and kept.stopped.all():
+                break
             if stop(_nothing) and step < last:
                 say(f"interrupted at step {step} of {last}: returning the model so far")
                 break
     state, totals = jax.device_get((now.state, now.totals))
-    save = saver(config, directory.describe(config, source.name, dataset, source.program), totals)
+    about = directory.describe(config, source.name, dataset, source.program)
+    save = saver(config, about, totals, *((state, kept) if kept else ()))
+    if kept and kept.epoch.all():
+        state = kept.state
+        _say(progress, selection.described(kept, config.epochs, config.selection))
     return Trained(experiment, state, dataset.shape, loop.seeds_of(config), history, save, dataset.scale, dataset.real)
 
 
@@ -210,28 +221,34 @@ def _check_effect(
 
 
 def _dataset(
-    config: type[Config], data: Any, y: Any, test: Any, fields: dict[str, Any], progress: bool
-) -> tuple[Dataset, str]:
-    """The data, and its name in config.json."""
+    config: type[Config], data: Any, y: Any, test: Any, valid: Any, fields: dict[str, Any], progress: bool
+) -> tuple[Dataset, dict[str, Any]]:
+    """The data, and how config.json names it and its splits."""
     names = [field.name for field in dataclasses.fields(sources.Options)]
     options = config(**{name: fields[name] for name in names if name in fields})
     folders = (fields.get("data_dir", ""), fields.get("manual_dir", ""))
+    parts = {"test": test, "valid": valid}
     if isinstance(data, str | Path):
-        if test is not None:
-            raise ValueError(f"test= is for arrays; {data} has its own splits")
-        return sources.loaded(dataclasses.replace(options, data=str(data)), *folders), str(data)
+        for name, part in parts.items():
+            if np.ndim(part):
+                raise ValueError(f"{name}= is an array, and the data a path: pass a path, a fraction or a number")
+        named: dict[str, Any] = {"data": str(data)} | {
+            name: str(part) for name, part in parts.items() if part is not None
+        }
+        return sources.loaded(dataclasses.replace(options, **named), *folders), named
     if isinstance(data, Dataset):
-        if test is not None:
-            raise ValueError("test= is for arrays; a Dataset has its own splits")
-        return binary.binarize(data, options.binarize), sources.ARRAY
-    if isinstance(test, str | Path):
-        test = sources.examples(dataclasses.replace(options, data=str(test)), *folders)[0].x
-    found = sources.from_arrays(data, y, test=test, options=options)
+        if test is not None or valid is not None:
+            raise ValueError("test= and valid= are for arrays and paths; a Dataset has its own splits")
+        return binary.binarize(data, options.binarize), {"data": sources.ARRAY}
+    for name, part in parts.items():
+        if (isinstance(part, str | Path) and sources.path_of(str(part)) is not None) or part in ("digits", "sprites"):
+            parts[name] = sources.examples(dataclasses.replace(options, data=str(part)), *folders)[0].x
+    found = sources.from_arrays(data, y, **parts, options=options)
     if test is None:
         _say(progress, f"{len(found.test.x)} of {len(data)} examples are held out as the test split (see test=)")
     if found.kind != "image" or found.real or found.notes or found.train.observed is not None:
         _say(progress, sources.summary(found))
-    return found, sources.ARRAY
+    return found, {"data": sources.ARRAY}
 
 
 @contextmanager

@@ -20,9 +20,11 @@ from jaxae.run import diverged
 from jaxae.run.config import Config
 from jaxae.run.progress import NoProgress, Progress
 from jaxae.run.tensorboard import TensorBoard
-from jaxae.training import epoch, records
+from jaxae.training import epoch, records, selection
 from jaxae.training.checkpoint import Checkpoints, NoCheckpoints
+from jaxae.training.epoch import Totals
 from jaxae.training.iterate import Compiler, Snapshot, iterate
+from jaxae.training.selection import Kept
 from jaxae.training.start import Initial, start
 
 # Values of a checkpoint besides arrays: bytes of metrics.jsonl, total seconds, seconds and images of training.
@@ -39,9 +41,10 @@ def never(save: Callable[[], None] | None) -> bool:  # noqa: ARG001
 class Outcome(NamedTuple):
     """Result of training, on the host."""
 
-    state: State
+    state: State  # the one that is kept
     wall_seconds: float
     images_per_second: float  # without compilation
+    kept: Kept | None = None  # if `config.selection` validates
 
 
 def train(
@@ -76,17 +79,20 @@ def train(
             items, meta = restored
         else:
             new = start(experiment, data.info, config.batch_size, seeds, initial=initial())
-            items, meta = as_items(new), NEW
+            items, meta = as_items(*new, selection.begin(new[0]) if config.selection.validates else None), NEW
         if writes:
             records.truncate(metrics_file, meta["size"])
         meta, lines = processes.broadcast_json([meta, records.read(metrics_file) if writes else []])
         items = processes.broadcast_tree(items)
-        state, totals = items["state"], items["totals"]
+        state, totals, kept = items["state"], items["totals"], items.get("kept")
         step = int(np.ravel(state.step)[0])
         wall, seconds, images = meta["wall"] - began, meta["seconds"], meta["images"]
 
         def rate() -> float:
             return images / seconds if seconds else 0.0
+
+        def ended() -> bool:
+            return step == last or (kept is not None and bool(kept.stopped.all()))
 
         def pause(due: bool) -> None:
             """Save a checkpoint if one is due, and stop if requested."""
@@ -96,10 +102,10 @@ def train(
                 "seconds": seconds,
                 "images": images,
             }
-            save = partial(checkpoints.save, step, {"state": state, "totals": totals}, meta)
+            save = partial(checkpoints.save, step, as_items(state, totals, kept), meta)
             stopping = processes.maximum(float(stop(partial(save, wait=True)))) > 0
             if due or stopping:
-                save(wait=stopping or step == last)  # before the stop is reported
+                save(wait=stopping or ended())  # before the stop is reported
             if stopping:
                 processes.shutdown()
                 raise Interrupted
@@ -112,7 +118,9 @@ def train(
 
         save_every = config.checkpoint_every if config.checkpoint_unit == "steps" else 0
         resume, every = (state, totals), (config.picture_every, save_every)
-        snapshots = configured(experiment, data, config, plan, resume=resume, every=every, compiler=compiler)
+        options: dict[str, Any] = {"resume": resume, "every": every, "compiler": compiler}
+        stopped = kept is not None and kept.stopped.all()
+        snapshots = iter(()) if stopped else configured(experiment, data, config, plan, **options)
         with (
             TensorBoard(workdir / "tensorboard", step) if writes else nullcontext() as board,
             Progress(config.epochs, last, step) if writes and progress else NoProgress() as shown,
@@ -132,11 +140,17 @@ def train(
                     pause(not now.done and save_every > 0 and step % save_every == 0)
                 else:
                     write(now.epoch, "test", now.test)
-                    shown.epoch(lines[-2], lines[-1], rate())
+                    if now.valid is not None:
+                        write(now.epoch, "valid", now.valid)
+                    shown.epoch([line for line in lines[-3:] if line["epoch"] == now.epoch], rate())
+                    if kept is not None and now.valid is not None:
+                        kept = selection.update(kept, state, now.epoch, now.valid["loss"], config.selection)
                     finished = step if save_every else now.epoch
-                    pause(finished % config.checkpoint_every == 0 or step == last)
+                    pause(finished % config.checkpoint_every == 0 or ended())
+                    if ended():
+                        break
         stop(None)
-        return Outcome(jax.device_get(state), wall + time.monotonic(), rate())
+        return Outcome(jax.device_get(kept.state if kept else state), wall + time.monotonic(), rate(), kept)
 
 
 def configured(experiment: Experiment, data: Dataset, config: Config, plan: Plan, **options: Any) -> Iterator[Snapshot]:
@@ -176,11 +190,13 @@ def seeds_of(config: Config) -> range:
     return range(config.seed, config.seed + config.seeds)
 
 
-def as_items(found: tuple[State, Any]) -> dict[str, Any]:
-    """State and totals as a checkpoint names them."""
-    return dict(zip(("state", "totals"), found, strict=True))
+def as_items(state: State, totals: Totals, kept: Kept | None = None) -> dict[str, Any]:
+    """State, totals and the kept state, if any, as a checkpoint names them."""
+    return {"state": state, "totals": totals, **({"kept": kept} if kept is not None else {})}
 
 
 def abstract(experiment: Experiment, config: Config, info: Info, layout: Layout = UNSPLIT) -> dict[str, Any]:
     """Shapes and dtypes of the arrays in a checkpoint."""
-    return as_items(jax.eval_shape(lambda: start(experiment, info, config.batch_size, seeds_of(config), layout)))
+    new = jax.eval_shape(lambda: start(experiment, info, config.batch_size, seeds_of(config), layout))
+    kept = selection.shapes(new[0]) if config.selection.validates else None
+    return as_items(new[0], new[1], kept)

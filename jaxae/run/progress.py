@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
 
@@ -41,18 +42,16 @@ class Progress:
         self._bar.set_description_str(text, refresh=False)
         self._bar.update(step - self._bar.n)
 
-    def epoch(self, train: Record, test: Record, rate: float) -> None:
-        """Print a line for an epoch, unless there is a bar."""
+    def epoch(self, lines: Sequence[Record], rate: float) -> None:
+        """Print a line for an epoch, from its records of every split, unless there is a bar."""
         if not self._bar.disable:
             return
-        step = train["step"]
+        step = lines[0]["step"]
         done = step - self._first
         timed = self._start and done  # false until a dispatch after the first one
         left = f"  {(time.monotonic() - self._start) / done * (self._steps - step):.0f} s left" if timed else ""
-        say(
-            f"epoch {train['epoch']}/{self._epochs}  train loss {mean(train['loss']):.4f}  "
-            f"test loss {mean(test['loss']):.4f}  {rate:,.0f} images/s{left}"
-        )
+        losses = "  ".join(f"{line['split']} loss {mean(line['loss']):.4f}" for line in lines)
+        say(f"epoch {lines[0]['epoch']}/{self._epochs}  {losses}  {rate:,.0f} images/s{left}")
 
 
 class NoProgress:
@@ -67,5 +66,5 @@ class NoProgress:
     def update(self, epoch: int, step: int, loss: float, rate: float) -> None:
         """Like `Progress.update`."""
 
-    def epoch(self, train: Record, test: Record, rate: float) -> None:
+    def epoch(self, lines: Sequence[Record], rate: float) -> None:
         """Like `Progress.epoch`."""

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from jaxae import data
 from jaxae.core.experiment import Experiment
 from jaxae.core.types import Averaged, Info, State
@@ -37,51 +39,58 @@ def load(path: str | Path, experiment: ModuleType | Experiment | None = None, **
     path = Path(path)
     saved, found, config, info = described(path, experiment, fields)
     with _model_of(path):
-        state = loop.abstract(found, config, info)["state"]
+        abstract = loop.abstract(found, config, info)
     if optimizers.is_fingerprint(saved["config"]["optimizer"]) and "optimizer" not in fields:
-        state = restored_for_use(path, state, bool(config.ema))
+        state = restored_for_use(path, abstract, bool(config.ema))
+        save = saver(config, saved)
         found = dataclasses.replace(found, train=found.train._replace(step=without_optimizer))
+    elif "kept" in abstract:
+        items = restored(path, abstract)
+        state, save = _kept(items), saver(config, saved, items["totals"], items["state"], items["kept"])
     else:
-        state = restored(path, state)
+        state, save = restored(path, {"state": abstract["state"]})["state"], saver(config, saved)
     lines = records.read(path / "metrics.jsonl") if (path / "metrics.jsonl").exists() else []
-    return Trained(
-        found,
-        state,
-        info.shape,
-        loop.seeds_of(config),
-        lines,
-        saver(config, saved),
-        directory.scale_of(saved),
-        info.real,
-    )
+    return Trained(found, state, info.shape, loop.seeds_of(config), lines, save, directory.scale_of(saved), info.real)
 
 
-def restored(path: Path, state: Any, skip: str = "") -> Any:
-    """The state in the newest intact checkpoint of a run directory. InputError if there is none.
+def _kept(items: dict[str, Any]) -> Any:
+    """The kept state; before the first evaluation, the last one."""
+    return items["kept"].state if np.all(items["kept"].epoch) else items["state"]
 
-    state: its shapes and dtypes. skip: as in `Checkpoints.restore`.
+
+def restored(path: Path, items: dict[str, Any], skip: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Items of the newest intact checkpoint of a run directory. InputError if there is none.
+
+    items: their shapes and dtypes. skip: as in `Checkpoints.restore`.
     """
     found = None
     if (path / "checkpoints").is_dir():
         with Checkpoints(path / "checkpoints", read_only=True) as checkpoints:
-            found = checkpoints.restore({"state": state}, skip)
+            found = checkpoints.restore(items, skip)
     if found is None:
         fix = "it diverged: see jaxae.replay" if (path / FOLDER).is_dir() else "repeat the command that made it"
         raise InputError(f"{path}: has no intact checkpoint: {fix}")
-    return found[0]["state"]
+    return found[0]
 
 
-def restored_for_use(path: Path, state: State, averaged: bool) -> State:
-    """Like `restored`, without the state of the optimizer.
+def restored_for_use(path: Path, abstract: dict[str, Any], averaged: bool) -> State:
+    """The model's state, without that of the optimizer, in the newest intact checkpoint. InputError as in `restored`.
 
-    averaged: whether the run has moving averages of the parameters, which are restored too.
+    abstract: shapes and dtypes of the run's items. averaged: whether the run has moving averages of the parameters,
+    which are restored too.
     """
-    parts = {"step": state.step, "params": state.params, "extra": state.extra}
-    if averaged:
-        parts["opt_state"] = {"params": state.params}
-    found = restored(path, parts, skip="state/opt_state/")
-    opt_state = Averaged((), found.pop("opt_state")["params"]) if averaged else ()
-    return State(**found, opt_state=opt_state)
+
+    def parts(state: State) -> Any:
+        averages = {"opt_state": {"params": state.params}} if averaged else {}
+        return {"step": state.step, "params": state.params, "extra": state.extra, **averages}
+
+    items = {"state": parts(abstract["state"])}
+    if kept := abstract.get("kept"):
+        items["kept"] = kept._replace(state=parts(kept.state))
+    found = restored(path, items, skip=("state/opt_state/", "kept/state/opt_state/"))
+    state = _kept(found) if kept else found["state"]
+    opt_state = Averaged((), state.pop("opt_state")["params"]) if averaged else ()
+    return State(**state, opt_state=opt_state)
 
 
 def described(

@@ -8,37 +8,51 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 
+from jaxae.core.types import State
 from jaxae.run import command_line, directory, loop
 from jaxae.run import config as configs
 from jaxae.run.config import Config
 from jaxae.training import epoch, records
 from jaxae.training.checkpoint import Checkpoints
 from jaxae.training.epoch import Totals
+from jaxae.training.selection import Kept
 from jaxae.training.start import start
 from jaxae.training.trained import Trained
 
 
-def saver(config: Config, description: dict[str, Any], totals: Totals | None = None) -> Callable[[Path, Trained], None]:
+def saver(
+    config: Config,
+    description: dict[str, Any],
+    totals: Totals | None = None,
+    last: State | None = None,
+    kept: Kept | None = None,
+) -> Callable[[Path, Trained], None]:
     """The function behind `Trained.save`, for the models of a run.
 
     description: the run's description, as in config.json. totals: sums over the steps of an epoch that is not finished,
-    without which a model within an epoch cannot be saved.
+    without which a model within an epoch cannot be saved. last, kept: the last state, and the kept one, of a run that
+    selects its state by the validation split (`config.selection`).
     """
     info = directory.info_of(description)
 
     def save(path: Path, model: Trained) -> None:
         if configs.to_json(config)["optimizer"] != description["config"]["optimizer"]:
             without_optimizer()
-        step = int(np.ravel(model.state.step)[0])
+
+        def of_model(tree: Any) -> Any:
+            some = len(model.seeds) < config.seeds
+            return jax.tree.map(lambda leaf: leaf[model.seeds[0] - config.seed], tree) if some else tree
+
+        state = model.state if last is None else of_model(last)
+        step = int(np.ravel(state.step)[0])
         if totals is None:
             now = step * config.batch_size // info.train
             if step not in (epoch.first_step(now + late, info.train, config.batch_size) for late in (0, 1)):
                 raise ValueError("the run stopped within an epoch: copy its directory, which holds the rest")
             sums = start(model.experiment, info, config.batch_size, model.seeds)[1]
-        elif len(model.seeds) < config.seeds:
-            sums = jax.tree.map(lambda leaf: leaf[model.seeds[0] - config.seed], totals)
         else:
-            sums = totals
+            sums = of_model(totals)
+        items = loop.as_items(state, sums, None if kept is None else of_model(kept)._replace(state=model.state))
         own = dataclasses.replace(config, seed=model.seeds[0], seeds=len(model.seeds), workdir="")
         command = command_line.command(own, description["experiment"]) if description["command"] else ""
         with directory.locked(path):
@@ -50,7 +64,7 @@ def saver(config: Config, description: dict[str, Any], totals: Totals | None = N
                 records.append(metrics, line)
             with Checkpoints(path / "checkpoints") as checkpoints:
                 meta = {**loop.NEW, "size": metrics.stat().st_size}
-                checkpoints.save(step, loop.as_items(jax.device_get((model.state, sums))), meta, wait=True)
+                checkpoints.save(step, jax.device_get(items), meta, wait=True)
 
     return save
 

@@ -20,7 +20,7 @@ from jaxae.run.build import built
 from jaxae.run.config import Config
 from jaxae.run.execute import loaded
 from jaxae.training import epoch
-from jaxae.training.iterate import Compiler, Programs, seeded
+from jaxae.training.iterate import Arguments, Compiler, Programs, seeded
 from jaxae.training.start import start
 
 
@@ -66,7 +66,12 @@ def shared_compiler(module: ModuleType, numbers: tuple[str, ...]) -> Callable[[C
         values: dict[str, Any] = {name: np.float32(getattr(config, name)) for name in numbers}
 
         def compiler(
-            _: Experiment, info: Info, size: int, plan: plans.Plan, training: Any, evaluation: Any
+            _: Experiment,
+            info: Info,
+            size: int,
+            plan: plans.Plan,
+            training: Arguments,
+            evaluations: Sequence[Arguments],
         ) -> Programs:
             def build(values: dict[str, Any]) -> Experiment:
                 return built(_with(config, values), module.build, info)
@@ -88,10 +93,11 @@ def shared_compiler(module: ModuleType, numbers: tuple[str, ...]) -> Callable[[C
                 shared.append(
                     Programs(
                         plans.compile(train, plan, (False, *for_training), (values, *training)),
-                        plans.compile(evaluate, plan, (False, *for_evaluation), (values, *evaluation)),
+                        [plans.compile(evaluate, plan, (False, *for_evaluation), (values, *e)) for e in evaluations],
                     )
                 )
-            return Programs(*(partial(program, values) for program in shared[0]))
+            steps, tests = shared[0]
+            return Programs(partial(steps, values), [partial(test, values) for test in tests])
 
         return compiler
 

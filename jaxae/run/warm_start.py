@@ -29,9 +29,10 @@ def initial(config: Config, experiment: Experiment, dataset: Dataset) -> Initial
     seeds = there.get("seeds")
     if seeds not in (1, config.seeds):
         raise InputError(f"init_from={path}: has {seeds} seeds, not 1 or seeds={config.seeds}")
-    state = loop.abstract(experiment, dataclasses.replace(config, seeds=int(seeds)), dataset.info)["state"]
+    selects = {name: there[name] for name in ("keep", "stop_after") if name in there}
+    alike = dataclasses.replace(config, seeds=int(seeds), **selects)
     try:
-        source = restored_for_use(path, state, bool(there.get("ema")))
+        source = restored_for_use(path, loop.abstract(experiment, alike, dataset.info), bool(there.get("ema")))
     except OtherArrays as error:
         differences = "; ".join(line.removeprefix("state/") for line in error.differences[:3])
         raise InputError(f"init_from={path}: holds other parameters: {differences}") from None

@@ -105,10 +105,10 @@ class Checkpoints:
         except OSError:
             return errno.ENOENT
 
-    def restore(self, abstract: Items, skip: str = "") -> tuple[Items, dict[str, Any]] | None:
+    def restore(self, abstract: Items, skip: tuple[str, ...] = ()) -> tuple[Items, dict[str, Any]] | None:
         """The newest intact checkpoint as (items, meta); None if there is none.
 
-        abstract: the items as trees of jax.ShapeDtypeStruct. skip: prefix of the paths of arrays that `abstract` may
+        abstract: the items as trees of jax.ShapeDtypeStruct. skip: prefixes of the paths of arrays that `abstract` may
         lack and that are not restored, for reading only. Damaged checkpoints are reported, and deleted unless this is
         read-only, since Orbax saves no step before the latest. OtherArrays, an InputError, for an intact one with other
         arrays, written by another version of the code.
@@ -135,7 +135,7 @@ class Checkpoints:
         meta: dict[str, Any] = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
         return meta
 
-    def _restore(self, step: int, abstract: Items, skip: str) -> tuple[Items, dict[str, Any]]:
+    def _restore(self, step: int, abstract: Items, skip: tuple[str, ...]) -> tuple[Items, dict[str, Any]]:
         meta = self._meta(step)
         seal = meta.pop("seal")
         if seal != _seal(meta) or meta["step"] != step:

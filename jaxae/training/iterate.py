@@ -27,9 +27,9 @@ class Snapshot(NamedTuple):
     step: steps done. epoch: that of the last step, counted from 1. done: whether all steps of that epoch are done.
     state: on the devices, valid also as training continues; with several seeds every leaf has a leading axis of seeds.
     totals: with `state`, to resume from. train: means of all terms over the epoch's steps so far, by name, `loss` among
-    them; with several seeds, one per seed. test: the same over the test split, after the evaluation that ends an epoch,
-    otherwise None. seconds: of the steps, including data loading; 0 after an evaluation and for the first, slower
-    dispatch.
+    them; with several seeds, one per seed. test, valid: the same over the test split, and over the validation split if
+    there is one, after the evaluation that ends an epoch, otherwise None. seconds: of the steps, including data
+    loading; 0 after an evaluation and for the first, slower dispatch.
     """
 
     step: int
@@ -40,17 +40,21 @@ class Snapshot(NamedTuple):
     train: dict[str, Any]
     test: dict[str, Any] | None
     seconds: float
+    valid: dict[str, Any] | None = None
+
+
+Arguments: TypeAlias = tuple[Any, ...]
 
 
 class Programs(NamedTuple):
-    """The compiled forms of `epoch.train` and `epoch.evaluate`."""
+    """The compiled forms of `epoch.train`, and of `epoch.evaluate` for every split that is evaluated."""
 
     train: Callable[..., Any]
-    evaluate: Callable[..., Any]
+    evaluate: Sequence[Callable[..., Any]]
 
 
-# (experiment, info, batch_size, plan, arguments of `epoch.train`, of `epoch.evaluate`) -> compiled for such arguments
-Compiler: TypeAlias = Callable[[Experiment, Info, int, Plan, tuple[Any, ...], tuple[Any, ...]], Programs]
+# (experiment, info, batch_size, plan, arguments of `epoch.train`, of `epoch.evaluate` for every split) -> compiled
+Compiler: TypeAlias = Callable[[Experiment, Info, int, Plan, Arguments, Sequence[Arguments]], Programs]
 
 
 def iterate(
@@ -148,17 +152,18 @@ def _iterate(
     several, count = len(numbers) > 1, len(data.train.x)
     train_key, test_key = (place(keys(numbers, purpose), plan, several) for purpose in (TRAIN, TEST))
     portions = feed(data.train, plan, numbers, batch_size, data_limit)
-    test_data = place(flat_examples(data.test), plan, False)
+    tested = {"test": data.test} if data.valid is None else {"test": data.test, "valid": data.valid}
+    evaluated = [place(flat_examples(split), plan, False) for split in tested.values()]
     state, totals = (place(item, plan, several) for item in first())
     step = int(np.ravel(jax.device_get(state.step))[0])
-    # Both are compiled before the first step, while there is nothing to save.
+    # All are compiled before the first step, while there is nothing to save.
     train, evaluate = compiler(
         experiment,
         data.info,
         batch_size,
         plan,
         (state, totals, *portions(0, 0)[:2], train_key, 0, 0),
-        (state, test_data, test_key),
+        [(state, split, test_key) for split in evaluated],
     )
     plan.processes.barrier()
 
@@ -190,11 +195,16 @@ def _iterate(
             at_once = _pace(at_once, plan.processes.maximum(ended - began))
             yield Snapshot(step, now + 1, step == end, state, totals, _means(host), None, seconds)
         with plan.processes.waiting():
-            tested = jax.device_get(evaluate(state, test_data, test_key))
-        nonfinite.check_finite({f"test {name}": value for name, value in tested.items()}, step, numbers)
+            measured = [
+                jax.device_get(of(state, split, test_key)) for of, split in zip(evaluate, evaluated, strict=True)
+            ]
+        metrics = dict(zip(tested, measured, strict=True))
+        for name, terms in metrics.items():
+            nonfinite.check_finite({f"{name} {term}": value for term, value in terms.items()}, step, numbers)
         zeros = jax.tree.map(jnp.zeros_like, {name: totals[name] for name in ("steps", "sum", "sum_error")})
         totals = {**totals, **zeros}
-        yield Snapshot(step, now + 1, True, state, totals, _means(host), tested, 0.0)
+        means, valid = _means(host), metrics.get("valid")
+        yield Snapshot(step, now + 1, True, state, totals, means, metrics["test"], 0.0, valid)
 
 
 def compiled(
@@ -202,18 +212,19 @@ def compiled(
     info: Info,
     batch_size: int,
     plan: Plan,
-    training: tuple[Any, ...],
-    evaluation: tuple[Any, ...],
+    training: Arguments,
+    evaluations: Sequence[Arguments],
 ) -> Programs:
     """`epoch.train` and `epoch.evaluate` of an experiment, compiled for arguments like these."""
     train, evaluate = seeded(plan, training)
+    of_split = partial(epoch.evaluate, experiment.evaluate, info.shape, batch_size)
     return Programs(
         plans.compile(partial(epoch.train, experiment.train, info.shape, batch_size), plan, train, training),
-        plans.compile(partial(epoch.evaluate, experiment.evaluate, info.shape, batch_size), plan, evaluate, evaluation),
+        [plans.compile(of_split, plan, evaluate, evaluation) for evaluation in evaluations],
     )
 
 
-def seeded(plan: Plan, training: tuple[Any, ...]) -> tuple[tuple[bool, ...], tuple[bool, ...]]:
+def seeded(plan: Plan, training: Arguments) -> tuple[tuple[bool, ...], tuple[bool, ...]]:
     """Which arguments of `epoch.train` (as in `training`) and of `epoch.evaluate` have an axis of seeds."""
     several, data, order = plan.seeds > 1, training[2].x.ndim == 3, training[3].ndim == 2
     return (several, several, data, order, several, False, False), (several, False, several)

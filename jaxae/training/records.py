@@ -14,6 +14,7 @@ Record = dict[str, Any]  # one line of metrics.jsonl
 
 
 OTHERS = ("epoch", "step", "split")  # fields of a line that are not metrics
+SPLITS = ("train", "test", "valid")
 
 
 def record(epoch: int, step: int, split: str, metrics: dict[str, Any]) -> Record:
@@ -96,7 +97,7 @@ def read(path: Path) -> list[Record]:
     try:
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         for line in lines:
-            if not (line["split"] in ("train", "test") and type(line["epoch"]) is type(line["step"]) is int):
+            if not (line["split"] in SPLITS and type(line["epoch"]) is type(line["step"]) is int):
                 raise TypeError("no epoch, step or split")
             check(line)
     except DAMAGED as error:

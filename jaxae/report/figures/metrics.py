@@ -38,7 +38,7 @@ def series(lines: list[records.Record], name: str, split: str) -> tuple[list[int
 
 
 def loss(lines: list[records.Record], unit: str, title: str) -> "Figure":
-    """Every metric over epochs, train and test; with several seeds the mean and a band of one standard deviation.
+    """Every metric over epochs, for every split; with several seeds the mean and a band of one standard deviation.
 
     unit: unit of the loss and its penalty.
     """
@@ -49,7 +49,7 @@ def loss(lines: list[records.Record], unit: str, title: str) -> "Figure":
     for axis in axes[len(names) :]:
         axis.set_axis_off()
     for axis, name in zip(axes, names, strict=False):
-        for colour, split in zip(COLOURS, ("train", "test"), strict=False):
+        for colour, split in zip(COLOURS, records.SPLITS, strict=False):
             epochs, values, std = series(lines, name, split)
             if not epochs:
                 continue  # measured in training only

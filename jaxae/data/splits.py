@@ -1,0 +1,178 @@
+"""Training, validation and test splits: those of the source, of other sources, or held out."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from jaxae.data.dataset import Dataset, Kind, Split, Take
+from jaxae.errors import InputError
+
+# In names of folders and arrays.
+NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "valid",
+    "valid": "valid",
+    "validation": "valid",
+    "dev": "valid",
+    "test": "test",
+    "testing": "test",
+}
+ORDER = ("train", "valid", "test")
+HELD_OUT = "0.1"  # of the examples of a source without a test split
+
+
+class Raw(NamedTuple):
+    """The examples of a source in the user's units: all of them as `train`, or those of its splits."""
+
+    splits: dict[str, Split]  # by name, of those in `ORDER`
+    classes: tuple[str, ...] = ()
+    kind: Kind = "image"
+    features: tuple[str, ...] = ()  # names of the columns of a table
+    notes: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()  # of the examples of all splits, if they have names
+    take: Take | None = None  # in place of x[mask], for arrays on disk
+
+    def every(self) -> Split:
+        """The examples of all splits, in `ORDER`; sequences are padded to the longest."""
+        return _joined([self.splits[name] for name in ORDER if name in self.splits])
+
+
+def completed(raw: Raw, test: str, valid: str, read: Callable[[str], Raw]) -> Dataset:
+    """A data set with a test split, and with a validation split if one is wanted.
+
+    test, valid: a fraction of the training examples, their number, or the name of a source with all examples of the
+    split; "": the split of the source. Without a test split the validation split of the source takes its place, or a
+    tenth of its examples. test="0": the training examples are also the test split; valid="0": no validation split.
+    Held-out examples are chosen at random, stratified by class. InputError for a split that exists already, and for a
+    source of other examples.
+    """
+    splits, classes, notes = dict(raw.splits), raw.classes, raw.notes
+    if "valid" in splits and "test" not in splits and not test:
+        splits["test"] = splits.pop("valid")
+        notes += ("the validation split is the test split, since there is none (to keep it: test=0.1)",)
+    held_out: dict[str, float] = {}
+    if "test" not in splits and not test:
+        test = HELD_OUT
+    for name, wanted in (("test", test), ("valid", valid)):
+        if not wanted:
+            continue
+        if name in splits:
+            raise InputError(f"{name}={wanted} has no effect, since the data have a {name} split of their own; omit it")
+        amount = _amount(name, wanted)
+        if amount is None:
+            other = read(wanted)
+            _require_alike(raw, other, f"{name}={wanted}")
+            new = tuple(label for label in other.classes if label not in classes)
+            classes += new if classes else ()
+            places = np.array([classes.index(label) if classes else -1 for label in other.classes] + [-1], np.int32)
+            every = other.every()
+            splits[name] = every._replace(y=places[every.y])
+            notes += tuple(f"{name}: {note}" for note in other.notes)
+        elif amount:
+            held_out[name] = amount
+    splits |= _divided(splits["train"], held_out, raw.take)
+    train, longest = splits["train"], max((split.x.shape[1] for split in splits.values()), default=0)
+    if train.lengths is not None:
+        splits = {name: _padded(split, longest) for name, split in splits.items()}
+    notes += tuple(_of_one_class(name, splits[name], train, classes) for name in splits if name != "train")
+    return Dataset(
+        splits["train"],
+        splits.get("test", splits["train"]),
+        classes,
+        raw.kind,
+        features=raw.features,
+        notes=tuple(filter(None, notes)),
+        valid=splits.get("valid"),
+    )
+
+
+def held(y: Int[np.ndarray, " N"], amount: float, seed: int | None = 0) -> Bool[np.ndarray, " N"]:
+    """Which examples are held out: a fraction, or from 1 a number of them, stratified by class.
+
+    seed: of the choice; None: evenly spaced after sorting by class. InputError for fewer than two examples.
+    """
+    count = len(y)
+    if count < 2:
+        raise InputError(f"{count} example: at least 2 are needed, one of them for the test split")
+    fraction = amount if amount < 1 else amount / count
+    order = np.arange(count) if seed is None else np.random.default_rng(seed).permutation(count)
+    chosen = np.zeros(count, bool)
+    wanted = min(max(1, int(fraction * count + 1e-9)), count - 1)
+    places = np.minimum(np.ceil(np.arange(1, wanted + 1) / fraction - 1e-9).astype(int) - 1, count - 1)
+    chosen[order[np.argsort(y[order], kind="stable")][places]] = True
+    return chosen
+
+
+def hold_out(x: np.ndarray, y: np.ndarray, classes: tuple[str, ...], take: Take | None = None) -> Dataset:
+    """A data set of these examples, of which a tenth is the test split, as in `completed`."""
+    return completed(Raw({"train": Split(x, y)}, classes, take=take), "", "", _no_source)
+
+
+def _no_source(name: str) -> Raw:
+    raise InputError(f"{name} is neither a fraction nor a number of examples")
+
+
+def _divided(train: Split, held_out: dict[str, float], take: Take | None) -> dict[str, Split]:
+    """The remaining examples as train, and the held-out ones by name, all in their order."""
+    if not held_out:
+        return {}
+    places, parts = np.arange(len(train.x)), {}
+    for name, amount in held_out.items():
+        if amount >= len(places):
+            raise InputError(f"{name}={amount:g} leaves no training examples of {len(places):,}")
+        chosen = held(train.y[places], amount)
+        parts[name], places = places[chosen], places[~chosen]
+    if take is None:
+        return {name: train.take(part) for name, part in {"train": places, **parts}.items()}
+    found = {}
+    for name, part in {"train": places, **parts}.items():
+        mask = np.zeros(len(train.x), bool)
+        mask[part] = True
+        found[name] = train._replace(x=np.arange(len(mask))).take(mask)._replace(x=take(train.x, mask))
+    return found
+
+
+def _amount(name: str, wanted: str) -> float | None:
+    """A fraction below 1, or a number of examples; None for the name of a source."""
+    try:
+        amount = float(wanted)
+    except ValueError:
+        return None
+    if not (0 <= amount < 1 or (amount.is_integer() and amount > 0)):
+        raise InputError(f"{name}={wanted} must be a fraction below 1, a number of examples, or a path")
+    return amount
+
+
+def _require_alike(raw: Raw, other: Raw, where: str) -> None:
+    mine, theirs = raw.splits["train"].x, other.every().x
+    steps = 1 if raw.splits["train"].lengths is not None else 0  # lengths may differ
+    if raw.kind != other.kind or mine.shape[1 + steps :] != theirs.shape[1 + steps :] or mine.dtype != theirs.dtype:
+        raise InputError(
+            f"{where}: its examples are {other.kind}s {[*theirs.shape[1:]]} of {theirs.dtype}, those of the training "
+            f"split {raw.kind}s {[*mine.shape[1:]]} of {mine.dtype}: convert one of them"
+        )
+
+
+def _of_one_class(name: str, split: Split, train: Split, classes: Sequence[str]) -> str:
+    """A note on a split whose examples are all of one class; else empty."""
+    present = np.unique(split.y[split.y >= 0])
+    if len(present) == 1 and len(split.y) >= 10 and len(np.unique(train.y)) > 1:
+        return f"all {name} examples are of class {classes[present[0]]}: were the data sorted when they were split?"
+    return ""
+
+
+def _joined(parts: Sequence[Split]) -> Split:
+    if len(parts) == 1:
+        return parts[0]
+    if parts[0].lengths is not None:
+        parts = [_padded(part, max(part.x.shape[1] for part in parts)) for part in parts]
+    arrays = ([array for array in arrays if array is not None] for arrays in zip(*parts, strict=True))
+    return Split(*(np.concatenate(array) if array else None for array in arrays))  # type: ignore[arg-type]
+
+
+def _padded(split: Split, longest: int) -> Split:
+    missing = longest - split.x.shape[1]
+    return split._replace(x=np.pad(split.x, ((0, 0), (0, missing), (0, 0)))) if missing else split

@@ -1,0 +1,254 @@
+"""Splits of any source, and what training does with a validation split."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import jaxae
+from conftest import equal
+from jaxae import data
+from jaxae.errors import InputError
+from jaxae.training import selection
+from jaxae.training.checkpoint import Checkpoints
+from jaxae.training.selection import Selection
+from test_pictures import PIXELS, save
+
+rng = np.random.default_rng(0)
+X = rng.normal(size=(60, 3))
+Y = np.array(["a", "b", "c"])[np.arange(60) % 3]
+
+
+def rows(split):
+    """The places of the examples of a split of X."""
+    return [int(np.argmin(np.abs(X - row).sum(1))) for row in split.x]
+
+
+@pytest.mark.parametrize(("valid", "count"), [(0.2, 10), (12, 12)])
+def test_fraction_or_number_is_held_out_stratified_and_the_rest_keeps_its_order(valid, count):
+    found = data.from_arrays(X, Y, valid=valid, test=6, scale="none")
+    places = [rows(split) for split in found.splits]
+    assert [len(part) for part in places] == [54 - count, 6, count]
+    assert sorted(np.concatenate(places)) == list(range(60))
+    for split, part in zip(found.splits, places, strict=True):
+        assert part == sorted(part)
+        assert [found.classes[y] for y in split.y] == Y[part].tolist()
+        assert np.ptp(np.bincount(split.y)) <= 1
+
+
+def test_training_examples_are_the_test_split_by_test_0():
+    found = data.from_arrays(X, test=0, valid=0.1)
+    assert found.test is found.train
+    assert len(found.train.x) == 54
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "Validation", "dev"])
+def test_folders_of_three_splits(tmp_path, name):
+    for folder, part in zip(("train", name, "test"), (PIXELS[:6], PIXELS[6:9], PIXELS[9:]), strict=True):
+        save(tmp_path / "p" / folder / "cat", part)
+    found = data.load(str(tmp_path / "p"))
+    for split, part in zip(found.splits, (PIXELS[:6], PIXELS[9:], PIXELS[6:9]), strict=True):
+        np.testing.assert_array_equal(split.x, part)
+    assert "6 training, 3 validation and 3 test images" in data.summary(found)
+
+
+def test_validation_split_alone_becomes_the_test_split_with_a_note(tmp_path):
+    np.savez(tmp_path / "a.npz", x_train=X[:50], x_val=X[50:])
+    found = data.load(str(tmp_path / "a.npz"), scale="none")
+    assert (rows(found.test), found.valid) == (list(range(50, 60)), None)
+    assert "the validation split is the test split" in found.notes[0]
+    kept = data.load(str(tmp_path / "a.npz"), scale="none", test="0.1")
+    assert (len(kept.train.x), len(kept.test.x), rows(kept.valid)) == (45, 5, list(range(50, 60)))
+
+
+def test_splits_from_other_paths_share_classes_columns_and_scale(tmp_path):
+    def write(name, x, y):
+        lines = [f"{a},{'ab'[int(b > 0)]},{label}" for (a, b), label in zip(x, y, strict=True)]
+        (tmp_path / name).write_text("\n".join(["height,kind,label", *lines]) + "\n")
+
+    x = X[:, :2]
+    write("train.csv", x[:40], Y[:40])
+    write("test.csv", x[40:50], ["c", "new"] * 5)
+    (tmp_path / "valid.csv").write_text("height,kind,label\n1,a,b\n")  # lacks one category
+    how = {"target": "label", "test": str(tmp_path / "test.csv"), "valid": str(tmp_path / "valid.csv")}
+    found = data.load(str(tmp_path / "train.csv"), **how)
+    assert found.classes == ("a", "b", "c", "new")
+    assert found.test.y.tolist() == [2, 3] * 5
+    assert found.valid.y.tolist() == [1]
+    assert found.features == ("height", "kind=a", "kind=b")
+    mean, std = X[:40, 0].mean(), X[:40, 0].std()
+    np.testing.assert_allclose(found.test.x[:, 0], (X[40:50, 0] - mean) / std, rtol=1e-5)
+    np.testing.assert_allclose(found.valid.x[:, 0], [(1 - mean) / std], rtol=1e-5)
+
+
+def test_sequences_of_other_lengths_as_test_split(tmp_path):
+    np.savez(tmp_path / "train.npz", *[rng.normal(size=n) for n in (3, 4, 5)])
+    np.savez(tmp_path / "test.npz", *[rng.normal(size=n) for n in (7, 2)])
+    found = data.load(str(tmp_path / "train.npz"), test=str(tmp_path / "test.npz"))
+    assert found.train.x.shape == (3, 7, 1)
+    assert found.test.lengths.tolist() == [7, 2]
+    assert not found.train.x[:, 5:].any()
+
+
+def test_named_sets_have_validation_splits():
+    found, whole = data.load("digits", valid="0.1"), data.load("digits")
+    assert len(found.train.x) + len(found.valid.x) == len(whole.train.x)
+    np.testing.assert_array_equal(found.test.x, whole.test.x)
+    assert found.fingerprint() != whole.fingerprint()
+
+
+def test_memory_mapped_splits(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXAE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(data.files, "LARGE", 100)
+    x = rng.integers(0, 256, (50, 2, 3), dtype=np.uint8)
+    np.save(tmp_path / "x.npy", x)
+    found = data.load(str(tmp_path / "x.npy"), valid="0.2")
+    assert [type(split.x) for split in found.splits] == [np.memmap] * 3
+    assert found.fingerprint() == data.from_arrays(x, valid=0.2).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"test": "1.5"}, r"test=1.5 must be a fraction below 1, a number of examples, or a path"),
+        ({"valid": "-1"}, "valid=-1 must be"),
+        ({"valid": "nan"}, "valid=nan must be"),
+        ({"valid": "54"}, "valid=54 leaves no training examples of 54"),
+        ({"test": "nowhere.npy"}, "nowhere.npy: there is no such file"),
+        ({"test": "digits"}, r"test=digits: its examples are images \[28, 28, 1\] of uint8, those of the training "),
+    ],
+)
+def test_other_splits_raise(tmp_path, fields, says):
+    np.save(tmp_path / "x.npy", X)
+    with pytest.raises(InputError, match=says):
+        data.load(str(tmp_path / "x.npy"), **fields)
+
+
+def test_split_that_exists_is_not_replaced():
+    with pytest.raises(InputError, match=r"test=0.1 has no effect, since the data have a test split of their own"):
+        data.load("digits", test="0.1")
+
+
+def test_split_of_one_class_is_noted():
+    order = np.argsort(Y)
+    found = data.from_arrays(X[order][:45], Y[order][:45], test=X[order][45:], test_y=Y[order][45:])
+    assert found.notes == ("all test examples are of class c: were the data sorted when they were split?",)
+    assert data.from_arrays(X, Y).notes == ()
+
+
+# Training with a validation split.
+
+UNSTOPPED = [[5, 1, 5], [3, 2, 4], [4, 3, 3], [2, 4, 2], [6, 5, 1]]
+NOISE = rng.normal(size=(40, 6))  # too few to generalize from
+SMALL = {"hidden": (64,), "latent": 2, "lr": 0.05, "batch_size": 10, "progress": False}
+
+
+def follow(losses, keep, stop_after):
+    """The kept epochs, best epochs and stops after the epochs with these validation losses, [epoch][seed]."""
+    losses = np.float32(losses)
+    kept = selection.begin(jaxae.core.types.State(np.zeros(losses.shape[1:], np.int32), {}, (), {}))
+    for epoch, loss in enumerate(losses, 1):
+        state = kept.state._replace(step=np.full(losses.shape[1:], 10 * epoch, np.int32))
+        kept = selection.update(kept, state, epoch, loss, Selection(keep, stop_after))
+    return kept
+
+
+@pytest.mark.parametrize(
+    ("keep", "stop_after", "epochs", "stopped"),
+    [
+        ("best", 0, [4, 1, 5], [False] * 3),
+        ("best", 2, [2, 1, 5], [True, True, False]),  # the smaller losses of epoch 5 come too late
+        ("last", 2, [4, 3, 5], [True, True, False]),
+        ("last", 1, [3, 2, 5], [True, True, False]),
+    ],
+)
+def test_every_seed_is_kept_and_stopped_as_when_trained_alone(keep, stop_after, epochs, stopped):
+    losses = [[5, 1, 5], [3, 2, 4], [4, 3, 3], [3.5, 4, 2], [1, 0.5, 1]] if stop_after else UNSTOPPED
+    together = follow(losses, keep, stop_after)
+    assert together.stopped.tolist() == stopped
+    assert together.epoch.tolist() == epochs
+    assert together.state.step.tolist() == [10 * epoch for epoch in epochs]
+    for seed in range(3):
+        alone = follow([row[seed] for row in losses], keep, stop_after)
+        assert equal(jax.tree.map(lambda leaf, seed=seed: leaf[seed], together), alone)
+
+
+def losses_of(model, split="valid"):
+    return [line["loss"] for line in model.history if line["split"] == split]
+
+
+def test_best_epoch_is_kept(tmp_path):
+    """In memory, in a run directory and in a program of several seeds; what is saved and loaded is that model."""
+    how = {"epochs": 12, "valid": 0.25, "test": 0.25, "keep": "best", **SMALL}
+    model = jaxae.fit("dense", NOISE, **how)
+    losses = losses_of(model)
+    best = int(np.argmin(losses)) + 1
+    assert 1 < best < 12  # else this test shows nothing
+    dataset = data.from_arrays(NOISE, valid=0.25, test=0.25)
+    shorter = jaxae.fit("dense", NOISE, **{**how, "epochs": best, "keep": "last"})
+    assert equal(model.state, shorter.state)
+    units = dataset.scale.offset + dataset.scale.factor * dataset.valid.x
+    np.testing.assert_allclose(model.evaluate(units)["loss"], min(losses), rtol=1e-5)
+
+    run = jaxae.fit("dense", NOISE, workdir=tmp_path / "run", **how)
+    assert equal(run.state, model.state)
+    result = json.loads((tmp_path / "run/result.json").read_text())["metrics"]
+    assert (result["epoch"], result["loss"]) == (best, losses_of(model, "test")[best - 1])
+    for number, saved in enumerate((model, run)):
+        saved.save(tmp_path / f"{number}")
+        assert equal(jaxae.load(tmp_path / f"{number}").state, model.state)
+        again = jaxae.fit("dense", NOISE, workdir=tmp_path / f"{number}", **how)  # nothing is left to train
+        assert equal(again.state, model.state)
+    np.testing.assert_array_equal(again.encode(NOISE), model.encode(NOISE))
+
+    several = jaxae.fit("dense", NOISE, seeds=2, **how)
+    each = np.array([loss["seeds"] for loss in losses_of(several)])
+    assert len(set(each.argmin(0))) == 2  # the seeds are kept at different epochs
+    np.testing.assert_allclose(several.evaluate(units)["loss"], each.min(0), rtol=1e-5)
+    several.save(tmp_path / "several")
+    several[1].save(tmp_path / "second")
+    assert equal(jaxae.load(tmp_path / "several").state, several.state)
+    assert equal(jaxae.load(tmp_path / "second").state, several[1].state)
+    warm = jaxae.fit("dense", NOISE, init_from=str(tmp_path / "run"), epochs=1, test=0.25, **{**SMALL, "lr": 1e-12})
+    for new, old in zip(jax.tree.leaves(warm.params), jax.tree.leaves(model.params), strict=True):
+        np.testing.assert_allclose(new, old, atol=1e-9)
+
+
+def test_training_stops_early_and_resumes_as_stopped(tmp_path, capsys):
+    how = {"epochs": 40, "valid": 0.25, "test": 0.25, "stop_after": 3, **SMALL}
+    model = jaxae.fit("dense", NOISE, **how)
+    losses = losses_of(model)
+    best = int(np.argmin(losses)) + 1
+    assert len(losses) == best + 3 < 40
+    assert equal(model.state, jaxae.fit("dense", NOISE, **{**how, "epochs": best + 3, "stop_after": 0}).state)
+    how |= {"workdir": tmp_path / "run", "figures": False}
+    assert equal(jaxae.fit("dense", NOISE, **how).state, model.state)
+    (tmp_path / "run/result.json").unlink()
+    assert equal(jaxae.fit("dense", NOISE, **{**how, "progress": True}).state, model.state)
+    assert losses_of(jaxae.load(tmp_path / "run")) == losses
+    assert (
+        f"stopped early, after 3 epochs without a smaller one; epoch {best + 3} of 40 kept" in capsys.readouterr().out
+    )
+
+
+def test_interrupted_run_keeps_its_best_epoch(tmp_path):
+    """A run that continues from any of its checkpoints ends with the same kept state."""
+    how = {"valid": 0.25, "test": 0.25, "keep": "best", "figures": False, **SMALL}
+    whole = jaxae.fit("dense", NOISE, epochs=12, **{**how, "figures": None})
+    for epochs in (1, 8, 12):
+        jaxae.fit("dense", NOISE, epochs=epochs, workdir=tmp_path / "run", **how)
+    assert equal(jaxae.load(tmp_path / "run").state, whole.state)
+    with Checkpoints(tmp_path / "run/checkpoints", read_only=True) as checkpoints:
+        assert any(path.startswith("kept/state/params") for path in checkpoints.newest_digests())
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"), [({"keep": "best"}, "keep=best needs"), ({"stop_after": 2}, "stop_after=2")]
+)
+def test_selection_needs_a_validation_split(tmp_path, fields, says):
+    with pytest.raises(
+        InputError, match=f"{says}.* a validation split, which the data lack: hold one out by valid=0.1"
+    ):
+        jaxae.fit("dense", NOISE, workdir=tmp_path / "run", **fields, **SMALL)
+    assert not (tmp_path / "run").exists()
