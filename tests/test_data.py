@@ -289,7 +289,7 @@ def bad_inputs(folder):
         "sizes differ": (str(folder / "sizes"), "001.png: 4x3 pixels, but 000.png has 4x5"),
         "truncated picture": (str(folder / "broken"), "000.png: cannot be read"),
         "picture beside classes": (str(folder / "mixed"), "beside folders"),
-        "folder without images": (str(folder / "empty"), "has no images"),
+        "folder without images": (str(folder / "empty"), "has no pictures"),
         "NaN": (npy("nan.npy", nan), "all pixels are NaN"),
         "infinite": (npy("inf.npy", np.full((3, 4, 4), np.inf)), "has infinite values; replace them"),
         "text": (npy("words.npy", np.array(["a", "b"])), "x has dtype <U1; convert it to numbers"),

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxae.data import binary, kinds, scaling
+from jaxae.data import binary, kinds, scaling, sequences
 from jaxae.data.classes import labels
 from jaxae.data.dataset import Dataset, Split
-from jaxae.data.options import Options
+from jaxae.data.options import OF_SERIES, SPECIAL, Options
 from jaxae.data.splits import Raw, completed
 from jaxae.errors import InputError
 
@@ -44,12 +44,23 @@ def from_arrays(
             held_out[name] = str(part)
     features = tuple(map(str, x.columns)) if hasattr(x, "columns") else ()  # of a data frame
     options = replace(options, data=ARRAY, **fields)
-    raw = assembled(xs, ys, options.kind, options.series, WHERE)._replace(features=features)
+    raw = assembled(xs, ys, options, WHERE)._replace(features=features)
+    require_effect(raw, options)
     return prepared(completed(raw, **held_out, read=_no_source), options)
 
 
 def _no_source(name: str) -> Raw:
     raise InputError(f"{name} is neither an array nor a number")
+
+
+def require_effect(raw: Raw, options: Options) -> None:
+    """Raise InputError for an option that has no effect on these data."""
+    for name in SPECIAL:
+        if name not in raw.effective and (value := getattr(options, name)) != getattr(DEFAULT, name):
+            spelled = " ".join(value) if isinstance(value, tuple) else value
+            raise InputError(f"{name}={spelled} has no effect on these data; omit it")
+    if options.kind not in ("auto", raw.kind):
+        raise InputError(f"kind={options.kind} has no effect: the data are of kind {raw.kind}; omit it")
 
 
 def prepared(dataset: Dataset, options: Options) -> Dataset:
@@ -61,18 +72,29 @@ def prepared(dataset: Dataset, options: Options) -> Dataset:
 
 
 def assembled(
-    xs: Mapping[str, np.ndarray],
-    ys: Mapping[str, Any],
-    kind: kinds.Wanted,
-    series: bool,
-    where: str,
-    training: bool = True,
+    xs: Mapping[str, np.ndarray], ys: Mapping[str, Any], options: Options, where: str, training: bool = True
 ) -> Raw:
-    """Examples and classes by split, in the shape of their kind. training, and the other arguments: see `kinds`."""
-    examples, what, notes = kinds.examples([*xs.values()], kind, series, where, training)
-    found, classes = labels([ys[name] for name in xs], [len(x) for x in examples], where)
-    splits = {name: Split(x, y) for name, x, y in zip(xs, examples, found, strict=True)}
-    return Raw(splits, classes, what, notes=notes)
+    """Examples and classes by split, in the shape of their kind. training: see `kinds.examples`.
+
+    The frames of videos [N, T, H, W, C] are images, those of a video in one split. Series are cut into windows.
+    """
+    frames = {name: x.shape[1] if x.ndim == 5 else 1 for name, x in xs.items()}
+    images = [x.reshape(-1, *x.shape[2:]) if x.ndim == 5 else x for x in xs.values()]
+    examples, kind, notes = kinds.examples(images, options.kind, options.series, where, training)
+    counts = [len(x) // number for x, number in zip(examples, frames.values(), strict=True)]
+    found, classes = labels([ys[name] for name in xs], counts, where)
+    if kind == "series" and options.window:
+        cut = {
+            name: sequences.assembled([*x], y, classes, options, where)
+            for name, x, y in zip(xs, examples, found, strict=True)
+        }
+        return cut["train"]._replace(splits={name: raw.splits["train"] for name, raw in cut.items()})
+    splits = {name: Split(x, np.repeat(y, frames[name])) for name, x, y in zip(xs, examples, found, strict=True)}
+    groups = None
+    if frames["train"] > 1:
+        groups = np.repeat(np.arange(counts[0]), frames["train"])
+        notes = (*notes, f"{counts[0]:,} videos of {frames['train']:,} frames read as images")
+    return Raw(splits, classes, kind, notes=notes, groups=groups, effective=OF_SERIES if kind == "series" else ())
 
 
 def array(x: Any, name: str) -> np.ndarray:

@@ -4,6 +4,7 @@ A set is an `.npz`; a large one is an `.npy` per split, which is memory-mapped.
 """
 
 import hashlib
+import json
 import logging
 import os
 import zipfile
@@ -59,26 +60,34 @@ def part_on_disk(name: str, state: str, x: np.ndarray, part: np.ndarray) -> np.n
 
 
 def cached(key: str, make: Callable[[], Raw]) -> Raw:
-    """The images cached under this key, or the result of `make`, which is then cached. A damaged file is replaced.
+    """The source cached under this key, or the result of `make`, which is then cached. A damaged file is replaced.
 
     key: text of everything that the result depends on.
     """
     path = folder() / f"{_digest(key.encode())}.npz"
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            splits = {str(name): Split(file[f"{name}_x"], file[f"{name}_y"]) for name in file["splits"]}
-            classes, notes, names = (tuple(map(str, file[part])) for part in ("classes", "notes", "names"))
-            return Raw(splits, classes, notes=notes, names=names)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            fields: dict[str, Any] = json.loads(str(file["fields"]))
+            splits = {
+                name: Split(**{part: file[f"{name} {part}"] for part in parts})
+                for name, parts in fields.pop("splits").items()
+            }
+            for name in ("classes", "features", "notes", "names", "effective"):
+                fields[name] = tuple(fields[name])
+            groups = file["groups"] if "groups" in file.files else None
+            return Raw(splits, **{**fields, "groups": groups})
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile):
         raw = make()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with writing(path) as file:
-            arrays: dict[str, Any] = {f"{name}_x": split.x for name, split in raw.splits.items()}
-            arrays |= {f"{name}_y": split.y for name, split in raw.splits.items()}
-            texts = {"splits": list(raw.splits), "classes": raw.classes, "notes": raw.notes, "names": raw.names}
-            arrays |= {name: np.array(text, dtype=np.str_) for name, text in texts.items()}
-            np.savez(file, **arrays)
+            fields = {**raw._asdict(), "splits": {}, "groups": None}
+            arrays: dict[str, Any] = {} if raw.groups is None else {"groups": raw.groups}
+            for name, split in raw.splits.items():
+                parts = {part: array for part, array in split._asdict().items() if array is not None}
+                fields["splits"][name] = [*parts]
+                arrays |= {f"{name} {part}": array for part, array in parts.items()}
+            np.savez(file, fields=np.array(json.dumps(fields)), **arrays)
     except OSError as error:
         logging.getLogger("jaxae").warning("the decoded data is not cached in %s: %s", folder(), error)
     return raw

@@ -42,6 +42,7 @@ class Dataset(NamedTuple):
     real: bool = False  # real numbers, not pixels in [0, 1]
     features: tuple[str, ...] = ()  # names of the columns of a table
     notes: tuple[str, ...] = ()  # of what was changed or left out while reading
+    rate: int = 0  # samples per second of recordings
     valid: Split | None = None  # by whose loss training chooses its best epoch and stops early
 
     @property

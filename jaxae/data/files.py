@@ -1,4 +1,4 @@
-"""User data: `.npy`, `.npz` and IDX files, folders of images."""
+"""User data: files of arrays and tables, folders and tars of pictures and recordings."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxae.data import archives, folders, idx, pictures, sequences, tables
+from jaxae.data import archives, folders, idx, pictures, sequences, tables, tars
 from jaxae.data.arrays import assembled
 from jaxae.data.cache import part_on_disk
 from jaxae.data.options import Options
@@ -16,38 +16,39 @@ from jaxae.errors import InputError
 
 MNIST = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 LARGE = 1 << 30  # bytes
+IMAGES = Options(kind="image")
 
 
 def looks_like_path(name: str) -> bool:
     """Whether a name that does not exist was meant as a path."""
-    suffixes = (".npy", ".npz", ".gz", ".idx", *tables.SUFFIXES, *pictures.SUFFIXES)
-    return name.startswith((".", "/", "~")) or Path(name).suffix in suffixes
+    suffixes = (".npy", ".npz", ".gz", ".idx", *tables.SUFFIXES, *pictures.SUFFIXES, *tars.SUFFIXES)
+    return name.startswith((".", "/", "~")) or name.endswith(suffixes)
 
 
 def load(path: Path, options: Options, features: Sequence[str] = (), training: bool = True) -> Raw:
     """Images of one shape, tables or series, in the user's units.
 
     `.npy`: the examples. `.npz`: see `archives`. CSV and Parquet: see `tables`. IDX: a file of images, with the file of
-    labels beside it, if any, or a folder with the four files of MNIST. A folder of pictures: see `folders`. An `.npy`
-    of bytes above one GiB is memory-mapped.
+    labels beside it, if any, or a folder with the four files of MNIST. A folder or tar of pictures or recordings: see
+    `folders`. An `.npy` of bytes above one GiB is memory-mapped.
     features: the columns of a table (default: all). training: see `kinds.examples`. InputError for other content.
     """
     _check(path)
 
     def found(xs: Mapping[str, np.ndarray], ys: Mapping[str, np.ndarray | None]) -> Raw:
-        return assembled(xs, ys, options.kind, options.series, str(path), training)
+        return assembled(xs, ys, options, str(path), training)
 
     if path.is_dir():
         four = _four(path)
-        return (
-            _mnist(four) if four else folders.load(path, pictures.Layout(options.size, options.fit, options.background))
-        )
+        return _mnist(four) if four else folders.load(path, options)
+    if path.name.endswith(tars.SUFFIXES):
+        return tars.load(path, options)
     if path.suffix == ".npy":
         return _large(path) or found({"train": _numpy(path)}, {"train": None})
     if path.suffix == ".npz":
         arrays = archives.read(path)
         if archives.is_sequences(arrays):
-            return sequences.load(arrays, path)
+            return sequences.load(arrays, path, options)
         return found(*archives.splits(arrays, path))
     if path.suffix in tables.SUFFIXES:
         return tables.load(path, options, features)
@@ -72,7 +73,7 @@ def _four(path: Path) -> list[Path]:
 def _mnist(four: list[Path]) -> Raw:
     train_x, train_y, test_x, test_y = (idx.read(path, 3 if "images" in path.name else 1) for path in four)
     xs, ys = {"train": train_x, "test": test_x}, {"train": train_y, "test": test_y}
-    return assembled(xs, ys, "image", False, str(four[0].parent))
+    return assembled(xs, ys, IMAGES, str(four[0].parent))
 
 
 def _large(path: Path) -> Raw | None:
@@ -82,7 +83,7 @@ def _large(path: Path) -> Raw | None:
         return None
     stat = path.stat()
     take = partial(part_on_disk, str(path.resolve()), f"{stat.st_size} {stat.st_mtime_ns}")
-    return assembled({"train": x}, {"train": None}, "image", False, str(path))._replace(take=take)
+    return assembled({"train": x}, {"train": None}, IMAGES, str(path))._replace(take=take)
 
 
 def _mapped(path: Path) -> np.ndarray | None:

@@ -1,6 +1,7 @@
-"""Folders of pictures: of one kind, one folder per class, or one folder per split."""
+"""Folders of pictures or recordings: of one kind, one folder per class, or one folder per split."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,83 +10,154 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxae.data import pictures, recordings, sequences
 from jaxae.data.cache import cached
 from jaxae.data.dataset import Split
-from jaxae.data.pictures import SUFFIXES, Layout, decode
+from jaxae.data.options import OF_PICTURES, OF_RECORDINGS, Options
 from jaxae.data.splits import NAMES, ORDER, Raw
 from jaxae.errors import InputError, first_line
 
 
 class Listed(NamedTuple):
-    """A picture file with the split and the class that its folders name."""
+    """A file with its split and its class."""
 
     path: Path
     split: int  # in `ORDER`
     label: str  # "": none
 
 
-def load(path: Path, layout: Layout) -> Raw:
-    """The pictures of a folder: directly in it, in one folder per class, or in train/, val/ and test/ with either.
+def load(path: Path, options: Options) -> Raw:
+    """The pictures or WAV recordings of a folder: in it, in a folder per class, or in train/, val/ and test/.
 
-    Named by their paths in the folder. Hidden files and folders are ignored. InputError for a folder without pictures,
-    and for what cannot be read.
+    The class and the test split can also be those of `options.target_pattern` and `options.test_pattern`. Examples are
+    named by their paths in the folder. Hidden files and folders are ignored. InputError for a folder without such
+    files, and for what cannot be read.
     """
-    found, left_out = listing(path)
     with _listing(path):
-        stats = [
-            (str(image.path.resolve()), image.path.stat().st_size, image.path.stat().st_mtime_ns, *image[1:])
-            for image in found
-        ]
-    raw = cached(f"folder {path.resolve()} {stats} {layout}", lambda: _decoded(found, layout, path))
-    return raw._replace(notes=(*raw.notes, *left_out))
+        files = sorted(file for pattern in ("*", "*/*", "*/*/*") for file in path.glob(pattern) if file.is_file())
+        stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return cached(f"folder {path.resolve()} {stats} {key(options)}", lambda: read(path, options, str(path)))
 
 
-def listing(path: Path) -> tuple[list[Listed], tuple[str, ...]]:
-    """The pictures of a folder, sorted by split, class and name; notes of what is left out."""
+def key(options: Options) -> str:
+    """Text of the options that affect `read`."""
+    return str([getattr(options, name) for name in sorted({*OF_PICTURES, *OF_RECORDINGS})])
+
+
+def read(path: Path, options: Options, where: str) -> Raw:
+    """`load` without a cache. where: the source, for messages."""
     others: Counter[str] = Counter()
     with _listing(path):
-        folders = [child for child in _visible(path) if child.is_dir()]
-        parts = {child: NAMES[child.name.lower()] for child in folders if child.name.lower() in NAMES}
-        if "train" in parts.values() and (len({*parts.values()}) > 1 or len(folders) == 1):
-            found = [image for part, name in parts.items() for image in _classes(part, ORDER.index(name), others)]
-            for child in _visible(path):
-                if child not in parts:
-                    others[f"{child.name}, beside {' and '.join(part.name for part in parts)}"] += 1
-        else:
-            found = _classes(path, 0, others)
+        suffixes: tuple[str, ...] = pictures.SUFFIXES
+        found = _listed(path, suffixes, others)
+        if not found:
+            others.clear()
+            suffixes = recordings.SUFFIXES
+            found = _listed(path, suffixes, others)
     if not found:
-        raise InputError(f"{path}: has no images ({', '.join(SUFFIXES)})")
-    kinds = ", ".join(f"{count:,} {kind}" for kind, count in others.items())
-    return sorted(found, key=lambda image: (*image[1:], image.path)), (f"left out: {kinds}",) if others else ()
+        raise InputError(f"{where}: has no pictures ({', '.join(pictures.SUFFIXES)}) and no recordings (.wav)")
+    found, notes = _by_patterns(found, path, options, where)
+    if others:
+        notes += ("left out: " + ", ".join(f"{count:,} {kind}" for kind, count in others.items()),)
+    paths = [file.path for file in found]
+    if suffixes is pictures.SUFFIXES:
+        decoded = pictures.decode(paths, pictures.Layout(options.size, options.fit, options.background))
+        kept = [found[place] for place in decoded.places]
+        y, classes = _labels(kept)
+        every = Split(decoded.x, y)
+        raw = Raw(_by_split(every, np.array([file.split for file in kept])), classes)
+        return raw._replace(notes=decoded.notes + notes, names=_names(kept, path), effective=OF_PICTURES)
+    heard = recordings.decode(paths, options.rate)
+    kept = [found[place] for place in heard.places]
+    y, classes = _labels(kept)
+    raw = sequences.assembled(heard.parts, y, classes, options, where)
+    number = np.arange(len(kept)) if raw.groups is None else raw.groups
+    names = _names(kept, path)
+    split = np.array([file.split for file in kept])[number]
+    return raw._replace(
+        splits=_by_split(raw.splits["train"], split),
+        groups=None if raw.groups is None else raw.groups[split == 0],
+        notes=heard.notes + raw.notes + notes,
+        names=tuple(names[place] for place in number),
+        rate=heard.rate,
+        effective=OF_RECORDINGS,
+    )
 
 
-def _decoded(found: list[Listed], layout: Layout, path: Path) -> Raw:
-    decoded = decode([image.path for image in found], layout)
-    kept = [found[place] for place in decoded.places]
-    labels = sorted({image.label for image in kept} - {""})
-    y = np.array([labels.index(image.label) if image.label else -1 for image in kept], np.int32)
-    classes = tuple(" ".join(os.fsencode(label).decode(errors="replace").split()) for label in labels)
-    every, split = Split(decoded.x, y), np.array([image.split for image in kept])
-    splits = {name: every.take(split == number) for number, name in enumerate(ORDER) if (split == number).any()}
-    return Raw(splits, classes, notes=decoded.notes, names=tuple(str(image.path.relative_to(path)) for image in kept))
-
-
-def _classes(path: Path, split: int, others: "Counter[str]") -> list[Listed]:
-    """Pictures directly in a folder, or in its folders of classes."""
-    loose = [Listed(image, split, "") for image in _pictures(path, others)]
+def _listed(path: Path, suffixes: tuple[str, ...], others: "Counter[str]") -> list[Listed]:
+    """The files with these suffixes, sorted by split, class and name. others: counts of what is left out."""
     folders = [child for child in _visible(path) if child.is_dir()]
-    inside = [Listed(image, split, folder.name) for folder in folders for image in _pictures(folder, others)]
+    parts = {child: NAMES[child.name.lower()] for child in folders if child.name.lower() in NAMES}
+    if "train" in parts.values() and (len({*parts.values()}) > 1 or len(folders) == 1):
+        found = [file for part, name in parts.items() for file in _classes(part, ORDER.index(name), suffixes, others)]
+        for child in _visible(path):
+            if child not in parts:
+                others[f"{child.name}, beside {' and '.join(part.name for part in parts)}"] += 1
+    else:
+        found = _classes(path, 0, suffixes, others)
+    return sorted(found, key=lambda file: (*file[1:], file.path))
+
+
+def _by_patterns(found: list[Listed], path: Path, options: Options, where: str) -> tuple[list[Listed], tuple[str, ...]]:
+    """The files with the classes and the test split of the patterns, sorted; notes. InputError for no match."""
+    notes: tuple[str, ...] = ()
+    for name in ("target_pattern", "test_pattern"):
+        text = getattr(options, name)
+        if not text:
+            continue
+        try:
+            pattern = re.compile(text)
+        except re.error as error:
+            raise InputError(f"{name}={text} is no regular expression: {error}") from None
+        matches = [pattern.search(file.path.relative_to(path).as_posix()) for file in found]
+        if not any(matches):
+            raise InputError(f"{name}={text} matches no file of {where}, such as {found[0].path.name}")
+        if name == "test_pattern":
+            if all(matches) or any(file.split for file in found):
+                trouble = "matches every file" if all(matches) else "has no effect beside folders of splits"
+                raise InputError(f"{name}={text} {trouble} of {where}; change it, or omit it")
+            found = [file._replace(split=2 * bool(match)) for file, match in zip(found, matches, strict=True)]
+        else:
+            labels = [match[bool(match.re.groups)] or "" if match else "" for match in matches]
+            found = [file._replace(label=label) for file, label in zip(found, labels, strict=True)]
+            if without := labels.count(""):
+                notes = (f"{without:,} file{'s' * (without > 1)} without a class, which {name} does not match",)
+    return sorted(found, key=lambda file: (*file[1:], file.path)), notes
+
+
+def _labels(files: list[Listed]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The class of each file, counted from 0, -1 for none; and the names of the classes."""
+    labels = sorted({file.label for file in files} - {""})
+    places = {label: place for place, label in enumerate(labels)}
+    classes = tuple(" ".join(os.fsencode(label).decode(errors="replace").split()) for label in labels)
+    return np.array([places.get(file.label, -1) for file in files], np.int32), classes
+
+
+def _by_split(every: Split, split: np.ndarray) -> dict[str, Split]:
+    """The examples of each split by name. split: numbers in `ORDER`."""
+    return {name: every.take(split == number) for number, name in enumerate(ORDER) if (split == number).any()}
+
+
+def _names(files: list[Listed], path: Path) -> tuple[str, ...]:
+    return tuple(str(file.path.relative_to(path)) for file in files)
+
+
+def _classes(path: Path, split: int, suffixes: tuple[str, ...], others: "Counter[str]") -> list[Listed]:
+    """Files directly in a folder, or in its folders of classes."""
+    loose = [Listed(file, split, "") for file in _files(path, suffixes, others)]
+    folders = [child for child in _visible(path) if child.is_dir()]
+    inside = [Listed(file, split, folder.name) for folder in folders for file in _files(folder, suffixes, others)]
     if loose and inside:
         raise InputError(f"{path}: has images beside folders of images: put each image into the folder of its class")
     return loose + inside
 
 
-def _pictures(folder: Path, others: "Counter[str]") -> list[Path]:
+def _files(folder: Path, suffixes: tuple[str, ...], others: "Counter[str]") -> list[Path]:
     found = []
     for file in _visible(folder):
         if file.is_dir():
             continue
-        if file.suffix.lower() in SUFFIXES and not file.is_fifo():
+        if file.suffix.lower() in suffixes and not file.is_fifo():
             found.append(file)
         else:
             others[f"of {file.suffix or file.name}"] += 1

@@ -16,7 +16,7 @@ class Options:
 
     data: str = "digits"
     """Data set: digits (embedded), sprites (known factors), mnist or another TFDS image set; or the path of a .npy,
-    .npz, CSV, Parquet or IDX file or of a folder of pictures."""
+    .npz, CSV, Parquet or IDX file, or of a folder or tar of pictures or WAV recordings."""
     kind: Wanted = "auto"
     """Kind of data. auto: arrays [N, H, W] and [N, H, W, C] are images, [N, D] tables; an experiment for sequences
     makes series of [N, T] and [N, T, D]."""
@@ -32,12 +32,42 @@ class Options:
     """Column of a table that holds the classes. (default: none)"""
     drop: tuple[str, ...] = ()
     """Columns of a table to leave out."""
+    target_pattern: str = ""
+    """Regular expression for the paths of the files in a folder or tar: its first group, or what it matches, is the
+    class. (default: the class is the folder)"""
+    test_pattern: str = ""
+    """Regular expression: the files in a folder or tar whose paths it matches are the test split. (default: none)"""
     size: int = 0
     """Width and height in pixels to which pictures are resized (0: as they are, all of one size)."""
     fit: pictures.Fit = "crop"
     """How --size makes pictures square: crop the centre, pad with --background, or stretch."""
     background: str = "white"
     """Colour behind transparent pixels."""
+    rate: int = 0
+    """Samples per second to which recordings are resampled (0: the rate of most of them)."""
+    window: int = 0
+    """Steps of the windows into which series and recordings are cut (0: they are not cut)."""
+    hop: int = 0
+    """Steps from one window to the next (0: those of a window). The last window ends where the series ends."""
     binarize: Literal["none", "static", "dynamic"] = "none"
     """Binary images. static: sample each pixel as black or white, once for all seeds. dynamic: resample the training
     images every step."""
+
+
+# Fields that affect some sources only.
+SPECIAL = (
+    "target",
+    "drop",
+    "target_pattern",
+    "test_pattern",
+    "size",
+    "fit",
+    "background",
+    "rate",
+    "window",
+    "hop",
+)
+OF_TABLES = ("target", "drop")
+OF_SERIES = ("window", "hop")
+OF_PICTURES = ("target_pattern", "test_pattern", "size", "fit", "background")
+OF_RECORDINGS = ("target_pattern", "test_pattern", "rate", "window", "hop")

@@ -1,11 +1,12 @@
-"""User sequences of any lengths: an `.npz` of ragged arrays.
+"""Series of any lengths, whole or cut into windows.
 
-`np.savez(path, *sequences)`, or `np.savez(path, x=rows, lengths=lengths)` with the rows of all sequences concatenated;
-with either, optional classes `y`. Each sequence is [T] or [T, D], of bytes, which are divided by 255, or of numbers;
-NaN marks a missing entry.
+An `.npz` of `np.savez(path, *sequences)`, or `np.savez(path, x=rows, lengths=lengths)` with the rows of all sequences
+concatenated; with either, optional classes `y`. Each sequence is [T] or [T, D], of bytes, which are divided by 255, or
+of numbers; NaN marks a missing entry.
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,43 +14,69 @@ from jaxtyping import Float, Int
 
 from jaxae.data.classes import labels
 from jaxae.data.dataset import Split
+from jaxae.data.options import OF_SERIES, Options
 from jaxae.data.splits import Raw
 from jaxae.errors import InputError
 
 SIZE = 2**31  # bytes; padding to the longest sequence may need far more memory than the file
 
 
-def load(arrays: dict[str, np.ndarray], path: Path) -> Raw:
-    """The sequences in the arrays of a file. InputError as in `padded`."""
-    x, lengths = padded(arrays, path)
-    (y,), names = labels([arrays.get("y")], [len(x)], str(path))
-    return Raw({"train": Split(x, y, lengths)}, names, "series")
-
-
-def padded(arrays: dict[str, np.ndarray], path: Path) -> tuple[Float[np.ndarray, "N T D"], Int[np.ndarray, " N"]]:
-    """All sequences in the arrays of a file, padded with 0, and their lengths.
-
-    InputError for other arrays.
-    """
+def load(arrays: dict[str, np.ndarray], path: Path, options: Options) -> Raw:
+    """The sequences in the arrays of a file, padded with 0. InputError for other arrays, and as in `assembled`."""
     parts = _parts(arrays, path)
     kinds = {(part.dtype, part.shape[1:]) for part in parts}
     if len(kinds) != 1 or parts[0].ndim != 2:
         raise InputError(f"{path}: sequences of {sorted(map(str, kinds))}: all must be [T, D] with one D and one dtype")
-    rows = np.concatenate(parts)
-    lengths = np.array([len(part) for part in parts], np.int32)
-    if not lengths.all() or not rows.size:
-        raise InputError(f"{path}: sequence {int(lengths.argmin())} is empty; omit it")
-    scale = 255 if rows.dtype == np.uint8 else 1
-    if rows.dtype.kind not in "biuf":
-        raise InputError(f"{path}: values are {rows.dtype}: save numbers")
-    if rows.dtype.kind == "f" and np.isinf(rows).any():
+    if not all(map(len, parts)) or not parts[0].shape[1]:
+        raise InputError(f"{path}: sequence {[*map(len, parts), 0].index(0)} is empty; omit it")
+    if parts[0].dtype.kind not in "biuf":
+        raise InputError(f"{path}: values are {parts[0].dtype}: save numbers")
+    if parts[0].dtype.kind == "f" and any(np.isinf(part).any() for part in parts):
         raise InputError(f"{path}: has infinite values; replace them, by NaN where an entry is missing")
-    longest = int(lengths.max())
-    if len(parts) * longest * rows.shape[1] * 4 > SIZE:
-        raise InputError(f"{path}: {len(parts)} sequences padded to {longest} steps exceed 2 GiB: truncate the longest")
-    x = np.zeros((len(parts), longest, rows.shape[1]))
-    x[np.arange(longest)[None] < lengths[:, None]] = rows / scale
-    return x, lengths
+    scale = 255 if parts[0].dtype == np.uint8 else 1
+    (y,), classes = labels([arrays.get("y")], [len(parts)], str(path))
+    return assembled([part / scale for part in parts], y, classes, options, str(path))
+
+
+def assembled(
+    parts: Sequence[Float[np.ndarray, "_ D"]],
+    y: Int[np.ndarray, " N"],
+    classes: tuple[str, ...],
+    options: Options,
+    where: str,
+) -> Raw:
+    """Sequences with their classes, cut into windows if `options.window` is set, padded with 0.
+
+    Windows have the class of their sequence and stay in one split with it. InputError for sequences that padding to the
+    longest would make larger than 2 GiB.
+    """
+    if options.hop and not options.window:
+        raise InputError(f"hop={options.hop} has no effect without window; set both, or omit it")
+    groups, notes = None, tuple[str, ...]()
+    if options.window:
+        cut = [(number, start) for number, part in enumerate(parts) for start in _starts(len(part), options)]
+        groups = np.array([number for number, _ in cut])
+        notes = (f"{len(parts):,} series cut into {len(cut):,} windows of {options.window} steps",)
+        parts = [parts[number][start : start + options.window] for number, start in cut]
+        y = y[groups]
+    lengths = np.array([len(part) for part in parts], np.int32)
+    longest, width = int(lengths.max()), parts[0].shape[1]
+    if len(parts) * longest * width * 4 > SIZE:
+        raise InputError(
+            f"{where}: {len(parts):,} sequences padded to {longest:,} steps exceed 2 GiB: cut them, for example by "
+            "window=1000"
+        )
+    x = np.zeros((len(parts), longest, width), parts[0].dtype)
+    x[np.arange(longest)[None] < lengths[:, None]] = np.concatenate(parts)
+    whole = options.window > 0 and bool((lengths == longest).all())
+    split = Split(x, y, None if whole else lengths)
+    return Raw({"train": split}, classes, "series", notes=notes, groups=groups, effective=OF_SERIES)
+
+
+def _starts(steps: int, options: Options) -> list[int]:
+    """Where the windows of a series begin; the last one ends where the series ends."""
+    last = max(steps - options.window, 0)
+    return [*range(0, last, options.hop or options.window), last]
 
 
 def _parts(arrays: dict[str, np.ndarray], path: Path) -> list[np.ndarray]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxae.data import binary, digits, files, sprites, tfds
-from jaxae.data.arrays import ARRAY, prepared
+from jaxae.data.arrays import ARRAY, prepared, require_effect
 from jaxae.data.dataset import Dataset, Split
 from jaxae.data.options import Options
 from jaxae.data.splits import Raw, completed
@@ -34,7 +34,7 @@ def named(options: Options, data_dir: str = "", manual_dir: str = "") -> Dataset
     raw = read(options, data_dir, manual_dir)
 
     def other(name: str) -> Raw:
-        alike = replace(options, data=name, kind=raw.kind)
+        alike = replace(options, data=name, kind=raw.kind, rate=raw.rate)
         return read(alike, data_dir, manual_dir, raw.features, training=False)
 
     return completed(raw, options.test, options.valid, other)
@@ -50,12 +50,16 @@ def read(
     name = options.data
     path = path_of(name)
     if path is not None:
-        return files.load(path, options, features, training)
-    if name == "digits":
-        return digits.load()
-    if name.split("/")[0] == "sprites":
-        return sprites.load(name)
-    return tfds.load(name, data_dir, manual_dir)
+        raw = files.load(path, options, features, training)
+    elif name == "digits":
+        raw = digits.load()
+    elif name.split("/")[0] == "sprites":
+        raw = sprites.load(name)
+    else:
+        raw = tfds.load(name, data_dir, manual_dir)
+    if training:
+        require_effect(raw, options)
+    return raw
 
 
 def examples(

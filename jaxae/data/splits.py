@@ -33,6 +33,9 @@ class Raw(NamedTuple):
     features: tuple[str, ...] = ()  # names of the columns of a table
     notes: tuple[str, ...] = ()
     names: tuple[str, ...] = ()  # of the examples of all splits, if they have names
+    groups: Int[np.ndarray, " N"] | None = None  # of the training examples; those of a group stay in one split
+    rate: int = 0  # samples per second of recordings
+    effective: tuple[str, ...] = ()  # the fields in `options.SPECIAL` that affect this source
     take: Take | None = None  # in place of x[mask], for arrays on disk
 
     def every(self) -> Split:
@@ -46,7 +49,8 @@ def completed(raw: Raw, test: str, valid: str, read: Callable[[str], Raw]) -> Da
     test, valid: a fraction of the training examples, their number, or the name of a source with all examples of the
     split; "": the split of the source. Without a test split the validation split of the source takes its place, or a
     tenth of its examples. test="0": the training examples are also the test split; valid="0": no validation split.
-    Held-out examples are chosen at random, stratified by class. InputError for a split that exists already, and for a
+    Held-out examples, or groups of them, are chosen at random, stratified by class; of a single group the last examples
+    are held out. InputError for a split that exists already, and for a
     source of other examples.
     """
     splits, classes, notes = dict(raw.splits), raw.classes, raw.notes
@@ -73,7 +77,7 @@ def completed(raw: Raw, test: str, valid: str, read: Callable[[str], Raw]) -> Da
             notes += tuple(f"{name}: {note}" for note in other.notes)
         elif amount:
             held_out[name] = amount
-    splits |= _divided(splits["train"], held_out, raw.take)
+    splits |= _divided(raw, held_out)
     train, longest = splits["train"], max((split.x.shape[1] for split in splits.values()), default=0)
     if train.lengths is not None:
         splits = {name: _padded(split, longest) for name, split in splits.items()}
@@ -85,6 +89,7 @@ def completed(raw: Raw, test: str, valid: str, read: Callable[[str], Raw]) -> Da
         raw.kind,
         features=raw.features,
         notes=tuple(filter(None, notes)),
+        rate=raw.rate,
         valid=splits.get("valid"),
     )
 
@@ -115,24 +120,35 @@ def _no_source(name: str) -> Raw:
     raise InputError(f"{name} is neither a fraction nor a number of examples")
 
 
-def _divided(train: Split, held_out: dict[str, float], take: Take | None) -> dict[str, Split]:
-    """The remaining examples as train, and the held-out ones by name, all in their order."""
+def _divided(raw: Raw, held_out: dict[str, float]) -> dict[str, Split]:
+    """The remaining training examples, and the held-out ones by name, all in their order."""
     if not held_out:
         return {}
-    places, parts = np.arange(len(train.x)), {}
+    train, parts = raw.splits["train"], {}
+    places = np.arange(len(train.x))
     for name, amount in held_out.items():
         if amount >= len(places):
             raise InputError(f"{name}={amount:g} leaves no training examples of {len(places):,}")
-        chosen = held(train.y[places], amount)
+        chosen = _chosen(train.y[places], amount, None if raw.groups is None else raw.groups[places])
         parts[name], places = places[chosen], places[~chosen]
-    if take is None:
+    if raw.take is None:
         return {name: train.take(part) for name, part in {"train": places, **parts}.items()}
     found = {}
     for name, part in {"train": places, **parts}.items():
         mask = np.zeros(len(train.x), bool)
         mask[part] = True
-        found[name] = train._replace(x=np.arange(len(mask))).take(mask)._replace(x=take(train.x, mask))
+        found[name] = train._replace(x=np.arange(len(mask))).take(mask)._replace(x=raw.take(train.x, mask))
     return found
+
+
+def _chosen(y: np.ndarray, amount: float, groups: np.ndarray | None) -> np.ndarray:
+    """`held`, of whole groups; of a single group the last examples."""
+    if groups is None:
+        return held(y, amount)
+    _, first, group = np.unique(groups, return_index=True, return_inverse=True)
+    if len(first) == 1:
+        return np.sort(held(np.zeros(len(y), int), amount))
+    return held(y[first], amount if amount < 1 else amount / len(y))[group]
 
 
 def _amount(name: str, wanted: str) -> float | None:

@@ -4,6 +4,7 @@ import csv
 import io
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxae.data.arrays import assembled
-from jaxae.data.options import Options
+from jaxae.data.options import OF_TABLES, Options
 from jaxae.data.splits import Raw
 from jaxae.errors import InputError, first_line
 
@@ -32,8 +33,8 @@ class Table(NamedTuple):
 def load(path: Path, options: Options, features: Sequence[str] = ()) -> Raw:
     """The table of a file. features, InputError: as in `read`."""
     table = read(path, options, features)
-    raw = assembled({"train": table.x}, {"train": table.target}, "table", False, str(path))
-    return raw._replace(features=table.features, notes=(*raw.notes, *table.notes))
+    raw = assembled({"train": table.x}, {"train": table.target}, replace(options, kind="table"), str(path))
+    return raw._replace(features=table.features, notes=(*raw.notes, *table.notes), effective=OF_TABLES)
 
 
 def read(path: Path, options: Options, features: Sequence[str] = ()) -> Table:

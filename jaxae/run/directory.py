@@ -167,6 +167,7 @@ def _units(dataset: Dataset) -> dict[str, Any]:
         "missing": dataset.train.observed is not None,
         "scale": scale,
         "features": list(dataset.features),
+        "rate": dataset.rate,
     }
 
 

@@ -184,9 +184,10 @@ def dataset(path: Path, saved: dict[str, Any]) -> Dataset:
 
 
 def options_of(saved: dict[str, Any]) -> Options:
-    """How the data of a config.json were read, with the kind that they have."""
+    """How the data of a config.json were read, with the kind and the rate that they have."""
     fields = {field.name: configs.plain(saved["config"][field.name]) for field in dataclasses.fields(Options)}
-    return Options(**{**fields, **({"kind": saved["data"]["kind"]} if "kind" in saved["data"] else {})})
+    found = {name: saved["data"][name] for name in ("kind", "rate") if name in saved["data"]}
+    return Options(**{**fields, **found})
 
 
 def recorded_experiment(

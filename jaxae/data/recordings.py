@@ -1,0 +1,89 @@
+"""WAV recordings as series of samples in [-1, 1]."""
+
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from math import gcd
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxae.errors import InputError, first_line
+
+SUFFIXES = (".wav",)
+DAMAGED = 0.1  # largest fraction of recordings that may be unreadable
+
+
+class Decoded(NamedTuple):
+    """Samples of every recording, [T, 1]; their rate per second; the places of the files that could be read; notes."""
+
+    parts: list[Float[np.ndarray, "_ 1"]]
+    rate: int
+    places: list[int]
+    notes: tuple[str, ...]
+
+
+def decode(paths: Sequence[Path], rate: int = 0) -> Decoded:
+    """The recordings in these files: channels averaged, resampled to `rate` (0: the rate of most of them).
+
+    InputError if more than a tenth cannot be read; a few damaged files are left out.
+    """
+    found: list[tuple[int, np.ndarray]] = []
+    places: list[int] = []
+    broken: list[str] = []
+    several = 0
+    for place, path in enumerate(paths):
+        try:
+            own, x = _read(path)
+        except Exception as error:  # SciPy raises many types of exceptions
+            broken.append(f"{path}: cannot be read ({first_line(error)}): is it truncated or damaged?")
+            if len(broken) > DAMAGED * len(paths):
+                raise InputError(broken[0]) from None
+            continue
+        several += x.shape[1] > 1
+        found.append((own, x.mean(1, keepdims=True)))
+        places.append(place)
+    rates = Counter(own for own, _ in found)
+    rate = rate or rates.most_common(1)[0][0]
+    notes = [f"{rate:,} samples per second"]
+    if several:
+        notes.append(f"{_count(several)} of several channels averaged")
+    if others := len(found) - rates[rate]:
+        notes.append(f"{_count(others)} of another rate resampled")
+    if broken:
+        notes.append(f"{_count(len(broken), 'damaged ')} left out ({Path(broken[0].split(': cannot be')[0]).name})")
+    return Decoded([_resampled(x, own, rate) for own, x in found], rate, places, tuple(notes))
+
+
+def _read(path: Path) -> tuple[int, Float[np.ndarray, "T C"]]:
+    from scipy.io import wavfile
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", wavfile.WavFileWarning)  # of chunks other than samples
+        warnings.filterwarnings("error", "Reached EOF", wavfile.WavFileWarning)
+        rate, x = wavfile.read(path)
+    if not x.size or rate < 1:
+        raise ValueError("it has no samples")
+    if x.dtype.kind == "f":
+        if not np.isfinite(x).all():
+            raise ValueError("it has samples that are not finite")
+    else:
+        middle = 128.0 if x.dtype == np.uint8 else 0.0
+        x = (x - np.float64(middle)) / 2.0 ** (8 * x.dtype.itemsize - 1)
+    return rate, x.reshape(len(x), -1).astype(np.float32)
+
+
+def _resampled(x: Float[np.ndarray, "T 1"], rate: int, wanted: int) -> Float[np.ndarray, "_ 1"]:
+    from scipy.signal import resample_poly
+
+    if rate == wanted:
+        return x
+    common = gcd(rate, wanted)
+    resampled: np.ndarray = resample_poly(x, wanted // common, rate // common)
+    return resampled
+
+
+def _count(count: int, kind: str = "") -> str:
+    return f"{count:,} {kind}recording{'s' * (count > 1)}"

@@ -1,0 +1,39 @@
+"""Tars of pictures or recordings, read as folders."""
+
+import tarfile
+import tempfile
+from pathlib import Path
+
+from jaxae.data import folders
+from jaxae.data.cache import cached
+from jaxae.data.options import Options
+from jaxae.data.splits import NAMES, Raw
+from jaxae.errors import InputError, first_line
+
+SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+
+
+def load(path: Path, options: Options) -> Raw:
+    """The files of a tar, as `folders.load` reads the folder that it unpacks to. InputError for a damaged tar."""
+    stat = path.stat()
+    key = f"tar {path.resolve()} {stat.st_size} {stat.st_mtime_ns} {folders.key(options)}"
+
+    def read() -> Raw:
+        with tempfile.TemporaryDirectory() as unpacked:
+            try:
+                with tarfile.open(path) as tar:
+                    tar.extractall(unpacked, filter="data")
+                return folders.read(_top(Path(unpacked)), options, str(path))
+            except InputError as error:
+                raise InputError(str(error).replace(unpacked, str(path))) from None
+            except Exception as error:  # tarfile and the decompressors raise many types of exceptions
+                raise InputError(f"{path}: cannot be unpacked ({first_line(error)}): is it truncated?") from None
+
+    return cached(key, read)
+
+
+def _top(folder: Path) -> Path:
+    """The folder that holds the files: a tar often has a single folder at its top."""
+    (*inside,) = folder.iterdir()
+    single = len(inside) == 1 and inside[0].is_dir() and inside[0].name.lower() not in NAMES
+    return inside[0] if single else folder
