@@ -11,7 +11,11 @@
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
+
+if sys.platform == "win32":
+    raise ImportError("jaxae runs on Linux and macOS; on Windows, use it in WSL 2")
 
 if TYPE_CHECKING:
     from jaxae import data as data

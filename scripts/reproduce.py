@@ -131,7 +131,9 @@ def main(call: Callable[[list[str]], int] = call) -> None:
     where = [f"{flag}={folder.absolute()}" for flag, folder in folders.items() if folder]
     failed = 0
     for name in options.names or NAMES:
-        arguments = ["-m", "jaxae", name, *command(name), f"--workdir={workdir / name}", *where]
+        own = command(name)
+        of_tfds = "--data" in own and not own[own.index("--data") + 1].startswith("sprites")
+        arguments = ["-m", "jaxae", name, *own, f"--workdir={workdir / name}", *(where if of_tfds else ())]
         print(*arguments, flush=True)
         code = call(arguments)
         if code > 128 or code < 0:

@@ -99,6 +99,28 @@ def test_unknown_choice_raises_and_lists_all_choices():
         command_line.parse(vae.Config, "", ["--reduction", "slow"])
 
 
+def test_missing_platform_is_one_line(tmp_path):
+    done = subprocess.run(
+        command("--epochs", 1),
+        cwd=tmp_path,
+        env={**os.environ, "JAX_PLATFORMS": "cuda"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: JAX_PLATFORMS=cuda: JAX finds no such device: unset it")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_folder_of_tfds_without_effect_names_data(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        run.main(vae.Config, vae.build, ["--data-dir", "mine"])
+    assert ended.value.code == 2
+    assert "error: --data-dir mine has no effect on digits: it is for sets of TFDS" in capsys.readouterr().err
+
+
 def test_bad_input_leaves_a_finished_run_as_it_is(finished, monkeypatch, capsys):
     monkeypatch.chdir(finished.parents[1])
     saved = sorted((p, p.stat().st_mtime_ns) for p in finished.rglob("*"))

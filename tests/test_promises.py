@@ -1,6 +1,7 @@
 """The README's promises about interrupted, repeated and concurrent runs."""
 
 import dataclasses
+import errno
 import itertools
 import json
 import random
@@ -92,6 +93,16 @@ def test_workdir_lock_is_released(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"), directory.locked(tmp_path / "file" / "run"):
         pass
+
+
+def test_file_system_without_locks_is_only_a_warning(tmp_path, monkeypatch, caplog):
+    def no_locks(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(directory.fcntl, "flock", no_locks)
+    with directory.locked(tmp_path):
+        pass
+    assert "has no locks: start no second run in this directory" in caplog.text
 
 
 COMMAND = ["jaxae", "dense", "--epochs", "12", "--batch-size", "20", "--hidden", "8", "--latent", "2"]

@@ -59,6 +59,11 @@ def read(
         raw = tfds.load(name, data_dir, manual_dir)
     if training:
         require_effect(raw, options)
+        for field, folder in (("data_dir", data_dir), ("manual_dir", manual_dir)):
+            if folder and (path is not None or name == "digits" or name.split("/")[0] == "sprites"):
+                raise InputError(
+                    f"{field}={folder} has no effect on {name}: it is for sets of TFDS; for files, data={folder}"
+                )
     return raw
 
 

@@ -24,5 +24,5 @@ def summary(data: Dataset) -> str:
         parts.append("standardized" if data.real else "scaled to [0, 1]")
     if data.train.observed is not None:
         missing = sum(int(np.sum(split.observed == 0)) for split in data.splits if split.observed is not None)
-        parts.append(f"{missing:,} missing entries")
+        parts.append(f"{missing:,} missing entr{'y' if missing == 1 else 'ies'}")
     return ", ".join([*parts, *data.notes])

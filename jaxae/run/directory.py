@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import importlib.metadata
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -40,7 +41,10 @@ LOCK = ".lock"
 
 @contextmanager
 def locked(workdir: Path) -> Iterator[None]:
-    """Lock the directory exclusively; the lock ends with its process. InputError if another process holds it."""
+    """Lock the directory exclusively; the lock ends with its process. InputError if another process holds it.
+
+    A warning on a file system without locks.
+    """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         file = (workdir / LOCK).open("a")
@@ -53,6 +57,9 @@ def locked(workdir: Path) -> Iterator[None]:
             raise InputError(
                 f"workdir={workdir}: another process is running in it: wait for it, or use another"
             ) from None
+        except OSError:
+            warning = "%s: this file system has no locks: start no second run in this directory"
+            logging.getLogger("jaxae").warning(warning, workdir)
         yield
 
 

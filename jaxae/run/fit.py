@@ -16,7 +16,8 @@ import numpy as np
 from jaxae import data as sources
 from jaxae.core.experiment import Experiment
 from jaxae.data import Dataset, binary
-from jaxae.errors import Interrupted
+from jaxae.devices.plan import missing_platform
+from jaxae.errors import InputError, Interrupted
 from jaxae.run import config as configs
 from jaxae.run import directory, loop
 from jaxae.run.build import Build
@@ -94,6 +95,8 @@ def fit(
     TypeError for an unknown field; ValueError for invalid arguments and for a field without effect in this call;
     errors.Diverged for a non-finite number; OSError if the workdir cannot be written.
     """
+    if trouble := missing_platform():
+        raise InputError(trouble)
     if context is not None:
         raise ValueError("context= is not supported yet; omit it")
     seeds = configs.plain(seeds)

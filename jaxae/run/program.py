@@ -10,6 +10,7 @@ from typing import NoReturn
 import jax
 
 from jaxae.devices import signals
+from jaxae.devices.plan import missing_platform
 from jaxae.devices.processes import SINGLE_PROCESS, Processes, join
 from jaxae.errors import Diverged, InputError, Interrupted, discard_output, first_line, input_errors
 from jaxae.run import command_line, compiled, directory, results
@@ -88,6 +89,11 @@ def program(
             else:
                 raise
             print(f"error: {text}", file=sys.stderr)
+        except Exception:
+            if not (text := missing_platform()):
+                raise
+            print(f"error: {text}", file=sys.stderr)
+            code = 2
     if code and processes().is_multiprocess:
         processes().leave(code)
     sys.exit(code)
