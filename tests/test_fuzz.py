@@ -11,16 +11,20 @@ import pickle
 import shutil
 import subprocess
 import sys
+import tarfile
+import tempfile
 import threading
 import tracemalloc
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from scipy.io import wavfile
 
 import jaxae
 from jaxae import data, run
@@ -69,6 +73,7 @@ def folder(tmp_path_factory):
     (path / "cache").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAXAE_CACHE", str(path / "cache"))
+        patch.setattr(tempfile, "tempdir", str(path))
         yield path
 
 
@@ -156,9 +161,34 @@ def image(kind):
     return file.getvalue()
 
 
+def wav(x):
+    file = io.BytesIO()
+    wavfile.write(file, 8000, x)
+    return file.getvalue()
+
+
+def parquet():
+    file = io.BytesIO()
+    columns = {"height": ROWS[:, 0], "count": [3, 1, 4, 1, 5, 9, 2, 6, 5], "kind": ["a", None, "b"] * 3}
+    pyarrow.parquet.write_table(pyarrow.table(columns), file)
+    return file.getvalue()
+
+
+def tar(mode, **files):
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode=mode) as archive:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name.replace("_", "."))
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return file.getvalue()
+
+
 X = np.random.default_rng(0).integers(0, 256, (6, 5, 4), dtype=np.uint8)
+WAVE = np.random.default_rng(0).integers(-(2**15), 2**15, 60).astype(np.int16)
 IDX = bytes([0, 0, 8, 3, 0, 0, 0, 6, 0, 0, 0, 5, 0, 0, 0, 4]) + X.tobytes()
 ROWS = np.random.default_rng(0).random((9, 2), np.float32)
+CSV = b"height,kind,weight\n" + b"".join(b"%d.5,%c,\n%d,%c,1e3\n" % (n, 97 + n, n, 98) for n in range(9))
 FILES = {
     "images-idx3-ubyte": (IDX, 1800),
     "images-idx3-ubyte.gz": (gzip.compress(IDX, mtime=0), 1000),
@@ -167,8 +197,18 @@ FILES = {
     "labelled.npz": (npz(x=X, y=np.arange(6)), 1500),
     "sequences.npz": (npz(ROWS[:4], ROWS), 800),
     "lengths.npz": (npz(x=ROWS, lengths=np.array([4, 3, 2])), 600),
+    "splits.npz": (npz(x_train=ROWS, y_train=np.arange(9), x_val=ROWS[:3], y_val=np.arange(3)), 300),
+    "table.csv": (
+        b"height,kind,weight\n" + b"".join(b"%d.5,%c,\n%d,%c,1e3\n" % (n, 97 + n, n, 98) for n in range(9)),
+        700,
+    ),
+    "table.parquet": (parquet(), 300),
+    "pictures.tar": (tar("w", a_png=image("png"), b_png=image("png")), 300),
+    "pictures.tar.gz": (tar("w:gz", a_png=image("png"), b_png=image("png")), 200),
 }
-IMAGES = {"png": 300, "jpeg": 200, "gif": 100, "bmp": 150, "tiff": 150, "webp": 100}
+FOLDERS = {kind: (lambda kind=kind: image(kind)) for kind in ("png", "jpeg", "gif", "bmp", "tiff", "webp")}
+FOLDERS["wav"] = lambda: wav(WAVE)
+COUNTS = {"png": 300, "jpeg": 200, "gif": 100, "bmp": 150, "tiff": 150, "webp": 100, "wav": 600}
 
 
 SHARES = pytest.mark.parametrize("share", [10, pytest.param(1, marks=pytest.mark.slow)], ids=["tenth", "all"])
@@ -195,19 +235,19 @@ def test_damaged_files_raise_only_input_errors(name, share, folder):
 
 
 @SHARES
-@pytest.mark.parametrize("kind", IMAGES)
-@pytest.mark.filterwarnings("ignore")  # warnings of Pillow and NumPy about damaged images
-def test_damaged_image_folders_raise_only_input_errors(kind, share, folder):
-    place = folder / kind
+@pytest.mark.parametrize("kind", COUNTS)
+@pytest.mark.filterwarnings("ignore")  # warnings of Pillow, SciPy and NumPy about damaged files
+def test_folders_with_a_damaged_file_raise_only_input_errors(kind, share, folder):
+    place, whole = folder / kind, FOLDERS[kind]()
     place.mkdir(exist_ok=True)
     for i in range(3):
-        (place / f"{i}.{kind}").write_bytes(image(kind))
+        (place / f"{i}.{kind}").write_bytes(whole)
     worked = []
 
-    @cases(IMAGES[kind] // share)
+    @cases(COUNTS[kind] // share)
     @given(SPOILT)
     def fuzz(edits):
-        (place / f"1.{kind}").write_bytes(spoil(image(kind), edits))
+        (place / f"1.{kind}").write_bytes(spoil(whole, edits))
         with watched(folder):
             worked.append(only_ours(data.load, str(place)))
 

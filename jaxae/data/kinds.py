@@ -13,6 +13,7 @@ DARK = 0.1  # largest value, relative to white, of images that are almost certai
 Found = tuple[list[np.ndarray], Kind, tuple[str, ...]]  # examples of every split, their kind, notes of what was changed
 
 
+@np.errstate(invalid="ignore")  # signalling NaN in damaged files
 def examples(parts: Sequence[np.ndarray], wanted: Wanted, series: bool, where: str, training: bool = True) -> Found:
     """The examples of every split in the shape of their kind.
 

@@ -3,7 +3,8 @@
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,7 +44,11 @@ def read(path: Path, options: Options, features: Sequence[str] = ()) -> Table:
     features: the columns to return, of a table that was read before (default: all). The first line of a CSV file holds
     the names, unless it has numbers only. InputError for dates, for IDs, for an unknown column, and for other content.
     """
-    table = _arrow(path)
+    with _arrow_errors(path):
+        return _read(_arrow(path), path, options, features)
+
+
+def _read(table: Any, path: Path, options: Options, features: Sequence[str]) -> Table:
     names = list(table.column_names)
     for name in (*options.drop, *filter(None, [options.target])):
         if name not in names and not features:
@@ -102,32 +107,41 @@ def _plain(column: Any, where: str = "") -> np.ndarray:
 
 
 def _arrow(path: Path) -> Any:
-    import pyarrow as pa
     from pyarrow import csv as arrow
     from pyarrow import parquet
 
-    try:
-        if path.suffix == ".parquet":
-            table = parquet.read_table(path)
-        else:
-            content = path.read_bytes()
-            head = content[: 1 << 16].decode("utf-8-sig", errors="replace")
-            lines = [line for line in head.splitlines() if line.strip()]
-            delimiter = "\t" if path.suffix == ".tsv" else _delimiter(lines[0] if lines else "")
-            first = next(csv.reader(io.StringIO(lines[0]), delimiter=delimiter)) if lines else []
-            table = arrow.read_csv(
-                io.BytesIO(content.removeprefix(b"\xef\xbb\xbf")),
-                read_options=arrow.ReadOptions(autogenerate_column_names=all(map(_is_number, first))),
-                parse_options=arrow.ParseOptions(delimiter=delimiter),
-                convert_options=arrow.ConvertOptions(null_values=MISSING, strings_can_be_null=True),
-            )
-    except (OSError, pa.ArrowException, ValueError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as a table ({first_line(error)})") from None
+    if path.suffix == ".parquet":
+        table = parquet.read_table(path)
+    else:
+        content = path.read_bytes()
+        head = content[: 1 << 16].decode("utf-8-sig", errors="replace")
+        lines = [line for line in head.splitlines() if line.strip()]
+        delimiter = "\t" if path.suffix == ".tsv" else _delimiter(lines[0] if lines else "")
+        first = next(csv.reader(io.StringIO(lines[0]), delimiter=delimiter)) if lines else []
+        table = arrow.read_csv(
+            io.BytesIO(content.removeprefix(b"\xef\xbb\xbf")),
+            read_options=arrow.ReadOptions(autogenerate_column_names=all(map(_is_number, first))),
+            parse_options=arrow.ParseOptions(delimiter=delimiter),
+            convert_options=arrow.ConvertOptions(null_values=MISSING, strings_can_be_null=True),
+        )
     if len(set(table.column_names)) < table.num_columns:
         raise InputError(f"{path}: two columns have the same name; rename one")
     if not table.num_rows:
         raise InputError(f"{path}: has no rows")
     return table
+
+
+@contextmanager
+def _arrow_errors(path: Path) -> Iterator[None]:
+    """Turn an error of pyarrow or csv into an InputError."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, pa.ArrowException, ValueError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read as a table ({first_line(error)})") from None
 
 
 def _delimiter(line: str) -> str:
