@@ -2,7 +2,7 @@
 
 Group: denoising and masked
 Source: He et al. 2022, who hide 75 % of the patches and compute the loss on these alone, with transformers on ImageNet.
-A mask token is learned, as there; their target is the squared error of normalized patches (--target normalized).
+A mask token is learned, as there; their target is the squared error of normalized patches (--predict normalized).
 Vincent et al. 2010.
 Published: no result for MNIST (He et al. 2022).
 Command: jaxae masked --data mnist --seeds 3
@@ -34,14 +34,16 @@ class Config(run.Config):
     """Width of a patch in pixels (1: single pixels)."""
     hidden_share: float = 0.75
     """Fraction of the patches to hide."""
-    target: Literal["pixels", "normalized"] = "pixels"
+    predict: Literal["pixels", "normalized"] = "pixels"
     """Target of the hidden patches. pixels: cross-entropy. normalized: squared error, each patch with mean 0 and
     variance 1; its decoded images have no brightness and contrast."""
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for images of this shape."""
-    normalized = config.target == "normalized"
+    if info.real:
+        raise ValueError("the data are real numbers, and masked images have pixels in [0, 1]: use scale=unit")
+    normalized = config.predict == "normalized"
     mask = masked.patches(info.shape, config.patch, config.hidden_share)
     model = masked.Masked(
         *autoencoder.dense(info.shape, config.hidden, config.latent, precision=config.precision),

@@ -2,16 +2,18 @@ import dataclasses
 import importlib
 import re
 import unicodedata
+from typing import Literal, get_args, get_origin
 
 import pytest
 
-from jaxae import data
+from jaxae import data, experiments
 from jaxae.commands import _docstrings as docstrings
 from jaxae.commands import score
 from jaxae.errors import InputError, input_errors
 from jaxae.experiments import vae
 from jaxae.run import command_line
 from jaxae.run import config as configs
+from jaxae.run.find import find
 from jaxae.run.help import help_text
 
 
@@ -243,3 +245,12 @@ def test_documented_configuration_has_the_default_fields():
         assert configs.documented(dataclasses.replace(base, **free))
     for other in ({"epochs": 1}, {"hidden": (3,)}, {"lr": 0.1}, {"binarize": "static"}):
         assert not configs.documented(dataclasses.replace(base, **other))
+
+
+@pytest.mark.parametrize("name", experiments.names())
+def test_experiments_keep_the_meaning_of_common_fields(name):
+    """An experiment may restrict or extend the choices of a common field, but has no field of its own by that name."""
+    own, common = (configs.hints_of(kind) for kind in (find(name).Config, configs.Config))
+    for field, hint in common.items():
+        assert (get_origin(own[field]) is Literal) == (get_origin(hint) is Literal), field
+        assert own[field] == hint or set(get_args(own[field])) >= set(get_args(hint)), field

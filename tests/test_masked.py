@@ -144,7 +144,7 @@ def test_normalized_targets_against_numpy(patch):
 
 
 def test_decoded_images_of_normalized_targets_are_grey_on_average():
-    built = experiment.build(experiment.Config(hidden=(), latent=3, patch=2, target="normalized"), data.Info(SHAPE, 9))
+    built = experiment.build(experiment.Config(hidden=(), latent=3, patch=2, predict="normalized"), data.Info(SHAPE, 9))
     params = built.model.init(new_key(), jnp.asarray(X))["params"]
     z, before = built.model.apply({"params": params}, jnp.asarray(X))
     pixels = built.model.apply({"params": params}, z, method="decode")

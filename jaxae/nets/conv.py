@@ -70,8 +70,10 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "*lead H W C"], keys: Keys | None = None, axis: str | None = None
+        self, x: Float[Array, "*lead_and_image"], keys: Keys | None = None, axis: str | None = None
     ) -> Float[Array, "*lead_and_outputs"]:
+        if x.ndim < 4:
+            _image(x.shape[1:])
         lead = x.shape[:-3]
         x = x.reshape(-1, *x.shape[-3:])
         for filters, kernel, stride, pool in _layers(

@@ -218,7 +218,7 @@ class Trained:
     def _examples(self, x: Any) -> tuple[jax.Array, jax.Array | None]:
         """Examples in model units, 0 where an entry is missing; and which entries are observed, if any is missing."""
         x = np.asarray(x)
-        if x.shape[1:] == self.shape[:2] and self.shape[2:] == (1,):
+        if (*x.shape[1:], 1) == self.shape:  # grey images, and series of one number
             x = x[..., None]
         if x.shape[1:] != self.shape:
             raise ValueError(f"examples have shape {x.shape}, not [N, {', '.join(map(str, self.shape))}]")
