@@ -5,8 +5,8 @@ Source: Higgins et al. 2017, on dSprites, which differs from the sprites here; B
 --kl-weight 1000 --capacity 25 --kl-warmup 30.
 Published: no result for these sprites (Higgins et al. 2017).
 Command: jaxae beta_vae --data sprites --seeds 3
-Measured: negative evidence lower bound 47.44 +- 1.7 nats, MIG 0.1629 +- 0.1, DCI 0.4307 +- 0.041 over three seeds; 13
-min in total on two shared CPU cores.
+Measured: negative evidence lower bound 47.28 +- 1.6 nats, MIG 0.233 +- 0.025, DCI 0.4394 +- 0.039 over three seeds; 176
+s in total on two shared CPU cores.
 """
 
 from dataclasses import dataclass

@@ -5,8 +5,8 @@ Source: Chen, Li, Grosse & Duvenaud 2018, beta = 6 on dSprites; the result is fr
 (github.com/YannDubs/disentangling-vae, issue 64).
 Published: MIG of about 0.5 on dSprites without the shape factor, with the authors' code (Chen et al. 2018).
 Command: jaxae tcvae --data sprites --seeds 3
-Measured: negative evidence lower bound 51.52 +- 0.18 nats, MIG 0.2921 +- 0.042, DCI 0.5353 +- 0.034 over three seeds;
-17 min in total on two shared CPU cores.
+Measured: negative evidence lower bound 51.41 +- 0.15 nats, MIG 0.2758 +- 0.055, DCI 0.5293 +- 0.04 over three seeds;
+267 s in total on two shared CPU cores.
 """
 
 from dataclasses import dataclass

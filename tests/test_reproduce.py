@@ -151,7 +151,7 @@ def test_published_and_measured_results_are_side_by_side():
         ("binary", 104, "102.3 ± 0.16 nats"),
         ("iwae", -85.54, "-87.12 nats"),
         ("simple", 7.30, "7.379 ± 0.051"),
-        ("tcvae", 0.5, "MIG 0.2921 ± 0.042"),
+        ("tcvae", 0.5, "MIG 0.2758 ± 0.055"),
     ):
         assert published in numbers(rows[name]["published"])
         assert measured in rows[name]["measured"]

@@ -244,7 +244,7 @@ def _dataset(
             raise ValueError("test= and valid= are for arrays and paths; a Dataset has its own splits")
         return binary.binarize(data, options.binarize), {"data": sources.ARRAY}
     for name, part in parts.items():
-        if (isinstance(part, str | Path) and sources.path_of(str(part)) is not None) or part in ("digits", "sprites"):
+        if isinstance(part, str | Path):
             parts[name] = sources.examples(dataclasses.replace(options, data=str(part)), *folders)[0].x
     found = sources.from_arrays(data, y, **parts, options=options)
     if test is None:
