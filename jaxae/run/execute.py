@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import jax
 from jaxae import data
 from jaxae.core.batch import UNSPLIT, Layout
 from jaxae.core.experiment import Experiment
-from jaxae.core.types import State
+from jaxae.core.types import Info, State
 from jaxae.data import Dataset
 from jaxae.devices import plan as plans
 from jaxae.devices.processes import SINGLE_PROCESS, Processes
@@ -25,6 +25,7 @@ from jaxae.run import command_line, directory, loop, results
 from jaxae.run import config as configs
 from jaxae.run.build import Build, built, title
 from jaxae.run.config import Config
+from jaxae.run.find import find, names
 from jaxae.run.fingerprint import traced
 from jaxae.run.progress import say
 from jaxae.run.tensorboard import TensorBoard
@@ -186,6 +187,11 @@ def checked(config: Config, build: Build, dataset: Dataset, layout: Layout = UNS
     """The experiment. InputError, before anything is written, for a configuration incompatible with the data."""
     with input_errors():
         experiment = built(config, build, dataset.info)
+        if dataset.train.observed is not None and not experiment.missing:
+            able = ", ".join(_that_take_missing_entries(dataset.info))
+            raise ValueError(
+                f"the data have missing entries; use an experiment that trains on the observed ones: {able}"
+            )
         require_suitable(experiment, dataset)
         if config.selection.validates and dataset.valid is None:
             field = f"keep={config.keep}" if config.keep == "best" else f"stop_after={config.stop_after}"
@@ -202,3 +208,14 @@ def checked(config: Config, build: Build, dataset: Dataset, layout: Layout = UNS
     if epoch.first_step(config.epochs, len(dataset.train.x), config.batch_size) >= 2**31:
         raise InputError(f"epochs={config.epochs}: more than {2**31} steps; use fewer, or a larger batch_size")
     return experiment
+
+
+def _that_take_missing_entries(info: Info) -> list[str]:
+    """The experiments that can be built for these data, and whose losses are of the observed entries alone."""
+    found = []
+    for name in names():
+        module = find(name)
+        with suppress(ValueError):
+            if module.build(module.Config(), info).missing:
+                found.append(name)
+    return found
