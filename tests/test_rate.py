@@ -8,6 +8,7 @@ import optax
 import pytest
 
 from conftest import batch, equal, new_key
+from jaxae import data
 from jaxae.core import divergences, kl_term, reduction
 from jaxae.core.batch import AXIS, Layout
 from jaxae.core.step import descend
@@ -274,6 +275,11 @@ WARMUPS = {
     "linear": ({"kl_warmup": 2.0}, {0: 0, 5: 0.25, 13: 0.65, 20: 1, 77: 1}),
     "cyclical": ({"kl_warmup": 2.0, "kl_cycles": 2}, {3: 0.6, 8: 1, 12: 0.4, 25: 1}),
 }
+
+
+def test_warm_up_of_no_kl_term_raises():
+    with pytest.raises(ValueError, match="kl_warmup=5 has no effect with kl_weight=0; omit it"):
+        infovae.build(infovae.Config(kl_warmup=5.0), data.Info((4, 4, 1), 100))
 
 
 @pytest.mark.parametrize(
