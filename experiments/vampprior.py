@@ -8,6 +8,8 @@ and KL warm-up are those of the authors' code, which trains on 50,000 images and
 Published: log-likelihood with 5,000 samples -85.57 nats (Tomczak & Welling 2018).
 Command: jaxae vampprior --data mnist --valid 10000 --keep best --epochs 20 --kl-warmup 2 --seeds 3
 --log-likelihood-samples 1000
+Measured: log-likelihood -89.92 +- 0.075 nats, negative evidence lower bound 95.8 +- 0.17 over three seeds; 11 min in
+total on two shared CPU cores.
 """
 
 from dataclasses import dataclass
