@@ -10,7 +10,10 @@ from conftest import script
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "tests" / "README.md").read_text()
 mutants = script("mutants")
-MODULES = ("core/divergences", "core/kl_term", "core/mmd", "core/step", "core/reduction", "training/epoch", "nets/lstm", "training/optimizers", "training/selection")
+MODULES = (
+    *("core/divergences", "core/kl_term", "core/mmd", "core/step", "core/reduction", "training/epoch", "nets/lstm"),
+    *("training/optimizers", "training/selection"),
+)
 MEASURES = ("measures", "likelihood", "disentanglement", "images", "mixture", "codebook", "plane", "quality", "probe")
 
 
