@@ -300,7 +300,7 @@ def bad_inputs(folder):
         "divided twice": (npy("twice.npy", GREY / 255 / 255), "were they divided by 255 twice?"),
         "a column without entries": (npy("column.npy", np.array([[1, np.nan], [2, np.nan]])), "has no entry"),
         "one image": (npy("one.npy", GREY[:1]), "at least 2"),
-        "wrong rank": (npy("rank.npy", GREY[None, None]), "not [N, H, W]"),
+        "wrong rank": (npy("rank.npy", GREY[None, None, None]), "not [N, H, W]"),
         "two channels": (npy("two.npy", COLOUR[..., :2]), "C = 1, 3 or 4"),
         "pickled npy": (npy("pickled.npy", np.array([{}, 1], dtype=object), allow_pickle=True), "pickled"),
         "text as npy": (file("text.npy", b"hello, not numbers at all"), "is not a .npy file"),
@@ -316,7 +316,7 @@ def bad_inputs(folder):
         "overlong name": ("x" * 300, "cannot be a path"),
         "configuration of a set that has none": ("mnist/zzz", "did you mean mnist"),
         "pickled npz": (str(folder / "pickled.npz"), "pickled"),
-        "npz without x": (str(folder / "nothing.npz"), "no x"),
+        "npz without x": (str(folder / "nothing.npz"), "name the arrays x and y"),
         "npz with too few classes": (str(folder / "labels.npz"), "y has shape (29,), not (30,)"),
     }
 
@@ -534,3 +534,25 @@ def test_examples_of_a_large_file_are_memory_mapped(tmp_path, monkeypatch):
     split, _ = data.examples(data.Options(str(tmp_path / "large.npy")))
     assert isinstance(split.x, np.memmap)
     np.testing.assert_array_equal(split.x[..., 0], GREY)
+
+
+def test_other_files_name_the_formats(tmp_path):
+    Image.fromarray(GREY[0]).save(tmp_path / "one.png")
+    (tmp_path / "t.zip").write_bytes(b"x")
+    for name in ("one.png", "t.zip"):
+        with pytest.raises(InputError, match="is none of the formats that are read: .npy, .npz, .csv"):
+            data.load(str(tmp_path / name))
+    np.save(tmp_path / "x.npy", GREY)
+    (tmp_path / "x.npy").rename(tmp_path / "X.NPY")
+    assert data.load(str(tmp_path / "X.NPY")).shape == (8, 8, 1) or data.load(str(tmp_path / "X.NPY")).shape[2] == 1
+
+
+def test_arrays_with_other_names_are_noted(tmp_path):
+    np.savez(tmp_path / "a.npz", x=GREY, weights=np.ones(3))
+    assert "left out: the arrays weights" in data.load(str(tmp_path / "a.npz")).notes
+    np.savez(tmp_path / "b.npz", faces=GREY)
+    with pytest.raises(InputError, match="has faces: name the arrays x and y"):
+        data.load(str(tmp_path / "b.npz"))
+    np.savez(tmp_path / "c.npz", GREY, np.arange(30))
+    with pytest.raises(InputError, match=r"np.savez\(path, x=x, y=y\)"):
+        data.load(str(tmp_path / "c.npz"))

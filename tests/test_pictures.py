@@ -45,11 +45,15 @@ def test_transparent_pixels_are_composed_onto_the_background(tmp_path, backgroun
     """Black ink on transparent paper: all that is seen is in the alpha channel."""
     alpha = PIXELS[..., :1]
     save(tmp_path / "p", np.concatenate([np.zeros_like(PIXELS), alpha], axis=3))
+    if background == "black":
+        with pytest.raises(InputError, match="all pixels of all images are 0: there is nothing to learn"):
+            data.load(str(tmp_path / "p"), background=background)
+        return
     found = data.load(str(tmp_path / "p"), background=background)
     x = np.concatenate([found.train.x, found.test.x])[..., 0]
     expected = np.round(behind * (1 - alpha[..., 0] / 255.0))
     order = [np.flatnonzero((np.abs(expected - image) <= 1).all((1, 2)))[0] for image in x.astype(float)]
-    assert background == "black" or sorted(order) == list(range(12))
+    assert sorted(order) == list(range(12))
     assert f"composed onto {background}" in data.summary(found)
 
 
@@ -74,9 +78,9 @@ def test_pictures_of_other_shapes_become_square(tmp_path, fit, left):
     wide = np.zeros((20, 60), np.uint8)
     wide[:, 20:40] = 255
     save(tmp_path / "p", [wide] * 12)
-    found = data.load(str(tmp_path / "p"), size=20, fit=fit, background="black")
-    assert found.shape == (20, 20, 1)
-    assert abs(int(found.train.x[0, 10, 1, 0]) - left) < 30
+    found = pictures.decode(sorted((tmp_path / "p").iterdir()), pictures.Layout(20, fit, "black"))
+    assert found.x.shape[1:] == (20, 20, 1)
+    assert abs(int(found.x[0, 10, 1, 0]) - left) < 30
 
 
 def test_pictures_of_different_sizes_name_the_fix(tmp_path):
@@ -121,6 +125,43 @@ def test_hidden_files_are_ignored_and_others_counted(tmp_path):
     found = data.load(str(tmp_path / "p"))
     assert found.classes == ("cat",)
     assert found.notes == ("left out: 1 of .xml, 2 of .txt",)
+
+
+def test_folders_of_splits_need_training_pictures(tmp_path):
+    save(tmp_path / "p" / "test", PIXELS)
+    (tmp_path / "p" / "train").mkdir()
+    with pytest.raises(InputError, match="its folder of training examples is empty"):
+        data.load(str(tmp_path / "p"))
+    save(tmp_path / "q" / "test", PIXELS)
+    save(tmp_path / "q" / "val", PIXELS)
+    with pytest.raises(InputError, match="has test and val, but no train"):
+        data.load(str(tmp_path / "q"))
+
+
+def test_deeper_folders_are_counted(tmp_path):
+    save(tmp_path / "p" / "a", PIXELS)
+    save(tmp_path / "p" / "b" / "deep", PIXELS)
+    assert data.load(str(tmp_path / "p")).notes == ("left out: 1 folders deeper than those of classes",)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"background": "reddish"}, "background=reddish is no colour, such as white"),
+        ({"fit": "pad"}, "fit=pad has no effect without size"),
+    ],
+)
+def test_options_of_pictures_are_checked(tmp_path, fields, says):
+    save(tmp_path / "p", PIXELS)
+    with pytest.raises(InputError, match=says):
+        data.load(str(tmp_path / "p"), **fields)
+
+
+def test_masks_of_zeros_and_ones_are_doubted(tmp_path):
+    save(tmp_path / "p", (PIXELS[..., 0] > 128).astype(np.uint8))
+    with pytest.raises(InputError, match="bytes from 0 to 1 are almost black"):
+        data.load(str(tmp_path / "p"))
+    assert data.load(str(tmp_path / "p"), kind="image").train.x.max() == 1
 
 
 PHOTOS = MNIST.parent / "photos" / "pictures"

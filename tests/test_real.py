@@ -12,6 +12,7 @@ from jaxae import data, likelihoods
 from jaxae.core.types import Scale
 from jaxae.data import scaling
 from jaxae.data.classes import labels
+from jaxae.data.options import require_valid
 from jaxae.errors import InputError
 from jaxae.variants import vae
 
@@ -310,3 +311,72 @@ def test_moments_of_a_constant_column():
     found = scaling.moments(data.Split(np.full((5, 2), 3.0), np.zeros(5, int)))
     assert found.std.tolist() == [0, 0]
     assert isinstance(Scale(found.mean, found.std), Scale)
+
+
+def test_splits_of_different_ranges_are_refused():
+    x = rng.integers(0, 256, (20, 4, 4)).astype(np.uint8)
+    with pytest.raises(InputError, match="the splits are uint8 and float64: pass all of them as bytes"):
+        data.from_arrays(x, test=x / 255)
+    with pytest.raises(InputError, match=r"training pixels are in \[0, 1\], others up to 255: scale them alike"):
+        data.from_arrays(x / 255, test=x.astype(float))
+
+
+def test_masked_entries_are_missing():
+    masked = np.ma.masked_values(np.where(rng.random(TABLE.shape) < 0.2, -999.0, TABLE), -999.0)
+    expected = data.from_arrays(np.where(masked.mask, np.nan, TABLE))
+    assert data.from_arrays(masked).fingerprint() == expected.fingerprint()
+    model = jaxae.fit("vae", TABLE, **SMALL)
+    assert equal(model.encode(masked), model.encode(np.where(masked.mask, np.nan, TABLE)))
+
+
+def test_series_of_different_lengths_from_python():
+    parts = [rng.normal(size=n) for n in (5, 3, 7, 4)]
+    for x in (parts, np.array(parts, dtype=object)):
+        found = data.from_arrays(x, ["a", "b", "a", "b"], test=0, scale="none")
+        assert found.train.lengths.tolist() == [5, 3, 7, 4]
+        np.testing.assert_allclose(found.train.x[2, :, 0], parts[2], rtol=1e-6)
+        assert found.classes == ("a", "b")
+    with pytest.raises(InputError, match="sequence 1 is empty"):
+        data.from_arrays([np.ones(3), np.ones(0)])
+
+
+def test_model_takes_what_fit_took():
+    """Other integers are bytes, videos are frames; models of real numbers take bytes as numbers."""
+    x = rng.integers(0, 256, (20, 4, 5)).astype(np.uint8)
+    fields = {**SMALL, "test": 0}
+    model = jaxae.fit("dense", x, **fields)
+    assert equal(model.encode(x.astype(np.int64)), model.encode(x))
+    videos = rng.integers(0, 256, (10, 2, 4, 5, 1)).astype(np.uint8)
+    assert equal(model.encode(videos), model.encode(videos.reshape(20, 4, 5, 1)))
+    real = jaxae.fit("dense", x.astype(float), **fields)
+    assert equal(real.encode(x), real.encode(x.astype(float)))
+    standard = jaxae.fit("dense", x, scale="standard", **fields)
+    np.testing.assert_allclose(standard.encode(x), standard.encode(x / 255), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"kind": "table"}, "kind=table has no effect with a Dataset"),
+        ({"y": np.zeros(60)}, "y=... has no effect with a Dataset"),
+    ],
+)
+def test_fields_of_reading_have_no_effect_on_a_dataset(fields, says):
+    with pytest.raises(ValueError, match=says):
+        jaxae.fit("dense", data.from_arrays(TABLE), **fields, **SMALL)
+
+
+def test_values_beyond_the_range_of_the_training_split_are_noted():
+    found = data.from_arrays(TABLE[:50], test=np.full((1, 4), 1e9), scale="unit")
+    assert "4 values beyond the range of the training split" in found.notes
+    with pytest.raises(InputError, match="has values too large to be scaled"):
+        data.from_arrays(np.where(TABLE.max() == TABLE, 1e300, TABLE))
+
+
+def test_options_are_checked():
+    with pytest.raises(InputError, match="window=-5 must be at least 0"):
+        data.from_arrays(TABLE, window=-5)
+    options = data.Options()
+    object.__setattr__(options, "scale", "foo")  # type hints are checked in tests only
+    with pytest.raises(InputError, match="scale=foo must be one of auto, none, unit, standard"):
+        require_valid(options)

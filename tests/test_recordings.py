@@ -207,6 +207,33 @@ def test_model_of_recordings_takes_new_ones_at_their_rate(tmp_path):
     assert np.load(tmp_path / "z.npy").shape == (5, 2)  # a second at 100 samples per second
 
 
+def test_tar_with_hidden_files_and_a_readme_beside_its_folder(tmp_path):
+    save(tmp_path / "p" / "set" / "a", PIXELS)
+    for name in ("._set", "README.md"):
+        (tmp_path / "p" / name).write_text("x")
+    with tarfile.open(tmp_path / "p.tar", "w") as tar:
+        tar.add(tmp_path / "p", arcname="")
+    assert data.load(str(tmp_path / "p.tar")).classes == ("a",)
+
+
+def test_recording_of_an_impossible_rate_is_damaged(tmp_path):
+    path = write(tmp_path / "w")
+    wavfile.write(tmp_path / "w/a_00.wav", 2**31 - 1, WAVES[0])
+    assert "1 damaged recording left out (a_00.wav)" in data.load(path).notes
+
+
+def test_window_longer_than_all_series_is_refused(tmp_path):
+    with pytest.raises(InputError, match="window=99 exceeds the 80 steps of the longest series"):
+        data.load(write(tmp_path / "w"), window=99)
+
+
+def test_patterns_of_training_do_not_apply_to_new_files(tmp_path):
+    path = write(tmp_path / "w")
+    how = data.Options(write(tmp_path / "new", name="{}new{}.wav"), target_pattern="^(.)_", test_pattern=r"_1\d")
+    assert len(data.examples(how)[0].x) == len(WAVES)
+    assert data.load(path, test_pattern=r"_1\d", valid=str(tmp_path / "new")).valid is not None
+
+
 SPOKEN = MNIST.parent / "spoken-digits" / "recordings.tar"
 
 

@@ -228,7 +228,7 @@ BAD = {
     "other sum": ([], {"x": ROWS, "lengths": [3, 2]}, "lengths sum to 5, but x has 6 rows"),
     "no lengths at all": ([], {"x": ROWS[:0], "lengths": np.zeros(0, int)}, "is empty"),
     "no x": ([], {"y": [1, 2]}, "has y: name the arrays x and y"),
-    "nothing": ([], {}, "has nothing, but no x: np.savez"),
+    "nothing": ([], {}, "has no arrays: name the arrays x and y"),
     "other number of classes": ([ROWS, ROWS], {"y": [0, 1, 2]}, r"y has shape \(3,\), not \(2,\)"),
     "one": ([], {"x": ROWS, "lengths": [6]}, "1 example: at least 2 are needed"),
 }

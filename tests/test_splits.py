@@ -57,7 +57,7 @@ def test_validation_split_alone_becomes_the_test_split_with_a_note(tmp_path):
     np.savez(tmp_path / "a.npz", x_train=X[:50], x_val=X[50:])
     found = data.load(str(tmp_path / "a.npz"), scale="none")
     assert (rows(found.test), found.valid) == (list(range(50, 60)), None)
-    assert "the validation split is the test split" in found.notes[0]
+    assert "the validation split is the test split" in found.notes[-1]
     kept = data.load(str(tmp_path / "a.npz"), scale="none", test="0.1")
     assert (len(kept.train.x), len(kept.test.x), rows(kept.valid)) == (45, 5, list(range(50, 60)))
 
@@ -133,8 +133,32 @@ def test_split_that_exists_is_not_replaced():
 def test_split_of_one_class_is_noted():
     order = np.argsort(Y)
     found = data.from_arrays(X[order][:45], Y[order][:45], test=X[order][45:], test_y=Y[order][45:])
-    assert found.notes == ("all test examples are of class c: were the data sorted when they were split?",)
-    assert data.from_arrays(X, Y).notes == ()
+    assert found.notes[-1] == "all test examples are of class c: were the data sorted when they were split?"
+    assert data.from_arrays(X, Y).notes == ("float64 from -2.398 to 2.002",)
+
+
+def test_validation_array_stays_the_validation_split():
+    found = data.from_arrays(X[:50], valid=X[50:], scale="none")
+    assert (len(found.train.x), len(found.test.x), rows(found.valid)) == (45, 5, list(range(50, 60)))
+
+
+@pytest.mark.parametrize("hop", [0, 1, 7])
+def test_windows_of_one_stream_do_not_overlap_with_held_out_ones(tmp_path, hop):
+    np.savez(tmp_path / "stream.npz", x=np.arange(1005.0)[:, None], lengths=[1005])
+    found = data.load(str(tmp_path / "stream.npz"), scale="none", window=20, hop=hop, valid="0.1")
+    steps = [{int(step) for row in split.x for step in row[:, 0]} for split in found.splits]
+    assert not steps[0] & steps[1]
+    assert not steps[0] & steps[2]
+    assert not steps[1] & steps[2]
+    assert ("which overlap with held-out ones" in data.summary(found)) == (hop > 0)
+
+
+def test_all_splits_have_lengths_if_one_has(tmp_path):
+    np.savez(tmp_path / "train.npz", *[rng.normal(size=n) for n in (3, 4, 5)])
+    np.save(tmp_path / "test.npy", rng.normal(size=(4, 3)))
+    found = data.load(str(tmp_path / "train.npz"), test=str(tmp_path / "test.npy"))
+    assert found.test.lengths.tolist() == [3] * 4
+    assert found.test.x.shape == (4, 5, 1)
 
 
 # Training with a validation split.
@@ -228,7 +252,8 @@ def test_training_stops_early_and_resumes_as_stopped(tmp_path, capsys):
     assert equal(jaxae.fit("dense", NOISE, **{**how, "progress": True}).state, model.state)
     assert losses_of(jaxae.load(tmp_path / "run")) == losses
     assert (
-        f"stopped early, after 3 epochs without a smaller one; epoch {best + 3} of 40 kept" in capsys.readouterr().out
+        f"stopped early, after 3 epochs without a smaller validation loss; kept epoch {best + 3} of 40"
+        in capsys.readouterr().out
     )
 
 

@@ -64,7 +64,7 @@ def test_parquet_equals_csv(tmp_path):
 def test_target_of_real_numbers_is_left_out_with_a_note(tmp_path):
     found = data.load(write(tmp_path / "t.csv", "a,b\n1,0.5\n5,0.25\n2,1\n"), target="b")
     assert found.features == ("a",)
-    assert (found.classes, found.notes) == ((), ("target b left out: real numbers are no classes",))
+    assert (found.classes, found.notes[-1]) == ((), "target b left out: real numbers are no classes")
     assert "target b left out" in data.summary(found)
 
 
@@ -147,3 +147,50 @@ def test_real_tables(name, fields, rows, columns, classes):
     assert (len(found.train.x) + len(found.test.x), found.shape, len(found.classes)) == (rows, (columns,), classes)
     missing = sum(int((split.observed == 0).sum()) for split in found.splits if split.observed is not None)
     assert missing == (867 if "missing" in name else 0)
+
+
+def test_column_without_a_name_is_an_id_not_the_target(tmp_path):
+    lines = [f"{number},{number / 7},{number % 3}" for number in range(20)]
+    with pytest.raises(InputError, match="column  has another number in every row, as an ID"):
+        data.load(write(tmp_path / "t.csv", "\n".join([",a,b", *lines])))
+
+
+@pytest.mark.parametrize("name", ["customerID", "row_id", "Index", "Unnamed: 0", "__index_level_0__", "Nr"])
+def test_ids_are_whole_numbers_with_such_a_name(tmp_path, name):
+    ids = [7 * number % 101 + 3 for number in range(30)]
+    with pytest.raises(InputError, match="another number in every row, as an ID; use drop="):
+        data.load(write(tmp_path / "t.csv", "\n".join([f"{name},b", *(f"{x},{x % 3}" for x in ids)])))
+    real = write(tmp_path / "r.csv", "\n".join(["body_mass_index,b", *(f"{x / 3:.3f},{x % 3}" for x in ids)]))
+    assert data.load(real).features == ("body_mass_index", "b")
+
+
+def test_new_table_is_no_training_table(tmp_path):
+    """Three ages in a row are no IDs there, another category has a note, and words for numbers are an error."""
+    old = write(tmp_path / "old.csv", "age,sex\n" + "\n".join(f"{30 + n % 7},{'fm'[n % 2]}" for n in range(20)))
+    new = write(tmp_path / "new.csv", "age,sex\n40,f\n41,x\n42,m\n")
+    found = data.load(old, test=new, scale="none")
+    np.testing.assert_array_equal(found.test.x, [[40, 1, 0], [41, 0, 0], [42, 0, 1]])
+    assert any("1 rows with another sex than in training, such as x" in note for note in found.notes)
+    for text, says in (
+        ("age,sex\nold,f\n", "column age holds words, and the training table numbers"),
+        ("age\n1\n", "no column sex"),
+    ):
+        with pytest.raises(InputError, match=says):
+            data.load(old, test=write(tmp_path / "bad.csv", text))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a,b\n1,2\n3,4\nunknown,5\n6,7\n", "column a holds numbers and 'unknown': empty such cells"),
+        ("a;b\n1,5;2\n2,5;3\n3,5;2\n", "column a has decimal commas, such as 1,5: write points"),
+    ],
+)
+def test_numbers_among_words_are_refused(tmp_path, text, says):
+    with pytest.raises(InputError, match=says):
+        data.load(write(tmp_path / "t.csv", text))
+
+
+def test_delimiters_in_quotes_do_not_count(tmp_path):
+    found = data.load(write(tmp_path / "t.csv", '"a, in m, or ft";b\n1;2.5\n5;3\n2;4\n'))
+    assert found.features == ("a, in m, or ft", "b")

@@ -1,4 +1,4 @@
-"""Data sets as arrays: images as uint8, sequences as float32."""
+"""Data sets: images, tables and series as arrays in model units."""
 
 from jaxae.core.types import Info as Info
 from jaxae.data.arrays import ARRAY as ARRAY

@@ -15,22 +15,31 @@ CLASSES = ("y", "labels", "label", "targets", "target", "classes")
 NAME = re.compile(r"[A-Za-z]\w{0,30}")
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
-    """All numeric arrays of an archive, by name. InputError for another file."""
+def read(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """The arrays of an archive whose names are known, by name; a note of the others.
+
+    InputError for another file, and for an archive without such arrays.
+    """
     with reading(path, b"PK") as opened, zipfile.ZipFile(opened) as archive:
-        found = {}
+        found, others = {}, []
         for member in archive.namelist():
             name = member.removesuffix(".npy")
-            if name == "lengths" or re.fullmatch(r"arr_\d{1,9}", name) or _role(name):
+            if name == "lengths" or re.fullmatch(r"arr_\d{1,9}", name) or role(name):
                 with archive.open(member) as file:
                     found[name] = np.lib.format.read_array(file, allow_pickle=False)
-        return found
+            else:
+                others.append(name)
+    if not found:
+        raise InputError(
+            f"{path}: has {', '.join(others) or 'no arrays'}: name the arrays x and y: np.savez(path, x=x, y=y)"
+        )
+    return found, (f"left out: the arrays {', '.join(others)}",) if others else ()
 
 
 def is_sequences(arrays: dict[str, np.ndarray]) -> bool:
     """Whether the arrays are sequences: of different lengths, or rows with `lengths`."""
     unnamed = [name for name in arrays if re.fullmatch(r"arr_\d+", name)]
-    return "lengths" in arrays or len(unnamed) > 1 or not any(_role(name) for name in arrays)
+    return "lengths" in arrays or len(unnamed) > 1 or not any(role(name) for name in arrays)
 
 
 def splits(arrays: dict[str, np.ndarray], path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray | None]]:
@@ -40,9 +49,9 @@ def splits(arrays: dict[str, np.ndarray], path: Path) -> tuple[dict[str, np.ndar
     """
     roles: dict[tuple[str, str], str] = {}
     for name in arrays:
-        role = _role(name)
-        if role and roles.setdefault(role, name) != name:
-            raise InputError(f"{path}: {roles[role]} and {name} are both {' '.join(filter(None, role))}; remove one")
+        own = role(name)
+        if own and roles.setdefault(own, name) != name:
+            raise InputError(f"{path}: {roles[own]} and {name} are both {' '.join(filter(None, own))}; remove one")
     order = [split for split in ORDER if (split, "x") in roles] if ("train", "x") in roles else [""]
     if ("train" if order[0] else "", "x") not in roles or any(split not in order for split, _ in roles):
         held = ", ".join(arrays)
@@ -51,7 +60,7 @@ def splits(arrays: dict[str, np.ndarray], path: Path) -> tuple[dict[str, np.ndar
     return xs, {split or "train": arrays[roles[split, "y"]] if (split, "y") in roles else None for split in order}
 
 
-def _role(name: str) -> tuple[str, str] | None:
+def role(name: str) -> tuple[str, str] | None:
     """Split ("", train, valid or test) and content (x or y) of an array of this name; None for another name."""
     if not NAME.fullmatch(name):
         return None

@@ -9,8 +9,8 @@ import numpy as np
 from jaxae.data import binary, kinds, scaling, sequences
 from jaxae.data.classes import labels
 from jaxae.data.dataset import Dataset, Split
-from jaxae.data.options import OF_SERIES, SPECIAL, Options
-from jaxae.data.splits import Raw, completed
+from jaxae.data.options import OF_SERIES, SPECIAL, Options, require_valid
+from jaxae.data.splits import HELD_OUT, Raw, completed
 from jaxae.errors import InputError
 
 ARRAY = "array"  # name of data passed as an array, in config.json
@@ -36,17 +36,35 @@ def from_arrays(
     test, valid: the examples of a split, a fraction of x, or a number of examples (see `splits.completed`); by default
     a tenth is the test split. fields: those of `Options`, such as kind and scale. InputError for other arrays.
     """
-    xs, ys, held_out = {"train": array(x, "x")}, {"train": y}, {"test": "", "valid": ""}
+    given, ys, held_out = {"train": x}, {"train": y}, {"test": "", "valid": ""}
     for name, part, classes in (("test", test, test_y), ("valid", valid, valid_y)):
-        if part is not None and np.ndim(part):
-            xs[name], ys[name] = array(part, name), classes
+        if part is not None and (is_ragged(part) or np.ndim(part)):
+            given[name], ys[name] = part, classes
         elif part is not None:
             held_out[name] = str(part)
+    if "valid" in given and "test" not in given:
+        held_out["test"] = held_out["test"] or HELD_OUT
     features = tuple(map(str, x.columns)) if hasattr(x, "columns") else ()  # of a data frame
     options = replace(options, data=ARRAY, **fields)
-    raw = assembled(xs, ys, options, WHERE)._replace(features=features)
+    require_valid(options)
+    if any(map(is_ragged, given.values())) and options.kind in ("auto", "series"):
+        raw = _ragged(given, ys, options)
+    else:
+        raw = assembled({name: array(part, name) for name, part in given.items()}, ys, options, WHERE)
+    raw = raw._replace(features=features)
     require_effect(raw, options)
     return prepared(completed(raw, **held_out, read=_no_source), options)
+
+
+def _ragged(given: dict[str, Any], ys: dict[str, Any], options: Options) -> Raw:
+    """Series of different lengths, by split."""
+    counts = [len(parts) for parts in given.values()]
+    found, classes = labels([ys[name] for name in given], counts, WHERE)
+    raws = {}
+    for (name, parts), y in zip(given.items(), found, strict=True):
+        series = [sequences.checked(np.asarray(part), f"{name}: sequence {n}") for n, part in enumerate(parts)]
+        raws[name] = sequences.assembled(series, y, classes, options, WHERE)
+    return raws["train"]._replace(splits={name: raw.splits["train"] for name, raw in raws.items()})
 
 
 def _no_source(name: str) -> Raw:
@@ -81,6 +99,9 @@ def assembled(
     frames = {name: x.shape[1] if x.ndim == 5 else 1 for name, x in xs.items()}
     images = [x.reshape(-1, *x.shape[2:]) if x.ndim == 5 else x for x in xs.values()]
     examples, kind, notes = kinds.examples(images, options.kind, options.series, where, training)
+    first = images[0]
+    if first.dtype != np.uint8:
+        notes = (f"{first.dtype} from {np.nanmin(first):.4g} to {np.nanmax(first):.4g}", *notes)
     counts = [len(x) // number for x, number in zip(examples, frames.values(), strict=True)]
     found, classes = labels([ys[name] for name in xs], counts, where)
     if kind == "series" and options.window:
@@ -98,8 +119,20 @@ def assembled(
 
 
 def array(x: Any, name: str) -> np.ndarray:
-    """Convert to an array. InputError for a ragged list."""
+    """Convert to an array, masked entries to NaN. InputError for a ragged list."""
+    if isinstance(x, np.ma.MaskedArray):
+        return np.where(np.ma.getmaskarray(x), np.nan, np.ma.getdata(x))
     try:
         return np.asarray(x)
     except ValueError:
-        raise InputError(f"{name} is a list of arrays of different shapes; pass one array, [N, H, W, C]") from None
+        raise InputError(
+            f"{name} is a list of arrays of different shapes; pass one array, or for series kind='series'"
+        ) from None
+
+
+def is_ragged(x: Any) -> bool:
+    """Whether x is a list, or an array of objects, of series [T] or [T, D] of different lengths."""
+    if not isinstance(x, list | tuple) and not (isinstance(x, np.ndarray) and x.dtype.kind == "O"):
+        return False
+    parts = [np.asarray(part) for part in x]
+    return len({len(part) for part in parts if part.ndim}) > 1 and {part.ndim for part in parts} in ({1}, {2})

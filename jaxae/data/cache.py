@@ -20,6 +20,7 @@ from jaxae.data.splits import Raw
 from jaxae.errors import InputError
 
 CHUNK = 10_000  # examples
+ARRAYS = ("groups", "spans")  # of a source, besides those of its splits
 VERSION = 4  # increment when decoding or splitting changes
 
 
@@ -74,15 +75,14 @@ def cached(key: str, make: Callable[[], Raw]) -> Raw:
             }
             for name in ("classes", "features", "notes", "names", "effective"):
                 fields[name] = tuple(fields[name])
-            groups = file["groups"] if "groups" in file.files else None
-            return Raw(splits, **{**fields, "groups": groups})
+            return Raw(splits, **{**fields, **{name: file[name] for name in ARRAYS if name in file.files}})
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile):
         raw = make()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with writing(path) as file:
-            fields = {**raw._asdict(), "splits": {}, "groups": None}
-            arrays: dict[str, Any] = {} if raw.groups is None else {"groups": raw.groups}
+            fields = {**raw._asdict(), "splits": {}, **dict.fromkeys(ARRAYS)}
+            arrays = {name: array for name in ARRAYS if (array := getattr(raw, name)) is not None}
             for name, split in raw.splits.items():
                 parts = {part: array for part, array in split._asdict().items() if array is not None}
                 fields["splits"][name] = [*parts]

@@ -40,6 +40,7 @@ class Dataset(NamedTuple):
     kind: Kind = "image"
     scale: Scale | None = None  # from model units to the user's; None if they are the same
     real: bool = False  # real numbers, not pixels in [0, 1]
+    bytes: bool = False  # whether the examples were bytes, which are divided by 255
     features: tuple[str, ...] = ()  # names of the columns of a table
     notes: tuple[str, ...] = ()  # of what was changed or left out while reading
     rate: int = 0  # samples per second of recordings

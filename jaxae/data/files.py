@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxae.data import archives, folders, idx, pictures, sequences, tables, tars
+from jaxae.data import archives, folders, idx, kinds, pictures, sequences, tables, tars
 from jaxae.data.arrays import assembled
 from jaxae.data.cache import part_on_disk
 from jaxae.data.options import Options
@@ -16,13 +16,15 @@ from jaxae.errors import InputError
 
 MNIST = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 LARGE = 1 << 30  # bytes
-IMAGES = Options(kind="image")
 
 
 def looks_like_path(name: str) -> bool:
     """Whether a name that does not exist was meant as a path."""
     suffixes = (".npy", ".npz", ".gz", ".idx", *tables.SUFFIXES, *pictures.SUFFIXES, *tars.SUFFIXES)
     return name.startswith((".", "/", "~")) or name.endswith(suffixes)
+
+
+FORMATS = (".npy", ".npz", *tables.SUFFIXES, *tars.SUFFIXES, "IDX files, folders of pictures or WAV files")
 
 
 def load(path: Path, options: Options, features: Sequence[str] = (), training: bool = True) -> Raw:
@@ -38,23 +40,31 @@ def load(path: Path, options: Options, features: Sequence[str] = (), training: b
     def found(xs: Mapping[str, np.ndarray], ys: Mapping[str, np.ndarray | None]) -> Raw:
         return assembled(xs, ys, options, str(path), training)
 
-    if path.is_dir():
-        four = _four(path)
-        return _mnist(four) if four else folders.load(path, options)
-    if path.name.endswith(tars.SUFFIXES):
-        return tars.load(path, options)
-    if path.suffix == ".npy":
-        return _large(path) or found({"train": _numpy(path)}, {"train": None})
-    if path.suffix == ".npz":
-        arrays = archives.read(path)
-        if archives.is_sequences(arrays):
-            return sequences.load(arrays, path, options)
-        return found(*archives.splits(arrays, path))
-    if path.suffix in tables.SUFFIXES:
+    suffix = path.suffix.lower()
+    if path.is_dir() and (four := _four(path)):
+        return _mnist(four, options)
+    if path.is_dir() or path.name.lower().endswith(tars.SUFFIXES):
+        raw = folders.load(path, options) if path.is_dir() else tars.load(path, options)
+        if training and raw.kind == "image":
+            kinds.examples([split.x for split in raw.splits.values()], options.kind, False, str(path))
+        return raw
+    if suffix == ".npy":
+        return _large(path, options) or found({"train": _numpy(path)}, {"train": None})
+    if suffix == ".npz":
+        arrays, notes = archives.read(path)
+        raw = (
+            sequences.load(arrays, path, options)
+            if archives.is_sequences(arrays)
+            else found(*archives.splits(arrays, path))
+        )
+        return raw._replace(notes=raw.notes + notes)
+    if suffix in tables.SUFFIXES:
         return tables.load(path, options, features)
+    if "idx" not in path.name and suffix not in ("", ".gz"):
+        raise InputError(f"{path}: is none of the formats that are read: {', '.join(FORMATS)}")
     beside = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
-    labels = idx.read(beside, 1) if beside != path and beside.exists() else None
-    return found({"train": idx.read(path, 3)}, {"train": labels})
+    y = idx.read(beside, 1) if beside != path and beside.exists() else None
+    return found({"train": idx.read(path, 3)}, {"train": y})
 
 
 def _check(path: Path) -> None:
@@ -70,20 +80,20 @@ def _four(path: Path) -> list[Path]:
     return found if len(found) == len(MNIST) else []
 
 
-def _mnist(four: list[Path]) -> Raw:
+def _mnist(four: list[Path], options: Options) -> Raw:
     train_x, train_y, test_x, test_y = (idx.read(path, 3 if "images" in path.name else 1) for path in four)
     xs, ys = {"train": train_x, "test": test_x}, {"train": train_y, "test": test_y}
-    return assembled(xs, ys, IMAGES, str(four[0].parent))
+    return assembled(xs, ys, options, str(four[0].parent))
 
 
-def _large(path: Path) -> Raw | None:
+def _large(path: Path, options: Options) -> Raw | None:
     """A uint8 file above one GiB, whose splits are memory-mapped arrays; None for other files."""
     x = _mapped(path)
     if x is None:
         return None
     stat = path.stat()
     take = partial(part_on_disk, str(path.resolve()), f"{stat.st_size} {stat.st_mtime_ns}")
-    return assembled({"train": x}, {"train": None}, IMAGES, str(path))._replace(take=take)
+    return assembled({"train": x}, {"train": None}, options, str(path))._replace(take=take)
 
 
 def _mapped(path: Path) -> np.ndarray | None:

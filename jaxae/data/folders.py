@@ -54,6 +54,8 @@ def read(path: Path, options: Options, where: str) -> Raw:
             others.clear()
             suffixes = recordings.SUFFIXES
             found = _listed(path, suffixes, others)
+    if found and all(file.split for file in found):
+        raise InputError(f"{where}: its folder of training examples is empty: fill it, or remove it")
     if not found:
         raise InputError(f"{where}: has no pictures ({', '.join(pictures.SUFFIXES)}) and no recordings (.wav)")
     found, notes = _by_patterns(found, path, options, where)
@@ -86,13 +88,17 @@ def read(path: Path, options: Options, where: str) -> Raw:
 
 def _listed(path: Path, suffixes: tuple[str, ...], others: "Counter[str]") -> list[Listed]:
     """The files with these suffixes, sorted by split, class and name. others: counts of what is left out."""
-    folders = [child for child in _visible(path) if child.is_dir()]
+    folders = [child for child in visible(path) if child.is_dir()]
     parts = {child: NAMES[child.name.lower()] for child in folders if child.name.lower() in NAMES}
     if "train" in parts.values() and (len({*parts.values()}) > 1 or len(folders) == 1):
         found = [file for part, name in parts.items() for file in _classes(part, ORDER.index(name), suffixes, others)]
-        for child in _visible(path):
+        for child in visible(path):
             if child not in parts:
                 others[f"{child.name}, beside {' and '.join(part.name for part in parts)}"] += 1
+    elif len(parts) == len(folders) > 1:
+        raise InputError(
+            f"{path}: has {' and '.join(part.name for part in parts)}, but no train: add it, or rename them"
+        )
     else:
         found = _classes(path, 0, suffixes, others)
     return sorted(found, key=lambda file: (*file[1:], file.path))
@@ -145,8 +151,10 @@ def _names(files: list[Listed], path: Path) -> tuple[str, ...]:
 def _classes(path: Path, split: int, suffixes: tuple[str, ...], others: "Counter[str]") -> list[Listed]:
     """Files directly in a folder, or in its folders of classes."""
     loose = [Listed(file, split, "") for file in _files(path, suffixes, others)]
-    folders = [child for child in _visible(path) if child.is_dir()]
+    folders = [child for child in visible(path) if child.is_dir()]
     inside = [Listed(file, split, folder.name) for folder in folders for file in _files(folder, suffixes, others)]
+    if deeper := sum(child.is_dir() for folder in folders for child in visible(folder)):
+        others["folders deeper than those of classes"] += deeper
     if loose and inside:
         raise InputError(f"{path}: has images beside folders of images: put each image into the folder of its class")
     return loose + inside
@@ -154,7 +162,7 @@ def _classes(path: Path, split: int, suffixes: tuple[str, ...], others: "Counter
 
 def _files(folder: Path, suffixes: tuple[str, ...], others: "Counter[str]") -> list[Path]:
     found = []
-    for file in _visible(folder):
+    for file in visible(folder):
         if file.is_dir():
             continue
         if file.suffix.lower() in suffixes and not file.is_fifo():
@@ -164,7 +172,7 @@ def _files(folder: Path, suffixes: tuple[str, ...], others: "Counter[str]") -> l
     return found
 
 
-def _visible(folder: Path) -> list[Path]:
+def visible(folder: Path) -> list[Path]:
     """Files and folders that are neither hidden nor written by an operating system."""
     hidden = ("thumbs.db", "desktop.ini", "__macosx")
     return [child for child in sorted(folder.iterdir()) if child.name[0] != "." and child.name.lower() not in hidden]

@@ -31,7 +31,7 @@ def examples(parts: Sequence[np.ndarray], wanted: Wanted, series: bool, where: s
         if x.dtype.kind == "f" and np.isinf(x).any():
             raise InputError(f"{where}: has infinite values; replace them, by NaN where an entry is missing")
         if x.shape[1:] != parts[0].shape[1:]:
-            raise InputError(f"{where}: test examples have shape {x.shape[1:]}, not {parts[0].shape[1:]}")
+            raise InputError(f"{where}: examples of another split have shape {x.shape[1:]}, not {parts[0].shape[1:]}")
     first = parts[0]
     kind = _kind(first, series) if wanted == "auto" else wanted
     if kind == "table":
@@ -61,11 +61,16 @@ def _images(parts: Sequence[np.ndarray], doubtful: bool, training: bool, where: 
     bytes_ = all(x.dtype == np.uint8 for x in parts)
     if first.ndim not in (3, 4) or (first.ndim == 4 and bytes_ and first.shape[3] not in (1, 3, 4)):
         raise InputError(f"{where}: shape {first.shape}, not [N, H, W] or [N, H, W, C] with C = 1, 3 or 4")
+    if len({x.dtype == np.uint8 for x in parts}) > 1:
+        types = " and ".join(str(x.dtype) for x in parts)
+        raise InputError(f"{where}: the splits are {types}: pass all of them as bytes, or all as floats of one range")
     images = [x if x.ndim == 4 else x[..., None] for x in parts]
     extremes = [(np.fmin.reduce(x, axis=None), np.fmax.reduce(x, axis=None)) for x in images]  # ignore NaN
     low, high = min(low for low, _ in extremes), max(high for _, high in extremes)
     if np.isnan(low):
         raise InputError(f"{where}: all pixels are NaN")
+    if first.dtype.kind == "f" and extremes[0][0] >= 0 and extremes[0][1] <= 1 < DARK * high:
+        raise InputError(f"{where}: training pixels are in [0, 1], others up to {high:g}: scale them alike")
     if training and low == high:
         raise InputError(f"{where}: all pixels of all images are {low}: there is nothing to learn")
     if bytes_:
@@ -80,8 +85,7 @@ def _images(parts: Sequence[np.ndarray], doubtful: bool, training: bool, where: 
     if kinds == {"b"}:
         return [255 * x.astype(np.uint8) for x in images], "image", ()
     if kinds <= {"i", "u"} and low >= 0 and DARK * 255 < high <= 255:
-        note = f"{first.dtype} from {low} to {high} read as bytes"
-        return [x.astype(np.uint8) for x in images], "image", (note,)
+        return [x.astype(np.uint8) for x in images], "image", ("read as bytes",)
     if low >= 0 and high <= 1 and kinds == {"f"}:
         if high < DARK and doubtful:
             raise InputError(

@@ -1,11 +1,12 @@
 """How data are read: fields of every experiment, and keyword arguments of `jaxae.data.load`."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from jaxae.data import pictures
 from jaxae.data.kinds import Wanted
 from jaxae.data.scaling import Scaling
+from jaxae.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -71,3 +72,13 @@ OF_TABLES = ("target", "drop")
 OF_SERIES = ("window", "hop")
 OF_PICTURES = ("target_pattern", "test_pattern", "size", "fit", "background")
 OF_RECORDINGS = ("target_pattern", "test_pattern", "rate", "window", "hop")
+
+
+def require_valid(options: Options) -> None:
+    """Raise InputError for a choice that does not exist, or a negative number."""
+    for name, hint in get_type_hints(Options).items():
+        value = getattr(options, name)
+        if get_origin(hint) is Literal and value not in get_args(hint):
+            raise InputError(f"{name}={value} must be one of {', '.join(get_args(hint))}")
+        if hint is int and not (type(value) is int and value >= 0):
+            raise InputError(f"{name}={value} must be at least 0")

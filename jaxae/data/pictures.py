@@ -48,6 +48,14 @@ def decode(paths: Sequence[Path], layout: Layout = Layout()) -> Decoded:  # noqa
     Transparent pixels are composed onto the background, 16 bits per channel become 8. InputError for pictures of
     different sizes, for other content, and if more than a tenth cannot be read; a few damaged files are left out.
     """
+    from PIL import ImageColor
+
+    try:
+        ImageColor.getrgb(layout.background)
+    except ValueError:
+        raise InputError(f"background={layout.background} is no colour, such as white or #ff8000") from None
+    if layout.fit != "crop" and not layout.size:
+        raise InputError(f"fit={layout.fit} has no effect without size; set both, or omit it")
     arrays: list[np.ndarray] = []
     places: list[int] = []
     changes: Counter[str] = Counter()

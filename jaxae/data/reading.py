@@ -21,5 +21,8 @@ def reading(path: Path, magic: bytes) -> Iterator[IO[bytes]]:
         raise
     except Exception as error:  # NumPy, zipfile and zlib raise many types of exceptions for damaged files
         if "pickle" in str(error):
-            raise InputError(f"{path}: holds pickled objects, which are never loaded: save numeric arrays") from None
+            raise InputError(
+                f"{path}: holds pickled objects, which are never loaded: save words by y.astype(str), series of "
+                "different lengths by np.savez(path, *series)"
+            ) from None
         raise InputError(f"{path}: cannot be read ({first_line(error)}): is it truncated or damaged?") from None

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from jaxae.errors import InputError, first_line
 
 SUFFIXES = (".wav",)
+RATE = 1_000_000  # largest number of samples per second
 DAMAGED = 0.1  # largest fraction of recordings that may be unreadable
 
 
@@ -64,8 +65,8 @@ def _read(path: Path) -> tuple[int, Float[np.ndarray, "T C"]]:
         warnings.simplefilter("ignore", wavfile.WavFileWarning)  # of chunks other than samples
         warnings.filterwarnings("error", "Reached EOF", wavfile.WavFileWarning)
         rate, x = wavfile.read(path)
-    if not x.size or rate < 1:
-        raise ValueError("it has no samples")
+    if not (x.size and 1 <= rate <= RATE):
+        raise ValueError(f"it has {len(x):,} samples, {rate:,} per second")
     if x.dtype.kind == "f":
         if not np.isfinite(x).all():
             raise ValueError("it has samples that are not finite")

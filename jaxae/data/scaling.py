@@ -29,6 +29,7 @@ def scaled(dataset: Dataset, how: Scaling) -> Dataset:
     real numbers, none for bytes and for images and series in [0, 1]. Bytes are divided by 255 first.
     A constant column becomes 0. InputError for a column without any entry.
     """
+    dataset = dataset._replace(bytes=dataset.train.x.dtype == np.uint8)
     pixels = dataset.kind != "table" and all(_within_unit(split.x) for split in dataset.splits)
     if how == "auto":
         how = "none" if pixels else "standard"
@@ -37,14 +38,21 @@ def scaled(dataset: Dataset, how: Scaling) -> Dataset:
     divided = dataset.each(lambda split: split._replace(x=_divided(split.x)))
     if how == "none":
         return _masked(divided)._replace(real=not pixels)
-    found = moments(divided.train)
-    if np.isnan(found.mean).any():
-        column = int(np.isnan(found.mean).argmax())
+    known = moments(divided.train)
+    if np.isnan(known.mean).any():
+        column = int(np.isnan(known.mean).argmax())
         raise InputError(f"{divided.feature(column)} has no entry in the training split; leave it out")
-    offset, factor = (found.mean, found.std) if how == "standard" else (found.low, found.high - found.low)
+    offset, factor = (known.mean, known.std) if how == "standard" else (known.low, known.high - known.low)
+    if not np.isfinite([*offset, *factor]).all():
+        column = int(np.argmin(np.isfinite(offset) & np.isfinite(factor)))
+        raise InputError(f"{divided.feature(column)} has values too large to be scaled; leave it out, or divide them")
     scale = Scale(offset, np.where(factor > 1e-12 * np.abs(offset), factor, 1.0))
     changed = divided.each(lambda split: split._replace(x=(split.x - scale.offset) / scale.factor))
-    return _masked(changed)._replace(scale=scale, real=how == "standard")
+    found = _masked(changed)._replace(scale=scale, real=how == "standard")
+    beyond = sum(int(((split.x < 0) | (split.x > 1)).sum()) for split in found.splits[1:])
+    if how == "unit" and beyond:
+        found = found._replace(notes=(*found.notes, f"{beyond:,} values beyond the range of the training split"))
+    return found
 
 
 def moments(split: Split) -> Moments:
@@ -53,7 +61,7 @@ def moments(split: Split) -> Moments:
     x = x.astype(np.float64)
     known = ~np.isnan(x)
     count = known.sum(0)
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         mean = np.where(known, x, 0).sum(0) / count
         std = np.sqrt(np.sum(np.where(known, x - mean[None], 0) ** 2, axis=0) / count)
     low, high = np.where(known, x, np.inf).min(0), np.where(known, x, -np.inf).max(0)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
+from jaxae.data import archives
 from jaxae.data.classes import labels
 from jaxae.data.dataset import Split
 from jaxae.data.options import OF_SERIES, Options
@@ -23,19 +24,33 @@ SIZE = 2**31  # bytes; padding to the longest sequence may need far more memory 
 
 def load(arrays: dict[str, np.ndarray], path: Path, options: Options) -> Raw:
     """The sequences in the arrays of a file, padded with 0. InputError for other arrays, and as in `assembled`."""
-    parts = _parts(arrays, path)
+    if any(part.ndim > 2 for part in _parts(arrays, path)):
+        raise InputError(f"{path}: has arrays without names: name them, np.savez(path, x=x, y=y)")
+    parts = [checked(part, f"{path}: sequence {number}") for number, part in enumerate(_parts(arrays, path))]
     kinds = {(part.dtype, part.shape[1:]) for part in parts}
-    if len(kinds) != 1 or parts[0].ndim != 2:
-        raise InputError(f"{path}: sequences of {sorted(map(str, kinds))}: all must be [T, D] with one D and one dtype")
-    if not all(map(len, parts)) or not parts[0].shape[1]:
-        raise InputError(f"{path}: sequence {[*map(len, parts), 0].index(0)} is empty; omit it")
-    if parts[0].dtype.kind not in "biuf":
-        raise InputError(f"{path}: values are {parts[0].dtype}: save numbers")
-    if parts[0].dtype.kind == "f" and any(np.isinf(part).any() for part in parts):
-        raise InputError(f"{path}: has infinite values; replace them, by NaN where an entry is missing")
+    if len(kinds) > 1:
+        raise InputError(
+            f"{path}: sequences of {sorted(map(str, kinds))}: all must be [T, D] with one D and one "
+            "dtype (examples and classes: np.savez(path, x=x, y=y))"
+        )
     scale = 255 if parts[0].dtype == np.uint8 else 1
-    (y,), classes = labels([arrays.get("y")], [len(parts)], str(path))
+    classes_of = [array for name, array in arrays.items() if archives.role(name) == ("", "y")]
+    (y,), classes = labels([classes_of[0] if classes_of else None], [len(parts)], str(path))
     return assembled([part / scale for part in parts], y, classes, options, str(path))
+
+
+def checked(part: np.ndarray, where: str) -> np.ndarray:
+    """One sequence, [T, D]. where: its name, for messages. InputError for other arrays."""
+    part = part[:, None] if part.ndim == 1 else part
+    if part.ndim != 2:
+        raise InputError(f"{where} has shape {part.shape}: all must be [T, D] with one D and one dtype")
+    if not part.size:
+        raise InputError(f"{where} is empty; omit it")
+    if part.dtype.kind not in "biuf":
+        raise InputError(f"{where}: values are {part.dtype}: save numbers")
+    if part.dtype.kind == "f" and np.isinf(part).any():
+        raise InputError(f"{where} has infinite values; replace them, by NaN where an entry is missing")
+    return part
 
 
 def assembled(
@@ -52,10 +67,15 @@ def assembled(
     """
     if options.hop and not options.window:
         raise InputError(f"hop={options.hop} has no effect without window; set both, or omit it")
-    groups, notes = None, tuple[str, ...]()
+    groups, spans, notes = None, None, tuple[str, ...]()
+    if options.window > max(map(len, parts)):
+        raise InputError(
+            f"window={options.window} exceeds the {max(map(len, parts))} steps of the longest series; use fewer"
+        )
     if options.window:
         cut = [(number, start) for number, part in enumerate(parts) for start in _starts(len(part), options)]
         groups = np.array([number for number, _ in cut])
+        spans = np.array([(start, start + options.window) for _, start in cut])
         notes = (f"{len(parts):,} series cut into {len(cut):,} windows of {options.window} steps",)
         parts = [parts[number][start : start + options.window] for number, start in cut]
         y = y[groups]
@@ -70,7 +90,7 @@ def assembled(
     x[np.arange(longest)[None] < lengths[:, None]] = np.concatenate(parts)
     whole = options.window > 0 and bool((lengths == longest).all())
     split = Split(x, y, None if whole else lengths)
-    return Raw({"train": split}, classes, "series", notes=notes, groups=groups, effective=OF_SERIES)
+    return Raw({"train": split}, classes, "series", notes=notes, groups=groups, spans=spans, effective=OF_SERIES)
 
 
 def _starts(steps: int, options: Options) -> list[int]:
@@ -97,4 +117,4 @@ def _parts(arrays: dict[str, np.ndarray], path: Path) -> list[np.ndarray]:
                 "np.savez(path, x=rows, lengths=lengths)"
             )
         parts = [arrays[name] for name in sorted(names, key=lambda name: int(name[4:]))]
-    return [part[:, None] if part.ndim == 1 else part for part in parts]
+    return parts

@@ -8,7 +8,7 @@ from typing import Any
 from jaxae.data import binary, digits, files, sprites, tfds
 from jaxae.data.arrays import ARRAY, prepared, require_effect
 from jaxae.data.dataset import Dataset, Split
-from jaxae.data.options import Options
+from jaxae.data.options import Options, require_valid
 from jaxae.data.splits import Raw, completed
 from jaxae.errors import InputError
 
@@ -16,8 +16,9 @@ from jaxae.errors import InputError
 def load(name: str, data_dir: str = "", manual_dir: str = "", **fields: Any) -> Dataset:
     """A data set with a training and a test split, in model units.
 
-    name: `digits`, `sprites`, a TFDS set (`mnist`, `emnist/letters`, ...), or the path of a `.npy`, `.npz` or IDX file
-    or of a folder of images. data_dir, manual_dir: folders of TFDS and of files for it.
+    name: `digits`, `sprites`, a TFDS set (`mnist`, `emnist/letters`, ...), or the path of a file of arrays or a table,
+    or of a folder or tar of pictures or recordings (see `files.load`). data_dir, manual_dir: folders of TFDS and of
+    files for it.
     fields: those of `Options`, such as kind, scale and binarize. InputError for anything that cannot be read, with a
     one-line message.
     """
@@ -31,10 +32,11 @@ def loaded(options: Options, data_dir: str = "", manual_dir: str = "") -> Datase
 
 def named(options: Options, data_dir: str = "", manual_dir: str = "") -> Dataset:
     """`load` in the user's units."""
+    require_valid(options)
     raw = read(options, data_dir, manual_dir)
 
     def other(name: str) -> Raw:
-        alike = replace(options, data=name, kind=raw.kind, rate=raw.rate)
+        alike = replace(options, data=name, kind=raw.kind, rate=raw.rate, test_pattern="")
         return read(alike, data_dir, manual_dir, raw.features, training=False)
 
     return completed(raw, options.test, options.valid, other)
@@ -79,7 +81,7 @@ def examples(
     if path_of(options.data) is None:
         found = binary.binarize(named(options, data_dir, manual_dir), options.binarize).test
         return found, range(len(found.x))
-    raw = read(options, data_dir, manual_dir, features, training=False)
+    raw = read(replace(options, target_pattern="", test_pattern=""), data_dir, manual_dir, features, training=False)
     every = raw.every()
     return every, raw.names or range(len(every.x))
 

@@ -34,6 +34,7 @@ class Raw(NamedTuple):
     notes: tuple[str, ...] = ()
     names: tuple[str, ...] = ()  # of the examples of all splits, if they have names
     groups: Int[np.ndarray, " N"] | None = None  # of the training examples; those of a group stay in one split
+    spans: Int[np.ndarray, "N 2"] | None = None  # first step, and the step after the last, of windows of series
     rate: int = 0  # samples per second of recordings
     effective: tuple[str, ...] = ()  # the fields in `options.SPECIAL` that affect this source
     take: Take | None = None  # in place of x[mask], for arrays on disk
@@ -49,9 +50,9 @@ def completed(raw: Raw, test: str, valid: str, read: Callable[[str], Raw]) -> Da
     test, valid: a fraction of the training examples, their number, or the name of a source with all examples of the
     split; "": the split of the source. Without a test split the validation split of the source takes its place, or a
     tenth of its examples. test="0": the training examples are also the test split; valid="0": no validation split.
-    Held-out examples, or groups of them, are chosen at random, stratified by class; of a single group the last examples
-    are held out. InputError for a split that exists already, and for a
-    source of other examples.
+    Held-out examples, or groups of them, are chosen by a fixed seed, stratified by class. Of a single group the last
+    examples are held out, and windows that overlap with them left out. InputError for a split that exists already, and
+    for a source of other examples.
     """
     splits, classes, notes = dict(raw.splits), raw.classes, raw.notes
     if "valid" in splits and "test" not in splits and not test:
@@ -67,7 +68,10 @@ def completed(raw: Raw, test: str, valid: str, read: Callable[[str], Raw]) -> Da
             raise InputError(f"{name}={wanted} has no effect, since the data have a {name} split of their own; omit it")
         amount = _amount(name, wanted)
         if amount is None:
-            other = read(wanted)
+            try:
+                other = read(wanted)
+            except InputError as error:
+                raise InputError(str(error).replace(f"data={wanted}", f"{name}={wanted}")) from None
             _require_alike(raw, other, f"{name}={wanted}")
             new = tuple(label for label in other.classes if label not in classes)
             classes += new if classes else ()
@@ -77,10 +81,12 @@ def completed(raw: Raw, test: str, valid: str, read: Callable[[str], Raw]) -> Da
             notes += tuple(f"{name}: {note}" for note in other.notes)
         elif amount:
             held_out[name] = amount
-    splits |= _divided(raw, held_out)
-    train, longest = splits["train"], max((split.x.shape[1] for split in splits.values()), default=0)
-    if train.lengths is not None:
-        splits = {name: _padded(split, longest) for name, split in splits.items()}
+    parts = _divided(raw, held_out)
+    splits |= parts
+    if parts and (overlapping := len(raw.splits["train"].x) - sum(len(part.x) for part in parts.values())):
+        notes += (f"{overlapping:,} windows left out, which overlap with held-out ones",)
+    splits = _of_one_length(splits)
+    train = splits["train"]
     notes += tuple(_of_one_class(name, splits[name], train, classes) for name in splits if name != "train")
     return Dataset(
         splits["train"],
@@ -131,6 +137,10 @@ def _divided(raw: Raw, held_out: dict[str, float]) -> dict[str, Split]:
             raise InputError(f"{name}={amount:g} leaves no training examples of {len(places):,}")
         chosen = _chosen(train.y[places], amount, None if raw.groups is None else raw.groups[places])
         parts[name], places = places[chosen], places[~chosen]
+        if raw.spans is not None and raw.groups is not None and len(np.unique(raw.groups)) == 1:
+            places = places[raw.spans[places, 1] <= raw.spans[parts[name], 0].min()]
+            if not len(places):
+                raise InputError(f"{name}={amount:g} leaves no training windows apart from the held-out ones")
     if raw.take is None:
         return {name: train.take(part) for name, part in {"train": places, **parts}.items()}
     found = {}
@@ -180,15 +190,23 @@ def _of_one_class(name: str, split: Split, train: Split, classes: Sequence[str])
     return ""
 
 
+def _of_one_length(splits: dict[str, Split]) -> dict[str, Split]:
+    """If one split has sequences of different lengths, all splits with lengths, padded to the longest."""
+    if all(split.lengths is None for split in splits.values()):
+        return splits
+    longest = max(split.x.shape[1] for split in splits.values())
+    return {name: _padded(split, longest) for name, split in splits.items()}
+
+
 def _joined(parts: Sequence[Split]) -> Split:
     if len(parts) == 1:
         return parts[0]
-    if parts[0].lengths is not None:
-        parts = [_padded(part, max(part.x.shape[1] for part in parts)) for part in parts]
+    parts = [*_of_one_length({str(number): part for number, part in enumerate(parts)}).values()]
     arrays = ([array for array in arrays if array is not None] for arrays in zip(*parts, strict=True))
     return Split(*(np.concatenate(array) if array else None for array in arrays))  # type: ignore[arg-type]
 
 
 def _padded(split: Split, longest: int) -> Split:
-    missing = longest - split.x.shape[1]
-    return split._replace(x=np.pad(split.x, ((0, 0), (0, missing), (0, 0)))) if missing else split
+    count, steps = split.x.shape[:2]
+    lengths = np.full(count, steps, np.int32) if split.lengths is None else split.lengths
+    return split._replace(x=np.pad(split.x, ((0, 0), (0, longest - steps), (0, 0))), lengths=lengths)

@@ -17,7 +17,8 @@ def summary(data: Dataset) -> str:
     if data.valid is not None:
         counts.insert(1, f"{len(data.valid.x):,} validation")
     splits = f"{', '.join(counts[:-1])} and {counts[-1]} {what}"
-    parts = [splits, f"{len(data.classes)} classes"] if data.classes else [splits]
+    count = len(data.classes)
+    parts = [splits, f"{count} class{'es' * (count > 1)}"] if count else [splits]
     if data.train.x.dtype == np.uint8:
         parts.append(f"bytes from {data.train.x.min()} to {data.train.x.max()}")
     elif data.scale is not None:

@@ -50,18 +50,20 @@ def read(path: Path, options: Options, features: Sequence[str] = ()) -> Table:
 
 def _read(table: Any, path: Path, options: Options, features: Sequence[str]) -> Table:
     names = list(table.column_names)
-    for name in (*options.drop, *filter(None, [options.target])):
+    left_out = [*options.drop, *filter(None, [options.target])]
+    for name in left_out:
         if name not in names and not features:
             raise InputError(f"{path}: has no column {name}; it has {', '.join(names[:20])}")
     target, notes = None, []
-    if options.target in names:
-        target = _plain(table.column(options.target))
+    if options.target and options.target in names:
+        target = _plain(table.column(options.target), f"{path}: column {options.target}")
         if target.dtype.kind == "f" and (target % 1 > 0).any():
             target, notes = None, [f"target {options.target} left out: real numbers are no classes"]
     columns: dict[str, np.ndarray] = {}
     for name in names:
-        if name not in options.drop and name != options.target:
-            columns |= _numbers(name, _plain(table.column(name), f"{path}: column {name}"), path)
+        if name not in left_out:
+            values = _plain(table.column(name), f"{path}: column {name}")
+            columns |= _known(name, values, path, features, notes) if features else _numbers(name, values, path)
     if features:
         if lacking := [name for name in features if name not in columns and name.split("=")[0] not in names]:
             raise InputError(f"{path}: has no column {lacking[0]}, which the model was trained on")
@@ -73,22 +75,59 @@ def _read(table: Any, path: Path, options: Options, features: Sequence[str]) -> 
 
 
 def _numbers(name: str, values: np.ndarray, path: Path) -> dict[str, np.ndarray]:
-    """A column as numbers, or as one column per category."""
-    count = len(values)
+    """A column as numbers, or as one column per category. InputError for IDs, text and numbers among words."""
     if values.dtype.kind == "f":
-        known = values[~np.isnan(values)]
-        counted = len(known) == count > 2 and np.array_equal(np.diff(np.sort(known)), np.ones(count - 1))
-        named = re.search(r"(^|[^a-z])(id|index|key|no|nr|number|unnamed.*)$", name.lower()) or not name
-        if counted or (named and count > 2 and len(np.unique(known)) == count):
+        if _is_id(name, values):
             raise InputError(f"{path}: column {name} has another number in every row, as an ID; use drop={name}")
         return {name: values}
     words = sorted(set(values.tolist()) - {""})
-    if len(words) > min(CATEGORIES, max(count // 2, 2)):
+    if strange := [word for word in words if not _is_number(word.replace(",", "."))]:
+        if len(strange) < len(words) / 2:
+            raise InputError(
+                f"{path}: column {name} holds numbers and {strange[0][:20]!r}: empty such cells, or drop={name}"
+            )
+    elif words:
+        raise InputError(f"{path}: column {name} has decimal commas, such as {words[0]}: write points, or drop={name}")
+    if len(words) > min(CATEGORIES, max(len(values) // 2, 2)):
         raise InputError(f"{path}: column {name} has {len(words):,} different words, as IDs or text; use drop={name}")
+    return _categories(name, values, words)
+
+
+def _known(
+    name: str, values: np.ndarray, path: Path, features: Sequence[str], notes: list[str]
+) -> dict[str, np.ndarray]:
+    """A column of the kind that it had in the table of these features; empty if it was not in it."""
+    words = [feature.removeprefix(f"{name}=") for feature in features if feature.startswith(f"{name}=")]
+    if name not in features and not words:
+        return {}
+    if (values.dtype.kind == "f") != (name in features):
+        held, had = ("words", "numbers") if name in features else ("numbers", "words")
+        raise InputError(f"{path}: column {name} holds {held}, and the training table {had}")
+    if name in features:
+        return {name: values}
+    new = sorted(set(values.tolist()) - {"", *words})
+    if new:
+        count = int(np.isin(values, new).sum())
+        notes.append(f"{count:,} rows with another {name} than in training, such as {new[0]}: all its categories are 0")
+    return _categories(name, values, words)
+
+
+def _categories(name: str, values: np.ndarray, words: Sequence[str]) -> dict[str, np.ndarray]:
     return {f"{name}={word}": np.where(values == "", np.nan, values == word).astype(np.float64) for word in words}
 
 
-def _plain(column: Any, where: str = "") -> np.ndarray:
+def _is_id(name: str, values: np.ndarray) -> bool:
+    """Whether a column of whole numbers, all different, counts the rows, or has a name as of an ID."""
+    known, count = values[~np.isnan(values)], len(values)
+    if count < 3 or len(np.unique(known)) < count or (known % 1).any():
+        return False
+    counted = np.array_equal(np.diff(np.sort(known)), np.ones(count - 1))
+    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
+    named = bool(words) and words[-1].lower() in ("id", "index", "key", "no", "nr", "number")
+    return counted or named or not name or name.lower().startswith(("unnamed", "__index_level"))
+
+
+def _plain(column: Any, where: str) -> np.ndarray:
     """A column as float64 with NaN, or as words with "" where a cell is empty. InputError for dates and other types."""
     import pyarrow as pa
 
@@ -110,13 +149,13 @@ def _arrow(path: Path) -> Any:
     from pyarrow import csv as arrow
     from pyarrow import parquet
 
-    if path.suffix == ".parquet":
+    if path.suffix.lower() == ".parquet":
         table = parquet.read_table(path)
     else:
         content = path.read_bytes()
         head = content[: 1 << 16].decode("utf-8-sig", errors="replace")
         lines = [line for line in head.splitlines() if line.strip()]
-        delimiter = "\t" if path.suffix == ".tsv" else _delimiter(lines[0] if lines else "")
+        delimiter = "\t" if path.suffix.lower() == ".tsv" else _delimiter(lines[0] if lines else "")
         first = next(csv.reader(io.StringIO(lines[0]), delimiter=delimiter)) if lines else []
         table = arrow.read_csv(
             io.BytesIO(content.removeprefix(b"\xef\xbb\xbf")),
@@ -145,7 +184,8 @@ def _arrow_errors(path: Path) -> Iterator[None]:
 
 
 def _delimiter(line: str) -> str:
-    return max(",;\t|", key=line.count)
+    unquoted = re.sub(r'"[^"]*"', "", line)
+    return max(",;\t|", key=unquoted.count)
 
 
 def _is_number(text: str) -> bool:

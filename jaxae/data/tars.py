@@ -4,12 +4,13 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from jaxae.data import folders
+from jaxae.data import folders, pictures, recordings
 from jaxae.data.cache import cached
 from jaxae.data.options import Options
 from jaxae.data.splits import NAMES, Raw
 from jaxae.errors import InputError, first_line
 
+FILES = (*pictures.SUFFIXES, *recordings.SUFFIXES)
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 
@@ -27,13 +28,13 @@ def load(path: Path, options: Options) -> Raw:
             except InputError as error:
                 raise InputError(str(error).replace(unpacked, str(path))) from None
             except Exception as error:  # tarfile and the decompressors raise many types of exceptions
-                raise InputError(f"{path}: cannot be unpacked ({first_line(error)}): is it truncated?") from None
+                raise InputError(f"{path}: cannot be unpacked ({first_line(error)}): is it damaged?") from None
 
     return cached(key, read)
 
 
 def _top(folder: Path) -> Path:
     """The folder that holds the files: a tar often has a single folder at its top."""
-    (*inside,) = folder.iterdir()
+    inside = [child for child in folders.visible(folder) if child.is_dir() or child.suffix.lower() in FILES]
     single = len(inside) == 1 and inside[0].is_dir() and inside[0].name.lower() not in NAMES
     return inside[0] if single else folder

@@ -171,6 +171,7 @@ def _units(dataset: Dataset) -> dict[str, Any]:
     return {
         "kind": dataset.kind,
         "real": dataset.real,
+        "bytes": dataset.bytes,
         "missing": dataset.train.observed is not None,
         "scale": scale,
         "features": list(dataset.features),

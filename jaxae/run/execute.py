@@ -1,7 +1,6 @@
 """A run: training, evaluation and the run directory."""
 
 import dataclasses
-import logging
 import math
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
@@ -58,8 +57,6 @@ def train(
     workdir = Path(config.workdir or f"runs/{name.removesuffix('.py')}-{Path(config.data).stem}")
     with processes.main_process_first():  # which prepares the data
         dataset = loaded(config) if known is None else known
-    if known is None and data.path_of(config.data) is not None and processes.is_main_process:
-        logging.getLogger("jaxae").info("%s: %s", config.data, data.summary(dataset))
     if len(dataset.train.x) < config.batch_size:
         raise InputError(
             f"batch_size={config.batch_size} exceeds the {len(dataset.train.x)} training examples; use fewer"
@@ -75,6 +72,8 @@ def train(
                 first()  # raises before anything is written
             directory.prepare(workdir, config, description, _outdated(workdir, config, build, dataset, description))
         if not processes.broadcast_json(complete(workdir, config)):
+            if known is None and writes and progress:
+                say(f"{config.data}: {data.summary(dataset)}")
             _fill(workdir, config, experiment, plan, dataset, name, stop, compiler, progress, first)
     return workdir
 
@@ -195,7 +194,9 @@ def checked(config: Config, build: Build, dataset: Dataset, layout: Layout = UNS
         require_suitable(experiment, dataset)
         if config.selection.validates and dataset.valid is None:
             field = f"keep={config.keep}" if config.keep == "best" else f"stop_after={config.stop_after}"
-            raise ValueError(f"{field} needs a validation split, which the data lack: hold one out by valid=0.1")
+            used = any("the validation split is the test split" in note for note in dataset.notes)
+            fix = "hold another test split out by test=0.1" if used else "hold one out by valid=0.1"
+            raise ValueError(f"{field} needs a validation split, which the data lack: {fix}")
         # The nets check their shapes only here.
         state = loop.abstract(experiment, config, dataset.info, layout)
         records.check_names(state["totals"]["sum"])

@@ -36,6 +36,11 @@ OPTIMIZER_FIELDS = ("lr", "schedule", "warmup_steps", "eps", "weight_decay", "cl
 PROCESS_FIELDS = ("coordinator", "num_processes", "process_id", "heartbeat", "patience")
 # Fields of what is written into a run directory.
 RUN_FIELDS = ("checkpoint_every", "checkpoint_unit", "picture_every", "overwrite", "log_likelihood_samples", "figures")
+# Fields of how arrays are read.
+OF_ARRAYS = (
+    "y",
+    *(field.name for field in dataclasses.fields(sources.Options) if field.name not in ("data", "binarize")),
+)
 ALIASES = {
     "learning_rate": "lr",
     "random_state": "seed",
@@ -108,7 +113,7 @@ def fit(
         raise TypeError(f"workdir={workdir!r} must be a path")
     source = _source(experiment)
     fields = _checked(source.config, fields)
-    _check_effect(experiment, data, workdir, figures, fields)
+    _check_effect(experiment, data, workdir, figures, {**fields, **({} if y is None else {"y": "..."})})
     dataset, named = _dataset(source.config, data, y, test, valid, fields, progress)
     drawn = figures is not False and workdir is not None
     fixed = {**named, "seeds": seeds, "workdir": str(workdir or ""), "figures": "all" if drawn else "none"}
@@ -164,7 +169,8 @@ def _in_memory(source: Source, config: Config, dataset: Dataset, stop: loop.Stop
     if kept and kept.epoch.all():
         state = kept.state
         _say(progress, selection.described(kept, config.epochs, config.selection))
-    return Trained(experiment, state, dataset.shape, loop.seeds_of(config), history, save, dataset.scale, dataset.real)
+    units = (dataset.scale, dataset.real, dataset.bytes)
+    return Trained(experiment, state, dataset.shape, loop.seeds_of(config), history, save, *units)
 
 
 def _nothing() -> None:
@@ -215,6 +221,8 @@ def _check_effect(
         (workdir is None, RUN_FIELDS, "without a run directory; omit it, or pass workdir="),
         (figures is False, ("picture_every",), "with figures=False; omit one of them"),
         (not isinstance(data, str | Path), ("data_dir", "manual_dir"), "with an array or a Dataset; omit it"),
+        (isinstance(data, str | Path), ("y",), "with a path, which has classes of its own; omit it (see target)"),
+        (isinstance(data, Dataset), OF_ARRAYS, "with a Dataset, which has been read; pass it to jaxae.data"),
         (own, ("optimizer", "precision"), "with a custom optimizer; omit it"),
         (custom, OPTIMIZER_FIELDS, "with a custom optimizer; omit it"),
     ):
@@ -238,7 +246,9 @@ def _dataset(
         named: dict[str, Any] = {"data": str(data)} | {
             name: str(part) for name, part in parts.items() if part is not None
         }
-        return sources.loaded(dataclasses.replace(options, **named), *folders), named
+        found = sources.loaded(dataclasses.replace(options, **named), *folders)
+        _say(progress, f"{data}: {sources.summary(found)}")
+        return found, named
     if isinstance(data, Dataset):
         if test is not None or valid is not None:
             raise ValueError("test= and valid= are for arrays and paths; a Dataset has its own splits")
@@ -247,10 +257,8 @@ def _dataset(
         if isinstance(part, str | Path):
             parts[name] = sources.examples(dataclasses.replace(options, data=str(part)), *folders)[0].x
     found = sources.from_arrays(data, y, **parts, options=options)
-    if test is None:
-        _say(progress, f"{len(found.test.x)} of {len(data)} examples are held out as the test split (see test=)")
-    if found.kind != "image" or found.real or found.notes or found.train.observed is not None:
-        _say(progress, sources.summary(found))
+    held = " (test: a tenth, see test=)" if test is None and found.test is not found.train else ""
+    _say(progress, sources.summary(found) + held)
     return found, {"data": sources.ARRAY}
 
 

@@ -50,7 +50,8 @@ def load(path: str | Path, experiment: ModuleType | Experiment | None = None, **
     else:
         state, save = restored(path, {"state": abstract["state"]})["state"], saver(config, saved)
     lines = records.read(path / "metrics.jsonl") if (path / "metrics.jsonl").exists() else []
-    return Trained(found, state, info.shape, loop.seeds_of(config), lines, save, directory.scale_of(saved), info.real)
+    scale, were_bytes = directory.scale_of(saved), saved["data"].get("bytes", True)
+    return Trained(found, state, info.shape, loop.seeds_of(config), lines, save, scale, info.real, were_bytes)
 
 
 def _kept(items: dict[str, Any]) -> Any:

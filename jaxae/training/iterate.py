@@ -128,7 +128,7 @@ def iterate(
 
 def require_suitable(experiment: Experiment, data: Dataset) -> None:
     """Raise ValueError for data that the experiment does not take."""
-    if data.train.lengths is not None and not experiment.sequences:
+    if any(split.lengths is not None for split in data.splits) and not experiment.sequences:
         raise ValueError("data holds sequences of different lengths; use an experiment for sequences")
     if data.train.observed is not None and not experiment.missing:
         raise ValueError("the data have missing entries, and the losses are not of the observed ones alone")

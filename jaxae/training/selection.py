@@ -90,8 +90,9 @@ def final(lines: list[Record], kept: Kept | None, split: str = "test") -> Record
 
 def described(kept: Kept, epochs: int, selection: Selection) -> str:
     """Which epoch is kept, and whether training stopped early, in one line."""
-    kind = "epochs" if kept.epoch.size > 1 else "epoch"
     numbers = ", ".join(map(str, np.ravel(kept.epoch).tolist()))
     losses = ", ".join(f"{loss:.4f}" for loss in np.ravel(kept.loss).tolist())
-    early = f"stopped early, after {selection.stop_after} epochs without a smaller one; " * bool(kept.stopped.any())
-    return f"{early}{kind} {numbers} of {epochs} kept; smallest validation loss {losses}"
+    plural = "s" * (selection.stop_after > 1)
+    early = f"stopped early, after {selection.stop_after} epoch{plural} without a smaller validation loss; "
+    kind = "epochs" if kept.epoch.size > 1 else "epoch"
+    return f"{early * bool(kept.stopped.any())}kept {kind} {numbers} of {epochs}; smallest validation loss {losses}"

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, Key, Num
 from jaxae.core.batch import Batch, Loss, Terms
 from jaxae.core.experiment import Experiment
 from jaxae.core.types import Extra, Params, Sampler, Scale, State, Variables
+from jaxae.data.arrays import array
 from jaxae.training.start import TEST
 from jaxae.training.start import keys as start_keys
 
@@ -25,12 +26,12 @@ CHUNK = 1000  # examples per call of the model
 class Trained:
     """A trained model, or one for each of several seeds.
 
-    history: a dictionary for every epoch and split ("train", "test") with `epoch`, `step`, `split` and the means of all
-    terms; with several seeds each mean is a record of `seeds` (a list), `mean` and `std` (of a sample, n - 1).
-    Examples go in, and come out, in the user's units. Images are [N, H, W, C], or [N, H, W] when grey, uint8 or float
-    in [0, 1]; floats are used as they are, whereas training and the command line round them to 256 levels. Real numbers
-    are scaled as the training data were; NaN marks a missing entry. Sequences are [N, T, D], padded ones with their
-    lengths [N]. With several seeds every result has a leading axis of seeds, and `model[i]` is the model of one.
+    history: a dictionary for every epoch and split ("train", "test", "valid") with `epoch`, `step`, `split` and the
+    means of all terms; with several seeds each mean is a record of `seeds` (a list), `mean` and `std` (of a sample,
+    n - 1). Examples go in, and come out, in the user's units. Images are [N, H, W, C], or [N, H, W] when grey, uint8 or
+    float in [0, 1]; floats are used as they are, whereas training and the command line round them to 256 levels. Real
+    numbers are scaled as the training data were; NaN marks a missing entry. Sequences are [N, T, D], padded ones with
+    their lengths [N]. With several seeds every result has a leading axis of seeds, and `model[i]` is the model of one.
     """
 
     experiment: Experiment
@@ -41,6 +42,7 @@ class Trained:
     saver: Callable[[Path, "Trained"], None] | None = field(default=None, repr=False)  # what `save` calls
     scale: Scale | None = field(default=None, repr=False)  # from model units to the user's; None if they are the same
     real: bool = field(default=False, repr=False)  # real numbers, not pixels in [0, 1]
+    bytes: bool = field(default=True, repr=False)  # whether training divided bytes by 255
 
     def __getitem__(self, i: int) -> "Trained":
         """The model of one seed, counted from 0. IndexError if out of range."""
@@ -217,14 +219,18 @@ class Trained:
 
     def _examples(self, x: Any) -> tuple[jax.Array, jax.Array | None]:
         """Examples in model units, 0 where an entry is missing; and which entries are observed, if any is missing."""
-        x = np.asarray(x)
+        x = array(x, "examples")
         if (*x.shape[1:], 1) == self.shape:  # grey images, and series of one number
             x = x[..., None]
+        if x.ndim == 5 and x.shape[2:] == self.shape:  # frames of videos
+            x = x.reshape(-1, *self.shape)
         if x.shape[1:] != self.shape:
             raise ValueError(f"examples have shape {x.shape}, not [N, {', '.join(map(str, self.shape))}]")
         if x.dtype.kind not in "biuf":
             raise ValueError(f"examples have dtype {x.dtype}; convert them to numbers")
-        if x.dtype == np.uint8 and len(self.shape) > 1:
+        pixels = len(self.shape) > 1 and (self.bytes or not (self.real or self.scale))
+        integers = x.dtype == np.uint8 or (len(self.shape) == 3 and x.dtype.kind in "iu")
+        if pixels and integers and x.size and x.min() >= 0 and x.max() <= 255:
             x = x.astype(np.float32) / 255
         if self.scale is not None:
             x = (x - self.scale.offset) / self.scale.factor
