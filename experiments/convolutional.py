@@ -3,7 +3,7 @@
 Group: convolutional and recurrent
 Source: F. Chollet, "Building autoencoders in Keras", 2016, in a Chinese translation (keras-autoencoder.md).
 Published: test BCE 0.094 nats per pixel (Chollet 2016).
-Command: jaxae convolutional --data mnist --seeds 3
+Command: jaxae convolutional --data mnist
 Measured: test BCE 0.09663 nats per pixel (seed 0); 9 min on two shared CPU cores. Over the last ten epochs the test BCE
 fluctuates between 0.0966 and 0.0998, and its last value depends on rounding.
 """

@@ -1,5 +1,8 @@
 """Tables with named columns: types, categories, missing cells, and what is refused."""
 
+import dataclasses
+
+import jax
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -8,8 +11,10 @@ from pyarrow import parquet
 import jaxae
 from conftest import MNIST
 from jaxae import data
+from jaxae.commands import encode, reconstruct, sample
 from jaxae.data import tables
 from jaxae.errors import InputError
+from jaxae.report.figures.table import columns, errors
 
 ROWS = """name,width,colour,ok,class
 a,1.5,red,true,x
@@ -118,14 +123,36 @@ def test_model_of_a_table_takes_and_gives_named_columns(tmp_path):
     fields = {"epochs": 2, "batch_size": 10, "hidden": (8,), "progress": False, "figures": False}
     model = jaxae.fit("vae", path, target="c", workdir=tmp_path / "run", **fields)
     assert model.shape == (2,)
-    from jaxae.commands import encode, reconstruct
-
     out = tmp_path / "codes.csv"
     encode.encode(encode.Options(run=tmp_path / "run", data=path, out=out))
     assert len(out.read_text().splitlines()) == 61
     out = tmp_path / "decoded.csv"
     reconstruct.reconstruct(reconstruct.Options(run=tmp_path / "run", data=path, out=out))
     assert out.read_text().splitlines()[0] == "name,a,b"
+    out = tmp_path / "samples.csv"
+    sample.sample(sample.Options(run=tmp_path / "run", out=out, n=5))
+    header, *rows = out.read_text().splitlines()
+    assert header == "name,a,b"
+    expected = np.asarray(model.sample(jax.random.key(0), 5))
+    np.testing.assert_allclose([[float(x) for x in row.split(",")[1:]] for row in rows], expected, rtol=1e-6)
+
+
+def test_figure_of_columns_has_their_names_and_errors(tmp_path):
+    """Over observed entries, in standard deviations, the largest on top."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 3)) @ np.diag([1, 50, 0.1])
+    lines = [",".join("" if rng.random() < 0.2 else f"{value:.5f}" for value in row) for row in x]
+    path = write(tmp_path / "t.csv", "\n".join(["small,large $x^$,third", *lines]))
+    model = jaxae.fit("vae", path, epochs=2, batch_size=10, hidden=(8,), progress=False)
+    dataset = data.load(path)
+    inside = dataclasses.replace(model, scale=None)
+    known = dataset.test.observed > 0
+    error = (np.asarray(inside.reconstruct(dataset.test.x)) - dataset.test.x) ** 2
+    expected = np.sqrt([error[known[:, column], column].mean() for column in range(3)])
+    np.testing.assert_allclose(errors(inside, dataset), expected, rtol=1e-5)
+    axis = columns(inside, dataset, "title").axes[0]
+    assert [text.get_text() for text in axis.get_yticklabels()] == [dataset.features[i] for i in np.argsort(expected)]
+    np.testing.assert_allclose([bar.get_width() for bar in axis.patches], np.sort(expected), rtol=1e-5)
 
 
 UCI = MNIST.parent / "tables"

@@ -15,19 +15,21 @@ import numpy as np
 from jaxae import run
 from jaxae.commands._apply import ToFile, opened
 from jaxae.commands._arguments import parsed
-from jaxae.commands._output import write_array, write_grid
+from jaxae.commands._output import write_array, write_grid, write_table
 from jaxae.errors import InputError
 from jaxae.report.figures.base import pictures, shown
+from jaxae.run import directory
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(ToFile):
     """Arguments of `jaxae sample`."""
 
-    suffixes = (".npy", ".png")
+    suffixes = (".npy", ".csv", ".png")
 
     out: Path
-    """.npy: samples, float32 [N, *D], in the units of the data, pixels in [0, 1]; .png: a grid of them."""
+    """.npy: samples, float32 [N, *D], in the units of the data, pixels in [0, 1]; .csv: a row for each sample, with the
+    columns of a table; .png: a grid of them."""
     n: int = 64
     """Number of samples."""
     seed: int = 0
@@ -59,5 +61,9 @@ def sample(options: Options) -> str:
     if options.out.suffix == ".png":
         width, height = write_grid(options.out, [pictures(*shown(model, x))], math.ceil(math.sqrt(options.n)))
         return f"{what}, {width}x{height} pixels: {options.out}"
-    shape = write_array(options.out, [x], options.n, len(model) > 1)
+    if options.out.suffix == ".csv":
+        features = directory.read(options.run / "config.json")["data"].get("features", ())
+        shape = write_table(options.out, [x], range(options.n), "x", model.seeds, features)
+    else:
+        shape = write_array(options.out, [x], options.n, len(model) > 1)
     return f"{what}, {[*shape]} float32: {options.out}"

@@ -19,6 +19,7 @@ BUDGET = 1_400_000  # bytes for the pictures, of a report of at most 3 MB
 # Captions of the figures, in the order of the report; others come last.
 ALT = {
     "reconstructions": "Test examples above their reconstructions",
+    "columns": "Reconstruction error of each column of the table",
     "extremes": "Test examples of smallest and largest reconstruction error",
     "codes": "Latent codes as images",
     "manifold": "Decoded grid of the 2-D latent space",

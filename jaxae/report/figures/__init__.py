@@ -12,6 +12,7 @@ from jaxae.report.figures.base import displayed
 from jaxae.report.figures.images import curves, extremes, reconstructions, strip, strip_path, training
 from jaxae.report.figures.metrics import loss
 from jaxae.report.figures.plane import activity, codes, codes_of, latent, tsne
+from jaxae.report.figures.table import columns
 from jaxae.report.figures.walks import interpolation, manifold, samples, traversal
 from jaxae.training import records
 from jaxae.training.trained import Trained
@@ -20,6 +21,7 @@ __all__ = [
     "activity",
     "codes",
     "codes_of",
+    "columns",
     "curves",
     "draw",
     "extremes",
@@ -45,6 +47,7 @@ def draw(folder: Path, model: Trained, data: Dataset, lines: list[records.Record
     folder.mkdir(parents=True, exist_ok=True)
     from matplotlib.text import Text
 
+    tables = {"columns": columns(model, data, title)} if data.kind == "table" else {}
     model, data = displayed(model, data)
     sequences = data.kind == "series"
     figures = {
@@ -73,6 +76,7 @@ def draw(folder: Path, model: Trained, data: Dataset, lines: list[records.Record
         figures["mixture"] = samples(model, title, mixture.fit(train_codes, COMPONENTS))
     if model.experiment.prior and model.code == (2,):
         figures["manifold"] = manifold(model, title)
+    figures |= tables
     paths = [folder / f"{name}.png" for name in figures]
     for path, figure in zip(paths, figures.values(), strict=True):
         for text in figure.findobj(Text):

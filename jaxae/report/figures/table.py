@@ -1,0 +1,43 @@
+"""Figures of tables."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxae.data import Dataset, spread
+from jaxae.report.figures.base import COLOURS, canvas
+from jaxae.training.trained import Trained
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST = 40  # columns in a figure
+
+
+def errors(model: Trained, data: Dataset) -> Float[np.ndarray, " D"]:
+    """Root mean squared error of each column, over the observed entries of up to 10,000 test rows, in model units."""
+    rows = spread(len(data.test.x), 10_000)
+    square = (np.asarray(model.reconstruct(data.test.x[rows])) - data.test.x[rows]) ** 2
+    known = np.ones(square.shape) if data.test.observed is None else data.test.observed[rows]
+    total: np.ndarray = (square * known).sum(0) / np.maximum(known.sum(0), 1)
+    return np.sqrt(total)
+
+
+def columns(model: Trained, data: Dataset, title: str) -> "Figure":
+    """The columns with the largest errors, by name, in model units: standard deviations, if standardized."""
+    values = errors(model, data)
+    places = np.argsort(-values, kind="stable")[:MOST][::-1]
+    names = [data.features[place] if data.features else str(place) for place in places]
+    figure = canvas(f"{title}: error of each column", 7.0, 0.8 + 0.22 * len(places))
+    axis = figure.subplots()
+    axis.barh([name[:40] for name in _distinct(names)], values[places], color=COLOURS[0])
+    axis.set_xlabel("root mean squared error" + ", in standard deviations" * data.real)
+    axis.grid(alpha=0.3, axis="x")
+    return figure
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """Names whose first 40 characters differ."""
+    short = [name[:40] for name in names]
+    return [name if short.count(name) == 1 else f"{place} {name}"[:40] for place, name in enumerate(short)]
