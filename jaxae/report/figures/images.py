@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def reconstructions(model: Trained, data: Dataset, title: str) -> "Figure":
-    """Ten test images above their reconstructions; in between, the noisy images, if there is noise."""
+    """Ten test examples above their reconstructions; in between, the noisy ones, if there is noise."""
     chosen = ten(data)
     x = data.test.x[chosen]
     rows = {"original": x}
@@ -36,7 +36,7 @@ def reconstructions(model: Trained, data: Dataset, title: str) -> "Figure":
         rows["noisy"] = inputs.clip(0, 1)  # the mark of hidden pixels is below 0
     rows["denoised" if model.experiment.corrupt else "decoded"] = np.asarray(model.reconstruct(inputs))
     rows = {name: pictures(unit(images)) for name, images in rows.items()}
-    figure = canvas(f"{title}: test images and their reconstructions", 1.1 * len(x), 0.5 + 1.2 * len(rows))
+    figure = canvas(f"{title}: test examples and their reconstructions", 1.1 * len(x), 0.5 + 1.2 * len(rows))
     axes = figure.subplots(len(rows), len(x), squeeze=False)
     for line, (name, images) in zip(axes, rows.items(), strict=True):
         line[0].set_ylabel(name)
