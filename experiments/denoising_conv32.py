@@ -5,8 +5,8 @@ Source: F. Chollet, "Building autoencoders in Keras", 2016, in a Chinese transla
 noisy images above denoised ones. Vincent et al. 2008.
 Published: no result (Chollet 2016).
 Command: jaxae denoising_conv32 --data mnist --epochs 10 --seeds 3
-Measured: test BCE 0.1017 nats per pixel (seed 0); 145 s on two shared CPU cores. The full 100 epochs would take 10
-times as long.
+Measured: test BCE 0.1014 +- 0.00084 nats per pixel over three seeds; 18 min in total on two shared CPU cores. The full
+100 epochs would take 10 times as long.
 """
 
 from dataclasses import dataclass

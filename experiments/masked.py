@@ -42,7 +42,7 @@ class Config(run.Config):
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for images of this shape."""
     if info.real:
-        raise ValueError("the data are real numbers, and masked images have pixels in [0, 1]: use scale=unit")
+        raise ValueError("masked needs pixels in [0, 1], but the data are real numbers; use scale=unit")
     normalized = config.predict == "normalized"
     mask = masked.patches(info.shape, config.patch, config.hidden_share)
     model = masked.Masked(

@@ -3,8 +3,8 @@
 Group: variational
 Source: Tomczak & Welling 2018, table 1, one stochastic layer, gated layers of width 300, 40 latent dimensions, 500
 pseudo-inputs, static binary MNIST (-85.79 in pythae's reproduction of it). Initial weights and pseudo-inputs, optimizer
-and KL warm-up are those of the authors' code, which trains on 50,000 images and keeps the best of up to 2,000 epochs on
-10,000 others.
+and KL warm-up are those of the authors' code, which trains on 50,000 images and selects the best of up to 2,000
+epochs on 10,000 validation images.
 Published: log-likelihood with 5,000 samples -85.57 nats (Tomczak & Welling 2018).
 Command: jaxae vampprior --data mnist --valid 10000 --keep best --epochs 20 --kl-warmup 2 --seeds 3
 --log-likelihood-samples 1000

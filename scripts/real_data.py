@@ -1,6 +1,6 @@
-"""Train on sets of every kind of data, by one command each, and print the table of their results.
+"""Train an experiment on a real data set of every kind, and print a table of the results.
 
-python scripts/real_data.py DATA                    all sets in the folder DATA, which $DATA names in the table
+python scripts/real_data.py DATA                    all sets in the folder DATA (written $DATA in the table)
 python scripts/real_data.py DATA series photos      some of them
 python scripts/real_data.py DATA --workdir runs/real_data
 

@@ -17,7 +17,7 @@ import numpy as np
 
 import jaxae
 from jaxae import data, experiments, run
-from jaxae.data.splits import held
+from jaxae.data.splits import held_out_mask
 from jaxae.training import records
 from jaxae.training.checkpoint import newest_digests
 
@@ -39,7 +39,7 @@ FIELDS = {
 def few(folder):
     """A file of 80 digits, with evenly spaced ones as the test split."""
     x, y, *_ = data.load("digits").train.take(np.arange(80))
-    test = held(y, 0.1, seed=None)
+    test = held_out_mask(y, 0.1, seed=None)
     np.savez(folder / "few.npz", x_train=x[~test], y_train=y[~test], x_test=x[test], y_test=y[test])
     return folder / "few.npz"
 

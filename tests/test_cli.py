@@ -110,7 +110,7 @@ def test_missing_platform_is_one_line(tmp_path):
         check=False,
     )
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("error: JAX_PLATFORMS=cuda: JAX finds no such device: unset it")
+    assert done.stderr.splitlines()[-1].startswith("error: JAX_PLATFORMS=cuda: JAX finds no such device; unset it")
     assert not (tmp_path / "runs").exists()
 
 

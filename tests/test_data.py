@@ -16,7 +16,7 @@ from PIL import Image
 from conftest import MNIST
 from jaxae import data
 from jaxae.data import cache, files, idx, tfds
-from jaxae.data.splits import Raw
+from jaxae.data.splits import RawDataset
 from jaxae.errors import InputError
 
 rng = np.random.default_rng(0)
@@ -68,7 +68,7 @@ def test_cache_is_used_and_a_damaged_file_is_replaced(monkeypatch, tmp_path):
     def make():
         made.append(1)
         parts = {"train": data.Split(COLOUR[:20], y[:20]), "valid": data.Split(COLOUR[20:], y[20:])}
-        return Raw(parts, ("only",), notes=("a note",), names=tuple(map(str, range(30))))
+        return RawDataset(parts, ("only",), notes=("a note",), names=tuple(map(str, range(30))))
 
     y = np.zeros(30, np.int32)
     first, second = (cache.cached("key", make) for _ in range(2))
@@ -88,7 +88,7 @@ def test_cache_is_used_and_a_damaged_file_is_replaced(monkeypatch, tmp_path):
 def test_cache_that_cannot_be_written_only_warns(monkeypatch, tmp_path, caplog):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("JAXAE_CACHE", str(tmp_path / "file"))
-    raw = cache.cached("key", lambda: Raw({"train": data.Split(COLOUR, np.zeros(30, np.int32))}))
+    raw = cache.cached("key", lambda: RawDataset({"train": data.Split(COLOUR, np.zeros(30, np.int32))}))
     np.testing.assert_array_equal(raw.splits["train"].x, COLOUR)
     assert "not cached" in caplog.text
 
@@ -316,7 +316,7 @@ def bad_inputs(folder):
         "overlong name": ("x" * 300, "cannot be a path"),
         "configuration of a set that has none": ("mnist/zzz", "did you mean mnist"),
         "pickled npz": (str(folder / "pickled.npz"), "pickled"),
-        "npz without x": (str(folder / "nothing.npz"), "name the arrays x and y"),
+        "npz without x": (str(folder / "nothing.npz"), "has no array of examples (found: pictures)"),
         "npz with too few classes": (str(folder / "labels.npz"), "y has shape (29,), not (30,)"),
     }
 
@@ -536,11 +536,11 @@ def test_examples_of_a_large_file_are_memory_mapped(tmp_path, monkeypatch):
     np.testing.assert_array_equal(split.x[..., 0], GREY)
 
 
-def test_other_files_name_the_formats(tmp_path):
+def test_unsupported_file_raises_and_lists_the_formats(tmp_path):
     Image.fromarray(GREY[0]).save(tmp_path / "one.png")
     (tmp_path / "t.zip").write_bytes(b"x")
     for name in ("one.png", "t.zip"):
-        with pytest.raises(InputError, match="is none of the formats that are read: .npy, .npz, .csv"):
+        with pytest.raises(InputError, match="unsupported format; supported: .npy, .npz, .csv"):
             data.load(str(tmp_path / name))
     np.save(tmp_path / "x.npy", GREY)
     (tmp_path / "x.npy").rename(tmp_path / "X.NPY")
@@ -551,7 +551,7 @@ def test_arrays_with_other_names_are_noted(tmp_path):
     np.savez(tmp_path / "a.npz", x=GREY, weights=np.ones(3))
     assert "left out: the arrays weights" in data.load(str(tmp_path / "a.npz")).notes
     np.savez(tmp_path / "b.npz", faces=GREY)
-    with pytest.raises(InputError, match="has faces: name the arrays x and y"):
+    with pytest.raises(InputError, match="has no array of examples .found: faces."):
         data.load(str(tmp_path / "b.npz"))
     np.savez(tmp_path / "c.npz", GREY, np.arange(30))
     with pytest.raises(InputError, match=r"np.savez\(path, x=x, y=y\)"):

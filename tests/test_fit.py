@@ -113,7 +113,7 @@ def test_workdir_is_resumed_with_the_same_array_only(x, tmp_path):
 
 def test_test_split_is_a_tenth_a_fraction_or_the_training_examples(x, capsys):
     model = jaxae.fit(dense, x, epochs=1, **{**SMALL, "progress": True})
-    assert "180 training and 20 test images of 28x28x1, bytes from 0 to 255 (test: a tenth" in capsys.readouterr().out
+    assert "180 training and 20 test images of 28x28x1, bytes from 0 to 255 (a tenth" in capsys.readouterr().out
     assert model.history[-1]["step"] == 6  # six steps of 32 of 180 examples
     assert jaxae.fit(dense, x, test=0.5, epochs=1, **SMALL).history[-1]["step"] == 4
     everything = jaxae.fit(dense, x, test=0, epochs=1, **SMALL)
@@ -290,7 +290,10 @@ def test_fields_that_an_experiment_does_not_read_raise(x, field):
         ({"coordinator": "nowhere:1"}, "coordinator=nowhere:1 has no effect in fit, which trains in one process"),
         ({"process_id": 1, "workdir": "run"}, "process_id=1 has no effect in fit, which trains in one process"),
         ({"heartbeat": 5}, "heartbeat=5 has no effect in fit, which trains in one process"),
-        ({"patience": 5}, "patience=5 has no effect in fit, a timeout between processes; to stop early, leave a loop"),
+        (
+            {"patience": 5},
+            "patience=5 has no effect in fit, where it is a timeout between processes; for early stopping use",
+        ),
         ({"summary": True, "workdir": "run"}, "summary=True has no effect in fit; omit it"),
         ({"overwrite": True}, "overwrite=True has no effect without a run directory; omit it, or pass workdir="),
         ({"checkpoint_every": 2}, "checkpoint_every=2 has no effect without a run directory"),
@@ -364,7 +367,7 @@ def test_samples_need_a_key_and_a_number(x, untyped):
 def test_booleans_are_0_and_255_and_ragged_lists_raise(x):
     found = jaxae.data.from_arrays(x > 127)
     assert np.array_equal(np.unique(found.train.x), [0, 255])
-    with pytest.raises(InputError, match="train is a list of arrays of different shapes"):
+    with pytest.raises(InputError, match="x is a list of arrays of different shapes"):
         jaxae.data.from_arrays([np.zeros((8, 8)), np.zeros((8, 9))])
 
 

@@ -141,13 +141,13 @@ def test_folders_of_splits_need_training_pictures(tmp_path):
 def test_deeper_folders_are_counted(tmp_path):
     save(tmp_path / "p" / "a", PIXELS)
     save(tmp_path / "p" / "b" / "deep", PIXELS)
-    assert data.load(str(tmp_path / "p")).notes == ("left out: 1 folders deeper than those of classes",)
+    assert data.load(str(tmp_path / "p")).notes == ("left out: 1 below the class folders",)
 
 
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"background": "reddish"}, "background=reddish is no colour, such as white"),
+        ({"background": "reddish"}, "background=reddish is not a colour, such as white"),
         ({"fit": "pad"}, "fit=pad has no effect without size"),
     ],
 )
@@ -157,7 +157,7 @@ def test_options_of_pictures_are_checked(tmp_path, fields, says):
         data.load(str(tmp_path / "p"), **fields)
 
 
-def test_masks_of_zeros_and_ones_are_doubted(tmp_path):
+def test_masks_of_zeros_and_ones_raise(tmp_path):
     save(tmp_path / "p", (PIXELS[..., 0] > 128).astype(np.uint8))
     with pytest.raises(InputError, match="bytes from 0 to 1 are almost black"):
         data.load(str(tmp_path / "p"))

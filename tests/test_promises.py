@@ -102,7 +102,7 @@ def test_file_system_without_locks_is_only_a_warning(tmp_path, monkeypatch, capl
     monkeypatch.setattr(directory.fcntl, "flock", no_locks)
     with directory.locked(tmp_path):
         pass
-    assert "has no locks: start no second run in this directory" in caplog.text
+    assert "does not support locks; do not start a second run in this directory" in caplog.text
 
 
 COMMAND = ["jaxae", "dense", "--epochs", "12", "--batch-size", "20", "--hidden", "8", "--latent", "2"]

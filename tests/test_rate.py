@@ -277,7 +277,7 @@ WARMUPS = {
 }
 
 
-def test_warm_up_of_no_kl_term_raises():
+def test_kl_warm_up_with_kl_weight_0_raises():
     with pytest.raises(ValueError, match="kl_warmup=5 has no effect with kl_weight=0; omit it"):
         infovae.build(infovae.Config(kl_warmup=5.0), data.Info((4, 4, 1), 100))
 

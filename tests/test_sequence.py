@@ -211,7 +211,7 @@ ROWS = np.full((6, 3), 0.5)
 BAD = {
     "other width": ([ROWS, ROWS[:, :2]], {}, r"all must be \[T, D\] with one D and one dtype"),
     "other type": ([ROWS, ROWS.astype(np.float32)], {}, r"all must be \[T, D\] with one D and one dtype"),
-    "images": ([ROWS[None], ROWS[None]], {}, r"all must be \[T, D\] with one D and one dtype"),
+    "images": ([ROWS[None], ROWS[None]], {}, r"np.savez.path, x=x, y=y."),
     "empty": ([ROWS, ROWS[:0]], {}, "sequence 1 is empty; omit it"),
     "empty by length": ([], {"x": ROWS, "lengths": [4, 2, 0]}, "sequence 2 is empty; omit it"),
     "no width": ([ROWS[:, :0], ROWS[:, :0]], {}, "is empty"),
@@ -227,8 +227,8 @@ BAD = {
     "lengths of a number": ([], {"x": 0.5, "lengths": [1]}, r"lengths is int64 \(1,\), not the steps"),
     "other sum": ([], {"x": ROWS, "lengths": [3, 2]}, "lengths sum to 5, but x has 6 rows"),
     "no lengths at all": ([], {"x": ROWS[:0], "lengths": np.zeros(0, int)}, "is empty"),
-    "no x": ([], {"y": [1, 2]}, "has y: name the arrays x and y"),
-    "nothing": ([], {}, "has no arrays: name the arrays x and y"),
+    "no x": ([], {"y": [1, 2]}, "has no training examples .found: y."),
+    "nothing": ([], {}, "has no array of examples .found: none."),
     "other number of classes": ([ROWS, ROWS], {"y": [0, 1, 2]}, r"y has shape \(3,\), not \(2,\)"),
     "one": ([], {"x": ROWS, "lengths": [6]}, "1 example: at least 2 are needed"),
 }

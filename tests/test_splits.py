@@ -37,7 +37,7 @@ def test_fraction_or_number_is_held_out_stratified_and_the_rest_keeps_its_order(
         assert np.ptp(np.bincount(split.y)) <= 1
 
 
-def test_training_examples_are_the_test_split_by_test_0():
+def test_training_examples_are_the_test_split_with_test_0():
     found = data.from_arrays(X, test=0, valid=0.1)
     assert found.test is found.train
     assert len(found.train.x) == 54
@@ -57,7 +57,7 @@ def test_validation_split_alone_becomes_the_test_split_with_a_note(tmp_path):
     np.savez(tmp_path / "a.npz", x_train=X[:50], x_val=X[50:])
     found = data.load(str(tmp_path / "a.npz"), scale="none")
     assert (rows(found.test), found.valid) == (list(range(50, 60)), None)
-    assert "the validation split is the test split" in found.notes[-1]
+    assert "the validation split is used as the test split" in found.notes[-1]
     kept = data.load(str(tmp_path / "a.npz"), scale="none", test="0.1")
     assert (len(kept.train.x), len(kept.test.x), rows(kept.valid)) == (45, 5, list(range(50, 60)))
 
@@ -114,12 +114,15 @@ def test_memory_mapped_splits(tmp_path, monkeypatch):
         ({"test": "1.5"}, r"test=1.5 must be a fraction below 1, a number of examples, or a path"),
         ({"valid": "-1"}, "valid=-1 must be"),
         ({"valid": "nan"}, "valid=nan must be"),
-        ({"valid": "54"}, "valid=54 leaves no training examples of 54"),
+        ({"valid": "54"}, "valid=54 holds out all 54 examples; use fewer"),
         ({"test": "nowhere.npy"}, "nowhere.npy: there is no such file"),
-        ({"test": "digits"}, r"test=digits: its examples are images \[28, 28, 1\] of uint8, those of the training "),
+        (
+            {"test": "digits"},
+            r"test=digits: its examples are image \[28, 28, 1\] uint8, but those of the ",
+        ),
     ],
 )
-def test_other_splits_raise(tmp_path, fields, says):
+def test_invalid_splits_raise(tmp_path, fields, says):
     np.save(tmp_path / "x.npy", X)
     with pytest.raises(InputError, match=says):
         data.load(str(tmp_path / "x.npy"), **fields)
@@ -150,7 +153,7 @@ def test_windows_of_one_stream_do_not_overlap_with_held_out_ones(tmp_path, hop):
     assert not steps[0] & steps[1]
     assert not steps[0] & steps[2]
     assert not steps[1] & steps[2]
-    assert ("which overlap with held-out ones" in data.summary(found)) == (hop > 0)
+    assert ("because they overlap held-out windows" in data.summary(found)) == (hop > 0)
 
 
 def test_all_splits_have_lengths_if_one_has(tmp_path):
@@ -171,7 +174,7 @@ SMALL = {"hidden": (64,), "latent": 2, "lr": 0.05, "batch_size": 10, "progress":
 def follow(losses, keep, stop_after):
     """The kept epochs, best epochs and stops after the epochs with these validation losses, [epoch][seed]."""
     losses = np.float32(losses)
-    kept = selection.begin(jaxae.core.types.State(np.zeros(losses.shape[1:], np.int32), {}, (), {}))
+    kept = selection.init(jaxae.core.types.State(np.zeros(losses.shape[1:], np.int32), {}, (), {}))
     for epoch, loss in enumerate(losses, 1):
         state = kept.state._replace(step=np.full(losses.shape[1:], 10 * epoch, np.int32))
         kept = selection.update(kept, state, epoch, loss, Selection(keep, stop_after))
@@ -187,7 +190,7 @@ def follow(losses, keep, stop_after):
         ("last", 1, [3, 2, 5], [True, True, False]),
     ],
 )
-def test_every_seed_is_kept_and_stopped_as_when_trained_alone(keep, stop_after, epochs, stopped):
+def test_seeds_are_selected_and_stopped_independently(keep, stop_after, epochs, stopped):
     losses = [[5, 1, 5], [3, 2, 4], [4, 3, 3], [3.5, 4, 2], [1, 0.5, 1]] if stop_after else UNSTOPPED
     together = follow(losses, keep, stop_after)
     assert together.stopped.tolist() == stopped
@@ -272,8 +275,6 @@ def test_interrupted_run_keeps_its_best_epoch(tmp_path):
     ("fields", "says"), [({"keep": "best"}, "keep=best needs"), ({"stop_after": 2}, "stop_after=2")]
 )
 def test_selection_needs_a_validation_split(tmp_path, fields, says):
-    with pytest.raises(
-        InputError, match=f"{says}.* a validation split, which the data lack: hold one out by valid=0.1"
-    ):
+    with pytest.raises(InputError, match=f"{says}.* a validation split; hold one out with valid=0.1"):
         jaxae.fit("dense", NOISE, workdir=tmp_path / "run", **fields, **SMALL)
     assert not (tmp_path / "run").exists()

@@ -14,7 +14,7 @@ from jaxae import data
 from jaxae.commands import encode, reconstruct, sample
 from jaxae.data import tables
 from jaxae.errors import InputError
-from jaxae.report.figures.table import columns, errors
+from jaxae.report.figures.table import column_errors, column_rmse
 
 ROWS = """name,width,colour,ok,class
 a,1.5,red,true,x
@@ -69,7 +69,7 @@ def test_parquet_equals_csv(tmp_path):
 def test_target_of_real_numbers_is_left_out_with_a_note(tmp_path):
     found = data.load(write(tmp_path / "t.csv", "a,b\n1,0.5\n5,0.25\n2,1\n"), target="b")
     assert found.features == ("a",)
-    assert (found.classes, found.notes[-1]) == ((), "target b left out: real numbers are no classes")
+    assert (found.classes, found.notes[-1]) == ((), "target b left out: real numbers cannot be classes")
     assert "target b left out" in data.summary(found)
 
 
@@ -94,8 +94,8 @@ MANY = "\n".join(f"{i * i},word{i}" for i in range(200))
         (ROWS, {"target": "kind"}, "has no column kind; it has name, width"),
         (ROWS, {"drop": ("nam",)}, "has no column nam; it has name, width"),
         ("a,b\n" + MANY, {}, "column b has 200 different words, as IDs or text; use drop=b"),
-        ("id,b\n7,1\n9,1\n4,2\n", {}, "column id has another number in every row, as an ID; use drop=id"),
-        ("n,b\n3,1\n1,1\n2,2\n", {}, "column n has another number in every row, as an ID; use drop=n"),
+        ("id,b\n7,1\n9,1\n4,2\n", {}, "column 'id' has a different number in every row, like an ID; use drop=id"),
+        ("n,b\n3,1\n1,1\n2,2\n", {}, "column 'n' has a different number in every row, like an ID; use drop=n"),
         ("day,b\n2020-01-01,1\n2021-01-01,2\n", {}, "column day holds date32.*, not numbers or words"),
         ("a,a\n1,2\n", {}, "two columns have the same name; rename one"),
         ("a,b\n1,2,3\n", {}, "cannot be read as a table"),
@@ -149,8 +149,8 @@ def test_figure_of_columns_has_their_names_and_errors(tmp_path):
     known = dataset.test.observed > 0
     error = (np.asarray(inside.reconstruct(dataset.test.x)) - dataset.test.x) ** 2
     expected = np.sqrt([error[known[:, column], column].mean() for column in range(3)])
-    np.testing.assert_allclose(errors(inside, dataset), expected, rtol=1e-5)
-    axis = columns(inside, dataset, "title").axes[0]
+    np.testing.assert_allclose(column_rmse(inside, dataset), expected, rtol=1e-5)
+    axis = column_errors(inside, dataset, "title").axes[0]
     assert [text.get_text() for text in axis.get_yticklabels()] == [dataset.features[i] for i in np.argsort(expected)]
     np.testing.assert_allclose([bar.get_width() for bar in axis.patches], np.sort(expected), rtol=1e-5)
 
@@ -176,30 +176,30 @@ def test_real_tables(name, fields, rows, columns, classes):
     assert missing == (867 if "missing" in name else 0)
 
 
-def test_column_without_a_name_is_an_id_not_the_target(tmp_path):
+def test_unnamed_column_of_row_numbers_raises(tmp_path):
     lines = [f"{number},{number / 7},{number % 3}" for number in range(20)]
-    with pytest.raises(InputError, match="column  has another number in every row, as an ID"):
+    with pytest.raises(InputError, match="column '' has a different number in every row, like an ID"):
         data.load(write(tmp_path / "t.csv", "\n".join([",a,b", *lines])))
 
 
 @pytest.mark.parametrize("name", ["customerID", "row_id", "Index", "Unnamed: 0", "__index_level_0__", "Nr"])
 def test_ids_are_whole_numbers_with_such_a_name(tmp_path, name):
     ids = [7 * number % 101 + 3 for number in range(30)]
-    with pytest.raises(InputError, match="another number in every row, as an ID; use drop="):
+    with pytest.raises(InputError, match="a different number in every row, like an ID; use drop="):
         data.load(write(tmp_path / "t.csv", "\n".join([f"{name},b", *(f"{x},{x % 3}" for x in ids)])))
     real = write(tmp_path / "r.csv", "\n".join(["body_mass_index,b", *(f"{x / 3:.3f},{x % 3}" for x in ids)]))
     assert data.load(real).features == ("body_mass_index", "b")
 
 
-def test_new_table_is_no_training_table(tmp_path):
+def test_new_table_is_encoded_as_the_training_table(tmp_path):
     """Three ages in a row are no IDs there, another category has a note, and words for numbers are an error."""
     old = write(tmp_path / "old.csv", "age,sex\n" + "\n".join(f"{30 + n % 7},{'fm'[n % 2]}" for n in range(20)))
     new = write(tmp_path / "new.csv", "age,sex\n40,f\n41,x\n42,m\n")
     found = data.load(old, test=new, scale="none")
     np.testing.assert_array_equal(found.test.x, [[40, 1, 0], [41, 0, 0], [42, 0, 1]])
-    assert any("1 rows with another sex than in training, such as x" in note for note in found.notes)
+    assert any("1 row with an unseen category of sex, such as 'x'" in note for note in found.notes)
     for text, says in (
-        ("age,sex\nold,f\n", "column age holds words, and the training table numbers"),
+        ("age,sex\nold,f\n", "column age holds words, but numbers in the training table"),
         ("age\n1\n", "no column sex"),
     ):
         with pytest.raises(InputError, match=says):
@@ -209,11 +209,14 @@ def test_new_table_is_no_training_table(tmp_path):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("a,b\n1,2\n3,4\nunknown,5\n6,7\n", "column a holds numbers and 'unknown': empty such cells"),
-        ("a;b\n1,5;2\n2,5;3\n3,5;2\n", "column a has decimal commas, such as 1,5: write points"),
+        (
+            "a,b\n1,2\n3,4\nunknown,5\n6,7\n",
+            "column a has numbers and words such as 'unknown'; empty them",
+        ),
+        ("a;b\n1,5;2\n2,5;3\n3,5;2\n", "column a has decimal commas, such as 1,5; use points"),
     ],
 )
-def test_numbers_among_words_are_refused(tmp_path, text, says):
+def test_numbers_among_words_raise(tmp_path, text, says):
     with pytest.raises(InputError, match=says):
         data.load(write(tmp_path / "t.csv", text))
 

@@ -30,9 +30,8 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
             else:
                 others.append(name)
     if not found:
-        raise InputError(
-            f"{path}: has {', '.join(others) or 'no arrays'}: name the arrays x and y: np.savez(path, x=x, y=y)"
-        )
+        held = ", ".join(others) or "none"
+        raise InputError(f"{path}: has no array of examples (found: {held}); save it as np.savez(path, x=x, y=y)")
     return found, (f"left out: the arrays {', '.join(others)}",) if others else ()
 
 
@@ -55,7 +54,9 @@ def splits(arrays: dict[str, np.ndarray], path: Path) -> tuple[dict[str, np.ndar
     order = [split for split in ORDER if (split, "x") in roles] if ("train", "x") in roles else [""]
     if ("train" if order[0] else "", "x") not in roles or any(split not in order for split, _ in roles):
         held = ", ".join(arrays)
-        raise InputError(f"{path}: has {held}: name the arrays x and y, or x_train, y_train, x_test and y_test")
+        raise InputError(
+            f"{path}: has no training examples (found: {held}); name them x and y, or x_train, x_test, ..."
+        )
     xs = {split or "train": arrays[roles[split, "x"]] for split in order}
     return xs, {split or "train": arrays[roles[split, "y"]] if (split, "y") in roles else None for split in order}
 

@@ -9,8 +9,8 @@ import numpy as np
 from jaxae.data import binary, kinds, scaling, sequences
 from jaxae.data.classes import labels
 from jaxae.data.dataset import Dataset, Split
-from jaxae.data.options import OF_SERIES, SPECIAL, Options, require_valid
-from jaxae.data.splits import HELD_OUT, Raw, completed
+from jaxae.data.options import OF_SERIES, SOURCE_OPTIONS, Options, require_valid
+from jaxae.data.splits import HELD_OUT, RawDataset, with_splits
 from jaxae.errors import InputError
 
 ARRAY = "array"  # name of data passed as an array, in config.json
@@ -33,8 +33,8 @@ def from_arrays(
 
     x: images [N, H, W] or [N, H, W, C], uint8 or float in [0, 1] (rounded to 256 levels) or of any range, a table
     [N, D], or series [N, T] or [N, T, D]; NaN marks a missing entry. y: classes: words, numbers or one-hot rows.
-    test, valid: the examples of a split, a fraction of x, or a number of examples (see `splits.completed`); by default
-    a tenth is the test split. fields: those of `Options`, such as kind and scale. InputError for other arrays.
+    test, valid: the examples of a split, or a fraction or number of examples to hold out (see `splits.with_splits`); by
+    default a tenth is the test split. fields: those of `Options`, such as kind and scale. InputError for other arrays.
     """
     given, ys, held_out = {"train": x}, {"train": y}, {"test": "", "valid": ""}
     for name, part, classes in (("test", test, test_y), ("valid", valid, valid_y)):
@@ -50,31 +50,34 @@ def from_arrays(
     if any(map(is_ragged, given.values())) and options.kind in ("auto", "series"):
         raw = _ragged(given, ys, options)
     else:
-        raw = assembled({name: array(part, name) for name, part in given.items()}, ys, options, WHERE)
+        raw = assembled(
+            {name: array(part, "x" if name == "train" else name) for name, part in given.items()}, ys, options, WHERE
+        )
     raw = raw._replace(features=features)
     require_effect(raw, options)
-    return prepared(completed(raw, **held_out, read=_no_source), options)
+    return prepared(with_splits(raw, **held_out, read=_no_source), options)
 
 
-def _ragged(given: dict[str, Any], ys: dict[str, Any], options: Options) -> Raw:
+def _ragged(given: dict[str, Any], ys: dict[str, Any], options: Options) -> RawDataset:
     """Series of different lengths, by split."""
     counts = [len(parts) for parts in given.values()]
     found, classes = labels([ys[name] for name in given], counts, WHERE)
     raws = {}
     for (name, parts), y in zip(given.items(), found, strict=True):
-        series = [sequences.checked(np.asarray(part), f"{name}: sequence {n}") for n, part in enumerate(parts)]
+        where = "x" if name == "train" else name
+        series = [sequences.checked(np.asarray(part), f"{where}: sequence {n}") for n, part in enumerate(parts)]
         raws[name] = sequences.assembled(series, y, classes, options, WHERE)
     return raws["train"]._replace(splits={name: raw.splits["train"] for name, raw in raws.items()})
 
 
-def _no_source(name: str) -> Raw:
+def _no_source(name: str) -> RawDataset:
     raise InputError(f"{name} is neither an array nor a number")
 
 
-def require_effect(raw: Raw, options: Options) -> None:
+def require_effect(raw: RawDataset, options: Options) -> None:
     """Raise InputError for an option that has no effect on these data."""
-    for name in SPECIAL:
-        if name not in raw.effective and (value := getattr(options, name)) != getattr(DEFAULT, name):
+    for name in SOURCE_OPTIONS:
+        if name not in raw.applicable and (value := getattr(options, name)) != getattr(DEFAULT, name):
             spelled = " ".join(value) if isinstance(value, tuple) else value
             raise InputError(f"{name}={spelled} has no effect on these data; omit it")
     if options.kind not in ("auto", raw.kind):
@@ -91,7 +94,7 @@ def prepared(dataset: Dataset, options: Options) -> Dataset:
 
 def assembled(
     xs: Mapping[str, np.ndarray], ys: Mapping[str, Any], options: Options, where: str, training: bool = True
-) -> Raw:
+) -> RawDataset:
     """Examples and classes by split, in the shape of their kind. training: see `kinds.examples`.
 
     The frames of videos [N, T, H, W, C] are images, those of a video in one split. Series are cut into windows.
@@ -115,7 +118,9 @@ def assembled(
     if frames["train"] > 1:
         groups = np.repeat(np.arange(counts[0]), frames["train"])
         notes = (*notes, f"{counts[0]:,} videos of {frames['train']:,} frames read as images")
-    return Raw(splits, classes, kind, notes=notes, groups=groups, effective=OF_SERIES if kind == "series" else ())
+    return RawDataset(
+        splits, classes, kind, notes=notes, groups=groups, applicable=OF_SERIES if kind == "series" else ()
+    )
 
 
 def array(x: Any, name: str) -> np.ndarray:
@@ -126,7 +131,7 @@ def array(x: Any, name: str) -> np.ndarray:
         return np.asarray(x)
     except ValueError:
         raise InputError(
-            f"{name} is a list of arrays of different shapes; pass one array, or for series kind='series'"
+            f"{name} is a list of arrays of different shapes; pass one array, or kind='series' for series"
         ) from None
 
 

@@ -16,7 +16,7 @@ from typing import IO, Any
 import numpy as np
 
 from jaxae.data.dataset import Split
-from jaxae.data.splits import Raw
+from jaxae.data.splits import RawDataset
 from jaxae.errors import InputError
 
 CHUNK = 10_000  # examples
@@ -60,7 +60,7 @@ def part_on_disk(name: str, state: str, x: np.ndarray, part: np.ndarray) -> np.n
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
-def cached(key: str, make: Callable[[], Raw]) -> Raw:
+def cached(key: str, make: Callable[[], RawDataset]) -> RawDataset:
     """The source cached under this key, or the result of `make`, which is then cached. A damaged file is replaced.
 
     key: text of everything that the result depends on.
@@ -73,9 +73,9 @@ def cached(key: str, make: Callable[[], Raw]) -> Raw:
                 name: Split(**{part: file[f"{name} {part}"] for part in parts})
                 for name, parts in fields.pop("splits").items()
             }
-            for name in ("classes", "features", "notes", "names", "effective"):
+            for name in ("classes", "features", "notes", "names", "applicable"):
                 fields[name] = tuple(fields[name])
-            return Raw(splits, **{**fields, **{name: file[name] for name in ARRAYS if name in file.files}})
+            return RawDataset(splits, **{**fields, **{name: file[name] for name in ARRAYS if name in file.files}})
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile):
         raw = make()
     try:

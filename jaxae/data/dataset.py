@@ -40,11 +40,11 @@ class Dataset(NamedTuple):
     kind: Kind = "image"
     scale: Scale | None = None  # from model units to the user's; None if they are the same
     real: bool = False  # real numbers, not pixels in [0, 1]
-    bytes: bool = False  # whether the examples were bytes, which are divided by 255
+    from_bytes: bool = False  # whether the data were uint8, divided by 255
     features: tuple[str, ...] = ()  # names of the columns of a table
     notes: tuple[str, ...] = ()  # of what was changed or left out while reading
-    rate: int = 0  # samples per second of recordings
-    valid: Split | None = None  # by whose loss training chooses its best epoch and stops early
+    sample_rate: int = 0  # of recordings, in Hz
+    valid: Split | None = None  # for model selection and early stopping
 
     @property
     def splits(self) -> tuple[Split, ...]:

@@ -11,7 +11,7 @@ from jaxae.data.arrays import assembled
 from jaxae.data.cache import part_on_disk
 from jaxae.data.options import Options
 from jaxae.data.reading import reading
-from jaxae.data.splits import Raw
+from jaxae.data.splits import RawDataset
 from jaxae.errors import InputError
 
 MNIST = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -27,7 +27,7 @@ def looks_like_path(name: str) -> bool:
 FORMATS = (".npy", ".npz", *tables.SUFFIXES, *tars.SUFFIXES, "IDX files, folders of pictures or WAV files")
 
 
-def load(path: Path, options: Options, features: Sequence[str] = (), training: bool = True) -> Raw:
+def load(path: Path, options: Options, features: Sequence[str] = (), training: bool = True) -> RawDataset:
     """Images of one shape, tables or series, in the user's units.
 
     `.npy`: the examples. `.npz`: see `archives`. CSV and Parquet: see `tables`. IDX: a file of images, with the file of
@@ -37,7 +37,7 @@ def load(path: Path, options: Options, features: Sequence[str] = (), training: b
     """
     _check(path)
 
-    def found(xs: Mapping[str, np.ndarray], ys: Mapping[str, np.ndarray | None]) -> Raw:
+    def found(xs: Mapping[str, np.ndarray], ys: Mapping[str, np.ndarray | None]) -> RawDataset:
         return assembled(xs, ys, options, str(path), training)
 
     suffix = path.suffix.lower()
@@ -61,7 +61,7 @@ def load(path: Path, options: Options, features: Sequence[str] = (), training: b
     if suffix in tables.SUFFIXES:
         return tables.load(path, options, features)
     if "idx" not in path.name and suffix not in ("", ".gz"):
-        raise InputError(f"{path}: is none of the formats that are read: {', '.join(FORMATS)}")
+        raise InputError(f"{path}: unsupported format; supported: {', '.join(FORMATS)}")
     beside = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
     y = idx.read(beside, 1) if beside != path and beside.exists() else None
     return found({"train": idx.read(path, 3)}, {"train": y})
@@ -80,13 +80,13 @@ def _four(path: Path) -> list[Path]:
     return found if len(found) == len(MNIST) else []
 
 
-def _mnist(four: list[Path], options: Options) -> Raw:
+def _mnist(four: list[Path], options: Options) -> RawDataset:
     train_x, train_y, test_x, test_y = (idx.read(path, 3 if "images" in path.name else 1) for path in four)
     xs, ys = {"train": train_x, "test": test_x}, {"train": train_y, "test": test_y}
     return assembled(xs, ys, options, str(four[0].parent))
 
 
-def _large(path: Path, options: Options) -> Raw | None:
+def _large(path: Path, options: Options) -> RawDataset | None:
     """A uint8 file above one GiB, whose splits are memory-mapped arrays; None for other files."""
     x = _mapped(path)
     if x is None:

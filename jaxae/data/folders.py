@@ -14,7 +14,7 @@ from jaxae.data import pictures, recordings, sequences
 from jaxae.data.cache import cached
 from jaxae.data.dataset import Split
 from jaxae.data.options import OF_PICTURES, OF_RECORDINGS, Options
-from jaxae.data.splits import NAMES, ORDER, Raw
+from jaxae.data.splits import NAMES, ORDER, RawDataset
 from jaxae.errors import InputError, first_line
 
 
@@ -26,7 +26,7 @@ class Listed(NamedTuple):
     label: str  # "": none
 
 
-def load(path: Path, options: Options) -> Raw:
+def load(path: Path, options: Options) -> RawDataset:
     """The pictures or WAV recordings of a folder: in it, in a folder per class, or in train/, val/ and test/.
 
     The class and the test split can also be those of `options.target_pattern` and `options.test_pattern`. Examples are
@@ -44,7 +44,7 @@ def key(options: Options) -> str:
     return str([getattr(options, name) for name in sorted({*OF_PICTURES, *OF_RECORDINGS})])
 
 
-def read(path: Path, options: Options, where: str) -> Raw:
+def read(path: Path, options: Options, where: str) -> RawDataset:
     """`load` without a cache. where: the source, for messages."""
     others: Counter[str] = Counter()
     with _listing(path):
@@ -67,9 +67,9 @@ def read(path: Path, options: Options, where: str) -> Raw:
         kept = [found[place] for place in decoded.places]
         y, classes = _labels(kept)
         every = Split(decoded.x, y)
-        raw = Raw(_by_split(every, np.array([file.split for file in kept])), classes)
-        return raw._replace(notes=decoded.notes + notes, names=_names(kept, path), effective=OF_PICTURES)
-    heard = recordings.decode(paths, options.rate)
+        raw = RawDataset(_by_split(every, np.array([file.split for file in kept])), classes)
+        return raw._replace(notes=decoded.notes + notes, names=_names(kept, path), applicable=OF_PICTURES)
+    heard = recordings.decode(paths, options.sample_rate)
     kept = [found[place] for place in heard.places]
     y, classes = _labels(kept)
     raw = sequences.assembled(heard.parts, y, classes, options, where)
@@ -81,8 +81,8 @@ def read(path: Path, options: Options, where: str) -> Raw:
         groups=None if raw.groups is None else raw.groups[split == 0],
         notes=heard.notes + raw.notes + notes,
         names=tuple(names[place] for place in number),
-        rate=heard.rate,
-        effective=OF_RECORDINGS,
+        sample_rate=heard.sample_rate,
+        applicable=OF_RECORDINGS,
     )
 
 
@@ -114,14 +114,14 @@ def _by_patterns(found: list[Listed], path: Path, options: Options, where: str) 
         try:
             pattern = re.compile(text)
         except re.error as error:
-            raise InputError(f"{name}={text} is no regular expression: {error}") from None
+            raise InputError(f"{name}={text} is not a valid regular expression: {error}") from None
         matches = [pattern.search(file.path.relative_to(path).as_posix()) for file in found]
         if not any(matches):
             raise InputError(f"{name}={text} matches no file of {where}, such as {found[0].path.name}")
         if name == "test_pattern":
             if all(matches) or any(file.split for file in found):
-                trouble = "matches every file" if all(matches) else "has no effect beside folders of splits"
-                raise InputError(f"{name}={text} {trouble} of {where}; change it, or omit it")
+                reason = "matches every file" if all(matches) else "has no effect beside folders of splits"
+                raise InputError(f"{name}={text} {reason} of {where}; change it, or omit it")
             found = [file._replace(split=2 * bool(match)) for file, match in zip(found, matches, strict=True)]
         else:
             labels = [match[bool(match.re.groups)] or "" if match else "" for match in matches]
@@ -154,7 +154,7 @@ def _classes(path: Path, split: int, suffixes: tuple[str, ...], others: "Counter
     folders = [child for child in visible(path) if child.is_dir()]
     inside = [Listed(file, split, folder.name) for folder in folders for file in _files(folder, suffixes, others)]
     if deeper := sum(child.is_dir() for folder in folders for child in visible(folder)):
-        others["folders deeper than those of classes"] += deeper
+        others["below the class folders"] += deeper
     if loose and inside:
         raise InputError(f"{path}: has images beside folders of images: put each image into the folder of its class")
     return loose + inside

@@ -70,7 +70,9 @@ def _images(parts: Sequence[np.ndarray], doubtful: bool, training: bool, where: 
     if np.isnan(low):
         raise InputError(f"{where}: all pixels are NaN")
     if first.dtype.kind == "f" and extremes[0][0] >= 0 and extremes[0][1] <= 1 < DARK * high:
-        raise InputError(f"{where}: training pixels are in [0, 1], others up to {high:g}: scale them alike")
+        raise InputError(
+            f"{where}: training pixels are in [0, 1], those of another split reach {high:g}; scale all alike"
+        )
     if training and low == high:
         raise InputError(f"{where}: all pixels of all images are {low}: there is nothing to learn")
     if bytes_:

@@ -25,38 +25,40 @@ class Options:
     """Scaling by the training split. standard: mean 0 and variance 1 for each feature or channel. unit: range [0, 1].
     auto: standard for real numbers, none for images and series in [0, 1]."""
     test: str = ""
-    """Test split: a path with its examples, a fraction of the training examples, or their number; 0: the training
-    examples themselves. (default: that of the data, or a tenth of them)"""
+    """Test split: a path, or a fraction or number of training examples to hold out; 0: the training examples.
+    (default: the test split of the data, or a tenth)"""
     valid: str = ""
-    """Validation split, for --keep best and --stop-after: as --test. (default: that of the data, or none)"""
+    """Validation split, for --keep best and --stop-after: a path, or a fraction or number to hold out; 0: none.
+    (default: that of the data, if any)"""
     target: str = ""
     """Column of a table that holds the classes. (default: none)"""
     drop: tuple[str, ...] = ()
     """Columns of a table to leave out."""
     target_pattern: str = ""
-    """Regular expression for the paths of the files in a folder or tar: its first group, or what it matches, is the
-    class. (default: the class is the folder)"""
+    """Regular expression searched in the path of each file of a folder or tar; its first group, or else the match, is
+    the class. (default: the folder is the class)"""
     test_pattern: str = ""
-    """Regular expression: the files in a folder or tar whose paths it matches are the test split. (default: none)"""
+    """Regular expression; files of a folder or tar whose paths contain a match are the test split. (default: none)"""
     size: int = 0
     """Width and height in pixels to which pictures are resized (0: as they are, all of one size)."""
     fit: pictures.Fit = "crop"
     """How --size makes pictures square: crop the centre, pad with --background, or stretch."""
     background: str = "white"
     """Colour behind transparent pixels."""
-    rate: int = 0
-    """Samples per second to which recordings are resampled (0: the rate of most of them)."""
+    sample_rate: int = 0
+    """Sample rate in Hz to which recordings are resampled (0: the most common one)."""
     window: int = 0
-    """Steps of the windows into which series and recordings are cut (0: they are not cut)."""
+    """Window length in time steps (0: series and recordings are not cut)."""
     hop: int = 0
-    """Steps from one window to the next (0: those of a window). The last window ends where the series ends."""
+    """Hop length: time steps between the starts of successive windows (0: the window length). The last window ends with
+    the series."""
     binarize: Literal["none", "static", "dynamic"] = "none"
     """Binary images. static: sample each pixel as black or white, once for all seeds. dynamic: resample the training
     images every step."""
 
 
-# Fields that affect some sources only.
-SPECIAL = (
+# Options that apply to some sources only.
+SOURCE_OPTIONS = (
     "target",
     "drop",
     "target_pattern",
@@ -64,14 +66,14 @@ SPECIAL = (
     "size",
     "fit",
     "background",
-    "rate",
+    "sample_rate",
     "window",
     "hop",
 )
 OF_TABLES = ("target", "drop")
 OF_SERIES = ("window", "hop")
 OF_PICTURES = ("target_pattern", "test_pattern", "size", "fit", "background")
-OF_RECORDINGS = ("target_pattern", "test_pattern", "rate", "window", "hop")
+OF_RECORDINGS = ("target_pattern", "test_pattern", "sample_rate", "window", "hop")
 
 
 def require_valid(options: Options) -> None:

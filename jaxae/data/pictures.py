@@ -53,7 +53,7 @@ def decode(paths: Sequence[Path], layout: Layout = Layout()) -> Decoded:  # noqa
     try:
         ImageColor.getrgb(layout.background)
     except ValueError:
-        raise InputError(f"background={layout.background} is no colour, such as white or #ff8000") from None
+        raise InputError(f"background={layout.background} is not a colour, such as white or #ff8000") from None
     if layout.fit != "crop" and not layout.size:
         raise InputError(f"fit={layout.fit} has no effect without size; set both, or omit it")
     arrays: list[np.ndarray] = []

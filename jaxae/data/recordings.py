@@ -13,28 +13,28 @@ from jaxtyping import Float
 from jaxae.errors import InputError, first_line
 
 SUFFIXES = (".wav",)
-RATE = 1_000_000  # largest number of samples per second
+MAX_SAMPLE_RATE = 1_000_000  # Hz; a larger one is damage
 DAMAGED = 0.1  # largest fraction of recordings that may be unreadable
 
 
 class Decoded(NamedTuple):
-    """Samples of every recording, [T, 1]; their rate per second; the places of the files that could be read; notes."""
+    """Samples of every recording, [T, 1]; their sample rate in Hz; the places of the readable files; notes."""
 
     parts: list[Float[np.ndarray, "_ 1"]]
-    rate: int
+    sample_rate: int
     places: list[int]
     notes: tuple[str, ...]
 
 
-def decode(paths: Sequence[Path], rate: int = 0) -> Decoded:
-    """The recordings in these files: channels averaged, resampled to `rate` (0: the rate of most of them).
+def decode(paths: Sequence[Path], sample_rate: int = 0) -> Decoded:
+    """The recordings in these files: channels averaged, resampled to `sample_rate` in Hz (0: the most common one).
 
     InputError if more than a tenth cannot be read; a few damaged files are left out.
     """
     found: list[tuple[int, np.ndarray]] = []
     places: list[int] = []
     broken: list[str] = []
-    several = 0
+    multichannel = 0
     for place, path in enumerate(paths):
         try:
             own, x = _read(path)
@@ -43,16 +43,16 @@ def decode(paths: Sequence[Path], rate: int = 0) -> Decoded:
             if len(broken) > DAMAGED * len(paths):
                 raise InputError(broken[0]) from None
             continue
-        several += x.shape[1] > 1
+        multichannel += x.shape[1] > 1
         found.append((own, x.mean(1, keepdims=True)))
         places.append(place)
     rates = Counter(own for own, _ in found)
-    rate = rate or rates.most_common(1)[0][0]
-    notes = [f"{rate:,} samples per second"]
-    if several:
-        notes.append(f"{_count(several)} of several channels averaged")
+    rate = sample_rate or rates.most_common(1)[0][0]
+    notes = [f"sample rate {rate:,} Hz"]
+    if multichannel:
+        notes.append(f"channels of {_count(multichannel)} averaged")
     if others := len(found) - rates[rate]:
-        notes.append(f"{_count(others)} of another rate resampled")
+        notes.append(f"{_count(others)} with another sample rate resampled")
     if broken:
         notes.append(f"{_count(len(broken), 'damaged ')} left out ({Path(broken[0].split(': cannot be')[0]).name})")
     return Decoded([_resampled(x, own, rate) for own, x in found], rate, places, tuple(notes))
@@ -65,7 +65,7 @@ def _read(path: Path) -> tuple[int, Float[np.ndarray, "T C"]]:
         warnings.simplefilter("ignore", wavfile.WavFileWarning)  # of chunks other than samples
         warnings.filterwarnings("error", "Reached EOF", wavfile.WavFileWarning)
         rate, x = wavfile.read(path)
-    if not (x.size and 1 <= rate <= RATE):
+    if not (x.size and 1 <= rate <= MAX_SAMPLE_RATE):
         raise ValueError(f"it has {len(x):,} samples, {rate:,} per second")
     if x.dtype.kind == "f":
         if not np.isfinite(x).all():

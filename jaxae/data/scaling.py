@@ -29,7 +29,7 @@ def scaled(dataset: Dataset, how: Scaling) -> Dataset:
     real numbers, none for bytes and for images and series in [0, 1]. Bytes are divided by 255 first.
     A constant column becomes 0. InputError for a column without any entry.
     """
-    dataset = dataset._replace(bytes=dataset.train.x.dtype == np.uint8)
+    dataset = dataset._replace(from_bytes=dataset.train.x.dtype == np.uint8)
     pixels = dataset.kind != "table" and all(_within_unit(split.x) for split in dataset.splits)
     if how == "auto":
         how = "none" if pixels else "standard"
@@ -51,7 +51,7 @@ def scaled(dataset: Dataset, how: Scaling) -> Dataset:
     found = _masked(changed)._replace(scale=scale, real=how == "standard")
     beyond = sum(int(((split.x < 0) | (split.x > 1)).sum()) for split in found.splits[1:])
     if how == "unit" and beyond:
-        found = found._replace(notes=(*found.notes, f"{beyond:,} values beyond the range of the training split"))
+        found = found._replace(notes=(*found.notes, f"{beyond:,} values outside the range of the training split"))
     return found
 
 

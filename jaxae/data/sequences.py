@@ -16,13 +16,13 @@ from jaxae.data import archives
 from jaxae.data.classes import labels
 from jaxae.data.dataset import Split
 from jaxae.data.options import OF_SERIES, Options
-from jaxae.data.splits import Raw
+from jaxae.data.splits import RawDataset
 from jaxae.errors import InputError
 
 SIZE = 2**31  # bytes; padding to the longest sequence may need far more memory than the file
 
 
-def load(arrays: dict[str, np.ndarray], path: Path, options: Options) -> Raw:
+def load(arrays: dict[str, np.ndarray], path: Path, options: Options) -> RawDataset:
     """The sequences in the arrays of a file, padded with 0. InputError for other arrays, and as in `assembled`."""
     if any(part.ndim > 2 for part in _parts(arrays, path)):
         raise InputError(f"{path}: has arrays without names: name them, np.savez(path, x=x, y=y)")
@@ -59,7 +59,7 @@ def assembled(
     classes: tuple[str, ...],
     options: Options,
     where: str,
-) -> Raw:
+) -> RawDataset:
     """Sequences with their classes, cut into windows if `options.window` is set, padded with 0.
 
     Windows have the class of their sequence and stay in one split with it. InputError for sequences that padding to the
@@ -90,7 +90,9 @@ def assembled(
     x[np.arange(longest)[None] < lengths[:, None]] = np.concatenate(parts)
     whole = options.window > 0 and bool((lengths == longest).all())
     split = Split(x, y, None if whole else lengths)
-    return Raw({"train": split}, classes, "series", notes=notes, groups=groups, spans=spans, effective=OF_SERIES)
+    return RawDataset(
+        {"train": split}, classes, "series", notes=notes, groups=groups, spans=spans, applicable=OF_SERIES
+    )
 
 
 def _starts(steps: int, options: Options) -> list[int]:

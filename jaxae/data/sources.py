@@ -9,7 +9,7 @@ from jaxae.data import binary, digits, files, sprites, tfds
 from jaxae.data.arrays import ARRAY, prepared, require_effect
 from jaxae.data.dataset import Dataset, Split
 from jaxae.data.options import Options, require_valid
-from jaxae.data.splits import Raw, completed
+from jaxae.data.splits import RawDataset, with_splits
 from jaxae.errors import InputError
 
 
@@ -35,16 +35,16 @@ def named(options: Options, data_dir: str = "", manual_dir: str = "") -> Dataset
     require_valid(options)
     raw = read(options, data_dir, manual_dir)
 
-    def other(name: str) -> Raw:
-        alike = replace(options, data=name, kind=raw.kind, rate=raw.rate, test_pattern="")
+    def other(name: str) -> RawDataset:
+        alike = replace(options, data=name, kind=raw.kind, sample_rate=raw.sample_rate, test_pattern="")
         return read(alike, data_dir, manual_dir, raw.features, training=False)
 
-    return completed(raw, options.test, options.valid, other)
+    return with_splits(raw, options.test, options.valid, other)
 
 
 def read(
     options: Options, data_dir: str = "", manual_dir: str = "", features: Sequence[str] = (), training: bool = True
-) -> Raw:
+) -> RawDataset:
     """`digits`, `sprites`, a TFDS set (`mnist`, `emnist/letters`, ...), or the user's data at a path.
 
     features, training: see `files.load`. InputError for anything that cannot be read, with a one-line message.
@@ -82,7 +82,7 @@ def examples(
         found = binary.binarize(named(options, data_dir, manual_dir), options.binarize).test
         return found, range(len(found.x))
     raw = read(replace(options, target_pattern="", test_pattern=""), data_dir, manual_dir, features, training=False)
-    every = raw.every()
+    every = raw.concatenated()
     return every, raw.names or range(len(every.x))
 
 

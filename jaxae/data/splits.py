@@ -24,8 +24,8 @@ ORDER = ("train", "valid", "test")
 HELD_OUT = "0.1"  # of the examples of a source without a test split
 
 
-class Raw(NamedTuple):
-    """The examples of a source in the user's units: all of them as `train`, or those of its splits."""
+class RawDataset(NamedTuple):
+    """A data set as read, in the user's units: all examples as `train`, or those of its splits."""
 
     splits: dict[str, Split]  # by name, of those in `ORDER`
     classes: tuple[str, ...] = ()
@@ -35,16 +35,16 @@ class Raw(NamedTuple):
     names: tuple[str, ...] = ()  # of the examples of all splits, if they have names
     groups: Int[np.ndarray, " N"] | None = None  # of the training examples; those of a group stay in one split
     spans: Int[np.ndarray, "N 2"] | None = None  # first step, and the step after the last, of windows of series
-    rate: int = 0  # samples per second of recordings
-    effective: tuple[str, ...] = ()  # the fields in `options.SPECIAL` that affect this source
+    sample_rate: int = 0  # of recordings, in Hz
+    applicable: tuple[str, ...] = ()  # options in `SOURCE_OPTIONS` that apply to this source
     take: Take | None = None  # in place of x[mask], for arrays on disk
 
-    def every(self) -> Split:
+    def concatenated(self) -> Split:
         """The examples of all splits, in `ORDER`; sequences are padded to the longest."""
         return _joined([self.splits[name] for name in ORDER if name in self.splits])
 
 
-def completed(raw: Raw, test: str, valid: str, read: Callable[[str], Raw]) -> Dataset:
+def with_splits(raw: RawDataset, test: str, valid: str, read: Callable[[str], RawDataset]) -> Dataset:
     """A data set with a test split, and with a validation split if one is wanted.
 
     test, valid: a fraction of the training examples, their number, or the name of a source with all examples of the
@@ -57,7 +57,7 @@ def completed(raw: Raw, test: str, valid: str, read: Callable[[str], Raw]) -> Da
     splits, classes, notes = dict(raw.splits), raw.classes, raw.notes
     if "valid" in splits and "test" not in splits and not test:
         splits["test"] = splits.pop("valid")
-        notes += ("the validation split is the test split, since there is none (to keep it: test=0.1)",)
+        notes += ("the validation split is used as the test split (test=0.1 holds out another one)",)
     held_out: dict[str, float] = {}
     if "test" not in splits and not test:
         test = HELD_OUT
@@ -76,7 +76,7 @@ def completed(raw: Raw, test: str, valid: str, read: Callable[[str], Raw]) -> Da
             new = tuple(label for label in other.classes if label not in classes)
             classes += new if classes else ()
             places = np.array([classes.index(label) if classes else -1 for label in other.classes] + [-1], np.int32)
-            every = other.every()
+            every = other.concatenated()
             splits[name] = every._replace(y=places[every.y])
             notes += tuple(f"{name}: {note}" for note in other.notes)
         elif amount:
@@ -84,7 +84,7 @@ def completed(raw: Raw, test: str, valid: str, read: Callable[[str], Raw]) -> Da
     parts = _divided(raw, held_out)
     splits |= parts
     if parts and (overlapping := len(raw.splits["train"].x) - sum(len(part.x) for part in parts.values())):
-        notes += (f"{overlapping:,} windows left out, which overlap with held-out ones",)
+        notes += (f"{overlapping:,} windows left out because they overlap held-out windows",)
     splits = _of_one_length(splits)
     train = splits["train"]
     notes += tuple(_of_one_class(name, splits[name], train, classes) for name in splits if name != "train")
@@ -95,12 +95,12 @@ def completed(raw: Raw, test: str, valid: str, read: Callable[[str], Raw]) -> Da
         raw.kind,
         features=raw.features,
         notes=tuple(filter(None, notes)),
-        rate=raw.rate,
+        sample_rate=raw.sample_rate,
         valid=splits.get("valid"),
     )
 
 
-def held(y: Int[np.ndarray, " N"], amount: float, seed: int | None = 0) -> Bool[np.ndarray, " N"]:
+def held_out_mask(y: Int[np.ndarray, " N"], amount: float, seed: int | None = 0) -> Bool[np.ndarray, " N"]:
     """Which examples are held out: a fraction, or from 1 a number of them, stratified by class.
 
     seed: of the choice; None: evenly spaced after sorting by class. InputError for fewer than two examples.
@@ -118,15 +118,15 @@ def held(y: Int[np.ndarray, " N"], amount: float, seed: int | None = 0) -> Bool[
 
 
 def hold_out(x: np.ndarray, y: np.ndarray, classes: tuple[str, ...], take: Take | None = None) -> Dataset:
-    """A data set of these examples, of which a tenth is the test split, as in `completed`."""
-    return completed(Raw({"train": Split(x, y)}, classes, take=take), "", "", _no_source)
+    """A data set of these examples, of which a tenth is the test split, as in `with_splits`."""
+    return with_splits(RawDataset({"train": Split(x, y)}, classes, take=take), "", "", _no_source)
 
 
-def _no_source(name: str) -> Raw:
+def _no_source(name: str) -> RawDataset:
     raise InputError(f"{name} is neither a fraction nor a number of examples")
 
 
-def _divided(raw: Raw, held_out: dict[str, float]) -> dict[str, Split]:
+def _divided(raw: RawDataset, held_out: dict[str, float]) -> dict[str, Split]:
     """The remaining training examples, and the held-out ones by name, all in their order."""
     if not held_out:
         return {}
@@ -134,8 +134,8 @@ def _divided(raw: Raw, held_out: dict[str, float]) -> dict[str, Split]:
     places = np.arange(len(train.x))
     for name, amount in held_out.items():
         if amount >= len(places):
-            raise InputError(f"{name}={amount:g} leaves no training examples of {len(places):,}")
-        chosen = _chosen(train.y[places], amount, None if raw.groups is None else raw.groups[places])
+            raise InputError(f"{name}={amount:g} holds out all {len(places):,} examples; use fewer")
+        chosen = _held_out_groups(train.y[places], amount, None if raw.groups is None else raw.groups[places])
         parts[name], places = places[chosen], places[~chosen]
         if raw.spans is not None and raw.groups is not None and len(np.unique(raw.groups)) == 1:
             places = places[raw.spans[places, 1] <= raw.spans[parts[name], 0].min()]
@@ -151,14 +151,14 @@ def _divided(raw: Raw, held_out: dict[str, float]) -> dict[str, Split]:
     return found
 
 
-def _chosen(y: np.ndarray, amount: float, groups: np.ndarray | None) -> np.ndarray:
-    """`held`, of whole groups; of a single group the last examples."""
+def _held_out_groups(y: np.ndarray, amount: float, groups: np.ndarray | None) -> np.ndarray:
+    """`held_out_mask`, of whole groups; of a single group the last examples."""
     if groups is None:
-        return held(y, amount)
+        return held_out_mask(y, amount)
     _, first, group = np.unique(groups, return_index=True, return_inverse=True)
     if len(first) == 1:
-        return np.sort(held(np.zeros(len(y), int), amount))
-    return held(y[first], amount if amount < 1 else amount / len(y))[group]
+        return np.sort(held_out_mask(np.zeros(len(y), int), amount))
+    return held_out_mask(y[first], amount if amount < 1 else amount / len(y))[group]
 
 
 def _amount(name: str, wanted: str) -> float | None:
@@ -172,13 +172,13 @@ def _amount(name: str, wanted: str) -> float | None:
     return amount
 
 
-def _require_alike(raw: Raw, other: Raw, where: str) -> None:
-    mine, theirs = raw.splits["train"].x, other.every().x
+def _require_alike(raw: RawDataset, other: RawDataset, where: str) -> None:
+    mine, theirs = raw.splits["train"].x, other.concatenated().x
     steps = 1 if raw.splits["train"].lengths is not None else 0  # lengths may differ
     if raw.kind != other.kind or mine.shape[1 + steps :] != theirs.shape[1 + steps :] or mine.dtype != theirs.dtype:
         raise InputError(
-            f"{where}: its examples are {other.kind}s {[*theirs.shape[1:]]} of {theirs.dtype}, those of the training "
-            f"split {raw.kind}s {[*mine.shape[1:]]} of {mine.dtype}: convert one of them"
+            f"{where}: its examples are {other.kind} {[*theirs.shape[1:]]} {theirs.dtype}, but those of the training "
+            f"split are {raw.kind} {[*mine.shape[1:]]} {mine.dtype}; convert one of them"
         )
 
 

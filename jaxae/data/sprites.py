@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Int, Key, UInt8
 
 from jaxae.data.dataset import Split
-from jaxae.data.splits import Raw
+from jaxae.data.splits import RawDataset
 from jaxae.errors import InputError
 
 CLASSES = ("square", "ellipse", "heart")
@@ -34,7 +34,7 @@ WINDOW = GRID - COUNTS[3] + 1  # pixels of a rendered sprite, inside the image a
 SAMPLES = 4  # sample points per pixel along each axis
 
 
-def load(name: str = "sprites") -> Raw:
+def load(name: str = "sprites") -> RawDataset:
     """60,000 and 10,000 sprites of 32x32 pixels, `sprites/64` of 64x64; InputError for another name.
 
     The splits are sampled independently from the 737,280 possible sprites: a twelfth of the test sprites are also in
@@ -45,7 +45,7 @@ def load(name: str = "sprites") -> Raw:
         raise InputError(f"data={name}: give {names}, or ./{name} if it is a path")
     for_train, for_test = jax.random.split(jax.random.key(SEED))
     size = SIZES[name]
-    return Raw({"train": _split(for_train, 60_000, size), "test": _split(for_test, 10_000, size)}, CLASSES)
+    return RawDataset({"train": _split(for_train, 60_000, size), "test": _split(for_test, 10_000, size)}, CLASSES)
 
 
 def _split(key: Key[Array, ""], count: int, size: int) -> Split:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from jaxae.data.arrays import assembled
 from jaxae.data.options import OF_TABLES, Options
-from jaxae.data.splits import Raw
+from jaxae.data.splits import RawDataset
 from jaxae.errors import InputError, first_line
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
@@ -31,11 +31,11 @@ class Table(NamedTuple):
     notes: tuple[str, ...]
 
 
-def load(path: Path, options: Options, features: Sequence[str] = ()) -> Raw:
+def load(path: Path, options: Options, features: Sequence[str] = ()) -> RawDataset:
     """The table of a file. features, InputError: as in `read`."""
     table = read(path, options, features)
     raw = assembled({"train": table.x}, {"train": table.target}, replace(options, kind="table"), str(path))
-    return raw._replace(features=table.features, notes=(*raw.notes, *table.notes), effective=OF_TABLES)
+    return raw._replace(features=table.features, notes=(*raw.notes, *table.notes), applicable=OF_TABLES)
 
 
 def read(path: Path, options: Options, features: Sequence[str] = ()) -> Table:
@@ -58,12 +58,14 @@ def _read(table: Any, path: Path, options: Options, features: Sequence[str]) -> 
     if options.target and options.target in names:
         target = _plain(table.column(options.target), f"{path}: column {options.target}")
         if target.dtype.kind == "f" and (target % 1 > 0).any():
-            target, notes = None, [f"target {options.target} left out: real numbers are no classes"]
+            target, notes = None, [f"target {options.target} left out: real numbers cannot be classes"]
     columns: dict[str, np.ndarray] = {}
     for name in names:
         if name not in left_out:
             values = _plain(table.column(name), f"{path}: column {name}")
-            columns |= _known(name, values, path, features, notes) if features else _numbers(name, values, path)
+            columns |= (
+                _as_in_training(name, values, path, features, notes) if features else _numbers(name, values, path)
+            )
     if features:
         if lacking := [name for name in features if name not in columns and name.split("=")[0] not in names]:
             raise InputError(f"{path}: has no column {lacking[0]}, which the model was trained on")
@@ -78,37 +80,39 @@ def _numbers(name: str, values: np.ndarray, path: Path) -> dict[str, np.ndarray]
     """A column as numbers, or as one column per category. InputError for IDs, text and numbers among words."""
     if values.dtype.kind == "f":
         if _is_id(name, values):
-            raise InputError(f"{path}: column {name} has another number in every row, as an ID; use drop={name}")
+            raise InputError(
+                f"{path}: column {name!r} has a different number in every row, like an ID; use drop={name}"
+            )
         return {name: values}
     words = sorted(set(values.tolist()) - {""})
     if strange := [word for word in words if not _is_number(word.replace(",", "."))]:
         if len(strange) < len(words) / 2:
-            raise InputError(
-                f"{path}: column {name} holds numbers and {strange[0][:20]!r}: empty such cells, or drop={name}"
-            )
+            odd = strange[0][:20]
+            raise InputError(f"{path}: column {name} has numbers and words such as {odd!r}; empty them, or drop={name}")
     elif words:
-        raise InputError(f"{path}: column {name} has decimal commas, such as {words[0]}: write points, or drop={name}")
+        raise InputError(f"{path}: column {name} has decimal commas, such as {words[0]}; use points, or drop={name}")
     if len(words) > min(CATEGORIES, max(len(values) // 2, 2)):
         raise InputError(f"{path}: column {name} has {len(words):,} different words, as IDs or text; use drop={name}")
     return _categories(name, values, words)
 
 
-def _known(
+def _as_in_training(
     name: str, values: np.ndarray, path: Path, features: Sequence[str], notes: list[str]
 ) -> dict[str, np.ndarray]:
-    """A column of the kind that it had in the table of these features; empty if it was not in it."""
+    """A column encoded as in the training table with these features; empty if that table lacks it."""
     words = [feature.removeprefix(f"{name}=") for feature in features if feature.startswith(f"{name}=")]
     if name not in features and not words:
         return {}
     if (values.dtype.kind == "f") != (name in features):
         held, had = ("words", "numbers") if name in features else ("numbers", "words")
-        raise InputError(f"{path}: column {name} holds {held}, and the training table {had}")
+        raise InputError(f"{path}: column {name} holds {held}, but {had} in the training table")
     if name in features:
         return {name: values}
     new = sorted(set(values.tolist()) - {"", *words})
     if new:
         count = int(np.isin(values, new).sum())
-        notes.append(f"{count:,} rows with another {name} than in training, such as {new[0]}: all its categories are 0")
+        rows = f"{count:,} row{'s' * (count > 1)}"
+        notes.append(f"{rows} with an unseen category of {name}, such as {new[0]!r}: all its indicator columns are 0")
     return _categories(name, values, words)
 
 
@@ -117,7 +121,7 @@ def _categories(name: str, values: np.ndarray, words: Sequence[str]) -> dict[str
 
 
 def _is_id(name: str, values: np.ndarray) -> bool:
-    """Whether a column of whole numbers, all different, counts the rows, or has a name as of an ID."""
+    """Whether a column of distinct whole numbers numbers the rows, or has the name of an ID."""
     known, count = values[~np.isnan(values)], len(values)
     if count < 3 or len(np.unique(known)) < count or (known % 1).any():
         return False

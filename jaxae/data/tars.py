@@ -7,19 +7,19 @@ from pathlib import Path
 from jaxae.data import folders, pictures, recordings
 from jaxae.data.cache import cached
 from jaxae.data.options import Options
-from jaxae.data.splits import NAMES, Raw
+from jaxae.data.splits import NAMES, RawDataset
 from jaxae.errors import InputError, first_line
 
 FILES = (*pictures.SUFFIXES, *recordings.SUFFIXES)
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 
-def load(path: Path, options: Options) -> Raw:
+def load(path: Path, options: Options) -> RawDataset:
     """The files of a tar, as `folders.load` reads the folder that it unpacks to. InputError for a damaged tar."""
     stat = path.stat()
     key = f"tar {path.resolve()} {stat.st_size} {stat.st_mtime_ns} {folders.key(options)}"
 
-    def read() -> Raw:
+    def read() -> RawDataset:
         with tempfile.TemporaryDirectory() as unpacked:
             try:
                 with tarfile.open(path) as tar:

@@ -19,7 +19,7 @@ import numpy as np
 from jaxae.data import idx
 from jaxae.data.cache import cached
 from jaxae.data.dataset import Split
-from jaxae.data.splits import NAMES, Raw
+from jaxae.data.splits import NAMES, RawDataset
 from jaxae.errors import InputError, first_line
 
 FAMILY = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST", "emnist": "EMNIST"}
@@ -30,7 +30,7 @@ def prepares(name: str) -> bool:
     return name.split("/")[0] in FAMILY
 
 
-def load(name: str, data_dir: str = "", manual_dir: str = "") -> Raw:
+def load(name: str, data_dir: str = "", manual_dir: str = "") -> RawDataset:
     """An image set of TFDS by name, prepared if necessary, as uint8 arrays in TFDS' own order.
 
     data_dir: folder of prepared sets. manual_dir: folder of archives already downloaded; their checksums are verified.
@@ -151,7 +151,7 @@ def _examples(images: gzip.GzipFile, labels: gzip.GzipFile) -> Iterator[tuple[in
         yield number, {"image": png.getvalue(), "label": int(label)}
 
 
-def _decode(tfds: Any, builder: Any, name: str) -> Raw:
+def _decode(tfds: Any, builder: Any, name: str) -> RawDataset:
     features = builder.info.features
     images = [key for key, feature in features.items() if isinstance(feature, tfds.features.Image)]
     if len(images) != 1:
@@ -173,7 +173,7 @@ def _decode(tfds: Any, builder: Any, name: str) -> Raw:
     parts = {NAMES[part]: part for part in builder.info.splits if part in NAMES}
     if "train" not in parts:
         parts = {"train": next(iter(builder.info.splits))}
-    return Raw({name: split(part) for name, part in parts.items()}, classes)
+    return RawDataset({name: split(part) for name, part in parts.items()}, classes)
 
 
 def _unknown(name: str, known: list[str]) -> InputError:

@@ -84,15 +84,13 @@ def _divides(batch_size: int, by: int, how: str) -> None:
         raise ValueError(f"batch_size={batch_size} is not divisible {how}; use {near}")
 
 
-def missing_platform() -> str:
-    """What is wrong if `JAX_PLATFORMS` names a platform without a device; else empty. Initializes JAX's devices."""
+def platform_error() -> str:
+    """Error message if `JAX_PLATFORMS` names a platform without a device, else empty. Initializes JAX's devices."""
     try:
         jax.devices()
     except Exception:  # a RuntimeError or an AssertionError, by version of JAX
         wanted = os.environ.get("JAX_PLATFORMS", "")
-        return (
-            f"JAX_PLATFORMS={wanted}: JAX finds no such device: unset it, or install JAX for it (jax[cuda12], jax[tpu])"
-        )
+        return f"JAX_PLATFORMS={wanted}: JAX finds no such device; unset it, or install jax[cuda12] or jax[tpu]"
     return ""
 
 

@@ -26,9 +26,10 @@ class Training:
     init_from: str = ""
     """Run directory whose parameters initialise the model. (default: random parameters)"""
     keep: Keep = "last"
-    """Epoch whose model is kept. best: that of the smallest loss of the validation split, see --valid."""
+    """Model to return. last: that of the last epoch. best: that of the epoch with the smallest validation loss, see
+    --valid."""
     stop_after: int = 0
-    """Epochs without a smaller loss of the validation split after which training stops (0: never)."""
+    """Early stopping: epochs without a smaller validation loss after which training stops (0: no early stopping)."""
     seed: int = 0
     """Seed of all random numbers."""
     seeds: int = 1
@@ -138,7 +139,7 @@ class Config(Devices, Output, Folders, Optimization, Training, Options):
 
     @property
     def selection(self) -> Selection:
-        """Which state is kept, and when training stops."""
+        """Model selection and early stopping."""
         return Selection(self.keep, self.stop_after)
 
 

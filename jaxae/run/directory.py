@@ -43,7 +43,7 @@ LOCK = ".lock"
 def locked(workdir: Path) -> Iterator[None]:
     """Lock the directory exclusively; the lock ends with its process. InputError if another process holds it.
 
-    A warning on a file system without locks.
+    Warns if the file system does not support locks.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ def locked(workdir: Path) -> Iterator[None]:
                 f"workdir={workdir}: another process is running in it: wait for it, or use another"
             ) from None
         except OSError:
-            warning = "%s: this file system has no locks: start no second run in this directory"
+            warning = "%s: the file system does not support locks; do not start a second run in this directory"
             logging.getLogger("jaxae").warning(warning, workdir)
         yield
 
@@ -171,11 +171,11 @@ def _units(dataset: Dataset) -> dict[str, Any]:
     return {
         "kind": dataset.kind,
         "real": dataset.real,
-        "bytes": dataset.bytes,
+        "from_bytes": dataset.from_bytes,
         "missing": dataset.train.observed is not None,
         "scale": scale,
         "features": list(dataset.features),
-        "rate": dataset.rate,
+        "sample_rate": dataset.sample_rate,
     }
 
 

@@ -187,16 +187,16 @@ def checked(config: Config, build: Build, dataset: Dataset, layout: Layout = UNS
     with input_errors():
         experiment = built(config, build, dataset.info)
         if dataset.train.observed is not None and not experiment.missing:
-            able = ", ".join(_that_take_missing_entries(dataset.info))
+            able = ", ".join(_with_masked_loss(dataset.info))
             raise ValueError(
                 f"the data have missing entries; use an experiment that trains on the observed ones: {able}"
             )
         require_suitable(experiment, dataset)
-        if config.selection.validates and dataset.valid is None:
+        if config.selection.needs_validation and dataset.valid is None:
             field = f"keep={config.keep}" if config.keep == "best" else f"stop_after={config.stop_after}"
-            used = any("the validation split is the test split" in note for note in dataset.notes)
-            fix = "hold another test split out by test=0.1" if used else "hold one out by valid=0.1"
-            raise ValueError(f"{field} needs a validation split, which the data lack: {fix}")
+            used = any("the validation split is used as the test split" in note for note in dataset.notes)
+            but = ", but that of the data serves as the test split; hold out a test split with test=0.1"
+            raise ValueError(f"{field} needs a validation split{but if used else '; hold one out with valid=0.1'}")
         # The nets check their shapes only here.
         state = loop.abstract(experiment, config, dataset.info, layout)
         records.check_names(state["totals"]["sum"])
@@ -211,8 +211,8 @@ def checked(config: Config, build: Build, dataset: Dataset, layout: Layout = UNS
     return experiment
 
 
-def _that_take_missing_entries(info: Info) -> list[str]:
-    """The experiments that can be built for these data, and whose losses are of the observed entries alone."""
+def _with_masked_loss(info: Info) -> list[str]:
+    """Experiments that fit these data and mask missing entries in the loss."""
     found = []
     for name in names():
         module = find(name)

@@ -16,7 +16,7 @@ import numpy as np
 from jaxae import data as sources
 from jaxae.core.experiment import Experiment
 from jaxae.data import Dataset, binary
-from jaxae.devices.plan import missing_platform
+from jaxae.devices.plan import platform_error
 from jaxae.errors import InputError, Interrupted
 from jaxae.run import config as configs
 from jaxae.run import directory, loop
@@ -100,7 +100,7 @@ def fit(
     TypeError for an unknown field; ValueError for invalid arguments and for a field without effect in this call;
     errors.Diverged for a non-finite number; OSError if the workdir cannot be written.
     """
-    if trouble := missing_platform():
+    if trouble := platform_error():
         raise InputError(trouble)
     if context is not None:
         raise ValueError("context= is not supported yet; omit it")
@@ -147,8 +147,8 @@ def _in_memory(source: Source, config: Config, dataset: Dataset, stop: loop.Stop
             if now.seconds:
                 seconds, examples = seconds + now.seconds, examples + (now.step - step) * config.batch_size
             step, rate = now.step, config.seeds * examples / seconds if seconds else 0.0
-            if config.selection.validates and kept is None:
-                kept = selection.begin(now.state)
+            if config.selection.needs_validation and kept is None:
+                kept = selection.init(now.state)
             if now.test is None:
                 shown.update(now.epoch, step, float(np.mean(now.train["loss"])), rate)
             else:
@@ -169,7 +169,7 @@ def _in_memory(source: Source, config: Config, dataset: Dataset, stop: loop.Stop
     if kept and kept.epoch.all():
         state = kept.state
         _say(progress, selection.described(kept, config.epochs, config.selection))
-    units = (dataset.scale, dataset.real, dataset.bytes)
+    units = (dataset.scale, dataset.real, dataset.from_bytes)
     return Trained(experiment, state, dataset.shape, loop.seeds_of(config), history, save, *units)
 
 
@@ -215,14 +215,18 @@ def _check_effect(
     own = isinstance(experiment, Experiment)
     custom = own or not isinstance(fields.get("optimizer", ""), str)
     for applies, names, why in (
-        (True, ("patience",), "in fit, a timeout between processes; to stop early, leave a loop over jaxae.iterate"),
+        (
+            True,
+            ("patience",),
+            "in fit, where it is a timeout between processes; for early stopping use stop_after",
+        ),
         (True, PROCESS_FIELDS, "in fit, which trains in one process; omit it, or use the command line"),
         (True, ("summary",), "in fit; omit it, and call jaxae.run.layer_tables(config, build)"),
         (workdir is None, RUN_FIELDS, "without a run directory; omit it, or pass workdir="),
         (figures is False, ("picture_every",), "with figures=False; omit one of them"),
         (not isinstance(data, str | Path), ("data_dir", "manual_dir"), "with an array or a Dataset; omit it"),
         (isinstance(data, str | Path), ("y",), "with a path, which has classes of its own; omit it (see target)"),
-        (isinstance(data, Dataset), OF_ARRAYS, "with a Dataset, which has been read; pass it to jaxae.data"),
+        (isinstance(data, Dataset), OF_ARRAYS, "on a Dataset; pass it to jaxae.data.load or jaxae.data.from_arrays"),
         (own, ("optimizer", "precision"), "with a custom optimizer; omit it"),
         (custom, OPTIMIZER_FIELDS, "with a custom optimizer; omit it"),
     ):
@@ -242,7 +246,7 @@ def _dataset(
     if isinstance(data, str | Path):
         for name, part in parts.items():
             if np.ndim(part):
-                raise ValueError(f"{name}= is an array, and the data a path: pass a path, a fraction or a number")
+                raise ValueError(f"{name}= is an array, but data is a path; pass a path, a fraction or a number")
         named: dict[str, Any] = {"data": str(data)} | {
             name: str(part) for name, part in parts.items() if part is not None
         }
@@ -257,7 +261,7 @@ def _dataset(
         if isinstance(part, str | Path):
             parts[name] = sources.examples(dataclasses.replace(options, data=str(part)), *folders)[0].x
     found = sources.from_arrays(data, y, **parts, options=options)
-    held = " (test: a tenth, see test=)" if test is None and found.test is not found.train else ""
+    held = " (a tenth held out as the test split; see test=)" if test is None and found.test is not found.train else ""
     _say(progress, sources.summary(found) + held)
     return found, {"data": sources.ARRAY}
 

@@ -24,7 +24,7 @@ from jaxae.training import epoch, records, selection
 from jaxae.training.checkpoint import Checkpoints, NoCheckpoints
 from jaxae.training.epoch import Totals
 from jaxae.training.iterate import Compiler, Snapshot, iterate
-from jaxae.training.selection import Kept
+from jaxae.training.selection import SelectionState
 from jaxae.training.start import Initial, start
 
 # Values of a checkpoint besides arrays: bytes of metrics.jsonl, total seconds, seconds and images of training.
@@ -44,7 +44,7 @@ class Outcome(NamedTuple):
     state: State  # the one that is kept
     wall_seconds: float
     images_per_second: float  # without compilation
-    kept: Kept | None = None  # if `config.selection` validates
+    kept: SelectionState | None = None  # if `config.selection` validates
 
 
 def train(
@@ -79,7 +79,7 @@ def train(
             items, meta = restored
         else:
             new = start(experiment, data.info, config.batch_size, seeds, initial=initial())
-            items, meta = as_items(*new, selection.begin(new[0]) if config.selection.validates else None), NEW
+            items, meta = as_items(*new, selection.init(new[0]) if config.selection.needs_validation else None), NEW
         if writes:
             records.truncate(metrics_file, meta["size"])
         meta, lines = processes.broadcast_json([meta, records.read(metrics_file) if writes else []])
@@ -190,7 +190,7 @@ def seeds_of(config: Config) -> range:
     return range(config.seed, config.seed + config.seeds)
 
 
-def as_items(state: State, totals: Totals, kept: Kept | None = None) -> dict[str, Any]:
+def as_items(state: State, totals: Totals, kept: SelectionState | None = None) -> dict[str, Any]:
     """State, totals and the kept state, if any, as a checkpoint names them."""
     return {"state": state, "totals": totals, **({"kept": kept} if kept is not None else {})}
 
@@ -198,5 +198,5 @@ def as_items(state: State, totals: Totals, kept: Kept | None = None) -> dict[str
 def abstract(experiment: Experiment, config: Config, info: Info, layout: Layout = UNSPLIT) -> dict[str, Any]:
     """Shapes and dtypes of the arrays in a checkpoint."""
     new = jax.eval_shape(lambda: start(experiment, info, config.batch_size, seeds_of(config), layout))
-    kept = selection.shapes(new[0]) if config.selection.validates else None
+    kept = selection.shapes(new[0]) if config.selection.needs_validation else None
     return as_items(new[0], new[1], kept)

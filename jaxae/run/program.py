@@ -10,7 +10,7 @@ from typing import NoReturn
 import jax
 
 from jaxae.devices import signals
-from jaxae.devices.plan import missing_platform
+from jaxae.devices.plan import platform_error
 from jaxae.devices.processes import SINGLE_PROCESS, Processes, join
 from jaxae.errors import Diverged, InputError, Interrupted, discard_output, first_line, input_errors
 from jaxae.run import command_line, compiled, directory, results
@@ -90,7 +90,7 @@ def program(
                 raise
             print(f"error: {text}", file=sys.stderr)
         except Exception:
-            if not (text := missing_platform()):
+            if not (text := platform_error()):
                 raise
             print(f"error: {text}", file=sys.stderr)
             code = 2

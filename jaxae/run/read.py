@@ -50,8 +50,8 @@ def load(path: str | Path, experiment: ModuleType | Experiment | None = None, **
     else:
         state, save = restored(path, {"state": abstract["state"]})["state"], saver(config, saved)
     lines = records.read(path / "metrics.jsonl") if (path / "metrics.jsonl").exists() else []
-    scale, were_bytes = directory.scale_of(saved), saved["data"].get("bytes", True)
-    return Trained(found, state, info.shape, loop.seeds_of(config), lines, save, scale, info.real, were_bytes)
+    scale, from_bytes = directory.scale_of(saved), saved["data"].get("from_bytes", True)
+    return Trained(found, state, info.shape, loop.seeds_of(config), lines, save, scale, info.real, from_bytes)
 
 
 def _kept(items: dict[str, Any]) -> Any:
@@ -185,9 +185,9 @@ def dataset(path: Path, saved: dict[str, Any]) -> Dataset:
 
 
 def options_of(saved: dict[str, Any]) -> Options:
-    """How the data of a config.json were read, with the kind and the rate that they have."""
+    """How the data of a config.json were read, with the kind and the sample rate that they have."""
     fields = {field.name: configs.plain(saved["config"][field.name]) for field in dataclasses.fields(Options)}
-    found = {name: saved["data"][name] for name in ("kind", "rate") if name in saved["data"]}
+    found = {name: saved["data"][name] for name in ("kind", "sample_rate") if name in saved["data"]}
     return Options(**{**fields, **found})
 
 

@@ -15,7 +15,7 @@ from jaxae.run.config import Config
 from jaxae.training import epoch, records
 from jaxae.training.checkpoint import Checkpoints
 from jaxae.training.epoch import Totals
-from jaxae.training.selection import Kept
+from jaxae.training.selection import SelectionState
 from jaxae.training.start import start
 from jaxae.training.trained import Trained
 
@@ -25,7 +25,7 @@ def saver(
     description: dict[str, Any],
     totals: Totals | None = None,
     last: State | None = None,
-    kept: Kept | None = None,
+    kept: SelectionState | None = None,
 ) -> Callable[[Path, Trained], None]:
     """The function behind `Trained.save`, for the models of a run.
 

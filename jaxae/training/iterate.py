@@ -131,7 +131,9 @@ def require_suitable(experiment: Experiment, data: Dataset) -> None:
     if any(split.lengths is not None for split in data.splits) and not experiment.sequences:
         raise ValueError("data holds sequences of different lengths; use an experiment for sequences")
     if data.train.observed is not None and not experiment.missing:
-        raise ValueError("the data have missing entries, and the losses are not of the observed ones alone")
+        raise ValueError(
+            "the data have missing entries, but the loss of this experiment is not masked; impute them, or use another"
+        )
 
 
 def _iterate(
@@ -149,8 +151,8 @@ def _iterate(
     several, count = len(numbers) > 1, len(data.train.x)
     train_key, test_key = (place(keys(numbers, purpose), plan, several) for purpose in (TRAIN, TEST))
     portions = feed(data.train, plan, numbers, batch_size, data_limit)
-    tested = {"test": data.test} if data.valid is None else {"test": data.test, "valid": data.valid}
-    evaluated = [place(flat_examples(split), plan, False) for split in tested.values()]
+    evaluated_splits = {"test": data.test} if data.valid is None else {"test": data.test, "valid": data.valid}
+    evaluated = [place(flat_examples(split), plan, False) for split in evaluated_splits.values()]
     state, totals = (place(item, plan, several) for item in first())
     step = int(np.ravel(jax.device_get(state.step))[0])
     # All are compiled before the first step, while there is nothing to save.
@@ -195,7 +197,7 @@ def _iterate(
             measured = [
                 jax.device_get(of(state, split, test_key)) for of, split in zip(evaluate, evaluated, strict=True)
             ]
-        metrics = dict(zip(tested, measured, strict=True))
+        metrics = dict(zip(evaluated_splits, measured, strict=True))
         for name, terms in metrics.items():
             nonfinite.check_finite({f"{name} {term}": value for term, value in terms.items()}, step, numbers)
         zeros = jax.tree.map(jnp.zeros_like, {name: totals[name] for name in ("steps", "sum", "sum_error")})

@@ -1,4 +1,4 @@
-"""Which state training returns, by the loss of the validation split, and when it stops early."""
+"""Model selection and early stopping by the validation loss."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -13,7 +13,9 @@ Keep = Literal["last", "best"]
 
 
 class Selection(NamedTuple):
-    """keep: the state of the last epoch, or of the epoch with the smallest validation loss. stop_after: epochs without
+    """Model selection and early stopping.
+
+    keep: the state of the last epoch, or of the epoch with the smallest validation loss. stop_after: epochs without
     a smaller validation loss after which training stops (0: never).
     """
 
@@ -21,15 +23,15 @@ class Selection(NamedTuple):
     stop_after: int = 0
 
     @property
-    def validates(self) -> bool:
+    def needs_validation(self) -> bool:
         """Whether the validation split is needed."""
         return self.keep == "best" or self.stop_after > 0
 
 
-class Kept(NamedTuple):
+class SelectionState(NamedTuple):
     """The state to return so far, on the host. With several seeds every leaf has a leading axis of seeds.
 
-    Every seed has the state, the best epoch and the stop that it has when it is trained alone.
+    Seeds are selected and stopped independently.
     """
 
     state: State
@@ -39,31 +41,33 @@ class Kept(NamedTuple):
     stopped: Bool[np.ndarray, "*S"]  # whether training of this seed has ended
 
 
-def begin(state: State) -> Kept:
-    """Before the first epoch."""
+def init(state: State) -> SelectionState:
+    """The state of the selection before the first epoch."""
     steps = np.zeros(np.shape(state.step), np.int32)
-    return Kept(jax.device_get(state), steps, np.full(steps.shape, np.inf, np.float32), steps, steps > 0)
+    return SelectionState(jax.device_get(state), steps, np.full(steps.shape, np.inf, np.float32), steps, steps > 0)
 
 
-def shapes(state: State) -> Kept:
-    """Shapes and dtypes of `begin`, for those of a state."""
+def shapes(state: State) -> SelectionState:
+    """Shapes and dtypes of `init`, for those of a state."""
     seeds = state.step.shape
     count, number, flag = (jax.ShapeDtypeStruct(seeds, dtype) for dtype in (np.int32, np.float32, np.bool_))
-    return Kept(state, count, number, count, flag)  # type: ignore[arg-type]
+    return SelectionState(state, count, number, count, flag)  # type: ignore[arg-type]
 
 
-def update(kept: Kept, state: State, epoch: int, loss: Float[Any, "*S"], selection: Selection) -> Kept:
-    """After an epoch, counted from 1, with its state and the loss of the validation split."""
+def update(
+    kept: SelectionState, state: State, epoch: int, loss: Float[Any, "*S"], selection: Selection
+) -> SelectionState:
+    """Update with the state and the validation loss of an epoch, counted from 1."""
     loss, active = np.asarray(loss, np.float32), ~kept.stopped
     improved = active & (loss < kept.loss)
     best = np.where(improved, np.int32(epoch), kept.best)
-    taken = improved if selection.keep == "best" else active
+    selects = improved if selection.keep == "best" else active
 
     def pick(new: Any, old: np.ndarray) -> np.ndarray:
-        return np.where(taken.reshape(taken.shape + (1,) * (np.ndim(old) - taken.ndim)), new, old)
+        return np.where(selects.reshape(selects.shape + (1,) * (np.ndim(old) - selects.ndim)), new, old)
 
-    return Kept(
-        jax.tree.map(pick, jax.device_get(state), kept.state) if taken.any() else kept.state,
+    return SelectionState(
+        jax.tree.map(pick, jax.device_get(state), kept.state) if selects.any() else kept.state,
         pick(np.int32(epoch), kept.epoch),
         np.where(improved, loss, kept.loss),
         best,
@@ -71,7 +75,7 @@ def update(kept: Kept, state: State, epoch: int, loss: Float[Any, "*S"], selecti
     )
 
 
-def final(lines: list[Record], kept: Kept | None, split: str = "test") -> Record:
+def final(lines: list[Record], kept: SelectionState | None, split: str = "test") -> Record:
     """The metrics of a split at the kept epoch, of every seed at its own; without `kept` those of the last epoch.
 
     With several seeds that are kept at different epochs, `epoch` and `step` are those of the last of them.
@@ -88,7 +92,7 @@ def final(lines: list[Record], kept: Kept | None, split: str = "test") -> Record
     return {**{name: last[name] for name in OTHERS}, **fields(values)}
 
 
-def described(kept: Kept, epochs: int, selection: Selection) -> str:
+def described(kept: SelectionState, epochs: int, selection: Selection) -> str:
     """Which epoch is kept, and whether training stopped early, in one line."""
     numbers = ", ".join(map(str, np.ravel(kept.epoch).tolist()))
     losses = ", ".join(f"{loss:.4f}" for loss in np.ravel(kept.loss).tolist())

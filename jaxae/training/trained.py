@@ -42,7 +42,7 @@ class Trained:
     saver: Callable[[Path, "Trained"], None] | None = field(default=None, repr=False)  # what `save` calls
     scale: Scale | None = field(default=None, repr=False)  # from model units to the user's; None if they are the same
     real: bool = field(default=False, repr=False)  # real numbers, not pixels in [0, 1]
-    bytes: bool = field(default=True, repr=False)  # whether training divided bytes by 255
+    from_bytes: bool = field(default=True, repr=False)  # whether the data were uint8, divided by 255
 
     def __getitem__(self, i: int) -> "Trained":
         """The model of one seed, counted from 0. IndexError if out of range."""
@@ -220,7 +220,7 @@ class Trained:
     def _examples(self, x: Any) -> tuple[jax.Array, jax.Array | None]:
         """Examples in model units, 0 where an entry is missing; and which entries are observed, if any is missing."""
         x = array(x, "examples")
-        if (*x.shape[1:], 1) == self.shape:  # grey images, and series of one number
+        if (*x.shape[1:], 1) == self.shape:  # grey images, and univariate series
             x = x[..., None]
         if x.ndim == 5 and x.shape[2:] == self.shape:  # frames of videos
             x = x.reshape(-1, *self.shape)
@@ -228,7 +228,7 @@ class Trained:
             raise ValueError(f"examples have shape {x.shape}, not [N, {', '.join(map(str, self.shape))}]")
         if x.dtype.kind not in "biuf":
             raise ValueError(f"examples have dtype {x.dtype}; convert them to numbers")
-        pixels = len(self.shape) > 1 and (self.bytes or not (self.real or self.scale))
+        pixels = len(self.shape) > 1 and (self.from_bytes or not (self.real or self.scale))
         integers = x.dtype == np.uint8 or (len(self.shape) == 3 and x.dtype.kind in "iu")
         if pixels and integers and x.size and x.min() >= 0 and x.max() <= 255:
             x = x.astype(np.float32) / 255

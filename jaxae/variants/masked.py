@@ -76,7 +76,7 @@ def visible(mask: Mask) -> Corrupt:
 def normalized(x: Float[Array, "B H W C"], patch: int) -> Float[Array, "B H W C"]:
     """Every patch minus its mean, divided by sqrt(variance + 1e-6), over pixels and channels (He et al. 2022).
 
-    The variance is the mean squared deviation; that of the authors' code divides by n - 1.
+    The variance divides by n, that of the authors' code by n - 1.
     """
 
     def mean(values: Float[Array, "B H W C"]) -> Float[Array, "B H W 1"]:

@@ -12,7 +12,7 @@ from jaxae.report.figures.base import displayed
 from jaxae.report.figures.images import curves, extremes, reconstructions, strip, strip_path, training
 from jaxae.report.figures.metrics import loss
 from jaxae.report.figures.plane import activity, codes, codes_of, latent, tsne
-from jaxae.report.figures.table import columns
+from jaxae.report.figures.table import column_errors
 from jaxae.report.figures.walks import interpolation, manifold, samples, traversal
 from jaxae.training import records
 from jaxae.training.trained import Trained
@@ -21,7 +21,7 @@ __all__ = [
     "activity",
     "codes",
     "codes_of",
-    "columns",
+    "column_errors",
     "curves",
     "draw",
     "extremes",
@@ -47,7 +47,7 @@ def draw(folder: Path, model: Trained, data: Dataset, lines: list[records.Record
     folder.mkdir(parents=True, exist_ok=True)
     from matplotlib.text import Text
 
-    tables = {"columns": columns(model, data, title)} if data.kind == "table" else {}
+    tables = {"columns": column_errors(model, data, title)} if data.kind == "table" else {}
     model, data = displayed(model, data)
     sequences = data.kind == "series"
     figures = {

@@ -12,10 +12,10 @@ from jaxae.training.trained import Trained
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MOST = 40  # columns in a figure
+MAX_COLUMNS = 40  # in a figure
 
 
-def errors(model: Trained, data: Dataset) -> Float[np.ndarray, " D"]:
+def column_rmse(model: Trained, data: Dataset) -> Float[np.ndarray, " D"]:
     """Root mean squared error of each column, over the observed entries of up to 10,000 test rows, in model units."""
     rows = spread(len(data.test.x), 10_000)
     square = (np.asarray(model.reconstruct(data.test.x[rows])) - data.test.x[rows]) ** 2
@@ -24,12 +24,14 @@ def errors(model: Trained, data: Dataset) -> Float[np.ndarray, " D"]:
     return np.sqrt(total)
 
 
-def columns(model: Trained, data: Dataset, title: str) -> "Figure":
-    """The columns with the largest errors, by name, in model units: standard deviations, if standardized."""
-    values = errors(model, data)
-    places = np.argsort(-values, kind="stable")[:MOST][::-1]
+def column_errors(model: Trained, data: Dataset, title: str) -> "Figure":
+    """Bar chart of the test RMSE of the `MAX_COLUMNS` columns with the largest errors; in standard deviations if
+    standardized.
+    """
+    values = column_rmse(model, data)
+    places = np.argsort(-values, kind="stable")[:MAX_COLUMNS][::-1]
     names = [data.features[place] if data.features else str(place) for place in places]
-    figure = canvas(f"{title}: error of each column", 7.0, 0.8 + 0.22 * len(places))
+    figure = canvas(f"{title}: columns with the largest errors", 7.0, 0.8 + 0.22 * len(places))
     axis = figure.subplots()
     axis.barh([name[:40] for name in _distinct(names)], values[places], color=COLOURS[0])
     axis.set_xlabel("root mean squared error" + ", in standard deviations" * data.real)
