@@ -4,8 +4,8 @@ Group: adversarial and MMD
 Source: Zhao, Song & Ermon 2019, with a seventh of the kernel of `wae`, so that k(x, x) = 1, in place of a Gaussian one.
 Published: no likelihood for this network (Zhao et al. 2019).
 Command: jaxae infovae --data mnist --seeds 3
-Measured: negative evidence lower bound 209.7 +- 1.9 nats, reconstruction 64.7 +- 0.27 over three seeds; 64 s in total on
-two shared CPU cores.
+Measured: negative evidence lower bound 209.7 +- 1.9 nats, reconstruction 64.7 +- 0.27 over three seeds; 64 s in total
+on two shared CPU cores.
 """
 
 from dataclasses import dataclass
