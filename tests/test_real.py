@@ -382,3 +382,30 @@ def test_options_are_checked():
     object.__setattr__(options, "scale", "foo")  # type hints are checked in tests only
     with pytest.raises(InputError, match="scale=foo must be one of auto, none, unit, standard"):
         require_valid(options)
+
+
+def test_model_takes_a_split_as_a_whole():
+    """A split is in model units, unlike an array."""
+    x = np.where(rng.random(TABLE.shape) < 0.2, np.nan, TABLE)
+    dataset = data.from_arrays(x, test=0)
+    model = jaxae.fit("vae", dataset, **SMALL)
+    for call in ("encode", "reconstruct", "score"):
+        split, array = (np.asarray(getattr(model, call)(given)) for given in (dataset.test, x))
+        np.testing.assert_allclose(split, array, rtol=1e-3, atol=1e-5, err_msg=call)
+    assert model.evaluate(dataset.test)["loss"] == pytest.approx(model.history[-1]["loss"], rel=1e-4)
+    images = data.load("digits")
+    pixels = jaxae.fit("dense", images, epochs=1, hidden=(8,), latent=2, progress=False)
+    assert equal(pixels.encode(images.test), pixels.encode(images.test.x))
+
+
+def test_model_takes_a_list_of_series():
+    parts = [rng.normal(size=(n, 2)) for n in (5, 3, 7, 4)]
+    model = jaxae.fit("sequence", parts, test=0, epochs=1, batch_size=2, hidden=4, latent=3, progress=False)
+    padded = np.stack([np.pad(part, ((0, 7 - len(part)), (0, 0))) for part in parts])
+    lengths = np.array([5, 3, 7, 4])
+    assert equal(model.encode(parts), model.encode(padded, lengths))
+    assert equal(model.score(parts), model.score(padded, lengths=lengths))
+    with pytest.raises(ValueError, match=r"series have shapes \[\(9, 2\)\], not \[T, 2\] with T at most 7"):
+        model.encode([np.zeros((9, 2))])
+    with pytest.raises(InputError, match="examples is a path: pass an array"):
+        model.encode("parts.npz")

@@ -118,7 +118,7 @@ def test_classes_and_test_split_from_file_names(tmp_path):
     found = data.load(str(tmp_path / "p"), target_pattern="dog|cat[0-4]", test_pattern="y/")
     assert found.classes == ("cat0", "cat1", "cat2", "cat3", "cat4", "dog")
     assert found.train.y.tolist() == [-1, 0, 1, 2, 3, 4]
-    assert "1 file without a class, which target_pattern does not match" in found.notes
+    assert "1 file without a class by target_pattern" in found.notes
     np.testing.assert_array_equal(found.test.x, PIXELS[6:])
 
 

@@ -45,8 +45,8 @@ class WithData(ToFile):
     """Arguments of a command that applies the model of a run to new data."""
 
     data: Positional[Annotated[str, tyro.conf.arg(metavar="DATA")]]
-    """Path of a .npy, .npz or IDX file or of a folder of images, for all examples in order; or the name of a data set,
-    for its test split."""
+    """Path of a file, folder or tar as for --data, for all examples in order; or the name of a data set, for its test
+    split. The options of the run, such as --drop, --size and --window, apply."""
 
 
 class NewData(NamedTuple):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -125,6 +126,8 @@ def assembled(
 
 def array(x: Any, name: str) -> np.ndarray:
     """Convert to an array, masked entries to NaN. InputError for a ragged list."""
+    if isinstance(x, str | PathLike):
+        raise InputError(f"{name} is a path: pass an array, as jaxae.data.load(path) gives, or use the command line")
     if isinstance(x, np.ma.MaskedArray):
         return np.where(np.ma.getmaskarray(x), np.nan, np.ma.getdata(x))
     try:

@@ -80,7 +80,9 @@ def read(path: Path, options: Options, where: str) -> RawDataset:
         splits=_by_split(raw.splits["train"], split),
         groups=None if raw.groups is None else raw.groups[split == 0],
         notes=heard.notes + raw.notes + notes,
-        names=tuple(names[place] for place in number),
+        names=tuple(names)
+        if raw.spans is None
+        else tuple(f"{names[place]}:{start}" for place, (start, _) in zip(number, raw.spans.tolist(), strict=True)),
         sample_rate=heard.sample_rate,
         applicable=OF_RECORDINGS,
     )
@@ -127,7 +129,7 @@ def _by_patterns(found: list[Listed], path: Path, options: Options, where: str) 
             labels = [match[bool(match.re.groups)] or "" if match else "" for match in matches]
             found = [file._replace(label=label) for file, label in zip(found, labels, strict=True)]
             if without := labels.count(""):
-                notes = (f"{without:,} file{'s' * (without > 1)} without a class, which {name} does not match",)
+                notes = (f"{without:,} file{'s' * (without > 1)} without a class by {name}",)
     return sorted(found, key=lambda file: (*file[1:], file.path)), notes
 
 

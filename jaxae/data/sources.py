@@ -1,5 +1,6 @@
 """Data sets by name or path."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -82,6 +83,8 @@ def examples(
         found = binary.binarize(named(options, data_dir, manual_dir), options.binarize).test
         return found, range(len(found.x))
     raw = read(replace(options, target_pattern="", test_pattern=""), data_dir, manual_dir, features, training=False)
+    if raw.notes:
+        logging.getLogger("jaxae").info("%s: %s", options.data, "; ".join(raw.notes))
     every = raw.concatenated()
     return every, raw.names or range(len(every.x))
 

@@ -185,7 +185,7 @@ def _require_alike(raw: RawDataset, other: RawDataset, where: str) -> None:
 def _of_one_class(name: str, split: Split, train: Split, classes: Sequence[str]) -> str:
     """A note on a split whose examples are all of one class; else empty."""
     present = np.unique(split.y[split.y >= 0])
-    if len(present) == 1 and len(split.y) >= 10 and len(np.unique(train.y)) > 1:
+    if len(present) == 1 and len(split.y) >= 10 and len(np.unique(train.y[train.y >= 0])) > 1:
         return f"all {name} examples are of class {classes[present[0]]}: were the data sorted when they were split?"
     return ""
 

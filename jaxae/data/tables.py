@@ -78,6 +78,7 @@ def _read(table: Any, path: Path, options: Options, features: Sequence[str]) -> 
 
 def _numbers(name: str, values: np.ndarray, path: Path) -> dict[str, np.ndarray]:
     """A column as numbers, or as one column per category. InputError for IDs, text and numbers among words."""
+    drop = f"drop={name or repr(name)}"
     if values.dtype.kind == "f":
         if _is_id(name, values):
             raise InputError(
@@ -88,11 +89,11 @@ def _numbers(name: str, values: np.ndarray, path: Path) -> dict[str, np.ndarray]
     if strange := [word for word in words if not _is_number(word.replace(",", "."))]:
         if len(strange) < len(words) / 2:
             odd = strange[0][:20]
-            raise InputError(f"{path}: column {name} has numbers and words such as {odd!r}; empty them, or drop={name}")
+            raise InputError(f"{path}: column {name} has numbers and words such as {odd!r}; empty them, or {drop}")
     elif words:
-        raise InputError(f"{path}: column {name} has decimal commas, such as {words[0]}; use points, or drop={name}")
+        raise InputError(f"{path}: column {name} has decimal commas, such as {words[0]}; use points, or {drop}")
     if len(words) > min(CATEGORIES, max(len(values) // 2, 2)):
-        raise InputError(f"{path}: column {name} has {len(words):,} different words, as IDs or text; use drop={name}")
+        raise InputError(f"{path}: column {name} has {len(words):,} different words, as IDs or text; use {drop}")
     return _categories(name, values, words)
 
 
@@ -145,7 +146,7 @@ def _plain(column: Any, where: str) -> np.ndarray:
     elif pa.types.is_null(kind):
         return np.full(len(column), np.nan)
     elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
-        raise InputError(f"{where} holds {kind}, not numbers or words; leave it out by drop")
+        raise InputError(f"{where} holds {kind}, not numbers or words; use drop={where.split('column ')[-1]}")
     return np.asarray(column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), np.float64)
 
 

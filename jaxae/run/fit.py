@@ -196,6 +196,7 @@ def _checked(kind: type[Config], fields: dict[str, Any]) -> dict[str, Any]:
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(hints)}"
             raise TypeError(f"{name} is not a field of {kind.__module__}.Config: {hint}")
     plain = {name: configs.plain(value) for name, value in fields.items()}
+    plain |= {name: (v,) for name, v in plain.items() if hints[name] == tuple[str, ...] and isinstance(v, str)}
     for name, value in plain.items():
         if not configs.fits(value, hints[name]) and not (name == "optimizer" and hasattr(value, "update")):
             hint = HINTS.get(name, "") if callable(value) or name == "optimizer" else ""

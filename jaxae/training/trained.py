@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -15,11 +15,13 @@ from jaxtyping import Array, Float, Int, Key, Num
 from jaxae.core.batch import Batch, Loss, Terms
 from jaxae.core.experiment import Experiment
 from jaxae.core.types import Extra, Params, Sampler, Scale, State, Variables
+from jaxae.data import Split
 from jaxae.data.arrays import array
 from jaxae.training.start import TEST
 from jaxae.training.start import keys as start_keys
 
 CHUNK = 1000  # examples per call of the model
+Examples: TypeAlias = Num[Any, "N *D"] | Split | Sequence[Any]
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,9 @@ class Trained:
     n - 1). Examples go in, and come out, in the user's units. Images are [N, H, W, C], or [N, H, W] when grey, uint8 or
     float in [0, 1]; floats are used as they are, whereas training and the command line round them to 256 levels. Real
     numbers are scaled as the training data were; NaN marks a missing entry. Sequences are [N, T, D], padded ones with
-    their lengths [N]. With several seeds every result has a leading axis of seeds, and `model[i]` is the model of one.
+    their lengths [N], or a list of [T, D]. A split of a `Dataset`, which is in model units, is passed as a whole:
+    `model.score(data.test)`, not its array. With several seeds every result has a leading axis of seeds, and `model[i]`
+    is the model of one.
     """
 
     experiment: Experiment
@@ -57,9 +61,9 @@ class Trained:
         """Number of seeds."""
         return len(self.seeds)
 
-    def encode(self, x: Num[Any, "N *D"], lengths: Int[Any, " N"] | None = None) -> Float[Array, "*S_N_code"]:
+    def encode(self, x: Examples, lengths: Int[Any, " N"] | None = None) -> Float[Array, "*S_N_code"]:
         """Codes, float32; deterministic (the posterior mean for variational models)."""
-        x, _ = self._examples(x)
+        x, _, lengths = self._examples(x, lengths)
         if lengths is None:
             return self._apply("encode", x)
         if not self.experiment.sequences:
@@ -77,13 +81,13 @@ class Trained:
             raise ValueError(f"codes have shape {z.shape}, not [N, {', '.join(map(str, self.code))}]")
         return self._in_users_units(self._apply("decode", z, own=own))
 
-    def reconstruct(self, x: Num[Any, "N *D"], lengths: Int[Any, " N"] | None = None) -> Float[Array, "*S_N_shape"]:
+    def reconstruct(self, x: Examples, lengths: Int[Any, " N"] | None = None) -> Float[Array, "*S_N_shape"]:
         """decode(encode(x)): float32, pixels in [0, 1]."""
         return self.decode(self.encode(x, lengths))
 
-    def corrupted(self, x: Num[Any, "N *D"]) -> Float[Array, "N *shape"]:
+    def corrupted(self, x: Examples) -> Float[Array, "N *shape"]:
         """Encoder inputs in training: the examples, with the noise or mask of the experiment, if any."""
-        examples, _ = self._examples(x)
+        examples, _, _ = self._examples(x)
         if self.experiment.corrupt is not None:
             batch = Batch(examples, jnp.arange(len(examples)), jnp.ones(len(examples)), jnp.int32(0))
             examples = self.experiment.corrupt(jax.random.key(0), batch)
@@ -110,12 +114,12 @@ class Trained:
 
         return self.decode(jax.vmap(codes)(self.variables) if self._several else codes(self.variables))
 
-    def terms(self, x: Num[Any, "N *D"], lengths: Int[Any, " N"] | None = None) -> dict[str, Float[np.ndarray, "*S N"]]:
+    def terms(self, x: Examples, lengths: Int[Any, " N"] | None = None) -> dict[str, Float[np.ndarray, "*S N"]]:
         """The terms of the loss of every example, by name, as the evaluation of a run computes them.
 
         Noise, such as posterior samples, depends on the index of an example.
         """
-        return self._terms(*self._examples(x), lengths)
+        return self._terms(*self._examples(x, lengths))
 
     def _terms(
         self,
@@ -144,22 +148,22 @@ class Trained:
         return {name: np.concatenate([chunk[name] for chunk in chunks], axis=-1) for name in chunks[0]}
 
     def score(
-        self, x: Num[Any, "N *D"], by: str = "loss", lengths: Int[Any, " N"] | None = None, samples: int = 10
+        self, x: Examples, by: str = "loss", lengths: Int[Any, " N"] | None = None, samples: int = 10
     ) -> Float[np.ndarray, "*S N"]:
         """A term of the loss of every example, averaged over `samples` noise samples: an anomaly score.
 
         All examples share the noise, so that equal examples have equal scores, in any order. Larger is more anomalous.
         ValueError for an unknown term.
         """
-        examples, draws = self._examples(x), []
+        examples, draws = self._examples(x, lengths), []
         for draw in range(samples):
-            found = self._terms(*examples, lengths, draw)
+            found = self._terms(*examples, draw)
             if by not in found:
                 raise ValueError(f"by={by} is not a term of the loss; use one of {', '.join(sorted(found))}")
             draws.append(found[by])
         return np.stack(draws).mean(0, dtype=np.float64).astype(np.float32)
 
-    def evaluate(self, x: Num[Any, "N *D"], lengths: Int[Any, " N"] | None = None) -> dict[str, Any]:
+    def evaluate(self, x: Examples, lengths: Int[Any, " N"] | None = None) -> dict[str, Any]:
         """Means of the terms of the loss over these examples: a number each, or one per seed."""
         return {name: values.mean(-1, dtype=np.float64) for name, values in self.terms(x, lengths).items()}
 
@@ -217,8 +221,17 @@ class Trained:
             y = offset + factor * (y if self.real else jnp.clip(y, 0, 1))
         return y if self.real or self.scale is not None else jnp.clip(y, 0, 1)
 
-    def _examples(self, x: Any) -> tuple[jax.Array, jax.Array | None]:
-        """Examples in model units, 0 where an entry is missing; and which entries are observed, if any is missing."""
+    def _examples(self, x: Any, lengths: Any = None) -> tuple[jax.Array, jax.Array | None, Any]:
+        """Examples in model units, 0 where an entry is missing; which entries are observed, if any is missing; lengths.
+
+        A `Split` is in model units already. Series of different lengths are padded to those of training.
+        """
+        if isinstance(x, Split):
+            units = x.x / np.float32(255) if x.x.dtype == np.uint8 else x.x
+            known = None if x.observed is None else jnp.asarray(x.observed, jnp.float32)
+            return jnp.asarray(units, jnp.float32), known, x.lengths if lengths is None else lengths
+        if self.experiment.sequences and lengths is None and isinstance(x, list | tuple):
+            x, lengths = self._padded(x)
         x = array(x, "examples")
         if (*x.shape[1:], 1) == self.shape:  # grey images, and univariate series
             x = x[..., None]
@@ -241,13 +254,24 @@ class Trained:
         if not known.all():
             if not self.experiment.missing:
                 raise ValueError("examples have NaN: this experiment takes no missing entries")
-            return jnp.asarray(np.where(known, x, 0)), jnp.asarray(known, jnp.float32)
+            return jnp.asarray(np.where(known, x, 0)), jnp.asarray(known, jnp.float32), lengths
         if self.real or self.scale is not None:
-            return jnp.asarray(x), None
+            return jnp.asarray(x), None, lengths
         shown = x[x != self.experiment.model.hidden] if hasattr(self.experiment.model, "hidden") else x
         if shown.size and not (shown.min() >= 0 and shown.max() <= 1):
             raise ValueError("pixels must be uint8, or float in [0, 1]")
-        return jnp.asarray(x), None
+        return jnp.asarray(x), None, lengths
+
+    def _padded(self, series: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+        """Series [T] or [T, D], each at most as long as those of training, as [N, T, D]; and their lengths."""
+        parts = [np.asarray(part).reshape(len(part), -1) for part in series]
+        lengths = np.array([len(part) for part in parts], np.int32)
+        if lengths.max(initial=0) > self.shape[0] or {part.shape[1] for part in parts} - {self.shape[1]}:
+            shapes = sorted({part.shape for part in parts})
+            raise ValueError(
+                f"series have shapes {shapes[:3]}, not [T, {self.shape[1]}] with T at most {self.shape[0]}"
+            )
+        return np.stack([np.pad(part, ((0, self.shape[0] - len(part)), (0, 0))) for part in parts]), lengths
 
 
 def layers(model: nn.Module, shape: tuple[int, ...]) -> dict[str, str]:
