@@ -81,9 +81,7 @@ def _numbers(name: str, values: np.ndarray, path: Path) -> dict[str, np.ndarray]
     drop = f"drop={name or repr(name)}"
     if values.dtype.kind == "f":
         if _is_id(name, values):
-            raise InputError(
-                f"{path}: column {name!r} has a different number in every row, like an ID; use drop={name}"
-            )
+            raise InputError(f"{path}: column {name!r} has a different number in every row, like an ID; use {drop}")
         return {name: values}
     words = sorted(set(values.tolist()) - {""})
     if strange := [word for word in words if not _is_number(word.replace(",", "."))]:
