@@ -338,6 +338,10 @@ def test_series_of_different_lengths_from_python():
         assert found.train.lengths.tolist() == [5, 3, 7, 4]
         np.testing.assert_allclose(found.train.x[2, :, 0], parts[2], rtol=1e-6)
         assert found.classes == ("a", "b")
+    mixed = data.from_arrays([np.array([1, 2]), np.array([0.5, 1.5, 2.5])], test=0, scale="none")
+    np.testing.assert_array_equal(mixed.train.x[1, :, 0], [0.5, 1.5, 2.5])
+    levels = data.from_arrays([np.array([0, 255], np.uint8), np.array([51], np.uint8)], test=0)
+    np.testing.assert_allclose(levels.train.x[..., 0], [[0, 1], [0.2, 0]], rtol=1e-6)
     with pytest.raises(InputError, match="sequence 1 is empty"):
         data.from_arrays([np.ones(3), np.ones(0)])
 

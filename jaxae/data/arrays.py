@@ -1,6 +1,6 @@
 """The user's arrays as a data set."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from typing import Any
@@ -51,9 +51,7 @@ def from_arrays(
     if any(map(is_ragged, given.values())) and options.kind in ("auto", "series"):
         raw = _ragged(given, ys, options)
     else:
-        raw = assembled(
-            {name: array(part, "x" if name == "train" else name) for name, part in given.items()}, ys, options, WHERE
-        )
+        raw = assembled({name: array(part, _argument(name)) for name, part in given.items()}, ys, options, WHERE)
     raw = raw._replace(features=features)
     require_effect(raw, options)
     return prepared(with_splits(raw, **held_out, read=_no_source), options)
@@ -63,12 +61,34 @@ def _ragged(given: dict[str, Any], ys: dict[str, Any], options: Options) -> RawD
     """Series of different lengths, by split."""
     counts = [len(parts) for parts in given.values()]
     found, classes = labels([ys[name] for name in given], counts, WHERE)
-    raws = {}
-    for (name, parts), y in zip(given.items(), found, strict=True):
-        where = "x" if name == "train" else name
-        series = [sequences.checked(np.asarray(part), f"{where}: sequence {n}") for n, part in enumerate(parts)]
-        raws[name] = sequences.assembled(series, y, classes, options, WHERE)
+    series = {
+        name: [
+            kinds.numbers(sequences.checked(np.asarray(part), f"{_argument(name)}: sequence {number}"))
+            for number, part in enumerate(parts)
+        ]
+        for name, parts in given.items()
+    }
+    return _series(series, found, classes, options, WHERE)
+
+
+def _series(
+    parts: Mapping[str, Sequence[np.ndarray]],
+    ys: Sequence[np.ndarray],
+    classes: tuple[str, ...],
+    options: Options,
+    where: str,
+) -> RawDataset:
+    """Series [T, D] and their classes, by split."""
+    raws = {
+        name: sequences.assembled(series, y, classes, options, where)
+        for (name, series), y in zip(parts.items(), ys, strict=True)
+    }
     return raws["train"]._replace(splits={name: raw.splits["train"] for name, raw in raws.items()})
+
+
+def _argument(split: str) -> str:
+    """The argument of `from_arrays` that holds the examples of a split."""
+    return "x" if split == "train" else split
 
 
 def _no_source(name: str) -> RawDataset:
@@ -109,11 +129,7 @@ def assembled(
     counts = [len(x) // number for x, number in zip(examples, frames.values(), strict=True)]
     found, classes = labels([ys[name] for name in xs], counts, where)
     if kind == "series" and options.window:
-        cut = {
-            name: sequences.assembled([*x], y, classes, options, where)
-            for name, x, y in zip(xs, examples, found, strict=True)
-        }
-        return cut["train"]._replace(splits={name: raw.splits["train"] for name, raw in cut.items()})
+        return _series({name: [*x] for name, x in zip(xs, examples, strict=True)}, found, classes, options, where)
     splits = {name: Split(x, np.repeat(y, frames[name])) for name, x, y in zip(xs, examples, found, strict=True)}
     groups = None
     if frames["train"] > 1:

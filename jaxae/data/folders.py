@@ -80,7 +80,7 @@ def read(path: Path, options: Options, where: str) -> RawDataset:
         splits=_by_split(raw.splits["train"], split),
         groups=None if raw.groups is None else raw.groups[split == 0],
         notes=heard.notes + raw.notes + notes,
-        names=tuple(names)
+        names=names
         if raw.spans is None
         else tuple(f"{names[place]}:{start}" for place, (start, _) in zip(number, raw.spans.tolist(), strict=True)),
         sample_rate=heard.sample_rate,

@@ -42,9 +42,13 @@ def examples(parts: Sequence[np.ndarray], wanted: Wanted, series: bool, where: s
     if kind == "series":
         if first.ndim not in (2, 3):
             raise InputError(f"{where}: shape {first.shape} is no series [N, T] or [N, T, D]; reshape it")
-        unit = [x / np.float64(255) if x.dtype == np.uint8 else x.astype(np.float64) for x in parts]
-        return [x if x.ndim == 3 else x[..., None] for x in unit], kind, ()
+        return [numbers(x if x.ndim == 3 else x[..., None]) for x in parts], kind, ()
     return _images(parts, training and wanted != "image", training, where)
+
+
+def numbers(x: np.ndarray) -> np.ndarray:
+    """Series as float64, bytes divided by 255."""
+    return x / np.float64(255) if x.dtype == np.uint8 else x.astype(np.float64)
 
 
 def _kind(x: np.ndarray, series: bool) -> Kind:

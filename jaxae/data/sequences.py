@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from jaxae.data import archives
 from jaxae.data.classes import labels
 from jaxae.data.dataset import Split
+from jaxae.data.kinds import numbers
 from jaxae.data.options import OF_SERIES, Options
 from jaxae.data.splits import RawDataset
 from jaxae.errors import InputError
@@ -24,19 +25,19 @@ SIZE = 2**31  # bytes; padding to the longest sequence may need far more memory 
 
 def load(arrays: dict[str, np.ndarray], path: Path, options: Options) -> RawDataset:
     """The sequences in the arrays of a file, padded with 0. InputError for other arrays, and as in `assembled`."""
-    if any(part.ndim > 2 for part in _parts(arrays, path)):
+    found = _parts(arrays, path)
+    if any(part.ndim > 2 for part in found):
         raise InputError(f"{path}: has arrays without names: name them, np.savez(path, x=x, y=y)")
-    parts = [checked(part, f"{path}: sequence {number}") for number, part in enumerate(_parts(arrays, path))]
+    parts = [checked(part, f"{path}: sequence {number}") for number, part in enumerate(found)]
     kinds = {(part.dtype, part.shape[1:]) for part in parts}
     if len(kinds) > 1:
         raise InputError(
             f"{path}: sequences of {sorted(map(str, kinds))}: all must be [T, D] with one D and one "
             "dtype (examples and classes: np.savez(path, x=x, y=y))"
         )
-    scale = 255 if parts[0].dtype == np.uint8 else 1
     classes_of = [array for name, array in arrays.items() if archives.role(name) == ("", "y")]
     (y,), classes = labels([classes_of[0] if classes_of else None], [len(parts)], str(path))
-    return assembled([part / scale for part in parts], y, classes, options, str(path))
+    return assembled([numbers(part) for part in parts], y, classes, options, str(path))
 
 
 def checked(part: np.ndarray, where: str) -> np.ndarray:
@@ -86,13 +87,20 @@ def assembled(
             f"{where}: {len(parts):,} sequences padded to {longest:,} steps exceed 2 GiB: cut them, for example by "
             "window=1000"
         )
-    x = np.zeros((len(parts), longest, width), parts[0].dtype)
-    x[np.arange(longest)[None] < lengths[:, None]] = np.concatenate(parts)
+    x = padded(parts, longest)
     whole = options.window > 0 and bool((lengths == longest).all())
     split = Split(x, y, None if whole else lengths)
     return RawDataset(
         {"train": split}, classes, "series", notes=notes, groups=groups, spans=spans, applicable=OF_SERIES
     )
+
+
+def padded(parts: Sequence[np.ndarray], longest: int) -> np.ndarray:
+    """Series [T, D] of up to `longest` steps as [N, `longest`, D], padded with 0."""
+    lengths, rows = np.array([len(part) for part in parts]), np.concatenate(parts)
+    x = np.zeros((len(parts), longest, rows.shape[1]), rows.dtype)
+    x[np.arange(longest)[None] < lengths[:, None]] = rows
+    return x
 
 
 def _starts(steps: int, options: Options) -> list[int]:

@@ -72,11 +72,11 @@ def with_splits(raw: RawDataset, test: str, valid: str, read: Callable[[str], Ra
                 other = read(wanted)
             except InputError as error:
                 raise InputError(str(error).replace(f"data={wanted}", f"{name}={wanted}")) from None
-            _require_alike(raw, other, f"{name}={wanted}")
+            every = other.concatenated()
+            _require_alike(raw, other.kind, every.x, f"{name}={wanted}")
             new = tuple(label for label in other.classes if label not in classes)
             classes += new if classes else ()
             places = np.array([classes.index(label) if classes else -1 for label in other.classes] + [-1], np.int32)
-            every = other.concatenated()
             splits[name] = every._replace(y=places[every.y])
             notes += tuple(f"{name}: {note}" for note in other.notes)
         elif amount:
@@ -172,12 +172,12 @@ def _amount(name: str, wanted: str) -> float | None:
     return amount
 
 
-def _require_alike(raw: RawDataset, other: RawDataset, where: str) -> None:
-    mine, theirs = raw.splits["train"].x, other.concatenated().x
+def _require_alike(raw: RawDataset, kind: Kind, theirs: np.ndarray, where: str) -> None:
+    mine = raw.splits["train"].x
     steps = 1 if raw.splits["train"].lengths is not None else 0  # lengths may differ
-    if raw.kind != other.kind or mine.shape[1 + steps :] != theirs.shape[1 + steps :] or mine.dtype != theirs.dtype:
+    if raw.kind != kind or mine.shape[1 + steps :] != theirs.shape[1 + steps :] or mine.dtype != theirs.dtype:
         raise InputError(
-            f"{where}: its examples are {other.kind} {[*theirs.shape[1:]]} {theirs.dtype}, but those of the training "
+            f"{where}: its examples are {kind} {[*theirs.shape[1:]]} {theirs.dtype}, but those of the training "
             f"split are {raw.kind} {[*mine.shape[1:]]} {mine.dtype}; convert one of them"
         )
 

@@ -12,7 +12,8 @@ from jaxae.report.figures.base import COLOURS, data_url
 from jaxae.report.figures.metrics import metric_names, series, unit_of
 from jaxae.report.wall import wall
 from jaxae.training import records
-from jaxae.training.trained import Trained, layers
+from jaxae.training.layers import layers
+from jaxae.training.trained import Trained
 
 PAGE = Path(__file__).parent / "page"
 BUDGET = 1_400_000  # bytes for the pictures, of a report of at most 3 MB

@@ -18,7 +18,7 @@ from jaxae.run.build import Build
 from jaxae.run.config import Config
 from jaxae.run.execute import checked, loaded, train
 from jaxae.run.find import name_of
-from jaxae.training.trained import layers
+from jaxae.training.layers import layers
 
 
 def main(kind: type[Config], build: Build, argv: Sequence[str] | None = None) -> None:

@@ -17,6 +17,7 @@ from jaxae.core.experiment import Experiment
 from jaxae.core.types import Extra, Params, Sampler, Scale, State, Variables
 from jaxae.data import Split
 from jaxae.data.arrays import array
+from jaxae.data.sequences import padded
 from jaxae.training.start import TEST
 from jaxae.training.start import keys as start_keys
 
@@ -230,7 +231,7 @@ class Trained:
             units = x.x / np.float32(255) if x.x.dtype == np.uint8 else x.x
             known = None if x.observed is None else jnp.asarray(x.observed, jnp.float32)
             return jnp.asarray(units, jnp.float32), known, x.lengths if lengths is None else lengths
-        if self.experiment.sequences and lengths is None and isinstance(x, list | tuple):
+        if self.experiment.sequences and lengths is None and isinstance(x, list | tuple) and len(x):
             x, lengths = self._padded(x)
         x = array(x, "examples")
         if (*x.shape[1:], 1) == self.shape:  # grey images, and univariate series
@@ -271,19 +272,7 @@ class Trained:
             raise ValueError(
                 f"series have shapes {shapes[:3]}, not [T, {self.shape[1]}] with T at most {self.shape[0]}"
             )
-        return np.stack([np.pad(part, ((0, self.shape[0] - len(part)), (0, 0))) for part in parts]), lengths
-
-
-def layers(model: nn.Module, shape: tuple[int, ...]) -> dict[str, str]:
-    """Tables of the layers of encoder, decoder and both: name, output shape, parameters. shape: that of an example."""
-    key, x = jax.random.key(0), jnp.zeros((1, *shape))
-    z = jnp.zeros(jax.eval_shape(lambda: model.init_with_output(key, x, method="encode"))[0].shape)
-    wide = {"width": 160, "force_terminal": False, "no_color": True}
-    tables = {"encoder": (x, "encode"), "decoder": (z, "decode"), "end to end": (x, "__call__")}
-    return {
-        name: nn.tabulate(model, key, console_kwargs=wide)(argument, method=method)
-        for name, (argument, method) in tables.items()
-    }
+        return padded(parts, self.shape[0]), lengths
 
 
 def _of_seed(line: dict[str, Any], i: int) -> dict[str, Any]:
