@@ -15,7 +15,9 @@ import pytest
 
 from conftest import equal
 from jaxae import data, run
+from jaxae.core.batch import Layout
 from jaxae.core.step import descend
+from jaxae.core.types import State
 from jaxae.devices.plan import plan
 from jaxae.errors import Interrupted
 from jaxae.experiments import sequence, vae
@@ -187,3 +189,27 @@ def test_streamed_run_on_two_devices_equals_the_resident_run(ways):
     command = [sys.executable, "-c", SEVERAL, *ways]
     done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def noisy(variables, batch, key):
+    values = jnp.sum(batch.x, axis=(1, 2, 3)) + batch.noise(key, (1,))[:, 0]
+    return {"loss": values, "square": values**2}, {}
+
+
+@pytest.mark.parametrize("count", [60, 61, 23])
+def test_evaluation_in_streamed_blocks_equals_that_of_the_whole_split(count):
+    """The blocks are the split in order; the means over all examples, with noise by example, are the sums of theirs."""
+    whole, one = split(count, lengths=True), plan("auto", 5, 1)
+    row = whole.x[:1].nbytes
+    parts = list(feed.blocks(whole, one, 5, STREAMED, 3 * 5 * row)())
+    assert [first for _, first in parts] == list(range(0, count, 15))
+    for name in ("x", "y", "lengths"):
+        read = np.concatenate([np.asarray(getattr(part, name)) for part, _ in parts])[:count]
+        np.testing.assert_array_equal(read.reshape(count, -1), getattr(whole, name).reshape(count, -1))
+    state = State(jnp.int32(0), {}, (), {})
+    measure = jax.jit(epoch.evaluate(noisy, (2, 2, 1), 5, lambda x: x, Layout()))
+    ((resident, first),) = feed.blocks(whole, one, 5)()
+    expected = measure(state, resident, jax.random.key(3), first, count)
+    summed = [measure(state, part, jax.random.key(3), first, count) for part, first in parts]
+    for name, mean in expected.items():
+        np.testing.assert_allclose(sum(float(part[name]) for part in summed), mean, rtol=1e-6)

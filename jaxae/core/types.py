@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, UInt8
+from flax import struct
+from jaxtyping import Array, Float, Int, Key, Shaped, UInt, UInt8
 
 Params: TypeAlias = dict[str, Any]  # top-level keys are the groups that `step.descend` can select
 Extra: TypeAlias = dict[str, Any]  # Flax's other collections: batch statistics, a codebook
@@ -46,6 +47,19 @@ class Examples(NamedTuple):
     y: Int[Array | np.ndarray, " N"]
     lengths: Int[Array | np.ndarray, " N"] | None = None  # of sequences, in steps
     observed: UInt8[Array | np.ndarray, "N D"] | None = None  # 1 where measured, 0 where missing; None: all are
+
+
+@struct.dataclass
+class Generator:
+    """Endless examples: number n is draw(fold_in(key, n), arrays)."""
+
+    arrays: Any
+    draw: Callable[..., jax.Array] = struct.field(pytree_node=False)
+
+    def examples(self, key: Key[Array, ""], numbers: UInt[Array, " B"]) -> Shaped[Array, "B *D"]:
+        """The examples of these numbers."""
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, numbers)
+        return jax.vmap(self.draw, in_axes=(0, None))(keys, self.arrays)
 
 
 class Scale(NamedTuple):

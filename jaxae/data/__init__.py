@@ -6,6 +6,7 @@ from jaxae.data.arrays import from_arrays as from_arrays
 from jaxae.data.dataset import Dataset as Dataset
 from jaxae.data.dataset import Split as Split
 from jaxae.data.dataset import spread as spread
+from jaxae.data.generated import generated as generated
 from jaxae.data.options import Options as Options
 from jaxae.data.sources import examples as examples
 from jaxae.data.sources import load as load

@@ -123,9 +123,6 @@ def assembled(
     frames = {name: x.shape[1] if x.ndim == 5 else 1 for name, x in xs.items()}
     images = [x.reshape(-1, *x.shape[2:]) if x.ndim == 5 else x for x in xs.values()]
     examples, kind, notes = kinds.examples(images, options.kind, options.series, where, training)
-    first = images[0]
-    if first.dtype != np.uint8:
-        notes = (f"{first.dtype} from {np.nanmin(first):.4g} to {np.nanmax(first):.4g}", *notes)
     counts = [len(x) // number for x, number in zip(examples, frames.values(), strict=True)]
     found, classes = labels([ys[name] for name in xs], counts, where)
     if kind == "series" and options.window:

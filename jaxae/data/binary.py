@@ -3,6 +3,8 @@
 import numpy as np
 
 from jaxae.data.dataset import Dataset, Split
+from jaxae.data.draws import Draws
+from jaxae.errors import InputError
 
 CHUNK = 10_000  # examples
 
@@ -15,6 +17,8 @@ def binarize(dataset: Dataset, how: str) -> Dataset:
     """
     if how == "none":
         return dataset
+    if how == "static" and isinstance(dataset.train.x, Draws):
+        raise InputError("binarize=static needs stored images, not generated ones; use dynamic")
     return dataset._replace(
         train=_binarize(dataset.train, 0) if how == "static" else dataset.train,
         test=_binarize(dataset.test, 1),

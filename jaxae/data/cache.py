@@ -1,6 +1,6 @@
 """Cache of decoded arrays in a user folder (`JAXAE_CACHE`, or `~/.cache/jaxae`).
 
-A set is an `.npz`; a large one is an `.npy` per split, which is memory-mapped.
+A set is an `.npz`.
 """
 
 import hashlib
@@ -17,9 +17,7 @@ import numpy as np
 
 from jaxae.data.dataset import Split
 from jaxae.data.splits import RawDataset
-from jaxae.errors import InputError
 
-CHUNK = 10_000  # examples
 ARRAYS = ("groups", "spans")  # of a source, besides those of its splits
 VERSION = 4  # increment when decoding or splitting changes
 
@@ -28,36 +26,6 @@ def folder() -> Path:
     """`JAXAE_CACHE`, else `jaxae` in `XDG_CACHE_HOME`, else in `~/.cache`."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("JAXAE_CACHE") or Path(base) / "jaxae")
-
-
-def part_on_disk(name: str, state: str, x: np.ndarray, part: np.ndarray) -> np.ndarray:
-    """x[part] as a memory-mapped array, written to the cache once. InputError if it cannot be written.
-
-    name, state: name and state of the source file of x; copies of its other states are deleted. part: boolean mask of
-    the rows.
-    """
-    rows, shape = np.flatnonzero(part), (int(part.sum()), *x.shape[1:])
-    of_name = f"{_digest(name.encode())}-"
-    of_state = f"{of_name}{_digest(state.encode())}-"
-    path = folder() / f"{of_state}{_digest(part.tobytes())}.npy"
-    with suppress(OSError, ValueError):
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-        if found.shape == shape:
-            return found
-    logging.getLogger("jaxae").info("copying %d examples into %s (once)", len(rows), folder())
-    try:
-        folder().mkdir(parents=True, exist_ok=True)
-        for old in folder().glob(f"{of_name}*"):
-            if not old.name.startswith(of_state):
-                old.unlink()
-        with writing(path) as file:  # not a memory map, since a full disk would kill the process
-            header = {"descr": x.dtype.str, "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
-            for i in range(0, len(rows), CHUNK):
-                file.write(x[rows[i : i + CHUNK]].tobytes())
-    except OSError as error:
-        raise InputError(f"{folder()}: cannot be written ({error.strerror}): set JAXAE_CACHE to a folder") from None
-    return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def cached(key: str, make: Callable[[], RawDataset]) -> RawDataset:

@@ -8,13 +8,18 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from jaxae.core.types import Info, Scale
+from jaxae.data.draws import Draws
+from jaxae.data.rows import chunks, select
 
 Kind = Literal["image", "table", "series"]
-Take = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (x, mask) -> the examples where the mask is true
 
 
 class Split(NamedTuple):
-    """Examples with their classes: images, rows of a table, or series of up to T steps."""
+    """Examples with their classes: images, rows of a table, or series of up to T steps.
+
+    x and observed are `Rows` if they are large, and x of a generated training split is `Draws`: arrays that are read or
+    drawn by indexing.
+    """
 
     x: UInt8[np.ndarray, "N H W C"] | Float[np.ndarray, "N *D"]  # bytes, or numbers in model units
     y: Int[np.ndarray, " N"]  # -1 for examples without a class
@@ -25,6 +30,10 @@ class Split(NamedTuple):
     def take(self, rows: np.ndarray) -> "Split":
         """The examples at these places."""
         return self.each(lambda part: part[rows])
+
+    def select(self, places: np.ndarray) -> "Split":
+        """The examples at these places, without reading `Rows`."""
+        return self.each(lambda part: select(part, places))
 
     def each(self, change: Callable[[Any], Any]) -> "Split":
         """The split with every array changed."""
@@ -73,7 +82,9 @@ class Dataset(NamedTuple):
         return Info(self.shape, len(self.train.x), self._mean, self._examples, self.real, missing)
 
     def _mean(self) -> Float[np.ndarray, "*D"]:
-        return np.asarray(np.mean(self.train.x, axis=0, dtype=np.float64) / self._divisor)
+        x = self.train.x
+        total = sum(part.sum(0, dtype=np.float64) for part in chunks(x))
+        return np.asarray(total / len(x) / self._divisor)
 
     def _examples(self, count: int) -> Float[np.ndarray, "N *D"]:
         return (self.train.x[spread(len(self.train.x), count)] / self._divisor).astype(np.float32)
@@ -83,12 +94,13 @@ class Dataset(NamedTuple):
         return 255 if self.train.x.dtype == np.uint8 else 1
 
     def fingerprint(self) -> str:
-        """SHA-256 of all arrays."""
+        """SHA-256 of all arrays, or of what generates them."""
         digest = hashlib.sha256()
         for array in (*(array for split in self.splits for array in split), *(self.scale or ())):
             if array is not None:
                 digest.update(f"{array.dtype}{array.shape}".encode())
-                digest.update(np.ascontiguousarray(array).data)
+                for part in [array.identity()] if isinstance(array, Draws) else chunks(array):
+                    digest.update(np.ascontiguousarray(part).data)
         return digest.hexdigest()
 
 

@@ -1,21 +1,18 @@
 """User data: files of arrays and tables, folders and tars of pictures and recordings."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from jaxae.data import archives, folders, idx, kinds, pictures, sequences, tables, tars
+from jaxae.data import archives, folders, idx, kinds, pictures, rows, sequences, tables, tars
 from jaxae.data.arrays import assembled
-from jaxae.data.cache import part_on_disk
 from jaxae.data.options import Options
 from jaxae.data.reading import reading
 from jaxae.data.splits import RawDataset
 from jaxae.errors import InputError
 
 MNIST = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-LARGE = 1 << 30  # bytes
 
 
 def looks_like_path(name: str) -> bool:
@@ -32,7 +29,7 @@ def load(path: Path, options: Options, features: Sequence[str] = (), training: b
 
     `.npy`: the examples. `.npz`: see `archives`. CSV and Parquet: see `tables`. IDX: a file of images, with the file of
     labels beside it, if any, or a folder with the four files of MNIST. A folder or tar of pictures or recordings: see
-    `folders`. An `.npy` of bytes above one GiB is memory-mapped.
+    `folders`. An `.npy` above one GiB is memory-mapped, and read by `Rows`.
     features: the columns of a table (default: all). training: see `kinds.examples`. InputError for other content.
     """
     _check(path)
@@ -49,7 +46,7 @@ def load(path: Path, options: Options, features: Sequence[str] = (), training: b
             kinds.examples([split.x for split in raw.splits.values()], options.kind, False, str(path))
         return raw
     if suffix == ".npy":
-        return _large(path, options) or found({"train": _numpy(path)}, {"train": None})
+        return found({"train": _numpy(path)}, {"train": None})
     if suffix == ".npz":
         arrays, notes = archives.read(path)
         raw = (
@@ -86,25 +83,8 @@ def _mnist(four: list[Path], options: Options) -> RawDataset:
     return assembled(xs, ys, options, str(four[0].parent))
 
 
-def _large(path: Path, options: Options) -> RawDataset | None:
-    """A uint8 file above one GiB, whose splits are memory-mapped arrays; None for other files."""
-    x = _mapped(path)
-    if x is None:
-        return None
-    stat = path.stat()
-    take = partial(part_on_disk, str(path.resolve()), f"{stat.st_size} {stat.st_mtime_ns}")
-    return assembled({"train": x}, {"train": None}, options, str(path))._replace(take=take)
-
-
-def _mapped(path: Path) -> np.ndarray | None:
-    """The memory-mapped array of a uint8 file above one GiB; None for other files."""
-    if path.stat().st_size <= LARGE:
-        return None
-    with reading(path, b"\x93NUMPY"):
-        x = np.load(path, mmap_mode="r", allow_pickle=False)
-    return x if x.dtype == np.uint8 else None
-
-
 def _numpy(path: Path) -> np.ndarray:
     with reading(path, b"\x93NUMPY") as file:
+        if path.stat().st_size > rows.LARGE:
+            return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
         return np.lib.format.read_array(file, allow_pickle=False)

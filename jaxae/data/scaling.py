@@ -1,12 +1,15 @@
 """Scaling between the user's units and model units."""
 
-from typing import Literal, NamedTuple
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
 from jaxae.core.types import Scale
 from jaxae.data.dataset import Dataset, Split
+from jaxae.data.rows import chunks, has_missing, mapped
 from jaxae.errors import InputError
 
 Scaling = Literal["auto", "none", "unit", "standard"]
@@ -26,60 +29,74 @@ def scaled(dataset: Dataset, how: Scaling) -> Dataset:
 
     how: none; unit, from the range of the training split to [0, 1]; standard, to mean 0 and variance 1 over the
     training split; for each feature of a table, each channel of images and each dimension of series. auto: standard for
-    real numbers, none for bytes and for images and series in [0, 1]. Bytes are divided by 255 first.
+    real numbers, none for bytes and for images and series in [0, 1]. Bytes are divided by 255 first. `Rows` are scaled
+    when they are read, other arrays in chunks.
     A constant column becomes 0. InputError for a column without any entry.
     """
-    dataset = dataset._replace(from_bytes=dataset.train.x.dtype == np.uint8)
+    of_bytes = dataset.train.x.dtype == np.uint8
+    dataset = dataset._replace(from_bytes=of_bytes)
     pixels = dataset.kind != "table" and all(_within_unit(split.x) for split in dataset.splits)
     if how == "auto":
         how = "none" if pixels else "standard"
-    if how == "none" and dataset.train.x.dtype == np.uint8:
+    if how == "none" and of_bytes:
         return dataset
-    divided = dataset.each(lambda split: split._replace(x=_divided(split.x)))
+    missing = any(has_missing(split.x) for split in dataset.splits)
     if how == "none":
-        return _masked(divided)._replace(real=not pixels)
-    known = moments(divided.train)
+        return dataset.each(partial(_in_model_units, scale=None, missing=missing))._replace(real=not pixels)
+    known = moments(dataset.train)
     if np.isnan(known.mean).any():
         column = int(np.isnan(known.mean).argmax())
-        raise InputError(f"{divided.feature(column)} has no entry in the training split; leave it out")
+        raise InputError(f"{dataset.feature(column)} has no entry in the training split; leave it out")
     offset, factor = (known.mean, known.std) if how == "standard" else (known.low, known.high - known.low)
     if not np.isfinite([*offset, *factor]).all():
         column = int(np.argmin(np.isfinite(offset) & np.isfinite(factor)))
-        raise InputError(f"{divided.feature(column)} has values too large to be scaled; leave it out, or divide them")
+        raise InputError(f"{dataset.feature(column)} has values too large to be scaled; leave it out, or divide them")
     scale = Scale(offset, np.where(factor > 1e-12 * np.abs(offset), factor, 1.0))
-    changed = divided.each(lambda split: split._replace(x=(split.x - scale.offset) / scale.factor))
-    found = _masked(changed)._replace(scale=scale, real=how == "standard")
-    beyond = sum(int(((split.x < 0) | (split.x > 1)).sum()) for split in found.splits[1:])
-    if how == "unit" and beyond:
-        found = found._replace(notes=(*found.notes, f"{beyond:,} values outside the range of the training split"))
+    found = dataset.each(partial(_in_model_units, scale=scale, missing=missing))
+    found = found._replace(scale=scale, real=how == "standard")
+    if how == "unit":
+        beyond = sum(int(((part < 0) | (part > 1)).sum()) for split in found.splits[1:] for part in chunks(split.x))
+        if beyond:
+            found = found._replace(notes=(*found.notes, f"{beyond:,} values outside the range of the training split"))
     return found
 
 
 def moments(split: Split) -> Moments:
     """Moments of the observed entries; NaN for a column without any. Padding of sequences is excluded."""
-    x = split.x.reshape(-1, split.x.shape[-1]) if split.lengths is None else split.x[_steps(split)]
-    x = x.astype(np.float64)
-    known = ~np.isnan(x)
-    count = known.sum(0)
+
+    def parts() -> Iterator[np.ndarray]:
+        for part in chunks(split.x) if split.lengths is None else [split.x[_steps(split)]]:
+            yield _divided(part).reshape(-1, split.x.shape[-1]).astype(np.float64)
+
+    count, total, low, high = 0.0, 0.0, np.inf, -np.inf
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        mean = np.where(known, x, 0).sum(0) / count
-        std = np.sqrt(np.sum(np.where(known, x - mean[None], 0) ** 2, axis=0) / count)
-    low, high = np.where(known, x, np.inf).min(0), np.where(known, x, -np.inf).max(0)
-    return Moments(mean, std, low, high)
+        for x in parts():
+            known = ~np.isnan(x)
+            count, total = count + known.sum(0), total + np.where(known, x, 0).sum(0)
+            low = np.minimum(low, np.where(known, x, np.inf).min(0, initial=np.inf))
+            high = np.maximum(high, np.where(known, x, -np.inf).max(0, initial=-np.inf))
+        mean = np.asarray(total / count)
+        square = sum(np.sum(np.where(np.isnan(x), 0, x - mean[None]) ** 2, axis=0) for x in parts())
+        return Moments(mean, np.sqrt(square / count), np.asarray(low), np.asarray(high))
 
 
-def _masked(dataset: Dataset) -> Dataset:
+def _in_model_units(split: Split, scale: Scale | None, missing: bool) -> Split:
     """Missing entries and padding as 0, in float32, with the mask of the observed ones if any is missing."""
-    missing = any(np.isnan(split.x).any() for split in dataset.splits)
 
-    def one(split: Split) -> Split:
-        x, known = split.x, ~np.isnan(split.x)
-        if split.lengths is not None:
-            x = np.where(_steps(split)[..., None], x, 0)
-        values = np.where(known, x, 0).astype(np.float32)
-        return split._replace(x=values, observed=known.astype(np.uint8) if missing else None)
+    def convert(part: np.ndarray) -> np.ndarray:
+        part = _divided(part)
+        with np.errstate(invalid="ignore"):  # signalling NaN in damaged files
+            part = part if scale is None else (part - scale.offset) / scale.factor
+            return (np.where(np.isnan(part), 0, part) if missing else part).astype(np.float32)
 
-    return dataset.each(one)
+    x = mapped(split.x, convert, np.float32)
+    if split.lengths is not None:
+        x[~_steps(split)] = 0
+    return split._replace(x=x, observed=mapped(split.x, _known, np.uint8) if missing else None)
+
+
+def _known(part: np.ndarray) -> np.ndarray:
+    return (~np.isnan(part)).astype(np.uint8)
 
 
 def _steps(split: Split) -> np.ndarray:
@@ -87,10 +104,13 @@ def _steps(split: Split) -> np.ndarray:
     return np.arange(split.x.shape[1])[None] < np.asarray(split.lengths)[:, None]
 
 
-def _divided(x: UInt8[np.ndarray, "N *D"] | Float[np.ndarray, "N *D"]) -> Float[np.ndarray, "N *D"]:
+def _divided(x: np.ndarray) -> np.ndarray:
     return x / np.float32(255) if x.dtype == np.uint8 else x
 
 
-def _within_unit(x: np.ndarray) -> bool:
-    low, high = np.fmin.reduce(x, None, initial=0), np.fmax.reduce(x, None, initial=0)  # ignore NaN
-    return x.dtype == np.uint8 or bool(low >= 0 and high <= 1)
+def _within_unit(x: Any) -> bool:
+    if x.dtype == np.uint8:
+        return True
+    return all(  # NaN aside
+        np.fmin.reduce(part, None, initial=0) >= 0 and np.fmax.reduce(part, None, initial=0) <= 1 for part in chunks(x)
+    )

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
-from jaxae.data.dataset import Dataset, Kind, Split, Take
+from jaxae.data.dataset import Dataset, Kind, Split
 from jaxae.errors import InputError
 
 # In names of folders and arrays.
@@ -37,7 +37,6 @@ class RawDataset(NamedTuple):
     spans: Int[np.ndarray, "N 2"] | None = None  # first step, and the step after the last, of windows of series
     sample_rate: int = 0  # of recordings, in Hz
     applicable: tuple[str, ...] = ()  # options in `SOURCE_OPTIONS` that apply to this source
-    take: Take | None = None  # in place of x[mask], for arrays on disk
 
     def concatenated(self) -> Split:
         """The examples of all splits, in `ORDER`; sequences are padded to the longest."""
@@ -117,9 +116,9 @@ def held_out_mask(y: Int[np.ndarray, " N"], amount: float, seed: int | None = 0)
     return chosen
 
 
-def hold_out(x: np.ndarray, y: np.ndarray, classes: tuple[str, ...], take: Take | None = None) -> Dataset:
+def hold_out(x: np.ndarray, y: np.ndarray, classes: tuple[str, ...]) -> Dataset:
     """A data set of these examples, of which a tenth is the test split, as in `with_splits`."""
-    return with_splits(RawDataset({"train": Split(x, y)}, classes, take=take), "", "", _no_source)
+    return with_splits(RawDataset({"train": Split(x, y)}, classes), "", "", _no_source)
 
 
 def _no_source(name: str) -> RawDataset:
@@ -141,14 +140,7 @@ def _divided(raw: RawDataset, held_out: dict[str, float]) -> dict[str, Split]:
             places = places[raw.spans[places, 1] <= raw.spans[parts[name], 0].min()]
             if not len(places):
                 raise InputError(f"{name}={amount:g} leaves no training windows apart from the held-out ones")
-    if raw.take is None:
-        return {name: train.take(part) for name, part in {"train": places, **parts}.items()}
-    found = {}
-    for name, part in {"train": places, **parts}.items():
-        mask = np.zeros(len(train.x), bool)
-        mask[part] = True
-        found[name] = train._replace(x=np.arange(len(mask))).take(mask)._replace(x=raw.take(train.x, mask))
-    return found
+    return {name: train.select(part) for name, part in {"train": places, **parts}.items()}
 
 
 def _held_out_groups(y: np.ndarray, amount: float, groups: np.ndarray | None) -> np.ndarray:
@@ -175,7 +167,8 @@ def _amount(name: str, wanted: str) -> float | None:
 def _require_alike(raw: RawDataset, kind: Kind, theirs: np.ndarray, where: str) -> None:
     mine = raw.splits["train"].x
     steps = 1 if raw.splits["train"].lengths is not None else 0  # lengths may differ
-    if raw.kind != kind or mine.shape[1 + steps :] != theirs.shape[1 + steps :] or mine.dtype != theirs.dtype:
+    alike = (mine.dtype == np.uint8) == (theirs.dtype == np.uint8)
+    if raw.kind != kind or mine.shape[1 + steps :] != theirs.shape[1 + steps :] or not alike:
         raise InputError(
             f"{where}: its examples are {kind} {[*theirs.shape[1:]]} {theirs.dtype}, but those of the training "
             f"split are {raw.kind} {[*mine.shape[1:]]} {mine.dtype}; convert one of them"

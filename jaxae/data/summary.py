@@ -3,6 +3,8 @@
 import numpy as np
 
 from jaxae.data.dataset import Dataset
+from jaxae.data.draws import Draws
+from jaxae.data.rows import chunks
 
 
 def summary(data: Dataset) -> str:
@@ -19,11 +21,13 @@ def summary(data: Dataset) -> str:
     splits = f"{', '.join(counts[:-1])} and {counts[-1]} {what}"
     count = len(data.classes)
     parts = [splits, f"{count} class{'es' * (count > 1)}"] if count else [splits]
-    if data.train.x.dtype == np.uint8:
-        parts.append(f"bytes from {data.train.x.min()} to {data.train.x.max()}")
+    if data.train.x.dtype == np.uint8 and not isinstance(data.train.x, Draws):
+        extremes = [(part.min(), part.max()) for part in chunks(data.train.x)]
+        parts.append(f"bytes from {min(low for low, _ in extremes)} to {max(high for _, high in extremes)}")
     elif data.scale is not None:
         parts.append("standardized" if data.real else "scaled to [0, 1]")
     if data.train.observed is not None:
-        missing = sum(int(np.sum(split.observed == 0)) for split in data.splits if split.observed is not None)
+        masks = [split.observed for split in data.splits if split.observed is not None]
+        missing = sum(int(np.sum(part == 0)) for mask in masks for part in chunks(mask))
         parts.append(f"{missing:,} missing entr{'y' if missing == 1 else 'ies'}")
     return ", ".join([*parts, *data.notes])

@@ -6,6 +6,7 @@ full, and every example occurs once in an epoch.
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, TypeAlias
 
 import jax
@@ -16,7 +17,7 @@ from jaxtyping import Int, Key
 from jaxae.core.batch import UNSPLIT, Batch, Layout, Loss, PerDevice
 from jaxae.core.reduction import sums
 from jaxae.core.step import Transition
-from jaxae.core.types import Examples, Metrics, State
+from jaxae.core.types import Examples, Generator, Metrics, State
 
 # Of an epoch so far: number of "steps"; "sum" of each metric; "sum_error", the rounding error of that sum, to be added
 # to the next value; "bad", the first non-finite step, or -1.
@@ -57,7 +58,7 @@ def train(
     def steps(
         state: State,
         totals: Totals,
-        data: Examples,
+        data: Examples | Generator,
         order: jax.Array,
         key: Key[jax.Array, ""],
         start: jax.Array,
@@ -77,13 +78,20 @@ def train(
 def step(
     transition: Transition, shape: tuple[int, ...], batch_size: int, per_device: PerDevice, layout: Layout
 ) -> Callable[..., tuple[State, Metrics]]:
-    """`one(state, data, order, key, start)` -> (state, metrics): a step on the batch that starts at `order[start]`."""
+    """`one(state, data, order, key, start)` -> (state, metrics): a step on the batch that starts at `order[start]`.
+
+    With a generator, `order` is the key of its examples.
+    """
 
     def one(
-        state: State, data: Examples, order: jax.Array, key: Key[jax.Array, ""], start: jax.Array
+        state: State, data: Examples | Generator, order: jax.Array, key: Key[jax.Array, ""], start: jax.Array
     ) -> tuple[State, Metrics]:
         index = per_device(jnp.arange(batch_size))
-        rows = per_device(jax.lax.dynamic_slice_in_dim(order, start, batch_size))
+        rows: Any = slice(None)
+        if isinstance(data, Generator):
+            data = drawn(data, order, state.step, batch_size, index, layout)
+        else:
+            rows = per_device(jax.lax.dynamic_slice_in_dim(order, start, batch_size))
         batch = gather(data, rows, index, jnp.ones(index.shape), state.step, shape, layout, training=True)
         new, metrics = transition.step(state, batch, jax.random.fold_in(key, state.step))
         return new._replace(step=state.step + 1), metrics
@@ -94,15 +102,22 @@ def step(
 def evaluate(
     loss: Loss, shape: tuple[int, ...], batch_size: int, per_device: PerDevice, layout: Layout
 ) -> Callable[..., Metrics]:
-    """`measure(state, data, key)` -> means of the terms over all examples, including a short last batch."""
+    """`measure(state, data, key, first, count)` -> means of the terms over all examples, including a short last batch.
 
-    def measure(state: State, data: Examples, key: Key[jax.Array, ""]) -> Metrics:
+    data: the examples from `first` on, of `count` in all; the means over all are the sum of the results of such blocks.
+    """
+
+    def measure(
+        state: State, data: Examples, key: Key[jax.Array, ""], first: jax.Array | int = 0, count: Any = None
+    ) -> Metrics:
         n = data.x.shape[0]
+        total = n if count is None else count
 
         def batch_sums(i: jax.Array) -> Metrics:
-            index = per_device(i * batch_size + jnp.arange(batch_size))
-            weight = (index < n).astype(jnp.float32)
-            rows = jnp.minimum(index, n - 1)
+            place = per_device(i * batch_size + jnp.arange(batch_size))
+            index = first + place
+            weight = (index < total).astype(jnp.float32)
+            rows = jnp.minimum(place, n - 1)
             batch = gather(data, rows, index, weight, state.step, shape, layout, training=False)
             again = jax.random.clone(key)  # one key for all batches: noise differs by example index
             return sums(loss, state.variables, batch, again)
@@ -111,14 +126,15 @@ def evaluate(
             return compensated(*carry, batch_sums(i))
 
         zero = jax.tree.map(lambda m: jnp.zeros(m.shape), jax.eval_shape(batch_sums, jnp.int32(0)))
-        return jax.tree.map(lambda total: total / n, jax.lax.fori_loop(0, -(-n // batch_size), body, (zero, zero))[0])
+        added, _ = jax.lax.fori_loop(0, -(-n // batch_size), body, (zero, zero))
+        return jax.tree.map(lambda value: value / total, added)
 
     return measure
 
 
 def gather(
     data: Examples,
-    rows: jax.Array,
+    rows: Any,
     index: jax.Array,
     weight: jax.Array,
     step: jax.Array,
@@ -135,6 +151,26 @@ def gather(
         steps = (jnp.arange(shape[0])[None] < data.lengths[rows][:, None]).astype(jnp.float32)
         observed = steps if observed is None else observed * steps[..., None]
     return Batch(x.reshape(-1, *shape), index, weight, step, observed, data.y[rows], training=training, layout=layout)
+
+
+def has_seeds(data: Examples | Generator) -> bool:
+    """Whether the examples have an axis of seeds."""
+    return isinstance(data, Examples) and data.x.ndim == 3
+
+
+def drawn(
+    generator: Generator, key: jax.Array, step: Any, batch_size: int, index: Any, layout: Layout = UNSPLIT
+) -> Examples:
+    """The examples of a step: number step * batch_size + index.
+
+    An ordered layout draws them in its microbatches, since the rounding of a matrix product depends on its shape.
+    """
+    numbers = jnp.asarray(step, jnp.uint32) * batch_size + jnp.asarray(index, jnp.uint32)
+    if layout.ordered:
+        x = jax.lax.map(partial(generator.examples, key), numbers.reshape(layout.microbatches, -1))
+    else:
+        x = generator.examples(key, numbers)
+    return Examples(x.reshape(len(numbers), -1), jnp.full(len(numbers), -1))
 
 
 def compensated(total: Metrics, error: Metrics, values: Metrics) -> tuple[Metrics, Metrics]:

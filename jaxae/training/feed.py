@@ -12,10 +12,12 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from jaxae.core.types import Examples
+from jaxae.core.types import Examples, Generator
 from jaxae.data import Split
+from jaxae.data.draws import Draws
 from jaxae.devices.plan import Plan, memory, place
 from jaxae.training import epoch
+from jaxae.training.start import DATA, keys
 
 BLOCK = 1 << 26  # approximate bytes of a block
 AHEAD = 2  # blocks to prefetch
@@ -24,24 +26,53 @@ AHEAD = 2  # blocks to prefetch
 class Portion(NamedTuple):
     """Data of the next steps."""
 
-    data: Examples  # on the device; with an axis of seeds if streamed
-    order: jax.Array  # of the rows of data
+    data: Examples | Generator  # on the device; with an axis of seeds if streamed
+    order: jax.Array  # of the rows of data; of a generator, the key of its examples
     start: int  # in the order
     steps: int  # number of steps that it covers
 
 
 Feed: TypeAlias = Callable[[int, int], Portion]  # (epoch, step) -> the portion that begins with this step
+Blocks: TypeAlias = Callable[[], Iterator[tuple[Examples, int]]]  # blocks of a split, each with its first place
 
 
 def feed(split: Split, plan: Plan, seeds: range, batch_size: int, limit: float = 0.0, block_bytes: int = BLOCK) -> Feed:
     """The split in portions: a single one on the device, or streamed blocks if it exceeds the limit.
 
-    limit: bytes per device (0: a quarter of its memory). block_bytes: approximate size of a block.
+    limit: bytes per device (0: a quarter of its memory). block_bytes: approximate size of a block. A generated split
+    is neither: the steps draw its examples.
     """
-    limit = plan.processes.broadcast_json(limit or memory() / 4)  # the same for all processes
-    if split.x.nbytes > limit:
+    if isinstance(split.x, Draws):
+        return _generated(split.x, plan, seeds, batch_size)
+    if _exceeds(split, plan, limit):
         return _streamed(split, plan, seeds, batch_size, block_bytes)
     return _resident(split, plan, seeds, batch_size)
+
+
+def blocks(split: Split, plan: Plan, batch_size: int, limit: float = 0.0, block_bytes: int = BLOCK) -> Blocks:
+    """A split for evaluation: a single block on the device, or streamed ones if it exceeds the limit, as in `feed`."""
+    count = len(split.x)
+    if not _exceeds(split, plan, limit):
+        data = place(flat_examples(split), plan, False)
+        return lambda: iter([(data, 0)])
+    length = batch_size * _steps(split, batch_size, block_bytes)
+
+    def streamed() -> Iterator[tuple[Examples, int]]:
+        firsts = range(0, count, length)
+        for first, block in zip(firsts, _blocks(split, np.arange(count), length, range(len(firsts))), strict=True):
+            yield place(block, plan, False), first
+
+    return streamed
+
+
+def _exceeds(split: Split, plan: Plan, limit: float) -> bool:
+    """Whether a split is larger than the limit, which is made the same for all processes."""
+    return bool(split.x.nbytes > plan.processes.broadcast_json(limit or memory() / 4))
+
+
+def _steps(split: Split, size: int, block_bytes: int) -> int:
+    """Number of batches in a block."""
+    return max(1, min(block_bytes // (size * split.x[:1].nbytes), -(-len(split.x) // size)))
 
 
 def orders(seeds: range, now: int, count: int, batch_size: int) -> Int[np.ndarray, "*S N_plus_B"]:
@@ -52,8 +83,8 @@ def orders(seeds: range, now: int, count: int, batch_size: int) -> Int[np.ndarra
 
 def flat_examples(split: Split) -> Examples:
     """A split as flat rows."""
-    observed = None if split.observed is None else split.observed.reshape(len(split.x), -1)
-    return Examples(split.x.reshape(len(split.x), -1), split.y, split.lengths, observed)
+    observed = None if split.observed is None else np.asarray(split.observed).reshape(len(split.x), -1)
+    return Examples(np.asarray(split.x).reshape(len(split.x), -1), split.y, split.lengths, observed)
 
 
 def _resident(split: Split, plan: Plan, seeds: range, size: int) -> Feed:
@@ -70,9 +101,14 @@ def _resident(split: Split, plan: Plan, seeds: range, size: int) -> Feed:
     return portion
 
 
+def _generated(draws: Draws, plan: Plan, seeds: range, size: int) -> Feed:
+    data, key = place(draws.generator, plan, False), place(keys(seeds, DATA), plan, len(seeds) > 1)
+    return lambda now, step: Portion(data, key, 0, epoch.first_step(now + 1, len(draws), size) - step)
+
+
 def _streamed(split: Split, plan: Plan, seeds: range, size: int, block_bytes: int) -> Feed:
     count = len(split.x)
-    steps = max(1, min(block_bytes // (len(seeds) * size * split.x[:1].nbytes), -(-count // size)))
+    steps = _steps(split, size, block_bytes // len(seeds))
     order = place(np.arange(steps * size, dtype=np.int32), plan, False)
     at = (-1, -1)  # epoch, and number within it, of the block on the device
     block: Any = None

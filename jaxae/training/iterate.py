@@ -13,11 +13,12 @@ from jaxae.core.batch import Layout
 from jaxae.core.experiment import Experiment
 from jaxae.core.types import Info, State
 from jaxae.data import Dataset
+from jaxae.data.draws import Draws
 from jaxae.devices import plan as plans
 from jaxae.devices.plan import Plan, place
 from jaxae.training import epoch, nonfinite
 from jaxae.training.epoch import Totals
-from jaxae.training.feed import feed, flat_examples
+from jaxae.training.feed import blocks, feed
 from jaxae.training.start import TEST, TRAIN, Initial, keys, start
 
 
@@ -115,6 +116,10 @@ def iterate(
     if batch_size > len(data.train.x):
         raise ValueError(f"batch_size={batch_size} exceeds the {len(data.train.x)} training examples; use fewer")
     require_suitable(experiment, data)
+    if isinstance(data.train.x, Draws) and epoch.first_step(epochs, len(data.train.x), batch_size) * batch_size > 2**32:
+        raise ValueError(
+            f"epochs={epochs}: generated examples repeat after {2**32:,}; use fewer epochs, or a smaller train"
+        )
     plan = plans.plan("auto", batch_size, seeds) if plan is None else plan
     if plan.seeds != seeds:
         raise ValueError(f"seeds={seeds} differs from the plan's {plan.seeds}")
@@ -152,7 +157,8 @@ def _iterate(
     train_key, test_key = (place(keys(numbers, purpose), plan, several) for purpose in (TRAIN, TEST))
     portions = feed(data.train, plan, numbers, batch_size, data_limit)
     evaluated_splits = {"test": data.test} if data.valid is None else {"test": data.test, "valid": data.valid}
-    evaluated = [place(flat_examples(split), plan, False) for split in evaluated_splits.values()]
+    evaluated = [blocks(split, plan, batch_size, data_limit) for split in evaluated_splits.values()]
+    sizes = [len(split.x) for split in evaluated_splits.values()]
     state, totals = (place(item, plan, several) for item in first())
     step = int(np.ravel(jax.device_get(state.step))[0])
     # All are compiled before the first step, while there is nothing to save.
@@ -162,7 +168,7 @@ def _iterate(
         batch_size,
         plan,
         (state, totals, *portions(0, 0)[:2], train_key, 0, 0),
-        [(state, split, test_key) for split in evaluated],
+        [(state, next(of_split())[0], test_key, 0, size) for of_split, size in zip(evaluated, sizes, strict=True)],
     )
     plan.processes.barrier()
 
@@ -195,7 +201,8 @@ def _iterate(
             yield Snapshot(step, now + 1, step == end, state, totals, _means(host), None, seconds)
         with plan.processes.waiting():
             measured = [
-                jax.device_get(of(state, split, test_key)) for of, split in zip(evaluate, evaluated, strict=True)
+                _sum([jax.device_get(measure(state, block, test_key, first, size)) for block, first in of_split()])
+                for measure, of_split, size in zip(evaluate, evaluated, sizes, strict=True)
             ]
         metrics = dict(zip(evaluated_splits, measured, strict=True))
         for name, terms in metrics.items():
@@ -225,8 +232,21 @@ def compiled(
 
 def seeded(plan: Plan, training: Arguments) -> tuple[tuple[bool, ...], tuple[bool, ...]]:
     """Which arguments of `epoch.train` (as in `training`) and of `epoch.evaluate` have an axis of seeds."""
-    several, data, order = plan.seeds > 1, training[2].x.ndim == 3, training[3].ndim == 2
-    return (several, several, data, order, several, False, False), (several, False, several)
+    several, data = plan.seeds > 1, epoch.has_seeds(training[2])
+    return (several, several, data, several and not data, several, False, False), (
+        several,
+        False,
+        several,
+        False,
+        False,
+    )
+
+
+def _sum(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The sum of the results of all blocks, in float32."""
+    if len(parts) == 1:
+        return parts[0]
+    return {name: np.float32(np.sum([part[name] for part in parts], axis=0, dtype=np.float64)) for name in parts[0]}
 
 
 def _means(totals: Totals) -> dict[str, Any]:

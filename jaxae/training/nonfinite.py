@@ -12,7 +12,9 @@ from jax.extend.core import ClosedJaxpr, Literal
 
 from jaxae.core.reduction import TERM
 from jaxae.core.step import GRADIENT
+from jaxae.core.types import Generator
 from jaxae.errors import Diverged
+from jaxae.training import epoch
 
 
 def explain(
@@ -37,12 +39,16 @@ def explain(
         return jax.tree.map(lambda leaf: leaf[i], tree) if has_seeds else tree
 
     (before, *_), (_, _, data, order, key, begin) = jax.device_get(train(*args, low)), args
-    data, order = pick(jax.device_get(data), data.x.ndim == 3), pick(jax.device_get(order), order.ndim == 2)
-    key = pick(key)
-    rows = np.asarray(order)[int(begin) + low * size :][:size]
+    of_seed = epoch.has_seeds(data)
+    data, order, key = pick(data, of_seed), pick(order, len(seeds) > 1 and not of_seed), pick(key)
+    if isinstance(data, Generator):
+        rows: Any = np.arange(size)
+        examples = epoch.drawn(data, order, step, size, rows)
+    else:
+        rows, examples = np.asarray(order)[int(begin) + low * size :][:size], data
     step_inputs = {
         "state": pick(before),
-        "batch": {name: np.asarray(part)[rows] for name, part in data._asdict().items() if part is not None},
+        "batch": {name: np.asarray(part)[rows] for name, part in examples._asdict().items() if part is not None},
         "key": np.asarray(jax.random.key_data(key)),
         "seed": seeds[i],
     }

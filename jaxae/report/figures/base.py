@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxae.core.types import Scale
 from jaxae.data import Dataset, spread
+from jaxae.data.rows import mapped
 from jaxae.training.trained import Trained
 
 if TYPE_CHECKING:
@@ -83,7 +84,11 @@ def displayed(model: Trained, data: Dataset) -> tuple[Trained, Dataset]:
     low, high = np.quantile(rows, (0.001, 0.999))
     width = high - low if high > low else 1.0
     scale = Scale(np.array([-low / width]), np.array([1 / width]))
-    shown = data.each(lambda split: split._replace(x=(scale.offset + scale.factor * split.x).astype(np.float32)))
+
+    def displayable(x: np.ndarray) -> np.ndarray:
+        return (scale.offset + scale.factor * x).astype(np.float32)
+
+    shown = data.each(lambda split: split._replace(x=mapped(split.x, displayable, np.float32)))
     return replace(model, scale=scale), shown
 
 

@@ -1,0 +1,64 @@
+"""Endless examples, drawn from keys."""
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Key, Shaped
+
+from jaxae.core.types import Generator
+
+# Keys of the examples that are drawn apart from training, whose keys are derived from its seeds.
+PREVIEW, TEST = 1 << 31, (1 << 31) + 1
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """Examples of a generator, with the interface of an array as far as a training split needs it.
+
+    `draws[places]` draws these examples, as a preview of what training draws in each step from the keys of its seeds.
+    """
+
+    generator: Generator
+    shape: tuple[int, ...]  # [N, *D], N the number of examples in an epoch
+    dtype: np.dtype[Any]
+    purpose: int = PREVIEW
+
+    def __len__(self) -> int:
+        """Number of examples in an epoch."""
+        return self.shape[0]
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    def __getitem__(self, places: Any) -> np.ndarray:
+        """Draw examples: places, a slice or a mask."""
+        if isinstance(places, slice):
+            places = np.arange(*places.indices(len(self)))
+        numbers = np.asarray(places)
+        numbers = np.flatnonzero(numbers) if numbers.dtype == bool else numbers
+        key = jax.random.fold_in(jax.random.key(0), self.purpose)
+        return np.asarray(_drawn(self.generator.draw, key, self.generator.arrays, numbers.astype(np.uint32)))
+
+    def identity(self) -> bytes:
+        """A hash of the computation of an example, with its constants and arrays."""
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        program = jax.make_jaxpr(self.generator.draw)(key, self.generator.arrays)
+        digest = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", f"{self.shape}{program}").encode())
+        for array in (*program.consts, *jax.tree.leaves(self.generator.arrays)):
+            digest.update(np.asarray(array).tobytes())
+        return digest.digest()
+
+
+@partial(jax.jit, static_argnums=0)
+def _drawn(
+    draw: Callable[..., jax.Array], key: Key[jax.Array, ""], arrays: Any, numbers: jax.Array
+) -> Shaped[jax.Array, "n *D"]:
+    return Generator(arrays, draw).examples(key, numbers)
