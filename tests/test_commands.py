@@ -23,7 +23,7 @@ from jaxae.commands.main import HELP, main
 from jaxae.errors import Diverged
 from jaxae.experiments import dense, sequence, vae
 from jaxae.run import command_line, directory
-from jaxae.training.trained import CHUNK
+from jaxae.training.examples import CHUNK
 
 COMMANDS = [
     "classifier",
@@ -104,8 +104,8 @@ def test_commands_write_the_arrays_of_the_python_calls(one, file, tmp_path, caps
         said = capsys.readouterr().out
         assert said.endswith(f" of {len(x):,} examples, {[*found.shape]} float32: {tmp_path / 'out.npy'}\n")
         assert said.count("\n") == 1
-    assert call("sample", one, "--n", 5, "--seed", 7, "--out", tmp_path / "out.npy") == 0
-    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), model.sample(jax.random.key(7), 5))
+    assert call("sample", one, "--n", 2345, "--seed", 7, "--out", tmp_path / "out.npy") == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), model.sample(jax.random.key(7), 2345))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.npy", "x.npy"]
 
 
@@ -121,8 +121,8 @@ def test_several_seeds_give_a_leading_axis_and_member_selects_one(two, file, tmp
         for more, expected in (((), every), (("--member", 1), second)):
             assert call(name, two, path, "--out", out, *more) == 0
             np.testing.assert_array_equal(np.load(out), expected)
-    assert call("sample", two, "--n", 4, "--out", out) == 0
-    np.testing.assert_array_equal(np.load(out), model.sample(jax.random.key(0), 4))
+    assert call("sample", two, "--n", 1234, "--out", out) == 0
+    np.testing.assert_array_equal(np.load(out), model.sample(jax.random.key(0), 1234))
 
 
 def test_csv_has_a_row_for_each_image_of_a_folder(one, two, folder, tmp_path):

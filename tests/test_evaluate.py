@@ -1,17 +1,23 @@
 from math import inf, isnan, log, pi, sqrt, tanh
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from scipy import integrate, optimize, stats
 from skimage.metrics import structural_similarity
 
 from conftest import trained
 from jaxae import data
+from jaxae.core.batch import Batch
+from jaxae.core.experiment import Experiment
+from jaxae.core.step import descend
 from jaxae.data import idx
 from jaxae.experiments import vae
 from jaxae.measure import images, plane
+from jaxae.training.start import TEST, keys
 
 rng = np.random.default_rng(0)
 NORMAL = rng.normal(size=(3000, 2)) @ np.array([[2.0, 1.0], [0.0, 0.5]]) + np.array([3.0, -1.0])
@@ -65,6 +71,56 @@ def test_memory_of_a_comparison_is_at_most_ten_times_its_images(measure):
     x = jax.ShapeDtypeStruct((15, 128, 128, 3), jnp.float32)
     used = measure.lower(x, x).compile().memory_analysis().temp_size_in_bytes
     assert used < 10 * 4 * x.size
+
+
+class Sums(nn.Module):
+    """Codes are the sums over pixels; records the numbers of examples."""
+
+    def encode(self, x):
+        SIZES.append(len(x))
+        return x.sum((1, 2))
+
+    def decode(self, z):
+        SIZES.append(len(z))
+        return jnp.broadcast_to(z[:, None, None] / 128**2, (len(z), 128, 128, 3))
+
+    def __call__(self, x):
+        return self.decode(self.encode(x))
+
+
+SIZES = []
+
+
+def test_large_images_pass_through_the_model_a_few_at_a_time():
+    """At most 15 images of 128 x 128 x 3; noise depends on the place among all examples."""
+
+    def loss(variables, batch, key):
+        SIZES.append(len(batch.x))
+        return {"loss": batch.x.mean((1, 2, 3)) + batch.noise(key, (1,))[:, 0]}, {}
+
+    def corrupt(key, batch):
+        SIZES.append(len(batch.x))
+        return batch.x + batch.noise(key, (1,))[:, :, None, None]
+
+    x = rng.integers(0, 256, (40, 128, 128, 3), dtype=np.uint8)
+    pixels = x / np.float32(255)
+    experiment = Experiment(Sums(), descend(loss, optax.sgd(0.1)), loss, corrupt=corrupt)
+    model = trained(experiment, {}, {}, (128, 128, 3))
+    SIZES.clear()
+    np.testing.assert_allclose(model.encode(x), pixels.sum((1, 2)), rtol=1e-4)
+    mean = np.broadcast_to(pixels.mean((1, 2), keepdims=True), x.shape)
+    np.testing.assert_allclose(model.reconstruct(x), mean, rtol=1e-4)
+    every = Batch(jnp.asarray(pixels), jnp.arange(40), jnp.ones(40), jnp.int32(0))
+    np.testing.assert_allclose(model.corrupted(x), corrupt(jax.random.key(0), every), rtol=1e-4)
+    assert SIZES.pop() == 40
+    key = keys(model.seeds, TEST)
+    np.testing.assert_allclose(model.terms(x)["loss"], loss({}, every, key)[0]["loss"], rtol=1e-4)
+    assert SIZES.pop() == 40
+    one = every.replace(index=jnp.zeros(40, jnp.int32))
+    draws = [loss({}, one, jax.random.fold_in(keys(model.seeds, TEST), draw))[0]["loss"] for draw in range(3)]
+    np.testing.assert_allclose(model.score(x, samples=3), np.mean(draws, axis=0), rtol=1e-4)
+    assert set(SIZES) == {1, 10, 15, 40}  # one example for the shape of a code
+    assert SIZES.count(40) == 3
 
 
 def test_reconstruction_quality_decodes_a_limited_number_of_pixels():

@@ -18,7 +18,8 @@ from jaxae.commands._arguments import OneRun, module_of
 from jaxae.errors import InputError
 from jaxae.run import directory
 from jaxae.run.read import options_of
-from jaxae.training.trained import CHUNK, Trained
+from jaxae.training.examples import chunk_of
+from jaxae.training.trained import Trained
 
 Apply = Callable[[np.ndarray, np.ndarray | None], ArrayLike]  # (examples, lengths) -> results, [*S, n, ...]
 
@@ -101,9 +102,10 @@ def read_examples(options: WithData, model: Trained) -> NewData:
 
 
 def chunks(found: NewData, apply: Apply) -> Iterator[np.ndarray]:
-    """Yield the results for all examples, `CHUNK` examples at a time."""
-    for i in range(0, len(found.x), CHUNK):
-        part = slice(i, i + CHUNK)
+    """Yield the results for all examples, a few at a time."""
+    size = chunk_of(found.x.shape[1:])
+    for i in range(0, len(found.x), size):
+        part = slice(i, i + size)
         lengths = None if found.lengths is None else found.lengths[part]
         yield np.asarray(apply(np.asarray(found.x[part]), lengths))
 

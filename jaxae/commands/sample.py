@@ -19,6 +19,7 @@ from jaxae.commands._output import write_array, write_grid, write_table
 from jaxae.errors import InputError
 from jaxae.report.figures.base import pictures, shown
 from jaxae.run import directory
+from jaxae.training.examples import chunk_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,14 +57,19 @@ def sample(options: Options) -> str:
             f"{options.run}: its model has no prior to sample from: fit one to its codes in Python, with "
             "jaxae.measure.mixture.fit"
         )
-    x = np.asarray(model.sample(jax.random.key(options.seed), options.n))
+    z = np.asarray(model.sample_codes(jax.random.key(options.seed), options.n))
+    size, axis = chunk_of(model.shape), int(len(model) > 1)
+    parts = (np.take(z, range(i, min(i + size, options.n)), axis) for i in range(0, options.n, size))
+    samples = (np.asarray(model.decode(part)) for part in parts)
     what = f"{options.n:,} sample{'s' * (options.n > 1)}"
     if options.out.suffix == ".png":
-        width, height = write_grid(options.out, [pictures(*shown(model, x))], math.ceil(math.sqrt(options.n)))
+        width, height = write_grid(
+            options.out, [pictures(*shown(model, np.concatenate([*samples])))], math.ceil(math.sqrt(options.n))
+        )
         return f"{what}, {width}x{height} pixels: {options.out}"
     if options.out.suffix == ".csv":
         features = directory.read(options.run / "config.json")["data"].get("features", ())
-        shape = write_table(options.out, [x], range(options.n), "x", model.seeds, features)
+        shape = write_table(options.out, samples, range(options.n), "x", model.seeds, features)
     else:
-        shape = write_array(options.out, [x], options.n, len(model) > 1)
+        shape = write_array(options.out, samples, options.n, len(model) > 1)
     return f"{what}, {[*shape]} float32: {options.out}"

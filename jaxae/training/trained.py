@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -15,14 +15,9 @@ from jaxtyping import Array, Float, Int, Key, Num
 from jaxae.core.batch import Batch, Loss, Terms
 from jaxae.core.experiment import Experiment
 from jaxae.core.types import Extra, Params, Sampler, Scale, State, Variables
-from jaxae.data import Split
-from jaxae.data.arrays import array
-from jaxae.data.sequences import padded
+from jaxae.training.examples import Examples, Part, chunk_of, in_users_units, parts
 from jaxae.training.start import TEST
 from jaxae.training.start import keys as start_keys
-
-CHUNK = 1000  # examples per call of the model
-Examples: TypeAlias = Num[Any, "N *D"] | Split | Sequence[Any]
 
 
 @dataclass(frozen=True)
@@ -64,12 +59,12 @@ class Trained:
 
     def encode(self, x: Examples, lengths: Int[Any, " N"] | None = None) -> Float[Array, "*S_N_code"]:
         """Codes, float32; deterministic (the posterior mean for variational models)."""
-        x, _, lengths = self._examples(x, lengths)
-        if lengths is None:
-            return self._apply("encode", x)
-        if not self.experiment.sequences:
-            raise ValueError(f"{type(self.experiment.model).__name__} is not for sequences; omit lengths")
-        return self._apply("encode", x, (np.arange(x.shape[1]) < np.asarray(lengths)[:, None]).astype(np.float32))
+        found = []
+        for part in parts(self, x, lengths):
+            if part.steps is not None and not self.experiment.sequences:
+                raise ValueError(f"{type(self.experiment.model).__name__} is not for sequences; omit lengths")
+            found.append(self._apply("encode", part.x, *(() if part.steps is None else (part.steps,))))
+        return jnp.concatenate(found, axis=int(self._several))
 
     def decode(self, z: Num[Any, "*S_N_code"]) -> Float[Array, "*S_N_D"]:
         """Examples from codes, float32, pixels in [0, 1]; with several seeds, codes may have a leading axis of seeds.
@@ -80,7 +75,10 @@ class Trained:
         own = len(self.seeds) > 1 and z.shape[:1] + z.shape[2:] == (len(self.seeds), *self.code)
         if not own and z.shape[1:] != self.code:
             raise ValueError(f"codes have shape {z.shape}, not [N, {', '.join(map(str, self.code))}]")
-        return self._in_users_units(self._apply("decode", z, own=own))
+        count, size = z.shape[int(own)], chunk_of(self.shape)
+        slices = [slice(i, i + size) for i in range(0, max(count, 1), size)]
+        found = [self._apply("decode", z[:, part] if own else z[part], own=own) for part in slices]
+        return in_users_units(self, jnp.concatenate(found, axis=int(self._several)))
 
     def reconstruct(self, x: Examples, lengths: Int[Any, " N"] | None = None) -> Float[Array, "*S_N_shape"]:
         """decode(encode(x)): float32, pixels in [0, 1]."""
@@ -88,21 +86,29 @@ class Trained:
 
     def corrupted(self, x: Examples) -> Float[Array, "N *shape"]:
         """Encoder inputs in training: the examples, with the noise or mask of the experiment, if any."""
-        examples, _, _ = self._examples(x)
-        if self.experiment.corrupt is not None:
-            batch = Batch(examples, jnp.arange(len(examples)), jnp.ones(len(examples)), jnp.int32(0))
-            examples = self.experiment.corrupt(jax.random.key(0), batch)
-        return examples if self.scale is None else self._in_users_units(examples)
+        found = []
+        for part in parts(self, x):
+            examples = part.x
+            if self.experiment.corrupt is not None:
+                index = part.first + jnp.arange(len(examples))
+                batch = Batch(examples, index, jnp.ones(len(examples)), jnp.int32(0))
+                examples = self.experiment.corrupt(jax.random.key(0), batch)
+            found.append(examples if self.scale is None else in_users_units(self, examples))
+        return jnp.concatenate(found)
 
     def sample(self, key: Key[Array, ""], n: int, prior: Sampler | None = None) -> Float[Array, "*S_n_D"]:
         """n examples from the model's prior, or from another one, such as `mixture.fit`: float32, pixels in [0, 1].
 
         ValueError for a model without a prior, and for a key of another type than `jax.random.key(0)`.
         """
+        return self.decode(self.sample_codes(key, n, prior))
+
+    def sample_codes(self, key: Key[Array, ""], n: int, prior: Sampler | None = None) -> Float[Array, "*S_n_code"]:
+        """The codes that `sample` decodes."""
         if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)) or n < 1:
             raise ValueError(f"sample takes a JAX key and a number: sample(jax.random.key(0), 64), not ({key}, {n})")
         if prior is not None:
-            return self.decode(prior(key, n))
+            return prior(key, n)
         if self.experiment.prior is None:
             raise ValueError(
                 f"{type(self.experiment.model).__name__} has no prior to sample from; pass one that is fitted to its "
@@ -113,40 +119,26 @@ class Trained:
         def codes(variables: Variables) -> Float[Array, "n *code"]:
             return own(variables, key, n)
 
-        return self.decode(jax.vmap(codes)(self.variables) if self._several else codes(self.variables))
+        return jax.vmap(codes)(self.variables) if self._several else codes(self.variables)
 
     def terms(self, x: Examples, lengths: Int[Any, " N"] | None = None) -> dict[str, Float[np.ndarray, "*S N"]]:
         """The terms of the loss of every example, by name, as the evaluation of a run computes them.
 
         Noise, such as posterior samples, depends on the index of an example.
         """
-        return self._terms(*self._examples(x, lengths))
+        found = [self._terms(part) for part in parts(self, x, lengths)]
+        return {name: np.concatenate([terms[name] for terms in found], axis=-1) for name in found[0]}
 
-    def _terms(
-        self,
-        x: Float[Array, "N *D"],
-        known: Float[Array, "N *D"] | None,
-        lengths: Int[Any, " N"] | None,
-        draw: int | None = None,
-    ) -> dict[str, Float[np.ndarray, "*S N"]]:
+    def _terms(self, part: Part, draw: int | None = None) -> dict[str, Float[np.ndarray, "*S n"]]:
         """draw: index of a noise sample that all examples share; None: one for each example, as in evaluation."""
-        keys = start_keys(self.seeds, TEST)
+        keys, count = start_keys(self.seeds, TEST), len(part.x)
         if draw is not None:
             fold = partial(jax.random.fold_in, data=draw)
             keys = jax.vmap(fold)(keys) if self._several else fold(keys)
-        mask = None if lengths is None else np.arange(x.shape[1]) < np.asarray(lengths)[:, None]
-        chunks = []
-        for first in range(0, len(x), CHUNK):
-            part = x[first : first + CHUNK]
-            observed = None if mask is None else jnp.asarray(mask[first : first + CHUNK], jnp.float32)
-            if known is not None:
-                seen = known[first : first + CHUNK]
-                observed = seen if observed is None else seen * observed[..., None]
-            index = first + jnp.arange(len(part)) if draw is None else jnp.zeros(len(part), jnp.int32)
-            batch = Batch(part, index, jnp.ones(len(part)), jnp.int32(0), observed, training=False)
-            found = _terms(self.experiment.evaluate, self._several, self.state, batch, keys)
-            chunks.append(jax.device_get(found))
-        return {name: np.concatenate([chunk[name] for chunk in chunks], axis=-1) for name in chunks[0]}
+        index = part.first + jnp.arange(count) if draw is None else jnp.zeros(count, jnp.int32)
+        batch = Batch(part.x, index, jnp.ones(count), jnp.int32(0), part.mask, training=False)
+        found: dict[str, Any] = jax.device_get(_terms(self.experiment.evaluate, self._several, self.state, batch, keys))
+        return found
 
     def score(
         self, x: Examples, by: str = "loss", lengths: Int[Any, " N"] | None = None, samples: int = 10
@@ -156,13 +148,13 @@ class Trained:
         All examples share the noise, so that equal examples have equal scores, in any order. Larger is more anomalous.
         ValueError for an unknown term.
         """
-        examples, draws = self._examples(x, lengths), []
-        for draw in range(samples):
-            found = self._terms(*examples, draw)
-            if by not in found:
-                raise ValueError(f"by={by} is not a term of the loss; use one of {', '.join(sorted(found))}")
-            draws.append(found[by])
-        return np.stack(draws).mean(0, dtype=np.float64).astype(np.float32)
+        scores = []
+        for part in parts(self, x, lengths):
+            draws = [self._terms(part, draw) for draw in range(samples)]
+            if by not in draws[0]:
+                raise ValueError(f"by={by} is not a term of the loss; use one of {', '.join(sorted(draws[0]))}")
+            scores.append(np.mean([found[by] for found in draws], axis=0, dtype=np.float64).astype(np.float32))
+        return np.concatenate(scores, axis=-1)
 
     def evaluate(self, x: Examples, lengths: Int[Any, " N"] | None = None) -> dict[str, Any]:
         """Means of the terms of the loss over these examples: a number each, or one per seed."""
@@ -207,72 +199,11 @@ class Trained:
         return len(self.seeds) > 1
 
     def _apply(self, name: str, *args: Any, own: bool = False) -> jax.Array:
-        """Apply a method to `CHUNK` examples at a time, to bound memory. own: arguments have an axis of seeds."""
-        count = args[0].shape[int(own)]
-        slices = [slice(i, i + CHUNK) for i in range(0, max(count, 1), CHUNK)]
-        chunks = (tuple(x[:, part] if own else x[part] for x in args) for part in slices)
-        owns = (own,) * len(args)
-        found = [_method(self.experiment.model, name, self._several, owns, self.variables, *chunk) for chunk in chunks]
-        return jnp.concatenate(found, axis=int(self._several))
-
-    def _in_users_units(self, y: Float[Array, "*S_N_D"]) -> Float[Array, "*S_N_D"]:
-        if self.scale is not None:
-            row = (*[1] * (y.ndim - 1), -1)
-            offset, factor = (jnp.asarray(part, jnp.float32).reshape(row) for part in self.scale)
-            y = offset + factor * (y if self.real else jnp.clip(y, 0, 1))
-        return y if self.real or self.scale is not None else jnp.clip(y, 0, 1)
-
-    def _examples(self, x: Any, lengths: Any = None) -> tuple[jax.Array, jax.Array | None, Any]:
-        """Examples in model units, 0 where an entry is missing; which entries are observed, if any is missing; lengths.
-
-        A `Split` is in model units already. Series of different lengths are padded to those of training.
-        """
-        if isinstance(x, Split):
-            units = x.x / np.float32(255) if x.x.dtype == np.uint8 else x.x
-            known = None if x.observed is None else jnp.asarray(x.observed, jnp.float32)
-            return jnp.asarray(units, jnp.float32), known, x.lengths if lengths is None else lengths
-        if self.experiment.sequences and lengths is None and isinstance(x, list | tuple) and len(x):
-            x, lengths = self._padded(x)
-        x = array(x, "examples")
-        if (*x.shape[1:], 1) == self.shape:  # grey images, and univariate series
-            x = x[..., None]
-        if x.ndim == 5 and x.shape[2:] == self.shape:  # frames of videos
-            x = x.reshape(-1, *self.shape)
-        if x.shape[1:] != self.shape:
-            raise ValueError(f"examples have shape {x.shape}, not [N, {', '.join(map(str, self.shape))}]")
-        if x.dtype.kind not in "biuf":
-            raise ValueError(f"examples have dtype {x.dtype}; convert them to numbers")
-        pixels = len(self.shape) > 1 and (self.from_bytes or not (self.real or self.scale))
-        integers = x.dtype == np.uint8 or (len(self.shape) == 3 and x.dtype.kind in "iu")
-        if pixels and integers and x.size and x.min() >= 0 and x.max() <= 255:
-            x = x.astype(np.float32) / 255
-        if self.scale is not None:
-            x = (x - self.scale.offset) / self.scale.factor
-        x = x.astype(np.float32)
-        if np.isinf(x).any():
-            raise ValueError("examples have infinite values, or values beyond float32")
-        known = ~np.isnan(x)
-        if not known.all():
-            if not self.experiment.missing:
-                raise ValueError("examples have NaN: this experiment takes no missing entries")
-            return jnp.asarray(np.where(known, x, 0)), jnp.asarray(known, jnp.float32), lengths
-        if self.real or self.scale is not None:
-            return jnp.asarray(x), None, lengths
-        shown = x[x != self.experiment.model.hidden] if hasattr(self.experiment.model, "hidden") else x
-        if shown.size and not (shown.min() >= 0 and shown.max() <= 1):
-            raise ValueError("pixels must be uint8, or float in [0, 1]")
-        return jnp.asarray(x), None, lengths
-
-    def _padded(self, series: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
-        """Series [T] or [T, D], each at most as long as those of training, as [N, T, D]; and their lengths."""
-        parts = [np.asarray(part).reshape(len(part), -1) for part in series]
-        lengths = np.array([len(part) for part in parts], np.int32)
-        if lengths.max(initial=0) > self.shape[0] or {part.shape[1] for part in parts} - {self.shape[1]}:
-            shapes = sorted({part.shape for part in parts})
-            raise ValueError(
-                f"series have shapes {shapes[:3]}, not [T, {self.shape[1]}] with T at most {self.shape[0]}"
-            )
-        return padded(parts, self.shape[0]), lengths
+        """Apply a method of the model. own: arguments have an axis of seeds."""
+        found: jax.Array = _method(
+            self.experiment.model, name, self._several, (own,) * len(args), self.variables, *args
+        )
+        return found
 
 
 def _of_seed(line: dict[str, Any], i: int) -> dict[str, Any]:
