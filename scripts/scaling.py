@@ -1,8 +1,9 @@
 """Training throughput against problem size: python scripts/scaling.py
 
 Images per second of the VAE 784-500-20, against the batch size, the width of its hidden layers and the number of
-examples, resident on the device and streamed (--device-data-limit). The examples are noise in a file. Times are of
-steps only, without compilation and evaluation; the two alternatives take turns. Writes a table and a picture.
+examples, resident on the device and streamed (--device-data-limit); and for 100,000 real numbers of each type, which
+are standardized as they are read. The examples are noise in a file. Times are of steps only, without compilation and
+evaluation; the two alternatives take turns. Writes a table and a picture. --only examples measures one of these.
 """
 
 import argparse
@@ -13,10 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxae import run
 from jaxae.data import Dataset, Split
+from jaxae.data.rows import Rows
+from jaxae.data.scaling import scaled
 from jaxae.devices import plan as plans
 from jaxae.experiments import vae
 from jaxae.run import loop
@@ -25,6 +29,7 @@ from jaxae.training.iterate import Snapshot, iterate
 BATCHES = (32, 128, 512, 2048, 8192)
 WIDTHS = (125, 250, 500, 1000, 2000)
 COUNTS = (10_000, 100_000, 1_000_000, 10_000_000)
+TYPES = ("float32", "float16", "bfloat16")
 CHUNK = 10_000
 BASE = vae.Config(batch_size=128, hidden=(500,), latent=20)
 WAYS = {"on the device": 1e6, "streamed": 1e-9}  # --device-data-limit in GiB
@@ -44,27 +49,35 @@ def scaling(stop: loop.Stop) -> str:
         "--largest", type=int, default=COUNTS[-1], help="maximum number of examples (default: %(default)s)"
     )
     parser.add_argument("--picture", type=Path, default=Path("runs/scaling.png"), help="default: %(default)s")
+    parser.add_argument("--only", choices=["batch size", "width", "examples", *TYPES], nargs="*", default=())
     options = parser.parse_args()
     rows: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    several = min(100_000, options.largest)
+    ways = {how: dataclasses.replace(BASE, device_data_limit=limit) for how, limit in WAYS.items()}
+
+    def wanted(what: str) -> bool:
+        return not options.only or what in options.only
 
     def measure(what: str, number: int, data: Dataset, configs: dict[str, vae.Config]) -> None:
         for how, value in rates(data, configs, options.seconds, options.turns, stop).items():
             rows.setdefault(what, {}).setdefault(how, []).append((number, value))
 
     with tempfile.TemporaryDirectory() as folder:
-        some = noise(Path(folder), min(100_000, options.largest))
-        for size in BATCHES:
+        some = noise(Path(folder), several)
+        for size in BATCHES if wanted("batch size") else ():
             measure("batch size", size, some, {"": dataclasses.replace(BASE, batch_size=size)})
-        for width in WIDTHS:
+        for width in WIDTHS if wanted("width") else ():
             measure("width", width, some, {"": dataclasses.replace(BASE, hidden=(width,))})
-        for count in COUNTS:
+        for kind in TYPES:
+            if wanted(kind):
+                measure(kind, several, numbers(Path(folder), several, kind), ways)
+        for count in COUNTS if wanted("examples") else ():
             if count <= options.largest:
-                ways = {how: dataclasses.replace(BASE, device_data_limit=limit) for how, limit in WAYS.items()}
                 measure("examples", count, noise(Path(folder), count), ways)
-    draw(rows, options.picture)
+    draw({what: rows[what] for what in rows if what not in TYPES}, options.picture)
     lines = [f"{jax.devices()[0].device_kind}", "", "| | | | images per second |", "|---|---|---|---|"]
-    for what, ways in rows.items():
-        for how, values in ways.items():
+    for what, measured in rows.items():
+        for how, values in measured.items():
             lines += [f"| {what} | {number:,} | {how} | {value:,.0f} |" for number, value in values]
     return "\n".join(lines)
 
@@ -80,6 +93,19 @@ def noise(folder: Path, count: int) -> Dataset:
     x.flush()
     train = Split(np.load(path, mmap_mode="r", allow_pickle=False), np.zeros(count, np.int32))
     return Dataset(train, Split(train.x[:1], train.y[:1]), ())
+
+
+def numbers(folder: Path, count: int, kind: str) -> Dataset:
+    """`count` rows of random numbers of this type in a file, with some mean and variance; 100 of them as test split."""
+    path = folder / f"{kind}.npy"
+    rng = np.random.default_rng(0)
+    x = np.lib.format.open_memmap(path, "w+", np.dtype(getattr(jnp, kind)), (count, 28, 28, 1))
+    for i in range(0, count, CHUNK):
+        x[i : i + CHUNK] = 3 + 2 * rng.standard_normal((min(CHUNK, count - i), 28, 28, 1), np.float32)
+    x.flush()
+    lazy = Rows(x, x.dtype).map(lambda part: part.astype(np.float32), np.float32)
+    train = Split(lazy, np.zeros(count, np.int32))  # type: ignore[arg-type]
+    return scaled(Dataset(train, train.take(np.arange(100)), ()), "standard")
 
 
 def rates(
@@ -129,8 +155,10 @@ def draw(rows: dict[str, dict[str, list[tuple[int, float]]]], path: Path) -> Non
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, len(rows), figsize=(4 * len(rows), 3.2), layout="constrained")
-    for axis, (what, ways) in zip(axes, rows.items(), strict=True):
+    if not rows:
+        return
+    figure, axes = plt.subplots(1, len(rows), figsize=(4 * len(rows), 3.2), squeeze=False, layout="constrained")
+    for axis, (what, ways) in zip(axes[0], rows.items(), strict=True):
         for how, values in ways.items():
             axis.plot(*zip(*values, strict=True), marker="o", label=how)
         numbers = [number for number, _ in next(iter(ways.values()))]
