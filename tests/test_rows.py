@@ -1,9 +1,13 @@
 """Rows of large arrays: the same numbers as in memory, read only where they are used."""
 
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxae
+from conftest import equal
 from jaxae import data
 from jaxae.data import rows, scaling
 from jaxae.data.rows import Rows, mapped, select
@@ -117,3 +121,20 @@ def test_infinite_value_in_the_last_chunk_raises(monkeypatch):
     x[-1, -1] = np.inf
     with pytest.raises(InputError, match="has infinite values"):
         data.from_arrays(x)
+
+
+def test_streamed_run_on_a_large_array_equals_that_on_a_small_one(tmp_path, monkeypatch):
+    """Parameters bit for bit; with missing entries, a validation split, measures, figures and the report."""
+    x = ARRAYS["missing"]
+    fields = {"epochs": 2, "batch_size": 8, "hidden": (4,), "valid": 0.2, "log_likelihood_samples": 20}
+    small = jaxae.fit("vae", x, workdir=tmp_path / "small", progress=False, **fields)
+    monkeypatch.setattr(rows, "LARGE", 100)
+    large = jaxae.fit("vae", x, workdir=tmp_path / "large", progress=False, device_data_limit=1e-9, **fields)
+    assert equal(large.state, small.state)
+    np.testing.assert_array_equal(large.score(x), small.score(x))
+    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("small", "large")]
+    assert results[0]["likelihood"] == results[1]["likelihood"]
+    for name, value in results[0]["metrics"].items():
+        np.testing.assert_allclose(results[1]["metrics"][name], value, rtol=1e-6)
+    for path in (tmp_path / "small" / "figures").glob("*.png"):
+        assert path.read_bytes() == (tmp_path / "large" / "figures" / path.name).read_bytes(), path.name

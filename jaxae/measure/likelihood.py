@@ -2,17 +2,19 @@
 
 from functools import partial
 from math import log, prod
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Float, Key, Num, UInt8
 
 from jaxae.core.batch import Batch
 from jaxae.core.divergences import DiagonalNormal
 from jaxae.core.experiment import Measure, MeasuredData, TrainedModel
 from jaxae.core.types import Variables
+from jaxae.data.rows import chunks
 from jaxae.variants import iwae, vae
 
 ROWS = 1000  # codes decoded at once; they fit into the cache of a core
@@ -54,10 +56,10 @@ def estimate(
     of: iwae.DensitiesOf,
     model: nn.Module,
     variables: Variables,
-    x: UInt8[np.ndarray, "N *D"] | Float[np.ndarray, "N *D"],
+    x: Num[Any, "N *D"],
     key: Key[Array, ""],
     samples: int,
-    observed: UInt8[np.ndarray, "N *D"] | None = None,
+    observed: UInt8[Any, "N *D"] | None = None,
 ) -> dict[str, float]:
     """`log_likelihood`: mean over the examples of log (1 / K) sum_k w_k over K = `samples` posterior samples, in nats.
 
@@ -78,7 +80,7 @@ def estimate(
     log_w, log_w2, rate, distortion = np.concatenate(sums).astype(np.float64).T
     log_p, ess = log_w - log(samples), np.exp(2 * log_w - log_w2)
     n = len(x)
-    dimensions = prod(x.shape[1:]) if observed is None else observed.sum() / n
+    dimensions = prod(x.shape[1:]) if observed is None else sum(float(part.sum()) for part in chunks(observed)) / n
     return {
         "log_likelihood": float(log_p.mean()),
         "standard_error": float(log_p.std(ddof=1) / np.sqrt(n)) if n > 1 else 0.0,

@@ -12,6 +12,7 @@ from jaxae.core.experiment import Experiment
 from jaxae.core.types import Scale
 from jaxae.data import Split
 from jaxae.data.arrays import array
+from jaxae.data.rows import Rows, chunks
 from jaxae.data.sequences import padded
 
 CHUNK = 1000  # examples per call of the model, fewer if they have more than 28 x 28 values
@@ -112,9 +113,9 @@ def _as_they_are(x: np.ndarray) -> np.ndarray:
     return x
 
 
-def _shaped(units: Units, x: Any) -> np.ndarray:
-    """An array [N, *D] of numbers."""
-    x = array(x, "examples")
+def _shaped(units: Units, x: Any) -> Any:
+    """An array [N, *D] of numbers, or `Rows`."""
+    x = x if isinstance(x, Rows) else array(x, "examples")
     if (*x.shape[1:], 1) == units.shape:  # grey images, and univariate series
         x = x[..., None]
     if x.ndim == 5 and x.shape[2:] == units.shape:  # frames of videos
@@ -126,11 +127,11 @@ def _shaped(units: Units, x: Any) -> np.ndarray:
     return x
 
 
-def _conversion(units: Units, x: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def _conversion(units: Units, x: Any) -> Callable[[np.ndarray], np.ndarray]:
     """From the user's units to model units, of any rows of x."""
     pixels = len(units.shape) > 1 and (units.from_bytes or not (units.real or units.scale))
     integers = x.dtype == np.uint8 or (len(units.shape) == 3 and x.dtype.kind in "iu")
-    divided = pixels and integers and x.size and x.min() >= 0 and x.max() <= 255
+    divided = pixels and integers and all(part.min() >= 0 and part.max() <= 255 for part in chunks(x) if part.size)
     scale = units.scale
 
     def convert(part: np.ndarray) -> np.ndarray:
