@@ -481,7 +481,7 @@ def test_class_names_are_not_parsed_as_mathematics_in_figures(runs, monkeypatch)
 def test_cards_show_which_expected_results_were_reached(runs):
     result = json.loads((runs[0] / "result.json").read_text())
     result["expected"] = {"mse": 1.0, "loss": [0.0, 1.0]}
-    cards = {card["name"]: card for card in html._cards(result, "nats per image")}
+    cards = {card["name"]: card for card in html._cards(result, "nats per {example}", "image")}
     assert (cards["test mse"]["expected"], cards["test mse"]["reached"]) == ("≤ 1", True)
     assert (cards["test loss"]["expected"], cards["test loss"]["reached"]) == ("0 to 1", False)
     assert cards["test kl"]["expected"] == ""

@@ -111,9 +111,9 @@ def chunks(found: NewData, apply: Apply) -> Iterator[np.ndarray]:
 def write(options: WithData, model: Trained, found: NewData, apply: Apply, what: str, column: str = "") -> str:
     """Write the results for all examples, as an array or a table, and return the line to print."""
     results = chunks(found, apply)
-    if options.out.suffix == ".csv":
+    if options.out.suffix == ".csv" or options.out == _output.STDOUT:
         columns = () if column else found.columns
         shape = _output.write_table(options.out, results, found.names, column or "x", model.seeds, columns)
     else:
         shape = _output.write_array(options.out, results, len(found.x), len(model) > 1)
-    return f"{what} of {found.description}, {[*shape]} float32: {options.out}"
+    return "" if options.out == _output.STDOUT else f"{what} of {found.description}, {[*shape]} float32: {options.out}"

@@ -8,6 +8,7 @@ import csv
 import errno
 import io
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
@@ -21,6 +22,7 @@ from jaxae.data.cache import writing
 from jaxae.errors import InputError
 from jaxae.report.figures.base import bitmap, tile
 
+STDOUT = Path("-")  # a table is written to standard output
 Chunks = Iterable[np.ndarray]  # [*S, n, ...] each
 
 
@@ -56,7 +58,8 @@ def write_table(
     several seeds `column_seed3`.
     """
     first, shape = 0, (len(names),)
-    with _open(path) as file, io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="") as text:
+    with _open(path) as file:
+        text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")
         table = csv.writer(text, lineterminator="\n")
         for chunk in chunks:
             values = np.asarray(chunk if len(seeds) > 1 else chunk[None], np.float32)
@@ -71,6 +74,7 @@ def write_table(
             for row in values.swapaxes(0, 1):
                 table.writerow([names[first], *row.ravel().astype(str)])
                 first += 1
+        text.detach()  # flushes; `file` is closed by `_open`, or is standard output
     return shape
 
 
@@ -91,6 +95,9 @@ def write_grid(path: Path, rows: Sequence[Float[np.ndarray, "N H W C"]], columns
 
 @contextmanager
 def _open(path: Path) -> Iterator[IO[bytes]]:
+    if path == STDOUT:
+        yield sys.stdout.buffer
+        return
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))

@@ -13,6 +13,7 @@ from jaxae.core.batch import Batch
 from jaxae.core.divergences import DiagonalNormal
 from jaxae.core.experiment import Measure, MeasuredData, TrainedModel
 from jaxae.core.types import Variables
+from jaxae.measure.codes import codes_of
 from jaxae.variants import iwae, vae
 
 ROWS = 1000  # codes decoded at once; they fit into the cache of a core
@@ -20,7 +21,7 @@ ACTIVE = 0.01  # least variance of the posterior mean of an active latent dimens
 
 
 def measures(model: vae.VAE, samples: int, binarize: str) -> dict[str, Measure]:
-    """The `measures` of an experiment: `likelihood`, estimated by this many samples per image (0: none).
+    """The `measures` of an experiment: `likelihood`, estimated by this many samples per example (0: none).
 
     binarize: how pixels are binarized, or none. ValueError for one sample, and for grey pixels under a Bernoulli
     likelihood.
@@ -42,7 +43,7 @@ def measure(of: iwae.DensitiesOf, samples: int, trained: TrainedModel, data: Mea
     key = jax.random.key(0)
     test = data.test
     found = estimate(of, trained.experiment.model, trained.variables, test.x, key, samples, test.observed)
-    return {**found, "active_units": float(active_units(np.asarray(trained.encode(data.test.x))))}
+    return {**found, "active_units": float(active_units(codes_of(trained, test)))}
 
 
 def active_units(means: Float[np.ndarray, "N Z"]) -> int:

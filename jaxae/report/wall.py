@@ -6,12 +6,23 @@ adds the change of the decoded image when it alone leaves its mean, on a coarser
 """
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import numpy as np
 
-from jaxae.data import Dataset, spread
-from jaxae.report.figures.base import bitmap, data_url, displayed, encoded, lengths_of, pictures, tile, unit
+from jaxae.data import Dataset, slices, spread
+from jaxae.report.figures.base import (
+    bitmap,
+    data_url,
+    displayed,
+    encoded,
+    lengths_of,
+    missing,
+    originals,
+    pictures,
+    tile,
+)
 from jaxae.report.figures.plane import principal
 from jaxae.training.trained import Trained
 
@@ -26,15 +37,18 @@ COMPONENTS = 32  # principal components at most
 
 
 def wall(model: Trained, data: Dataset) -> dict[str, Any] | None:
-    """Data of the interactive latent space, as JSON values; None for one-dimensional or constant codes.
+    """Data of the interactive latent space, as JSON values; None for rows of a table, which are no pictures, and for
+    one-dimensional or constant codes.
 
     Pictures are data URLs of PNG files: sheets of images, row by row. On the grid the first axis of the plane runs
     fastest; in a slider's sheet it is followed by the second, then by its offset. A grey level of 128 is no change in a
     slider's sheet, and 1 and 255 are changes by -1 and 1.
     """
+    if len(data.shape) == 1:
+        return None
     model, data = displayed(model, data)
     numbers = spread(len(data.test.x), 10_000)
-    every = encoded(model, data, numbers)
+    every = encoded(model, data.test, numbers)
     z = every.reshape(len(every), -1).astype(np.float64)
     if z.shape[1] < 2 or not np.ptp(z, axis=0).any():
         return None
@@ -52,7 +66,7 @@ def wall(model: Trained, data: Dataset) -> dict[str, Any] | None:
     def decode(places: np.ndarray) -> np.ndarray:
         """Decode points [N, k], the first k components."""
         codes = mean + places @ directions[: places.shape[1]]
-        return small(pictures(np.asarray(model.decode(codes.reshape(-1, *model.code)))))
+        return decoded(model, codes)
 
     coarsest = sheet(decode(_grid(low, high, SIZES[-1])))
     likely = [size for size in SIZES if len(coarsest) * (size / SIZES[-1]) ** 2 < 2 * BUDGET]  # large ones are slow
@@ -63,7 +77,7 @@ def wall(model: Trained, data: Dataset) -> dict[str, Any] | None:
     chosen, shown = _examples(model, data, numbers[inside])
     places = np.round(plane[inside[chosen]], 5)
     return {
-        "size": list(small(pictures(unit(data.test.x[:1]))).shape[1:3]),
+        "size": list(small(originals(data, np.arange(1))).shape[1:3]),
         "columns": COLUMNS,
         "low": low.tolist(),
         "high": high.tolist(),
@@ -73,7 +87,23 @@ def wall(model: Trained, data: Dataset) -> dict[str, Any] | None:
         **_sliders(decode, low, high, deviations, ratios, labels),
         "codes": {"x": places[:, 0].tolist(), "y": places[:, 1].tolist(), **shown},
         "classes": list(data.classes),
+        "series": len(data.shape) == 2,
+        "missing": missing(data, numbers) is not None,
     }
+
+
+def decoded(model: Trained, codes: np.ndarray, lengths: np.ndarray | None = None) -> np.ndarray:
+    """Decoded codes [N, ...] as `small` displayable images; `VALUES` numbers of them at full size at a time."""
+    parts = [
+        small(
+            pictures(
+                np.asarray(model.decode(codes[part].reshape(-1, *model.code))),
+                None if lengths is None else lengths[part],
+            )
+        )
+        for part in slices(len(codes), prod(model.shape))
+    ]
+    return np.concatenate(parts)
 
 
 def small(images: np.ndarray) -> np.ndarray:
@@ -110,9 +140,10 @@ def _grid(low: np.ndarray, high: np.ndarray, n: int) -> np.ndarray:
 
 def _examples(model: Trained, data: Dataset, numbers: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
     """As many of these test examples as fit the budget: their indices, images and reconstructions."""
-    lengths = lengths_of(data, numbers)
-    before = small(pictures(unit(data.test.x[numbers]), lengths))
-    after = small(pictures(np.asarray(model.decode(encoded(model, data, numbers, corrupted=True))), lengths))
+    parts = [small(originals(data, numbers[part])) for part in slices(len(numbers), prod(data.shape))]
+    channels = max(part.shape[3] for part in parts)  # missing entries have a colour
+    before = np.concatenate([np.broadcast_to(part, (*part.shape[:3], channels)) for part in parts])
+    after = decoded(model, encoded(model, data.test, numbers, corrupted=True), lengths_of(data, numbers))
     each = (len(sheet(before[:COLUMNS])) + len(sheet(after[:COLUMNS]))) / min(len(numbers), COLUMNS)
     chosen = spread(len(numbers), max(1, int(BUDGET / each)))
     return chosen, {

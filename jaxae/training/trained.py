@@ -86,11 +86,11 @@ class Trained:
         """decode(encode(x)): float32, pixels in [0, 1]."""
         return self.decode(self.encode(x, lengths))
 
-    def corrupted(self, x: Examples) -> Float[Array, "N *shape"]:
-        """Encoder inputs in training: the examples, with the noise or mask of the experiment, if any."""
+    def corrupted(self, x: Examples, first: int = 0) -> Float[Array, "N *shape"]:
+        """Encoder inputs in training: with the noise or mask of the experiment, keyed by place, from `first` on."""
         examples, _, _ = self._examples(x)
         if self.experiment.corrupt is not None:
-            batch = Batch(examples, jnp.arange(len(examples)), jnp.ones(len(examples)), jnp.int32(0))
+            batch = Batch(examples, first + jnp.arange(len(examples)), jnp.ones(len(examples)), jnp.int32(0))
             examples = self.experiment.corrupt(jax.random.key(0), batch)
         return examples if self.scale is None else self._in_users_units(examples)
 
