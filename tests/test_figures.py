@@ -114,7 +114,8 @@ def test_reconstructions_during_training_are_below_the_originals_in_order(tmp_pa
     for step in (50, 100, 150, 200):
         figures.strip(tmp_path, step, model(), DATA)
     figure = figures.images.training(sorted(tmp_path.iterdir()), DATA, "title", rows=2)
-    assert [axis.get_ylabel() for axis in figure.axes] == ["original", "step 50", "step 200"]
+    names = [axis.get_yticklabels()[0].get_text() for axis in figure.axes]
+    assert names == ["original", "step 50", "step 200"]
     chosen = DATA.test.x[np.linspace(0, len(DATA.test.x) - 1, 10).astype(int)]
     strip = painted(figure, 2)
     for number, image in enumerate(np.asarray(model().reconstruct(chosen))):

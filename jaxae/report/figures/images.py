@@ -15,6 +15,8 @@ from jaxae.report.figures.base import (
     label,
     lengths_of,
     marked,
+    missing,
+    numbers,
     originals,
     pictures,
     remark,
@@ -22,6 +24,7 @@ from jaxae.report.figures.base import (
     ten,
     tile,
 )
+from jaxae.report.figures.series import sketch
 from jaxae.training.trained import Trained
 
 if TYPE_CHECKING:
@@ -83,7 +86,8 @@ def strip(folder: Path, step: int, model: Trained, data: Dataset) -> Path:
     model, data = displayed(model, data)
     chosen = ten(data)
     decoded = np.asarray(model.decode(encoded(model, data.test, chosen, corrupted=True)))
-    images = pictures(decoded, lengths_of(data, chosen))
+    lengths = lengths_of(data, chosen)
+    images = sketch(decoded, lengths) if decoded.ndim == 3 else pictures(decoded)
     bitmap(tile(images, len(images))).save(path)
     return path
 
@@ -94,15 +98,21 @@ def training(strips: list[Path], data: Dataset, title: str, rows: int = 10) -> "
 
     places = np.unique(np.geomspace(1, len(strips), min(rows, len(strips))).round().astype(int) - 1)
     chosen = ten(data)
-    images = originals(data, chosen)
+    about = f"{title}: reconstructions during training"
+    if len(data.shape) == 2:
+        x, absent = numbers(data, data.test.x[chosen]), missing(data, chosen)
+        images = sketch(x if absent is None else np.where(absent, np.nan, x), lengths_of(data, chosen))
+    else:
+        images, about = originals(data, chosen), about + remark(data, chosen)
     lines = {"original": tile(images, len(images))}
     for place in places:
         with Image.open(strips[place]) as picture:
             pixels = np.asarray(picture)
         lines[f"step {int(strips[place].stem):,}"] = pixels.reshape(*pixels.shape[:2], -1)
     height, width = lines["original"].shape[:2]
-    figure = canvas(f"{title}: reconstructions during training", 8.0, 0.5 + (0.1 + 7.0 * height / width) * len(lines))
+    figure = canvas(about, 8.0, 0.5 + (0.1 + 7.0 * height / width) * len(lines))
     for axis, (name, pixels) in zip(figure.subplots(len(lines), 1), lines.items(), strict=True):
         show(axis, pixels)
-        axis.set_ylabel(name, rotation=0, ha="right", va="center")
+        axis.set_yticks([len(pixels) / 2], [name])
+        axis.tick_params(length=0)
     return figure

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from jaxae.core.divergences import DiagonalNormal
 from jaxae.core.types import Sampler
@@ -27,7 +27,7 @@ def curves(model: Trained, data: Dataset, title: str) -> "Figure":
     chosen = ten(data)
     decoded = np.asarray(model.decode(encoded(model, data.test, chosen)))
     band = posterior_band(model, data.test.take(chosen))
-    names = [label(data.classes, number) if data.classes else "" for number in data.test.y[chosen].tolist()]
+    names = [f"class {label(data.classes, k)}" if data.classes else "" for k in data.test.y[chosen].tolist()]
     return _pairs(data, chosen, decoded, band, names, f"{title}: test series and their reconstructions")
 
 
@@ -56,8 +56,8 @@ def interpolation(model: Trained, data: Dataset, title: str) -> "Figure":
 def traversal(model: Trained, data: Dataset, title: str) -> "Figure":
     """Latent traversal of a test series: one dimension varied and decoded per row, the largest variance first."""
     found = walks.traversed(model, data, 6, 5)
-    rows, columns = [f"z{k + 1}" for k in found.dimensions], [f"{offset:+.0f} std" for offset in found.offsets]
-    about = f"{title}: latent traversal, one latent dimension per row, in standard deviations from its mean"
+    rows, columns = [f"z{k + 1}" for k in found.dimensions], [f"{offset:+.0f} std. dev." for offset in found.offsets]
+    about = f"{title}: latent traversal, one dimension per row"
     return _sheet(data, found.decoded, rows, columns, about)
 
 
@@ -76,6 +76,28 @@ def manifold(model: Trained, data: Dataset, title: str, n: int = 7) -> "Figure":
     x = np.asarray(model.decode(grid)).reshape(n, n, *model.shape)
     rows, columns = [f"z2 = {z:.1f}" for z in quantiles[::-1]], [f"z1 = {z:.1f}" for z in quantiles]
     return _sheet(data, x, rows, columns, f"{title}: decoded grid of the latent space")
+
+
+def sketch(x: Float[np.ndarray, "N T D"], lengths: Int[np.ndarray, " N"] | None, height: int = 48) -> np.ndarray:
+    """Curves of series in [0, 1] as small pictures [N, height, W, 3]; padding is not drawn."""
+    from matplotlib.colors import to_rgb
+
+    steps = x.shape[1]
+    width = min(max(steps, 64), 128)
+    ends = np.full(len(x), steps) if lengths is None else np.asarray(lengths)
+    places = np.linspace(0, steps - 1, width)
+    before = places.astype(int).clip(0, max(steps - 2, 0))
+    part = (places - before)[None, :, None]
+    values = (1 - part) * x[:, before] + part * x[:, np.minimum(before + 1, steps - 1)]
+    rows = (1 - values.clip(0, 1)) * (height - 1)
+    after = np.concatenate([rows[:, 1:], rows[:, -1:]], 1)
+    low, high = np.floor(np.minimum(rows, after)), np.ceil(np.maximum(rows, after))
+    grid = np.arange(height)[None, :, None]
+    images = np.ones((len(x), height, width, 3), np.float32)
+    inside = (places[None] <= ends[:, None] - 1)[:, None]
+    for number, colour in zip(range(x.shape[2]), COLOURS, strict=False):
+        images[(grid >= low[:, None, :, number]) & (grid <= high[:, None, :, number]) & inside] = to_rgb(colour)
+    return images
 
 
 def posterior_band(model: Trained, split: Split) -> Float[np.ndarray, "2 N T D"] | None:
@@ -129,7 +151,7 @@ def _pairs(
     few = data.shape[0] <= POINTS
     marks: dict[str, Any] = {"marker": ".", "linestyle": "none"} if few else {"alpha": 0.4, "linewidth": 1.0}
     figure = canvas(about + remark(data, places), 12.0, 5.2)
-    axes = figure.subplots(2, 5, sharex=True, sharey=True)
+    axes = figure.subplots(2, 5, sharex=True)
     for axis in axes.flat[len(places) :]:
         axis.set_axis_off()
     for i, axis in enumerate(axes.flat[: len(places)]):
@@ -143,6 +165,7 @@ def _pairs(
         if absent is not None:
             _shade(axis, data, absent[i].any(1) & steps)
         axis.set_title(names[i], fontsize=9)
+        axis.tick_params(labelsize=7)
         axis.grid(alpha=0.3)
     keys = [Line2D([], [], color="#444", **marks), Line2D([], [], color="#444", linewidth=1.2)]
     texts = ["original", "reconstruction"]
@@ -150,7 +173,8 @@ def _pairs(
         keys.append(Line2D([], [], color="#444", alpha=0.25, linewidth=8))
         texts.append(f"{BAND[0]:.0%} to {BAND[1]:.0%} of posterior samples, decoded")
     _legend(figure, data, keys, texts)
-    _label(figure, data)
+    axes[-1][len(axes[-1]) // 2].set_xlabel("time in seconds" if data.sample_rate else "step")
+    figure.supylabel("value", fontsize=10)
     return figure
 
 
@@ -170,7 +194,8 @@ def _sheet(
     for axis, name in zip(axes[0], columns, strict=True):
         axis.set_title(name, fontsize=9)
     _legend(figure, data, [], [])
-    _label(figure, data)
+    axes[-1][len(axes[-1]) // 2].set_xlabel("time in seconds" if data.sample_rate else "step")
+    figure.supylabel("value", fontsize=10)
     return figure
 
 
@@ -182,11 +207,6 @@ def _colours(data: Dataset) -> tuple[str, ...]:
 def _time(data: Dataset) -> Float[np.ndarray, " T"]:
     """The time of every step: seconds of recordings, otherwise the number of the step."""
     return np.arange(data.shape[0]) / (data.sample_rate or 1)
-
-
-def _label(figure: "Figure", data: Dataset) -> None:
-    figure.supxlabel("time in seconds" if data.sample_rate else "step", fontsize=10)
-    figure.supylabel("value", fontsize=10)
 
 
 def _legend(figure: "Figure", data: Dataset, keys: list[Any], texts: list[str]) -> None:

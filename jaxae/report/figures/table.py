@@ -82,6 +82,8 @@ def worst_rows(model: Trained, data: Dataset, title: str) -> "Figure":
     """The test rows of the largest squared errors: their columns with the largest errors, original and reconstruction,
     and columns that were not measured.
     """
+    from matplotlib.colors import to_rgba
+
     found = errors.extremes(model, data, 0, min(WORST, len(data.test.x)))
     lines, shaded = [], []
     x = _rows(data, found.places)
@@ -100,27 +102,28 @@ def worst_rows(model: Trained, data: Dataset, title: str) -> "Figure":
             lines.append([*head, _names(data, np.array([k]))[0][:30], original, f"{y[i, k]:.5g}", share])
             shaded.append(not measured)
             head = ["", "", ""]
+    heads = ["test row", "class", "mean squared error", "column", "original", "reconstruction", "share of the error"]
+    if not data.classes:
+        lines, heads = [[line[0], *line[2:]] for line in lines], [heads[0], *heads[2:]]
     about = f"{title}: worst reconstructions of {found.compared:,} test rows"
+    if any(shaded):
+        about += "\npink: not measured, and filled in by the reconstruction"
     figure = canvas(about, 9.0, 1.0 + 0.24 * len(lines))
     axis = figure.subplots()
     axis.set_axis_off()
-    heads = ["test row", "class", "squared error", "column", "original", "reconstruction", "of the error"]
     box: Any = (0, 0, 1, 1)
-    table = axis.table(lines, colLabels=heads, cellLoc="left", bbox=box)
-    table.auto_set_font_size(False)
-    table.set_fontsize(8)
-    table.auto_set_column_width(range(len(heads)))
-    for (line, column), cell in table.get_celld().items():
-        cell.set_edgecolor("#d5d9e0")
+    cells = axis.table(lines, colLabels=heads, cellLoc="left", bbox=box)
+    cells.auto_set_font_size(False)
+    cells.set_fontsize(8)
+    cells.auto_set_column_width(list(range(len(heads))))
+    groups = np.cumsum([bool(line[0]) for line in lines])
+    for (line, column), cell in cells.get_celld().items():
+        cell.set_linewidth(0)
         if line == 0:
             cell.set_text_props(weight="bold")
-        elif column == 4 and shaded[line - 1]:
-            cell.set_facecolor(MISSING)
-            cell.set_alpha(0.35)
-        if line and lines[line - 1][0]:
-            cell.visible_edges = "T"
         else:
-            cell.visible_edges = ""
+            pink = heads[column] == "original" and shaded[line - 1]
+            cell.set_facecolor(to_rgba(MISSING, 0.35) if pink else ("white", "#eef1f5")[groups[line - 1] % 2])
     return figure
 
 
@@ -133,7 +136,7 @@ def traversal(model: Trained, data: Dataset, title: str) -> "Figure":
     columns = min(3, len(found.dimensions))
     rows = -(-len(found.dimensions) // columns)
     about = f"{title}: latent traversal of a test row, one latent dimension per panel"
-    figure = canvas(about, 1.0 + 3.4 * max(columns, 2), 1.4 + 2.5 * rows)
+    figure = canvas(about, 3.0 + 3.0 * max(columns, 2), 1.4 + 2.5 * rows)
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for axis in axes[len(found.dimensions) :]:
         axis.set_axis_off()
@@ -142,7 +145,7 @@ def traversal(model: Trained, data: Dataset, title: str) -> "Figure":
             axis.plot(found.offsets, decoded[:, place], color=colour, label=names[place][:30])
         axis.set_title(f"z{dimension + 1}", fontsize=9)
         axis.grid(alpha=0.3)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8, frameon=False)
     figure.supxlabel("latent value, in standard deviations from its mean", fontsize=10)
     figure.supylabel("column" + ", in standard deviations" * _standardized(data), fontsize=10)
     return figure
@@ -166,20 +169,27 @@ def _pair_plot(
     figure = canvas(about, side, side + 0.4)
     axes = figure.subplots(count, count, squeeze=False)
     filled = np.zeros(y.shape, bool) if filled is None else filled
+    both = np.concatenate([x, y])
+    low, high = np.nanmin(both, axis=0), np.nanmax(both, axis=0)
+    margin = np.where(high > low, 0.05 * (high - low), 0.5)
+    low, high = low - margin, high + margin
     for i, j in np.ndindex(count, count):
         axis: Any = axes[i, j]
         if j > i:
             axis.set_axis_off()
         elif i == j:
             for values, colour in zip((x[:, i], y[:, i]), COLOURS, strict=False):
-                axis.hist(values[~np.isnan(values)], bins=30, color=colour, alpha=0.5, density=True)
+                bins = np.linspace(low[i], high[i], 31).tolist()
+                axis.hist(values[~np.isnan(values)], bins=bins, color=colour, alpha=0.5, density=True)
             axis.set_yticks([])
         else:
             where = filled[:, i] | filled[:, j]
             parts = ((x, COLOURS[0]), (y[~where], COLOURS[1]), (y[where], MISSING))
             for points, colour in parts:
                 axis.scatter(points[:, j], points[:, i], s=6, color=colour, alpha=0.5, linewidths=0)
-        axis.tick_params(labelsize=7)
+            axis.set_ylim(low[i], high[i])
+        axis.set_xlim(low[j], high[j])
+        axis.tick_params(labelsize=7, labelbottom=i == count - 1, labelleft=j == 0 and i > 0)
         if i == count - 1:
             axis.set_xlabel(columns[j][:24], fontsize=8)
         if j == 0:
