@@ -67,6 +67,7 @@ def write(
         "report.html",
         title=title,
         about=about,
+        example=words(data.kind).example,
         cards=_cards(result, model.experiment.unit, data.kind),
         result=flat({name.replace("images", words(data.kind).examples): value for name, value in result.items()}),
         command=saved["command"],

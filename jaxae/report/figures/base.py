@@ -75,7 +75,7 @@ def unit(x: np.ndarray) -> np.ndarray:
     return x / np.float32(255) if x.dtype == np.uint8 else x
 
 
-def numbers(data: Dataset, x: np.ndarray) -> np.ndarray:
+def in_units(data: Dataset, x: np.ndarray) -> np.ndarray:
     """Examples of the data in the units of its scale, bytes as pixels in [0, 1]."""
     if x.dtype == np.uint8:
         return unit(x)
@@ -107,7 +107,7 @@ def missing(data: Dataset, places: np.ndarray) -> np.ndarray | None:
 def originals(data: Dataset, places: np.ndarray) -> np.ndarray:
     """These test examples as displayable images, missing entries in the colour `MISSING`."""
     lengths = lengths_of(data, places)
-    images = pictures(numbers(data, data.test.x[places]), lengths)
+    images = pictures(in_units(data, data.test.x[places]), lengths)
     return marked(images, missing(data, places))
 
 
@@ -115,11 +115,16 @@ def marked(images: np.ndarray, where: np.ndarray | None) -> np.ndarray:
     """Displayable images [N, H, W, C] with these entries of the examples, [N, *D], in the colour `MISSING`."""
     if where is None:
         return images
-    from matplotlib.colors import to_rgb
-
     if where.ndim == 4:
         where = np.max(where, axis=3, keepdims=True)
-    return np.where(pictures(where.astype(np.float32)) > 0, np.array(to_rgb(MISSING), np.float32), images)
+    return painted(images, pictures(where.astype(np.float32)) > 0)
+
+
+def painted(images: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Images [N, H, W, C] with these pixels, [N, H, W, 1], in the colour `MISSING`."""
+    from matplotlib.colors import to_rgb
+
+    return np.where(where, np.array(to_rgb(MISSING), np.float32), images)
 
 
 def remark(data: Dataset, places: np.ndarray) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxae.data import Dataset, slices
-from jaxae.report.figures.base import encoded, numbers
+from jaxae.report.figures.base import encoded, in_units
 from jaxae.training.trained import Trained
 
 LIMIT = 10_000  # test examples
@@ -43,7 +43,7 @@ def squared_errors(data: Dataset, places: np.ndarray, y: Float[np.ndarray, "N *D
     0 for an example without any.
     """
     test = data.test.take(places)
-    errors = (numbers(data, test.x) - y) ** 2
+    errors = (in_units(data, test.x) - y) ** 2
     known = np.ones(errors.shape, bool) if test.observed is None else test.observed > 0
     if test.lengths is not None:
         steps = np.arange(errors.shape[1]) < np.asarray(test.lengths)[:, None]

@@ -12,11 +12,11 @@ from jaxae.report.figures.base import (
     canvas,
     displayed,
     encoded,
+    in_units,
     label,
     lengths_of,
     marked,
     missing,
-    numbers,
     originals,
     pictures,
     remark,
@@ -100,7 +100,7 @@ def training(strips: list[Path], data: Dataset, title: str, rows: int = 10) -> "
     chosen = ten(data)
     about = f"{title}: reconstructions during training"
     if len(data.shape) == 2:
-        x, absent = numbers(data, data.test.x[chosen]), missing(data, chosen)
+        x, absent = in_units(data, data.test.x[chosen]), missing(data, chosen)
         images = sketch(x if absent is None else np.where(absent, np.nan, x), lengths_of(data, chosen))
     else:
         images, about = originals(data, chosen), about + remark(data, chosen)

@@ -10,7 +10,7 @@ from jaxae.core.divergences import DiagonalNormal
 from jaxae.core.types import Sampler
 from jaxae.data import Dataset, Split
 from jaxae.report.figures import errors, walks
-from jaxae.report.figures.base import COLOURS, MISSING, canvas, encoded, label, missing, numbers, remark, ten
+from jaxae.report.figures.base import COLOURS, MISSING, canvas, encoded, in_units, label, missing, remark, ten
 from jaxae.training.trained import Trained
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def posterior_band(model: Trained, split: Split) -> Float[np.ndarray, "2 N T D"]
 
 def _shown(data: Dataset, places: np.ndarray) -> Float[np.ndarray, "N T D"]:
     """These test series in the user's units; NaN after their end, and where an entry was not measured."""
-    x = np.array(numbers(data, data.test.x[places]), np.float64)
+    x = np.array(in_units(data, data.test.x[places]), np.float64)
     absent = missing(data, places)
     if absent is not None:
         x[absent] = np.nan

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from jaxae.core.types import Sampler
 from jaxae.data import Dataset, slices, spread
 from jaxae.report.figures import errors, walks
-from jaxae.report.figures.base import COLOURS, MISSING, canvas, encoded, missing, numbers
+from jaxae.report.figures.base import COLOURS, MISSING, canvas, encoded, in_units, missing
 from jaxae.training.trained import Trained
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ def _pair_plot(
 
 def _rows(data: Dataset, places: np.ndarray) -> Float[np.ndarray, "N D"]:
     """These test rows in the user's units; NaN where an entry was not measured."""
-    x = np.array(numbers(data, data.test.x[places]), np.float64)
+    x = np.array(in_units(data, data.test.x[places]), np.float64)
     absent = missing(data, places)
     if absent is not None:
         x[absent] = np.nan
