@@ -99,17 +99,17 @@ def made(model: Trained, train: Chunks, test: Chunks, options: Options) -> Itera
 
     Images are in chunks, so that they need not fit into memory.
     """
-    key, count = jax.random.key(options.seed), sum(map(len, test))
+    count = sum(map(len, test))
 
     def decoded(codes: Array) -> Iterator[np.ndarray]:
         return (np.asarray(model.decode(codes[part])) for part in slices(count, math.prod(model.shape)))
 
     if model.experiment.prior is not None:
-        yield "prior", decoded(model.experiment.prior(model.variables, key, count))
+        yield "prior", decoded(model.experiment.prior(model.variables, jax.random.key(options.seed), count))
     if options.components:
         codes = np.concatenate([np.asarray(model.encode(images)) for images in train])
         fitted = mixture.fit(codes, options.components, options.seed)
-        yield f"mixture of {options.components}", decoded(fitted(key, count))
+        yield f"mixture of {options.components}", decoded(fitted(jax.random.key(options.seed), count))
     firsts = np.cumsum([0, *map(len, test)]).tolist()
     parts = zip(firsts, test, strict=False)
     yield "reconstructions", (np.asarray(model.reconstruct(model.corrupted(x, first))) for first, x in parts)

@@ -114,7 +114,8 @@ def posterior_band(model: Trained, split: Split) -> Float[np.ndarray, "2 N T D"]
     q = net.apply(model.variables, split.x.astype(np.float32), *steps, method="posterior")
     if not isinstance(q, DiagonalNormal):
         return None
-    z = np.asarray(q.mean + q.scale * jax.random.normal(jax.random.key(0), (DRAWS, *q.mean.shape)))
+    noise = jax.random.normal(jax.random.key(0), (DRAWS, *q.mean.shape))
+    z = np.asarray(q.mean[None] + q.scale[None] * noise)
     of_each = [np.quantile(np.asarray(model.decode(z[:, i])), BAND, axis=0) for i in range(len(split.x))]
     return np.stack(of_each, 1)
 
