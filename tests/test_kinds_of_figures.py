@@ -13,7 +13,7 @@ from matplotlib.colors import to_rgb, to_rgba
 from PIL import Image
 
 import jaxae
-from conftest import trained
+from conftest import call, trained
 from jaxae import data
 from jaxae.core.divergences import DiagonalNormal
 from jaxae.core.experiment import Experiment
@@ -108,6 +108,17 @@ def test_worst_rows_name_the_columns_that_contribute_most():
     assert lines[3] == ["", "", "b$", "not measured", "-5", ""]
     pink = [place for place, cell in cells.items() if cell.get_facecolor() == to_rgba(MISSING, 0.35)]
     assert pink == [(3, 3)]
+
+
+def test_rows_of_a_table_are_written_as_numbers_only(tmp_path, capsys):
+    jaxae.fit("dense", rng.normal(size=(60, 4)), epochs=1, batch_size=20, hidden=(4,), latent=2).save(tmp_path / "run")
+    np.save(tmp_path / "x.npy", rng.normal(size=(5, 4)))
+    capsys.readouterr()
+    assert call("reconstruct", tmp_path / "run", tmp_path / "x.npy", "--out", tmp_path / "x.png") == 2
+    assert "rows of a table are no pictures; use .csv" in capsys.readouterr().err
+    assert call("score", tmp_path / "run", tmp_path / "x.npy") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert (said[0], [line.split(",")[0] for line in said[1:]]) == ("name,loss", ["0", "1", "2", "3", "4"])
 
 
 def test_errors_exclude_missing_entries_and_padding():

@@ -62,7 +62,7 @@ class NewData(NamedTuple):
 def opened(options: ToFile) -> Trained:
     """The model of a run, with all seeds or that of --member. InputError for members that it lacks.
 
-    InputError for a run that is not finished, unless `Trained.save` wrote it.
+    InputError for a picture of a table, and for a run that is not finished, unless `Trained.save` wrote it.
     """
     path = options.run
     module = module_of(options)
@@ -75,6 +75,8 @@ def opened(options: ToFile) -> Trained:
         seeds = "the run has one seed; omit it"
     if options.member >= len(model) or options.member < -1:
         raise InputError(f"--member {options.member}: {seeds}")
+    if options.out.suffix == ".png" and len(model.shape) == 1:
+        raise InputError(f"--out {options.out}: rows of a table are no pictures; use .csv or .npy")
     if options.out.suffix == ".png" and options.member < 0 and len(model) > 1:
         raise InputError(f"--out {options.out}: a picture shows one seed, and {seeds}")
     return model if options.member < 0 else model[options.member]

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from jaxae.data.cache import writing
 from jaxae.errors import InputError
-from jaxae.report.figures.base import bitmap, tile
+from jaxae.report.figures.base import bitmap, pictures, tile
+from jaxae.report.figures.series import sketch
 
 STDOUT = Path("-")  # a table is written to standard output
 Chunks = Iterable[np.ndarray]  # [*S, n, ...] each
@@ -76,6 +77,11 @@ def write_table(
                 first += 1
         text.detach()  # flushes; `file` is closed by `_open`, or is standard output
     return shape
+
+
+def drawn(x: Float[np.ndarray, "N *D"], lengths: Int[np.ndarray, " N"] | None = None) -> np.ndarray:
+    """Images, or curves of series, as displayable images [N, H, W, C]. x: in [0, 1]; NaN where an entry is missing."""
+    return sketch(x, lengths) if x.ndim == 3 else pictures(np.nan_to_num(x))
 
 
 def write_grid(path: Path, rows: Sequence[Float[np.ndarray, "N H W C"]], columns: int) -> tuple[int, int]:

@@ -135,14 +135,14 @@ def remark(data: Dataset, places: np.ndarray) -> str:
 def shown(model: Trained, first: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:
     """Examples for pictures: pixels as they are, real numbers from the range of the first ones to [0, 1].
 
-    Along the last axis, since columns of a table and channels have their own units; missing entries are 0.
+    Along the last axis, since channels have their own units.
     """
     if not model.real and model.scale is None:
-        return tuple(np.nan_to_num(x) for x in (first, *others))
+        return first, *others
     axes = tuple(range(first.ndim - 1))
     low, high = np.nanmin(first, axis=axes, keepdims=True), np.nanmax(first, axis=axes, keepdims=True)
     width = np.where(high > low, high - low, 1)
-    return tuple(np.nan_to_num(((x - low) / width).clip(0, 1)) for x in (first, *others))
+    return tuple(((x - low) / width).clip(0, 1) for x in (first, *others))
 
 
 def lengths_of(data: Dataset, places: np.ndarray) -> np.ndarray | None:

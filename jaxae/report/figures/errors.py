@@ -38,6 +38,16 @@ def extremes(model: Trained, data: Dataset, best: int, worst: int) -> Extremes:
     return Extremes(chosen, errors[chosen], codes[chosen], count)
 
 
+def standardized(data: Dataset) -> bool:
+    """Whether model units are standard deviations."""
+    return data.real and data.scale is not None
+
+
+def note(data: Dataset) -> str:
+    """The unit of the errors, for a title."""
+    return f" (squared error{', of standardized values' * standardized(data)})"
+
+
 def squared_errors(data: Dataset, places: np.ndarray, y: Float[np.ndarray, "N *D"]) -> Float[np.ndarray, " N"]:
     """Squared error of each of these test examples, decoded as y: the mean over its observed entries, without padding;
     0 for an example without any.

@@ -46,7 +46,7 @@ def column_errors(model: Trained, data: Dataset, title: str) -> "Figure":
     figure = canvas(f"{title}: columns with the largest errors", 7.0, 0.8 + 0.22 * len(places))
     axis = figure.subplots()
     axis.barh([name[:40] for name in _distinct(_names(data, places))], values[places], color=COLOURS[0])
-    axis.set_xlabel("root mean squared error" + ", in standard deviations" * _standardized(data))
+    axis.set_xlabel("root mean squared error" + ", in standard deviations" * errors.standardized(data))
     axis.grid(alpha=0.3, axis="x")
     return figure
 
@@ -105,7 +105,7 @@ def worst_rows(model: Trained, data: Dataset, title: str) -> "Figure":
     heads = ["test row", "class", "mean squared error", "column", "original", "reconstruction", "share of the error"]
     if not data.classes:
         lines, heads = [[line[0], *line[2:]] for line in lines], [heads[0], *heads[2:]]
-    about = f"{title}: worst reconstructions of {found.compared:,} test rows"
+    about = f"{title}: worst reconstructions of {found.compared:,} test rows{errors.note(data)}"
     if any(shaded):
         about += "\npink: not measured, and filled in by the reconstruction"
     figure = canvas(about, 9.0, 1.0 + 0.24 * len(lines))
@@ -145,9 +145,9 @@ def traversal(model: Trained, data: Dataset, title: str) -> "Figure":
             axis.plot(found.offsets, decoded[:, place], color=colour, label=names[place][:30])
         axis.set_title(f"z{dimension + 1}", fontsize=9)
         axis.grid(alpha=0.3)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8, frameon=False)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8, frameon=False)
     figure.supxlabel("latent value, in standard deviations from its mean", fontsize=10)
-    figure.supylabel("column" + ", in standard deviations" * _standardized(data), fontsize=10)
+    figure.supylabel("column" + ", in standard deviations" * errors.standardized(data), fontsize=10)
     return figure
 
 
@@ -209,10 +209,6 @@ def _rows(data: Dataset, places: np.ndarray) -> Float[np.ndarray, "N D"]:
     if absent is not None:
         x[absent] = np.nan
     return x
-
-
-def _standardized(data: Dataset) -> bool:
-    return data.real and data.scale is not None
 
 
 def _names(data: Dataset, places: np.ndarray) -> list[str]:
