@@ -150,7 +150,10 @@ def test_scores_are_printed_as_rows_without_a_file(one, two, folder, tmp_path, c
         assert (head, [name for name, *_ in lines]) == (["name", *columns], names)
         expected = jaxae.load(workdir).score(X[:4])
         np.testing.assert_array_equal(np.array([line[1:] for line in lines], np.float32), expected.reshape(-1, 4).T)
-    assert call("score", one, path, "--out", tmp_path / "out.txt") == 2
+    for wrong in (("--out", tmp_path / "out.txt"), ("--by", "foo")):
+        assert call("score", one, path, *wrong) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    print("standard output is still open")
 
 
 def test_commands_apply_to_the_test_split_of_a_named_data_set(one, tmp_path, capsys):

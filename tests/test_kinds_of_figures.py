@@ -15,6 +15,7 @@ from PIL import Image
 import jaxae
 from conftest import call, trained
 from jaxae import data
+from jaxae.commands import compare
 from jaxae.core.divergences import DiagonalNormal
 from jaxae.core.experiment import Experiment
 from jaxae.core.step import Transition
@@ -152,6 +153,15 @@ def test_figures_of_a_table_are_no_pictures(tmp_path):
     names = {"loss", "pairs", "columns", "worst", "traversal", "activity", "latent"}
     assert {path.stem for path in paths} == names
     assert wall.wall(half((3,)), rows()) is None
+
+
+def test_comparison_draws_tables_and_series_as_figures():
+    """One figure for each run, with the name of the run, and no strip of originals."""
+    for model, found in ((half((3,)), rows()), (half((6, 2), sequences=True), sequences())):
+        strips = compare.strips({"$a^$": model, "b": model}, found)
+        assert [label for label, _ in strips] == ["$a^$", "b"]
+        with Image.open(io.BytesIO(b64decode(strips[0][1].split(",")[1]))) as picture:
+            assert min(picture.size) > 400
 
 
 class Gaussian(nn.Module):

@@ -61,21 +61,25 @@ def write_table(
     first, shape = 0, (len(names),)
     with _open(path) as file:
         text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")
-        table = csv.writer(text, lineterminator="\n")
-        for chunk in chunks:
-            values = np.asarray(chunk if len(seeds) > 1 else chunk[None], np.float32)
-            if not first:
-                shape = (*chunk.shape[: len(seeds) > 1], len(names), *values.shape[2:])
-                numbers = (
-                    [f"{column}{i}" for i in range(prod(shape[-values.ndim + 2 :]))] if values.ndim > 2 else [column]
-                )
-                numbers = list(columns) or numbers
-                marks = [f"_seed{seed}" for seed in seeds] if len(seeds) > 1 else [""]
-                table.writerow(["name", *(f"{number}{mark}" for mark in marks for number in numbers)])
-            for row in values.swapaxes(0, 1):
-                table.writerow([names[first], *row.ravel().astype(str)])
-                first += 1
-        text.detach()  # flushes; `file` is closed by `_open`, or is standard output
+        try:
+            table = csv.writer(text, lineterminator="\n")
+            for chunk in chunks:
+                values = np.asarray(chunk if len(seeds) > 1 else chunk[None], np.float32)
+                if not first:
+                    shape = (*chunk.shape[: len(seeds) > 1], len(names), *values.shape[2:])
+                    numbers = (
+                        [f"{column}{i}" for i in range(prod(shape[-values.ndim + 2 :]))]
+                        if values.ndim > 2
+                        else [column]
+                    )
+                    numbers = list(columns) or numbers
+                    marks = [f"_seed{seed}" for seed in seeds] if len(seeds) > 1 else [""]
+                    table.writerow(["name", *(f"{number}{mark}" for mark in marks for number in numbers)])
+                for row in values.swapaxes(0, 1):
+                    table.writerow([names[first], *row.ravel().astype(str)])
+                    first += 1
+        finally:
+            text.detach()  # flushes; `file` is closed by `_open`, or is standard output
     return shape
 
 

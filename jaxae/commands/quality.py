@@ -8,8 +8,9 @@ binary images, the pixels of decoded images are sampled.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -24,7 +25,7 @@ from jaxae.measure import classifier, mixture, quality
 from jaxae.report.figures.base import unit
 from jaxae.training.trained import Trained
 
-Chunks = Sequence[np.ndarray]  # images [n, H, W, C] each
+Chunks = Callable[[], Iterator[np.ndarray]]  # images [n, H, W, C] each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +64,10 @@ def measure(options: Options) -> str:
     weights = classifier.load(Path(options.classifier), data) if options.classifier else classifier.load_or_train(data)
 
     count = min(options.samples, len(data.test.x), len(data.train.x) // 2)  # per set; the metrics depend on it
-    parts = list(slices(count, math.prod(data.shape)))
-    test, train = ([split.x[spread(len(split.x), count)[part]] for part in parts] for split in (data.test, data.train))
-    real = np.concatenate([classifier.features(weights, images) for images in test])
+    test, train = (partial(chunks, split.x, count) for split in (data.test, data.train))
+    real = np.concatenate([classifier.features(weights, images) for images in test()])
 
-    def row(label: str, kind: str, chunks: Iterable[np.ndarray]) -> str:
+    def row(label: str, kind: str, sets: Iterable[np.ndarray]) -> str:
         rng = np.random.default_rng(options.seed)
 
         def features(images: np.ndarray) -> np.ndarray:
@@ -75,16 +75,16 @@ def measure(options: Options) -> str:
                 images = (rng.random(images.shape) < unit(images)).astype(np.float32)
             return classifier.features(weights, images)
 
-        made = np.concatenate([features(images) for images in chunks])
+        made = np.concatenate([features(images) for images in sets])
         precision, recall = quality.precision_recall(real, made)
         return f"{label:<{width}}  {kind:<15}  {quality.frechet(real, made):8.4f}  {precision:9.3f}  {recall:6.3f}"
 
     width = max(len(str(path)) for path in [*options.runs, "data"])
     rng = np.random.default_rng(options.seed)
-    noise = (rng.random(images.shape, np.float32) for images in test)
-    rows = [row("data", "training images", train), row("data", "noise", noise)]
+    noise = (rng.random(images.shape, np.float32) for images in test())
+    rows = [row("data", "training images", train()), row("data", "noise", noise)]
     for path, model in zip(options.runs, models, strict=True):
-        rows += [row(str(path), kind, chunks) for kind, chunks in made(model, train, test, options)]
+        rows += [row(str(path), kind, sets) for kind, sets in made(model, train, test, count, options)]
     return "\n".join(
         [
             f"{count} test images; the classifier's test accuracy is {classifier.accuracy(weights, data.test):.2%}",
@@ -94,12 +94,19 @@ def measure(options: Options) -> str:
     )
 
 
-def made(model: Trained, train: Chunks, test: Chunks, options: Options) -> Iterator[tuple[str, Iterable[np.ndarray]]]:
+def chunks(x: np.ndarray, count: int) -> Iterator[np.ndarray]:
+    """`count` images, evenly spaced, in chunks, so that they need not fit into memory."""
+    places = spread(len(x), count)
+    return (x[places[part]] for part in slices(count, math.prod(x.shape[1:])))
+
+
+def made(
+    model: Trained, train: Chunks, test: Chunks, count: int, options: Options
+) -> Iterator[tuple[str, Iterable[np.ndarray]]]:
     """Yield samples from the prior, if there is one, and from a fitted mixture, and reconstructions of test images.
 
-    Images are in chunks, so that they need not fit into memory.
+    count: number of images in each set.
     """
-    count = sum(map(len, test))
 
     def decoded(codes: Array) -> Iterator[np.ndarray]:
         return (np.asarray(model.decode(codes[part])) for part in slices(count, math.prod(model.shape)))
@@ -107,9 +114,9 @@ def made(model: Trained, train: Chunks, test: Chunks, options: Options) -> Itera
     if model.experiment.prior is not None:
         yield "prior", decoded(model.experiment.prior(model.variables, jax.random.key(options.seed), count))
     if options.components:
-        codes = np.concatenate([np.asarray(model.encode(images)) for images in train])
+        codes = np.concatenate([np.asarray(model.encode(images)) for images in train()])
         fitted = mixture.fit(codes, options.components, options.seed)
         yield f"mixture of {options.components}", decoded(fitted(jax.random.key(options.seed), count))
-    firsts = np.cumsum([0, *map(len, test)]).tolist()
-    parts = zip(firsts, test, strict=False)
+    firsts = (part.start for part in slices(count, math.prod(model.shape)))
+    parts = zip(firsts, test(), strict=True)
     yield "reconstructions", (np.asarray(model.reconstruct(model.corrupted(x, first))) for first, x in parts)

@@ -69,7 +69,9 @@ def write(
         about=about,
         example=words(data.kind).example,
         cards=_cards(result, model.experiment.unit, data.kind),
-        result=flat({name.replace("images", words(data.kind).examples): value for name, value in result.items()}),
+        result=flat(
+            {name.replace("images_per", f"{words(data.kind).examples}_per"): value for name, value in result.items()}
+        ),
         command=saved["command"],
         run=flat({**saved, "command": ""}),
         pictures=[

@@ -93,7 +93,7 @@ def wall(model: Trained, data: Dataset) -> dict[str, Any] | None:
         "codes": {"x": places[:, 0].tolist(), "y": places[:, 1].tolist(), **shown},
         "classes": list(data.classes),
         "steps": data.shape[0] if len(data.shape) == 2 else 0,  # of a series
-        "missing": missing(data, numbers) is not None,
+        "missing": data.test.observed is not None,
     }
 
 

@@ -13,7 +13,7 @@ from jaxae.measure import mixture
 from jaxae.report.figures import errors as errors
 from jaxae.report.figures import images, series, table, walks
 from jaxae.report.figures.base import COLOURS as COLOURS
-from jaxae.report.figures.base import displayed, encoded
+from jaxae.report.figures.base import displayed, encoded, save
 from jaxae.report.figures.images import strip as strip
 from jaxae.report.figures.images import strip_path as strip_path
 from jaxae.report.figures.metrics import loss
@@ -32,8 +32,6 @@ COMPONENTS = 20  # components of the Gaussian mixture that serves as prior for m
 def draw(folder: Path, model: Trained, data: Dataset, lines: list[records.Record], title: str) -> list[Path]:
     """Write all figures that apply to the model and the kind of data into `folder`, and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    from matplotlib.text import Text
-
     z, y = codes_of(model, data, 10_000)
     moving = bool(np.ptp(z, axis=0).any())
     prior = None
@@ -49,9 +47,7 @@ def draw(folder: Path, model: Trained, data: Dataset, lines: list[records.Record
             figures["tsne"] = tsne(model, data, title)
     paths = [folder / f"{name}.png" for name in figures]
     for path, figure in zip(paths, figures.values(), strict=True):
-        for text in figure.findobj(Text):
-            text.set_parse_math(False)  # a class may be called $a^$
-        figure.savefig(path, dpi=130, metadata={"Software": None})
+        save(figure, path)
     return paths
 
 

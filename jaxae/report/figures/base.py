@@ -4,7 +4,8 @@ import base64
 import io
 from dataclasses import replace
 from math import prod
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +27,11 @@ GAP = 1  # pixels around each image of a grid
 def ten(data: Dataset) -> np.ndarray:
     """Indices of ten test examples, evenly spaced."""
     return spread(len(data.test.x), 10)
+
+
+def at_most(data: Dataset, count: int) -> int:
+    """`count` examples, or as many as have `VALUES` numbers."""
+    return min(count, max(1, VALUES // prod(data.shape)))
 
 
 def tile(images: np.ndarray, columns: int, gap: int = GAP) -> np.ndarray:
@@ -89,8 +95,7 @@ def displayed(model: Trained, data: Dataset) -> tuple[Trained, Dataset]:
     """
     if not data.real:
         return replace(model, scale=None), data._replace(scale=None)
-    count = min(10_000, max(1, VALUES // prod(data.shape)))
-    low, high = np.quantile(data.train.x[spread(len(data.train.x), count)], (0.001, 0.999))
+    low, high = np.quantile(data.train.x[spread(len(data.train.x), at_most(data, 10_000))], (0.001, 0.999))
     width = high - low if high > low else 1.0
     scale = Scale(np.array([-low / width]), np.array([1 / width]))
     return replace(model, scale=scale), data._replace(scale=scale)
@@ -197,5 +202,15 @@ def figure_url(figure: "Figure") -> str:
     from PIL import Image
 
     file = io.BytesIO()
-    figure.savefig(file, dpi=100, metadata={"Software": None})
-    return data_url(Image.open(file).convert("RGB").quantize(128))
+    save(figure, file, dpi=100)
+    with Image.open(file) as picture:
+        return data_url(picture.convert("RGB").quantize(128))
+
+
+def save(figure: "Figure", file: Path | IO[bytes], dpi: int = 130) -> None:
+    """Write a figure as a PNG file."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # type: ignore[attr-defined]  # a class may be called $a^$
+    figure.savefig(file, dpi=dpi, metadata={"Software": None})

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from jaxae.core.types import Sampler
 from jaxae.data import Dataset, slices, spread
 from jaxae.report.figures import errors, walks
-from jaxae.report.figures.base import COLOURS, MISSING, canvas, encoded, in_units, missing
+from jaxae.report.figures.base import COLOURS, MISSING, at_most, canvas, encoded, in_units, missing
 from jaxae.training.trained import Trained
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def column_errors(model: Trained, data: Dataset, title: str) -> "Figure":
 
 def pairs(model: Trained, data: Dataset, columns: Int[np.ndarray, " K"], title: str) -> "Figure":
     """Pair plot of these columns of test rows and of their reconstructions; filled-in entries have another colour."""
-    places = spread(len(data.test.x), POINTS)
+    places = spread(len(data.test.x), at_most(data, POINTS))
     x = _rows(data, places)[:, columns]
     y = np.asarray(model.decode(encoded(model, data.test, places)))[:, columns]
     about = f"{title}: test rows and their reconstructions"
@@ -64,7 +64,7 @@ def samples(
     model: Trained, data: Dataset, columns: Int[np.ndarray, " K"], title: str, prior: Sampler | None = None
 ) -> "Figure":
     """Pair plot of these columns of test rows and of as many samples from the prior, or from one that is fitted."""
-    places = spread(len(data.test.x), POINTS)
+    places = spread(len(data.test.x), at_most(data, POINTS))
     x = _rows(data, places)[:, columns]
     y = np.asarray(model.sample(jax.random.key(0), len(places), prior))[:, columns]
     return _pair_plot(x, y, "samples", _names(data, columns), walks.sampled_from(title, prior))
@@ -73,7 +73,7 @@ def samples(
 def paired(model: Trained, data: Dataset) -> Int[np.ndarray, " K"]:
     """The columns of a pair plot: the `PAIRED` with the largest errors that vary, in their order in the table."""
     values = column_rmse(model, data)
-    x = data.test.x[spread(len(data.test.x), errors.LIMIT)]
+    x = data.test.x[spread(len(data.test.x), at_most(data, errors.LIMIT))]
     order = np.argsort(np.where(x.std(0) > 0, -values, np.inf), kind="stable")
     return np.sort(order[:PAIRED])
 
