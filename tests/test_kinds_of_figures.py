@@ -254,6 +254,16 @@ def test_sketch_is_a_curve_from_low_to_high():
         assert (picture[65 - step :, step] == 1).all()
 
 
+def test_missing_steps_of_a_sketch_are_shaded():
+    x = np.full((1, 64, 1), 0.5, np.float32)
+    x[0, 10:20] = np.nan
+    picture = series.sketch(x, np.array([40]))[0]
+    shaded = np.isclose(picture, 1 - 0.25 * (1 - PINK)).all(2).all(0)
+    assert shaded.nonzero()[0].tolist() == list(range(10, 20))
+    assert (picture[:, [*range(10), *range(20, 40)]] < 1).any((0, 2)).all()
+    assert (picture[:, 40:] == 1).all()
+
+
 def faces(channels=1):
     """Images in [0, 1] of which two pixels of the first are missing."""
     x = rng.random((12, 3, 4, channels), np.float32)

@@ -5,7 +5,7 @@ import io
 from dataclasses import replace
 from math import prod
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -207,7 +207,7 @@ def figure_url(figure: "Figure") -> str:
         return data_url(picture.convert("RGB").quantize(128))
 
 
-def save(figure: "Figure", file: Path | IO[bytes], dpi: int = 130) -> None:
+def save(figure: "Figure", file: Path | io.BytesIO, dpi: int = 130) -> None:
     """Write a figure as a PNG file."""
     from matplotlib.text import Text
 

@@ -98,18 +98,18 @@ def training(strips: list[Path], data: Dataset, title: str, rows: int = 10) -> "
 
     places = np.unique(np.geomspace(1, len(strips), min(rows, len(strips))).round().astype(int) - 1)
     chosen = ten(data)
-    about = f"{title}: reconstructions during training"
     if len(data.shape) == 2:
         x, absent = in_units(data, data.test.x[chosen]), missing(data, chosen)
         images = sketch(x if absent is None else np.where(absent, np.nan, x), lengths_of(data, chosen))
     else:
-        images, about = originals(data, chosen), about + remark(data, chosen)
+        images = originals(data, chosen)
     lines = {"original": tile(images, len(images))}
     for place in places:
         with Image.open(strips[place]) as picture:
             pixels = np.asarray(picture)
         lines[f"step {int(strips[place].stem):,}"] = pixels.reshape(*pixels.shape[:2], -1)
     height, width = lines["original"].shape[:2]
+    about = f"{title}: reconstructions during training{remark(data, chosen)}"
     figure = canvas(about, 8.0, 0.5 + (0.1 + 7.0 * height / width) * len(lines))
     for axis, (name, pixels) in zip(figure.subplots(len(lines), 1), lines.items(), strict=True):
         show(axis, pixels)

@@ -79,7 +79,7 @@ def manifold(model: Trained, data: Dataset, title: str, n: int = 7) -> "Figure":
 
 
 def sketch(x: Float[np.ndarray, "N T D"], lengths: Int[np.ndarray, " N"] | None, height: int = 48) -> np.ndarray:
-    """Curves of series in [0, 1] as small pictures [N, height, W, 3]; padding is not drawn."""
+    """Curves of series in [0, 1] as small pictures [N, height, W, 3]; padding is not drawn. x: NaN where missing."""
     from matplotlib.colors import to_rgb
 
     steps = x.shape[1]
@@ -88,13 +88,17 @@ def sketch(x: Float[np.ndarray, "N T D"], lengths: Int[np.ndarray, " N"] | None,
     places = np.linspace(0, steps - 1, width)
     before = places.astype(int).clip(0, max(steps - 2, 0))
     part = (places - before)[None, :, None]
-    values = (1 - part) * x[:, before] + part * x[:, np.minimum(before + 1, steps - 1)]
+    left, right = x[:, before], x[:, np.minimum(before + 1, steps - 1)]
+    values = np.where(part == 0, left, np.where(part == 1, right, (1 - part) * left + part * right))
     rows = (1 - values.clip(0, 1)) * (height - 1)
     after = np.concatenate([rows[:, 1:], rows[:, -1:]], 1)
+    after = np.where(np.isnan(after), rows, after)
     low, high = np.floor(np.minimum(rows, after)), np.ceil(np.maximum(rows, after))
     grid = np.arange(height)[None, :, None]
     images = np.ones((len(x), height, width, 3), np.float32)
     inside = (places[None] <= ends[:, None] - 1)[:, None]
+    absent = np.isnan(values).any(2)[:, None] & inside
+    images[np.broadcast_to(absent, images.shape[:3])] = 1 - 0.25 * (1 - np.array(to_rgb(MISSING)))  # as in `_shade`
     for number, colour in zip(range(x.shape[2]), COLOURS, strict=False):
         images[(grid >= low[:, None, :, number]) & (grid <= high[:, None, :, number]) & inside] = to_rgb(colour)
     return images
