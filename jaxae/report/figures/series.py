@@ -97,7 +97,7 @@ def sketch(x: Float[np.ndarray, "N T D"], lengths: Int[np.ndarray, " N"] | None,
     grid = np.arange(height)[None, :, None]
     images = np.ones((len(x), height, width, 3), np.float32)
     inside = (places[None] <= ends[:, None] - 1)[:, None]
-    absent = np.isnan(values).any(2)[:, None] & inside
+    absent = np.any(np.isnan(values), axis=2, keepdims=True).swapaxes(1, 2) & inside
     images[np.broadcast_to(absent, images.shape[:3])] = 1 - 0.25 * (1 - np.array(to_rgb(MISSING)))  # as in `_shade`
     for number, colour in zip(range(x.shape[2]), COLOURS, strict=False):
         images[(grid >= low[:, None, :, number]) & (grid <= high[:, None, :, number]) & inside] = to_rgb(colour)
