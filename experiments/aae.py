@@ -50,7 +50,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         ),
         descend(aae.generator_loss(model), adversary, wrt=("encoder",), name="generator"),
     )
-    return run.Experiment(model, train, loss, vae.prior(config.latent, config.prior_scale), unit="per pixel")
+    return run.Experiment(model, train, loss, vae.prior(config.latent, config.prior_scale), unit="per {value}")
 
 
 if __name__ == "__main__":

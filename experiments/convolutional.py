@@ -47,7 +47,7 @@ def experiment(
     nets = autoencoder.pooled(info.shape, config.filters, config.kernels, precision=config.precision, **network)
     model = autoencoder.Autoencoder(*nets, autoencoder.output(info))
     loss = autoencoder.loss(model, objective, corrupt=corrupt)
-    unit = "nats per pixel" if objective == "bce" else "per pixel"
+    unit = autoencoder.unit(objective, info)
     return run.Experiment(model, descend(loss, run.optimizer(config, info)), loss, corrupt=corrupt, unit=unit)
 
 

@@ -37,7 +37,11 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     )
     loss = autoencoder.loss(model, "mse")
     return run.Experiment(
-        model, descend(loss, run.optimizer(config, info)), loss, expected={"mnist": {"loss": 0.0194}}, unit="per pixel"
+        model,
+        descend(loss, run.optimizer(config, info)),
+        loss,
+        expected={"mnist": {"loss": 0.0194}},
+        unit="per {value}",
     )
 
 

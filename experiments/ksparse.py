@@ -46,7 +46,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         raise ValueError(f"active_start={config.active_start} must be at least active={config.active}")
     active = ksparse.falling(start, config.active, epoch.first_step(config.epochs, info.train, config.batch_size))
     train = descend(ksparse.loss(model, active), run.optimizer(config, info))
-    return run.Experiment(model, train, autoencoder.loss(model, "mse"), unit="per pixel")
+    return run.Experiment(model, train, autoencoder.loss(model, "mse"), unit="per {value}")
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         descend(loss, run.optimizer(config, info)),
         loss,
         corrupt=masked.visible(mask),
-        unit="per hidden pixel" if normalized else "nats per hidden pixel",
+        unit="per hidden {value}" if normalized else "nats per hidden {value}",
     )
 
 

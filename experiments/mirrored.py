@@ -55,7 +55,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         output=autoencoder.output(info),
     )
     loss = autoencoder.loss(model, "mse")
-    return run.Experiment(model, descend(loss, run.optimizer(config, info)), loss, unit="per pixel")
+    return run.Experiment(model, descend(loss, run.optimizer(config, info)), loss, unit="per {value}")
 
 
 if __name__ == "__main__":

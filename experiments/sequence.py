@@ -36,7 +36,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     )
     loss = autoencoder.loss(model, "bce")
     return run.Experiment(
-        model, descend(loss, run.optimizer(config, info)), loss, sequences=True, unit="nats per pixel"
+        model, descend(loss, run.optimizer(config, info)), loss, sequences=True, unit=autoencoder.unit("bce", info)
     )
 
 

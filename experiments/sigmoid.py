@@ -46,7 +46,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     )
     loss = autoencoder.loss(model, "mse")
     return run.Experiment(
-        model, descend(loss, run.optimizer(config, info)), loss, expected={"mnist": {"loss": 0.048}}, unit="per pixel"
+        model, descend(loss, run.optimizer(config, info)), loss, expected={"mnist": {"loss": 0.048}}, unit="per {value}"
     )
 
 

@@ -44,7 +44,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         descend(loss, run.optimizer(config, info)),
         loss,
         expected={"mnist": {"loss": 0.103, "code": (6.6, 8.0)}},
-        unit="nats per pixel",
+        unit=autoencoder.unit("bce", info),
     )
 
 

@@ -40,7 +40,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         descend(loss, run.optimizer(config, info)),
         loss,
         expected={"mnist": {"loss": 0.112, "code": (3.0, 3.7)}},
-        unit="nats per pixel",
+        unit=autoencoder.unit("bce", info),
     )
 
 

@@ -47,7 +47,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     *layers, fine = (run.optimizer(config, info, steps=count) for count in counts)
     transitions = [descend(stacked.greedy(model, n), layer, stacked.groups(n)) for n, layer in enumerate(layers)]
     train = phases(*zip(counts, [*transitions, descend(loss, fine)], strict=True))
-    return run.Experiment(model, train, loss, unit="nats per pixel")
+    return run.Experiment(model, train, loss, unit=autoencoder.unit("bce", info))
 
 
 if __name__ == "__main__":

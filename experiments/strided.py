@@ -44,7 +44,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         output=nets.linear if info.real else jnp.tanh,
     )
     loss = autoencoder.loss(model, "mse", weight=float(info.shape[-1]))  # the source sums over channels
-    return run.Experiment(model, descend(loss, run.optimizer(config, info)), loss, unit="per pixel")
+    return run.Experiment(model, descend(loss, run.optimizer(config, info)), loss, unit="per {value}")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
     model = tied.Tied(info.shape, config.latent, output=autoencoder.output(info), precision=config.precision)
     loss = autoencoder.loss(model, "bce")
-    return run.Experiment(model, descend(loss, run.optimizer(config, info)), loss, unit="nats per pixel")
+    return run.Experiment(model, descend(loss, run.optimizer(config, info)), loss, unit=autoencoder.unit("bce", info))
 
 
 if __name__ == "__main__":

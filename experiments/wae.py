@@ -44,7 +44,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         descend(loss, run.optimizer(config, info)),
         autoencoder.loss(model, "mse"),
         vae.prior(config.latent),
-        unit="per pixel",
+        unit="per {value}",
     )
 
 

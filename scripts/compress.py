@@ -98,7 +98,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     encoder = nets.MLP((), (config.latent,), axes=len(info.shape))
     model = autoencoder.Autoencoder(encoder, nets.MLP((), info.shape), output=nets.linear)
     loss = autoencoder.loss(model, "mse")
-    return run.Experiment(model, descend(loss, optax.adam(config.lr)), loss, unit="per pixel")
+    return run.Experiment(model, descend(loss, optax.adam(config.lr)), loss, unit="per {value}")
 
 
 def components(x: np.ndarray, most: int) -> PCA:

@@ -13,7 +13,7 @@ import pytest
 
 from conftest import equal
 from jaxae import run
-from jaxae.commands import score
+from jaxae.commands import encode
 from jaxae.errors import InputError
 from jaxae.experiments import vae
 from jaxae.run import command_line
@@ -91,8 +91,8 @@ def test_bad_input_exits_with_2_and_one_line_in_its_own_process(tmp_path):
 )
 def test_invalid_arguments_are_named_in_one_line(arguments, line):
     with pytest.raises(InputError) as refused:
-        command_line.parse(score.Options, "", arguments, "jaxae score")
-    assert str(refused.value) == f"{line} (see jaxae score --help)"
+        command_line.parse(encode.Options, "", arguments, "jaxae encode")
+    assert str(refused.value) == f"{line} (see jaxae encode --help)"
 
 
 def test_unknown_choice_raises_and_lists_all_choices():

@@ -142,6 +142,20 @@ def test_csv_has_a_row_for_each_image_of_a_folder(one, two, folder, tmp_path):
         np.testing.assert_array_equal(values, expected.reshape(-1, 4).T)
 
 
+def test_scores_are_printed_as_rows_without_a_file(one, two, folder, tmp_path, capsys):
+    path, names = folder
+    for workdir, columns in ((one, ["loss"]), (two, ["loss_seed3", "loss_seed4"])):
+        assert call("score", workdir, path) == 0
+        head, *lines = csv.reader(capsys.readouterr().out.splitlines())
+        assert (head, [name for name, *_ in lines]) == (["name", *columns], names)
+        expected = jaxae.load(workdir).score(X[:4])
+        np.testing.assert_array_equal(np.array([line[1:] for line in lines], np.float32), expected.reshape(-1, 4).T)
+    for wrong in (("--out", tmp_path / "out.txt"), ("--by", "foo")):
+        assert call("score", one, path, *wrong) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    print("standard output is still open")
+
+
 def test_commands_apply_to_the_test_split_of_a_named_data_set(one, tmp_path, capsys):
     assert call("score", one, "digits", "--out", tmp_path / "out.csv") == 0
     assert " of 359 examples (the test split of digits), [359] " in capsys.readouterr().out

@@ -48,7 +48,7 @@ def painted(figure, axis=0):
 
 def test_manifold_is_the_decoded_grid_of_normal_quantiles():
     """Left to right z1 grows, bottom to top z2, through the middles of 15 intervals of equal probability."""
-    image = painted(figures.manifold(model(), "title"))
+    image = painted(figures.walks.manifold(model(), "title"))
     assert image.shape == (60, 60)
     probability = (np.arange(15) + 0.5) / 15
     for row, column in ((0, 0), (0, 14), (14, 0), (7, 7), (3, 11)):
@@ -58,7 +58,7 @@ def test_manifold_is_the_decoded_grid_of_normal_quantiles():
 
 
 def test_reconstructions_are_below_their_originals():
-    figure = figures.reconstructions(model(), DATA, "title")
+    figure = figures.images.reconstructions(model(), DATA, "title")
     for i in range(10):
         number = i * (len(DATA.test.x) - 1) // 9  # evenly spaced, including the first and the last
         np.testing.assert_allclose(painted(figure, i), DATA.test.x[number, ..., 0] / 255, rtol=1e-6)
@@ -81,7 +81,7 @@ def test_curves_end_at_the_lengths_of_the_sequences():
     x, lengths = rng.random((20, 3, 2), np.float32), np.arange(20) % 3 + 1
     part = data.Split(x, np.full(20, -1), lengths)
     halves = trained(Experiment(Half(), Transition(dict, dict), dict, sequences=True), {}, {}, (3, 2))
-    axes = figures.curves(halves, data.Dataset(part, part, ()), "title").axes
+    axes = figures.series.curves(halves, data.Dataset(part, part, (), "series"), "title").axes
     assert len(axes) == 10
     for number, axis in zip(np.linspace(0, 19, 10).astype(int), axes, strict=True):
         expected = x[number, : lengths[number]]
@@ -103,7 +103,7 @@ def test_spatial_codes_are_images_with_a_column_per_position():
 
 def test_noise_is_shown_between_original_and_denoised():
     noisy = dataclasses.replace(model().experiment, corrupt=lambda key, batch: 1 - batch.x)
-    figure = figures.reconstructions(dataclasses.replace(model(), experiment=noisy), DATA, "title")
+    figure = figures.images.reconstructions(dataclasses.replace(model(), experiment=noisy), DATA, "title")
     assert [axis.get_ylabel() for axis in figure.axes[::10]] == ["original", "noisy", "denoised"]
     original, seen, denoised = (painted(figure, i) for i in (0, 10, 20))
     np.testing.assert_allclose(seen, 1 - original, rtol=1e-6, atol=1e-7)
@@ -113,8 +113,9 @@ def test_noise_is_shown_between_original_and_denoised():
 def test_reconstructions_during_training_are_below_the_originals_in_order(tmp_path):
     for step in (50, 100, 150, 200):
         figures.strip(tmp_path, step, model(), DATA)
-    figure = figures.training(sorted(tmp_path.iterdir()), DATA, "title", rows=2)
-    assert [axis.get_ylabel() for axis in figure.axes] == ["original", "step 50", "step 200"]
+    figure = figures.images.training(sorted(tmp_path.iterdir()), DATA, "title", rows=2)
+    names = [axis.get_yticklabels()[0].get_text() for axis in figure.axes]
+    assert names == ["original", "step 50", "step 200"]
     chosen = DATA.test.x[np.linspace(0, len(DATA.test.x) - 1, 10).astype(int)]
     strip = painted(figure, 2)
     for number, image in enumerate(np.asarray(model().reconstruct(chosen))):
@@ -164,7 +165,7 @@ def test_loss_curves_show_the_mean_and_a_band_of_one_standard_deviation():
         for e in (1, 2, 4)
         for k, split in enumerate(("train", "test"))
     ]
-    axis = figures.loss(lines, "nats per pixel", "title").axes[0]
+    axis = figures.loss(lines, "nats per {value}", "title", "table").axes[0]
     for k, curve in enumerate(axis.lines):
         np.testing.assert_array_equal(curve.get_xdata(), [1, 2, 4])
         np.testing.assert_allclose(curve.get_ydata(), np.array([2, 1, 0.5]) + k)
@@ -172,7 +173,7 @@ def test_loss_curves_show_the_mean_and_a_band_of_one_standard_deviation():
     deviation = np.sqrt(2)
     assert band[:, 1].max() == pytest.approx(2 + deviation, rel=1e-6)
     assert band[:, 1].min() == pytest.approx(0.5 - deviation / 4, rel=1e-5)
-    assert axis.get_ylabel() == "nats per pixel"
+    assert axis.get_ylabel() == "nats per value"
 
 
 def test_draw_writes_the_figures_that_apply_to_the_model(tmp_path):
@@ -199,7 +200,7 @@ def sigmoid(z):
 
 
 def test_interpolation_is_a_straight_line_of_codes_between_originals():
-    sheet = tiles(figures.interpolation(model(), DATA, "title"), 12)
+    sheet = tiles(figures.walks.interpolation(model(), DATA, "title"), 12)
     chosen = np.linspace(0, len(DATA.test.x) - 1, 10).astype(int)
     for row, (a, b) in enumerate(zip(chosen[:5], chosen[5:], strict=True)):
         x = DATA.test.x[[a, b], ..., 0] / 255
@@ -215,7 +216,7 @@ def test_traversal_varies_one_latent_dimension_the_largest_variance_first():
             return x.reshape(len(x), -1)[:, :2] * jnp.array([[1.0, 3.0]])
 
     uneven = trained(Experiment(Uneven(), Transition(dict, dict), dict), {}, {}, (2, 2, 1))
-    figure = figures.traversal(uneven, DATA, "title")
+    figure = figures.walks.traversal(uneven, DATA, "title")
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["z2", "z1"]
     z = DATA.test.x.reshape(-1, 4)[:, :2] / 255 * [1, 3]
     for row, unit in enumerate((1, 0)):
@@ -227,7 +228,7 @@ def test_traversal_varies_one_latent_dimension_the_largest_variance_first():
 
 
 def test_extremes_are_the_smallest_and_the_largest_errors():
-    figure = figures.extremes(model(), DATA, "title")
+    figure = figures.images.extremes(model(), DATA, "title")
     x = DATA.test.x[..., 0] / 255
     decoded = np.repeat(sigmoid(x[:, :1]), 2, axis=1)
     errors = ((x - decoded) ** 2).mean((1, 2))
@@ -244,7 +245,7 @@ def test_squared_errors_of_sequences_exclude_padding():
     wrong = x + 0.1
     wrong[0, 1:] = wrong[1, 2:] = 7
     np.testing.assert_allclose(
-        figures.images.squared_errors(data.Dataset(part, part, ()), wrong), np.full(4, 0.01), rtol=1e-3
+        figures.errors.squared_errors(data.Dataset(part, part, ()), np.arange(4), wrong), np.full(4, 0.01), rtol=1e-3
     )
 
 

@@ -166,7 +166,7 @@ def test_fit_trains_saves_and_resumes_on_generated_examples(tmp_path):
     run = {"epochs": 2, "batch_size": 8, "hidden": (4,), "progress": False}
     model = jaxae.fit("vae", dataset(), workdir=tmp_path / "run", figures=True, **run)
     assert model.reconstruct(dataset().test.x).shape == (10, 4)
-    assert (tmp_path / "run" / "figures" / "reconstructions.png").exists()
+    assert (tmp_path / "run" / "figures" / "pairs.png").exists()
     again = jaxae.fit("vae", dataset(), workdir=tmp_path / "run", **run)
     assert equal(again.state, model.state)
     with pytest.raises(ValueError, match="the data have changed"):

@@ -304,7 +304,8 @@ def test_figures_and_commands_take_real_numbers(tmp_path):
     run = tmp_path / "run"
     jaxae.fit("vae", tmp_path / "t.npy", workdir=run, **SMALL)
     assert (run / "report.html").exists()
-    assert (run / "figures" / "reconstructions.png").exists()
+    assert {"pairs.png", "worst.png"} < {path.name for path in (run / "figures").iterdir()}
+    assert not (run / "figures" / "training").exists()
 
 
 def test_moments_of_a_constant_column():

@@ -443,9 +443,22 @@ def test_report_of_unusual_data_fits_a_phone(case, runs, tmp_path, visit):
     if case == "sequences of numbers":
         number, height = wall["codes"]["numbers"][1], wall["size"][0]
         sheet = np.asarray(Image.open(io.BytesIO(b64decode(wall["codes"]["originals"].split(",")[1])))) / 255
-        band = sheet[:height, 59:118]
-        values = changes["x"][number, :, 0] * (np.arange(59) < changes["lengths"][number])
-        np.testing.assert_allclose(band, np.tile(values, (height, 1)), atol=0.51 / 255)
+        length = changes["lengths"][number]
+        assert (height, wall["codes"]["lengths"][1]) == (1, length)  # a row for each dimension, drawn up to the length
+        np.testing.assert_allclose(sheet[0, 59 : 59 + length], changes["x"][number, :length, 0], atol=0.51 / 255)
+        page.focus("#wall")
+        page.keyboard.press("Enter")
+        shown = wall["codes"]["numbers"].index(int(page.inner_text("#chosen").split()[2]))
+        expected = (wall["codes"]["lengths"][shown] - 0.5) / 59
+        for canvas in ("original", "decoded"):
+            assert drawn_until(page, canvas) == pytest.approx(expected, abs=0.02)
+
+
+def drawn_until(page, canvas):
+    """The largest x of a curve on a canvas, as a fraction of its width."""
+    read = "c => Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)"
+    found = np.array(page.eval_on_selector(f"#{canvas}", read)).reshape(320, 480, 4)
+    return np.flatnonzero((found[..., 0] < 200).any(0)).max() / 480
 
 
 def test_large_images_are_downsampled_by_averaging():
@@ -481,7 +494,7 @@ def test_class_names_are_not_parsed_as_mathematics_in_figures(runs, monkeypatch)
 def test_cards_show_which_expected_results_were_reached(runs):
     result = json.loads((runs[0] / "result.json").read_text())
     result["expected"] = {"mse": 1.0, "loss": [0.0, 1.0]}
-    cards = {card["name"]: card for card in html._cards(result, "nats per image")}
+    cards = {card["name"]: card for card in html._cards(result, "nats per {example}", "image")}
     assert (cards["test mse"]["expected"], cards["test mse"]["reached"]) == ("≤ 1", True)
     assert (cards["test loss"]["expected"], cards["test loss"]["reached"]) == ("0 to 1", False)
     assert cards["test kl"]["expected"] == ""

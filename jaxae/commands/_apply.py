@@ -63,7 +63,7 @@ class NewData(NamedTuple):
 def opened(options: ToFile) -> Trained:
     """The model of a run, with all seeds or that of --member. InputError for members that it lacks.
 
-    InputError for a run that is not finished, unless `Trained.save` wrote it.
+    InputError for a picture of a table, and for a run that is not finished, unless `Trained.save` wrote it.
     """
     path = options.run
     module = module_of(options)
@@ -76,6 +76,8 @@ def opened(options: ToFile) -> Trained:
         seeds = "the run has one seed; omit it"
     if options.member >= len(model) or options.member < -1:
         raise InputError(f"--member {options.member}: {seeds}")
+    if options.out.suffix == ".png" and len(model.shape) == 1:
+        raise InputError(f"--out {options.out}: rows of a table are no pictures; use .csv or .npy")
     if options.out.suffix == ".png" and options.member < 0 and len(model) > 1:
         raise InputError(f"--out {options.out}: a picture shows one seed, and {seeds}")
     return model if options.member < 0 else model[options.member]
@@ -113,9 +115,9 @@ def chunks(found: NewData, apply: Apply) -> Iterator[np.ndarray]:
 def write(options: WithData, model: Trained, found: NewData, apply: Apply, what: str, column: str = "") -> str:
     """Write the results for all examples, as an array or a table, and return the line to print."""
     results = chunks(found, apply)
-    if options.out.suffix == ".csv":
+    if options.out.suffix == ".csv" or options.out == _output.STDOUT:
         columns = () if column else found.columns
         shape = _output.write_table(options.out, results, found.names, column or "x", model.seeds, columns)
     else:
         shape = _output.write_array(options.out, results, len(found.x), len(model) > 1)
-    return f"{what} of {found.description}, {[*shape]} float32: {options.out}"
+    return "" if options.out == _output.STDOUT else f"{what} of {found.description}, {[*shape]} float32: {options.out}"

@@ -8,6 +8,7 @@ import csv
 import errno
 import io
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
@@ -15,12 +16,14 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from jaxae.data.cache import writing
 from jaxae.errors import InputError
-from jaxae.report.figures.base import bitmap, tile
+from jaxae.report.figures.base import bitmap, pictures, tile
+from jaxae.report.figures.series import sketch
 
+STDOUT = Path("-")  # a table is written to standard output
 Chunks = Iterable[np.ndarray]  # [*S, n, ...] each
 
 
@@ -56,22 +59,33 @@ def write_table(
     several seeds `column_seed3`.
     """
     first, shape = 0, (len(names),)
-    with _open(path) as file, io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="") as text:
-        table = csv.writer(text, lineterminator="\n")
-        for chunk in chunks:
-            values = np.asarray(chunk if len(seeds) > 1 else chunk[None], np.float32)
-            if not first:
-                shape = (*chunk.shape[: len(seeds) > 1], len(names), *values.shape[2:])
-                numbers = (
-                    [f"{column}{i}" for i in range(prod(shape[-values.ndim + 2 :]))] if values.ndim > 2 else [column]
-                )
-                numbers = list(columns) or numbers
-                marks = [f"_seed{seed}" for seed in seeds] if len(seeds) > 1 else [""]
-                table.writerow(["name", *(f"{number}{mark}" for mark in marks for number in numbers)])
-            for row in values.swapaxes(0, 1):
-                table.writerow([names[first], *row.ravel().astype(str)])
-                first += 1
+    with _open(path) as file:
+        text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")
+        try:
+            table = csv.writer(text, lineterminator="\n")
+            for chunk in chunks:
+                values = np.asarray(chunk if len(seeds) > 1 else chunk[None], np.float32)
+                if not first:
+                    shape = (*chunk.shape[: len(seeds) > 1], len(names), *values.shape[2:])
+                    numbers = (
+                        [f"{column}{i}" for i in range(prod(shape[-values.ndim + 2 :]))]
+                        if values.ndim > 2
+                        else [column]
+                    )
+                    numbers = list(columns) or numbers
+                    marks = [f"_seed{seed}" for seed in seeds] if len(seeds) > 1 else [""]
+                    table.writerow(["name", *(f"{number}{mark}" for mark in marks for number in numbers)])
+                for row in values.swapaxes(0, 1):
+                    table.writerow([names[first], *row.ravel().astype(str)])
+                    first += 1
+        finally:
+            text.detach()  # flushes; `file` is closed by `_open`, or is standard output
     return shape
+
+
+def drawn(x: Float[np.ndarray, "N *D"], lengths: Int[np.ndarray, " N"] | None = None) -> np.ndarray:
+    """Images, or curves of series, as displayable images [N, H, W, C]. x: in [0, 1]; NaN where an entry is missing."""
+    return sketch(x, lengths) if x.ndim == 3 else pictures(np.nan_to_num(x))
 
 
 def write_grid(path: Path, rows: Sequence[Float[np.ndarray, "N H W C"]], columns: int) -> tuple[int, int]:
@@ -91,6 +105,9 @@ def write_grid(path: Path, rows: Sequence[Float[np.ndarray, "N H W C"]], columns
 
 @contextmanager
 def _open(path: Path) -> Iterator[IO[bytes]]:
+    if path == STDOUT:
+        yield sys.stdout.buffer
+        return
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))

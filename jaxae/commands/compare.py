@@ -1,11 +1,11 @@
 """Write one HTML report of several finished runs on the same data.
 
 It has the curves of all runs, a table of their metrics with mean and standard deviation over seeds, and reconstructions
-of the same test images.
+of the same test examples.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
@@ -14,23 +14,26 @@ import numpy as np
 
 from jaxae import run
 from jaxae.commands._arguments import Runs, module_of, parsed
+from jaxae.data import Dataset, words
 from jaxae.errors import InputError
 from jaxae.report import html
+from jaxae.report.figures import series, table
 from jaxae.report.figures.base import (
     COLOURS,
     bitmap,
     data_url,
     displayed,
     encoded,
-    lengths_of,
+    figure_url,
+    originals,
     pictures,
     ten,
     tile,
-    unit,
 )
 from jaxae.report.figures.metrics import metric_names
 from jaxae.report.wall import small
 from jaxae.training import records
+from jaxae.training.trained import Trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,17 +64,7 @@ def page(paths: Sequence[Path], module: ModuleType | None = None) -> str:
     labels = _labels(paths)
     saved, data = run.same_data(paths)
     loaded = [run.load_finished(path, module, data) for path in paths]
-    originals = displayed(loaded[0][0], data)[1] if loaded else data
-    rows = {"original": unit(originals.test.x[ten(data)])}
-    for label, (every, *_) in zip(labels, loaded, strict=True):
-        model, shown = displayed(every[0], data)
-        rows[f"{label}, from corrupted images" if model.experiment.corrupt else label] = np.asarray(
-            model.decode(encoded(model, shown, ten(data), corrupted=True))
-        )
-    strips = [
-        (label, data_url(bitmap(tile(small(pictures(x, lengths_of(data, ten(data)))), len(x)))))
-        for label, x in rows.items()
-    ]
+    models = {label: every[0] for label, (every, *_) in zip(labels, loaded, strict=True)}
     results = [result for _, _, result, _ in loaded]
     lines = {
         label: (records.read(path / "metrics.jsonl"), model.experiment.unit)
@@ -97,10 +90,35 @@ def page(paths: Sequence[Path], module: ModuleType | None = None) -> str:
         title=f"{len(paths)} runs on {Path(saved[0]['config']['data']).name}",
         runs=about_runs,
         metrics=metrics,
-        strips=strips,
+        examples=words(data.kind).examples,
+        strips=strips(models, data),
         differences={name: values for name, values in table.items() if any(value != values[0] for value in values)},
-        data={"charts": html.charts(lines), "wall": None, "colours": COLOURS},
+        data={"charts": html.charts(lines, data.kind), "wall": None, "colours": COLOURS},
     )
+
+
+def strips(models: dict[str, Trained], data: Dataset) -> list[tuple[str, str]]:
+    """Labelled pictures of reconstructions by each model, as data URLs: for images a strip of ten below the originals,
+    for series the curves of ten, for tables a pair plot.
+    """
+    if len(data.shape) < 3:
+        return [(label, _drawn(model, data, label)) for label, model in models.items()]
+    chosen = ten(data)
+    rows = {}
+    for label, model in models.items():
+        model, shown = displayed(model, data)
+        rows["original"] = originals(shown, chosen)
+        hides = hasattr(model.experiment.model, "hidden")
+        inputs = f"{label}, from {'masked' if hides else 'noisy'} images" if model.experiment.corrupt else label
+        rows[inputs] = pictures(np.asarray(model.decode(encoded(model, data.test, chosen, corrupted=True))))
+    return [(label, data_url(bitmap(tile(small(images), len(images))))) for label, images in rows.items()]
+
+
+def _drawn(model: Trained, data: Dataset, label: str) -> str:
+    model = replace(model, scale=data.scale)
+    if len(data.shape) == 2:
+        return figure_url(series.curves(model, data, label))
+    return figure_url(table.pairs(model, data, table.paired(model, data), label))
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:

@@ -28,7 +28,7 @@ class Options(Runs):
     """Arguments of `jaxae likelihood`."""
 
     samples: int = 5000
-    """Number of importance samples per image."""
+    """Number of importance samples per example."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for fewer than two samples."""

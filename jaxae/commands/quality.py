@@ -7,20 +7,25 @@ for denoising and masked models); and, for comparison, training images and noise
 binary images, the pixels of decoded images are sampled.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import jax
 import numpy as np
+from jaxtyping import Array
 
 from jaxae import run
 from jaxae.commands._arguments import Runs, module_of, parsed
-from jaxae.data import binary, spread
+from jaxae.data import binary, slices, spread
 from jaxae.measure import classifier, mixture, quality
 from jaxae.report.figures.base import unit
 from jaxae.training.trained import Trained
+
+Chunks = Callable[[], Iterator[np.ndarray]]  # images [n, H, W, C] each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,36 +64,59 @@ def measure(options: Options) -> str:
     weights = classifier.load(Path(options.classifier), data) if options.classifier else classifier.load_or_train(data)
 
     count = min(options.samples, len(data.test.x), len(data.train.x) // 2)  # per set; the metrics depend on it
-    test, train = (split.x[spread(len(split.x), count)] for split in (data.test, data.train))
-    real = classifier.features(weights, test)
+    test, train = (partial(chunks, split.x, count) for split in (data.test, data.train))
+    real = np.concatenate([classifier.features(weights, images) for images in test()])
 
-    def row(label: str, kind: str, images: np.ndarray) -> str:
-        if how != "none":  # decoded images are Bernoulli means
-            images = (np.random.default_rng(options.seed).random(images.shape) < unit(images)).astype(np.float32)
-        made = classifier.features(weights, images)
+    def row(label: str, kind: str, sets: Iterable[np.ndarray]) -> str:
+        rng = np.random.default_rng(options.seed)
+
+        def features(images: np.ndarray) -> np.ndarray:
+            if how != "none":  # decoded images are Bernoulli means
+                images = (rng.random(images.shape) < unit(images)).astype(np.float32)
+            return classifier.features(weights, images)
+
+        made = np.concatenate([features(images) for images in sets])
         precision, recall = quality.precision_recall(real, made)
         return f"{label:<{width}}  {kind:<15}  {quality.frechet(real, made):8.4f}  {precision:9.3f}  {recall:6.3f}"
 
     width = max(len(str(path)) for path in [*options.runs, "data"])
-    noise = np.random.default_rng(options.seed).random((count, *data.shape), np.float32)
-    rows = [row("data", "training images", train), row("data", "noise", noise)]
+    rng = np.random.default_rng(options.seed)
+    noise = (rng.random(images.shape, np.float32) for images in test())
+    rows = [row("data", "training images", train()), row("data", "noise", noise)]
     for path, model in zip(options.runs, models, strict=True):
-        rows += [row(str(path), kind, images) for kind, images in made(model, train, test, options)]
+        rows += [row(str(path), kind, sets) for kind, sets in made(model, train, test, count, options)]
     return "\n".join(
         [
-            f"{len(test)} test images; the classifier's test accuracy is {classifier.accuracy(weights, data.test):.2%}",
+            f"{count} test images; the classifier's test accuracy is {classifier.accuracy(weights, data.test):.2%}",
             f"{'':<{width}}  {'':<15}  {'frechet':>8}  {'precision':>9}  {'recall':>6}",
             *rows,
         ]
     )
 
 
-def made(model: Trained, train: np.ndarray, test: np.ndarray, options: Options) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield samples from the prior, if there is one, and from a fitted mixture, and reconstructions of test images."""
+def chunks(x: np.ndarray, count: int) -> Iterator[np.ndarray]:
+    """`count` images, evenly spaced, in chunks, so that they need not fit into memory."""
+    places = spread(len(x), count)
+    return (x[places[part]] for part in slices(count, math.prod(x.shape[1:])))
+
+
+def made(
+    model: Trained, train: Chunks, test: Chunks, count: int, options: Options
+) -> Iterator[tuple[str, Iterable[np.ndarray]]]:
+    """Yield samples from the prior, if there is one, and from a fitted mixture, and reconstructions of test images.
+
+    count: number of images in each set.
+    """
+
+    def decoded(codes: Array) -> Iterator[np.ndarray]:
+        return (np.asarray(model.decode(codes[part])) for part in slices(count, math.prod(model.shape)))
+
     if model.experiment.prior is not None:
-        yield "prior", np.asarray(model.sample(jax.random.key(options.seed), len(test)))
+        yield "prior", decoded(model.experiment.prior(model.variables, jax.random.key(options.seed), count))
     if options.components:
-        fitted = mixture.fit(model.encode(train), options.components, options.seed)
-        images = model.sample(jax.random.key(options.seed), len(test), fitted)
-        yield f"mixture of {options.components}", np.asarray(images)
-    yield "reconstructions", np.asarray(model.reconstruct(model.corrupted(test)))
+        codes = np.concatenate([np.asarray(model.encode(images)) for images in train()])
+        fitted = mixture.fit(codes, options.components, options.seed)
+        yield f"mixture of {options.components}", decoded(fitted(jax.random.key(options.seed), count))
+    firsts = (part.start for part in slices(count, math.prod(model.shape)))
+    parts = zip(firsts, test(), strict=True)
+    yield "reconstructions", (np.asarray(model.reconstruct(model.corrupted(x, first))) for first, x in parts)

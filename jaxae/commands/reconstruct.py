@@ -14,9 +14,9 @@ import numpy as np
 from jaxae import run
 from jaxae.commands._apply import NewData, WithData, opened, read_examples, write
 from jaxae.commands._arguments import parsed
-from jaxae.commands._output import write_grid
+from jaxae.commands._output import drawn, write_grid
 from jaxae.data import spread
-from jaxae.report.figures.base import pictures, shown, unit
+from jaxae.report.figures.base import marked, shown, unit
 from jaxae.training.trained import Trained
 
 COLUMNS = 10
@@ -31,7 +31,8 @@ class Options(WithData):
 
     out: Path
     """.npy: reconstructions, float32 [N, *D], in the units of the data, pixels in [0, 1]; .csv: a row for each example,
-    with the columns of a table; .png: originals over reconstructions, of up to 100 examples."""
+    with the columns of a table; .png: images or curves of series over their reconstructions, of up to 100 examples,
+    entries that were not measured in pink."""
 
 
 def main(argv: Sequence[str]) -> NoReturn:
@@ -52,7 +53,11 @@ def _picture(path: Path, model: Trained, found: NewData) -> str:
     places = spread(len(found.x), MAX_EXAMPLES)
     x, lengths = np.asarray(found.x[places]), None if found.lengths is None else found.lengths[places]
     y = np.asarray(model.reconstruct(x, lengths))
-    rows = [pictures(images, lengths) for images in shown(model, unit(x), y)]
+    originals, decoded = (drawn(examples, lengths) for examples in shown(model, unit(x), y))
+    if x.ndim == 4 and np.isnan(x).any():
+        originals = marked(originals, np.isnan(x))
+        decoded = np.broadcast_to(decoded, originals.shape)
+    rows = [originals, decoded]
     width, height = write_grid(path, rows, min(len(x), COLUMNS))
     some = f"{len(x)} of " if len(x) < len(found.x) else ""
     return f"reconstructions of {some}{found.description}, below their originals, {width}x{height} pixels: {path}"

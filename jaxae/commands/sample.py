@@ -15,9 +15,9 @@ import numpy as np
 from jaxae import run
 from jaxae.commands._apply import ToFile, opened
 from jaxae.commands._arguments import parsed
-from jaxae.commands._output import write_array, write_grid, write_table
+from jaxae.commands._output import drawn, write_array, write_grid, write_table
 from jaxae.errors import InputError
-from jaxae.report.figures.base import pictures, shown
+from jaxae.report.figures.base import shown
 from jaxae.run import directory
 from jaxae.training.examples import chunk_of
 
@@ -30,7 +30,7 @@ class Options(ToFile):
 
     out: Path
     """.npy: samples, float32 [N, *D], in the units of the data, pixels in [0, 1]; .csv: a row for each sample, with the
-    columns of a table; .png: a grid of them."""
+    columns of a table; .png: a grid of images or of curves of series."""
     n: int = 64
     """Number of samples."""
     seed: int = 0
@@ -64,7 +64,7 @@ def sample(options: Options) -> str:
     what = f"{options.n:,} sample{'s' * (options.n > 1)}"
     if options.out.suffix == ".png":
         width, height = write_grid(
-            options.out, [pictures(*shown(model, np.concatenate([*samples])))], math.ceil(math.sqrt(options.n))
+            options.out, [drawn(*shown(model, np.concatenate([*samples])))], math.ceil(math.sqrt(options.n))
         )
         return f"{what}, {width}x{height} pixels: {options.out}"
     if options.out.suffix == ".csv":

@@ -1,4 +1,4 @@
-"""Write an anomaly score for each example of new data: a term of the loss of a finished or saved run's model.
+"""Print or write an anomaly score for each example of new data: a term of the loss of a finished or saved run's model.
 
 The term, by default the loss itself, is averaged over ten samples of its noise, as in `Trained.score`; larger scores
 are more anomalous. Float images are quantized to 256 levels first, as in training. With several seeds the array has a
@@ -15,6 +15,7 @@ import numpy as np
 from jaxae import run
 from jaxae.commands._apply import WithData, opened, read_examples, write
 from jaxae.commands._arguments import parsed
+from jaxae.commands._output import STDOUT
 from jaxae.errors import input_errors
 from jaxae.run import command_line
 
@@ -25,10 +26,16 @@ class Options(WithData):
 
     suffixes = (".npy", ".csv")
 
-    out: Path
-    """.npy: scores, float32 [N]; .csv: a row for each example, with its name."""
+    out: Path = STDOUT
+    """.csv: a row for each example, with its name: the path of a file in a folder, otherwise its number, from 0; .npy:
+    scores, float32 [N]; -: the rows of .csv, on standard output."""
     by: str = "loss"
     """Term of the loss, as metrics.jsonl names it."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a file of another kind."""
+        if self.out != STDOUT:
+            super().__post_init__()
 
 
 def main(argv: Sequence[str]) -> NoReturn:

@@ -5,6 +5,7 @@ from jaxae.data.arrays import ARRAY as ARRAY
 from jaxae.data.arrays import from_arrays as from_arrays
 from jaxae.data.dataset import Dataset as Dataset
 from jaxae.data.dataset import Split as Split
+from jaxae.data.dataset import slices as slices
 from jaxae.data.dataset import spread as spread
 from jaxae.data.generated import generated as generated
 from jaxae.data.options import Options as Options
@@ -14,3 +15,5 @@ from jaxae.data.sources import loaded as loaded
 from jaxae.data.sources import path_of as path_of
 from jaxae.data.splits import hold_out as hold_out
 from jaxae.data.summary import summary as summary
+from jaxae.data.summary import worded as worded
+from jaxae.data.summary import words as words

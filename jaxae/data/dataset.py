@@ -1,7 +1,7 @@
 """A data set: examples and classes of its splits."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ from jaxae.data.draws import Draws
 from jaxae.data.rows import chunks, select
 
 Kind = Literal["image", "table", "series"]
+VALUES = 2**24  # numbers of examples that evaluation and figures hold at once: 64 MiB in float32
 
 
 class Split(NamedTuple):
@@ -107,3 +108,13 @@ class Dataset(NamedTuple):
 def spread(count: int, limit: int) -> np.ndarray:
     """Up to `limit` indices, evenly spaced over `count`, since data may be sorted by class."""
     return np.linspace(0, count - 1, min(limit, count)).astype(int)
+
+
+def slices(count: int, size: int, limit: int = VALUES) -> Iterator[slice]:
+    """Slices of `count` examples of `size` numbers each: at most `limit` numbers, and at least one example, in each.
+
+    Multiples of 1,000 examples, the number per call of a model, if they are that many.
+    """
+    step = max(1, limit // max(size, 1))
+    step -= step % 1000 if step > 1000 else 0
+    return (slice(first, first + step) for first in range(0, count, step))

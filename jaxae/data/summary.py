@@ -1,5 +1,7 @@
 """What was read, in one line."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from jaxae.data.dataset import Dataset
@@ -7,14 +9,33 @@ from jaxae.data.draws import Draws
 from jaxae.data.rows import chunks
 
 
+class Words(NamedTuple):
+    """The nouns for data of a kind."""
+
+    example: str
+    examples: str
+    value: str  # one number of an example
+
+
+def words(kind: str) -> Words:
+    """The nouns for data of this kind; those of a table for a kind without its own."""
+    nouns = {"image": Words("image", "images", "pixel"), "series": Words("series", "series", "value")}
+    return nouns.get(kind, Words("row", "rows", "value"))
+
+
+def worded(text: str, kind: str) -> str:
+    """A text in which {example}, {examples} and {value} are replaced by the nouns for data of this kind."""
+    for name, noun in words(kind)._asdict().items():
+        text = text.replace(f"{{{name}}}", noun)
+    return text
+
+
 def summary(data: Dataset) -> str:
     """Counts of the splits, shape, classes, scaling, missing entries, and what was changed or left out."""
     size = "x".join(map(str, data.shape))
-    what = {
-        "image": f"images of {size}",
-        "table": f"rows of {size} columns",
-        "series": f"series of {'up to ' * (data.train.lengths is not None)}{size}",
-    }[data.kind]
+    what = f"{words(data.kind).examples} of {'up to ' * (data.train.lengths is not None)}{size}"
+    if len(data.shape) == 1:
+        what += " columns"
     counts = [f"{len(data.train.x):,} training", f"{len(data.test.x):,} test"]
     if data.valid is not None:
         counts.insert(1, f"{len(data.valid.x):,} validation")

@@ -91,15 +91,19 @@ def _along(axis: int, x: Array, y: Array, vx: Array, vy: Array, cov: Array) -> M
     return mx, my, *mean(lambda x, y, vx, vy, cov: (vx + (x - mx) ** 2, vy + (y - my) ** 2, cov + (x - mx) * (y - my)))
 
 
-def reconstruction_quality(decode: Decode, z: Num[Any, "N *Z"], x: UInt8[Any, "N H W C"]) -> dict[str, float]:
+def reconstruction_quality(
+    decode: Decode, z: Num[Any, "N *Z"], x: UInt8[Any, "N H W C"] | Float[Any, "N H W C"]
+) -> dict[str, float]:
     """`mse`, `shift_mse` and `ssim` of the images x and those decoded from their codes z, means over the images.
 
-    Decodes and compares at most `VALUES` pixels times channels at once.
+    x: bytes, or pixels in [0, 1]. Decodes and compares at most `VALUES` pixels times channels at once.
     """
     total = dict.fromkeys(("mse", "shift_mse", "ssim"), 0.0)
     size = max(1, VALUES // prod(x.shape[1:]))
     for i in range(0, len(x), size):
-        original, decoded = jnp.asarray(x[i : i + size].astype(np.float32) / 255), decode(z[i : i + size])
+        part = x[i : i + size]
+        original = jnp.asarray(part.astype(np.float32) / (255 if part.dtype == np.uint8 else 1))
+        decoded = decode(z[i : i + size])
         for name, measure in (("mse", mse), ("shift_mse", shift_mse), ("ssim", ssim)):
             total[name] += float(measure(original, decoded).sum()) / len(x)
     return total

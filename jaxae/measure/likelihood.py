@@ -22,7 +22,7 @@ ACTIVE = 0.01  # least variance of the posterior mean of an active latent dimens
 
 
 def measures(model: vae.VAE, samples: int, binarize: str) -> dict[str, Measure]:
-    """The `measures` of an experiment: `likelihood`, estimated by this many samples per image (0: none).
+    """The `measures` of an experiment: `likelihood`, estimated by this many samples per example (0: none).
 
     binarize: how pixels are binarized, or none. ValueError for one sample, and for grey pixels under a Bernoulli
     likelihood.
@@ -44,7 +44,7 @@ def measure(of: iwae.DensitiesOf, samples: int, trained: TrainedModel, data: Mea
     key = jax.random.key(0)
     test = data.test
     found = estimate(of, trained.experiment.model, trained.variables, test.x, key, samples, test.observed)
-    return {**found, "active_units": float(active_units(np.asarray(trained.encode(data.test.x))))}
+    return {**found, "active_units": float(active_units(np.asarray(trained.encode(test.x))))}
 
 
 def active_units(means: Float[np.ndarray, "N Z"]) -> int:

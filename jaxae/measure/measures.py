@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxae.core.experiment import Measure, MeasuredData, TrainedModel
-from jaxae.data import Dataset, spread
+from jaxae.data import Dataset, slices, spread
 from jaxae.measure import disentanglement, images, plane
 from jaxae.training import records
 from jaxae.training.trained import Trained
@@ -23,23 +23,25 @@ PRIOR_SAMPLES = 10_000  # for its standard deviation
 def measures(model: Trained, dataset: Dataset, others: Sequence[Trained] = ()) -> dict[str, Any]:
     """Reconstruction quality, defects of a 2-D latent space, disentanglement, and the measures of the experiment.
 
-    Reconstruction quality and defects are measured for `model`, the first seed, on at most 10,000 test images. Quality
-    is omitted for sequences, real numbers, and images smaller than the SSIM window; defects are omitted if one is not
-    finite, as for a class with collinear codes. The other measures cover all seeds, as records of `seeds`, `mean` and
-    `std` if `others`, the models of the other seeds, are passed. Disentanglement needs known factors and at most 64
-    latent dimensions.
+    Reconstruction quality and defects are measured for `model`, the first seed, on at most 10,000 test examples.
+    Quality is omitted for sequences, real numbers, missing entries, and images smaller than the SSIM window; defects
+    are omitted if one is not finite, as for a class with collinear codes. The other measures cover all seeds, as
+    records of `seeds`, `mean` and `std` if `others`, the models of the other seeds, are passed. Disentanglement needs
+    known factors and at most 64 latent dimensions.
     """
     found: dict[str, Any] = {}
     test = dataset.test
     if len(test.x) > MAX_IMAGES:
         rows = spread(len(test.x), MAX_IMAGES)
         test = test.take(rows)
-    if len(model.shape) == 3 and min(model.shape[:2]) >= len(images.WINDOW) and not model.real:
-        z = model.encode(model.corrupted(test.x))
+    pixels = len(model.shape) == 3 and not model.real and test.observed is None
+    if pixels and min(model.shape[:2]) >= len(images.WINDOW):
+        parts = slices(len(test.x), math.prod(model.shape))
+        z = np.concatenate([model.encode(model.corrupted(test.x[part], part.start)) for part in parts])
         found["reconstruction_quality"] = images.reconstruction_quality(model.decode, z, test.x)
     if model.code == (2,) and len(dataset.classes) > 1:
         with contextlib.suppress(ValueError):  # the codes lie on a line
-            defects = plane.defects(model.decode, np.asarray(model.encode(test.x, test.lengths)), test.y)
+            defects = plane.defects(model.decode, np.asarray(model.encode(test)), test.y)
             if all(map(math.isfinite, defects.values())):
                 found["plane"] = defects
     wanted = dict(model.experiment.measures)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, Num
 
+from jaxae.data.dataset import VALUES
 from jaxae.measure.images import Decode
 
 STEP = 0.01  # of central differences, in standard deviations; their error is O(STEP^2)
@@ -78,11 +79,12 @@ def roughness(decode: Decode, z: Num[Any, "N Z"], seed: int = 0) -> float:
     and 1 only for a linear decoder (Gaussian Poincare inequality: Nash 1958; Chernoff 1981); large if neighbours
     decode to different images. Computed from 2,000 samples, whitened to mean 0 and covariance 1 exactly, so that a
     linear decoder gives 1 up to rounding; slopes are central differences over 0.02, since decoders may lack
-    forward-mode derivatives; in 8 chunks, to fit the images into memory. A constant decoder gives nan.
+    forward-mode derivatives; in 8 chunks, or more of large images, to fit them into memory. A constant decoder gives
+    nan.
     """
     _, mean, factor = _whiten(np.asarray(z, np.float64))
     draws = _whiten(np.random.default_rng(seed).standard_normal((2000, len(mean))))[0]
-    origin, axes, chunks = (jnp.asarray(a, jnp.float32) for a in (mean[None], factor.T, draws.reshape(8, 250, -1)))
+    origin, axes, points = (jnp.asarray(a, jnp.float32) for a in (mean[None], factor.T, draws))
 
     def images(w: jax.Array) -> jax.Array:
         return decode(origin + jnp.dot(w, axes, precision="highest"))
@@ -94,7 +96,9 @@ def roughness(decode: Decode, z: Num[Any, "N Z"], seed: int = 0) -> float:
         f, squares = images(w), jax.lax.map(square, jnp.eye(len(mean))[:, None])
         return f.mean(0), f.var(0).sum(), squares.sum() / len(w)
 
-    means, within, squares = jax.lax.map(chunk, chunks)
+    size = jax.eval_shape(images, points[:1]).size
+    count = next(n for n in (8, 16, 40, 80, 200, 400, 1000, 2000) if n == 2000 or 2000 // n * size <= VALUES)
+    means, within, squares = jax.lax.map(chunk, points.reshape(count, 2000 // count, -1))
     return float(squares.mean() / (within.mean() + means.var(0).sum()))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxae.core.experiment import reached
-from jaxae.data import Dataset
+from jaxae.data import Dataset, words
 from jaxae.report.figures.base import COLOURS, data_url
 from jaxae.report.figures.metrics import metric_names, series, unit_of
 from jaxae.report.wall import wall
@@ -19,8 +19,10 @@ PAGE = Path(__file__).parent / "page"
 BUDGET = 1_400_000  # bytes for the pictures, of a report of at most 3 MB
 # Captions of the figures, in the order of the report; others come last.
 ALT = {
-    "reconstructions": "Test examples above their reconstructions",
+    "reconstructions": "Test examples and their reconstructions",
+    "pairs": "Pairs of columns of test rows and of their reconstructions",
     "columns": "Reconstruction error of each column of the table",
+    "worst": "Test rows of largest reconstruction error, and the columns that cause it",
     "extremes": "Test examples of smallest and largest reconstruction error",
     "codes": "Latent codes as images",
     "manifold": "Decoded grid of the 2-D latent space",
@@ -55,7 +57,7 @@ def write(
     about = (
         f"{saved['experiment']}, {saved['config']['epochs']} epochs, {result['wall_seconds']:,.0f} s on "
         f"{saved['device']['count']} x {saved['device']['kind']}; {saved['data']['train']:,} training and "
-        f"{saved['data']['test']:,} test examples of {shape}"
+        f"{saved['data']['test']:,} test {words(data.kind).examples} of {shape}"
     )
     if saved["config"]["seeds"] > 1:
         about += f"; {saved['config']['seeds']} seeds, of which the pictures show the first"
@@ -65,8 +67,11 @@ def write(
         "report.html",
         title=title,
         about=about,
-        cards=_cards(result, model.experiment.unit),
-        result=flat(result),
+        example=words(data.kind).example,
+        cards=_cards(result, model.experiment.unit, data.kind),
+        result=flat(
+            {name.replace("images_per", f"{words(data.kind).examples}_per"): value for name, value in result.items()}
+        ),
         command=saved["command"],
         run=flat({**saved, "command": ""}),
         pictures=[
@@ -74,7 +79,11 @@ def write(
             for name, picture in zip(names, _embedded([found[n] for n in names]), strict=True)
         ],
         layers=layers(model.experiment.model, model.shape),
-        data={"charts": charts({"": (lines, model.experiment.unit)}), "wall": wall(model, data), "colours": COLOURS},
+        data={
+            "charts": charts({"": (lines, model.experiment.unit)}, data.kind),
+            "wall": wall(model, data),
+            "colours": COLOURS,
+        },
     )
     records.write(file, page)
 
@@ -112,8 +121,8 @@ def render(template: str, **values: Any) -> str:
     return environment.get_template(template).render(**ours, **values)
 
 
-def charts(runs: dict[str, tuple[list[records.Record], str]]) -> list[dict[str, Any]]:
-    """Curves of every metric, as JSON values. runs: label -> lines and the unit of the loss.
+def charts(runs: dict[str, tuple[list[records.Record], str]], kind: str) -> list[dict[str, Any]]:
+    """Curves of every metric, as JSON values. runs: label -> lines and the unit of the loss. kind: that of the data.
 
     One run has a colour for each split; several runs have one each, with dashed training curves.
     """
@@ -134,7 +143,7 @@ def charts(runs: dict[str, tuple[list[records.Record], str]]) -> list[dict[str, 
                             "std": std,
                         }
                     )
-        unit = " or ".join(dict.fromkeys(unit_of(name, loss) for _, loss in runs.values()))
+        unit = " or ".join(dict.fromkeys(unit_of(name, loss, kind) for _, loss in runs.values()))
         found.append({"title": name, "unit": unit, "series": curves})
     return found
 
@@ -150,12 +159,12 @@ def bound(value: float | list[float]) -> str:
     return f"{value[0]:g} to {value[1]:g}" if isinstance(value, list | tuple) else f"≤ {value:g}"
 
 
-def _cards(result: dict[str, Any], unit: str) -> list[dict[str, Any]]:
+def _cards(result: dict[str, Any], unit: str, kind: str) -> list[dict[str, Any]]:
     return [
         {
             "name": f"test {name}",
             "value": figure(result["metrics"][name]),
-            "unit": unit_of(name, unit),
+            "unit": unit_of(name, unit, kind),
             "expected": bound(result["expected"][name]) if name in result["expected"] else "",
             "reached": name in result["expected"]
             and reached(records.mean(result["metrics"][name]), result["expected"][name]),

@@ -1,17 +1,31 @@
 """The interactive latent space ("wall") of the report: two dimensions with the decoded image of every point.
 
+A series is a picture with a row of pixels for each dimension, which the page draws as curves.
+
 A report cannot run the decoder, so images are decoded here on a grid, between which the report interpolates. Codes of
 more than two dimensions are projected on their first two principal components; for each further component, a slider
 adds the change of the decoded image when it alone leaves its mean, on a coarser grid.
 """
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import numpy as np
 
-from jaxae.data import Dataset, spread
-from jaxae.report.figures.base import bitmap, data_url, displayed, encoded, lengths_of, pictures, tile, unit
+from jaxae.data import Dataset, slices, spread
+from jaxae.report.figures.base import (
+    bitmap,
+    data_url,
+    displayed,
+    encoded,
+    in_units,
+    missing,
+    originals,
+    painted,
+    pictures,
+    tile,
+)
 from jaxae.report.figures.plane import principal
 from jaxae.training.trained import Trained
 
@@ -22,19 +36,24 @@ MAX_EXAMPLES = 1000  # test examples
 BUDGET = 500_000  # bytes for each of the grid, the sliders and the test examples, of a report of at most 3 MB
 COLUMNS = 32  # images per row of a sheet
 SIDE = 64  # pixels: larger images are downsampled
+STEPS = 256  # of a series: longer ones are downsampled
+DIMENSIONS = 10  # of a series, at most
 COMPONENTS = 32  # principal components at most
 
 
 def wall(model: Trained, data: Dataset) -> dict[str, Any] | None:
-    """Data of the interactive latent space, as JSON values; None for one-dimensional or constant codes.
+    """Data of the interactive latent space, as JSON values; None for rows of a table, which are no pictures, and for
+    one-dimensional or constant codes.
 
     Pictures are data URLs of PNG files: sheets of images, row by row. On the grid the first axis of the plane runs
     fastest; in a slider's sheet it is followed by the second, then by its offset. A grey level of 128 is no change in a
     slider's sheet, and 1 and 255 are changes by -1 and 1.
     """
+    if len(data.shape) == 1:
+        return None
     model, data = displayed(model, data)
     numbers = spread(len(data.test.x), 10_000)
-    every = encoded(model, data, numbers)
+    every = encoded(model, data.test, numbers)
     z = every.reshape(len(every), -1).astype(np.float64)
     if z.shape[1] < 2 or not np.ptp(z, axis=0).any():
         return None
@@ -52,7 +71,7 @@ def wall(model: Trained, data: Dataset) -> dict[str, Any] | None:
     def decode(places: np.ndarray) -> np.ndarray:
         """Decode points [N, k], the first k components."""
         codes = mean + places @ directions[: places.shape[1]]
-        return small(pictures(np.asarray(model.decode(codes.reshape(-1, *model.code)))))
+        return decoded(model, codes)
 
     coarsest = sheet(decode(_grid(low, high, SIZES[-1])))
     likely = [size for size in SIZES if len(coarsest) * (size / SIZES[-1]) ** 2 < 2 * BUDGET]  # large ones are slow
@@ -63,7 +82,7 @@ def wall(model: Trained, data: Dataset) -> dict[str, Any] | None:
     chosen, shown = _examples(model, data, numbers[inside])
     places = np.round(plane[inside[chosen]], 5)
     return {
-        "size": list(small(pictures(unit(data.test.x[:1]))).shape[1:3]),
+        "size": list(_original(data, np.arange(1)).shape[1:3]),
         "columns": COLUMNS,
         "low": low.tolist(),
         "high": high.tolist(),
@@ -73,7 +92,33 @@ def wall(model: Trained, data: Dataset) -> dict[str, Any] | None:
         **_sliders(decode, low, high, deviations, ratios, labels),
         "codes": {"x": places[:, 0].tolist(), "y": places[:, 1].tolist(), **shown},
         "classes": list(data.classes),
+        "steps": data.shape[0] if len(data.shape) == 2 else 0,  # of a series
+        "missing": data.test.observed is not None,
     }
+
+
+def decoded(model: Trained, codes: np.ndarray) -> np.ndarray:
+    """Decoded codes [N, ...] as images for a sheet; `VALUES` numbers of them at full size at a time."""
+    parts = slices(len(codes), prod(model.shape))
+    return np.concatenate([_image(np.asarray(model.decode(codes[part].reshape(-1, *model.code)))) for part in parts])
+
+
+def _image(x: np.ndarray) -> np.ndarray:
+    """Examples in [0, 1] as images for a sheet: series with a row for each dimension."""
+    if x.ndim != 3:
+        return small(pictures(x))
+    factor = -(-x.shape[1] // STEPS)
+    x = np.pad(x[:, :, :DIMENSIONS], ((0, 0), (0, -x.shape[1] % factor), (0, 0)), mode="edge")
+    means = x.reshape(len(x), -1, factor, x.shape[2]).mean(2)
+    return np.asarray(means.swapaxes(1, 2)[..., None])
+
+
+def _original(data: Dataset, places: np.ndarray) -> np.ndarray:
+    """Test examples as images for a sheet, missing entries in the colour `MISSING`."""
+    if len(data.shape) != 2:
+        return small(originals(data, places))
+    x, absent = _image(in_units(data, data.test.x[places])), missing(data, places)
+    return x if absent is None else painted(x, _image(absent.astype(np.float32)) > 0)
 
 
 def small(images: np.ndarray) -> np.ndarray:
@@ -110,9 +155,10 @@ def _grid(low: np.ndarray, high: np.ndarray, n: int) -> np.ndarray:
 
 def _examples(model: Trained, data: Dataset, numbers: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
     """As many of these test examples as fit the budget: their indices, images and reconstructions."""
-    lengths = lengths_of(data, numbers)
-    before = small(pictures(unit(data.test.x[numbers]), lengths))
-    after = small(pictures(np.asarray(model.decode(encoded(model, data, numbers, corrupted=True))), lengths))
+    parts = [_original(data, numbers[part]) for part in slices(len(numbers), prod(data.shape))]
+    channels = max(part.shape[3] for part in parts)  # missing entries have a colour
+    before = np.concatenate([np.broadcast_to(part, (*part.shape[:3], channels)) for part in parts])
+    after = decoded(model, encoded(model, data.test, numbers, corrupted=True))
     each = (len(sheet(before[:COLUMNS])) + len(sheet(after[:COLUMNS]))) / min(len(numbers), COLUMNS)
     chosen = spread(len(numbers), max(1, int(BUDGET / each)))
     return chosen, {
@@ -120,6 +166,7 @@ def _examples(model: Trained, data: Dataset, numbers: np.ndarray) -> tuple[np.nd
         "class": data.test.y[numbers[chosen]].tolist(),
         "originals": sheet(before[chosen]),
         "decoded": sheet(after[chosen]),
+        "lengths": None if data.test.lengths is None else data.test.lengths[numbers[chosen]].tolist(),
     }
 
 

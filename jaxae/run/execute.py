@@ -126,7 +126,8 @@ def _fill(
 ) -> None:
     def draw(state: State, step: int, board: TensorBoard) -> None:
         now = Trained(experiment, state, dataset.shape, loop.seeds_of(config), real=dataset.real)[0]
-        board.picture(figures.strip(workdir / STRIPS, step, now, dataset), step, "while_training")
+        if len(dataset.shape) > 1:  # a row of a table is no picture
+            board.picture(figures.strip(workdir / STRIPS, step, now, dataset), step, "while_training")
         board.histogram("codes", figures.codes_of(now, dataset, 1000)[0], step)
 
     draws = config.figures == "all"

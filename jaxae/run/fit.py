@@ -138,7 +138,7 @@ def _in_memory(source: Source, config: Config, dataset: Dataset, stop: loop.Stop
     snapshots = loop.configured(experiment, dataset, config, plan, initial=start)
     history: list[records.Record] = []
     step, seconds, examples, kept = 0, 0.0, 0, None
-    with Progress(config.epochs, last, 0) if progress else NoProgress() as shown:
+    with Progress(config.epochs, last, 0, sources.words(dataset.kind).examples) if progress else NoProgress() as shown:
         for now in snapshots:
             if now.seconds:
                 seconds, examples = seconds + now.seconds, examples + (now.step - step) * config.batch_size

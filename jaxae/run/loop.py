@@ -13,7 +13,7 @@ import numpy as np
 from jaxae.core.batch import UNSPLIT, Layout
 from jaxae.core.experiment import Experiment
 from jaxae.core.types import Info, State
-from jaxae.data import Dataset
+from jaxae.data import Dataset, words
 from jaxae.devices.plan import Plan
 from jaxae.errors import Diverged, Interrupted
 from jaxae.run import diverged
@@ -43,7 +43,7 @@ class Outcome(NamedTuple):
 
     state: State  # the one that is kept
     wall_seconds: float
-    images_per_second: float  # without compilation
+    images_per_second: float  # examples of any kind, without compilation
     kept: SelectionState | None = None  # if `config.selection` validates
 
 
@@ -123,7 +123,9 @@ def train(
         snapshots = iter(()) if stopped else configured(experiment, data, config, plan, **options)
         with (
             TensorBoard(workdir / "tensorboard", step) if writes else nullcontext() as board,
-            Progress(config.epochs, last, step) if writes and progress else NoProgress() as shown,
+            Progress(config.epochs, last, step, words(data.kind).examples)
+            if writes and progress
+            else NoProgress() as shown,
             saving_diverged_step(workdir, writes),
         ):
             for now in snapshots:

@@ -16,12 +16,13 @@ def say(text: str) -> None:
 
 
 class Progress:
-    """A bar with epoch, loss, images per second and time left; without a terminal, a line per epoch."""
+    """A bar with epoch, loss, examples per second and time left; without a terminal, a line per epoch."""
 
-    def __init__(self, epochs: int, steps: int, step: int) -> None:
+    def __init__(self, epochs: int, steps: int, step: int, examples: str = "images") -> None:
+        """examples: their noun (see `data.words`)."""
         from tqdm.auto import tqdm
 
-        self._epochs, self._steps = epochs, steps
+        self._epochs, self._steps, self._examples = epochs, steps, examples
         self._first, self._start = 0, 0.0  # step and time when compilation was done
         layout = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"
         hidden = not sys.stderr.isatty() and "ipykernel" not in sys.modules
@@ -34,11 +35,11 @@ class Progress:
         self._bar.close()
 
     def update(self, epoch: int, step: int, loss: float, rate: float) -> None:
-        """Advance the bar to `step`. rate: images per second."""
+        """Advance the bar to `step`. rate: examples per second."""
         if not self._start:
             self._first, self._start = step, time.monotonic()
             self._bar.unpause()
-        text = f"epoch {epoch}/{self._epochs}, loss {loss:.4g}, {rate:,.0f} images/s"
+        text = f"epoch {epoch}/{self._epochs}, loss {loss:.4g}, {rate:,.0f} {self._examples}/s"
         self._bar.set_description_str(text, refresh=False)
         self._bar.update(step - self._bar.n)
 
@@ -51,7 +52,7 @@ class Progress:
         timed = self._start and done  # false until a dispatch after the first one
         left = f"  {(time.monotonic() - self._start) / done * (self._steps - step):.0f} s left" if timed else ""
         losses = "  ".join(f"{line['split']} loss {mean(line['loss']):.4f}" for line in lines)
-        say(f"epoch {lines[0]['epoch']}/{self._epochs}  {losses}  {rate:,.0f} images/s{left}")
+        say(f"epoch {lines[0]['epoch']}/{self._epochs}  {losses}  {rate:,.0f} {self._examples}/s{left}")
 
 
 class NoProgress:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from jaxae.core.experiment import reached
-from jaxae.data import Dataset
+from jaxae.data import Dataset, words
 from jaxae.errors import DAMAGED, InputError
 from jaxae.report import html
 from jaxae.run import directory
@@ -23,7 +23,10 @@ from jaxae.training.trained import Trained
 def collect(
     test: records.Record, expected: Mapping[str, float | tuple[float, float]], outcome: Outcome
 ) -> dict[str, Any]:
-    """Contents of `result.json`. expected: the expected results of the documented configuration; else empty."""
+    """Contents of `result.json`. expected: the expected results of the documented configuration; else empty.
+
+    `images_per_second` counts examples of every kind.
+    """
     unit = 1 if sys.platform == "darwin" else 1024
     peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
     return {
@@ -77,10 +80,11 @@ def summary(workdir: Path) -> str:
     line = result["metrics"]
     spread = {name: f" +- {std:.4f}" for name in records.names(line) if (std := records.std(line[name])) is not None}
     metrics = ", ".join(f"{name} {records.mean(line[name]):.4f}{spread.get(name, '')}" for name in records.names(line))
+    kind = directory.read(workdir / "config.json")["data"].get("kind", "image")
     reached = {True: " (expected result reached)", False: " (expected result NOT reached)", None: ""}
     lines = [
         f"done: test {metrics}{reached[result['reached']]}",
-        f"{result['wall_seconds']:.1f} s, {result['images_per_second']:,.0f} images/s",
+        f"{result['wall_seconds']:.1f} s, {result['images_per_second']:,.0f} {words(kind).examples}/s",
     ]
     if (workdir / "report.html").exists():
         lines += [f"pictures: {workdir / 'figures'}", f"report:   {workdir / 'report.html'}"]

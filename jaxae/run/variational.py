@@ -25,4 +25,4 @@ class Fields:
     kl_cycles: int = 1
     """Cycles of KL warm-up within --kl-warmup; with more than 1, the weight rises in the first half of each cycle."""
     log_likelihood_samples: int = 0
-    """Importance samples per image for the log-likelihood of the test split, estimated after training (0: none)."""
+    """Importance samples per example for the log-likelihood of the test split, estimated after training (0: none)."""

@@ -84,13 +84,13 @@ class Trained:
         """decode(encode(x)): float32, pixels in [0, 1]."""
         return self.decode(self.encode(x, lengths))
 
-    def corrupted(self, x: Examples) -> Float[Array, "N *shape"]:
-        """Encoder inputs in training: the examples, with the noise or mask of the experiment, if any."""
+    def corrupted(self, x: Examples, first: int = 0) -> Float[Array, "N *shape"]:
+        """Encoder inputs in training: with the noise or mask of the experiment, keyed by place, from `first` on."""
         found = []
         for part in parts(self, x):
             examples = part.x
             if self.experiment.corrupt is not None:
-                index = part.first + jnp.arange(len(examples))
+                index = first + part.first + jnp.arange(len(examples))
                 batch = Batch(examples, index, jnp.ones(len(examples)), jnp.int32(0))
                 examples = self.experiment.corrupt(jax.random.key(0), batch)
             found.append(examples if self.scale is None else in_users_units(self, examples))

@@ -45,6 +45,11 @@ def output(info: Info) -> Activation:
     return nets.linear if info.real else nn.sigmoid
 
 
+def unit(objective: Literal["bce", "mse"], info: Info) -> str:
+    """Unit of the loss (see `Experiment.unit`): bce is in nats, but mse of real numbers."""
+    return "nats per {value}" if objective == "bce" and not info.real else "per {value}"
+
+
 def dense(
     shape: tuple[int, ...],
     hidden: tuple[int, ...],

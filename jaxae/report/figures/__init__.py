@@ -1,85 +1,105 @@
-"""Figures of a run, as PNG files."""
+"""Figures of a run, as PNG files: those of images, series and tables differ."""
 
+from dataclasses import replace
 from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from jaxae.core.types import Sampler
 from jaxae.data import Dataset, spread
 from jaxae.measure import mixture
+from jaxae.report.figures import errors as errors
+from jaxae.report.figures import images, series, table, walks
 from jaxae.report.figures.base import COLOURS as COLOURS
-from jaxae.report.figures.base import displayed
-from jaxae.report.figures.images import curves, extremes, reconstructions, strip, strip_path, training
+from jaxae.report.figures.base import displayed, encoded, save
+from jaxae.report.figures.images import strip as strip
+from jaxae.report.figures.images import strip_path as strip_path
 from jaxae.report.figures.metrics import loss
 from jaxae.report.figures.plane import activity, codes, codes_of, latent, tsne
-from jaxae.report.figures.table import column_errors
-from jaxae.report.figures.walks import interpolation, manifold, samples, traversal
 from jaxae.training import records
 from jaxae.training.trained import Trained
 
-__all__ = [
-    "activity",
-    "codes",
-    "codes_of",
-    "column_errors",
-    "curves",
-    "draw",
-    "extremes",
-    "interpolation",
-    "latent",
-    "loss",
-    "manifold",
-    "reconstructions",
-    "samples",
-    "strip",
-    "strip_path",
-    "training",
-    "traversal",
-    "tsne",
-]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
+Figures: TypeAlias = dict[str, "Figure"]
 
 COMPONENTS = 20  # components of the Gaussian mixture that serves as prior for models without one
 
 
 def draw(folder: Path, model: Trained, data: Dataset, lines: list[records.Record], title: str) -> list[Path]:
-    """Write all figures that apply to the model into `folder`, and return their paths."""
+    """Write all figures that apply to the model and the kind of data into `folder`, and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    from matplotlib.text import Text
-
-    tables = {"columns": column_errors(model, data, title)} if data.kind == "table" else {}
-    model, data = displayed(model, data)
-    sequences = data.kind == "series"
-    figures = {
-        "loss": loss(lines, model.experiment.unit, title),
-        "reconstructions": (curves if sequences else reconstructions)(model, data, title),
-    }
-    if len(data.test.x) > 10:
-        figures["extremes"] = extremes(model, data, title)
-    if strips := sorted((folder / "training").glob("*.png")):
-        figures["training"] = training(strips, data, title)
-    if len(model.code) == 3:
-        figures["codes"] = codes(model, data, title)
     z, y = codes_of(model, data, 10_000)
+    moving = bool(np.ptp(z, axis=0).any())
+    prior = None
+    if model.experiment.prior is None and moving and data.train.lengths is None:
+        prior = fitted_prior(model, data)
+    of_kind = {1: _of_table, 2: _of_series}.get(len(data.shape), _of_images)
+    figures = {"loss": loss(lines, model.experiment.unit, title, data.kind)}
+    figures |= of_kind(folder, model, data, title, prior)
     figures["activity"] = activity(z, title)
-    if np.ptp(z, axis=0).any():
-        if prod(model.code) > 1:
-            figures["latent"] = latent(z, y, data.classes, title)
+    if moving and prod(model.code) > 1:
+        figures["latent"] = latent(z, y, data.classes, title)
         if prod(model.code) > 2 and len(data.test.x) > 100:
             figures["tsne"] = tsne(model, data, title)
-    figures["interpolation"] = interpolation(model, data, title)
-    figures["traversal"] = traversal(model, data, title)
-    if model.experiment.prior:
-        figures["samples"] = samples(model, title)
-    elif not sequences and len(data.train.x) > 10 * COMPONENTS and np.ptp(z, axis=0).any():
-        train_codes = np.asarray(model.encode(data.train.x[spread(len(data.train.x), 10_000)]))
-        figures["mixture"] = samples(model, title, mixture.fit(train_codes, COMPONENTS))
-    if model.experiment.prior and model.code == (2,):
-        figures["manifold"] = manifold(model, title)
-    figures |= tables
     paths = [folder / f"{name}.png" for name in figures]
     for path, figure in zip(paths, figures.values(), strict=True):
-        for text in figure.findobj(Text):
-            text.set_parse_math(False)  # a class may be called $a^$
-        figure.savefig(path, dpi=130, metadata={"Software": None})
+        save(figure, path)
     return paths
+
+
+def fitted_prior(model: Trained, data: Dataset) -> Sampler | None:
+    """A Gaussian mixture fitted to the codes of training examples; None for too few of them."""
+    if len(data.train.x) <= 10 * COMPONENTS:
+        return None
+    return mixture.fit(encoded(model, data.train, spread(len(data.train.x), 10_000)), COMPONENTS)
+
+
+def _of_images(folder: Path, model: Trained, data: Dataset, title: str, prior: Sampler | None) -> "Figures":
+    model, data = displayed(model, data)
+    figures = {"reconstructions": images.reconstructions(model, data, title)}
+    if len(data.test.x) > 10:
+        figures["extremes"] = images.extremes(model, data, title)
+    if strips := sorted((folder / "training").glob("*.png")):
+        figures["training"] = images.training(strips, data, title)
+    if len(model.code) == 3:
+        figures["codes"] = codes(model, data, title)
+    figures["interpolation"] = walks.interpolation(model, data, title)
+    figures["traversal"] = walks.traversal(model, data, title)
+    if model.experiment.prior or prior:
+        figures["mixture" if prior else "samples"] = walks.samples(model, title, prior)
+    if model.experiment.prior and model.code == (2,):
+        figures["manifold"] = walks.manifold(model, title)
+    return figures
+
+
+def _of_series(folder: Path, model: Trained, data: Dataset, title: str, prior: Sampler | None) -> "Figures":
+    model, strips = replace(model, scale=data.scale), sorted((folder / "training").glob("*.png"))
+    figures = {"reconstructions": series.curves(model, data, title)}
+    if len(data.test.x) > 10:
+        figures["extremes"] = series.extremes(model, data, title)
+    if strips:
+        figures["training"] = images.training(strips, displayed(model, data)[1], title)
+    figures["interpolation"] = series.interpolation(model, data, title)
+    figures["traversal"] = series.traversal(model, data, title)
+    if model.experiment.prior or prior:
+        figures["mixture" if prior else "samples"] = series.samples(model, data, title, prior)
+    if model.experiment.prior and model.code == (2,):
+        figures["manifold"] = series.manifold(model, data, title)
+    return figures
+
+
+def _of_table(folder: Path, model: Trained, data: Dataset, title: str, prior: Sampler | None) -> "Figures":  # noqa: ARG001
+    model, columns = replace(model, scale=data.scale), table.paired(model, data)
+    figures = {
+        "pairs": table.pairs(model, data, columns, title),
+        "columns": table.column_errors(model, data, title),
+        "worst": table.worst_rows(model, data, title),
+        "traversal": table.traversal(model, data, title),
+    }
+    if model.experiment.prior or prior:
+        figures["mixture" if prior else "samples"] = table.samples(model, data, columns, title, prior)
+    return figures

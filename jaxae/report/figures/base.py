@@ -3,13 +3,15 @@
 import base64
 import io
 from dataclasses import replace
+from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxae.core.types import Scale
-from jaxae.data import Dataset, spread
-from jaxae.data.rows import mapped
+from jaxae.data import Dataset, Split, slices, spread
+from jaxae.data.dataset import VALUES
 from jaxae.training.trained import Trained
 
 if TYPE_CHECKING:
@@ -18,12 +20,18 @@ if TYPE_CHECKING:
 
 # Ten colours, distinguishable with any colour vision (Petroff 2021, arXiv:2107.02270).
 COLOURS = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd")
+MISSING = "#ff2d9b"  # colour of entries that were not measured: pink, which no grey picture has
 GAP = 1  # pixels around each image of a grid
 
 
 def ten(data: Dataset) -> np.ndarray:
     """Indices of ten test examples, evenly spaced."""
     return spread(len(data.test.x), 10)
+
+
+def at_most(data: Dataset, count: int) -> int:
+    """`count` examples, or as many as have `VALUES` numbers."""
+    return min(count, max(1, VALUES // prod(data.shape)))
 
 
 def tile(images: np.ndarray, columns: int, gap: int = GAP) -> np.ndarray:
@@ -73,36 +81,73 @@ def unit(x: np.ndarray) -> np.ndarray:
     return x / np.float32(255) if x.dtype == np.uint8 else x
 
 
+def in_units(data: Dataset, x: np.ndarray) -> np.ndarray:
+    """Examples of the data in the units of its scale, bytes as pixels in [0, 1]."""
+    if x.dtype == np.uint8:
+        return unit(x)
+    return x if data.scale is None else data.scale.offset + data.scale.factor * x
+
+
 def displayed(model: Trained, data: Dataset) -> tuple[Trained, Dataset]:
-    """Model and data in units in which black is 0 and white 1; pixels are unchanged.
+    """Model and data with a scale in whose units black is 0 and white 1; None for pixels.
 
     Real numbers: black and white are the 0.1 % and 99.9 % quantiles of the training split, in model units.
     """
     if not data.real:
-        return model, data
-    rows = data.train.x[spread(len(data.train.x), 10_000)]
-    low, high = np.quantile(rows, (0.001, 0.999))
+        return replace(model, scale=None), data._replace(scale=None)
+    low, high = np.quantile(data.train.x[spread(len(data.train.x), at_most(data, 10_000))], (0.001, 0.999))
     width = high - low if high > low else 1.0
     scale = Scale(np.array([-low / width]), np.array([1 / width]))
+    return replace(model, scale=scale), data._replace(scale=scale)
 
-    def displayable(x: np.ndarray) -> np.ndarray:
-        return (scale.offset + scale.factor * x).astype(np.float32)
 
-    shown = data.each(lambda split: split._replace(x=mapped(split.x, displayable, np.float32)))
-    return replace(model, scale=scale), shown
+def missing(data: Dataset, places: np.ndarray) -> np.ndarray | None:
+    """Whether an entry of these test examples was not measured, [N, *D]; None if all were."""
+    if data.test.observed is None:
+        return None
+    found: np.ndarray = np.equal(data.test.observed[places], 0)
+    return found if np.any(found) else None
+
+
+def originals(data: Dataset, places: np.ndarray) -> np.ndarray:
+    """These test examples as displayable images, missing entries in the colour `MISSING`."""
+    lengths = lengths_of(data, places)
+    images = pictures(in_units(data, data.test.x[places]), lengths)
+    return marked(images, missing(data, places))
+
+
+def marked(images: np.ndarray, where: np.ndarray | None) -> np.ndarray:
+    """Displayable images [N, H, W, C] with these entries of the examples, [N, *D], in the colour `MISSING`."""
+    if where is None:
+        return images
+    if where.ndim == 4:
+        where = np.max(where, axis=3, keepdims=True)
+    return painted(images, pictures(where.astype(np.float32)) > 0)
+
+
+def painted(images: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Images [N, H, W, C] with these pixels, [N, H, W, 1], in the colour `MISSING`."""
+    from matplotlib.colors import to_rgb
+
+    return np.where(where, np.array(to_rgb(MISSING), np.float32), images)
+
+
+def remark(data: Dataset, places: np.ndarray) -> str:
+    """A line for a title that explains `MISSING`; empty if nothing is missing in these test examples."""
+    return "" if missing(data, places) is None else "\npink: not measured, and filled in by the reconstruction"
 
 
 def shown(model: Trained, first: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:
     """Examples for pictures: pixels as they are, real numbers from the range of the first ones to [0, 1].
 
-    Along the last axis, since columns of a table and channels have their own units; missing entries are grey.
+    Along the last axis, since channels have their own units.
     """
     if not model.real and model.scale is None:
         return first, *others
     axes = tuple(range(first.ndim - 1))
     low, high = np.nanmin(first, axis=axes, keepdims=True), np.nanmax(first, axis=axes, keepdims=True)
     width = np.where(high > low, high - low, 1)
-    return tuple(np.nan_to_num(((x - low) / width).clip(0, 1), nan=0.5) for x in (first, *others))
+    return tuple(((x - low) / width).clip(0, 1) for x in (first, *others))
 
 
 def lengths_of(data: Dataset, places: np.ndarray) -> np.ndarray | None:
@@ -110,12 +155,17 @@ def lengths_of(data: Dataset, places: np.ndarray) -> np.ndarray | None:
     return None if data.test.lengths is None else np.asarray(data.test.lengths)[places]
 
 
-def encoded(model: Trained, data: Dataset, places: np.ndarray, corrupted: bool = False) -> np.ndarray:
-    """Codes of these test examples. corrupted: with the noise or mask of training, if any."""
-    x, lengths = data.test.x[places], lengths_of(data, places)
-    if corrupted and lengths is None:
-        x = np.asarray(model.corrupted(x))
-    return np.asarray(model.encode(x, lengths))
+def encoded(model: Trained, split: Split, places: np.ndarray, corrupted: bool = False) -> np.ndarray:
+    """Codes of these examples of a split. corrupted: with the noise or mask of training, if any."""
+    plain = replace(model, scale=None)
+
+    def codes(part: slice) -> np.ndarray:
+        some = split.take(places[part])
+        if corrupted and model.experiment.corrupt is not None and some.lengths is None:
+            some = some._replace(x=np.asarray(plain.corrupted(some, part.start)))
+        return np.asarray(plain.encode(some))
+
+    return np.concatenate([codes(part) for part in slices(len(places), prod(model.shape))])
 
 
 def bitmap(pixels: np.ndarray) -> "Image":
@@ -145,3 +195,22 @@ def data_url(picture: "Image") -> str:
     file = io.BytesIO()
     picture.save(file, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def figure_url(figure: "Figure") -> str:
+    """A figure as the data URL of a PNG file."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    save(figure, file, dpi=100)
+    with Image.open(file) as picture:
+        return data_url(picture.convert("RGB").quantize(128))
+
+
+def save(figure: "Figure", file: Path | io.BytesIO, dpi: int = 130) -> None:
+    """Write a figure as a PNG file."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # type: ignore[attr-defined]  # a class may be called $a^$
+    figure.savefig(file, dpi=dpi, metadata={"Software": None})

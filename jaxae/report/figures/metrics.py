@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxae.data import worded
 from jaxae.report.figures.base import COLOURS, canvas
 from jaxae.training import records
 
@@ -11,18 +12,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 UNITS = {
-    "mse": "per pixel",
-    "rmse": "per pixel",
-    "bce": "nats per pixel",
+    "mse": "per {value}",
+    "rmse": "per {value}",
+    "bce": "nats per {value}",
     "code": "mean |z| over dimensions",
-    "reconstruction": "nats per image",
-    "kl": "nats per image",
+    "reconstruction": "nats per {example}",
+    "kl": "nats per {example}",
 }
 
 
-def unit_of(name: str, loss: str) -> str:
-    """Unit of a metric; empty if unknown. loss: unit of the loss and its penalty."""
-    return {**UNITS, "loss": loss, "penalty": loss}.get(name, "")
+def unit_of(name: str, loss: str, kind: str) -> str:
+    """Unit of a metric of data of this kind; empty if unknown. loss: unit of the loss and its penalty."""
+    return worded({**UNITS, "loss": loss, "penalty": loss}.get(name, ""), kind)
 
 
 def metric_names(lines: list[records.Record]) -> list[str]:
@@ -37,10 +38,10 @@ def series(lines: list[records.Record], name: str, split: str) -> tuple[list[int
     return [line["epoch"] for line in part], [records.mean(line[name]) for line in part], deviations or None
 
 
-def loss(lines: list[records.Record], unit: str, title: str) -> "Figure":
+def loss(lines: list[records.Record], unit: str, title: str, kind: str) -> "Figure":
     """Every metric over epochs, for every split; with several seeds the mean and a band of one standard deviation.
 
-    unit: unit of the loss and its penalty.
+    unit: unit of the loss and its penalty. kind: that of the data.
     """
     names = metric_names(lines)
     columns, rows = min(len(names), 3), -(-len(names) // 3)
@@ -57,7 +58,7 @@ def loss(lines: list[records.Record], unit: str, title: str) -> "Figure":
             if std:
                 mean, band = np.array(values), np.array(std)
                 axis.fill_between(epochs, mean - band, mean + band, color=colour, alpha=0.25, linewidth=0)
-        axis.set(title=name, xlabel="epoch", ylabel=unit_of(name, unit))
+        axis.set(title=name, xlabel="epoch", ylabel=unit_of(name, unit, kind))
         axis.grid(alpha=0.3)
         axis.xaxis.get_major_locator().set_params(integer=True)
     axes[0].legend()

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxae.data import Dataset, spread
-from jaxae.report.figures.base import COLOURS, canvas, colour, encoded, label, pictures, show, ten, unit
+from jaxae.report.figures.base import COLOURS, canvas, colour, encoded, label, originals, remark, show, ten
 from jaxae.training.trained import Trained
 
 if TYPE_CHECKING:
@@ -15,14 +15,15 @@ if TYPE_CHECKING:
 
 def codes(model: Trained, data: Dataset, title: str) -> "Figure":
     """Ten test images above their codes as images; a code [h, w, c] is shown as h columns of w c values."""
-    x = data.test.x[ten(data)]
-    z = np.asarray(model.encode(x))
+    chosen = ten(data)
+    z = encoded(model, data.test, chosen)
     z = z.reshape(*z.shape[:2], -1).swapaxes(1, 2)
     height = min(8.0, max(1.2, 1.1 * z.shape[1] / z.shape[2]))
-    figure = canvas(f"{title}: codes of {'x'.join(map(str, model.code))} as images", 1.1 * len(x), 1.8 + height)
-    axes = figure.subplots(2, len(x), squeeze=False, height_ratios=(1.1, height))
-    for column, (image, code) in enumerate(zip(x, z, strict=True)):
-        show(axes[0][column], pictures(unit(image[None]))[0])
+    about = f"{title}: codes of {'x'.join(map(str, model.code))} as images{remark(data, chosen)}"
+    figure = canvas(about, 1.1 * len(z), 1.8 + height)
+    axes = figure.subplots(2, len(z), squeeze=False, height_ratios=(1.1, height))
+    for column, (image, code) in enumerate(zip(originals(data, chosen), z, strict=True)):
+        show(axes[0][column], image)
         axes[1][column].imshow(code, cmap="gray", vmin=z.min(), vmax=z.max(), aspect="auto")
         axes[1][column].set(xticks=[], yticks=[])
     axes[0][0].set_ylabel("original")
@@ -82,7 +83,7 @@ def activity(z: np.ndarray, title: str) -> "Figure":
 def codes_of(model: Trained, data: Dataset, limit: int) -> tuple[np.ndarray, np.ndarray]:
     """Codes [N, K] of up to `limit` test examples, evenly spaced, and their classes."""
     chosen = spread(len(data.test.x), limit)
-    z = encoded(model, data, chosen)
+    z = encoded(model, data.test, chosen)
     return z.reshape(len(z), -1), data.test.y[chosen]
 
 

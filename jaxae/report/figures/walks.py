@@ -1,13 +1,14 @@
 """Figures of decoded points in latent space: grid, samples, interpolation, traversal."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Float, Int
 
 from jaxae.core.types import Sampler
 from jaxae.data import Dataset, spread
-from jaxae.report.figures.base import GAP, canvas, encoded, lengths_of, pictures, show, ten, tile, unit
+from jaxae.report.figures.base import GAP, canvas, encoded, originals, pictures, remark, show, ten, tile
 from jaxae.training.trained import Trained
 
 if TYPE_CHECKING:
@@ -36,38 +37,67 @@ def manifold(model: Trained, title: str, n: int = 15) -> "Figure":
 
 def samples(model: Trained, title: str, prior: Sampler | None = None, n: int = 10) -> "Figure":
     """n x n samples from the model's prior, or from one that is fitted to its codes."""
-    figure = canvas(
-        f"{title}: samples from {'a Gaussian mixture fitted to the codes' if prior else 'the prior'}", 6.0, 6.3
-    )
+    figure = canvas(sampled_from(title, prior), 6.0, 6.3)
     show(figure.subplots(), tile(pictures(np.asarray(model.sample(jax.random.key(0), n * n, prior))), n))
     return figure
 
 
-def interpolation(model: Trained, data: Dataset, title: str, steps: int = 10) -> "Figure":
-    """Linear interpolation between the codes of five pairs of test examples, decoded."""
+def sampled_from(title: str, prior: Sampler | None) -> str:
+    """Title of a figure of samples."""
+    return f"{title}: samples from {'a Gaussian mixture fitted to the codes' if prior else 'the prior'}"
+
+
+class Interpolation(NamedTuple):
+    """Decoded points on straight lines between the codes of pairs of test examples."""
+
+    pairs: Int[np.ndarray, "R 2"]  # places in the test split
+    decoded: Float[np.ndarray, "R C *D"]
+    fractions: Float[np.ndarray, " C"]  # of the way from the first to the second code
+
+
+def interpolated(model: Trained, data: Dataset, pairs: int, steps: int) -> Interpolation:
+    """Linear interpolation between the codes of up to this many pairs of test examples."""
     chosen = ten(data)
-    half = max(len(chosen) // 2, 1)
-    pairs = np.stack([chosen[:half], chosen[-half:]], 1)
-    z = encoded(model, data, pairs.ravel()).reshape(half, 2, *model.code)
-    t = np.linspace(0, 1, steps, dtype=np.float32).reshape(steps, *(1,) * len(model.code))
-    line = (1 - t) * z[:, :1] + t * z[:, 1:]
-    decoded = np.asarray(model.decode(line.reshape(-1, *model.code))).reshape(half, steps, *model.shape)
-    x = unit(data.test.x[pairs])
-    lengths = lengths_of(data, pairs)
-    ends = None if lengths is None else np.repeat(lengths.max(1), steps + 2)
-    rows = pictures(np.concatenate([x[:, :1], decoded, x[:, 1:]], 1).reshape(-1, *model.shape), ends)
-    sheet = tile(rows, steps + 2)
-    name = f"{title}: linear interpolation between the codes of two test examples"
+    half = min(max(len(chosen) // 2, 1), pairs)
+    places = np.stack([chosen[:half], chosen[-half:]], 1)
+    z = encoded(model, data.test, places.ravel()).reshape(half, 2, *model.code)
+    t = np.linspace(0, 1, steps, dtype=np.float32)
+    weight = t.reshape(steps, *(1,) * len(model.code))
+    line = (1 - weight) * z[:, :1] + weight * z[:, 1:]
+    decoded = np.asarray(model.decode(line.reshape(-1, *model.code)))
+    return Interpolation(places, decoded.reshape(half, steps, *model.shape), t)
+
+
+def interpolation(model: Trained, data: Dataset, title: str) -> "Figure":
+    """Linear interpolation between the codes of five pairs of test images, decoded."""
+    found = interpolated(model, data, 5, 10)
+    half, steps = found.decoded.shape[:2]
+    ends = originals(data, found.pairs.ravel())
+    decoded = pictures(found.decoded.reshape(-1, *model.shape))
+    channels = max(ends.shape[3], decoded.shape[3])
+    ends, decoded = (np.broadcast_to(x, (*x.shape[:3], channels)) for x in (ends, decoded))
+    ends, decoded = ends.reshape(half, 2, *ends.shape[1:]), decoded.reshape(half, steps, *decoded.shape[1:])
+    rows = np.concatenate([ends[:, :1], decoded, ends[:, 1:]], 1)
+    sheet = tile(rows.reshape(-1, *rows.shape[2:]), steps + 2)
+    name = f"{title}: linear interpolation between the codes of two test images{remark(data, found.pairs.ravel())}"
     figure = canvas(name, 9.0, 0.8 + 8.6 * len(sheet) / sheet.shape[1])
     axis = figure.subplots()
     show(axis, sheet)
-    _columns(axis, rows.shape[2], ["original", *(f"{part:.0%}" for part in t.ravel()), "original"])
+    _columns(axis, rows.shape[3], ["original", *(f"{part:.0%}" for part in found.fractions), "original"])
     return figure
 
 
-def traversal(model: Trained, data: Dataset, title: str, rows: int = 10, steps: int = 9) -> "Figure":
-    """Latent traversal of a test example: one dimension varied and decoded per row, the largest variance first."""
-    z = encoded(model, data, spread(len(data.test.x), 2000))
+class Traversal(NamedTuple):
+    """The code of a test example with one latent dimension moved, decoded."""
+
+    dimensions: Int[np.ndarray, " R"]  # those of the largest standard deviation
+    offsets: Float[np.ndarray, " C"]  # from the mean of the dimension, in standard deviations
+    decoded: Float[np.ndarray, "R C *D"]
+
+
+def traversed(model: Trained, data: Dataset, rows: int, steps: int) -> Traversal:
+    """Latent traversal of the first test example, over up to this many dimensions."""
+    z = encoded(model, data.test, spread(len(data.test.x), 2000))
     flat = z.reshape(len(z), -1)
     mean, deviation = flat.mean(0), flat.std(0)
     dimensions = np.argsort(-deviation, kind="stable")[:rows]
@@ -75,17 +105,23 @@ def traversal(model: Trained, data: Dataset, title: str, rows: int = 10, steps: 
     moved = np.tile(flat[0], (len(dimensions), steps, 1))
     for row, number in enumerate(dimensions):
         moved[row, :, number] = mean[number] + offsets * deviation[number]
-    decoded = pictures(np.asarray(model.decode(moved.reshape(-1, *model.code))))
-    sheet = tile(decoded, steps)
+    decoded = np.asarray(model.decode(moved.reshape(-1, *model.code)))
+    return Traversal(dimensions, offsets, decoded.reshape(len(dimensions), steps, *model.shape))
+
+
+def traversal(model: Trained, data: Dataset, title: str) -> "Figure":
+    """Latent traversal of a test image: one dimension varied and decoded per row, the largest variance first."""
+    found = traversed(model, data, 10, 9)
+    images = pictures(found.decoded.reshape(-1, *model.shape))
+    sheet = tile(images, len(found.offsets))
     name = f"{title}: latent traversal, one dimension per row"
     figure = canvas(name, 8.0, 1.0 + 7.2 * len(sheet) / sheet.shape[1])
     axis = figure.subplots()
     show(axis, sheet)
-    _columns(axis, decoded.shape[2], [f"{offset:+.1f}" for offset in offsets])
-    height = decoded.shape[1] + 2 * GAP
-    axis.set_yticks(
-        [(row + 0.5) * height for row in range(len(dimensions))], [f"z{number + 1}" for number in dimensions]
-    )
+    _columns(axis, images.shape[2], [f"{offset:+.1f}" for offset in found.offsets])
+    height = images.shape[1] + 2 * GAP
+    places = [(row + 0.5) * height for row in range(len(found.dimensions))]
+    axis.set_yticks(places, [f"z{number + 1}" for number in found.dimensions])
     axis.set_xlabel("standard deviations from the mean")
     return figure
 

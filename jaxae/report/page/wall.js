@@ -1,4 +1,5 @@
-// The interactive latent space ("wall"): the decoded image at the pointer, interpolated between images decoded beforehand.
+// The interactive latent space ("wall"): the decoded image or series at the pointer, interpolated between those decoded
+// beforehand.
 async function wall(data, colours) {
   const [height, width] = data.size, size = height * width;
   const byId = (id) => document.getElementById(id);
@@ -57,8 +58,34 @@ async function wall(data, colours) {
     }
   }
 
-  function put(canvas, values) {
-    const pencil = canvas.getContext("2d"), image = pencil.createImageData(width, height);
+  // Curves of a series whose picture has a row for each dimension; pink pixels were not measured.
+  function plot(pencil, values, [left, top, across, down], count) {
+    const x = (step) => left + (across * step) / width, y = (value) => top + down * (0.95 - (0.9 * value) / 255);
+    const absent = (at) => values[at] - values[at + 1] > 60;
+    for (let row = 0; row < height; row++) {
+      pencil.beginPath();
+      for (let step = 0, up = true; step < count; step++) {
+        const at = 3 * (row * width + step);
+        if (absent(at)) {
+          pencil.fillStyle = "#ff2d9b44";
+          pencil.fillRect(x(step), top, across / width, down);
+        } else pencil[up ? "moveTo" : "lineTo"](x(step + 0.5), y(values[at]));
+        up = absent(at);
+      }
+      pencil.strokeStyle = colours[row % colours.length];
+      pencil.stroke();
+    }
+  }
+
+  function put(canvas, values, count = width) {
+    const pencil = canvas.getContext("2d");
+    if (data.steps) {
+      pencil.fillStyle = "#fff";
+      pencil.fillRect(0, 0, canvas.width, canvas.height);
+      pencil.lineWidth = 3;
+      return plot(pencil, values, [0, 0, canvas.width, canvas.height], count);
+    }
+    const image = pencil.createImageData(width, height);
     for (let pixel = 0; pixel < size; pixel++) {
       for (let channel = 0; channel < 3; channel++) image.data[4 * pixel + channel] = Math.round(values[3 * pixel + channel]);
       image.data[4 * pixel + 3] = 255;
@@ -108,7 +135,12 @@ async function wall(data, colours) {
     for (let row = 0; row < across; row++) {
       for (let column = 0; column < across; column++) {
         const number = Math.round(((data.n - 1) * (row + 0.5)) / across) * data.n + Math.round(((data.n - 1) * (column + 0.5)) / across);
-        pencil.drawImage(grid.canvas, ...corner(number), width, height, column * cell, side - (row + 1) * cell, cell, cell);
+        const at = [column * cell, side - (row + 1) * cell, cell, cell];
+        if (data.steps) {
+          sum.fill(0);
+          add(grid, number, 1, 0, 1);
+          plot(pencil, sum, at, width);
+        } else pencil.drawImage(grid.canvas, ...corner(number), width, height, ...at);
       }
     }
     pencil.globalAlpha = 1;
@@ -138,7 +170,7 @@ async function wall(data, colours) {
     for (const [name, sheet] of [["original", originals], ["decoded", decoded]]) {
       sum.fill(0);
       add(sheet, chosen, 1, 0, 1);
-      put(byId(name), sum);
+      put(byId(name), sum, data.codes.lengths ? Math.ceil((data.codes.lengths[chosen] * width) / data.steps) : width);
     }
     const kind = data.classes[data.codes.class[chosen]];
     byId("chosen").textContent = `test example ${data.codes.numbers[chosen]}${kind === undefined ? "" : `, class ${kind}`}`;
