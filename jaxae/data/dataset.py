@@ -9,7 +9,7 @@ from jaxtyping import Float, Int, UInt8
 
 from jaxae.core.types import Info, Scale
 
-Kind = Literal["image", "table", "series"]
+Kind = Literal["image", "table", "series", "counts"]
 Take = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (x, mask) -> the examples where the mask is true
 
 
@@ -39,12 +39,13 @@ class Dataset(NamedTuple):
     classes: tuple[str, ...]  # names of the classes; empty without classes
     kind: Kind = "image"
     scale: Scale | None = None  # from model units to the user's; None if they are the same
-    real: bool = False  # real numbers, not pixels in [0, 1]
+    real: bool = False  # real numbers or counts, not pixels in [0, 1]
     from_bytes: bool = False  # whether the data were uint8, divided by 255
-    features: tuple[str, ...] = ()  # names of the columns of a table
+    features: tuple[str, ...] = ()  # names of the columns of a table or of counts
     notes: tuple[str, ...] = ()  # of what was changed or left out while reading
     sample_rate: int = 0  # of recordings, in Hz
     valid: Split | None = None  # for model selection and early stopping
+    total: float | None = None  # mean total count of a training example; None unless the data are counts
 
     @property
     def splits(self) -> tuple[Split, ...]:
@@ -70,7 +71,7 @@ class Dataset(NamedTuple):
     def info(self) -> Info:
         """The properties from which an experiment is built."""
         missing = self.train.observed is not None
-        return Info(self.shape, len(self.train.x), self._mean, self._examples, self.real, missing)
+        return Info(self.shape, len(self.train.x), self._mean, self._examples, self.real, missing, self.total)
 
     def _mean(self) -> Float[np.ndarray, "*D"]:
         return np.asarray(np.mean(self.train.x, axis=0, dtype=np.float64) / self._divisor)

@@ -1,4 +1,4 @@
-"""Which kind of data arrays are: images, a table or series."""
+"""Which kind of data arrays are: images, a table, series or counts."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -8,7 +8,7 @@ import numpy as np
 from jaxae.data.dataset import Kind
 from jaxae.errors import InputError
 
-Wanted = Literal["auto", "image", "table", "series"]
+Wanted = Literal["auto", "image", "table", "series", "counts"]
 DARK = 0.1  # largest value, relative to white, of images that are almost certainly scaled wrongly
 Found = tuple[list[np.ndarray], Kind, tuple[str, ...]]  # examples of every split, their kind, notes of what was changed
 
@@ -18,9 +18,10 @@ def examples(parts: Sequence[np.ndarray], wanted: Wanted, series: bool, where: s
     """The examples of every split in the shape of their kind.
 
     Images [N, H, W, C] are bytes, if they are uint8 or numbers in [0, 1] (rounded to 256 levels), else real numbers;
-    tables [N, D] and series [N, T, D] are real numbers, in which NaN marks a missing entry. wanted: the kind, or auto:
-    arrays of rank 2 are tables, of rank 3 and 4 images. series: whether auto makes series of rank 2 and 3, unless they
-    are bytes of rank 3. training: reject images of a range that is almost certainly a mistake, unless wanted is image.
+    tables [N, D] and series [N, T, D] are real numbers, in which NaN marks a missing entry, as it does in counts
+    [N, D], which `scaling.scaled` checks. wanted: the kind, or auto: arrays of rank 2 are tables, of rank 3 and 4
+    images. series: whether auto makes series of rank 2 and 3, unless they are bytes of rank 3. training: reject images
+    of a range that is almost certainly a mistake, unless wanted is image.
     InputError for other arrays.
     """
     for x in parts:
@@ -34,7 +35,7 @@ def examples(parts: Sequence[np.ndarray], wanted: Wanted, series: bool, where: s
             raise InputError(f"{where}: examples of another split have shape {x.shape[1:]}, not {parts[0].shape[1:]}")
     first = parts[0]
     kind = _kind(first, series) if wanted == "auto" else wanted
-    if kind == "table":
+    if kind in ("table", "counts"):
         if first.ndim != 2:
             hint = "x[:, None]" if first.ndim == 1 else "x.reshape(len(x), -1)"
             raise InputError(f"{where}: shape {first.shape} is no table [N, D]; pass {hint}")

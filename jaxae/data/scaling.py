@@ -10,6 +10,7 @@ from jaxae.data.dataset import Dataset, Split
 from jaxae.errors import InputError
 
 Scaling = Literal["auto", "none", "unit", "standard"]
+LARGEST = 2**24  # largest count: all below are exact in float32
 
 
 class Moments(NamedTuple):
@@ -27,8 +28,11 @@ def scaled(dataset: Dataset, how: Scaling) -> Dataset:
     how: none; unit, from the range of the training split to [0, 1]; standard, to mean 0 and variance 1 over the
     training split; for each feature of a table, each channel of images and each dimension of series. auto: standard for
     real numbers, none for bytes and for images and series in [0, 1]. Bytes are divided by 255 first.
-    A constant column becomes 0. InputError for a column without any entry.
+    A constant column becomes 0. InputError for a column without any entry. Counts stay as they are: InputError for
+    unit and standard, and for a value that is no count.
     """
+    if dataset.kind == "counts":
+        return _counts(dataset, how)
     dataset = dataset._replace(from_bytes=dataset.train.x.dtype == np.uint8)
     pixels = dataset.kind != "table" and all(_within_unit(split.x) for split in dataset.splits)
     if how == "auto":
@@ -53,6 +57,24 @@ def scaled(dataset: Dataset, how: Scaling) -> Dataset:
     if how == "unit" and beyond:
         found = found._replace(notes=(*found.notes, f"{beyond:,} values outside the range of the training split"))
     return found
+
+
+def _counts(dataset: Dataset, how: Scaling) -> Dataset:
+    """Counts in float32, with the mean total of the observed ones of a training example."""
+    if how in ("unit", "standard"):
+        raise InputError(f"scale={how} has no effect on counts, which stay as they are; omit it, or use kind=table")
+    for split in dataset.splits:
+        wrong = (split.x < 0) | (split.x % 1 > 0) | (split.x > LARGEST)
+        if wrong.any():
+            row, column = map(int, np.argwhere(wrong)[0])
+            raise InputError(
+                f"{dataset.feature(column)} has {split.x[row, column]:.9g}, which is no count from 0 to {LARGEST:,}; "
+                "leave it out, or use kind=table"
+            )
+    total = float(np.nansum(dataset.train.x) / len(dataset.train.x))
+    if not total:
+        raise InputError("all counts of the training split are 0: there is nothing to learn")
+    return _masked(dataset)._replace(real=True, total=total)
 
 
 def moments(split: Split) -> Moments:

@@ -11,6 +11,7 @@ def summary(data: Dataset) -> str:
     what = {
         "image": f"images of {size}",
         "table": f"rows of {size} columns",
+        "counts": f"rows of {size} counts",
         "series": f"series of {'up to ' * (data.train.lengths is not None)}{size}",
     }[data.kind]
     counts = [f"{len(data.train.x):,} training", f"{len(data.test.x):,} test"]
@@ -23,6 +24,8 @@ def summary(data: Dataset) -> str:
         parts.append(f"bytes from {data.train.x.min()} to {data.train.x.max()}")
     elif data.scale is not None:
         parts.append("standardized" if data.real else "scaled to [0, 1]")
+    if data.total is not None:
+        parts.append(f"mean total {data.total:,.4g}")
     if data.train.observed is not None:
         missing = sum(int(np.sum(split.observed == 0)) for split in data.splits if split.observed is not None)
         parts.append(f"{missing:,} missing entr{'y' if missing == 1 else 'ies'}")

@@ -47,7 +47,7 @@ def draw(folder: Path, model: Trained, data: Dataset, lines: list[records.Record
     folder.mkdir(parents=True, exist_ok=True)
     from matplotlib.text import Text
 
-    tables = {"columns": column_errors(model, data, title)} if data.kind == "table" else {}
+    tables = {"columns": column_errors(model, data, title)} if data.kind in ("table", "counts") else {}
     model, data = displayed(model, data)
     sequences = data.kind == "series"
     figures = {

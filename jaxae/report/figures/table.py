@@ -1,4 +1,4 @@
-"""Figures of tables."""
+"""Figures of tables and counts."""
 
 from typing import TYPE_CHECKING
 
@@ -25,8 +25,9 @@ def column_rmse(model: Trained, data: Dataset) -> Float[np.ndarray, " D"]:
 
 
 def column_errors(model: Trained, data: Dataset, title: str) -> "Figure":
-    """Bar chart of the test RMSE of the `MAX_COLUMNS` columns with the largest errors; in standard deviations if
-    standardized.
+    """Bar chart of the test RMSE of the `MAX_COLUMNS` columns with the largest errors.
+
+    In counts, or in standard deviations if standardized.
     """
     values = column_rmse(model, data)
     places = np.argsort(-values, kind="stable")[:MAX_COLUMNS][::-1]
@@ -34,7 +35,8 @@ def column_errors(model: Trained, data: Dataset, title: str) -> "Figure":
     figure = canvas(f"{title}: columns with the largest errors", 7.0, 0.8 + 0.22 * len(places))
     axis = figure.subplots()
     axis.barh([name[:40] for name in _distinct(names)], values[places], color=COLOURS[0])
-    axis.set_xlabel("root mean squared error" + ", in standard deviations" * data.real)
+    unit = ", in counts" if data.kind == "counts" else ", in standard deviations" * data.real
+    axis.set_xlabel("root mean squared error" + unit)
     axis.grid(alpha=0.3, axis="x")
     return figure
 
