@@ -75,12 +75,13 @@ def unit(x: np.ndarray) -> np.ndarray:
 def displayed(model: Trained, data: Dataset) -> tuple[Trained, Dataset]:
     """Model and data in units in which black is 0 and white 1; pixels are unchanged.
 
-    Real numbers: black and white are the 0.1 % and 99.9 % quantiles of the training split, in model units.
+    Real numbers: black and white are the 0.1 % and 99.9 % quantiles of the training split, in model units; counts, most
+    of which are small: the 0.1 % and 95 % quantiles.
     """
     if not data.real:
         return model, data
     rows = data.train.x[spread(len(data.train.x), 10_000)]
-    low, high = np.quantile(rows, (0.001, 0.999))
+    low, high = np.quantile(rows, (0.001, 0.95 if data.kind == "counts" else 0.999))
     width = high - low if high > low else 1.0
     scale = Scale(np.array([-low / width]), np.array([1 / width]))
     shown = data.each(lambda split: split._replace(x=(scale.offset + scale.factor * split.x).astype(np.float32)))
