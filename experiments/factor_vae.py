@@ -14,11 +14,12 @@ from functools import partial
 import flax.linen as nn
 import optax
 
-from jaxae import likelihoods, nets, run
+from jaxae import nets, run
 from jaxae.core import kl_term
 from jaxae.core.step import alternate, descend
 from jaxae.experiments import vae as plain
 from jaxae.measure.likelihood import measures
+from jaxae.run import variational
 from jaxae.training import optimizers
 from jaxae.variants import factor_vae, vae
 
@@ -46,10 +47,9 @@ class Config(plain.Config):
 
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
-    likelihood = likelihoods.named(config.likelihood, config.likelihood_scale, info.real)
     leaky = partial(nn.leaky_relu, negative_slope=0.2)
     model = factor_vae.FactorVAE(
-        *vae.dense(info.shape, config.hidden, config.latent, likelihood, precision=config.precision),
+        *variational.dense(config, info, precision=config.precision),
         discriminator=nets.MLP(config.discriminator, (1,), activation=leaky, precision=config.precision),
     )
     warmup = kl_term.warmup(config.kl_warmup, config.kl_cycles, info.train, config.batch_size)
@@ -66,6 +66,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         vae.loss(model),
         vae.prior(config.latent),
         missing=True,
+        counts=info.counts,
         measures=measures(model, config.log_likelihood_samples, config.binarize),
     )
 

@@ -11,7 +11,7 @@ on two shared CPU cores.
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxae import likelihoods, run
+from jaxae import run
 from jaxae.core import kl_term
 from jaxae.core.step import descend
 from jaxae.measure.likelihood import measures
@@ -40,8 +40,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
     if config.kl_warmup and not config.kl_weight:
         raise ValueError(f"kl_warmup={config.kl_warmup:g} has no effect with kl_weight=0; omit it")
-    likelihood = likelihoods.named(config.likelihood, config.likelihood_scale, info.real)
-    model = vae.VAE(*vae.dense(info.shape, config.hidden, config.latent, likelihood, precision=config.precision))
+    model = vae.VAE(*variational.dense(config, info, precision=config.precision))
     warmup = kl_term.warmup(config.kl_warmup, config.kl_cycles, info.train, config.batch_size)
     loss = infovae.loss(model, kl_term.scaled(config.kl_weight, warmup), config.mmd_weight)
     return run.Experiment(
@@ -50,6 +49,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         vae.loss(model),
         vae.prior(config.latent),
         missing=True,
+        counts=info.counts,
         measures=measures(model, config.log_likelihood_samples, config.binarize),
     )
 

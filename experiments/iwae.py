@@ -16,7 +16,7 @@ from typing import Literal
 import flax.linen as nn
 import optax
 
-from jaxae import likelihoods, run
+from jaxae import run
 from jaxae.core import kl_term
 from jaxae.core.step import descend
 from jaxae.measure.likelihood import measures
@@ -55,17 +55,8 @@ def stages(config: Config, info: run.Info) -> optax.Schedule:
 
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape; the decoder's output bias starts from the mean training image."""
-    likelihood = likelihoods.named(config.likelihood, config.likelihood_scale, info.real)
     model = vae.VAE(
-        *vae.dense(
-            info.shape,
-            config.hidden,
-            config.latent,
-            likelihood,
-            mean=info.initial_mean(),
-            activation=nn.tanh,
-            precision=config.precision,
-        )
+        *variational.dense(config, info, mean=info.initial_mean(), activation=nn.tanh, precision=config.precision)
     )
     warmup = kl_term.warmup(config.kl_warmup, config.kl_cycles, info.train, config.batch_size)
     loss = iwae.loss(model, config.samples, config.gradient, warmup)
@@ -76,6 +67,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         iwae.loss(model, config.samples),
         vae.prior(config.latent),
         missing=True,
+        counts=info.counts,
         measures=measures(model, config.log_likelihood_samples, config.binarize),
     )
 

@@ -10,7 +10,7 @@ Measured: negative evidence lower bound 152.2 +- 1.4 nats over three seeds; 5 mi
 
 from dataclasses import dataclass
 
-from jaxae import likelihoods, run
+from jaxae import run
 from jaxae.core import kl_term
 from jaxae.core.step import descend
 from jaxae.measure.likelihood import measures
@@ -36,8 +36,7 @@ class Config(variational.Fields, run.Config):
 
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
-    likelihood = likelihoods.named(config.likelihood, config.likelihood_scale, info.real)
-    model = vae.VAE(*vae.dense(info.shape, config.hidden, config.latent, likelihood, precision=config.precision))
+    model = vae.VAE(*variational.dense(config, info, precision=config.precision))
     warmup = kl_term.warmup(config.kl_warmup, config.kl_cycles, info.train, config.batch_size)
     rate = kl_term.rate(config.kl_weight, warmup, target=config.capacity, of=config.capacity_of, free=config.free_bits)
     return run.Experiment(
@@ -46,6 +45,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         vae.loss(model),
         vae.prior(config.latent),
         missing=True,
+        counts=info.counts,
         measures=measures(model, config.log_likelihood_samples, config.binarize),
     )
 

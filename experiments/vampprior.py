@@ -18,13 +18,13 @@ from typing import Literal
 import flax.linen as nn
 import optax
 
-from jaxae import likelihoods, run
+from jaxae import run
 from jaxae.core import kl_term
 from jaxae.core.step import descend
 from jaxae.measure.likelihood import measures
 from jaxae.run import variational
 from jaxae.training import optimizers
-from jaxae.variants import vae, vampprior
+from jaxae.variants import vampprior
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,12 @@ class Config(variational.Fields, run.Config):
 
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
-    likelihood = likelihoods.named(config.likelihood, config.likelihood_scale, info.real)
     gated = tuple(2 * width for width in config.hidden)  # jax.nn.glu halves the width: half the outputs are gates
     model = vampprior.VampVAE(
-        *vae.dense(
-            info.shape,
-            gated,
-            config.latent,
-            likelihood,
+        *variational.dense(
+            config,
+            info,
+            hidden=gated,
             activation=nn.glu,
             kernel_init=nn.initializers.variance_scaling(2.0, "fan_in", "normal"),
             precision=config.precision,
@@ -63,7 +61,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         shape=info.shape,
         components=config.components,
         start=_start(config, info),
-        real=info.real,
+        limits=info.limits,
     )
     warmup = kl_term.warmup(config.kl_warmup, config.kl_cycles, info.train, config.batch_size)
     optimizer = optax.chain(optimizers.normalized(), run.optimizer(config, info))
@@ -73,6 +71,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         vampprior.loss(model),
         vampprior.prior(model),
         missing=True,
+        counts=info.counts,
         measures=measures(model, config.log_likelihood_samples, config.binarize),
     )
 

@@ -167,7 +167,14 @@ def test_bad_data_exits_with_2_and_one_line(tmp_path, capfd, monkeypatch):
         (["--kl-cycles", "2"], "--kl-cycles 2 needs a KL warm-up; set --kl-warmup EPOCHS"),  # build
         (["--log-likelihood-samples", "9"], "train with --binarize static"),
         (["--likelihood", "normal", "--likelihood-scale", "0"], "--likelihood-scale 0.0 must be positive"),
-        (["--likelihood-scale", "0.2"], "--likelihood-scale 0.2 is for --likelihood normal only; omit it"),
+        (
+            ["--likelihood", "poisson"],
+            "--likelihood poisson needs counts (--kind counts); for these data use one of bern",
+        ),
+        (
+            ["--likelihood-scale", "0.2"],
+            "--likelihood-scale 0.2 is for --likelihood normal, laplace or student-t only; omit it",
+        ),
         (["--accumulate", "2", "--free-bits", "0.5"], "use --accumulate 1 and --reduction fast"),  # the first batch
         (["--data", ""], "--data '' is empty"),  # data
         (["--data", "sprites/7"], "--data sprites/7"),

@@ -5,6 +5,7 @@ import importlib
 import json
 import shlex
 from pathlib import Path
+from typing import get_args
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 import jaxae
 import short_runs
 from conftest import equal
-from jaxae import data, experiments, run
+from jaxae import data, experiments, likelihoods, run
 from jaxae.core.types import Info
 from jaxae.errors import InputError, Interrupted
 from jaxae.run import command_line
@@ -179,7 +180,7 @@ def test_resume_with_phases_batch_norm_and_dropout_is_bit_exact(name, fields, fe
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "parts" / file).read_bytes()
 
 
-LIKELIHOODS = ("bernoulli", "normal", "normal-learned", "normal-predicted")
+LIKELIHOODS = get_args(likelihoods.Name)[1:]
 SMALL_FLAGS = "--epochs 2 --batch-size 16 --hidden 16 --latent 3 --figures none".split()
 VARIATIONAL = {
     "vae": [],
@@ -189,8 +190,9 @@ VARIATIONAL = {
     "vampprior": ["--components", "8"],
     "factor_vae": ["--discriminator", "8"],
 }
+DEFAULT = (("vae", "normal-learned"), ("vae", "logistic-mixture"), ("vae", "negative-binomial"))
 WITH_LIKELIHOOD = [
-    pytest.param(name, kind, marks=() if (name, kind) == ("vae", "normal-learned") else pytest.mark.slow)
+    pytest.param(name, kind, marks=() if (name, kind) in DEFAULT else pytest.mark.slow)
     for name in VARIATIONAL
     for kind in LIKELIHOODS
 ]
@@ -200,30 +202,38 @@ WITH_LIKELIHOOD = [
 def test_every_likelihood_trains_from_the_command_line(name, kind, few, tmp_path, capsys):
     experiment, workdir = module(name), tmp_path / "run"
     flags = [*SMALL_FLAGS, *VARIATIONAL[name], "--likelihood", kind]
-    flags += ["--likelihood-scale", "0.3"] if kind == "normal" else []
-    samples = [] if kind == "bernoulli" else ["--log-likelihood-samples", "20"]
+    fixed, counts = kind in likelihoods.SCALED, kind in ("poisson", "negative-binomial")
+    flags += ["--likelihood-scale", "0.3"] if fixed else []
+    flags += [] if kind == "bernoulli" else ["--log-likelihood-samples", "20"]
+    if counts:
+        few = tmp_path / "counts.npy"
+        np.save(few, np.random.default_rng(0).poisson(3, (40, 6)))
+        flags += ["--kind", "counts", "--binarize", "none"]
     with pytest.raises(SystemExit) as ended:
-        run.main(experiment.Config, experiment.build, [*flags, *samples, "--data", str(few), "--workdir", str(workdir)])
+        run.main(experiment.Config, experiment.build, [*flags, "--data", str(few), "--workdir", str(workdir)])
     assert ended.value.code == 0, capsys.readouterr().err
     saved = json.loads((workdir / "config.json").read_text())["config"]
-    assert (saved["likelihood"], saved["likelihood_scale"]) == (kind, 0.3 if kind == "normal" else 1.0)
+    assert (saved["likelihood"], saved["likelihood_scale"]) == (kind, 0.3 if fixed else 1.0)
     lines = records.read(workdir / "metrics.jsonl")
     assert all(np.isfinite(line[metric]) for line in lines for metric in records.names(line))
     model = jaxae.load(workdir)
-    z = model.encode(data.load(str(few)).test.x)
-    outputs = np.asarray(model.experiment.model.apply(model.variables, z, method="outputs"))
-    means, *log_scales = np.split(outputs, 1 if kind in ("bernoulli", "normal") else 2, axis=-1)
-    assert means.shape == (len(z), 28, 28, 1)
-    pixels = 1 / (1 + np.exp(-means)) if kind == "bernoulli" else np.clip(means, 0, 1)
-    np.testing.assert_allclose(model.decode(z), pixels, atol=1e-6)
+    x = data.load(str(few), kind="counts" if counts else "auto").test.x
+    z = model.encode(x)
+    outputs = model.experiment.model.apply(model.variables, z, method="outputs")
+    likelihood = model.experiment.model.likelihood
+    shape = (6,) if counts else (28, 28, 1)
+    learned = kind.endswith("-learned") or kind == "negative-binomial"
+    assert outputs.shape[1:] == (*shape[:-1], likelihood.parameters(shape)[-1] + learned * shape[-1])
+    means = np.asarray(likelihood.mean(outputs))
+    np.testing.assert_allclose(model.decode(z), means if counts else np.clip(means, 0, 1), rtol=1e-5, atol=1e-6)
     scale = 0.3
-    if kind == "normal-learned":
+    if kind.endswith("-learned"):
         scale = float(np.exp(model.params["decoder"]["log_scale"])[0])
         assert scale != 1  # initial value
-        np.testing.assert_allclose(np.exp(log_scales[0]), scale, rtol=1e-6)
-    if kind in ("normal", "normal-learned") and name in ("vae", "infovae", "tcvae", "factor_vae"):
+        np.testing.assert_allclose(np.exp(outputs[..., -1]), scale, rtol=1e-6)
+    if (fixed or kind.endswith("-learned")) and name in ("vae", "infovae", "tcvae", "factor_vae"):
         assert lines[-1]["scale"] == pytest.approx(scale, rel=1e-5)  # KL weight of the test loss
-    if samples:
+    if kind != "bernoulli":
         found = json.loads((workdir / "result.json").read_text())["likelihood"]
         assert np.isfinite(found["log_likelihood"])
 

@@ -1,5 +1,6 @@
 """Densities, means and samples against SciPy and Monte Carlo; learned scales against exact maximum likelihood."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 from jax.test_util import check_grads
-from scipy import special, stats
+from scipy import integrate, special, stats
 
 from conftest import new_key
 from jaxae import likelihoods, nets
@@ -16,23 +17,49 @@ from jaxae.core.step import descend
 from jaxae.core.types import Info, State
 from jaxae.experiments import iwae as iwae_experiment
 from jaxae.experiments import vae as experiment
-from jaxae.likelihoods import Bernoulli, Normal, log_likelihood
+from jaxae.likelihoods import (
+    Bernoulli,
+    Categorical,
+    ContinuousBernoulli,
+    DiscretizedLogisticMixture,
+    Laplace,
+    NegativeBinomial,
+    Normal,
+    Poisson,
+    StudentT,
+    log_likelihood,
+)
 from jaxae.likelihoods.bernoulli import cross_entropy
+from jaxae.likelihoods.gamma import binet
 from jaxae.variants import vae
 from test_vae import OFFSET, SIGMA, W, means, quadrature
 
 SHAPE = (3, 2, 2)
 ALL = {
     "bernoulli": Bernoulli(),
+    "continuous-bernoulli": ContinuousBernoulli(),
+    "logistic-mixture": DiscretizedLogisticMixture(),
+    "categorical": Categorical(6),
     "normal": Normal(0.7),
     "normal-learned": Normal("learned"),
     "normal-predicted": Normal("predicted"),
+    "laplace": Laplace(0.7),
+    "laplace-learned": Laplace("learned"),
+    "laplace-predicted": Laplace("predicted"),
+    "student-t": StudentT(0.7),
+    "student-t-learned": StudentT("learned"),
+    "student-t-predicted": StudentT("predicted", "predicted"),
+    "poisson": Poisson(),
+    "negative-binomial": NegativeBinomial(),
 }
 NAMES = list(ALL)
+REAL, COUNTS = tuple(NAMES[4:13]), ("poisson", "negative-binomial")
+INFOS = {"counts": Info(SHAPE, 100, real=True, total=20.0), "real": Info(SHAPE, 100, real=True)}
+LEVEL = np.linspace(0, 1, 256)
 
 
 def scale_of(name):
-    return {"likelihood_scale": 0.7} if name == "normal" else {}
+    return {"likelihood_scale": 0.7} if name in ("normal", "laplace", "student-t") else {}
 
 
 def decoded(likelihood, count=4):
@@ -42,75 +69,157 @@ def decoded(likelihood, count=4):
     params = net.init(new_key(), z)["params"]
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
-    moved = [leaf + 0.5 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys, strict=True)]
+    moved = [leaf + 0.3 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys, strict=True)]
     params = jax.tree.unflatten(tree, moved)
     return params, net.apply({"params": params}, z)
 
 
+class Masses:
+    """A discrete distribution of each pixel; masses: [..., values]."""
+
+    def __init__(self, values, masses):
+        np.testing.assert_allclose(masses.sum(-1), 1, rtol=1e-9)
+        self.values, self.masses = values, masses
+
+    def logpmf(self, x):
+        place = np.abs(self.values - np.asarray(x)[..., None]).argmin(-1)
+        return np.log(np.take_along_axis(self.masses, place[..., None], axis=-1)[..., 0])
+
+    def mean(self):
+        return (self.masses * self.values).sum(-1)
+
+    def std(self):
+        return np.sqrt((self.masses * (self.values - self.mean()[..., None]) ** 2).sum(-1))
+
+    def entropy(self):
+        return special.entr(self.masses).sum(-1)
+
+
+class Truncated(Masses):
+    """The density proportional to e^(l x) on [0, 1], integrated by Gauss-Legendre quadrature."""
+
+    def __init__(self, logits):
+        nodes, weights = np.polynomial.legendre.leggauss(200)
+        self.logits, self.values, self.weights = logits, (nodes + 1) / 2, weights / 2
+        each = self.weights * np.exp(logits[..., None] * self.values)
+        self.log_normaliser, self.masses = np.log(each.sum(-1)), each / each.sum(-1, keepdims=True)
+
+    def logpdf(self, x):
+        return self.logits * x - self.log_normaliser
+
+    def entropy(self):
+        return self.log_normaliser - self.logits * self.mean()
+
+
+def logistic_masses(outputs, components=5):
+    """Masses of 256 levels, from differences of distribution functions or, above the location, survival functions."""
+    parts = outputs.reshape(*outputs.shape[:-1], 3, components, -1)
+    logits, location, log_scale = (np.swapaxes(parts[..., i, :, :], -1, -2)[..., None] for i in range(3))
+    edges = np.concatenate([[-np.inf], (LEVEL[1:] + LEVEL[:-1]) / 2, [np.inf]])
+    z = (edges - location) / np.exp(log_scale)
+    mass = np.where(z[..., :-1] > 0, -np.diff(special.expit(-z)), np.diff(special.expit(z)))
+    return (special.softmax(logits, axis=-2) * mass).sum(-2)
+
+
 def reference(name, params, outputs):
-    """The distribution of every pixel, in SciPy."""
+    """The distribution of every pixel, in SciPy or by numerical integration."""
     outputs = np.asarray(outputs, np.float64)
     if name == "bernoulli":
         return stats.bernoulli(special.expit(outputs))
-    if name == "normal":
-        return stats.norm(outputs, 0.7)
-    if name == "normal-learned":
-        return stats.norm(outputs[..., :2], np.exp(float(params["log_scale"][0])))
-    return stats.norm(outputs[..., :2], np.exp(outputs[..., 2:]))
+    if name == "continuous-bernoulli":
+        return Truncated(outputs)
+    if name == "logistic-mixture":
+        return Masses(LEVEL, logistic_masses(outputs))
+    if name == "categorical":
+        logits = np.swapaxes(outputs.reshape(*outputs.shape[:-1], 6, -1), -1, -2)
+        return Masses(np.linspace(0, 1, 6), special.softmax(logits, axis=-1))
+    if name in COUNTS:
+        m = np.exp(outputs[..., :2])[..., None]
+        values = np.arange(3000)
+        r = np.exp(np.asarray(params.get("log_inverse_dispersion", 0), np.float64)).reshape(-1, 1)
+        p = stats.poisson(m) if name == "poisson" else stats.nbinom(r, r / (r + m))
+        return Masses(values, p.pmf(values))
+    scale = 0.7
+    if name.endswith("-learned"):
+        scale = np.exp(float(params["log_scale"][0]))
+    elif name.endswith("-predicted"):
+        scale = np.exp(outputs[..., -2:])
+    if name.startswith("student-t"):
+        df = 3 + np.logaddexp(0, outputs[..., 2:4]) if name == "student-t-predicted" else 5
+        return stats.t(df=df, loc=outputs[..., :2], scale=scale)
+    return (stats.norm if name.startswith("normal") else stats.laplace)(loc=outputs[..., :2], scale=scale)
 
 
 def examples(name, count=4):
-    rng = np.random.default_rng(0)
-    return rng.integers(0, 2, (count, *SHAPE)) if name == "bernoulli" else rng.normal(size=(count, *SHAPE))
+    rng, shape = np.random.default_rng(0), (count, *SHAPE)
+    return {
+        "binary": lambda: rng.integers(0, 2, shape),
+        "unit": lambda: rng.uniform(size=shape),
+        "levels": lambda: rng.integers(0, 6, shape) / 5,  # also levels of 256
+        "real": lambda: rng.normal(size=shape).astype(np.float32).astype(float),
+        "counts": lambda: rng.poisson(rng.choice([0.5, 30], shape)),
+    }[ALL[name].data]()
 
 
-def density(name, p, x):
-    return p.logpmf(x) if name == "bernoulli" else p.logpdf(x)
+def density(p, x):
+    return p.logpdf(x) if hasattr(p, "logpdf") else p.logpmf(x)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_log_prob_of_every_dimension_against_scipy(name):
     params, outputs = decoded(ALL[name])
-    x = examples(name)
-    ours = ALL[name].log_prob(outputs, jnp.asarray(x, jnp.float32))
+    x = examples(name).astype(np.float32)
+    ours = ALL[name].log_prob(outputs, jnp.asarray(x))
     assert ours.shape == (4, *SHAPE)
-    np.testing.assert_allclose(ours, density(name, reference(name, params, outputs), x), rtol=1e-5, atol=1e-6)
+    expected = density(reference(name, params, outputs), x.astype(np.float64))
+    np.testing.assert_allclose(ours, expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_gradient_of_log_prob_against_finite_differences(name):
     _, outputs = decoded(ALL[name])
     x = jnp.asarray(examples(name), jnp.float32)
+    if name.startswith("laplace"):
+        x += 0.1 * jnp.sign(x - ALL[name].mean(outputs))  # away from the kink
     check_grads(jax.jit(lambda o: ALL[name].log_prob(o, x)), (outputs,), order=1, modes=["rev"], eps=1e-2)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_mean_against_scipy(name):
+    """The mean of a logistic mixture to half a level."""
     params, outputs = decoded(ALL[name])
-    np.testing.assert_allclose(ALL[name].mean(outputs), reference(name, params, outputs).mean(), rtol=1e-5, atol=1e-7)
+    error = 0.5 / 255 if name == "logistic-mixture" else 1e-7
+    np.testing.assert_allclose(ALL[name].mean(outputs), reference(name, params, outputs).mean(), rtol=1e-5, atol=error)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_samples_have_the_mean_and_the_deviation_of_the_distribution(name):
     """Pixels are independent."""
     params, outputs = decoded(ALL[name], 1)
-    n = 40_000
+    n = 20_000
     x = ALL[name].sample(new_key(), jnp.broadcast_to(outputs, (n, *outputs.shape[1:])))
     assert x.shape == (n, *SHAPE)
     assert x.dtype == jnp.float32
     x, p = np.asarray(x, np.float64), reference(name, params, outputs)
     np.testing.assert_array_less(np.abs(x.mean(0) - p.mean()[0]), 4.5 * p.std()[0] / np.sqrt(n))
-    np.testing.assert_allclose(x.std(0), p.std()[0], rtol=0.03)
+    if name == "student-t-predicted":  # whose fourth moments are infinite
+        spread = p.ppf(0.9)[0] - p.ppf(0.1)[0]
+        np.testing.assert_allclose(np.quantile(x, 0.9, axis=0) - np.quantile(x, 0.1, axis=0), spread, rtol=0.03)
+    else:
+        np.testing.assert_allclose(x.std(0), p.std()[0], rtol=0.03)
     correlation = np.corrcoef(x.reshape(n, -1).T)
     assert np.abs(correlation - np.eye(len(correlation))).max() < 4.5 / np.sqrt(n)
     assert name != "bernoulli" or set(np.unique(x)) == {0, 1}
+    if ALL[name].data == "levels":
+        steps = 5 if name == "categorical" else 255
+        np.testing.assert_allclose(steps * x, np.round(steps * x), atol=1e-4)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_log_prob_of_samples_is_minus_the_entropy_on_average(name):
     """Sampler and log density are consistent."""
     params, outputs = decoded(ALL[name], 1)
-    n = 40_000
+    n = 20_000
     many = jnp.broadcast_to(outputs, (n, *outputs.shape[1:]))
     found = np.asarray(ALL[name].log_prob(many, ALL[name].sample(new_key(), many)), np.float64)
     apart = np.abs(found.mean(0) + reference(name, params, outputs).entropy()[0])
@@ -137,7 +246,7 @@ def test_log_likelihood_is_the_sum_over_the_observed_pixels(name):
     example."""
     params, outputs = decoded(ALL[name])
     x, rng = examples(name), np.random.default_rng(2)
-    each = density(name, reference(name, params, outputs), x)
+    each = density(reference(name, params, outputs), x)
     x = jnp.asarray(x, jnp.float32)
     np.testing.assert_allclose(log_likelihood(ALL[name], outputs, x), each.sum((1, 2, 3)), rtol=1e-5)
     for shape in ((4, *SHAPE), (4, 3, 2), (4, 3), (4,)):
@@ -166,21 +275,33 @@ def test_missing_pixels_change_neither_value_nor_gradient(name):
     np.testing.assert_array_equal(np.asarray(slope)[..., :2] != 0, observed > 0)
 
 
-def test_errors_against_numpy():
-    """Means over the pixels of each example."""
-    x = np.random.default_rng(3).uniform(size=(4, *SHAPE))
-    for name, likelihood in ALL.items():
-        params, outputs = decoded(likelihood)
-        p = reference(name, params, outputs)
-        expected = {"mse": ((p.mean() - x) ** 2).mean((1, 2, 3))}
-        if name == "bernoulli":
-            expected["bce"] = -(x * np.log(p.mean()) + (1 - x) * np.log(1 - p.mean())).mean((1, 2, 3))
-        else:
-            expected["scale"] = np.broadcast_to(p.std(), x.shape).mean((1, 2, 3))
-        found = likelihood.errors(outputs, jnp.asarray(x, jnp.float32))
+@pytest.mark.parametrize("name", NAMES)
+def test_errors_against_numpy(name):
+    """Means over the pixels of each example, or over the observed ones."""
+    rng, likelihood = np.random.default_rng(3), ALL[name]
+    x = rng.uniform(size=(4, *SHAPE)) if name == "bernoulli" else examples(name)
+    seen = rng.integers(0, 2, x.shape)
+    params, outputs = decoded(likelihood)
+    p = reference(name, params, outputs)
+    mean = np.asarray(likelihood.mean(outputs)) if name == "logistic-mixture" else p.mean()
+    expected = {"mse": (mean - x) ** 2}
+    if name == "bernoulli":
+        expected["bce"] = -(x * np.log(p.mean()) + (1 - x) * np.log(1 - p.mean()))
+    elif name in REAL:
+        expected["scale"] = np.broadcast_to(p.kwds["scale"], x.shape)
+    if name == "student-t-predicted":
+        expected["df"] = p.kwds["df"]
+    if name == "negative-binomial":
+        r = np.exp(np.asarray(params["log_inverse_dispersion"], np.float64))
+        expected["inverse_dispersion"] = np.broadcast_to(r, x.shape)
+    for observed in (None, seen):
+        mask = np.ones_like(seen) if observed is None else seen
+        given = None if observed is None else jnp.asarray(seen, jnp.float32)
+        found = likelihood.errors(outputs, jnp.asarray(x, jnp.float32), given)
         assert found.keys() == expected.keys()
         for term, values in expected.items():
-            np.testing.assert_allclose(found[term], values, rtol=1e-5, err_msg=f"{name} {term}")
+            means = (values * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3))
+            np.testing.assert_allclose(found[term], means, rtol=1e-5, err_msg=term)
 
 
 def test_bernoulli_of_grey_pixels_is_minus_the_cross_entropy():
@@ -217,6 +338,217 @@ def test_cross_entropy_and_its_gradient_keep_all_digits(run):
     np.testing.assert_allclose(slope[binary], expected[binary], rtol=1e-6)
 
 
+EXTREMES = np.array([-1e9, -1e4, -30.0, 0.0, 30.0, 1e4, 1e9], np.float32)
+EDGES = {
+    "binary": (0.0, 1.0),
+    "unit": (0.0, 0.5, 1.0),
+    "levels": (0.0, 0.5, 1.0),
+    "real": (-1e9, 0.0, 1e9),
+    "counts": (0.0, 1.0, 2.0**24),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_everything_is_finite_over_the_whole_range_of_outputs(name):
+    """Log density, its gradient, mean, sample and errors, for all combinations of two extremes in the outputs."""
+    likelihood = ALL[name]
+    learned = name.endswith("-learned") or name == "negative-binomial"
+    width = likelihood.parameters((1,))[0] + learned
+    rows = np.array([np.where(np.arange(width) % 3 == k, a, b) for a in EXTREMES for b in EXTREMES for k in range(3)])
+    outputs = jnp.asarray(rows, jnp.float32)
+
+    def value(outputs, x):
+        return likelihood.log_prob(outputs, x).sum()
+
+    slopes = jax.jit(jax.value_and_grad(value))
+    for edge in EDGES[likelihood.data]:
+        x = jnp.full((len(rows), 1), edge)
+        assert all(np.isfinite(part).all() for part in slopes(outputs, x))
+        assert np.isfinite(likelihood.log_prob(outputs, x)).all()
+        assert all(np.isfinite(values).all() for values in likelihood.errors(outputs, x).values())
+    assert np.isfinite(likelihood.mean(outputs)).all()
+    assert np.isfinite(likelihood.sample(new_key(), outputs)).all()
+
+
+@pytest.mark.parametrize("logit", [-300.0, -20.0, -1.5, -0.99, -1e-2, -1e-4, 0.0, 1e-4, 1e-2, 0.99, 1.01, 20.0, 300.0])
+def test_continuous_bernoulli_and_its_gradient_near_one_half(logit):
+    """Against integrals in float64; the closed form of the normaliser cancels near a logit of 0."""
+    x = np.float32([0.0, 0.3, 1.0])
+
+    def value(logit):
+        return ContinuousBernoulli().log_prob(jnp.full((1, 3), logit), jnp.asarray(x)[None])[0]
+
+    logit = float(np.float32(logit))
+    fine = np.linspace(0, 1, 200_001)
+    shifted = np.exp(logit * fine - max(logit, 0))
+    mass = integrate.simpson(shifted, x=fine)
+    mean = integrate.simpson(fine * shifted, x=fine) / mass
+    expected = logit * x.astype(float) - max(logit, 0) - np.log(mass)
+    np.testing.assert_allclose(value(jnp.float32(logit)), expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(jax.jacrev(value)(jnp.float32(logit)), x - mean, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(ContinuousBernoulli().mean(jnp.full((1,), logit)), mean, rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [-9.0, -6.0, -2.0, 1.0])
+def test_logistic_masses_sum_to_one_and_the_mean_is_that_of_the_clipped_distribution(scale):
+    """Each to the masses of NumPy, down to 1e-300; the mean to half a level."""
+    outputs = np.float32([[0.3, -0.4, 0.2, 0.9, scale, scale + 0.5]])
+    likelihood = DiscretizedLogisticMixture(2)
+    found = likelihood.log_prob(jnp.tile(outputs, (256, 1)), jnp.asarray(LEVEL, jnp.float32)[:, None])[:, 0]
+    np.testing.assert_allclose(np.exp(np.asarray(found, float)).sum(), 1, rtol=2e-6 + 3e-8 / np.exp(scale))
+    masses = logistic_masses(outputs.astype(float), 2)[0, 0]
+    some = masses > 1e-300
+    np.testing.assert_allclose(found[some], np.log(masses[some]), rtol=1e-6, atol=2e-6 / np.exp(scale))
+    mean = likelihood.mean(jnp.asarray(outputs))[0, 0]
+    assert abs(mean - (masses * LEVEL).sum()) < 0.5 / 255
+    share, location, width = special.softmax(outputs[0, :2]), outputs[0, 2:4], np.exp(outputs[0, 4:])
+    grid = np.linspace(0, 1, 400_001)
+    exact = sum(
+        p * integrate.simpson(special.expit((m - grid) / s), x=grid)
+        for p, m, s in zip(share, location, width, strict=True)
+    )
+    np.testing.assert_allclose(mean, exact, rtol=1e-6)
+
+
+def test_logistic_mass_of_a_distant_level_does_not_cancel():
+    """A bin 200 scales from the location: log mass is that of the density, of which float32 differences are 0."""
+    outputs = jnp.array([[0.0, 0.0, -5.0]])
+    x = 1.0 * 200 * np.exp(-5.0)
+    x = round(255 * min(x, 250 / 255)) / 255
+    found = DiscretizedLogisticMixture(1).log_prob(outputs, jnp.full((1, 1), x))[0, 0]
+    z, half = x * np.exp(5.0), np.exp(5.0) / 510
+    expected = -z + half + np.log1p(-np.exp(-2 * half))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert expected < -100
+
+
+def test_categorical_of_two_levels_is_the_bernoulli():
+    rng = np.random.default_rng(0)
+    logits, x = rng.normal(size=(5, 6)), jnp.asarray(rng.integers(0, 2, (5, 6)), jnp.float32)
+    two = jnp.asarray(np.concatenate([0.3 * np.ones((5, 6)), 0.3 + logits], axis=1), jnp.float32)
+    logits = jnp.asarray(logits, jnp.float32)
+    np.testing.assert_allclose(Categorical(2).log_prob(two, x), Bernoulli().log_prob(logits, x), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(Categorical(2).mean(two), Bernoulli().mean(logits), rtol=1e-5)
+
+
+def test_grey_values_are_rounded_to_levels():
+    rng = np.random.default_rng(0)
+    level = rng.integers(0, 256, (4, *SHAPE))
+    near = jnp.asarray(np.clip((level + rng.uniform(-0.4, 0.4, level.shape)) / 255, 0, 1), jnp.float32)
+    exact = jnp.asarray(level / 255, jnp.float32)
+    for likelihood in (DiscretizedLogisticMixture(), Categorical()):
+        outputs = jnp.asarray(rng.normal(size=(4, *likelihood.parameters(SHAPE))), jnp.float32)
+        np.testing.assert_array_equal(likelihood.log_prob(outputs, near), likelihood.log_prob(outputs, exact))
+
+
+def test_student_t_for_many_degrees_of_freedom_is_the_normal():
+    """At the largest number, whose log density differs by z^4 / (4 df) at most."""
+    x = jnp.linspace(-2, 2, 9)[None]
+    found = StudentT(0.7, 1e4).log_prob(jnp.zeros((1, 9)), x)
+    np.testing.assert_allclose(found, Normal(0.7).log_prob(jnp.zeros((1, 9)), x), atol=2e-3)
+    np.testing.assert_allclose(found, stats.t(1e4, 0, 0.7).logpdf(np.asarray(x, float)), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("df", [1.0, 1.5, 4.0, 30.0, 999.0])
+def test_student_t_of_any_degrees_of_freedom_against_scipy(df):
+    x = np.linspace(-9, 9, 13, dtype=np.float32)[None]
+    found = StudentT(0.7, df).log_prob(jnp.full((1, 13), 0.5), jnp.asarray(x))
+    np.testing.assert_allclose(found, stats.t(df, 0.5, 0.7).logpdf(x.astype(float)), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("df", [0.5, 2e4, np.nan])
+def test_degrees_of_freedom_outside_of_their_limits_raise(df):
+    with pytest.raises(ValueError, match=r"df=.* must be from 1 to 10,000"):
+        StudentT(1.0, df)
+
+
+def test_binet_function_against_scipy():
+    """Value and derivative, relative to 1 / a; where log gamma is large, it is Stirling's series in float64."""
+    a = np.exp(np.linspace(-20, 20, 501)).astype(np.float32)
+    exact = a.astype(float)
+    small, large = exact < 100, exact > 10
+    found, slope = (np.asarray(v, float) for v in jax.vmap(jax.value_and_grad(binet))(jnp.asarray(a)))
+    stirling = (exact - 0.5) * np.log(exact) - exact + 0.5 * np.log(2 * np.pi)
+    np.testing.assert_allclose(found[small], (special.gammaln(exact) - stirling)[small], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(found[large], (1 / (12 * exact) - 1 / (360 * exact**3))[large], rtol=1e-5)
+    derivative = special.digamma(exact) - np.log(exact) + 0.5 / exact
+    np.testing.assert_allclose((slope * exact)[small], (derivative * exact)[small], atol=2e-6)
+
+
+def counted(likelihood, x, log_mean, log_r=None):
+    parts = (log_mean,) if log_r is None else (log_mean, np.full_like(log_mean, log_r))
+    return np.asarray(likelihood.log_prob(jnp.asarray(np.concatenate(parts, axis=1)), jnp.asarray(x)), float)
+
+
+@pytest.mark.parametrize("log_r", [-10.0, -3.0, 0.0, 2.0, 5.0, 10.0, 15.0])
+def test_masses_of_large_counts_do_not_cancel(log_r):
+    """Against log gamma in float64, near the mean and far from it, for negligible to extreme overdispersion."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.integers(0, high, (100, 1)) for high in (3, 30, 300, 3000)]).astype(np.float32)
+    apart = rng.choice([0.01, 0.1, 1, 4], x.shape) * rng.normal(size=x.shape)
+    log_mean = (np.log(x + 0.5) + apart).astype(np.float32)
+    n, log_m, r = x.astype(float), log_mean.astype(float), np.exp(log_r)
+    gammas = special.gammaln(n + r) - special.gammaln(r) - special.gammaln(n + 1)
+    expected = gammas - r * np.log1p(np.exp(log_m) / r) + n * (log_m - np.logaddexp(log_r, log_m))
+    found = counted(NegativeBinomial(), x, log_mean, log_r)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(
+        counted(Poisson(), x, log_mean), stats.poisson(np.exp(log_m)).logpmf(n), rtol=1e-6, atol=1e-6
+    )
+
+
+def test_negative_binomial_of_large_inverse_dispersion_is_the_poisson():
+    x = np.float32([[0], [1], [7], [100], [2000]])
+    log_mean = np.log(x + 1).astype(np.float32)
+    found, limit = counted(NegativeBinomial(), x, log_mean, 20.0), counted(Poisson(), x, log_mean)
+    np.testing.assert_allclose(found, limit, rtol=1e-6, atol=1e-6)
+    assert not np.allclose(counted(NegativeBinomial(), x, log_mean, 5.0), limit, rtol=1e-3)
+
+
+def test_size_factor_multiplies_the_means():
+    """The likelihood of an example is that of its means times its total over the mean total; an empty one has total
+    1."""
+    x = np.float32([[3, 1, 0, 8], [0, 2, 1, 0], [0, 0, 0, 0]])
+    log_mean = np.random.default_rng(0).normal(size=x.shape).astype(np.float32)
+    factor = np.maximum(x.sum(1, keepdims=True), 1) / 5
+    m, r = factor * np.exp(log_mean.astype(float)), np.exp(0.5)
+    expected = {Poisson: stats.poisson(m), NegativeBinomial: stats.nbinom(r, r / (r + m))}
+    for kind, p in expected.items():
+        log_r = 0.5 if kind is NegativeBinomial else None
+        found = counted(kind(total=5.0), x, log_mean, log_r)
+        np.testing.assert_allclose(found, p.logpmf(x), rtol=1e-6, atol=1e-6)
+        outputs = jnp.asarray(np.concatenate([log_mean, np.full_like(log_mean, 0.5)], 1) if log_r else log_mean)
+        np.testing.assert_allclose(kind(total=5.0).mean(outputs), np.exp(log_mean), rtol=1e-6)
+        errors = kind(total=5.0).errors(outputs, jnp.asarray(x))
+        np.testing.assert_allclose(errors["mse"], ((m - x) ** 2).mean(1), rtol=1e-5)
+
+
+def test_size_factor_of_missing_counts_is_that_of_the_observed_ones():
+    x, seen = np.float32([[3, 1, 50, 8]]), np.float32([[1, 1, 0, 1]])
+    log_mean = jnp.zeros((1, 4))
+    found = log_likelihood(Poisson(6.0), log_mean, jnp.asarray(x), jnp.asarray(seen))
+    np.testing.assert_allclose(found, stats.poisson(2).logpmf([3, 1, 8]).sum(), rtol=1e-6)
+
+
+def test_inverse_dispersion_is_one_parameter_per_column():
+    net = NegativeBinomial().decoder(nets.MLP((), (5,)))
+    z = jnp.ones((2, 3))
+    params = net.init(new_key(), z)["params"]
+    np.testing.assert_array_equal(params["log_inverse_dispersion"], np.zeros(5))
+    params["log_inverse_dispersion"] = jnp.arange(5.0)
+    np.testing.assert_array_equal(net.apply({"params": params}, z)[:, 5:], np.tile(np.arange(5.0), (2, 1)))
+
+
+def test_encoder_sees_the_logarithm_of_counts():
+    """log(1 + x) (Lopez et al. 2018); other data as they are."""
+    for likelihood, seen in ((NegativeBinomial(), np.log1p), (Normal(), np.asarray)):
+        model = vae.VAE(*vae.dense((4,), (), 2, likelihood))
+        x = np.float32([[0, 3, 1, 100]])
+        params = model.init(new_key(), jnp.asarray(x))["params"]
+        codes = model.apply({"params": params}, jnp.asarray(x), method="encode")
+        np.testing.assert_allclose(codes, seen(x) @ params["encoder"]["Dense_0"]["kernel"][:, :2], rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["normal-learned", "normal-predicted"])
 @pytest.mark.parametrize("log_scale", [-3e38, -100.0, 100.0, 3e38])
 def test_normal_of_any_log_scale_is_finite(name, log_scale):
@@ -231,21 +563,36 @@ def test_normal_of_any_log_scale_is_finite(name, log_scale):
     assert np.isfinite(likelihood.sample(new_key(), outputs)).all()
 
 
-def test_only_the_bernoulli_is_discrete():
-    assert {name for name, likelihood in ALL.items() if likelihood.discrete} == {"bernoulli"}
-
-
 def test_named_returns_the_likelihood_of_each_name():
-    expected = {**ALL, "auto": Bernoulli()}
-    for name, likelihood in expected.items():
-        found = likelihoods.named(name, *scale_of(name).values())
-        assert found == likelihood
-        assert hash(found) == hash(likelihood)
+    for name, likelihood in ALL.items():
+        info = INFOS.get(likelihood.data, Info(SHAPE, 100))
+        changes = {"categorical": {"levels": 256}} | {key: {"total": 20.0} for key in COUNTS}
+        expected = dataclasses.replace(likelihood, **changes.get(name, {}))
+        found = likelihoods.named(name, *scale_of(name).values(), info=info)
+        assert found == expected
+        assert hash(found) == hash(expected)
     assert likelihoods.named("normal") == Normal(1.0) != Normal(0.7)
 
 
+def test_auto_follows_the_data():
+    assert likelihoods.named("auto") == Bernoulli()
+    assert likelihoods.named("auto", info=INFOS["real"]) == Normal("learned")
+    assert likelihoods.named("auto", info=INFOS["counts"]) == NegativeBinomial(20.0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_named_rejects_a_likelihood_of_other_data(name):
+    fitting = {"pixels": NAMES[:13], "real": REAL, "counts": COUNTS}
+    for data, info in {**INFOS, "pixels": Info(SHAPE, 100)}.items():
+        if name in fitting[data]:
+            continue
+        with pytest.raises(ValueError, match=rf"^likelihood={name} needs .*\((scale|kind)=\w+\); for") as error:
+            likelihoods.named(name, info=info)
+        assert str(error.value).endswith(f"use one of {', '.join(fitting[data])}")
+
+
 def test_unknown_likelihood_raises(untyped):
-    with pytest.raises(ValueError, match="likelihood=cauchy is unknown; use one of auto, bernoulli, normal, normal-l"):
+    with pytest.raises(ValueError, match="likelihood=cauchy is unknown; use one of auto, bernoulli, continuous-b"):
         likelihoods.named("cauchy")
 
 
@@ -254,8 +601,8 @@ def test_unknown_likelihood_raises(untyped):
     [
         ("normal", 0.0, "likelihood_scale=0.0 must be positive"),
         ("normal", -1.0, "likelihood_scale=-1.0 must be positive"),
-        ("normal-learned", 0.7, "likelihood_scale=0.7 is for likelihood=normal only; omit it"),
-        ("auto", 0.7, "likelihood_scale=0.7 is for likelihood=normal only; omit it"),
+        ("normal-learned", 0.7, "likelihood_scale=0.7 is for likelihood=normal, laplace or student-t only; omit it"),
+        ("auto", 0.7, "likelihood_scale=0.7 is for likelihood=normal, laplace or student-t only; omit it"),
     ],
 )
 def test_named_rejects_a_scale_that_the_likelihood_does_not_take(name, scale, says):
@@ -342,16 +689,18 @@ def test_learned_scale_is_one_parameter_that_starts_at_one():
 def test_vae_experiment_has_the_likelihood_of_its_field(name):
     """The reconstruction term is its negative log-likelihood."""
     fields = experiment.Config(likelihood=name, hidden=(5,), **scale_of(name))
-    built = experiment.build(fields, Info(SHAPE, 100))
-    likelihood = likelihoods.named(name, *scale_of(name).values())
+    info = INFOS["counts"] if name in COUNTS else Info(SHAPE, 100)
+    built = experiment.build(fields, info)
+    likelihood = likelihoods.named(name, *scale_of(name).values(), info=info)
+    assert built.counts == (name in COUNTS)
     assert built.model.likelihood == likelihood
-    x = jax.random.uniform(new_key(), (8, *SHAPE))
+    x = jnp.asarray(examples("bernoulli" if name == "auto" else name, 8), jnp.float32)
     variables = built.model.init(new_key(), x)
-    examples = quadrature(x[:2])
-    terms, _ = built.evaluate(variables, examples, new_key())
-    z = vae.sample_posterior(built.model, variables, examples, new_key())[1]
+    batch = quadrature(x[:2])
+    terms, _ = built.evaluate(variables, batch, new_key())
+    z = vae.sample_posterior(built.model, variables, batch, new_key())[1]
     outputs = built.model.apply(variables, z, method="outputs")
-    np.testing.assert_allclose(terms["reconstruction"], -log_likelihood(likelihood, outputs, examples.x), rtol=1e-6)
+    np.testing.assert_allclose(terms["reconstruction"], -log_likelihood(likelihood, outputs, batch.x), rtol=1e-6)
     images = built.model.apply(variables, 100 * z, method="decode")
     np.testing.assert_allclose(images, likelihood.mean(built.model.apply(variables, 100 * z, method="outputs")))
 
@@ -360,6 +709,7 @@ def test_vae_experiment_has_the_likelihood_of_its_field(name):
 def test_decoder_starts_at_the_mean_training_image(name):
     image = np.random.default_rng(0).uniform(0.1, 0.9, SHAPE)
     fields = iwae_experiment.Config(likelihood=name, hidden=(5,), latent=2, **scale_of(name))
-    model = iwae_experiment.build(fields, Info(SHAPE, 100, lambda: image)).model
+    info = INFOS["counts"] if name in COUNTS else Info(SHAPE, 100)
+    model = iwae_experiment.build(fields, info._replace(mean=lambda: image)).model
     variables = model.init(new_key(), jnp.zeros((1, *SHAPE)))
     np.testing.assert_allclose(model.apply(variables, jnp.zeros((1, 2)), method="decode")[0], image, rtol=1e-5)

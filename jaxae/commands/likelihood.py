@@ -1,7 +1,7 @@
 """Estimate the log-likelihood of the test split under the models of finished runs.
 
 The same estimate as with `--log-likelihood-samples` (see jaxae/measure/likelihood.py), for every seed; prints a line of
-JSON per run. For variational models on binary images or with a normal likelihood.
+JSON per run. For variational models, with a Bernoulli likelihood on binary images only.
 Nothing is written into the run directory.
 """
 

@@ -1,6 +1,6 @@
 """Densities, divergences and bounds in nats: one number per example, summed over its dimensions."""
 
-from functools import reduce
+from functools import partial, reduce
 from math import factorial, log, pi, prod
 from typing import NamedTuple
 
@@ -25,21 +25,23 @@ class DiagonalNormal(NamedTuple):
     @property
     def scale(self) -> Float[Array, "B *D"]:
         """The standard deviation."""
-        return jnp.exp(_clipped(self.log_scale))
+        return jnp.exp(clipped(self.log_scale))
 
 
-@jax.custom_jvp
-def _clipped(log_scale: Float[Array, "*D"]) -> Float[Array, "*D"]:
-    """The log scale within its limits, with derivative 1 also outside: a straight-through estimator.
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def clipped(
+    values: Float[Array, "*D"], low: float = -LOG_SCALE_LIMIT, high: float = LOG_SCALE_LIMIT
+) -> Float[Array, "*D"]:
+    """The values within the limits, by default those of log scales, with derivative 1 also outside.
 
-    Bengio, Leonard & Courville 2013, section 4.
+    A straight-through estimator (Bengio, Leonard & Courville 2013, section 4).
     """
-    return jnp.clip(log_scale, -LOG_SCALE_LIMIT, LOG_SCALE_LIMIT)
+    return jnp.clip(values, low, high)
 
 
-@_clipped.defjvp
-def _clipped_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    return _clipped(*primals), *tangents
+@clipped.defjvp
+def _clipped_jvp(low: float, high: float, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return clipped(*primals, low, high), *tangents
 
 
 def per_example(values: Float[Array, "B *D"]) -> Float[Array, " B"]:
@@ -80,7 +82,7 @@ def log_normal(p: DiagonalNormal, x: Float[Array, "B *D"]) -> Float[Array, " B"]
 
 def log_normal_terms(p: DiagonalNormal, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
     """The terms of `log_normal`, one per dimension."""
-    log_scale = _clipped(p.log_scale)
+    log_scale = clipped(p.log_scale)
     z = (x - p.mean) * jnp.exp(-log_scale)
     return -0.5 * (z**2 + log(2 * pi)) - log_scale
 
@@ -110,20 +112,20 @@ def kl_normal(q: DiagonalNormal) -> Float[Array, " B"]:
 
 def kl_normal_terms(q: DiagonalNormal) -> Float[Array, "B *D"]:
     """The terms of `kl_normal`, one per latent dimension."""
-    return 0.5 * q.mean**2 + _kl_of_scale(q.log_scale)
+    t = 2 * clipped(q.log_scale)
+    return 0.5 * q.mean**2 + 0.5 * exp_remainder(t)
 
 
 @jax.custom_jvp
-def _kl_of_scale(log_scale: Float[Array, "B *D"]) -> Float[Array, "B *D"]:
-    """KL(N(0, scale^2) || N(0, 1)) = (scale^2 - 1) / 2 - log scale, to full relative precision.
+def exp_remainder(t: Float[Array, "*D"]) -> Float[Array, "*D"]:
+    """e^t - 1 - t to full relative precision, by its Taylor series near 0, where the difference would cancel.
 
-    By its Taylor series for variances near 1, where the difference would cancel. Its derivative is scale^2 - 1.
+    Its derivative is e^t - 1.
     """
-    t = 2 * _clipped(log_scale)
     series = t**2 * reduce(lambda total, k: total * t + 1 / factorial(k), range(9, 1, -1), jnp.zeros_like(t))
-    return 0.5 * jnp.where(jnp.abs(t) < 0.5, series, jnp.expm1(t) - t)
+    return jnp.where(jnp.abs(t) < 0.5, series, jnp.expm1(t) - t)
 
 
-@_kl_of_scale.defjvp
-def _kl_of_scale_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    return _kl_of_scale(*primals), jnp.expm1(2 * _clipped(*primals)) * tangents[0]
+@exp_remainder.defjvp
+def _exp_remainder_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return exp_remainder(*primals), jnp.expm1(*primals) * tangents[0]

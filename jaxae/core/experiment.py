@@ -31,7 +31,7 @@ class Experiment:
 
     A loss returns (terms, updates). Each term has one number per example; `loss` is minimised, and the means of all
     terms are reported. Updates are new values of collections that training changes without gradients (`batch_stats`),
-    usually none. `batch.x` holds float32 examples in model units, pixels in [0, 1] or standardized numbers;
+    usually none. `batch.x` holds float32 examples in model units, pixels in [0, 1], standardized numbers or counts;
     `batch.noise(key, shape)` samples noise per example.
     TypeError for fields of other types, and for a model without `__call__`.
     """
@@ -45,6 +45,7 @@ class Experiment:
     corrupt: Corrupt | None = None
     sequences: bool = False  # whether the model's methods take a mask [B, T], for sequences of different lengths
     missing: bool = False  # whether the losses use observed entries only (`batch.observed`)
+    counts: bool = False  # whether the examples are counts: non-negative whole numbers
     expected: Mapping[str, ExpectedMetrics] = field(default_factory=dict)  # by data set
     unit: str = "nats per {example}"  # of the loss; reports write "image" and "pixel", ... for {example} and {value}
     # Further measures of the trained model, by their names in result.json.

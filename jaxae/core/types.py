@@ -4,6 +4,7 @@ Shape letters: B batch, D data (any number of axes, usually H W C), Z code, K sa
 """
 
 from collections.abc import Callable
+from math import inf
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -76,14 +77,26 @@ class Info(NamedTuple):
     train: int  # number of training examples
     mean: Callable[[], Float[np.ndarray, "*D"]] | None = None  # of the training examples, if available
     examples: Callable[[int], Float[np.ndarray, "N *D"]] | None = None  # N of them, evenly spaced, if available
-    real: bool = False  # real numbers, not pixels in [0, 1]
+    real: bool = False  # real numbers or counts, not pixels in [0, 1]
     missing: bool = False  # whether entries are missing
+    total: float | None = None  # mean total count of a training example; None unless the data are counts
+
+    @property
+    def counts(self) -> bool:
+        """Whether the data are counts."""
+        return self.total is not None
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The smallest and the largest value of the data in model units."""
+        return (0.0 if self.counts else -inf, inf) if self.real or self.counts else (0.0, 1.0)
 
     def initial_mean(self) -> Float[np.ndarray, "*D"]:
-        """The mean training example, to initialise a decoder; pixels are clipped away from 0 and 1.
+        """The mean training example, to initialise a decoder; pixels are clipped away from 0 and 1, counts from 0.
 
-        0, or 0.5 for pixels, if unknown.
+        0, or 0.5 for pixels and counts, if unknown.
         """
+        low, high = self.limits
         if self.mean is None:
-            return np.full(self.shape, 0.0 if self.real else 0.5)
-        return self.mean() if self.real else np.clip(self.mean(), 1e-3, 1 - 1e-3)
+            return np.full(self.shape, 0.0 if low < 0 else 0.5)
+        return np.clip(self.mean(), low + 1e-3, high - 1e-3)

@@ -33,7 +33,8 @@ def from_arrays(
     """Arrays as a data set in model units.
 
     x: images [N, H, W] or [N, H, W, C], uint8 or float in [0, 1] (rounded to 256 levels) or of any range, a table
-    [N, D], or series [N, T] or [N, T, D]; NaN marks a missing entry. y: classes: words, numbers or one-hot rows.
+    [N, D], series [N, T] or [N, T, D], or counts [N, D] with kind="counts"; NaN marks a missing entry. y: classes:
+    words, numbers or one-hot rows.
     test, valid: the examples of a split, or a fraction or number of examples to hold out (see `splits.with_splits`); by
     default a tenth is the test split. fields: those of `Options`, such as kind and scale. InputError for other arrays.
     """
@@ -109,7 +110,8 @@ def prepared(dataset: Dataset, options: Options) -> Dataset:
     """A data set in the user's units, scaled and binarized. InputError for real numbers that are to be binarized."""
     found = scaling.scaled(dataset, options.scale)
     if found.real and options.binarize != "none":
-        raise InputError(f"binarize={options.binarize} is for pixels in [0, 1], not for real numbers; use none")
+        other = "counts" if found.kind == "counts" else "real numbers"
+        raise InputError(f"binarize={options.binarize} is for pixels in [0, 1], not for {other}; use none")
     return binary.binarize(found, options.binarize)
 
 
@@ -149,6 +151,14 @@ def array(x: Any, name: str) -> np.ndarray:
         raise InputError(
             f"{name} is a list of arrays of different shapes; pass one array, or kind='series' for series"
         ) from None
+
+
+def require_values(x: np.ndarray, counts: bool) -> None:
+    """Raise ValueError for infinite examples, and for others than counts if `counts`. NaN marks a missing entry."""
+    if np.isinf(x).any():
+        raise ValueError("examples have infinite values, or values beyond float32")
+    if counts and ((x < 0) | (x % 1 > 0)).any():
+        raise ValueError("examples must be counts: non-negative whole numbers, or NaN where one is missing")
 
 
 def is_ragged(x: Any) -> bool:

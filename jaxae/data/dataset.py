@@ -11,7 +11,7 @@ from jaxae.core.types import Info, Scale
 from jaxae.data.draws import Draws
 from jaxae.data.rows import chunks, select
 
-Kind = Literal["image", "table", "series"]
+Kind = Literal["image", "table", "series", "counts"]
 VALUES = 2**24  # numbers of examples that evaluation and figures hold at once: 64 MiB in float32
 
 
@@ -49,12 +49,13 @@ class Dataset(NamedTuple):
     classes: tuple[str, ...]  # names of the classes; empty without classes
     kind: Kind = "image"
     scale: Scale | None = None  # from model units to the user's; None if they are the same
-    real: bool = False  # real numbers, not pixels in [0, 1]
+    real: bool = False  # real numbers or counts, not pixels in [0, 1]
     from_bytes: bool = False  # whether the data were uint8, divided by 255
-    features: tuple[str, ...] = ()  # names of the columns of a table
+    features: tuple[str, ...] = ()  # names of the columns of a table or of counts
     notes: tuple[str, ...] = ()  # of what was changed or left out while reading
     sample_rate: int = 0  # of recordings, in Hz
     valid: Split | None = None  # for model selection and early stopping
+    total: float | None = None  # mean total count of a training example; None unless the data are counts
 
     @property
     def splits(self) -> tuple[Split, ...]:
@@ -80,7 +81,7 @@ class Dataset(NamedTuple):
     def info(self) -> Info:
         """The properties from which an experiment is built."""
         missing = self.train.observed is not None
-        return Info(self.shape, len(self.train.x), self._mean, self._examples, self.real, missing)
+        return Info(self.shape, len(self.train.x), self._mean, self._examples, self.real, missing, self.total)
 
     def _mean(self) -> Float[np.ndarray, "*D"]:
         x = self.train.x

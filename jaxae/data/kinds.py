@@ -1,4 +1,4 @@
-"""Which kind of data arrays are: images, a table or series."""
+"""Which kind of data arrays are: images, a table, series or counts."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -10,7 +10,7 @@ from jaxae.data.dataset import Kind
 from jaxae.data.rows import chunks, has_missing, mapped, rows
 from jaxae.errors import InputError
 
-Wanted = Literal["auto", "image", "table", "series"]
+Wanted = Literal["auto", "image", "table", "series", "counts"]
 DARK = 0.1  # largest value, relative to white, of images that are almost certainly scaled wrongly
 BFLOAT16 = np.dtype(jnp.bfloat16)
 Found = tuple[list[Any], Kind, tuple[str, ...]]  # examples of every split, arrays or `Rows`; their kind; notes
@@ -21,10 +21,11 @@ def examples(parts: Sequence[np.ndarray], wanted: Wanted, series: bool, where: s
     """The examples of every split in the shape of their kind.
 
     Images [N, H, W, C] are bytes, if they are uint8 or numbers in [0, 1] (rounded to 256 levels), else real numbers;
-    tables [N, D] and series [N, T, D] are real numbers, in which NaN marks a missing entry. Arrays above a GiB are
-    `Rows`. wanted: the kind, or auto: arrays of rank 2 are tables, of rank 3 and 4 images. series: whether auto makes
-    series of rank 2 and 3, unless they are bytes of rank 3. training: reject images of a range that is almost certainly
-    a mistake, unless wanted is image. InputError for other arrays.
+    tables [N, D] and series [N, T, D] are real numbers, in which NaN marks a missing entry, as it does in counts
+    [N, D], which `scaling.scaled` checks. Arrays above a GiB are `Rows`. wanted: the kind, or auto: arrays of rank 2
+    are tables, of rank 3 and 4 images. series: whether auto makes series of rank 2 and 3, unless they are bytes of
+    rank 3. training: reject images of a range that is almost certainly a mistake, unless wanted is image. InputError
+    for other arrays.
     """
     parts = [x.view(BFLOAT16) if x.dtype == "V2" else x for x in parts]  # as NumPy reads a file of bfloat16
     for x in parts:
@@ -43,7 +44,7 @@ def examples(parts: Sequence[np.ndarray], wanted: Wanted, series: bool, where: s
     if first.ndim == {"image": 3, "series": 2}.get(kind):
         parts = [x[..., None] for x in parts]
     parts = [mapped(x, _float32, np.float32) if x.dtype == BFLOAT16 else x for x in map(rows, parts)]
-    if kind == "table":
+    if kind in ("table", "counts"):
         if first.ndim != 2:
             hint = "x[:, None]" if first.ndim == 1 else "x.reshape(len(x), -1)"
             raise InputError(f"{where}: shape {first.shape} is no table [N, D]; pass {hint}")

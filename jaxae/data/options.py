@@ -20,10 +20,10 @@ class Options:
     .npz, CSV, Parquet or IDX file, or of a folder or tar of pictures or WAV recordings."""
     kind: Wanted = "auto"
     """Kind of data. auto: arrays [N, H, W] and [N, H, W, C] are images, [N, D] tables; an experiment for sequences
-    makes series of [N, T] and [N, T, D]."""
+    makes series of [N, T] and [N, T, D]. counts: non-negative whole numbers [N, D], for variational experiments."""
     scale: Scaling = "auto"
     """Scaling by the training split. standard: mean 0 and variance 1 for each feature or channel. unit: range [0, 1].
-    auto: standard for real numbers, none for images and series in [0, 1]."""
+    auto: standard for real numbers, none for images and series in [0, 1] and for counts."""
     test: str = ""
     """Test split: a path, or a fraction or number of training examples to hold out; 0: the training examples.
     (default: the test split of the data, or a tenth)"""

@@ -13,6 +13,7 @@ from jaxae.data.rows import chunks, has_missing, mapped
 from jaxae.errors import InputError
 
 Scaling = Literal["auto", "none", "unit", "standard"]
+LARGEST = 2**24  # largest count: all below are exact in float32
 
 
 class Moments(NamedTuple):
@@ -31,8 +32,11 @@ def scaled(dataset: Dataset, how: Scaling) -> Dataset:
     training split; for each feature of a table, each channel of images and each dimension of series. auto: standard for
     real numbers, none for bytes and for images and series in [0, 1]. Bytes are divided by 255 first. `Rows` are scaled
     when they are read, other arrays in chunks.
-    A constant column becomes 0. InputError for a column without any entry.
+    A constant column becomes 0. InputError for a column without any entry. Counts stay as they are: InputError for
+    unit and standard, and for a value that is no count.
     """
+    if dataset.kind == "counts":
+        return _counts(dataset, how)
     of_bytes = dataset.train.x.dtype == np.uint8
     dataset = dataset._replace(from_bytes=of_bytes)
     pixels = dataset.kind != "table" and all(_within_unit(split.x) for split in dataset.splits)
@@ -61,6 +65,27 @@ def scaled(dataset: Dataset, how: Scaling) -> Dataset:
     return found
 
 
+def _counts(dataset: Dataset, how: Scaling) -> Dataset:
+    """Counts in float32, with the mean total of the observed ones of a training example."""
+    if how in ("unit", "standard"):
+        raise InputError(f"scale={how} has no effect on counts, which stay as they are; omit it, or use kind=table")
+    for part in (part for split in dataset.splits for part in chunks(split.x)):
+        wrong = (part < 0) | (part % 1 > 0) | (part > LARGEST)
+        if wrong.any():
+            row, column = map(int, np.argwhere(wrong)[0])
+            raise InputError(
+                f"{dataset.feature(column)} has {part[row, column]:.9g}, which is no count from 0 to {LARGEST:,}; "
+                "leave it out, or use kind=table"
+            )
+    counted = sum(float(np.nansum(part, dtype=np.float64)) for part in chunks(dataset.train.x))
+    total = counted / len(dataset.train.x)
+    if not total:
+        raise InputError("all counts of the training split are 0: there is nothing to learn")
+    missing = any(has_missing(split.x) for split in dataset.splits)
+    kept = dataset.each(partial(_in_model_units, scale=None, missing=missing, divide=False))
+    return kept._replace(real=True, total=total)
+
+
 def moments(split: Split) -> Moments:
     """Moments of the observed entries; NaN for a column without any. Padding of sequences is excluded."""
 
@@ -80,11 +105,11 @@ def moments(split: Split) -> Moments:
         return Moments(mean, np.sqrt(square / count), np.asarray(low), np.asarray(high))
 
 
-def _in_model_units(split: Split, scale: Scale | None, missing: bool) -> Split:
+def _in_model_units(split: Split, scale: Scale | None, missing: bool, divide: bool = True) -> Split:
     """Missing entries and padding as 0, in float32, with the mask of the observed ones if any is missing."""
 
     def convert(part: np.ndarray) -> np.ndarray:
-        part = _divided(part)
+        part = _divided(part) if divide else part
         with np.errstate(invalid="ignore"):  # signalling NaN in damaged files
             part = part if scale is None else (part - scale.offset) / scale.factor
             return (np.where(np.isnan(part), 0, part) if missing else part).astype(np.float32)

@@ -35,7 +35,7 @@ def summary(data: Dataset) -> str:
     size = "x".join(map(str, data.shape))
     what = f"{words(data.kind).examples} of {'up to ' * (data.train.lengths is not None)}{size}"
     if len(data.shape) == 1:
-        what += " columns"
+        what += " counts" if data.kind == "counts" else " columns"
     counts = [f"{len(data.train.x):,} training", f"{len(data.test.x):,} test"]
     if data.valid is not None:
         counts.insert(1, f"{len(data.valid.x):,} validation")
@@ -47,6 +47,8 @@ def summary(data: Dataset) -> str:
         parts.append(f"bytes from {min(low for low, _ in extremes)} to {max(high for _, high in extremes)}")
     elif data.scale is not None:
         parts.append("standardized" if data.real else "scaled to [0, 1]")
+    if data.total is not None:
+        parts.append(f"mean total {data.total:,.4g}")
     if data.train.observed is not None:
         masks = [split.observed for split in data.splits if split.observed is not None]
         missing = sum(int(np.sum(part == 0)) for mask in masks for part in chunks(mask))

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxae.data.arrays import assembled
+from jaxae.data.kinds import Wanted
 from jaxae.data.options import OF_TABLES, Options
 from jaxae.data.splits import RawDataset
 from jaxae.errors import InputError, first_line
@@ -34,7 +35,8 @@ class Table(NamedTuple):
 def load(path: Path, options: Options, features: Sequence[str] = ()) -> RawDataset:
     """The table of a file. features, InputError: as in `read`."""
     table = read(path, options, features)
-    raw = assembled({"train": table.x}, {"train": table.target}, replace(options, kind="table"), str(path))
+    kind: Wanted = "counts" if options.kind == "counts" else "table"
+    raw = assembled({"train": table.x}, {"train": table.target}, replace(options, kind=kind), str(path))
     return raw._replace(features=table.features, notes=(*raw.notes, *table.notes), applicable=OF_TABLES)
 
 
@@ -63,6 +65,8 @@ def _read(table: Any, path: Path, options: Options, features: Sequence[str]) -> 
     for name in names:
         if name not in left_out:
             values = _plain(table.column(name), f"{path}: column {name}")
+            if options.kind == "counts" and values.dtype.kind != "f":
+                raise InputError(f"{path}: column {name} has words, not counts; use drop={name}, or target={name}")
             columns |= (
                 _as_in_training(name, values, path, features, notes) if features else _numbers(name, values, path)
             )

@@ -5,30 +5,88 @@
 
 from typing import Literal, get_args
 
+from jaxae.core.types import Info
 from jaxae.likelihoods.base import Likelihood as Likelihood
 from jaxae.likelihoods.base import log_likelihood as log_likelihood
 from jaxae.likelihoods.bernoulli import Bernoulli as Bernoulli
+from jaxae.likelihoods.bernoulli import ContinuousBernoulli as ContinuousBernoulli
+from jaxae.likelihoods.counts import NegativeBinomial as NegativeBinomial
+from jaxae.likelihoods.counts import Poisson as Poisson
+from jaxae.likelihoods.discretized import Categorical as Categorical
+from jaxae.likelihoods.discretized import DiscretizedLogisticMixture as DiscretizedLogisticMixture
 from jaxae.likelihoods.normal import Normal as Normal
+from jaxae.likelihoods.robust import Laplace as Laplace
+from jaxae.likelihoods.robust import StudentT as StudentT
 
-Name = Literal["auto", "bernoulli", "normal", "normal-learned", "normal-predicted"]
+Name = Literal[
+    "auto",
+    "bernoulli",
+    "continuous-bernoulli",
+    "logistic-mixture",
+    "categorical",
+    "normal",
+    "normal-learned",
+    "normal-predicted",
+    "laplace",
+    "laplace-learned",
+    "laplace-predicted",
+    "student-t",
+    "student-t-learned",
+    "student-t-predicted",
+    "poisson",
+    "negative-binomial",
+]
+SCALED = ("normal", "laplace", "student-t")  # likelihoods with a fixed scale
+NEEDS = {  # by data of a likelihood: its data, and the field that gives them
+    "binary": ("data in [0, 1]", "scale=unit"),
+    "unit": ("data in [0, 1]", "scale=unit"),
+    "levels": ("data in [0, 1]", "scale=unit"),
+    "real": ("pixels or real numbers", "kind=table"),
+    "counts": ("counts", "kind=counts"),
+}
+PIXELS = Info((), 0)
 
 
-def named(name: Name, scale: float = 1.0, real: bool = False) -> Likelihood:
-    """The likelihood of this name. scale: that of `normal`, in units of x.
+def named(name: Name, scale: float = 1.0, info: Info = PIXELS) -> Likelihood:
+    """The likelihood of this name for data of these properties.
 
-    `auto` is `bernoulli` for pixels in [0, 1], `normal-learned` for real numbers. ValueError for another name, for a
-    scale of another likelihood than `normal`, and for a Bernoulli likelihood of real numbers.
+    scale: that of `normal`, `laplace` and `student-t`, in units of x. `auto` is `bernoulli` for pixels in [0, 1],
+    `normal-learned` for real numbers, `negative-binomial` for counts. ValueError for another name, for a scale of
+    another likelihood, and for a likelihood of other data.
     """
-    if name == "auto" and real:
-        name = "normal-learned"
-    if name == "bernoulli" and real:
-        raise ValueError("likelihood=bernoulli needs data in [0, 1]; use normal-learned, or scale=unit")
     if name not in get_args(Name):
         raise ValueError(f"likelihood={name} is unknown; use one of {', '.join(get_args(Name))}")
-    if name == "normal" and scale <= 0:
+    if name == "auto":
+        name = "negative-binomial" if info.counts else "normal-learned" if info.real else "bernoulli"
+    if name in SCALED and scale <= 0:
         raise ValueError(f"likelihood_scale={scale} must be positive")
-    if name != "normal" and scale != 1.0:
-        raise ValueError(f"likelihood_scale={scale} is for likelihood=normal only; omit it")
-    if name.startswith("normal"):
-        return Normal(scale if name == "normal" else name.removeprefix("normal-"))  # type: ignore[arg-type]
-    return Bernoulli()
+    if name not in SCALED and scale != 1.0:
+        raise ValueError(f"likelihood_scale={scale} is for likelihood=normal, laplace or student-t only; omit it")
+    found = _made(name, scale, info.total)
+    if not _fits(found, info):
+        needs, kind = NEEDS[found.data]
+        fitting = [other for other in get_args(Name)[1:] if _fits(_made(other, 1.0, info.total), info)]
+        raise ValueError(f"likelihood={name} needs {needs} ({kind}); for these data use one of {', '.join(fitting)}")
+    return found
+
+
+def _made(name: Name, scale: float, total: float | None) -> Likelihood:
+    fixed: float | Literal["learned", "predicted"] = scale
+    if name.endswith(("-learned", "-predicted")):
+        fixed = "learned" if name.endswith("-learned") else "predicted"
+    if name.startswith("student-t"):
+        return StudentT(fixed, "predicted" if fixed == "predicted" else 5.0)
+    if name.startswith(("normal", "laplace")):
+        return Normal(fixed) if name.startswith("normal") else Laplace(fixed)
+    if name in ("poisson", "negative-binomial"):
+        return Poisson(total) if name == "poisson" else NegativeBinomial(total)
+    if name in ("logistic-mixture", "categorical"):
+        return DiscretizedLogisticMixture() if name == "logistic-mixture" else Categorical()
+    return Bernoulli() if name == "bernoulli" else ContinuousBernoulli()
+
+
+def _fits(likelihood: Likelihood, info: Info) -> bool:
+    """Whether a likelihood is for data of these properties; one of real numbers is also for pixels."""
+    if info.counts or likelihood.data == "counts":
+        return info.counts and likelihood.data == "counts"
+    return likelihood.data == "real" or not info.real

@@ -1,6 +1,6 @@
 """The interface of likelihoods."""
 
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import flax.linen as nn
 import numpy as np
@@ -9,14 +9,17 @@ from jaxtyping import Array, Float, Key
 from jaxae.core.batch import Terms
 from jaxae.core.divergences import only_observed, per_example
 
+# 0 and 1; grey values in [0, 1]; the same, rounded to levels; real numbers; non-negative whole numbers
+Data: TypeAlias = Literal["binary", "unit", "levels", "real", "counts"]
+
 
 @runtime_checkable
 class Likelihood(Protocol):
     """p(x|z) as a function of the decoder output. A frozen dataclass: hashable and stateless."""
 
     @property
-    def discrete(self) -> bool:
-        """Whether it is a probability mass function of x in {0, 1}, not a density of grey values."""
+    def data(self) -> Data:
+        """The values of x. p is a density of unit and real ones, otherwise a probability mass function."""
 
     def parameters(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of the decoder output for one example of this shape."""
@@ -52,5 +55,6 @@ def log_likelihood(
 
     observed: 1 where x was measured, 0 where it is missing, of the shape of x or of its leading axes.
     """
-    values = likelihood.log_prob(outputs, x)
-    return per_example(values if observed is None else only_observed(values, observed))
+    if observed is None:
+        return per_example(likelihood.log_prob(outputs, x))
+    return per_example(only_observed(likelihood.log_prob(outputs, only_observed(x, observed)), observed))

@@ -176,6 +176,7 @@ def _units(dataset: Dataset) -> dict[str, Any]:
         "scale": scale,
         "features": list(dataset.features),
         "sample_rate": dataset.sample_rate,
+        **({} if dataset.total is None else {"total": dataset.total}),
     }
 
 
@@ -183,7 +184,8 @@ def info_of(saved: dict[str, Any]) -> Info:
     """The properties of the data of a config.json."""
     about = saved["data"]
     real, missing = (bool(about.get(name, False)) for name in ("real", "missing"))
-    return Info(tuple(about["shape"]), about["train"], real=real, missing=missing)
+    total = None if about.get("total") is None else float(about["total"])
+    return Info(tuple(about["shape"]), about["train"], real=real, missing=missing, total=total)
 
 
 def scale_of(saved: dict[str, Any]) -> Scale | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
@@ -188,10 +188,13 @@ def checked(config: Config, build: Build, dataset: Dataset, layout: Layout = UNS
     with input_errors():
         experiment = built(config, build, dataset.info)
         if dataset.train.observed is not None and not experiment.missing:
-            able = ", ".join(_with_masked_loss(dataset.info))
+            able = ", ".join(_suitable(dataset.info, "missing"))
             raise ValueError(
                 f"the data have missing entries; use an experiment that trains on the observed ones: {able}"
             )
+        if dataset.info.counts and not experiment.counts:
+            able = ", ".join(_suitable(dataset.info, "counts"))
+            raise ValueError(f"the data are counts; use kind=table, or an experiment that models them: {able}")
         require_suitable(experiment, dataset)
         if config.selection.needs_validation and dataset.valid is None:
             field = f"keep={config.keep}" if config.keep == "best" else f"stop_after={config.stop_after}"
@@ -212,12 +215,12 @@ def checked(config: Config, build: Build, dataset: Dataset, layout: Layout = UNS
     return experiment
 
 
-def _with_masked_loss(info: Info) -> list[str]:
-    """Experiments that fit these data and mask missing entries in the loss."""
+def _suitable(info: Info, field: Literal["missing", "counts"]) -> list[str]:
+    """Experiments that fit these data, and whose `field` is true."""
     found = []
     for name in names():
         module = find(name)
         with suppress(ValueError):
-            if module.build(module.Config(), info).missing:
+            if getattr(module.build(module.Config(), info), field):
                 found.append(name)
     return found

@@ -87,7 +87,8 @@ def _metavar(hint: Any) -> str:
         if metavar := getattr(mark, "metavar", None):
             return str(metavar)
     if get_origin(hint) is Literal:
-        return "{" + ",".join(map(str, get_args(hint))) + "}"
+        choices = ",".join(map(str, get_args(hint)))
+        return "{" + (choices.replace(",", ", ") if len(choices) > WIDTH - COLUMN else choices) + "}"  # may wrap
     if get_origin(hint) is tuple:
         return f"[{_metavar(get_args(hint)[0])} ...]"
     return str(hint.__name__).upper()
@@ -121,7 +122,7 @@ def _description(text: str, width: int) -> list[str]:
 def _entry(head: str, text: str, width: int) -> list[str]:
     lines = _wrapped(text, width, " " * COLUMN, " " * COLUMN)
     if len(head) + 4 > COLUMN:
-        return [*_wrapped(head, width, "  ", "  "), *lines]
+        return [*_wrapped(head, width, "  ", "      "), *lines]
     return [f"  {head}".ljust(COLUMN) + lines[0].lstrip(), *lines[1:]] if lines else [f"  {head}"]
 
 

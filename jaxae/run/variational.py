@@ -1,8 +1,14 @@
 """The fields that all variational experiments share."""
 
 from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
 
 from jaxae import likelihoods
+from jaxae.core.types import Info
+from jaxae.likelihoods import Likelihood
+from jaxae.variants import vae
 
 
 @dataclass(frozen=True)
@@ -14,11 +20,14 @@ class Fields:
     latent: int = 2
     """Number of latent dimensions."""
     likelihood: likelihoods.Name = "auto"
-    """Likelihood p(x|z). auto: bernoulli for pixels, normal-learned for real numbers. normal: standard deviation
-    --likelihood-scale. normal-learned: one learned standard deviation. normal-predicted: one per dimension, from the
-    decoder."""
+    """Likelihood p(x|z). auto: bernoulli for pixels, normal-learned for real numbers, negative-binomial for counts.
+    Pixels: bernoulli, binary; continuous-bernoulli, grey; logistic-mixture of 5 and categorical, 256 grey levels.
+    Pixels and real numbers: normal, and with heavier tails laplace and student-t (5 degrees of freedom), with scale
+    --likelihood-scale; -learned: one learned scale; -predicted: one per dimension, from the decoder, as are degrees of
+    freedom. Counts: poisson; negative-binomial, with a learned dispersion per column."""
     likelihood_scale: float = 1.0
-    """Standard deviation of --likelihood normal, for pixels in [0, 1] or standardized numbers."""
+    """Scale of --likelihood normal (the standard deviation), laplace and student-t, for pixels in [0, 1] or
+    standardized numbers."""
     kl_warmup: float = 0.0
     """Epochs of KL warm-up, in which the KL weight (or --capacity; all weights of tcvae) rises linearly from 0 (0:
     none)."""
@@ -26,3 +35,13 @@ class Fields:
     """Cycles of KL warm-up within --kl-warmup; with more than 1, the weight rises in the first half of each cycle."""
     log_likelihood_samples: int = 0
     """Importance samples per example for the log-likelihood of the test split, estimated after training (0: none)."""
+
+
+def dense(config: Fields, info: Info, **options: Any) -> tuple[nn.Module, nn.Module, Likelihood]:
+    """Encoder, decoder and likelihood of a `vae.VAE`, with the arguments `options` of `vae.dense`.
+
+    The decoder of counts starts at the mean of the training examples.
+    """
+    likelihood = likelihoods.named(config.likelihood, config.likelihood_scale, info)
+    given = {"hidden": config.hidden, "mean": info.initial_mean() if info.counts else None, **options}
+    return vae.dense(info.shape, latent=config.latent, likelihood=likelihood, **given)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, Num
 from jaxae.core.experiment import Experiment
 from jaxae.core.types import Scale
 from jaxae.data import Split
-from jaxae.data.arrays import array
+from jaxae.data.arrays import array, require_values
 from jaxae.data.rows import Rows, chunks
 from jaxae.data.sequences import padded
 
@@ -143,8 +143,7 @@ def _conversion(units: Units, x: Any) -> Callable[[np.ndarray], np.ndarray]:
 
 def _checked(units: Units, x: Float[np.ndarray, "n *D"]) -> tuple[np.ndarray, np.ndarray | None]:
     """The examples, 0 where an entry is missing, and which entries are observed, if any is missing."""
-    if np.isinf(x).any():
-        raise ValueError("examples have infinite values, or values beyond float32")
+    require_values(x, units.experiment.counts and units.scale is None)  # figures have a scale of their own
     known = ~np.isnan(x)
     if not known.all():
         if not units.experiment.missing:

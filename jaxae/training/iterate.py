@@ -139,6 +139,10 @@ def require_suitable(experiment: Experiment, data: Dataset) -> None:
         raise ValueError(
             "the data have missing entries, but the loss of this experiment is not masked; impute them, or use another"
         )
+    if experiment.counts and data.total is None:
+        raise ValueError("the experiment is for counts, but the data are others; read them with kind=counts")
+    if data.total is not None and not experiment.counts:
+        raise ValueError("the data are counts, but the loss of this experiment is for other data; read them as a table")
 
 
 def _iterate(

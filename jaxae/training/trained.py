@@ -28,7 +28,8 @@ class Trained:
     means of all terms; with several seeds each mean is a record of `seeds` (a list), `mean` and `std` (of a sample,
     n - 1). Examples go in, and come out, in the user's units. Images are [N, H, W, C], or [N, H, W] when grey, uint8 or
     float in [0, 1]; floats are used as they are, whereas training and the command line round them to 256 levels. Real
-    numbers are scaled as the training data were; NaN marks a missing entry. Sequences are [N, T, D], padded ones with
+    numbers are scaled as the training data were; NaN marks a missing entry. Of counts the results are expected counts,
+    at the mean total of the training examples. Sequences are [N, T, D], padded ones with
     their lengths [N], or a list of [T, D]. A split of a `Dataset`, which is in model units, is passed as a whole:
     `model.score(data.test)`, not its array. With several seeds every result has a leading axis of seeds, and `model[i]`
     is the model of one.
@@ -41,7 +42,7 @@ class Trained:
     history: Sequence[dict[str, Any]] = field(default=(), repr=False)  # metrics of every epoch and split
     saver: Callable[[Path, "Trained"], None] | None = field(default=None, repr=False)  # what `save` calls
     scale: Scale | None = field(default=None, repr=False)  # from model units to the user's; None if they are the same
-    real: bool = field(default=False, repr=False)  # real numbers, not pixels in [0, 1]
+    real: bool = field(default=False, repr=False)  # real numbers or counts, not pixels in [0, 1]
     from_bytes: bool = field(default=True, repr=False)  # whether the data were uint8, divided by 255
 
     def __getitem__(self, i: int) -> "Trained":

@@ -33,8 +33,9 @@ class VAE(nn.Module):
         return q, self.decoder(q.mean if eps is None else reparameterize(q, eps))
 
     def posterior(self, x: Float[Array, "B *D"]) -> DiagonalNormal:
-        """q(z|x)."""
-        return DiagonalNormal(*jnp.split(self.encoder(x), 2, axis=-1))
+        """q(z|x). The encoder's input is log(1 + x) for counts (Lopez et al. 2018), x for other data."""
+        seen = jnp.log1p(x) if self.likelihood.data == "counts" else x
+        return DiagonalNormal(*jnp.split(self.encoder(seen), 2, axis=-1))
 
     def encode(self, x: Float[Array, "B *D"]) -> Float[Array, "B Z"]:
         """The mean of q(z|x): deterministic."""

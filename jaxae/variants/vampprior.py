@@ -29,14 +29,14 @@ PIXELS = around(0.05)
 class VampVAE(vae.VAE, kw_only=True):
     """A variational autoencoder with p(z) = (1 / K) sum_k q(z|u_k). Groups: encoder, decoder, pseudo_inputs.
 
-    Pseudo-inputs u of pixels are clipped to [0, 1], and posteriors have a log scale in `LOG_SCALE`, as in the authors'
-    code.
+    Pseudo-inputs u of pixels are clipped to [0, 1], of counts at 0, and posteriors have a log scale in `LOG_SCALE`, as
+    in the authors' code.
     """
 
     shape: tuple[int, ...]  # of an example
     components: int  # K
     start: nn.initializers.Initializer = PIXELS  # of the pseudo-inputs
-    real: bool = False  # real numbers, not pixels
+    limits: tuple[float, float] = (0.0, 1.0)  # of the pseudo-inputs: those of the data
 
     def setup(self) -> None:
         self.pseudo_inputs = self.param("pseudo_inputs", self.start, (self.components, *self.shape))
@@ -48,7 +48,7 @@ class VampVAE(vae.VAE, kw_only=True):
 
     def mixture(self) -> DiagonalNormal:
         """q(z|u_k) for every k."""
-        return self.posterior(jnp.asarray(self.pseudo_inputs) if self.real else jnp.clip(self.pseudo_inputs, 0, 1))
+        return self.posterior(jnp.clip(self.pseudo_inputs, *self.limits))
 
     def log_prior(self, z: Float[Array, "N Z"]) -> Float[Array, " N"]:
         """log p(z) (Tomczak & Welling 2018, equation 9)."""

@@ -91,11 +91,13 @@ def in_units(data: Dataset, x: np.ndarray) -> np.ndarray:
 def displayed(model: Trained, data: Dataset) -> tuple[Trained, Dataset]:
     """Model and data with a scale in whose units black is 0 and white 1; None for pixels.
 
-    Real numbers: black and white are the 0.1 % and 99.9 % quantiles of the training split, in model units.
+    Real numbers: black and white are the 0.1 % and 99.9 % quantiles of the training split, in model units; counts, most
+    of which are small: the 0.1 % and 95 % quantiles.
     """
     if not data.real:
         return replace(model, scale=None), data._replace(scale=None)
-    low, high = np.quantile(data.train.x[spread(len(data.train.x), at_most(data, 10_000))], (0.001, 0.999))
+    rows = data.train.x[spread(len(data.train.x), at_most(data, 10_000))]
+    low, high = np.quantile(rows, (0.001, 0.95 if data.kind == "counts" else 0.999))
     width = high - low if high > low else 1.0
     scale = Scale(np.array([-low / width]), np.array([1 / width]))
     return replace(model, scale=scale), data._replace(scale=scale)

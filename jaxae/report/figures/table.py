@@ -1,4 +1,4 @@
-"""Figures of tables, in the user's units and with the names of the columns."""
+"""Figures of tables and counts, in the user's units and with the names of the columns."""
 
 from dataclasses import replace
 from math import prod
@@ -38,15 +38,17 @@ def column_rmse(model: Trained, data: Dataset) -> Float[np.ndarray, " D"]:
 
 
 def column_errors(model: Trained, data: Dataset, title: str) -> "Figure":
-    """Bar chart of the test RMSE of the `MAX_COLUMNS` columns with the largest errors; in standard deviations if
-    standardized.
+    """Bar chart of the test RMSE of the `MAX_COLUMNS` columns with the largest errors.
+
+    In counts, or in standard deviations if standardized.
     """
     values = column_rmse(model, data)
     places = np.argsort(-values, kind="stable")[:MAX_COLUMNS][::-1]
     figure = canvas(f"{title}: columns with the largest errors", 7.0, 0.8 + 0.22 * len(places))
     axis = figure.subplots()
     axis.barh([name[:40] for name in _distinct(_names(data, places))], values[places], color=COLOURS[0])
-    axis.set_xlabel("root mean squared error" + ", in standard deviations" * errors.standardized(data))
+    unit = ", in counts" if data.kind == "counts" else ", in standard deviations" * errors.standardized(data)
+    axis.set_xlabel("root mean squared error" + unit)
     axis.grid(alpha=0.3, axis="x")
     return figure
 
