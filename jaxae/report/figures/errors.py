@@ -45,7 +45,7 @@ def standardized(data: Dataset) -> bool:
 
 def note(data: Dataset) -> str:
     """The unit of the errors, for a title."""
-    return f" (squared error{', of standardized values' * standardized(data)})"
+    return f"(squared error{' of standardized values' * standardized(data)})"
 
 
 def squared_errors(data: Dataset, places: np.ndarray, y: Float[np.ndarray, "N *D"]) -> Float[np.ndarray, " N"]:

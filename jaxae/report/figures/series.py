@@ -36,7 +36,7 @@ def extremes(model: Trained, data: Dataset, title: str) -> "Figure":
     found = errors.extremes(model, data, 5, 5)
     kinds = 5 * ["best"] + 5 * ["worst"]
     names = [f"{kind}: {error:.2g}" for kind, error in zip(kinds, found.errors, strict=True)]
-    about = f"{title}: best and worst reconstructions of {found.compared:,} test series{errors.note(data)}"
+    about = f"{title}: best and worst reconstructions of {found.compared:,} test series {errors.note(data)}"
     return _pairs(data, found.places, np.asarray(model.decode(found.codes)), None, names, about)
 
 

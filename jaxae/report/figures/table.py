@@ -107,7 +107,7 @@ def worst_rows(model: Trained, data: Dataset, title: str) -> "Figure":
     heads = ["test row", "class", "mean squared error", "column", "original", "reconstruction", "share of the error"]
     if not data.classes:
         lines, heads = [[line[0], *line[2:]] for line in lines], [heads[0], *heads[2:]]
-    about = f"{title}: worst reconstructions of {found.compared:,} test rows{errors.note(data)}"
+    about = f"{title}: worst reconstructions of {found.compared:,} test rows\n{errors.note(data)}"
     if any(shaded):
         about += "\npink: not measured, and filled in by the reconstruction"
     figure = canvas(about, 9.0, 1.0 + 0.24 * len(lines))
