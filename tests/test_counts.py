@@ -94,9 +94,9 @@ def test_columns_of_a_data_frame_name_the_counts():
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        (-1.0, r"place 2 of the last axis has -1, which is no count from 0 to 16,777,216; leave it out, or use kind="),
-        (0.5, r"place 2 of the last axis has 0\.5, which is no count"),
-        (2.0**24 + 2, "place 2 of the last axis has 16777218, which is no count"),
+        (-1.0, r"index 2 of the last axis has -1, which is no count from 0 to 16,777,216; leave it out, or use kind="),
+        (0.5, r"index 2 of the last axis has 0\.5, which is no count"),
+        (2.0**24 + 2, "index 2 of the last axis has 16777218, which is no count"),
         (np.inf, "infinite values"),
     ],
 )
@@ -115,7 +115,7 @@ def test_messages_name_the_column(tmp_path):
     pyarrow.csv.write_csv(table(x), tmp_path / "x.csv")
     with pytest.raises(InputError, match=r"column c has 0\.5, which is no count"):
         data.load(str(tmp_path / "x.csv"), kind="counts", target="cell")
-    with pytest.raises(InputError, match="column cell has words, not counts; use drop=cell, or target=cell"):
+    with pytest.raises(InputError, match="column cell has strings, not counts; use drop=cell, or target=cell"):
         data.load(str(tmp_path / "x.csv"), kind="counts")
 
 
@@ -225,7 +225,7 @@ def test_models_of_counts_survive_saving_and_loading_and_check_their_input(tmp_p
     for call in ("encode", "reconstruct", "score"):
         assert equal(getattr(again, call)(MISSING), getattr(model, call)(MISSING)), call
     for wrong in (-COUNTS, COUNTS + 0.5):
-        with pytest.raises(ValueError, match="examples must be counts: non-negative whole numbers, or NaN"):
+        with pytest.raises(ValueError, match="examples must be counts: non-negative integers, or NaN"):
             model.score(wrong)
     assert {"pairs.png", "columns.png", "samples.png"} <= {p.name for p in (run / "figures").iterdir()}
     assert (run / "report.html").exists()

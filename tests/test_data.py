@@ -231,7 +231,7 @@ def bad_inputs(folder):
         "IDX without images": (file("none", raw[:4] + bytes(4) + b"\xff" * 8), "has no examples"),
         "unknown name": ("mnits", "did you mean mnist"),
         "unknown configuration": ("emnist/leters", "did you mean emnist/letters"),
-        "no such file or set": ("qqqqqqqqqq", "no such file or set"),
+        "no such file or data set": ("qqqqqqqqqq", "no such file or data set"),
         "no name": ("", "data='' is empty"),
         "missing file": (str(folder / "none.npy"), "no such file"),
         "truncated npy": (file("cut.npy", (folder / npy("cut.npy", GREY)).read_bytes()[:-9]), "truncated"),

@@ -468,7 +468,7 @@ def test_fit_with_a_workdir_runs_in_a_thread(x, tmp_path):
 
 
 def test_interrupt_after_training_raises_and_the_same_call_completes_the_run(x, tmp_path):
-    """The signal handler is that of the caller, such as the one of asyncio."""
+    """While the metrics are measured, the caller's own SIGINT handler (for example asyncio's) is installed."""
     handlers, before = [], signal.getsignal(signal.SIGINT)
 
     def measure(model, data):

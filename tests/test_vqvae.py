@@ -290,7 +290,7 @@ def test_codebook_on_two_devices_equals_that_on_one(learned):
 
 @pytest.mark.parametrize("learned", [False, True])
 def test_microbatches_equal_the_global_batch_without_batch_statistics(learned):
-    """This holds in every evaluation, and in training if the codebook has no state."""
+    """Microbatches are equal to the global batch in every evaluation, and in training if the codebook has no state."""
     update = None if learned else codebook.track(0.9)
     model, variables, x = small(learned=learned, tracked=False)
     assert ("codebook" in variables) == (not learned)

@@ -36,7 +36,7 @@ class ToFile(OneRun):
     """Index of the seed whose model is used, from 0 (-1: all seeds, as a leading axis)."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a file of another kind."""
+        """Raise ValueError for an unsupported file suffix."""
         if self.out.suffix not in self.suffixes:
             raise ValueError(f"out={self.out} must end in {' or '.join(self.suffixes)}")
 
@@ -61,7 +61,7 @@ class NewData(NamedTuple):
 
 
 def opened(options: ToFile) -> Trained:
-    """The model of a run, with all seeds or that of --member. InputError for members that it lacks.
+    """The model of a run, with all seeds or that of --member. InputError if --member is out of range.
 
     InputError for a picture of a table, and for a run that is not finished, unless `Trained.save` wrote it.
     """

@@ -17,7 +17,7 @@ LARGEST = 2**24  # largest count: all below are exact in float32
 
 
 class Moments(NamedTuple):
-    """Statistics of the observed entries of a training split, for each place on the last axis of an example."""
+    """Statistics of the observed entries of a training split, for each index along the last axis of an example."""
 
     mean: Float[np.ndarray, " C"]
     std: Float[np.ndarray, " C"]
@@ -32,7 +32,7 @@ def scaled(dataset: Dataset, how: Scaling) -> Dataset:
     training split; for each feature of a table, each channel of images and each dimension of series. auto: standard for
     real numbers, none for bytes and for images and series in [0, 1]. Bytes are divided by 255 first. `Rows` are scaled
     when they are read, other arrays in chunks.
-    A constant column becomes 0. InputError for a column without any entry. Counts stay as they are: InputError for
+    A constant column becomes 0. InputError for a column without observed entries. Counts are not scaled: InputError for
     unit and standard, and for a value that is no count.
     """
     if dataset.kind == "counts":
@@ -87,7 +87,7 @@ def _counts(dataset: Dataset, how: Scaling) -> Dataset:
 
 
 def moments(split: Split) -> Moments:
-    """Moments of the observed entries; NaN for a column without any. Padding of sequences is excluded."""
+    """Moments of the observed entries; NaN for a column without observed entries. Padding is excluded."""
 
     def parts() -> Iterator[np.ndarray]:
         for part in chunks(split.x) if split.lengths is None else [split.x[_steps(split)]]:

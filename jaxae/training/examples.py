@@ -27,7 +27,7 @@ def chunk_of(shape: tuple[int, ...]) -> int:
 class Part(NamedTuple):
     """Some of the examples, in model units."""
 
-    first: int  # place of the first one
+    first: int  # index of the first one
     x: Float[Array, "n *D"]  # 0 where an entry is missing
     observed: Float[Array, "n *D"] | None  # 1 where measured, 0 where missing; None: all
     steps: Float[Array, "n T"] | None  # 1 within a sequence, 0 after its end; None: all of one length

@@ -86,7 +86,7 @@ class Trained:
         return self.decode(self.encode(x, lengths))
 
     def corrupted(self, x: Examples, first: int = 0) -> Float[Array, "N *shape"]:
-        """Encoder inputs in training: with the noise or mask of the experiment, keyed by place, from `first` on."""
+        """Encoder inputs in training: with the noise or mask of the experiment, keyed by index, from `first` on."""
         found = []
         for part in parts(self, x):
             examples = part.x
