@@ -268,7 +268,7 @@ def bad_inputs(folder):
         "npy with a huge declared shape": (file("huge.npy", huge), "cannot be read"),
         "IDX with a huge declared shape": (file("vast", raw[:4] + b"\xff" * 12), "bytes where the header says"),
         "gzip IDX with a huge declared shape": (file("vast.gz", gzip.compress(raw[:4] + b"\xff" * 12)), "header says"),
-        "more classes than examples have": (str(folder / "far.npz"), "more than 10,000: they are no classes"),
+        "more labels than classes": (str(folder / "far.npz"), "more than 10,000; pass classes or omit y"),
         "dangling link": (str(folder / "link"), "cannot be read"),
         "no such user": ("~nosuchuser/x.npy", "cannot be a path"),
         "overlong name": ("x" * 300, "cannot be a path"),

@@ -85,7 +85,7 @@ def test_constant_codes_have_the_lowest_scores(value):
 
 
 def test_duplicated_latent_dimensions_lower_mig_sap_and_completeness():
-    """In MIG and SAP the second largest score is that of the copy; both dimensions share the importance."""
+    """In MIG and SAP the second largest score is that of the copy; in DCI the copies share the importance."""
     codes = np.concatenate([IDENTITY, IDENTITY], axis=1)
     assert mig(codes, FACTORS) == 0
     assert sap(codes, FACTORS) == 0
@@ -267,7 +267,7 @@ def test_factor_score_compares_variances_with_those_over_all_examples():
 
 @pytest.mark.parametrize("largest", [1, 8])
 def test_factor_score_excludes_dimensions_that_have_collapsed_to_the_prior(largest):
-    """Those of a standard deviation below 0.05, whatever that of the others; the prior has 1."""
+    """Dimensions with a standard deviation below 0.05 are excluded, for any standard deviation of the others."""
     assert factor_score(UNIT[:, :3], FACTORS) == 3 / 4
     for size, count in ((1e-6, 3), (0.009, 3), (0.011, 3), (0.049, 3), (0.051, 4), (0.3, 4)):
         codes = UNIT * np.array([[1, largest, 1, size]])

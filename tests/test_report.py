@@ -356,7 +356,7 @@ def test_unfinished_and_changed_runs_raise_one_line_errors(runs, tmp_path, capsy
         ("report", [unfinished], "is not finished: jaxae vae"),
         ("report", [unfinished], f"--workdir {unfinished} resumes it"),
         ("report", [other], "its data, digits, has changed since"),
-        ("compare", [runs[0], runs[0]], "given twice"),
+        ("compare", [runs[0], runs[0]], "passed twice"),
         ("compare", [runs[0], unfinished], "is not finished"),
         ("compare", [runs[0], "--out", tmp_path], "cannot be written"),
     ):

@@ -1,4 +1,4 @@
-"""Tables with named columns: types, categories, missing cells, and what is refused."""
+"""Tables with named columns: types, categories, missing cells and errors."""
 
 import dataclasses
 
@@ -138,7 +138,7 @@ def test_model_of_a_table_takes_and_gives_named_columns(tmp_path):
 
 
 def test_figure_of_columns_has_their_names_and_errors(tmp_path):
-    """Over observed entries, in standard deviations, the largest on top."""
+    """The RMSE of observed entries in standard deviations, in ascending order from the bottom."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(60, 3)) @ np.diag([1, 50, 0.1])
     lines = [",".join("" if rng.random() < 0.2 else f"{value:.5f}" for value in row) for row in x]

@@ -77,7 +77,7 @@ def opened(options: ToFile) -> Trained:
     if options.member >= len(model) or options.member < -1:
         raise InputError(f"--member {options.member}: {seeds}")
     if options.out.suffix == ".png" and len(model.shape) == 1:
-        raise InputError(f"--out {options.out}: rows of a table are no pictures; use .csv or .npy")
+        raise InputError(f"--out {options.out}: rows of a table are not images; use .csv or .npy")
     if options.out.suffix == ".png" and options.member < 0 and len(model) > 1:
         raise InputError(f"--out {options.out}: a picture shows one seed, and {seeds}")
     return model if options.member < 0 else model[options.member]

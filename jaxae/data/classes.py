@@ -43,7 +43,9 @@ def labels(parts: Sequence[Any], counts: Sequence[int], where: str) -> Labels:
         joined = np.where(known, joined, 0).astype(np.int64)
     names, places = np.unique(joined[known], return_inverse=True)
     if len(names) > CLASSES:
-        raise InputError(f"{where}: y has {len(names):,} different values, more than {CLASSES:,}: they are no classes")
+        raise InputError(
+            f"{where}: y has {len(names):,} different values, more than {CLASSES:,}; pass classes or omit y"
+        )
     found = np.full(len(joined), -1, np.int32)
     found[known] = places
     return np.split(found, np.cumsum(counts)[:-1]), tuple(" ".join(str(name).split()) for name in names.tolist())

@@ -33,7 +33,7 @@ def scaled(dataset: Dataset, how: Scaling) -> Dataset:
     real numbers, none for bytes and for images and series in [0, 1]. Bytes are divided by 255 first. `Rows` are scaled
     when they are read, other arrays in chunks.
     A constant column becomes 0. InputError for a column without observed entries. Counts are not scaled: InputError for
-    unit and standard, and for a value that is no count.
+    unit and standard, and for a value that is not a count.
     """
     if dataset.kind == "counts":
         return _counts(dataset, how)
@@ -68,13 +68,13 @@ def scaled(dataset: Dataset, how: Scaling) -> Dataset:
 def _counts(dataset: Dataset, how: Scaling) -> Dataset:
     """Counts in float32, with the mean total of the observed ones of a training example."""
     if how in ("unit", "standard"):
-        raise InputError(f"scale={how} has no effect on counts, which stay as they are; omit it, or use kind=table")
+        raise InputError(f"scale={how} has no effect on counts, which are not scaled; omit it, or use kind=table")
     for part in (part for split in dataset.splits for part in chunks(split.x)):
         wrong = (part < 0) | (part % 1 > 0) | (part > LARGEST)
         if wrong.any():
             row, column = map(int, np.argwhere(wrong)[0])
             raise InputError(
-                f"{dataset.feature(column)} has {part[row, column]:.9g}, which is no count from 0 to {LARGEST:,}; "
+                f"{dataset.feature(column)} has {part[row, column]:.9g}, which is not a count from 0 to {LARGEST:,}; "
                 "leave it out, or use kind=table"
             )
     counted = sum(float(np.nansum(part, dtype=np.float64)) for part in chunks(dataset.train.x))

@@ -1,4 +1,4 @@
-"""What likelihoods of real numbers with a location and a scale have in common."""
+"""Base class of likelihoods of real numbers with a location and a scale."""
 
 from dataclasses import dataclass
 from math import exp, log

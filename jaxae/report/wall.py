@@ -42,7 +42,7 @@ COMPONENTS = 32  # principal components at most
 
 
 def wall(model: Trained, data: Dataset) -> dict[str, Any] | None:
-    """Data of the interactive latent space, as JSON values; None for rows of a table, which are no pictures, and for
+    """Data of the interactive latent space, as JSON values; None for rows of a table, which are not images, and for
     one-dimensional or constant codes.
 
     Pictures are data URLs of PNG files: sheets of images, row by row. On the grid the first axis of the plane runs
