@@ -29,7 +29,7 @@ class Config(variational.Fields, run.Config):
     capacity: float = 0.0
     """Target of the KL term in nats: the loss has --kl-weight times |KL - capacity| (0: no target)."""
     capacity_of: kl_term.CapacityOf = "example"
-    """KL in --capacity: of each example, or the mean over the batch (disentanglement_lib; not with microbatches)."""
+    """KL in --capacity: of each example, or the batch mean (disentanglement_lib; without microbatches only)."""
     free_bits: float = 0.0
     """Free bits: nats of KL per latent dimension that are not penalised (0: none)."""
 

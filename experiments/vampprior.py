@@ -80,7 +80,9 @@ def _start(config: Config, info: run.Info) -> nn.initializers.Initializer:
     if config.pseudo_inputs == "constant" or info.examples is None:  # a saved model needs no initial values
         return vampprior.PIXELS
     if config.components > info.train:
-        raise ValueError(f"components={config.components} exceeds the {info.train} training images; use at most those")
+        raise ValueError(
+            f"components={config.components} exceeds the {info.train} training images; use at most {info.train}"
+        )
     return vampprior.around(info.examples(config.components))
 
 

@@ -1,4 +1,4 @@
-"""`python -m jaxae`, as the console script `jaxae`."""
+"""Entry point of `python -m jaxae`, the same as the console script `jaxae`."""
 
 from jaxae.commands.main import main
 

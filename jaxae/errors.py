@@ -41,6 +41,7 @@ class Interrupted(BaseException):
     """Stopped by a signal, with the last finished step saved. `except Exception` does not catch it."""
 
 
+BROKEN_FILE = "it may be truncated or damaged: copy or download it again"  # end of a message about a file
 # Exceptions raised by reading a damaged file.
 DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError)
 

@@ -276,7 +276,7 @@ def compare(argv: Sequence[str] | None = None, stop: loop.Stop = loop.never) -> 
     errors.Interrupted."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="digits", help="data set, as for the experiments (default: digits)")
-    parser.add_argument("--data-dir", default="", help="folder of prepared TFDS sets")
+    parser.add_argument("--data-dir", default="", help="folder of prepared TFDS data sets")
     parser.add_argument("--manual-dir", default="", help="folder of archives already downloaded")
     parser.add_argument("--latents", type=int, nargs="+", default=[4, 8, 16, 32, 64], help="code sizes")
     parser.add_argument("--epochs", type=int, default=30, help="epochs of each autoencoder (default: 30)")

@@ -1,6 +1,6 @@
 """Train an experiment on a real data set of every kind, and print a table of the results.
 
-python scripts/real_data.py DATA                    all sets in the folder DATA (written $DATA in the table)
+python scripts/real_data.py DATA                    all data sets in the folder DATA (written $DATA in the table)
 python scripts/real_data.py DATA series photos      some of them
 python scripts/real_data.py DATA --workdir runs/real_data
 
@@ -37,12 +37,12 @@ COMMANDS = {
 def main() -> None:
     """Run the commands, with three seeds each, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="folder of the sets")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"sets (default: all): {', '.join(COMMANDS)}")
+    parser.add_argument("data", type=Path, help="folder of the data sets")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"data sets (default: all): {', '.join(COMMANDS)}")
     parser.add_argument("--workdir", type=Path, default=Path("runs/real_data"), help="holds a directory per set")
     options = parser.parse_args()
     if unknown := set(options.names) - set(COMMANDS):
-        parser.error(f"unknown sets {', '.join(sorted(unknown))}: use {', '.join(COMMANDS)}")
+        parser.error(f"unknown data sets {', '.join(sorted(unknown))}: use {', '.join(COMMANDS)}")
     names = options.names or [*COMMANDS]
     for name in names:
         words = shlex.split(COMMANDS[name].replace("$DATA", str(options.data)))

@@ -121,7 +121,7 @@ def main(call: Callable[[list[str]], int] = call) -> None:
     parser.add_argument(
         "--out", type=Path, default=ROOT / "experiments", help="folder of results.json, README.md and the pictures"
     )
-    parser.add_argument("--data-dir", type=Path, help="folder of prepared TFDS sets")
+    parser.add_argument("--data-dir", type=Path, help="folder of prepared TFDS data sets")
     parser.add_argument("--manual-dir", type=Path, help="folder of archives already downloaded")
     options = parser.parse_args()
     if unknown := set(options.names) - set(NAMES):

@@ -162,7 +162,7 @@ def test_restore_of_an_intact_checkpoint_logs_nothing(tmp_path, caplog):
 
 @pytest.mark.parametrize("count", [40, pytest.param(1000, marks=pytest.mark.slow)])
 def test_random_faults_never_restore_a_wrong_state(tmp_path, caplog, count):
-    """One or two faults in a directory of two checkpoints: one of them is restored intact, or none."""
+    """With one or two faults in a directory of two checkpoints, `restore` returns one checkpoint intact, or None."""
     save(tmp_path / "whole", [1, 2])
     states = {step: {**ITEMS, "state": STATE._replace(step=jnp.int32(step))} for step in (1, 2, 3)}
     chance, faults, found = random.Random(0), 0, Counter()

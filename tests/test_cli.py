@@ -119,7 +119,7 @@ def test_folder_of_tfds_without_effect_names_data(tmp_path, monkeypatch, capsys)
     with pytest.raises(SystemExit) as ended:
         run.main(vae.Config, vae.build, ["--data-dir", "mine"])
     assert ended.value.code == 2
-    assert "error: --data-dir mine has no effect on digits: it is for sets of TFDS" in capsys.readouterr().err
+    assert "error: --data-dir mine has no effect on digits; it applies to TFDS data sets" in capsys.readouterr().err
 
 
 def test_bad_input_leaves_a_finished_run_as_it_is(finished, monkeypatch, capsys):

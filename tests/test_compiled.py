@@ -102,7 +102,7 @@ def test_entry_of_a_process_killed_while_writing_is_replaced(cache, whole):
 
 
 def test_truncated_entry_that_was_read_is_replaced(cache):
-    """It has an access time, written when another process read it."""
+    """The entry has a file with an access time, written when another process read the entry."""
     hits(2)
     (entry,) = entries(cache)
     entry.write_bytes(entry.read_bytes()[:-100])

@@ -94,9 +94,9 @@ def test_columns_of_a_data_frame_name_the_counts():
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        (-1.0, r"place 2 of the last axis has -1, which is no count from 0 to 16,777,216; leave it out, or use kind="),
-        (0.5, r"place 2 of the last axis has 0\.5, which is no count"),
-        (2.0**24 + 2, "place 2 of the last axis has 16777218, which is no count"),
+        (-1.0, r"index 2 of the last axis has -1, which is not a count from 0 to 16,777,216; leave it out, or use"),
+        (0.5, r"index 2 of the last axis has 0\.5, which is not a count"),
+        (2.0**24 + 2, "index 2 of the last axis has 16777218, which is not a count"),
         (np.inf, "infinite values"),
     ],
 )
@@ -113,21 +113,21 @@ def test_messages_name_the_column(tmp_path):
     x = MISSING.copy()
     x[7, 2] = 0.5
     pyarrow.csv.write_csv(table(x), tmp_path / "x.csv")
-    with pytest.raises(InputError, match=r"column c has 0\.5, which is no count"):
+    with pytest.raises(InputError, match=r"column c has 0\.5, which is not a count"):
         data.load(str(tmp_path / "x.csv"), kind="counts", target="cell")
-    with pytest.raises(InputError, match="column cell has words, not counts; use drop=cell, or target=cell"):
+    with pytest.raises(InputError, match="column cell has strings, not counts; use drop=cell, or target=cell"):
         data.load(str(tmp_path / "x.csv"), kind="counts")
 
 
 @pytest.mark.parametrize(
     ("x", "fields", "says"),
     [
-        (COUNTS, {"scale": "standard"}, "scale=standard has no effect on counts, which stay as they are; omit it"),
+        (COUNTS, {"scale": "standard"}, "scale=standard has no effect on counts, which are not scaled; omit it"),
         (COUNTS, {"scale": "unit"}, "scale=unit has no effect on counts"),
         (COUNTS, {"binarize": "static"}, "binarize=static is for pixels in .*, not for counts; use none"),
         (0 * COUNTS, {}, "all counts of the training split are 0: there is nothing to learn"),
-        (COUNTS[:, 0], {}, r"shape \(80,\) is no table"),
-        (COUNTS.reshape(8, 5, 10), {}, r"shape \(8, 5, 10\) is no table"),
+        (COUNTS[:, 0], {}, r"shape \(80,\) is not a table"),
+        (COUNTS.reshape(8, 5, 10), {}, r"shape \(8, 5, 10\) is not a table"),
     ],
 )
 def test_options_and_shapes_without_meaning_for_counts_raise(x, fields, says):
@@ -225,7 +225,7 @@ def test_models_of_counts_survive_saving_and_loading_and_check_their_input(tmp_p
     for call in ("encode", "reconstruct", "score"):
         assert equal(getattr(again, call)(MISSING), getattr(model, call)(MISSING)), call
     for wrong in (-COUNTS, COUNTS + 0.5):
-        with pytest.raises(ValueError, match="examples must be counts: non-negative whole numbers, or NaN"):
+        with pytest.raises(ValueError, match="examples must be counts: non-negative integers, or NaN"):
             model.score(wrong)
     assert {"pairs.png", "columns.png", "samples.png"} <= {p.name for p in (run / "figures").iterdir()}
     assert (run / "report.html").exists()

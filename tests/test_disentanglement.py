@@ -85,7 +85,7 @@ def test_constant_codes_have_the_lowest_scores(value):
 
 
 def test_duplicated_latent_dimensions_lower_mig_sap_and_completeness():
-    """In MIG and SAP the second largest score is that of the copy; both dimensions share the importance."""
+    """In MIG and SAP the second largest score is that of the copy; in DCI the copies share the importance."""
     codes = np.concatenate([IDENTITY, IDENTITY], axis=1)
     assert mig(codes, FACTORS) == 0
     assert sap(codes, FACTORS) == 0
@@ -132,7 +132,10 @@ def test_mig_against_a_calculation_by_hand():
 
 
 def test_mig_discretizes_into_20_bins_of_equal_width():
-    """40 values in 20 bins keep log 20 of log 40 nats. An outlier leaves two bins for all other values."""
+    """Binning 40 distinct values into 20 bins reduces their entropy from log 40 to log 20 nats.
+
+    With an outlier, all other values are in two bins.
+    """
     v = np.arange(40)[:, None]
     np.testing.assert_allclose(mig(v.astype(np.float64), v), log(20) / log(40), rtol=1e-12)
     far = np.append(np.arange(39), 39 * 10.0)[:, None]  # bins of 19.5: 0 to 19, 20 to 38, and the last alone
@@ -141,7 +144,7 @@ def test_mig_discretizes_into_20_bins_of_equal_width():
 
 
 def test_sap_against_a_calculation_by_hand():
-    """R^2 of v = 0123 is 1 with 0123; 4/5 with 0011, of covariance 1/2 and variances 1/4 and 5/4."""
+    """R^2 of the factor (0, 1, 2, 3) is 1 with the code (0, 1, 2, 3), and (1/2)^2 / (1/4 * 5/4) with (0, 0, 1, 1)."""
     v = ints([0, 1, 2, 3])
     codes = floats([0, 1, 2, 3], [0, 0, 1, 1], [1, -1, -1, 1])
     np.testing.assert_allclose(sap(codes, v, ()), 1 - 4 / 5, rtol=1e-12)
@@ -152,7 +155,7 @@ def test_sap_against_a_calculation_by_hand():
 
 
 def test_sap_of_categorical_factors_against_a_calculation_by_hand():
-    """One threshold for two classes: 0111 recalls 1/2 of the first class of 0011 and all of the second."""
+    """The code (0, 1, 1, 1) recalls 1/2 of the first class of the factor (0, 0, 1, 1) and all of the second one."""
     y = ints([0, 0, 1, 1])
     np.testing.assert_allclose(sap(floats([3, 3, 1, 1], [0, 1, 1, 1]), y), 1 - 3 / 4, rtol=1e-12)
     rare = ints([0, 0, 0, 0, 0, 0, 0, 1])  # a class of one example has the same weight as one of seven
@@ -196,7 +199,7 @@ def test_sap_of_two_classes_is_half_the_kolmogorov_smirnov_statistic():
 
 
 def test_thresholds_of_sap_are_better_than_those_of_a_greedy_tree():
-    """A tree with three leaves has a balanced accuracy of 7/12; 00|12011|22120 recalls 2, 3 and 3 of four examples."""
+    """A tree with three leaves has a balanced accuracy of 7/12; three intervals recall 2, 3 and 3 of four examples."""
     y, z = ints([0, 0, 1, 2, 0, 1, 1, 2, 2, 1, 2, 0]), floats(range(12))
     tree = DecisionTreeClassifier(max_leaf_nodes=3, class_weight="balanced", random_state=0).fit(z, y[:, 0])
     np.testing.assert_allclose(balanced_accuracy_score(y[:, 0], tree.predict(z)), 7 / 12, rtol=1e-12)
@@ -264,7 +267,7 @@ def test_factor_score_compares_variances_with_those_over_all_examples():
 
 @pytest.mark.parametrize("largest", [1, 8])
 def test_factor_score_excludes_dimensions_that_have_collapsed_to_the_prior(largest):
-    """Those of a standard deviation below 0.05, whatever that of the others; the prior has 1."""
+    """Dimensions with a standard deviation below 0.05 are excluded, for any standard deviation of the others."""
     assert factor_score(UNIT[:, :3], FACTORS) == 3 / 4
     for size, count in ((1e-6, 3), (0.009, 3), (0.011, 3), (0.049, 3), (0.051, 4), (0.3, 4)):
         codes = UNIT * np.array([[1, largest, 1, size]])

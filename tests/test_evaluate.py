@@ -92,7 +92,7 @@ SIZES = []
 
 
 def test_large_images_pass_through_the_model_a_few_at_a_time():
-    """At most 15 images of 128 x 128 x 3; noise depends on the place among all examples."""
+    """At most 15 images of 128 x 128 x 3; noise depends on the index among all examples."""
 
     def loss(variables, batch, key):
         SIZES.append(len(batch.x))

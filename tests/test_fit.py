@@ -402,7 +402,7 @@ def test_optax_transformation_replaces_the_name_of_an_optimizer(x, tmp_path):
 
 @pytest.mark.parametrize("fields", [{}, {"ema": 0.5, "seeds": 2}], ids=["", "ema"])
 def test_run_with_an_optax_transformation_is_loaded_without_it(x, tmp_path, fields):
-    """Only its parameters are loaded; it can be neither trained nor saved again."""
+    """Only the parameters of the run are loaded; the model can be neither trained nor saved again."""
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2))
     fields = {**fields, "epochs": 1, "workdir": tmp_path / "run", "figures": False, **SMALL}
     model, loaded = jaxae.fit(vae, x, optimizer=optimizer, **fields), jaxae.load(tmp_path / "run")
@@ -448,7 +448,7 @@ def test_training_in_threads_keeps_the_signal_handlers(x):
 
 @pytest.mark.parametrize("written", [False, True])
 def test_fit_runs_within_an_event_loop(x, tmp_path, written):
-    """A notebook runs its cells within one."""
+    """A notebook runs its cells within an event loop."""
     fields = {"epochs": 1, "workdir": tmp_path / "run" if written else None, "figures": False, **SMALL}
 
     async def cell():
@@ -468,7 +468,7 @@ def test_fit_with_a_workdir_runs_in_a_thread(x, tmp_path):
 
 
 def test_interrupt_after_training_raises_and_the_same_call_completes_the_run(x, tmp_path):
-    """The signal handler is that of the caller, such as the one of asyncio."""
+    """While the metrics are measured, the caller's own SIGINT handler (for example asyncio's) is installed."""
     handlers, before = [], signal.getsignal(signal.SIGINT)
 
     def measure(model, data):

@@ -136,7 +136,7 @@ JSON = st.recursive(
 
 
 def cases(n):
-    """This many deterministic cases, without shrinking."""
+    """Hypothesis settings for n deterministic cases, without shrinking."""
     slow, only = list(HealthCheck), [Phase.generate]
     return settings(
         max_examples=n, deadline=None, derandomize=True, database=None, suppress_health_check=slow, phases=only

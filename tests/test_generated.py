@@ -1,4 +1,4 @@
-"""Endless examples: drawn by number, on any number of devices, and resumed bit for bit."""
+"""Endless examples: generated from their numbers, on any number of devices, and resumed bit for bit."""
 
 import json
 import signal
@@ -63,7 +63,7 @@ def reference(seed, number):
     return np.asarray(jax.random.normal(key, (3,)) @ BASIS)
 
 
-def test_every_step_draws_new_examples_by_their_number():
+def test_every_step_generates_new_examples_from_their_numbers():
     """Epochs of 20 examples in batches of 8 end after steps 3, 5 and 8."""
     steps = [now for now in iterate(EXPERIMENT, dataset(), every=1, seed=5, **OPTIONS) if now.test is None]
     assert [now.step for now in steps if now.done] == [3, 5, 8]
@@ -74,7 +74,7 @@ def test_every_step_draws_new_examples_by_their_number():
         np.testing.assert_allclose(steps[last - 1].train["sum"], means[first:last].mean(), rtol=1e-5, atol=1e-6)
 
 
-def test_test_split_is_drawn_once_and_apart_from_training():
+def test_test_split_is_generated_once_from_another_key_than_training():
     found = dataset()
     every = np.array([reference(0, number) for number in range(64)])
     assert found.test.x.shape == (10, 4)
@@ -93,7 +93,7 @@ def test_run_resumed_at_any_step_has_the_same_bits():
         assert not rest or equal((rest[-1].state, rest[-1].test), (every[-1].state, every[-1].test)), i
 
 
-def test_each_seed_draws_its_own_examples():
+def test_each_seed_generates_its_own_examples():
     *_, several = iterate(EXPERIMENT, dataset(), seeds=3, **OPTIONS)
     for seed in range(3):
         *_, one = iterate(EXPERIMENT, dataset(), seed=seed, **OPTIONS)
@@ -124,7 +124,10 @@ print(json.dumps(found))
 
 
 def test_examples_do_not_depend_on_the_devices():
-    """One device agrees with 2, 4 and 8 by pmap and jit, and with seeds on two; bit for bit if reproducible."""
+    """Runs on 2, 4 and 8 devices by pmap or jit, and two seeds on 2 devices, agree with one device up to rounding.
+
+    With reduction=reproducible, runs on 1, 2, 4 and 8 devices are equal bit for bit.
+    """
     command = [sys.executable, "-c", DEVICES]
     done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -232,7 +235,7 @@ def test_an_epoch_of_a_billion_examples_stores_none():
 
 
 def test_diverged_step_is_saved_with_its_examples(tmp_path):
-    """An example is infinite if its number is drawn below 0.002."""
+    """An example is infinite if a uniform number from its key is below 0.002."""
 
     def sometimes(key, basis):
         return jnp.where(jax.random.uniform(jax.random.fold_in(key, 1)) < 0.002, jnp.inf, draw(key, basis))

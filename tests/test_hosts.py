@@ -82,7 +82,7 @@ def wait_for(processes, workdir, lines):
 def cluster(tmp_path_factory):
     """A short run of two processes in a SLURM environment."""
     workdir = tmp_path_factory.mktemp("two") / "run"
-    job = 7  # the variable from which JAX derives the port
+    job = 7  # JAX derives the coordinator's port from SLURM_JOB_ID: 61440 + job ID modulo 4096
     slurm = {
         "SLURM_JOB_ID": [str(free_port(61440 + job) - 61440)] * 2,
         "SLURM_STEP_NODELIST": ["localhost"] * 2,

@@ -114,7 +114,7 @@ def test_plain_gradient_is_that_of_a_numpy_reference():
 
 
 def slopes(gradient, params, model, x, samples, count, kl_weight=1.0):
-    """Gradients for each of this many keys, of encoder and decoder, each as rows."""
+    """Gradients of the loss for `count` keys: {"encoder": [count, P], "decoder": [count, P]}."""
     loss = iwae.loss(model, samples, gradient, kl_weight)
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(new_key(), jnp.arange(count))
     descent = jax.grad(lambda p, key: means(loss, p, batch(x), key)["loss"])

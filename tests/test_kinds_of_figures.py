@@ -116,7 +116,7 @@ def test_rows_of_a_table_are_written_as_numbers_only(tmp_path, capsys):
     np.save(tmp_path / "x.npy", rng.normal(size=(5, 4)))
     capsys.readouterr()
     assert call("reconstruct", tmp_path / "run", tmp_path / "x.npy", "--out", tmp_path / "x.png") == 2
-    assert "rows of a table are no pictures; use .csv" in capsys.readouterr().err
+    assert "rows of a table are not images; use .csv" in capsys.readouterr().err
     assert call("score", tmp_path / "run", tmp_path / "x.npy") == 0
     said = capsys.readouterr().out.splitlines()
     assert (said[0], [line.split(",")[0] for line in said[1:]]) == ("name,loss", ["0", "1", "2", "3", "4"])

@@ -391,7 +391,7 @@ def test_continuous_bernoulli_and_its_gradient_near_one_half(logit):
 
 @pytest.mark.parametrize("scale", [-9.0, -6.0, -2.0, 1.0])
 def test_logistic_masses_sum_to_one_and_the_mean_is_that_of_the_clipped_distribution(scale):
-    """Each to the masses of NumPy, down to 1e-300; the mean to half a level."""
+    """Log masses agree with NumPy above 1e-300; the mean is within half a level of the mean of the masses."""
     outputs = np.float32([[0.3, -0.4, 0.2, 0.9, scale, scale + 0.5]])
     likelihood = DiscretizedLogisticMixture(2)
     found = likelihood.log_prob(jnp.tile(outputs, (256, 1)), jnp.asarray(LEVEL, jnp.float32)[:, None])[:, 0]
@@ -442,7 +442,7 @@ def test_grey_values_are_rounded_to_levels():
 
 
 def test_student_t_for_many_degrees_of_freedom_is_the_normal():
-    """At the largest number, whose log density differs by z^4 / (4 df) at most."""
+    """With 10,000 degrees of freedom, the largest number allowed, log densities differ by at most z^4 / (4 df)."""
     x = jnp.linspace(-2, 2, 9)[None]
     found = StudentT(0.7, 1e4).log_prob(jnp.zeros((1, 9)), x)
     np.testing.assert_allclose(found, Normal(0.7).log_prob(jnp.zeros((1, 9)), x), atol=2e-3)

@@ -51,7 +51,7 @@ def equal(ours, theirs):
 
 @st.composite
 def convolutions(draw):
-    """Strategy of image, kernel, cotangent, stride, padding and backend."""
+    """Hypothesis strategy for ((image, kernel, cotangent), stride, padding, backend)."""
     padding, stride = draw(st.sampled_from(["SAME", "VALID"])), draw(st.integers(1, 3))
     kernel = [draw(st.integers(1, 5)) for _ in range(2)]
     size = [draw(st.integers(1 if padding == "SAME" else k, 9)) for k in kernel]

@@ -20,7 +20,7 @@ def save(folder, images, name="{:02}.png", **options):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_pictures_are_upright(tmp_path, orientation):
+def test_pictures_are_rotated_by_their_exif_orientation(tmp_path, orientation):
     """The stored pixels are those that, turned by the EXIF orientation, give the picture."""
     inverse = {
         1: lambda a: a,
@@ -37,7 +37,7 @@ def test_pictures_are_upright(tmp_path, orientation):
     save(tmp_path / "p", [np.ascontiguousarray(inverse(image)) for image in PIXELS], exif=note)
     found = pictures.decode(sorted((tmp_path / "p").iterdir()))
     np.testing.assert_array_equal(found.x, PIXELS)
-    assert found.notes == (() if orientation == 1 else ("12 pictures turned upright (EXIF)",))
+    assert found.notes == (() if orientation == 1 else ("12 pictures rotated (EXIF orientation)",))
 
 
 @pytest.mark.parametrize(("background", "behind"), [("white", 255), ("black", 0)])
@@ -54,7 +54,7 @@ def test_transparent_pixels_are_composed_onto_the_background(tmp_path, backgroun
     expected = np.round(behind * (1 - alpha[..., 0] / 255.0))
     order = [np.flatnonzero((np.abs(expected - image) <= 1).all((1, 2)))[0] for image in x.astype(float)]
     assert sorted(order) == list(range(12))
-    assert f"composed onto {background}" in data.summary(found)
+    assert f"composited onto {background}" in data.summary(found)
 
 
 def test_16_bits_become_8(tmp_path):

@@ -97,7 +97,7 @@ def test_python_examples_run(tmp_path, monkeypatch):
         (loaded, "images.shape == (64, 28, 28, 1) and codes.shape == (64, 2) and again.shape == images.shape"),
     ):
         subprocess.run([sys.executable, "-c", f"{example}\nassert {holds}"], check=True, cwd=tmp_path)
-    # The commands on runs/mine, which the README saves, with data of the names that they use.
+    # Run the commands of commands/README.md on runs/mine, saved by the example above, with data files of their names.
     x = data.load("digits").test.x[:3]
     np.save("new.npy", x)
     Path("photos").mkdir()

@@ -127,7 +127,7 @@ def test_classes_are_words_numbers_or_one_hot_rows(y, expected, names):
         ([0.5, 1.0, 2.0, 3.0], "real numbers from 0.5 to 3, not classes"),
         ([[0, 1], [1, 1], [1, 0], [1, 0]], r"its rows are not one-hot; pass y.argmax\(1\)"),
         ([1, 2, 3], r"y has shape \(3,\), not \(4,\)"),
-        ([1j, 2, 3, 4], "y is complex128: pass words or whole numbers"),
+        ([1j, 2, 3, 4], "y is complex128; pass strings or integers"),
     ],
 )
 def test_other_labels_raise(y, says):
@@ -368,7 +368,7 @@ def test_model_accepts_the_inputs_of_fit():
         ({"y": np.zeros(60)}, "y=... has no effect on a Dataset"),
     ],
 )
-def test_fields_of_reading_have_no_effect_on_a_dataset(fields, says):
+def test_reading_options_are_rejected_for_a_dataset(fields, says):
     with pytest.raises(ValueError, match=says):
         jaxae.fit("dense", data.from_arrays(TABLE), **fields, **SMALL)
 

@@ -47,8 +47,8 @@ def test_samples_of_every_type_are_between_minus_1_and_1(tmp_path, samples, expe
     assert (found.kind, found.sample_rate) == ("series", 100)
 
 
-def test_recordings_are_resampled_to_the_rate_of_most():
-    """A sine stays that sine, away from its ends."""
+def test_resampled_sine_is_the_sine_at_the_new_rate():
+    """The first and last fifth of the samples are excluded."""
     for rate, wanted in ((400, 300), (300, 400), (441, 80)):
         found = recordings._resampled(tone(rate)[:, None], rate, wanted)[:, 0]
         assert len(found) == wanted
@@ -56,7 +56,7 @@ def test_recordings_are_resampled_to_the_rate_of_most():
         np.testing.assert_allclose(found[inside], tone(wanted)[inside], atol=0.003)
 
 
-def test_rate_is_that_of_most_recordings_or_chosen(tmp_path):
+def test_sample_rate_is_the_most_common_one_or_the_chosen_one(tmp_path):
     write(tmp_path / "w", [tone(100)] * 3, 100)
     write(tmp_path / "w", [tone(200)], 200, "other{}{}.wav")
     found = data.load(str(tmp_path / "w"), test="0")

@@ -101,7 +101,7 @@ def embedded(page):
 
 
 def point(page, u, v, do="move"):
-    """Move the pointer to a position on the wall, as fractions of its width and height from the lower left corner."""
+    """Move the pointer to a point of the latent space: fractions of width and height from the lower left corner."""
     box = page.query_selector("#wall").bounding_box()
     x, y = box["x"] + u * box["width"], box["y"] + (1 - v) * box["height"]
     {"move": page.mouse.move, "click": page.mouse.click, "tap": page.touchscreen.tap}[do](x, y)
@@ -182,7 +182,7 @@ def test_further_principal_components_have_sliders(runs, visit):
     assert 0.2 < spread < 1
     (first, _), offset = page.query_selector_all(".slider input")[:2], 1
     low, high = np.array(wall["low"]), np.array(wall["high"])
-    point(page, 0.25, 0.75)  # on the sliders' grid of 5 or 3 points, or between
+    point(page, 0.25, 0.75)  # on a point of the sliders' grid (5 x 5 or 3 x 3 points), or between two points
     before = pixels(page, "painted")
     first.evaluate(f"i => {{ i.value = {offset}; i.dispatchEvent(new Event('input')) }}")
     after = pixels(page, "painted")
@@ -356,7 +356,7 @@ def test_unfinished_and_changed_runs_raise_one_line_errors(runs, tmp_path, capsy
         ("report", [unfinished], "is not finished: jaxae vae"),
         ("report", [unfinished], f"--workdir {unfinished} resumes it"),
         ("report", [other], "its data, digits, has changed since"),
-        ("compare", [runs[0], runs[0]], "given twice"),
+        ("compare", [runs[0], runs[0]], "passed twice"),
         ("compare", [runs[0], unfinished], "is not finished"),
         ("compare", [runs[0], "--out", tmp_path], "cannot be written"),
     ):

@@ -86,7 +86,7 @@ ARRAYS = {
 @pytest.mark.parametrize("name", ARRAYS)
 @pytest.mark.parametrize("how", ["auto", "unit"])
 def test_large_arrays_and_files_give_the_same_bits_as_small_ones(tmp_path, monkeypatch, name, how):
-    monkeypatch.setattr(rows, "CHUNK", 300)  # of both, which decides how moments are rounded
+    monkeypatch.setattr(rows, "CHUNK", 300)  # for small and large arrays: it determines the rounding of moments
     x = ARRAYS[name]
     small = data.from_arrays(x, valid=0.2, scale=how)
     np.save(tmp_path / "x.npy", x)

@@ -22,7 +22,7 @@ Y = np.array(["a", "b", "c"])[np.arange(60) % 3]
 
 
 def rows(split):
-    """The places of the examples of a split of X."""
+    """The indices in X of the examples of a split."""
     return [int(np.argmin(np.abs(X - row).sum(1))) for row in split.x]
 
 
@@ -173,7 +173,7 @@ SMALL = {"hidden": (64,), "latent": 2, "lr": 0.05, "batch_size": 10, "progress":
 
 
 def follow(losses, keep, stop_after):
-    """The kept epochs, best epochs and stops after the epochs with these validation losses, [epoch][seed]."""
+    """The `SelectionState` after epochs with these validation losses, [epoch][seed]."""
     losses = np.float32(losses)
     kept = selection.init(jaxae.core.types.State(np.zeros(losses.shape[1:], np.int32), {}, (), {}))
     for epoch, loss in enumerate(losses, 1):
@@ -207,7 +207,7 @@ def losses_of(model, split="valid"):
 
 
 def test_best_epoch_is_kept(tmp_path):
-    """In memory, in a run directory and in a program of several seeds; what is saved and loaded is that model."""
+    """In memory, in a run directory and in a program of several seeds; `save` and `load` keep it."""
     how = {"epochs": 12, "valid": 0.25, "test": 0.25, "keep": "best", **SMALL}
     model = jaxae.fit("dense", NOISE, **how)
     losses = losses_of(model)
@@ -261,8 +261,8 @@ def test_training_stops_early_and_resumes_as_stopped(tmp_path, capsys):
     )
 
 
-def test_interrupted_run_keeps_its_best_epoch(tmp_path):
-    """A run that continues from any of its checkpoints ends with the same kept state."""
+def test_extended_run_keeps_the_best_epoch_of_an_uninterrupted_one(tmp_path):
+    """A run extended from 1 to 8 and to 12 epochs ends with the kept state of an uninterrupted run."""
     how = {"valid": 0.25, "test": 0.25, "keep": "best", "figures": False, **SMALL}
     whole = jaxae.fit("dense", NOISE, epochs=12, **{**how, "figures": None})
     for epochs in (1, 8, 12):

@@ -115,7 +115,7 @@ def test_another_key_gives_other_factors():
 
 
 def test_centre_of_mass_is_at_x_and_y(some):
-    """It is there within a fraction of a pixel; one step is one of 64 pixels, from 16.5 to 47.5."""
+    """Up to a fraction of a pixel: a step of x or y is one of 64 pixels, from 16.5 to 47.5."""
     rows, x = some
     np.testing.assert_allclose(centre(x), rows[:, 3:] + 16.5, atol=0.15)
     np.testing.assert_allclose(centre(sprites.images(rows)[..., 0] / 255), (rows[:, 3:] + 16.5) / 2, atol=0.1)

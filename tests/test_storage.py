@@ -89,7 +89,7 @@ def test_unwritable_checkpoint_ends_the_run(tmp_path):
 
 
 def test_unwritable_event_files_end_the_run(tmp_path):
-    """A background thread writes them; the main thread must not wait for it."""
+    """A background thread writes the event files; the main thread must not wait for it."""
     workdir = tmp_path / "run"
     with running(workdir, "--hidden", "2", "--latent", "2", "--picture-every", "1") as process:
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (400_000, 400_000))

@@ -1,4 +1,4 @@
-"""Tables with named columns: types, categories, missing cells, and what is refused."""
+"""Tables with named columns: types, categories, missing cells and errors."""
 
 import dataclasses
 
@@ -93,10 +93,10 @@ MANY = "\n".join(f"{i * i},word{i}" for i in range(200))
     [
         (ROWS, {"target": "kind"}, "has no column kind; it has name, width"),
         (ROWS, {"drop": ("nam",)}, "has no column nam; it has name, width"),
-        ("a,b\n" + MANY, {}, "column b has 200 different words, as IDs or text; use drop=b"),
+        ("a,b\n" + MANY, {}, "column b has 200 different strings, like IDs or text; use drop=b"),
         ("id,b\n7,1\n9,1\n4,2\n", {}, "column 'id' has a different number in every row, like an ID; use drop=id"),
         ("n,b\n3,1\n1,1\n2,2\n", {}, "column 'n' has a different number in every row, like an ID; use drop=n"),
-        ("day,b\n2020-01-01,1\n2021-01-01,2\n", {}, "column day holds date32.*, not numbers or words"),
+        ("day,b\n2020-01-01,1\n2021-01-01,2\n", {}, "column day holds date32.*, not numbers or strings"),
         ("a,a\n1,2\n", {}, "two columns have the same name; rename one"),
         ("a,b\n1,2,3\n", {}, "cannot be read as a table"),
         ("", {}, "cannot be read as a table"),
@@ -138,7 +138,7 @@ def test_model_of_a_table_takes_and_gives_named_columns(tmp_path):
 
 
 def test_figure_of_columns_has_their_names_and_errors(tmp_path):
-    """Over observed entries, in standard deviations, the largest on top."""
+    """The RMSE of observed entries in standard deviations, in ascending order from the bottom."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(60, 3)) @ np.diag([1, 50, 0.1])
     lines = [",".join("" if rng.random() < 0.2 else f"{value:.5f}" for value in row) for row in x]
@@ -192,14 +192,14 @@ def test_ids_are_whole_numbers_with_such_a_name(tmp_path, name):
 
 
 def test_new_table_is_encoded_as_the_training_table(tmp_path):
-    """Three ages in a row are no IDs there, another category has a note, and words for numbers are an error."""
+    """Three consecutive ages are not IDs, a new category gives a note, and strings in place of numbers raise."""
     old = write(tmp_path / "old.csv", "age,sex\n" + "\n".join(f"{30 + n % 7},{'fm'[n % 2]}" for n in range(20)))
     new = write(tmp_path / "new.csv", "age,sex\n40,f\n41,x\n42,m\n")
     found = data.load(old, test=new, scale="none")
     np.testing.assert_array_equal(found.test.x, [[40, 1, 0], [41, 0, 0], [42, 0, 1]])
     assert any("1 row with an unseen category of sex, such as 'x'" in note for note in found.notes)
     for text, says in (
-        ("age,sex\nold,f\n", "column age holds words, but numbers in the training table"),
+        ("age,sex\nold,f\n", "column age holds strings, but numbers in the training table"),
         ("age\n1\n", "no column sex"),
     ):
         with pytest.raises(InputError, match=says):
@@ -211,7 +211,7 @@ def test_new_table_is_encoded_as_the_training_table(tmp_path):
     [
         (
             "a,b\n1,2\n3,4\nunknown,5\n6,7\n",
-            "column a has numbers and words such as 'unknown'; empty them",
+            "column a has numbers and strings such as 'unknown'; empty them",
         ),
         ("a;b\n1,5;2\n2,5;3\n3,5;2\n", "column a has decimal commas, such as 1,5; use points"),
     ],

@@ -268,7 +268,7 @@ def test_vectors_are_resampled_uniformly():
 
 @pytest.mark.parametrize("learned", [False, True])
 def test_codebook_on_two_devices_equals_that_on_one(learned):
-    """Terms, averages and re-initialisation; both devices have the same codebook, whatever codes their examples use."""
+    """Terms, averages and re-initialisation; the codebooks stay equal if the devices' examples use different codes."""
     model, variables, x = small(learned=learned)
     x = x.at[:3].multiply(0.1)
     rows = quantized(model, variables, x)[2].reshape(2, -1)
@@ -290,7 +290,7 @@ def test_codebook_on_two_devices_equals_that_on_one(learned):
 
 @pytest.mark.parametrize("learned", [False, True])
 def test_microbatches_equal_the_global_batch_without_batch_statistics(learned):
-    """This holds in every evaluation, and in training if the codebook has no state."""
+    """Microbatches are equal to the global batch in every evaluation, and in training if the codebook has no state."""
     update = None if learned else codebook.track(0.9)
     model, variables, x = small(learned=learned, tracked=False)
     assert ("codebook" in variables) == (not learned)

@@ -36,7 +36,7 @@ class ToFile(OneRun):
     """Index of the seed whose model is used, from 0 (-1: all seeds, as a leading axis)."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a file of another kind."""
+        """Raise ValueError for an unsupported file suffix."""
         if self.out.suffix not in self.suffixes:
             raise ValueError(f"out={self.out} must end in {' or '.join(self.suffixes)}")
 
@@ -61,7 +61,7 @@ class NewData(NamedTuple):
 
 
 def opened(options: ToFile) -> Trained:
-    """The model of a run, with all seeds or that of --member. InputError for members that it lacks.
+    """The model of a run, with all seeds or that of --member. InputError if --member is out of range.
 
     InputError for a picture of a table, and for a run that is not finished, unless `Trained.save` wrote it.
     """
@@ -77,7 +77,7 @@ def opened(options: ToFile) -> Trained:
     if options.member >= len(model) or options.member < -1:
         raise InputError(f"--member {options.member}: {seeds}")
     if options.out.suffix == ".png" and len(model.shape) == 1:
-        raise InputError(f"--out {options.out}: rows of a table are no pictures; use .csv or .npy")
+        raise InputError(f"--out {options.out}: rows of a table are not images; use .csv or .npy")
     if options.out.suffix == ".png" and options.member < 0 and len(model) > 1:
         raise InputError(f"--out {options.out}: a picture shows one seed, and {seeds}")
     return model if options.member < 0 else model[options.member]

@@ -125,6 +125,6 @@ def _labels(paths: Sequence[Path]) -> list[str]:
     """The shortest distinct ends of the paths, of equal depth. InputError for a path given twice."""
     parts = [path.absolute().parts for path in paths]
     if len(set(parts)) < len(parts):
-        raise InputError("a run is given twice: pass each once")
+        raise InputError("a run is passed twice; pass each run once")
     depth = next(n for n in range(1, 1000) if len({part[-n:] for part in parts}) == len(parts))
     return [str(Path(*part[-depth:])) for part in parts]

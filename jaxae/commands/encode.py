@@ -1,7 +1,8 @@
 """Write the codes of new data under the model of a finished or saved run.
 
 Variational models give the posterior mean. Float images are quantized to 256 levels first, as in training. With several
-seeds the array has a leading axis of seeds, and the table a column for each seed.
+seeds, the array has a leading axis of seeds, and the table repeats its columns for each seed (`z0_seed3`, `z1_seed3`,
+`z0_seed4`, ...).
 """
 
 from collections.abc import Sequence

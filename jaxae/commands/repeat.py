@@ -73,7 +73,7 @@ def repeat(options: Options, workdir: Path, stop: loop.Stop) -> tuple[list[str],
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """A line for every recorded fact besides the configuration that differs."""
+    """A line for every recorded fact that differs, other than the configuration."""
     git = [f"git: {old.get('git')} then, {new.get('git')} now"] if old.get("git") != new.get("git") else []
     return git + [
         f"{part} {name}: {old[part].get(name)} then, {new[part].get(name)} now"

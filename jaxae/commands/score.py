@@ -1,8 +1,8 @@
 """Print or write an anomaly score for each example of new data: a term of the loss of a finished or saved run's model.
 
 The term, by default the loss itself, is averaged over ten samples of its noise, as in `Trained.score`; larger scores
-are more anomalous. Float images are quantized to 256 levels first, as in training. With several seeds the array has a
-leading axis of seeds, and the table a column for each seed.
+are more anomalous. Float images are quantized to 256 levels first, as in training. With several seeds, the array has
+a leading axis of seeds, and the table a column for each seed.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ class Options(WithData):
     """Term of the loss, as metrics.jsonl names it."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a file of another kind."""
+        """Raise ValueError for an unsupported file suffix."""
         if self.out != STDOUT:
             super().__post_init__()
 

@@ -112,7 +112,7 @@ def check_points(points: list[Config]) -> None:
 
 
 def slurm(environment: Mapping[str, str]) -> str:
-    """The shard of this task of a SLURM job array; 1/1 outside one. InputError for an array with gaps."""
+    """The shard of this SLURM array task, as I/N; 1/1 outside a job array. InputError for a job array with gaps."""
     if "SLURM_ARRAY_TASK_ID" not in environment:
         return "1/1"
     task, first, last, step = (

@@ -55,7 +55,7 @@ def per_example(values: Float[Array, "B *D"]) -> Float[Array, " B"]:
 
 
 def size(x: Float[Array, "B *D"], observed: Float[Array, "B *O"] | None = None) -> int | Float[Array, " B"]:
-    """Number of dimensions of an example, or of the observed ones of each. observed: see `Batch`."""
+    """Number of dimensions of an example; with `observed` (see `Batch`), of observed dimensions of each example."""
     if observed is None:
         return prod(x.shape[1:])
     return per_example(observed) * prod(x.shape[observed.ndim :])

@@ -45,7 +45,7 @@ class Experiment:
     corrupt: Corrupt | None = None
     sequences: bool = False  # whether the model's methods take a mask [B, T], for sequences of different lengths
     missing: bool = False  # whether the losses use observed entries only (`batch.observed`)
-    counts: bool = False  # whether the examples are counts: non-negative whole numbers
+    counts: bool = False  # whether the examples are counts: non-negative integers
     expected: Mapping[str, ExpectedMetrics] = field(default_factory=dict)  # by data set
     unit: str = "nats per {example}"  # of the loss; reports write "image" and "pixel", ... for {example} and {value}
     # Further measures of the trained model, by their names in result.json.

@@ -33,8 +33,8 @@ CapacityOf: TypeAlias = Literal["example", "batch"]
 def capacity(weight: Weight, nats: Weight, of: CapacityOf = "example") -> Rate:
     """weight * |KL - nats|: a target for the KL term (Burgess et al. 2018, equation 8).
 
-    of: the KL of each example, or its mean over the batch, as in disentanglement_lib (Locatello et al. 2019); the mean
-    not with microbatches: see `Batch.mean`.
+    of: the KL of each example, or its mean over the batch, as in disentanglement_lib (Locatello et al. 2019).
+    ValueError for the mean over the batch with microbatches (see `Batch.mean`).
     """
 
     def rate(kl: Float[Array, "B Z"], batch: Batch) -> Float[Array, " B"]:
@@ -49,7 +49,7 @@ def capacity(weight: Weight, nats: Weight, of: CapacityOf = "example") -> Rate:
 def free_bits(weight: Weight, nats: float) -> Rate:
     """weight * sum over latent dimensions of max(nats, mean KL over the batch).
 
-    Kingma et al. 2016, equation 15. Not with microbatches: see `Batch.mean`.
+    Kingma et al. 2016, equation 15. ValueError for microbatches (see `Batch.mean`).
     """
 
     def rate(kl: Float[Array, "B Z"], batch: Batch) -> Float[Array, " B"]:
@@ -111,7 +111,7 @@ def _exact(number: float | Fraction) -> Fraction:
 
 
 def scaled(weight: Weight, schedule: Weight) -> Weight:
-    """weight * schedule, a function of the step where the schedule is one."""
+    """weight * schedule; a function of the step if the schedule is a function."""
     if not callable(schedule):
         return weight * schedule
 

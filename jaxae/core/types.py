@@ -58,7 +58,7 @@ class Generator:
     draw: Callable[..., jax.Array] = struct.field(pytree_node=False)
 
     def examples(self, key: Key[Array, ""], numbers: UInt[Array, " B"]) -> Shaped[Array, "B *D"]:
-        """The examples of these numbers."""
+        """The examples with these numbers."""
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, numbers)
         return jax.vmap(self.draw, in_axes=(0, None))(keys, self.arrays)
 

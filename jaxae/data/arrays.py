@@ -34,7 +34,7 @@ def from_arrays(
 
     x: images [N, H, W] or [N, H, W, C], uint8 or float in [0, 1] (rounded to 256 levels) or of any range, a table
     [N, D], series [N, T] or [N, T, D], or counts [N, D] with kind="counts"; NaN marks a missing entry. y: classes:
-    words, numbers or one-hot rows.
+    strings, numbers or one-hot rows.
     test, valid: the examples of a split, or a fraction or number of examples to hold out (see `splits.with_splits`); by
     default a tenth is the test split. fields: those of `Options`, such as kind and scale. InputError for other arrays.
     """
@@ -158,7 +158,7 @@ def require_values(x: np.ndarray, counts: bool) -> None:
     if np.isinf(x).any():
         raise ValueError("examples have infinite values, or values beyond float32")
     if counts and ((x < 0) | (x % 1 > 0)).any():
-        raise ValueError("examples must be counts: non-negative whole numbers, or NaN where one is missing")
+        raise ValueError("examples must be counts: non-negative integers, or NaN where one is missing")
 
 
 def is_ragged(x: Any) -> bool:

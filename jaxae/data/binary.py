@@ -27,7 +27,7 @@ def binarize(dataset: Dataset, how: str) -> Dataset:
 
 
 def as_in_training(dataset: Dataset, how: str) -> Dataset:
-    """Also binarize the training images of a `dynamic` set, as the training step does."""
+    """With `how` = dynamic, also binarize the training images, as the training step does."""
     return binarize(dataset, "static") if how == "dynamic" else dataset
 
 

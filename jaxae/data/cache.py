@@ -1,6 +1,6 @@
 """Cache of decoded arrays in a user folder (`JAXAE_CACHE`, or `~/.cache/jaxae`).
 
-A set is an `.npz`.
+Each data set is one `.npz` file.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ import numpy as np
 from jaxae.data.dataset import Split
 from jaxae.data.splits import RawDataset
 
-ARRAYS = ("groups", "spans")  # of a source, besides those of its splits
+ARRAYS = ("groups", "spans")  # of a `RawDataset`, besides those of its splits
 VERSION = 4  # increment when decoding or splitting changes
 
 
@@ -29,7 +29,7 @@ def folder() -> Path:
 
 
 def cached(key: str, make: Callable[[], RawDataset]) -> RawDataset:
-    """The source cached under this key, or the result of `make`, which is then cached. A damaged file is replaced.
+    """The data cached under this key, or else the result of `make`, which is then cached. A damaged file is replaced.
 
     key: text of everything that the result depends on.
     """

@@ -1,4 +1,4 @@
-"""Classes from labels of any kind: words, numbers, one-hot rows."""
+"""Classes from labels of any kind: strings, numbers, one-hot rows."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,8 +16,8 @@ Labels = tuple[list[Int[np.ndarray, " N"]], tuple[str, ...]]
 def labels(parts: Sequence[Any], counts: Sequence[int], where: str) -> Labels:
     """The class of each example, counted from 0, and the names of the classes, for the labels of every split.
 
-    parts: words, booleans, integers, whole numbers as floats, or one-hot rows, [N] or [N, 1] or [N, K]; empty words and
-    NaN are examples without a class, -1; or None for a split without classes. counts: number of examples.
+    parts: strings, booleans, integers, also stored as floats, or one-hot rows, [N] or [N, 1] or [N, K]; empty strings
+    and NaN are examples without a class, -1; or None for a split without classes. counts: number of examples.
     InputError for other labels, and for a training split, the first one, without classes beside one that has them.
     """
     if all(part is None for part in parts):
@@ -32,7 +32,7 @@ def labels(parts: Sequence[Any], counts: Sequence[int], where: str) -> Labels:
     plain = [_column(np.asarray(part), count, where) for part, count in zip(parts, counts, strict=True)]
     kinds = {part.dtype.kind in "US" for part in plain}
     if len(kinds) > 1:
-        raise InputError(f"{where}: classes are words in one split and numbers in another; use one of the two")
+        raise InputError(f"{where}: classes are strings in one split and numbers in another; use one of the two")
     joined = np.concatenate(plain)
     known = joined != "" if True in kinds else np.ones(len(joined), bool)
     if joined.dtype.kind == "f":
@@ -43,7 +43,9 @@ def labels(parts: Sequence[Any], counts: Sequence[int], where: str) -> Labels:
         joined = np.where(known, joined, 0).astype(np.int64)
     names, places = np.unique(joined[known], return_inverse=True)
     if len(names) > CLASSES:
-        raise InputError(f"{where}: y has {len(names):,} different values, more than {CLASSES:,}: they are no classes")
+        raise InputError(
+            f"{where}: y has {len(names):,} different values, more than {CLASSES:,}; pass classes or omit y"
+        )
     found = np.full(len(joined), -1, np.int32)
     found[known] = places
     return np.split(found, np.cumsum(counts)[:-1]), tuple(" ".join(str(name).split()) for name in names.tolist())
@@ -58,11 +60,11 @@ def _column(y: np.ndarray, count: int, where: str) -> np.ndarray:
             raise InputError(f"{where}: y has shape {y.shape}, and its rows are not one-hot; pass y.argmax(1)")
         y = y.argmax(1)
     if y.shape != (count,):
-        raise InputError(f"{where}: y has shape {y.shape}, not ({count},): one class for each example")
+        raise InputError(f"{where}: y has shape {y.shape}, not ({count},); pass one class for each example")
     if y.dtype.kind == "O" and all(isinstance(label, str) for label in y.tolist()):
         y = y.astype(np.str_)
     if y.dtype.kind == "S":
         y = np.char.decode(y, errors="replace")
     if y.dtype.kind not in "biufU":
-        raise InputError(f"{where}: y is {y.dtype}: pass words or whole numbers")
+        raise InputError(f"{where}: y is {y.dtype}; pass strings or integers")
     return y.astype(np.str_) if y.dtype.kind == "b" else y

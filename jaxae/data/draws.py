@@ -1,4 +1,4 @@
-"""Endless examples, drawn from keys."""
+"""Endless examples, generated from keys."""
 
 import hashlib
 import re
@@ -13,15 +13,15 @@ from jaxtyping import Key, Shaped
 
 from jaxae.core.types import Generator
 
-# Keys of the examples that are drawn apart from training, whose keys are derived from its seeds.
+# Keys of the examples that are generated outside training; those of training are derived from its seeds.
 PREVIEW, TEST = 1 << 31, (1 << 31) + 1
 
 
 @dataclass(frozen=True, eq=False)
 class Draws:
-    """Examples of a generator, with the interface of an array as far as a training split needs it.
+    """Examples of a generator, with the part of the array interface that a training split uses.
 
-    `draws[places]` draws these examples, as a preview of what training draws in each step from the keys of its seeds.
+    `draws[places]` generates examples as a preview; training generates others in each step, from keys of its seeds.
     """
 
     generator: Generator
@@ -39,7 +39,7 @@ class Draws:
         return len(self.shape)
 
     def __getitem__(self, places: Any) -> np.ndarray:
-        """Draw examples: places, a slice or a mask."""
+        """Generate the examples selected by an index array, a slice or a mask."""
         if isinstance(places, slice):
             places = np.arange(*places.indices(len(self)))
         numbers = np.asarray(places)

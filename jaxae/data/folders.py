@@ -27,11 +27,11 @@ class Listed(NamedTuple):
 
 
 def load(path: Path, options: Options) -> RawDataset:
-    """The pictures or WAV recordings of a folder: in it, in a folder per class, or in train/, val/ and test/.
+    """Read the pictures or WAV recordings in a folder, in its subfolders per class, or in train/, val/ and test/.
 
     The class and the test split can also be those of `options.target_pattern` and `options.test_pattern`. Examples are
     named by their paths in the folder. Hidden files and folders are ignored. InputError for a folder without such
-    files, and for what cannot be read.
+    files, and as in `pictures.decode` and `recordings.decode`.
     """
     with _listing(path):
         files = sorted(file for pattern in ("*", "*/*", "*/*/*") for file in path.glob(pattern) if file.is_file())
@@ -89,7 +89,7 @@ def read(path: Path, options: Options, where: str) -> RawDataset:
 
 
 def _listed(path: Path, suffixes: tuple[str, ...], others: "Counter[str]") -> list[Listed]:
-    """The files with these suffixes, sorted by split, class and name. others: counts of what is left out."""
+    """The files with these suffixes, sorted by split, class and name. others: counts of the files left out, by kind."""
     folders = [child for child in visible(path) if child.is_dir()]
     parts = {child: NAMES[child.name.lower()] for child in folders if child.name.lower() in NAMES}
     if "train" in parts.values() and (len({*parts.values()}) > 1 or len(folders) == 1):
@@ -99,7 +99,7 @@ def _listed(path: Path, suffixes: tuple[str, ...], others: "Counter[str]") -> li
                 others[f"{child.name}, beside {' and '.join(part.name for part in parts)}"] += 1
     elif len(parts) == len(folders) > 1:
         raise InputError(
-            f"{path}: has {' and '.join(part.name for part in parts)}, but no train: add it, or rename them"
+            f"{path}: has {' and '.join(part.name for part in parts)}, but no train; add a folder train, or rename them"
         )
     else:
         found = _classes(path, 0, suffixes, others)

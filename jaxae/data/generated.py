@@ -1,4 +1,4 @@
-"""A data set whose training examples are drawn in each step and never stored."""
+"""A data set whose training examples are generated in each step and never stored."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,10 +17,10 @@ KINDS: dict[int, Kind] = {1: "table", 2: "series", 3: "image"}  # by the number 
 def generated(
     draw: Callable[..., jax.Array], shape: tuple[int, ...], *, train: int, test: int = 10_000, arrays: Any = ()
 ) -> Dataset:
-    """Endless training examples, each the result of `draw(key, arrays)`, and a test split drawn once.
+    """Endless training examples, each the result of `draw(key, arrays)`, and a test split generated once.
 
     draw: a pure JAX function, which the training step calls with another key for every example: the number of an
-    example is step * batch_size + place in the batch, its key a function of the seed and that number. No example
+    example is step * batch_size + index in the batch, its key a function of the seed and that number. No example
     repeats within 2**32. The examples are the same on any number of devices, and in a run that is resumed.
     shape: of one example: (D,) a row of a table, (T, D) a series, (H, W, C) an image. train: number of examples in an
     epoch. test: number of test examples, the same for all seeds. arrays: any arrays that `draw` needs, as a pytree;
@@ -58,7 +58,7 @@ def generated(
         kind,
         real=not pixels,
         from_bytes=x.dtype == np.uint8,
-        notes=("training examples are drawn in each step",),
+        notes=("training examples are generated in each step",),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxae.errors import InputError
+from jaxae.errors import BROKEN_FILE, InputError
 
 UBYTE = 0x08
 
@@ -24,7 +24,7 @@ def read(path: Path, axes: int) -> np.ndarray:
         with gzip.open(path) if packed else path.open("rb") as file:
             return parse(file, axes, str(path))
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: cannot be read ({error}): is it truncated or damaged? download it again") from None
+        raise InputError(f"{path}: cannot be read ({error}); {BROKEN_FILE}") from None
 
 
 def parse(file: Any, axes: int, name: str) -> np.ndarray:
@@ -37,7 +37,7 @@ def parse(file: Any, axes: int, name: str) -> np.ndarray:
         raise InputError(f"{name}: ends within its header: download it again")
     shape = tuple(int(n) for n in np.frombuffer(header, ">u4"))
     size = prod(shape)
-    body = _read(file, size + 1)  # never more than the header declares
+    body = _read(file, size + 1)  # one byte more than the header declares, to detect a longer file
     if len(body) != size:
         found = "more" if len(body) > size else f"{len(body)}"
         raise InputError(f"{name}: {found} bytes where the header says {size}: download it again")

@@ -1,4 +1,4 @@
-"""Which kind of data arrays are: images, a table, series or counts."""
+"""The kind of data in arrays: images, a table, series or counts."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -18,7 +18,7 @@ Found = tuple[list[Any], Kind, tuple[str, ...]]  # examples of every split, arra
 
 @np.errstate(invalid="ignore")  # signalling NaN in damaged files
 def examples(parts: Sequence[np.ndarray], wanted: Wanted, series: bool, where: str, training: bool = True) -> Found:
-    """The examples of every split in the shape of their kind.
+    """Convert the examples of every split to the shape and type of their kind.
 
     Images [N, H, W, C] are bytes, if they are uint8 or numbers in [0, 1] (rounded to 256 levels), else real numbers;
     tables [N, D] and series [N, T, D] are real numbers, in which NaN marks a missing entry, as it does in counts
@@ -47,11 +47,11 @@ def examples(parts: Sequence[np.ndarray], wanted: Wanted, series: bool, where: s
     if kind in ("table", "counts"):
         if first.ndim != 2:
             hint = "x[:, None]" if first.ndim == 1 else "x.reshape(len(x), -1)"
-            raise InputError(f"{where}: shape {first.shape} is no table [N, D]; pass {hint}")
+            raise InputError(f"{where}: shape {first.shape} is not a table [N, D]; pass {hint}")
         return parts, kind, notes
     if kind == "series":
         if parts[0].ndim != 3:
-            raise InputError(f"{where}: shape {first.shape} is no series [N, T] or [N, T, D]; reshape it")
+            raise InputError(f"{where}: shape {first.shape} is not series [N, T] or [N, T, D]; reshape it")
         return [numbers(x) for x in parts], kind, notes
     images, changed = _images(parts, extremes, training and wanted != "image", training, where)
     return images, kind, (*notes, *changed)

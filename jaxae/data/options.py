@@ -20,7 +20,7 @@ class Options:
     .npz, CSV, Parquet or IDX file, or of a folder or tar of pictures or WAV recordings."""
     kind: Wanted = "auto"
     """Kind of data. auto: arrays [N, H, W] and [N, H, W, C] are images, [N, D] tables; an experiment for sequences
-    makes series of [N, T] and [N, T, D]. counts: non-negative whole numbers [N, D], for variational experiments."""
+    makes series of [N, T] and [N, T, D]. counts: non-negative integers [N, D], for variational experiments."""
     scale: Scaling = "auto"
     """Scaling by the training split. standard: mean 0 and variance 1 for each feature or channel. unit: range [0, 1].
     auto: standard for real numbers, none for images and series in [0, 1] and for counts."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxae.errors import InputError, first_line
+from jaxae.errors import BROKEN_FILE, InputError, first_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -35,7 +35,7 @@ class Layout(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """Images of one size, grey if all are; the places of the files that could be read; notes."""
+    """Images of one size, grey if all are; the indices of the readable files; notes."""
 
     x: UInt8[np.ndarray, "N H W C"]
     places: list[int]
@@ -43,10 +43,10 @@ class Decoded(NamedTuple):
 
 
 def decode(paths: Sequence[Path], layout: Layout = Layout()) -> Decoded:  # noqa: B008
-    """The pictures in these files, upright by their EXIF orientation, resized with antialiasing.
+    """Decode pictures: apply the EXIF orientation, composite transparent pixels onto the background, and resize.
 
-    Transparent pixels are composed onto the background, 16 bits per channel become 8. InputError for pictures of
-    different sizes, for other content, and if more than a tenth cannot be read; a few damaged files are left out.
+    16 bits per channel become 8; resizing is antialiased. Up to a tenth of the files may be unreadable; they are left
+    out. InputError for more of them, for pictures of different sizes, and for an unsupported pixel mode or range.
     """
     from PIL import ImageColor
 
@@ -67,7 +67,7 @@ def decode(paths: Sequence[Path], layout: Layout = Layout()) -> Decoded:  # noqa
         except InputError:
             raise
         except Exception as error:  # Pillow raises many types of exceptions
-            broken.append(f"{path}: cannot be read ({first_line(error)}): is it truncated or damaged?")
+            broken.append(f"{path}: cannot be read ({first_line(error)}); {BROKEN_FILE}")
             if len(broken) > DAMAGED * len(paths):
                 raise InputError(broken[0]) from None
             continue
@@ -98,15 +98,15 @@ def _opened(path: Path, layout: Layout, changes: "Counter[str]") -> tuple[np.nda
         if getattr(file, "n_frames", 1) > 1:
             changes["of several frames, of which the first is used"] += 1
         if file.getexif().get(0x0112, 1) not in (0, 1):
-            changes["turned upright (EXIF)"] += 1
+            changes["rotated (EXIF orientation)"] += 1
         image: Image.Image = ImageOps.exif_transpose(file)
         image.load()
     grey = image.mode in GREY
     if image.mode.startswith("I"):
-        changes["of 16 bits read as 8"] += 1
+        changes["with 16 bits per channel converted to 8"] += 1
         image = _eight_bits(path, image)
     if image.has_transparency_data:
-        changes[f"with transparent pixels composed onto {layout.background}"] += 1
+        changes[f"with transparent pixels composited onto {layout.background}"] += 1
         image = image.convert("RGBA")
         behind = ImageColor.getrgb(layout.background)
         grey = grey and len(set(behind[:3])) == 1

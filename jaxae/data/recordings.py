@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from jaxae.errors import InputError, first_line
+from jaxae.errors import BROKEN_FILE, InputError, first_line
 
 SUFFIXES = (".wav",)
 MAX_SAMPLE_RATE = 1_000_000  # Hz; a larger one is damage
@@ -18,7 +18,7 @@ DAMAGED = 0.1  # largest fraction of recordings that may be unreadable
 
 
 class Decoded(NamedTuple):
-    """Samples of every recording, [T, 1]; their sample rate in Hz; the places of the readable files; notes."""
+    """Samples of every recording, [T, 1]; their sample rate in Hz; the indices of the readable files; notes."""
 
     parts: list[Float[np.ndarray, "_ 1"]]
     sample_rate: int
@@ -27,9 +27,9 @@ class Decoded(NamedTuple):
 
 
 def decode(paths: Sequence[Path], sample_rate: int = 0) -> Decoded:
-    """The recordings in these files: channels averaged, resampled to `sample_rate` in Hz (0: the most common one).
+    """Decode recordings: average the channels, and resample to `sample_rate` in Hz (0: the most common one).
 
-    InputError if more than a tenth cannot be read; a few damaged files are left out.
+    Up to a tenth of the files may be unreadable; they are left out. InputError for more of them.
     """
     found: list[tuple[int, np.ndarray]] = []
     places: list[int] = []
@@ -39,7 +39,7 @@ def decode(paths: Sequence[Path], sample_rate: int = 0) -> Decoded:
         try:
             own, x = _read(path)
         except Exception as error:  # SciPy raises many types of exceptions
-            broken.append(f"{path}: cannot be read ({first_line(error)}): is it truncated or damaged?")
+            broken.append(f"{path}: cannot be read ({first_line(error)}); {BROKEN_FILE}")
             if len(broken) > DAMAGED * len(paths):
                 raise InputError(broken[0]) from None
             continue

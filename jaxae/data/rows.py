@@ -13,14 +13,14 @@ CHUNK = 1 << 26  # bytes read at once
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Rows of an array, with the interface of an array as far as a `Split` needs it.
+    """Rows of an array, with the part of the array interface that a `Split` uses.
 
     `rows[places]` reads these rows into memory; `np.asarray(rows)` reads all of them.
     """
 
     base: Any  # [N, *D], usually a memory-mapped array
     dtype: np.dtype[Any]  # after conversion
-    places: Int[np.ndarray, " n"] | None = None  # of the rows in the base; None: all
+    places: Int[np.ndarray, " n"] | None = None  # indices of the rows in the base; None: all
     convert: Callable[[np.ndarray], np.ndarray] | None = None  # applied to the rows that are read; keeps their shape
 
     def __len__(self) -> int:
@@ -43,7 +43,7 @@ class Rows:
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
     def __getitem__(self, rows: Any) -> np.ndarray:
-        """Read rows: places, a slice or a mask."""
+        """Read the rows selected by an index array, a slice or a mask."""
         part = self.base[rows if self.places is None else self.places[rows]]
         return np.asarray(part if self.convert is None else self.convert(np.asarray(part)))
 

@@ -17,7 +17,7 @@ LARGEST = 2**24  # largest count: all below are exact in float32
 
 
 class Moments(NamedTuple):
-    """Statistics of the observed entries of a training split, for each place on the last axis of an example."""
+    """Statistics of the observed entries of a training split, for each index along the last axis of an example."""
 
     mean: Float[np.ndarray, " C"]
     std: Float[np.ndarray, " C"]
@@ -32,8 +32,8 @@ def scaled(dataset: Dataset, how: Scaling) -> Dataset:
     training split; for each feature of a table, each channel of images and each dimension of series. auto: standard for
     real numbers, none for bytes and for images and series in [0, 1]. Bytes are divided by 255 first. `Rows` are scaled
     when they are read, other arrays in chunks.
-    A constant column becomes 0. InputError for a column without any entry. Counts stay as they are: InputError for
-    unit and standard, and for a value that is no count.
+    A constant column becomes 0. InputError for a column without observed entries. Counts are not scaled: InputError for
+    unit and standard, and for a value that is not a count.
     """
     if dataset.kind == "counts":
         return _counts(dataset, how)
@@ -68,13 +68,13 @@ def scaled(dataset: Dataset, how: Scaling) -> Dataset:
 def _counts(dataset: Dataset, how: Scaling) -> Dataset:
     """Counts in float32, with the mean total of the observed ones of a training example."""
     if how in ("unit", "standard"):
-        raise InputError(f"scale={how} has no effect on counts, which stay as they are; omit it, or use kind=table")
+        raise InputError(f"scale={how} has no effect on counts, which are not scaled; omit it, or use kind=table")
     for part in (part for split in dataset.splits for part in chunks(split.x)):
         wrong = (part < 0) | (part % 1 > 0) | (part > LARGEST)
         if wrong.any():
             row, column = map(int, np.argwhere(wrong)[0])
             raise InputError(
-                f"{dataset.feature(column)} has {part[row, column]:.9g}, which is no count from 0 to {LARGEST:,}; "
+                f"{dataset.feature(column)} has {part[row, column]:.9g}, which is not a count from 0 to {LARGEST:,}; "
                 "leave it out, or use kind=table"
             )
     counted = sum(float(np.nansum(part, dtype=np.float64)) for part in chunks(dataset.train.x))
@@ -87,7 +87,7 @@ def _counts(dataset: Dataset, how: Scaling) -> Dataset:
 
 
 def moments(split: Split) -> Moments:
-    """Moments of the observed entries; NaN for a column without any. Padding of sequences is excluded."""
+    """Moments of the observed entries; NaN for a column without observed entries. Padding is excluded."""
 
     def parts() -> Iterator[np.ndarray]:
         for part in chunks(split.x) if split.lengths is None else [split.x[_steps(split)]]:

@@ -123,8 +123,8 @@ def _parts(arrays: dict[str, np.ndarray], path: Path) -> list[np.ndarray]:
         if not names or "lengths" in arrays:
             held = ", ".join(arrays) or "nothing"
             raise InputError(
-                f"{path}: has {held}, but no x: np.savez(path, x=images, y=classes), np.savez(path, *sequences) or "
-                "np.savez(path, x=rows, lengths=lengths)"
+                f"{path}: contains {held}, but no array x; save it with np.savez(path, x=images, y=classes), "
+                "np.savez(path, *sequences) or np.savez(path, x=rows, lengths=lengths)"
             )
         parts = [arrays[name] for name in sorted(names, key=lambda name: int(name[4:]))]
     return parts

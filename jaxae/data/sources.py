@@ -17,9 +17,9 @@ from jaxae.errors import InputError
 def load(name: str, data_dir: str = "", manual_dir: str = "", **fields: Any) -> Dataset:
     """A data set with a training and a test split, in model units.
 
-    name: `digits`, `sprites`, a TFDS set (`mnist`, `emnist/letters`, ...), or the path of a file of arrays or a table,
-    or of a folder or tar of pictures or recordings (see `files.load`). data_dir, manual_dir: folders of TFDS and of
-    files for it.
+    name: `digits`, `sprites`, a TFDS data set (`mnist`, `emnist/letters`, ...), or the path of a file of arrays or a
+    table, or of a folder or tar of pictures or recordings (see `files.load`). data_dir: folder of prepared TFDS data
+    sets. manual_dir: folder of archives already downloaded.
     fields: those of `Options`, such as kind, scale and binarize. InputError for anything that cannot be read, with a
     one-line message.
     """
@@ -46,7 +46,7 @@ def named(options: Options, data_dir: str = "", manual_dir: str = "") -> Dataset
 def read(
     options: Options, data_dir: str = "", manual_dir: str = "", features: Sequence[str] = (), training: bool = True
 ) -> RawDataset:
-    """`digits`, `sprites`, a TFDS set (`mnist`, `emnist/letters`, ...), or the user's data at a path.
+    """`digits`, `sprites`, a TFDS data set (`mnist`, `emnist/letters`, ...), or the user's data at a path.
 
     features, training: see `files.load`. InputError for anything that cannot be read, with a one-line message.
     """
@@ -65,7 +65,8 @@ def read(
         for field, folder in (("data_dir", data_dir), ("manual_dir", manual_dir)):
             if folder and (path is not None or name == "digits" or name.split("/")[0] == "sprites"):
                 raise InputError(
-                    f"{field}={folder} has no effect on {name}: it is for sets of TFDS; for files, data={folder}"
+                    f"{field}={folder} has no effect on {name}; it applies to TFDS data sets only: omit it, or use "
+                    f"data={folder} to read files"
                 )
     return raw
 

@@ -100,9 +100,9 @@ def with_splits(raw: RawDataset, test: str, valid: str, read: Callable[[str], Ra
 
 
 def held_out_mask(y: Int[np.ndarray, " N"], amount: float, seed: int | None = 0) -> Bool[np.ndarray, " N"]:
-    """Which examples are held out: a fraction, or from 1 a number of them, stratified by class.
+    """Mask of the held-out examples, stratified by class. amount: a fraction below 1, or a number of examples.
 
-    seed: of the choice; None: evenly spaced after sorting by class. InputError for fewer than two examples.
+    seed: of the random selection; None: evenly spaced after sorting by class. InputError for fewer than two examples.
     """
     count = len(y)
     if count < 2:

@@ -1,4 +1,4 @@
-"""What was read, in one line."""
+"""One-line description of a data set."""
 
 from typing import NamedTuple
 

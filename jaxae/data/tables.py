@@ -20,7 +20,7 @@ from jaxae.errors import InputError, first_line
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 MISSING = ("", "NA", "N/A", "#N/A", "NaN", "nan", "null", "NULL", "None", "?", "-nan")
-CATEGORIES = 50  # largest number of categories of a column of words
+CATEGORIES = 50  # maximum number of categories of a string column
 
 
 class Table(NamedTuple):
@@ -41,7 +41,7 @@ def load(path: Path, options: Options, features: Sequence[str] = ()) -> RawDatas
 
 
 def read(path: Path, options: Options, features: Sequence[str] = ()) -> Table:
-    """The columns of a file but `options.target` and `options.drop`: numbers, and a column per category for words.
+    """The columns of a file but `options.target` and `options.drop`: numbers, and a column per category of strings.
 
     features: the columns to return, of a table that was read before (default: all). The first line of a CSV file holds
     the names, unless it has numbers only. InputError for dates, for IDs, for an unknown column, and for other content.
@@ -66,7 +66,7 @@ def _read(table: Any, path: Path, options: Options, features: Sequence[str]) -> 
         if name not in left_out:
             values = _plain(table.column(name), f"{path}: column {name}")
             if options.kind == "counts" and values.dtype.kind != "f":
-                raise InputError(f"{path}: column {name} has words, not counts; use drop={name}, or target={name}")
+                raise InputError(f"{path}: column {name} has strings, not counts; use drop={name}, or target={name}")
             columns |= (
                 _as_in_training(name, values, path, features, notes) if features else _numbers(name, values, path)
             )
@@ -81,7 +81,7 @@ def _read(table: Any, path: Path, options: Options, features: Sequence[str]) -> 
 
 
 def _numbers(name: str, values: np.ndarray, path: Path) -> dict[str, np.ndarray]:
-    """A column as numbers, or as one column per category. InputError for IDs, text and numbers among words."""
+    """A column of numbers, or a column per category. InputError for IDs, free text, and numbers mixed with strings."""
     drop = f"drop={name or repr(name)}"
     if values.dtype.kind == "f":
         if _is_id(name, values):
@@ -91,11 +91,11 @@ def _numbers(name: str, values: np.ndarray, path: Path) -> dict[str, np.ndarray]
     if strange := [word for word in words if not _is_number(word.replace(",", "."))]:
         if len(strange) < len(words) / 2:
             odd = strange[0][:20]
-            raise InputError(f"{path}: column {name} has numbers and words such as {odd!r}; empty them, or {drop}")
+            raise InputError(f"{path}: column {name} has numbers and strings such as {odd!r}; empty them, or {drop}")
     elif words:
         raise InputError(f"{path}: column {name} has decimal commas, such as {words[0]}; use points, or {drop}")
     if len(words) > min(CATEGORIES, max(len(values) // 2, 2)):
-        raise InputError(f"{path}: column {name} has {len(words):,} different words, as IDs or text; use {drop}")
+        raise InputError(f"{path}: column {name} has {len(words):,} different strings, like IDs or text; use {drop}")
     return _categories(name, values, words)
 
 
@@ -107,7 +107,7 @@ def _as_in_training(
     if name not in features and not words:
         return {}
     if (values.dtype.kind == "f") != (name in features):
-        held, had = ("words", "numbers") if name in features else ("numbers", "words")
+        held, had = ("strings", "numbers") if name in features else ("numbers", "strings")
         raise InputError(f"{path}: column {name} holds {held}, but {had} in the training table")
     if name in features:
         return {name: values}
@@ -124,7 +124,7 @@ def _categories(name: str, values: np.ndarray, words: Sequence[str]) -> dict[str
 
 
 def _is_id(name: str, values: np.ndarray) -> bool:
-    """Whether a column of distinct whole numbers numbers the rows, or has the name of an ID."""
+    """Whether a column of distinct integers numbers the rows, or has the name of an ID."""
     known, count = values[~np.isnan(values)], len(values)
     if count < 3 or len(np.unique(known)) < count or (known % 1).any():
         return False
@@ -135,7 +135,7 @@ def _is_id(name: str, values: np.ndarray) -> bool:
 
 
 def _plain(column: Any, where: str) -> np.ndarray:
-    """A column as float64 with NaN, or as words with "" where a cell is empty. InputError for dates and other types."""
+    """A column as float64 with NaN, or strings with "", where a cell is empty. InputError for dates and other types."""
     import pyarrow as pa
 
     kind = column.type
@@ -148,7 +148,7 @@ def _plain(column: Any, where: str) -> np.ndarray:
     elif pa.types.is_null(kind):
         return np.full(len(column), np.nan)
     elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
-        raise InputError(f"{where} holds {kind}, not numbers or words; use drop={where.split('column ')[-1]}")
+        raise InputError(f"{where} holds {kind}, not numbers or strings; use drop={where.split('column ')[-1]}")
     return np.asarray(column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), np.float64)
 
 

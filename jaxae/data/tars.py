@@ -8,7 +8,7 @@ from jaxae.data import folders, pictures, recordings
 from jaxae.data.cache import cached
 from jaxae.data.options import Options
 from jaxae.data.splits import NAMES, RawDataset
-from jaxae.errors import InputError, first_line
+from jaxae.errors import BROKEN_FILE, InputError, first_line
 
 FILES = (*pictures.SUFFIXES, *recordings.SUFFIXES)
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -28,7 +28,7 @@ def load(path: Path, options: Options) -> RawDataset:
             except InputError as error:
                 raise InputError(str(error).replace(unpacked, str(path))) from None
             except Exception as error:  # tarfile and the decompressors raise many types of exceptions
-                raise InputError(f"{path}: cannot be unpacked ({first_line(error)}): is it damaged?") from None
+                raise InputError(f"{path}: cannot be unpacked ({first_line(error)}); {BROKEN_FILE}") from None
 
     return cached(key, read)
 

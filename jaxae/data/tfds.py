@@ -26,16 +26,16 @@ FAMILY = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST",
 
 
 def prepares(name: str) -> bool:
-    """Whether the set is of the MNIST family, which needs no TensorFlow."""
+    """Whether the data set is of the MNIST family, which needs no TensorFlow."""
     return name.split("/")[0] in FAMILY
 
 
 def load(name: str, data_dir: str = "", manual_dir: str = "") -> RawDataset:
-    """An image set of TFDS by name, prepared if necessary, as uint8 arrays in TFDS' own order.
+    """A TFDS data set of images by name, prepared if necessary, as uint8 arrays in the order of TFDS.
 
-    data_dir: folder of prepared sets. manual_dir: folder of archives already downloaded; their checksums are verified.
-    InputError for an unknown name, a set that is not of images, a failed download, a damaged archive, and for a set
-    whose preparation needs TensorFlow if that is not installed.
+    data_dir: folder of prepared data sets. manual_dir: folder of archives already downloaded; their checksums are
+    verified. InputError for an unknown name, for a data set without images, for a failed download, for a damaged
+    archive, and for a data set whose preparation needs TensorFlow if that is not installed.
     """
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import read_only_builder
@@ -107,7 +107,7 @@ def _check_archives(builder: Any, manual_dir: str) -> None:
 
 
 def _builder(name: str, where: dict[str, str]) -> Any:
-    """TFDS' builder of the MNIST family, with unpacking and encoding that need no TensorFlow."""
+    """The TFDS builder of a data set of the MNIST family, with extraction and encoding without TensorFlow."""
     from tensorflow_datasets.image_classification import mnist
 
     set_name, _, config = name.partition("/")
@@ -179,5 +179,5 @@ def _decode(tfds: Any, builder: Any, name: str) -> RawDataset:
 def _unknown(name: str, known: list[str]) -> InputError:
     near = difflib.get_close_matches(name, known, 3, 0.4)
     return InputError(
-        f"data={name}: there is no such file or set" + (f"; did you mean {', '.join(near)}?" if near else "")
+        f"data={name}: there is no such file or data set" + (f"; did you mean {', '.join(near)}?" if near else "")
     )

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Key
 from jaxae.core.batch import Terms
 from jaxae.core.divergences import only_observed, per_example
 
-# 0 and 1; grey values in [0, 1]; the same, rounded to levels; real numbers; non-negative whole numbers
+# 0 and 1; grey values in [0, 1]; the same, rounded to levels; real numbers; non-negative integers
 Data: TypeAlias = Literal["binary", "unit", "levels", "real", "counts"]
 
 

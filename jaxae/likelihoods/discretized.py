@@ -1,6 +1,6 @@
 """Likelihoods of pixels in [0, 1] as levels: their log masses are nats per level, not densities.
 
-Grey values that are no levels are rounded. Bits per dimension compare with those of other models of 8-bit images.
+Grey values between levels are rounded. Bits per dimension are comparable with those of other models of 8-bit images.
 """
 
 from dataclasses import dataclass

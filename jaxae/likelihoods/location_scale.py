@@ -1,4 +1,4 @@
-"""What likelihoods of real numbers with a location and a scale have in common."""
+"""Base class of likelihoods of real numbers with a location and a scale."""
 
 from dataclasses import dataclass
 from math import exp, log
@@ -81,7 +81,7 @@ class Learned(nn.Module):
     net: nn.Module  # [*lead, Z] -> [*lead, *D], the last axis `blocks` times that of an example
     parameter: str  # its name
     blocks: int = 1
-    each: bool = False  # one for every place on the last axis, not one for all
+    each: bool = False  # one for each index along the last axis, not one for all
 
     @nn.compact
     def __call__(self, z: Float[Array, "*lead_and_code"]) -> Float[Array, "*lead_and_outputs"]:

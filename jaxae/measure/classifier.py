@@ -61,7 +61,7 @@ class Classifier(nn.Module):
 
 
 def loss(model: Classifier, reach: int = 0) -> Loss:
-    """Cross-entropy of the classes in nats; in training on images shifted by up to `reach` pixels each way.
+    """Cross-entropy of the classes, in nats. In training, images are shifted by up to `reach` pixels along each axis.
 
     Terms: `loss`; `accuracy`, 1 where the class has the largest logit.
     """

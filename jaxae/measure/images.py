@@ -28,7 +28,7 @@ def mse(x: Float[Array, "N H W C"], y: Float[Array, "N H W C"]) -> Float[Array, 
 
 @partial(jax.jit, static_argnames="reach")
 def shift_mse(x: Float[Array, "N H W C"], y: Float[Array, "N H W C"], reach: int = 2) -> Float[Array, " N"]:
-    """The smallest `mse` over all shifts of y by up to `reach` whole pixels each way; zero padding.
+    """The smallest `mse` over all shifts of y by up to `reach` pixels along each axis; zero padding.
 
     Like the tangent distance (Simard, LeCun & Denker 1993), with an exhaustive search in place of the tangent.
     """
@@ -74,7 +74,7 @@ def _local(x: Float[Array, "N H W C"], y: Float[Array, "N H W C"]) -> Moments:
 
 
 def _along(axis: int, x: Array, y: Array, vx: Array, vy: Array, cov: Array) -> Moments:
-    """The moments in windows along one axis, from those of every place."""
+    """The moments in windows along one axis, from those of every position."""
     size = x.shape[axis] - len(WINDOW) + 1
 
     def mean(f: Callable[..., tuple[Array, ...]]) -> tuple[Array, ...]:

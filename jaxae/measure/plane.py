@@ -47,8 +47,9 @@ def asymmetry(z: Num[Any, "N Z"]) -> float:
 
     That E|z - z'| <= E|z + z'| is due to Buja, Logan, Reeds & Shepp 1994; twice the difference is the energy distance
     of z from -z, so it is 0 only for symmetry (Szekely & Rizzo 2013), and this is that distance over its upper bound.
-    Pairs of a code with itself count (a V-statistic): a set equal to its negation then has 0 up to rounding, the
-    minimum; n normal codes have 1.4 / n on average. From at most 2,000 codes, evenly spaced through the array.
+    The means include pairs of a code with itself (a V-statistic), so that the minimum is 0, up to rounding, for a set
+    equal to its negation; for n standard normal codes the expected value is about 1.4 / n. From at most 2,000 codes,
+    evenly spaced through the array.
     """
     from scipy.spatial.distance import cdist
 

@@ -128,7 +128,7 @@ class UpConv(nn.Module):
 
 
 class Deconv(nn.Module):
-    """The mirror image of a `Conv` of the same arguments: transposed convolutions, the last one linear.
+    """The mirror image of a `Conv` with the same arguments: transposed convolutions, the last one linear.
 
     [*lead, *code] -> [*lead, *shape]. A dense layer maps codes [*lead, Z] to the output shape of `Conv`.
     ValueError for lists of the wrong length.

@@ -2,10 +2,10 @@
 
 Inside a loop, XLA on CPU runs the convolutions of autodiff through a naive path (5,800 ms per step instead of 170). The
 convolution, its gradient with respect to the image (the transposed convolution) and its gradient with respect to the
-kernel are each linear in two of three arrays, and the derivatives of each are the other two. The first two take the
-fast path in the layout NHWC, HWIO; the third, computed as matrix products of the pixels under each tap, takes half the
-time of a convolution (`denoising` at batch size 512: 334 ms per step instead of 481). Other backends use XLA's
-derivatives, except in mixed precision.
+kernel are each bilinear in two of the three arrays image, kernel and result; the derivatives of each operation are the
+other two operations. The first two take the fast path in the layout NHWC, HWIO; the third, computed as matrix products
+of the pixels under each tap, takes half the time of a convolution (`denoising` at batch size 512: 334 ms per step
+instead of 481). Other backends use XLA's derivatives, except in mixed precision.
 """
 
 from functools import partial
@@ -178,7 +178,7 @@ def _kernel(x: jax.Array, g: jax.Array, to: Geometry) -> jax.Array:
     return _to_kernel(x, g, to)
 
 
-# Each is linear in two of image, result and kernel, so its derivatives of any order are the other two.
+# Each is bilinear in two of image, kernel and result, so its derivatives of any order are the other two operations.
 _conv.defvjp(
     lambda x, w, to: (_conv(x, w, to), (x, w)),
     lambda to, saved, g: (_conv_transpose(g, saved[1], to), _kernel(saved[0], g, to)),

@@ -52,7 +52,10 @@ def dot_general(precision: str) -> Any:
 
     def mixed(a: jax.Array, b: jax.Array, dimensions: Any, **_: Any) -> jax.Array:
         if dimensions != (((a.ndim - 1,), (0,)), ((), ())):
-            raise ValueError(f"mixed precision multiplies the last axis by the first, not {dimensions}")
+            raise ValueError(
+                "mixed precision supports contraction of the last axis of the input with the first axis of the kernel "
+                f"only, not {dimensions}; use precision=float32"
+            )
         return mixed_dot(a, b)
 
     return mixed

@@ -1,10 +1,10 @@
-"""The interactive latent space ("wall") of the report: two dimensions with the decoded image of every point.
+"""The interactive latent space of the report: two dimensions with the decoded image of every point.
 
 A series is a picture with a row of pixels for each dimension, which the page draws as curves.
 
 A report cannot run the decoder, so images are decoded here on a grid, between which the report interpolates. Codes of
-more than two dimensions are projected on their first two principal components; for each further component, a slider
-adds the change of the decoded image when it alone leaves its mean, on a coarser grid.
+more than two dimensions are projected onto their first two principal components. A slider for each further component
+adds the change in the decoded image when that component alone is moved away from its mean, computed on a coarser grid.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ COMPONENTS = 32  # principal components at most
 
 
 def wall(model: Trained, data: Dataset) -> dict[str, Any] | None:
-    """Data of the interactive latent space, as JSON values; None for rows of a table, which are no pictures, and for
+    """Data of the interactive latent space, as JSON values; None for rows of a table, which are not images, and for
     one-dimensional or constant codes.
 
     Pictures are data URLs of PNG files: sheets of images, row by row. On the grid the first axis of the plane runs
@@ -178,7 +178,7 @@ def _sliders(
     ratios: np.ndarray,
     labels: list[str],
 ) -> dict[str, Any]:
-    """A slider for every component beyond the second that varies, as far as the budget allows.
+    """A slider for every component beyond the second that varies, within the budget.
 
     without: fraction of the variance in components without a slider.
     """

@@ -62,7 +62,7 @@ def parse(kind: type[C], description: str, argv: Sequence[str] | None = None, pr
 
 
 def _refusal(event: Any, kind: type[Any]) -> str:
-    """What is wrong with a command line, from the event by which tyro reports it; empty for other events."""
+    """Error message for a command line, from the event by which tyro reports it; empty for other events."""
     from tyro import _errors
 
     unknown: list[str] = []

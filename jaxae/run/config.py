@@ -17,7 +17,7 @@ from jaxae.training.selection import Keep, Selection
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """Fields of what a run computes: epochs, seeds, precision."""
+    """Fields of the computation: epochs, seeds, precision."""
 
     epochs: int = 50
     """Passes over the training split."""
@@ -67,7 +67,7 @@ class Folders:
     """Folders of the data."""
 
     data_dir: str = ""
-    """Folder of prepared TFDS sets. (default: that of TFDS)"""
+    """Folder of prepared TFDS data sets. (default: that of TFDS)"""
     manual_dir: str = ""
     """Folder of downloaded archives, used instead of a download. (default: none)"""
 
@@ -108,7 +108,7 @@ class Devices:
     process_id: int = 0
     """Index of this process; process 0 writes the run directory."""
     heartbeat: int = 60
-    """Seconds without a heartbeat after which another process counts as lost."""
+    """Seconds without a heartbeat after which another process is considered lost."""
     patience: int = 300
     """Timeout in seconds for other processes, at start-up and in every dispatch."""
     device_data_limit: float = 0.0
@@ -145,7 +145,7 @@ class Config(Devices, Output, Folders, Optimization, Training, Options):
 
 # Fields that may differ between the processes of one run.
 OWN = ("data_dir", "manual_dir", "workdir", "process_id", "heartbeat", "patience")
-# Fields of where and how a run executes. A run may resume with other values; results change by rounding at most.
+# Fields of execution: folders, output, devices. A run may resume with other values; results change by rounding at most.
 PLACE = tuple(field.name for part in (Folders, Output, Devices) for field in dataclasses.fields(part))
 
 C = TypeVar("C", bound=Config)

@@ -126,7 +126,7 @@ def _fill(
 ) -> None:
     def draw(state: State, step: int, board: TensorBoard) -> None:
         now = Trained(experiment, state, dataset.shape, loop.seeds_of(config), real=dataset.real)[0]
-        if len(dataset.shape) > 1:  # a row of a table is no picture
+        if len(dataset.shape) > 1:  # rows of a table are not images
             board.picture(figures.strip(workdir / STRIPS, step, now, dataset), step, "while_training")
         board.histogram("codes", figures.codes_of(now, dataset, 1000)[0], step)
 
@@ -179,7 +179,7 @@ def planned(
         plan = plans.plan(
             config.parallel, config.batch_size, config.seeds, None, config.reduction, config.accumulate, processes
         )
-    # Rejects losses that cannot be split into microbatches.
+    # Building the experiment for this layout raises an error for a loss that cannot be split into microbatches.
     return checked(config, build, dataset, plan.layout._replace(axis=None)), plan
 
 

@@ -34,9 +34,9 @@ from jaxae.training.trained import Trained
 
 OPTIMIZER_FIELDS = ("lr", "schedule", "warmup_steps", "eps", "weight_decay", "clip")
 PROCESS_FIELDS = ("coordinator", "num_processes", "process_id", "heartbeat", "patience")
-# Fields of what is written into a run directory.
+# Fields of the run directory.
 RUN_FIELDS = ("checkpoint_every", "checkpoint_unit", "picture_every", "overwrite", "log_likelihood_samples", "figures")
-# Fields of how arrays are read.
+# Options for reading arrays.
 OF_ARRAYS = (
     "y",
     *(field.name for field in dataclasses.fields(sources.Options) if field.name not in ("data", "binarize")),
@@ -49,7 +49,7 @@ HINTS = {
 
 
 class Source(NamedTuple):
-    """An experiment with the configuration that it takes."""
+    """An experiment: its name, `Config` class and `build` function."""
 
     name: str
     config: type[Config]
@@ -82,7 +82,7 @@ def fit(
     data, or a number of examples; or 0: the training examples themselves. By default those of the source, or a tenth.
     valid: the validation examples, in the same ways, for the fields keep ("best": return the model of the epoch with
     the smallest validation loss) and stop_after.
-    y: classes of an array: words, whole numbers or one-hot rows. context: reserved; a ValueError for now.
+    y: classes of an array: strings, integers or one-hot rows. context: reserved; a ValueError for now.
     workdir: a run directory, with everything that the command line writes there; a run in it is resumed. Without one
     nothing is written.
     progress: show a bar, or a line per epoch. figures: draw pictures and report.html into the workdir (default: yes).

@@ -156,7 +156,7 @@ def train(
 
 
 def configured(experiment: Experiment, data: Dataset, config: Config, plan: Plan, **options: Any) -> Iterator[Snapshot]:
-    """`iterate` with the fields of a configuration. options: its other arguments."""
+    """`iterate` with the fields of a configuration. options: other arguments of `iterate`."""
     return iterate(
         experiment,
         data,
@@ -171,7 +171,7 @@ def configured(experiment: Experiment, data: Dataset, config: Config, plan: Plan
 
 
 def picture_due(config: Config, epoch: int, step: int, done: bool) -> bool:
-    """Whether a picture is due after this step, of whatever number of epochs. done: whether it ends the epoch."""
+    """Whether a picture is due after this step, for any number of epochs. done: whether the step ends the epoch."""
     chosen = done and str(epoch).rstrip("0") in ("1", "2", "5")
     return chosen or (config.picture_every > 0 and step % config.picture_every == 0)
 

@@ -100,7 +100,7 @@ def program(
 
 
 def diverged_line(error: Diverged) -> str:
-    """What is not finite, and, if the step is saved, the command that repeats it."""
+    """The line to print: the non-finite term and, if the step is saved, the command that replays it."""
     if error.workdir is None:
         return f"diverged: {error}"
     name = directory.read(error.workdir / "config.json")["experiment"]

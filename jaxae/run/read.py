@@ -32,7 +32,8 @@ def load(path: str | Path, experiment: ModuleType | Experiment | None = None, **
     """The trained model of a run directory, from its config.json and newest intact checkpoint; of all its seeds.
 
     experiment: its module, or the `Experiment` itself; needed only for one outside the package `jaxae.experiments`.
-    fields: the fields that were passed as objects, which config.json cannot hold: `optimizer`, an Optax transformation.
+    fields: configuration fields that were passed as objects and are not in config.json; only `optimizer`, an Optax
+    transformation.
     Without it the model is loaded without the state of the optimizer, and can be neither trained nor saved again.
     InputError for a directory that holds no run, or no intact checkpoint.
     """

@@ -163,7 +163,7 @@ def drawn(
 ) -> Examples:
     """The examples of a step: number step * batch_size + index.
 
-    An ordered layout draws them in its microbatches, since the rounding of a matrix product depends on its shape.
+    An ordered layout generates them in its microbatches, since the rounding of a matrix product depends on its shape.
     """
     numbers = jnp.asarray(step, jnp.uint32) * batch_size + jnp.asarray(index, jnp.uint32)
     if layout.ordered:

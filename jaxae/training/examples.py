@@ -27,7 +27,7 @@ def chunk_of(shape: tuple[int, ...]) -> int:
 class Part(NamedTuple):
     """Some of the examples, in model units."""
 
-    first: int  # place of the first one
+    first: int  # index of the first one
     x: Float[Array, "n *D"]  # 0 where an entry is missing
     observed: Float[Array, "n *D"] | None  # 1 where measured, 0 where missing; None: all
     steps: Float[Array, "n T"] | None  # 1 within a sequence, 0 after its end; None: all of one length
@@ -42,7 +42,7 @@ class Part(NamedTuple):
 
 @runtime_checkable
 class Units(Protocol):
-    """What examples of a trained model look like (see `Trained`)."""
+    """Shape, units and kind of the examples of a trained model (see `Trained`)."""
 
     @property
     def experiment(self) -> Experiment:
@@ -54,7 +54,7 @@ class Units(Protocol):
 
     @property
     def scale(self) -> Scale | None:
-        """From model units to the user's."""
+        """Scale that converts model units to the user's units."""
 
     @property
     def real(self) -> bool:
@@ -128,7 +128,7 @@ def _shaped(units: Units, x: Any) -> Any:
 
 
 def _conversion(units: Units, x: Any) -> Callable[[np.ndarray], np.ndarray]:
-    """From the user's units to model units, of any rows of x."""
+    """A function that converts rows of x from the user's units to model units."""
     pixels = len(units.shape) > 1 and (units.from_bytes or not (units.real or units.scale))
     integers = x.dtype == np.uint8 or (len(units.shape) == 3 and x.dtype.kind in "iu")
     divided = pixels and integers and all(part.min() >= 0 and part.max() <= 255 for part in chunks(x) if part.size)

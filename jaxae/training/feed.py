@@ -33,14 +33,14 @@ class Portion(NamedTuple):
 
 
 Feed: TypeAlias = Callable[[int, int], Portion]  # (epoch, step) -> the portion that begins with this step
-Blocks: TypeAlias = Callable[[], Iterator[tuple[Examples, int]]]  # blocks of a split, each with its first place
+Blocks: TypeAlias = Callable[[], Iterator[tuple[Examples, int]]]  # (block of a split, index of its first example)
 
 
 def feed(split: Split, plan: Plan, seeds: range, batch_size: int, limit: float = 0.0, block_bytes: int = BLOCK) -> Feed:
-    """The split in portions: a single one on the device, or streamed blocks if it exceeds the limit.
+    """A function that returns the portion of the split for a step: the complete split on the device, or a block.
 
-    limit: bytes per device (0: a quarter of its memory). block_bytes: approximate size of a block. A generated split
-    is neither: the steps draw its examples.
+    Blocks are streamed if the split exceeds the limit. limit: bytes per device (0: a quarter of its memory).
+    block_bytes: approximate size of a block. The examples of a generated split are generated in the step.
     """
     if isinstance(split.x, Draws):
         return _generated(split.x, plan, seeds, batch_size)
@@ -110,7 +110,7 @@ def _streamed(split: Split, plan: Plan, seeds: range, size: int, block_bytes: in
     count = len(split.x)
     steps = _steps(split, size, block_bytes // len(seeds))
     order = place(np.arange(steps * size, dtype=np.int32), plan, False)
-    at = (-1, -1)  # epoch, and number within it, of the block on the device
+    at = (-1, -1)  # (epoch, index within the epoch) of the block on the device
     block: Any = None
     following: Iterator[Examples] = iter(())
 

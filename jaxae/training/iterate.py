@@ -78,7 +78,8 @@ def iterate(
     experiment: what `build(config, info)` returns, such as `vae.build(vae.Config(latent=4), data.info)`.
     data: from `jaxae.data.load` or `jaxae.data.from_arrays`.
 
-    To stop early, leave the loop. A model of a snapshot, which can also be saved, is a copy of one that `fit` returned:
+    To stop early, leave the loop. To turn a snapshot into a model that can be saved, replace the state of a model from
+    `fit`:
 
         model = jaxae.fit("dense", data, epochs=1)
         for snapshot in jaxae.iterate(model.experiment, data, epochs=100, batch_size=128):

@@ -93,7 +93,7 @@ def final(lines: list[Record], kept: SelectionState | None, split: str = "test")
 
 
 def described(kept: SelectionState, epochs: int, selection: Selection) -> str:
-    """Which epoch is kept, and whether training stopped early, in one line."""
+    """One line that states the kept epoch, and whether training stopped early."""
     numbers = ", ".join(map(str, np.ravel(kept.epoch).tolist()))
     losses = ", ".join(f"{loss:.4f}" for loss in np.ravel(kept.loss).tolist())
     plural = "s" * (selection.stop_after > 1)

@@ -86,7 +86,7 @@ class Trained:
         return self.decode(self.encode(x, lengths))
 
     def corrupted(self, x: Examples, first: int = 0) -> Float[Array, "N *shape"]:
-        """Encoder inputs in training: with the noise or mask of the experiment, keyed by place, from `first` on."""
+        """Encoder inputs in training: with the noise or mask of the experiment, keyed by index, from `first` on."""
         found = []
         for part in parts(self, x):
             examples = part.x
@@ -131,7 +131,7 @@ class Trained:
         return {name: np.concatenate([terms[name] for terms in found], axis=-1) for name in found[0]}
 
     def _terms(self, part: Part, draw: int | None = None) -> dict[str, Float[np.ndarray, "*S n"]]:
-        """draw: index of a noise sample that all examples share; None: one for each example, as in evaluation."""
+        """Terms of a part. draw: index of a noise sample for all examples; None: one for each, as in evaluation."""
         keys, count = start_keys(self.seeds, TEST), len(part.x)
         if draw is not None:
             fold = partial(jax.random.fold_in, data=draw)
@@ -169,7 +169,7 @@ class Trained:
         loaded without its Optax transformation, and for a folder that is not empty.
         """
         if self.saver is None:
-            raise ValueError("the model has no configuration: only what jaxae.fit or jaxae.load returned can be saved")
+            raise ValueError("the model has no configuration; save a model that jaxae.fit or jaxae.load returned")
         self.saver(Path(path), self)
 
     @cached_property

@@ -52,7 +52,7 @@ def loss(model: FactorVAE, gamma: Weight, rate: Rate = BOUND) -> Loss:
 def discriminator_loss(model: FactorVAE) -> Loss:
     """Cross-entropy of the discriminator on codes and on codes permuted over the batch (algorithm 2), in nats.
 
-    The permuted codes are second samples for the same images; the source uses a second batch.
+    The permuted codes are second posterior samples for the same images; the source uses a second batch.
     For descend(..., wrt=("discriminator",), name="discriminator"): no gradient reaches the encoder.
     """
 

@@ -62,7 +62,7 @@ def loss(model: VAE, samples: int, gradient: Literal["plain", "dreg"] = "plain",
     gradient: plain, or dreg, the doubly reparameterized gradient of the encoder (Tucker et al. 2018, equation 8), with
     the same expectation and a signal-to-noise ratio that does not fall with K. kl_weight: weight of the KL term within
     log w, for KL warm-up.
-    Terms: `loss`; `elbo`, the mean of log w with weight 1 over the samples: the bound for K = 1.
+    Terms: `loss`; `elbo`, the mean over the samples of log w with `kl_weight` = 1, an estimate of the bound for K = 1.
     """
     of = densities(model)
     bound = (_doubly_reparameterized if gradient == "dreg" else _plain)(of)

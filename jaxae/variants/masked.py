@@ -39,11 +39,11 @@ class Masked(autoencoder.Autoencoder, kw_only=True):
     def __call__(
         self, x: Float[Array, "B H W C"], keys: Keys | None = None, axis: str | None = None
     ) -> tuple[Float[Array, "B *Z"], Float[Array, "B H W C"]]:
-        """Codes, and the decoder output before the activation `output`. x: hidden pixels are `HIDDEN`."""
+        """Codes, and the decoder output before the activation `output`. Hidden pixels of x have the value `HIDDEN`."""
         return super().__call__(self._shown(x), keys, axis)
 
     def encode(self, x: Float[Array, "B H W C"]) -> Float[Array, "B *Z"]:
-        """Codes. x: hidden pixels are `HIDDEN`."""
+        """Codes of x, in which hidden pixels have the value `HIDDEN`."""
         return super().encode(self._shown(x))
 
 

@@ -19,8 +19,8 @@ import jaxae
 # %% [markdown]
 # ## An array
 #
-# `jaxae.fit` takes `[N, H, W]` or `[N, H, W, C]`: bytes, or floats in [0, 1]. The digits of scikit-learn are floats
-# from 0 to 16, hence the division; `fit` raises an error for other ranges.
+# `jaxae.fit` takes `[N, H, W]` or `[N, H, W, C]`. Bytes, and floats in [0, 1], are pixels; floats of any other range
+# are standardized. The digits of scikit-learn are floats from 0 to 16; dividing them by 16 makes them pixels.
 #
 # `"vae"` is one of the experiments that `jaxae list` prints; `latent`, `hidden` and the others are fields of its
 # configuration (`jaxae vae --help`). Grey levels are numbers rather than probabilities, so p(x|z) is a normal

@@ -215,7 +215,7 @@ def _time(data: Dataset) -> Float[np.ndarray, " T"]:
 
 
 def _legend(figure: "Figure", data: Dataset, keys: list[Any], texts: list[str]) -> None:
-    """What lines and colours stand for, below the panels; nothing for a single line of one dimension."""
+    """Add a legend of lines and colours below the panels; none for a single line of one dimension."""
     from matplotlib.lines import Line2D
 
     if data.shape[1] > 1:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def manifold(model: Trained, title: str, n: int = 15) -> "Figure":
-    """Images decoded on an n x n grid of the 2-D latent space: normal quantiles, at equal prior mass."""
+    """Images decoded on an n x n grid of the 2-D latent space, at evenly spaced quantiles of N(0, 1) on each axis."""
     from scipy.stats import norm
 
     quantiles = norm.ppf((np.arange(n) + 0.5) / n)
@@ -50,7 +50,7 @@ def sampled_from(title: str, prior: Sampler | None) -> str:
 class Interpolation(NamedTuple):
     """Decoded points on straight lines between the codes of pairs of test examples."""
 
-    pairs: Int[np.ndarray, "R 2"]  # places in the test split
+    pairs: Int[np.ndarray, "R 2"]  # indices in the test split
     decoded: Float[np.ndarray, "R C *D"]
     fractions: Float[np.ndarray, " C"]  # of the way from the first to the second code
 

@@ -1,4 +1,4 @@
-// The interactive latent space ("wall"): the decoded image or series at the pointer, interpolated between those decoded
+// The interactive latent space: the decoded image or series at the pointer, interpolated between those decoded
 // beforehand.
 async function wall(data, colours) {
   const [height, width] = data.size, size = height * width;
