@@ -216,7 +216,7 @@ def test_new_table_is_encoded_as_the_training_table(tmp_path):
         ("a;b\n1,5;2\n2,5;3\n3,5;2\n", "column a has decimal commas, such as 1,5; use points"),
     ],
 )
-def test_numbers_among_words_raise(tmp_path, text, says):
+def test_numbers_mixed_with_strings_raise(tmp_path, text, says):
     with pytest.raises(InputError, match=says):
         data.load(write(tmp_path / "t.csv", text))
 
