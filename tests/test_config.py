@@ -8,7 +8,7 @@ import pytest
 
 from jaxae import data, experiments
 from jaxae.commands import _docstrings as docstrings
-from jaxae.commands import score
+from jaxae.commands import encode, score
 from jaxae.errors import InputError, input_errors
 from jaxae.experiments import vae
 from jaxae.run import command_line
@@ -141,8 +141,9 @@ def test_help_of_a_command_has_its_own_options_before_the_shared_ones():
         "arguments": ["RUN", "DATA"],
         "options": ["--out", "--by", "--member", "--module"],
     }
-    assert help_text(score.Options, "", "jaxae score").startswith(
-        "usage: jaxae score [-h] RUN DATA --out PATH [OPTIONS]"
+    assert help_text(score.Options, "", "jaxae score").startswith("usage: jaxae score [-h] RUN DATA [OPTIONS]\n")
+    assert help_text(encode.Options, "", "jaxae encode").startswith(
+        "usage: jaxae encode [-h] RUN DATA --out PATH [OPTIONS]"
     )
 
 
