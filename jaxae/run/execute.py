@@ -232,6 +232,7 @@ def _suitable(info: Info, field: Literal["missing", "counts", "conditional"]) ->
     for name in names():
         module = find(name)
         with suppress(ValueError):
-            if getattr(module.build(module.Config(), info), field):
+            experiment = module.build(module.Config(), info)
+            if getattr(experiment, field) and not (experiment.conditional and info.classes + info.context == 0):
                 found.append(name)
     return found

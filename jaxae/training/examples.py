@@ -81,6 +81,10 @@ class Units(Protocol):
     def conditions(self) -> Conditions:
         """Classes and covariates of the data."""
 
+    @property
+    def fixed(self) -> Given:
+        """Condition of examples without one."""
+
 
 def parts(
     units: Units, x: Examples, lengths: Int[Any, " N"] | None = None, given: Given | None = None
@@ -128,6 +132,9 @@ def conditioned(units: Units, count: int, given: Given) -> tuple[Any, Any]:
     covariate, and for any with an unconditional model.
     """
     known, model = units.conditions, type(units.experiment.model).__name__
+    if given.split is None:
+        fixed = (mine if own is None else own for own, mine in zip(given[:2], units.fixed[:2], strict=True))
+        given = Given(*fixed)
     of = categories(known.covariates)
     wanted = {"y": (given.y, known.classes), "context": (given.context, of)}
     for name, (value, names) in wanted.items():

@@ -58,6 +58,7 @@ class Trained:
     real: bool = field(default=False, repr=False)  # real numbers or counts, not pixels in [0, 1]
     from_bytes: bool = field(default=True, repr=False)  # whether the data were uint8, divided by 255
     conditions: Conditions = field(default=Conditions(), repr=False)  # classes and covariates of the data
+    fixed: Given = field(default=Given(), repr=False)  # condition where none is passed: see `under`
 
     def __getitem__(self, i: int) -> "Trained":
         """The model of one seed, counted from 0. IndexError if out of range."""
@@ -71,6 +72,10 @@ class Trained:
     def __len__(self) -> int:
         """Number of seeds."""
         return len(self.seeds)
+
+    def under(self, *, y: Any = None, context: Any = None) -> "Trained":
+        """The model under one condition, for calls that pass none."""
+        return replace(self, fixed=Given(y, context))
 
     def encode(
         self, x: Examples, lengths: Int[Any, " N"] | None = None, *, y: Any = None, context: Any = None
