@@ -477,11 +477,11 @@ def test_examples_are_all_images_of_a_path_in_order(tmp_path):
         ("folder", np.concatenate([x[10:20], x[:10], x[20:]]), in_folder),
         ("four", x, numbers),
     ):
-        split, found = data.examples(data.Options(str(tmp_path / name)))
+        split, found, *_ = data.examples(data.Options(str(tmp_path / name)))
         np.testing.assert_array_equal(split.x, images)
         assert ([*found], split.lengths) == (names, None)
     digits = data.load("digits", binarize="static").test
-    split, found = data.examples(data.Options("digits", binarize="static"))
+    split, found, *_ = data.examples(data.Options("digits", binarize="static"))
     np.testing.assert_array_equal(split.x, digits.x)
     assert found == range(len(digits.x))
 
@@ -489,7 +489,7 @@ def test_examples_are_all_images_of_a_path_in_order(tmp_path):
 def test_examples_of_a_large_file_are_memory_mapped(tmp_path, monkeypatch):
     monkeypatch.setattr(rows, "LARGE", 100)
     np.save(tmp_path / "large.npy", GREY)
-    split, _ = data.examples(data.Options(str(tmp_path / "large.npy")))
+    split, *_ = data.examples(data.Options(str(tmp_path / "large.npy")))
     assert isinstance(split.x, rows.Rows)
     np.testing.assert_array_equal(np.asarray(split.x)[..., 0], GREY)
 

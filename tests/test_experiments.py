@@ -19,6 +19,7 @@ from jaxae.core.types import Info
 from jaxae.errors import InputError, Interrupted
 from jaxae.run import command_line
 from jaxae.training import records
+from jaxae.training.examples import condition_of, own_conditions
 
 NAMES = experiments.names()
 SMALL = short_runs.fields("dense")
@@ -51,12 +52,13 @@ def test_experiment_trains_loads_and_reaches_its_golden_values(name, few, tmp_pa
     model = jaxae.load(workdir)
     assert all(figures.keys() <= result["metrics"].keys() for figures in model.experiment.expected.values())
     assert result["expected"] == {}  # expected results are for the documented run
-    digits = data.load(str(few), binarize=settings.binarize).test.x
-    z = model.encode(digits)
-    assert equal(z, model.encode(digits))  # deterministic
+    found = data.load(str(few), binarize=settings.binarize)
+    digits, given = found.test.x, own_conditions(model, found, found.test)
+    z = model.encode(digits, **given)
+    assert equal(z, model.encode(digits, **given))  # deterministic
     assert not equal(z[0], z[1])
-    pixels = model.decode(z)
-    assert equal(pixels, model.reconstruct(digits))
+    pixels = model.decode(z, **given)
+    assert equal(pixels, model.reconstruct(digits, **given))
     assert pixels.shape == digits.shape
     assert 0 <= pixels.min() < pixels.max() <= 1
     if not model.experiment.corrupt:
@@ -187,6 +189,7 @@ VARIATIONAL = {
     "iwae": ["--samples", "3"],
     "tcvae": [],
     "infovae": [],
+    "cvae": [],
     "vampprior": ["--components", "8"],
     "factor_vae": ["--discriminator", "8"],
 }
@@ -206,8 +209,8 @@ def test_every_likelihood_trains_from_the_command_line(name, kind, few, tmp_path
     flags += ["--likelihood-scale", "0.3"] if fixed else []
     flags += [] if kind == "bernoulli" else ["--log-likelihood-samples", "20"]
     if counts:
-        few = tmp_path / "counts.npy"
-        np.save(few, np.random.default_rng(0).poisson(3, (40, 6)))
+        few = tmp_path / "counts.npz"
+        np.savez(few, x=np.random.default_rng(0).poisson(3, (40, 6)), y=np.arange(40) % 2)
         flags += ["--kind", "counts", "--binarize", "none"]
     with pytest.raises(SystemExit) as ended:
         run.main(experiment.Config, experiment.build, [*flags, "--data", str(few), "--workdir", str(workdir)])
@@ -217,21 +220,22 @@ def test_every_likelihood_trains_from_the_command_line(name, kind, few, tmp_path
     lines = records.read(workdir / "metrics.jsonl")
     assert all(np.isfinite(line[metric]) for line in lines for metric in records.names(line))
     model = jaxae.load(workdir)
-    x = data.load(str(few), kind="counts" if counts else "auto").test.x
-    z = model.encode(x)
-    outputs = model.experiment.model.apply(model.variables, z, method="outputs")
+    found = data.load(str(few), kind="counts" if counts else "auto")
+    z, c = model.encode(found.test), condition_of(model, found.test.y, None)
+    outputs = model.experiment.model.apply(model.variables, z, *c, method="outputs")
     likelihood = model.experiment.model.likelihood
     shape = (6,) if counts else (28, 28, 1)
     learned = kind.endswith("-learned") or kind == "negative-binomial"
     assert outputs.shape[1:] == (*shape[:-1], likelihood.parameters(shape)[-1] + learned * shape[-1])
     means = np.asarray(likelihood.mean(outputs))
-    np.testing.assert_allclose(model.decode(z), means if counts else np.clip(means, 0, 1), rtol=1e-5, atol=1e-6)
+    decoded = model.decode(z, **own_conditions(model, found, found.test))
+    np.testing.assert_allclose(decoded, means if counts else np.clip(means, 0, 1), rtol=1e-5, atol=1e-6)
     scale = 0.3
     if kind.endswith("-learned"):
         scale = float(np.exp(model.params["decoder"]["log_scale"])[0])
         assert scale != 1  # initial value
         np.testing.assert_allclose(np.exp(outputs[..., -1]), scale, rtol=1e-6)
-    if (fixed or kind.endswith("-learned")) and name in ("vae", "infovae", "tcvae", "factor_vae"):
+    if (fixed or kind.endswith("-learned")) and name in ("vae", "cvae", "infovae", "tcvae", "factor_vae"):
         assert lines[-1]["scale"] == pytest.approx(scale, rel=1e-5)  # KL weight of the test loss
     if kind != "bernoulli":
         found = json.loads((workdir / "result.json").read_text())["likelihood"]

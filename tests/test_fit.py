@@ -151,7 +151,7 @@ def test_batch_larger_than_the_split_becomes_the_split(x, capsys):
         ({"latent": "three"}, TypeError, "latent='three' must be int"),
         ({"hidden": 64}, TypeError, "hidden=64 must be tuple"),
         ({"epochs": 0}, ValueError, "epochs=0 must be at least 1"),
-        ({"context": [1]}, ValueError, "context= is not supported yet"),
+        ({"context": [1]}, ValueError, r"covariate context has shape \(1,\), not \(200,\): one per example"),
         ({"valid": 1.5}, ValueError, "valid=1.5 must be a fraction below 1, a number of examples, or a path"),
         ({"optimizer": "adamm"}, TypeError, "optimizer='adamm' must be one of adam, adamw"),
         ({"ema": 1.0}, ValueError, "ema"),

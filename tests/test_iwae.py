@@ -244,11 +244,13 @@ def test_active_latent_dimensions_of_many_codes_are_counted_in_double_precision(
 def test_measure_is_the_estimate_of_a_trained_model_with_its_active_units():
     _, params, x, _ = linear_gaussian()
 
-    def encode(x):
-        return np.stack([np.linspace(-1, 1, len(x)), np.linspace(0, 0.3, len(x))], axis=1)
+    def encode(split):
+        return np.stack([np.linspace(-1, 1, len(split.x)), np.linspace(0, 0.3, len(split.x))], axis=1)
 
-    trained = SimpleNamespace(experiment=SimpleNamespace(model=MODEL), variables={"params": params}, encode=encode)
-    found = likelihood.measure(OF, 5, trained, SimpleNamespace(test=SimpleNamespace(x=x, observed=None)))
+    experiment = SimpleNamespace(model=MODEL, conditional=False)
+    trained = SimpleNamespace(experiment=experiment, variables={"params": params}, encode=encode)
+    test = SimpleNamespace(x=x, observed=None, y=None, context=None)
+    found = likelihood.measure(OF, 5, trained, SimpleNamespace(test=test, classes=()))
     assert found.pop("active_units") == 1
     assert found == estimated(params, x, 5, new_key())
 

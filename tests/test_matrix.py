@@ -105,6 +105,7 @@ GROUPS = {
     "convolutional": {"filters": (4, 2)},
     "sequence": {"hidden": 4, "latent": 3},
     "vae": {"hidden": (8,), "latent": 2},
+    "cvae": {"hidden": (8,), "latent": 2},
     "wae": {"hidden": (8,), "latent": 2},
     "masked": {"hidden": (8,), "latent": 4, "patch": 3},
     "tcvae": {"hidden": (8,), "latent": 2},
@@ -125,7 +126,7 @@ def test_every_group_trains_on_every_kind_or_raises(name, kind):
     refused = ""
     if name == "masked" and kind not in ("bytes", "colour"):
         refused = "masked needs pixels in .* use scale=unit"
-    elif kind == "missing" and name not in ("vae", "tcvae"):
+    elif kind == "missing" and name not in ("vae", "cvae", "tcvae"):
         refused = "the data have missing entries; use an experiment that trains on the observed ones"
     elif name in OF_IMAGES and kind in ("table", "series"):
         refused = "are not images"
@@ -134,10 +135,11 @@ def test_every_group_trains_on_every_kind_or_raises(name, kind):
             jaxae.fit(name, x, **fields)
         assert "\n" not in str(error.value)
         return
-    model = jaxae.fit(name, x, **fields)
-    found = np.asarray(model.reconstruct(x)).reshape(x.shape)
+    given = {"y": np.arange(24) % 2, "context": np.arange(24) % 5} if name == "cvae" else {}
+    model = jaxae.fit(name, x, **fields, **given)
+    found = np.asarray(model.reconstruct(x, **given)).reshape(x.shape)
     assert np.isfinite(found).all()
     middle, spread = (0.5, 0.5) if x.dtype == np.uint8 else (np.nanmean(x), 2 * np.nanstd(x))
     assert abs(found.mean() - middle) < spread
-    assert np.isfinite(model.encode(x)).all()
-    assert np.isfinite(model.evaluate(x)["loss"])
+    assert np.isfinite(model.encode(x, **given)).all()
+    assert np.isfinite(model.evaluate(x, **given)["loss"])

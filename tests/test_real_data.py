@@ -29,7 +29,7 @@ def test_real_sets_train_from_python(name):
     }
     model = jaxae.fit(experiment, changed.pop("data"), **{**changed, "epochs": 1, "progress": False})
     how = {f.name: getattr(config, f.name) for f in dataclasses.fields(data.Options)}
-    every, _ = data.examples(data.Options(**how))
+    every, *_ = data.examples(data.Options(**how))
     x = every.x[:20]
     found = np.asarray(model.reconstruct(x, None if every.lengths is None else every.lengths[:20]))
     truth = x / 255 if x.dtype == np.uint8 else x

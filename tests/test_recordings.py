@@ -131,7 +131,7 @@ def test_tar_is_read_as_a_folder(tmp_path, top, kind):
     with tarfile.open(path, f"w:{kind}") as tar:
         tar.add(tmp_path / "p", arcname=top or ".")
     assert data.load(str(path)).fingerprint() == data.load(str(tmp_path / "p")).fingerprint()
-    split, names = data.examples(data.Options(str(path)))
+    split, names, *_ = data.examples(data.Options(str(path)))
     assert names[0] == "a/00.png"
     np.testing.assert_array_equal(split.x[:8], PIXELS[:8])
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 import tyro
@@ -15,17 +15,18 @@ from tyro.conf import Positional
 from jaxae import data, run
 from jaxae.commands import _output
 from jaxae.commands._arguments import OneRun, module_of
+from jaxae.commands._conditions import Conditions, of_data, require_effect
 from jaxae.errors import InputError
 from jaxae.run import directory
 from jaxae.run.read import options_of
-from jaxae.training.examples import chunk_of
+from jaxae.training.examples import chunk_of, part_of
 from jaxae.training.trained import Trained
 
-Apply = Callable[[np.ndarray, np.ndarray | None], ArrayLike]  # (examples, lengths) -> results, [*S, n, ...]
+Apply = Callable[..., ArrayLike]  # (examples, lengths, y=, context=) -> results, [*S, n, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ToFile(OneRun):
+class ToFile(Conditions, OneRun):
     """Arguments of a command that applies the model of a run and writes a file."""
 
     suffixes: ClassVar[tuple[str, ...]]
@@ -57,7 +58,8 @@ class NewData(NamedTuple):
     lengths: Int[np.ndarray, " N"] | None
     names: Sequence[str | int]
     description: str  # number of examples, and their source
-    columns: tuple[str, ...] = ()  # of a table
+    columns: tuple[str, ...]  # of a table
+    given: dict[str, Any]  # `y` and `context` for a conditional model
 
 
 def opened(options: ToFile) -> Trained:
@@ -80,16 +82,22 @@ def opened(options: ToFile) -> Trained:
         raise InputError(f"--out {options.out}: rows of a table are not images; use .csv or .npy")
     if options.out.suffix == ".png" and options.member < 0 and len(model) > 1:
         raise InputError(f"--out {options.out}: a picture shows one seed, and {seeds}")
+    require_effect(options, model)
     return model if options.member < 0 else model[options.member]
 
 
 def read_examples(options: WithData, model: Trained) -> NewData:
     """The data in the input shape of the model; pads short sequences. InputError for data of another shape."""
     saved = directory.read(options.run / "config.json")
-    how = dataclasses.replace(options_of(saved), data=options.data)
+    how = options_of(saved)
+    how = dataclasses.replace(
+        how, data=options.data, context=tuple(name for name in how.context if name not in options.covariates)
+    )
     data_dir, manual_dir = (saved["config"][name] for name in ("data_dir", "manual_dir"))
-    split, names = data.examples(how, data_dir, manual_dir, saved["data"].get("features", ()))
-    x, lengths = split.x, split.lengths
+    needs_classes = model.experiment.conditional and not options.y
+    features = saved["data"].get("features", ())
+    found = data.examples(how, data_dir, manual_dir, features, classes=needs_classes)
+    x, lengths = found.split.x, found.split.lengths
     if lengths is not None and len(model.shape) == 2 and x.shape[1] < model.shape[0]:
         x = np.pad(x, ((0, 0), (0, model.shape[0] - x.shape[1]), (0, 0)))
     if x.shape[1:] != model.shape:
@@ -100,7 +108,8 @@ def read_examples(options: WithData, model: Trained) -> NewData:
     count = f"{len(x):,} example{'s' * (len(x) > 1)}"
     named = data.path_of(options.data) is None
     about = f"{count} (the test split of {options.data})" if named else count
-    return NewData(x, lengths, names, about, tuple(saved["data"].get("features", ())))
+    given = of_data(options, model, found, options.data)
+    return NewData(x, lengths, found.names, about, tuple(features), given)
 
 
 def chunks(found: NewData, apply: Apply) -> Iterator[np.ndarray]:
@@ -109,7 +118,7 @@ def chunks(found: NewData, apply: Apply) -> Iterator[np.ndarray]:
     for i in range(0, len(found.x), size):
         part = slice(i, i + size)
         lengths = None if found.lengths is None else found.lengths[part]
-        yield np.asarray(apply(np.asarray(found.x[part]), lengths))
+        yield np.asarray(apply(np.asarray(found.x[part]), lengths, **part_of(found.given, part)))
 
 
 def write(options: WithData, model: Trained, found: NewData, apply: Apply, what: str, column: str = "") -> str:

@@ -9,10 +9,11 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO
 
 import numpy as np
@@ -52,8 +53,9 @@ def write_table(
     column: str,
     seeds: Sequence[int],
     columns: Sequence[str] = (),
+    labels: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> tuple[int, ...]:
-    """Write a row for each example, its name and its numbers; return the shape of all numbers.
+    """Write a row for each example, its name, its labels and its numbers; return the shape of all numbers.
 
     The columns are called `columns`, or `column`, or `column0`, `column1`, ... if an example has several numbers; with
     several seeds `column_seed3`.
@@ -74,9 +76,10 @@ def write_table(
                     )
                     numbers = list(columns) or numbers
                     marks = [f"_seed{seed}" for seed in seeds] if len(seeds) > 1 else [""]
-                    table.writerow(["name", *(f"{number}{mark}" for mark in marks for number in numbers)])
+                    table.writerow(["name", *labels, *(f"{number}{mark}" for mark in marks for number in numbers)])
                 for row in values.swapaxes(0, 1):
-                    table.writerow([names[first], *row.ravel().astype(str)])
+                    own = [values[first] for values in labels.values()]
+                    table.writerow([names[first], *own, *row.ravel().astype(str)])
                     first += 1
         finally:
             text.detach()  # flushes; `file` is closed by `_open`, or is standard output

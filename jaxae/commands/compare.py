@@ -30,6 +30,7 @@ from jaxae.report.figures.base import (
     ten,
     tile,
 )
+from jaxae.report.figures.conditions import own
 from jaxae.report.figures.metrics import metric_names
 from jaxae.report.wall import small
 from jaxae.training import records
@@ -110,7 +111,8 @@ def strips(models: dict[str, Trained], data: Dataset) -> list[tuple[str, str]]:
         rows["original"] = originals(shown, chosen)
         hides = hasattr(model.experiment.model, "hidden")
         inputs = f"{label}, from {'masked' if hides else 'noisy'} images" if model.experiment.corrupt else label
-        rows[inputs] = pictures(np.asarray(model.decode(encoded(model, data.test, chosen, corrupted=True))))
+        codes = encoded(model, data.test, chosen, corrupted=True)
+        rows[inputs] = pictures(np.asarray(model.decode(codes, **own(model, data, chosen))))
     return [(label, data_url(bitmap(tile(small(images), len(images))))) for label, images in rows.items()]
 
 

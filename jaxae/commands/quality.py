@@ -20,12 +20,13 @@ from jaxtyping import Array
 
 from jaxae import run
 from jaxae.commands._arguments import Runs, module_of, parsed
-from jaxae.data import binary, slices, spread
+from jaxae.data import Dataset, Split, binary, slices, spread
 from jaxae.measure import classifier, mixture, quality
 from jaxae.report.figures.base import unit
+from jaxae.training.examples import own_conditions, part_of
 from jaxae.training.trained import Trained
 
-Chunks = Callable[[], Iterator[np.ndarray]]  # images [n, H, W, C] each
+Chunks = Callable[[], Iterator[Split]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +65,8 @@ def measure(options: Options) -> str:
     weights = classifier.load(Path(options.classifier), data) if options.classifier else classifier.load_or_train(data)
 
     count = min(options.samples, len(data.test.x), len(data.train.x) // 2)  # per set; the metrics depend on it
-    test, train = (partial(chunks, split.x, count) for split in (data.test, data.train))
-    real = np.concatenate([classifier.features(weights, images) for images in test()])
+    test, train = (partial(chunks, split, count) for split in (data.test, data.train))
+    real = np.concatenate([classifier.features(weights, part.x) for part in test()])
 
     def row(label: str, kind: str, sets: Iterable[np.ndarray]) -> str:
         rng = np.random.default_rng(options.seed)
@@ -81,10 +82,10 @@ def measure(options: Options) -> str:
 
     width = max(len(str(path)) for path in [*options.runs, "data"])
     rng = np.random.default_rng(options.seed)
-    noise = (rng.random(images.shape, np.float32) for images in test())
-    rows = [row("data", "training images", train()), row("data", "noise", noise)]
+    noise = (rng.random(part.x.shape, np.float32) for part in test())
+    rows = [row("data", "training images", (part.x for part in train())), row("data", "noise", noise)]
     for path, model in zip(options.runs, models, strict=True):
-        rows += [row(str(path), kind, sets) for kind, sets in made(model, train, test, count, options)]
+        rows += [row(str(path), kind, sets) for kind, sets in made(model, data, train, test, count, options)]
     return "\n".join(
         [
             f"{count} test images; the classifier's test accuracy is {classifier.accuracy(weights, data.test):.2%}",
@@ -94,29 +95,36 @@ def measure(options: Options) -> str:
     )
 
 
-def chunks(x: np.ndarray, count: int) -> Iterator[np.ndarray]:
-    """`count` images, evenly spaced, in chunks, so that they need not fit into memory."""
-    places = spread(len(x), count)
-    return (x[places[part]] for part in slices(count, math.prod(x.shape[1:])))
+def chunks(split: Split, count: int) -> Iterator[Split]:
+    """`count` examples, evenly spaced, in chunks, so that they need not fit into memory."""
+    places = spread(len(split.x), count)
+    return (split.take(places[part]) for part in slices(count, math.prod(split.x.shape[1:])))
 
 
 def made(
-    model: Trained, train: Chunks, test: Chunks, count: int, options: Options
+    model: Trained, data: Dataset, train: Chunks, test: Chunks, count: int, options: Options
 ) -> Iterator[tuple[str, Iterable[np.ndarray]]]:
     """Yield samples from the prior, if there is one, and from a fitted mixture, and reconstructions of test images.
 
-    count: number of images in each set.
+    Of a conditional model under the conditions of the test images. count: number of images in each set.
     """
+    given = own_conditions(model, data, data.test, spread(len(data.test.x), count))
+    parts = [*slices(count, math.prod(model.shape))]
 
     def decoded(codes: Array) -> Iterator[np.ndarray]:
-        return (np.asarray(model.decode(codes[part])) for part in slices(count, math.prod(model.shape)))
+        return (np.asarray(model.decode(codes[part], **part_of(given, part))) for part in parts)
 
+    key = partial(jax.random.key, options.seed)
     if model.experiment.prior is not None:
-        yield "prior", decoded(model.experiment.prior(model.variables, jax.random.key(options.seed), count))
+        yield "prior", decoded(model.sample_codes(key(), count, **given))
     if options.components:
-        codes = np.concatenate([np.asarray(model.encode(images)) for images in train()])
+        codes = np.concatenate([np.asarray(model.encode(part)) for part in train()])
         fitted = mixture.fit(codes, options.components, options.seed)
-        yield f"mixture of {options.components}", decoded(fitted(jax.random.key(options.seed), count))
-    firsts = (part.start for part in slices(count, math.prod(model.shape)))
-    parts = zip(firsts, test(), strict=True)
-    yield "reconstructions", (np.asarray(model.reconstruct(model.corrupted(x, first))) for first, x in parts)
+        yield f"mixture of {options.components}", decoded(model.sample_codes(key(), count, fitted))
+    yield (
+        "reconstructions",
+        (
+            np.asarray(model.reconstruct(model.corrupted(some, part.start), **part_of(given, part)))
+            for part, some in zip(parts, test(), strict=True)
+        ),
+    )

@@ -17,6 +17,7 @@ from jaxae.commands._arguments import parsed
 from jaxae.commands._output import drawn, write_grid
 from jaxae.data import spread
 from jaxae.report.figures.base import marked, shown, unit
+from jaxae.training.examples import part_of
 from jaxae.training.trained import Trained
 
 COLUMNS = 10
@@ -52,7 +53,7 @@ def reconstruct(options: Options) -> str:
 def _picture(path: Path, model: Trained, found: NewData) -> str:
     places = spread(len(found.x), MAX_EXAMPLES)
     x, lengths = np.asarray(found.x[places]), None if found.lengths is None else found.lengths[places]
-    y = np.asarray(model.reconstruct(x, lengths))
+    y = np.asarray(model.reconstruct(x, lengths, **part_of(found.given, places)))
     originals, decoded = (drawn(examples, lengths) for examples in shown(model, unit(x), y))
     if x.ndim == 4 and np.isnan(x).any():
         originals = marked(originals, np.isnan(x))

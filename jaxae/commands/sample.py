@@ -1,5 +1,6 @@
 """Write samples from the prior of a finished or saved run's model.
 
+Of a conditional model under every class and category, or under those of --y and --context; a row of a picture for each.
 With several seeds the array has a leading axis of seeds.
 """
 
@@ -15,11 +16,12 @@ import numpy as np
 from jaxae import run
 from jaxae.commands._apply import ToFile, opened
 from jaxae.commands._arguments import parsed
+from jaxae.commands._conditions import of_samples
 from jaxae.commands._output import drawn, write_array, write_grid, write_table
 from jaxae.errors import InputError
 from jaxae.report.figures.base import shown
 from jaxae.run import directory
-from jaxae.training.examples import chunk_of
+from jaxae.training.examples import chunk_of, part_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +34,7 @@ class Options(ToFile):
     """.npy: samples, float32 [N, *D], in the units of the data, pixels in [0, 1]; .csv: a row for each sample, with the
     columns of a table; .png: a grid of images or of curves of series."""
     n: int = 64
-    """Number of samples."""
+    """Number of samples, over all conditions."""
     seed: int = 0
     """Seed of the samples."""
 
@@ -57,19 +59,26 @@ def sample(options: Options) -> str:
             f"{options.run}: its model has no prior to sample from: fit one to its codes in Python, with "
             "jaxae.measure.mixture.fit"
         )
-    z = np.asarray(model.sample_codes(jax.random.key(options.seed), options.n))
+    conditions = of_samples(options, model, options.n)
+    n = conditions.each * conditions.rows
+    z = np.asarray(model.sample_codes(jax.random.key(options.seed), n, **conditions.given))
     size, axis = chunk_of(model.shape), int(len(model) > 1)
-    parts = (np.take(z, range(i, min(i + size, options.n)), axis) for i in range(0, options.n, size))
-    samples = (np.asarray(model.decode(part)) for part in parts)
-    what = f"{options.n:,} sample{'s' * (options.n > 1)}"
+    parts = (slice(i, min(i + size, n)) for i in range(0, n, size))
+    samples = (
+        np.asarray(model.decode(z[:, part] if axis else z[part], **part_of(conditions.given, part))) for part in parts
+    )
+    what = f"{n:,} sample{'s' * (n > 1)}{conditions.about}"
     if options.out.suffix == ".png":
-        width, height = write_grid(
-            options.out, [drawn(*shown(model, np.concatenate([*samples])))], math.ceil(math.sqrt(options.n))
-        )
+        columns = math.ceil(math.sqrt(n)) if conditions.rows == 1 else conditions.each
+        width, height = write_grid(options.out, [drawn(*shown(model, np.concatenate([*samples])))], columns)
         return f"{what}, {width}x{height} pixels: {options.out}"
     if options.out.suffix == ".csv":
-        features = directory.read(options.run / "config.json")["data"].get("features", ())
-        shape = write_table(options.out, samples, range(options.n), "x", model.seeds, features)
+        saved = directory.read(options.run / "config.json")
+        features = saved["data"].get("features", ())
+        labels = dict(conditions.given.get("context", {}))
+        if "y" in conditions.given:
+            labels = {saved["config"]["target"] or "class": conditions.given["y"], **labels}
+        shape = write_table(options.out, samples, range(n), "x", model.seeds, features, labels)
     else:
-        shape = write_array(options.out, samples, options.n, len(model) > 1)
+        shape = write_array(options.out, samples, n, len(model) > 1)
     return f"{what}, {[*shape]} float32: {options.out}"

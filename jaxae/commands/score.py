@@ -8,7 +8,7 @@ a leading axis of seeds, and the table a column for each seed.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -47,8 +47,8 @@ def score(options: Options) -> str:
     """Write the scores, and return the line to print. InputError as in `jaxae encode`, and for an unknown term."""
     model = opened(options)
 
-    def apply(x: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:
+    def apply(x: np.ndarray, lengths: np.ndarray | None, **given: Any) -> np.ndarray:
         with command_line.flags_of(options), input_errors():
-            return model.score(x, options.by, lengths)
+            return model.score(x, options.by, lengths, **given)
 
     return write(options, model, read_examples(options, model), apply, f"scores by {options.by}", options.by)

@@ -116,6 +116,16 @@ def kl_normal_terms(q: DiagonalNormal) -> Float[Array, "B *D"]:
     return 0.5 * q.mean**2 + 0.5 * exp_remainder(t)
 
 
+def kl_normals_terms(q: DiagonalNormal, p: DiagonalNormal) -> Float[Array, "B *D"]:
+    """The terms of KL(q || p), one per dimension: ((mean_q - mean_p) / scale_p)^2 / 2 + (e^t - 1 - t) / 2.
+
+    t = 2 log(scale_q / scale_p). For a learned prior p (Sohn, Lee & Yan 2015).
+    """
+    log_scale = clipped(p.log_scale)
+    t = 2 * (clipped(q.log_scale) - log_scale)
+    return 0.5 * ((q.mean - p.mean) * jnp.exp(-log_scale)) ** 2 + 0.5 * exp_remainder(t)
+
+
 @jax.custom_jvp
 def exp_remainder(t: Float[Array, "*D"]) -> Float[Array, "*D"]:
     """e^t - 1 - t to full relative precision, by its Taylor series near 0, where the difference would cancel.

@@ -12,7 +12,8 @@ from jaxae.core.batch import Batch, Loss
 from jaxae.core.step import Transition
 from jaxae.core.types import Variables
 
-Prior: TypeAlias = Callable[[Variables, Key[Array, ""], int], Float[Array, "N *code"]]  # (variables, key, N) -> codes
+# (variables, key, N) -> codes; of a conditional model (variables, key, N, condition)
+Prior: TypeAlias = Callable[..., Float[Array, "N *code"]]
 Corrupt: TypeAlias = Callable[[Key[Array, ""], Batch], Float[Array, "B *D"]]  # (key, batch) -> encoder input
 ExpectedMetrics: TypeAlias = Mapping[str, float | tuple[float, float]]  # test metric -> upper bound, or range
 
@@ -46,6 +47,8 @@ class Experiment:
     sequences: bool = False  # whether the model's methods take a mask [B, T], for sequences of different lengths
     missing: bool = False  # whether the losses use observed entries only (`batch.observed`)
     counts: bool = False  # whether the examples are counts: non-negative integers
+    # Whether the methods of the model, and the prior, take a condition [B, K] as last argument: see `conditions`.
+    conditional: bool = False
     expected: Mapping[str, ExpectedMetrics] = field(default_factory=dict)  # by data set
     unit: str = "nats per {example}"  # of the loss; reports write "image" and "pixel", ... for {example} and {value}
     # Further measures of the trained model, by their names in result.json.
@@ -95,6 +98,14 @@ class MeasuredSplit(Protocol):
         """Examples [N, *D], bytes or numbers in model units."""
 
     @property
+    def y(self) -> Any:
+        """Classes [N]; -1 for an example without a class."""
+
+    @property
+    def context(self) -> Any:
+        """Covariates in model units [N, C]; None without any."""
+
+    @property
     def observed(self) -> Any:
         """1 where an entry was measured, 0 where it is missing, [N, *D]; None: all were."""
 
@@ -110,6 +121,10 @@ class MeasuredData(Protocol):
     @property
     def test(self) -> MeasuredSplit:
         """The test split."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names of the classes."""
 
 
 Measure: TypeAlias = Callable[[TrainedModel, MeasuredData], Mapping[str, float]]

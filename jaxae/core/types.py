@@ -48,6 +48,7 @@ class Examples(NamedTuple):
     y: Int[Array | np.ndarray, " N"]
     lengths: Int[Array | np.ndarray, " N"] | None = None  # of sequences, in steps
     observed: UInt8[Array | np.ndarray, "N D"] | None = None  # 1 where measured, 0 where missing; None: all are
+    context: Float[Array | np.ndarray, "N C"] | None = None  # covariates in model units
 
 
 @struct.dataclass
@@ -70,6 +71,19 @@ class Scale(NamedTuple):
     factor: Float[np.ndarray, " C"]
 
 
+class Conditions(NamedTuple):
+    """The classes and covariates of the data, on which a conditional model depends."""
+
+    classes: tuple[str, ...] = ()  # their names
+    covariates: tuple[str, ...] = ()  # a name for each column of `context`; `colour=red` indicates a category
+    scale: Scale | None = None  # of the covariates, from model units to the user's
+
+    @property
+    def size(self) -> int:
+        """Length of a condition."""
+        return len(self.classes) + len(self.covariates)
+
+
 class Info(NamedTuple):
     """The properties of the data from which an experiment is built."""
 
@@ -80,6 +94,8 @@ class Info(NamedTuple):
     real: bool = False  # real numbers or counts, not pixels in [0, 1]
     missing: bool = False  # whether entries are missing
     total: float | None = None  # mean total count of a training example; None unless the data are counts
+    classes: int = 0  # number of classes
+    context: int = 0  # number of columns of covariates
 
     @property
     def counts(self) -> bool:

@@ -1,4 +1,4 @@
-"""Archives of NumPy arrays (`.npz`): examples and classes by their usual names."""
+"""Archives of NumPy arrays (`.npz`): examples, classes and covariates by their usual names."""
 
 import re
 import zipfile
@@ -11,7 +11,9 @@ from jaxae.data.splits import NAMES, ORDER
 from jaxae.errors import InputError
 
 EXAMPLES = ("x", "data", "images", "features", "samples", "arr0")
+CONTEXT = ("context", "covariates")
 CLASSES = ("y", "labels", "label", "targets", "target", "classes")
+CONTENTS = {"x": EXAMPLES, "y": CLASSES, "context": CONTEXT}
 NAME = re.compile(r"[A-Za-z]\w{0,30}")
 
 
@@ -41,8 +43,13 @@ def is_sequences(arrays: dict[str, np.ndarray]) -> bool:
     return "lengths" in arrays or len(unnamed) > 1 or not any(role(name) for name in arrays)
 
 
-def splits(arrays: dict[str, np.ndarray], path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray | None]]:
-    """Examples and classes by split: of all examples (`x`, `y`), or of each split (`x_train`, `test_images`, ...).
+Parts = dict[str, np.ndarray | None]  # by split
+
+
+def splits(arrays: dict[str, np.ndarray], path: Path) -> tuple[dict[str, np.ndarray], Parts, Parts]:
+    """Examples, classes and covariates by split.
+
+    Of all examples (`x`, `y`, `context`), or of each split (`x_train`, `test_images`, ...).
 
     InputError for two arrays with the same role, and for splits without a training split.
     """
@@ -57,18 +64,23 @@ def splits(arrays: dict[str, np.ndarray], path: Path) -> tuple[dict[str, np.ndar
         raise InputError(
             f"{path}: has no training examples (found: {held}); name them x and y, or x_train, x_test, ..."
         )
-    xs = {split or "train": arrays[roles[split, "x"]] for split in order}
-    return xs, {split or "train": arrays[roles[split, "y"]] if (split, "y") in roles else None for split in order}
+
+    def of(content: str) -> Parts:
+        return {
+            split or "train": arrays[roles[split, content]] if (split, content) in roles else None for split in order
+        }
+
+    return {split or "train": arrays[roles[split, "x"]] for split in order}, of("y"), of("context")
 
 
 def role(name: str) -> tuple[str, str] | None:
-    """Split ("", train, valid or test) and content (x or y) of an array of this name; None for another name."""
+    """Split ("", train, valid or test) and content (x, y or context) of an array; None for another name."""
     if not NAME.fullmatch(name):
         return None
     words = [word.lower() for word in re.split(r"_|(?<=[a-z])(?=[A-Z])", name) if word]
     split = [word for word in words if word in NAMES]
     rest = "".join(word for word in words if word not in NAMES)
-    content = "x" if rest in EXAMPLES else "y" if rest in CLASSES else None
+    content = next((name for name, usual in CONTENTS.items() if rest in usual), None)
     if content is None or len(split) > 1:
         return None
     return (NAMES[split[0]] if split else "", content)

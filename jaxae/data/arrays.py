@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxae.data import binary, kinds, scaling, sequences
+from jaxae.data import binary, covariates, kinds, scaling, sequences
 from jaxae.data.classes import labels
 from jaxae.data.dataset import Dataset, Split
 from jaxae.data.options import OF_SERIES, SOURCE_OPTIONS, Options, require_valid
@@ -23,10 +23,13 @@ def from_arrays(
     x: Any,
     y: Any = None,
     *,
+    context: Any = None,
     test: Any = None,
     test_y: Any = None,
+    test_context: Any = None,
     valid: Any = None,
     valid_y: Any = None,
+    valid_context: Any = None,
     options: Options = DEFAULT,
     **fields: Any,
 ) -> Dataset:
@@ -34,14 +37,15 @@ def from_arrays(
 
     x: images [N, H, W] or [N, H, W, C], uint8 or float in [0, 1] (rounded to 256 levels) or of any range, a table
     [N, D], series [N, T] or [N, T, D], or counts [N, D] with kind="counts"; NaN marks a missing entry. y: classes:
-    strings, numbers or one-hot rows.
+    strings, numbers or one-hot rows. context: covariates for conditional models, numbers or strings: an array [N] or
+    [N, C], or a data frame or a mapping with a name for each column (see `covariates.columns`).
     test, valid: the examples of a split, or a fraction or number of examples to hold out (see `splits.with_splits`); by
     default a tenth is the test split. fields: those of `Options`, such as kind and scale. InputError for other arrays.
     """
-    given, ys, held_out = {"train": x}, {"train": y}, {"test": "", "valid": ""}
-    for name, part, classes in (("test", test, test_y), ("valid", valid, valid_y)):
+    given, ys, contexts, held_out = {"train": x}, {"train": y}, {"train": context}, {"test": "", "valid": ""}
+    for name, part, of in (("test", test, (test_y, test_context)), ("valid", valid, (valid_y, valid_context))):
         if part is not None and (is_ragged(part) or np.ndim(part)):
-            given[name], ys[name] = part, classes
+            given[name], (ys[name], contexts[name]) = part, of
         elif part is not None:
             held_out[name] = str(part)
     if "valid" in given and "test" not in given:
@@ -50,15 +54,16 @@ def from_arrays(
     options = replace(options, data=ARRAY, **fields)
     require_valid(options)
     if any(map(is_ragged, given.values())) and options.kind in ("auto", "series"):
-        raw = _ragged(given, ys, options)
+        raw = _ragged(given, ys, contexts, options)
     else:
-        raw = assembled({name: array(part, _argument(name)) for name, part in given.items()}, ys, options, WHERE)
+        xs = {name: array(part, _argument(name)) for name, part in given.items()}
+        raw = assembled(xs, ys, options, WHERE, contexts=contexts)
     raw = raw._replace(features=features)
     require_effect(raw, options)
     return prepared(with_splits(raw, **held_out, read=_no_source), options)
 
 
-def _ragged(given: dict[str, Any], ys: dict[str, Any], options: Options) -> RawDataset:
+def _ragged(given: dict[str, Any], ys: dict[str, Any], contexts: dict[str, Any], options: Options) -> RawDataset:
     """Series of different lengths, by split."""
     counts = [len(parts) for parts in given.values()]
     found, classes = labels([ys[name] for name in given], counts, WHERE)
@@ -69,22 +74,36 @@ def _ragged(given: dict[str, Any], ys: dict[str, Any], options: Options) -> RawD
         ]
         for name, parts in given.items()
     }
-    return _series(series, found, classes, options, WHERE)
+    of = _columns(contexts, dict(zip(given, counts, strict=True)), WHERE)
+    return _series(series, found, classes, of, options, WHERE)
 
 
 def _series(
     parts: Mapping[str, Sequence[np.ndarray]],
     ys: Sequence[np.ndarray],
     classes: tuple[str, ...],
+    contexts: Mapping[str, covariates.Columns],
     options: Options,
     where: str,
 ) -> RawDataset:
-    """Series [T, D] and their classes, by split."""
+    """Series [T, D], their classes and covariates, by split."""
     raws = {
-        name: sequences.assembled(series, y, classes, options, where)
+        name: sequences.assembled(series, y, classes, options, where, contexts.get(name))
         for (name, series), y in zip(parts.items(), ys, strict=True)
     }
     return raws["train"]._replace(splits={name: raw.splits["train"] for name, raw in raws.items()})
+
+
+def _columns(contexts: Mapping[str, Any], counts: Mapping[str, int], where: str) -> dict[str, covariates.Columns]:
+    """Covariates by split, with the names of the training split. InputError for a split without them."""
+    if all(contexts[name] is None for name in counts):
+        return {}
+    if lacking := [name for name in counts if contexts[name] is None]:
+        raise InputError(f"{where}: the {lacking[0]} split has no covariates; pass the context of every split")
+    found: dict[str, covariates.Columns] = {}
+    for name, count in counts.items():
+        found[name] = covariates.columns(contexts[name], count, where, tuple(found.get("train", ())))
+    return found
 
 
 def _argument(split: str) -> str:
@@ -107,8 +126,8 @@ def require_effect(raw: RawDataset, options: Options) -> None:
 
 
 def prepared(dataset: Dataset, options: Options) -> Dataset:
-    """A data set in the user's units, scaled and binarized. InputError for real numbers that are to be binarized."""
-    found = scaling.scaled(dataset, options.scale)
+    """A data set in the user's units in model units, binarized. InputError for real numbers to be binarized."""
+    found = covariates.encoded(scaling.scaled(dataset, options.scale))
     if found.real and options.binarize != "none":
         other = "counts" if found.kind == "counts" else "real numbers"
         raise InputError(f"binarize={options.binarize} is for pixels in [0, 1], not for {other}; use none")
@@ -116,9 +135,14 @@ def prepared(dataset: Dataset, options: Options) -> Dataset:
 
 
 def assembled(
-    xs: Mapping[str, np.ndarray], ys: Mapping[str, Any], options: Options, where: str, training: bool = True
+    xs: Mapping[str, np.ndarray],
+    ys: Mapping[str, Any],
+    options: Options,
+    where: str,
+    training: bool = True,
+    contexts: Mapping[str, Any] | None = None,
 ) -> RawDataset:
-    """Examples and classes by split, in the shape of their kind. training: see `kinds.examples`.
+    """Examples, classes and covariates by split, in the shape of their kind. training: see `kinds.examples`.
 
     The frames of videos [N, T, H, W, C] are images, those of a video in one split. Series are cut into windows.
     """
@@ -127,15 +151,25 @@ def assembled(
     examples, kind, notes = kinds.examples(images, options.kind, options.series, where, training)
     counts = [len(x) // number for x, number in zip(examples, frames.values(), strict=True)]
     found, classes = labels([ys[name] for name in xs], counts, where)
+    of = _columns(contexts, dict(zip(xs, counts, strict=True)), where) if contexts else {}
     if kind == "series" and options.window:
-        return _series({name: [*x] for name, x in zip(xs, examples, strict=True)}, found, classes, options, where)
+        return _series({name: [*x] for name, x in zip(xs, examples, strict=True)}, found, classes, of, options, where)
     splits = {name: Split(x, np.repeat(y, frames[name])) for name, x, y in zip(xs, examples, found, strict=True)}
+    for name, columns in of.items():
+        context = np.repeat(covariates.stacked(columns), frames[name], axis=0)
+        splits[name] = splits[name]._replace(context=context)
     groups = None
     if frames["train"] > 1:
         groups = np.repeat(np.arange(counts[0]), frames["train"])
         notes = (*notes, f"{counts[0]:,} videos of {frames['train']:,} frames read as images")
     return RawDataset(
-        splits, classes, kind, notes=notes, groups=groups, applicable=OF_SERIES if kind == "series" else ()
+        splits,
+        classes,
+        kind,
+        notes=notes,
+        groups=groups,
+        applicable=OF_SERIES if kind == "series" else (),
+        covariates=tuple(of.get("train", ())),
     )
 
 

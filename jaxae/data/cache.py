@@ -41,7 +41,7 @@ def cached(key: str, make: Callable[[], RawDataset]) -> RawDataset:
                 name: Split(**{part: file[f"{name} {part}"] for part in parts})
                 for name, parts in fields.pop("splits").items()
             }
-            for name in ("classes", "features", "notes", "names", "applicable"):
+            for name in ("classes", "features", "notes", "names", "applicable", "covariates"):
                 fields[name] = tuple(fields[name])
             return RawDataset(splits, **{**fields, **{name: file[name] for name in ARRAYS if name in file.files}})
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile):

@@ -51,6 +51,30 @@ def labels(parts: Sequence[Any], counts: Sequence[int], where: str) -> Labels:
     return np.split(found, np.cumsum(counts)[:-1]), tuple(" ".join(str(name).split()) for name in names.tolist())
 
 
+def labels_of(y: Int[np.ndarray, " N"], classes: Sequence[str]) -> np.ndarray:
+    """The inverse of `labels`: names, or numbers if all classes are numbers; "" or NaN for -1."""
+    names = np.array([*classes, ""])[y]
+    try:
+        return np.where(names == "", "nan", names).astype(np.float64)
+    except ValueError:
+        return names
+
+
+def places(y: Any, classes: Sequence[str], count: int) -> Int[np.ndarray, " N"]:
+    """The places in `classes` of labels as in `labels`; one label is that of all `count` examples.
+
+    A whole number that is no name of a class is a place itself if all classes are words. InputError for other labels.
+    """
+    y = np.asarray(y)
+    (found,), names = labels([np.full(count, y) if y.ndim == 0 else y], [count], "condition")
+    of = {name: place for place, name in enumerate(classes)}
+    words = not any(name.lstrip("-").isdecimal() for name in classes)
+    of |= {str(place): place for place in range(len(classes)) if words and y.dtype.kind in "iu"}
+    if unknown := [name for name in names if name not in of]:
+        raise InputError(f"y={unknown[0]} is not a class; use one of {', '.join(classes[:20])}")
+    return np.array([*(of[name] for name in names), -1], np.int32)[found]
+
+
 def _column(y: np.ndarray, count: int, where: str) -> np.ndarray:
     """One label per example."""
     if y.ndim == 2 and y.shape[1] == 1:

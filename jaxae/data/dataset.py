@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from jaxae.core.types import Info, Scale
+from jaxae.core.types import Conditions, Info, Scale
 from jaxae.data.draws import Draws
 from jaxae.data.rows import chunks, select
 
@@ -27,6 +27,7 @@ class Split(NamedTuple):
     lengths: Int[np.ndarray, " N"] | None = None  # of sequences; the padding of x is 0
     factors: Int[np.ndarray, "N F"] | None = None  # factors of variation of each image, if known; counted from 0
     observed: UInt8[np.ndarray, "N *D"] | None = None  # 1 where an entry was measured, 0 where it is missing
+    context: Float[np.ndarray, "N C"] | None = None  # covariates in model units, categories as one-hot columns
 
     def take(self, rows: np.ndarray) -> "Split":
         """The examples at these indices."""
@@ -56,6 +57,8 @@ class Dataset(NamedTuple):
     sample_rate: int = 0  # of recordings, in Hz
     valid: Split | None = None  # for model selection and early stopping
     total: float | None = None  # mean total count of a training example; None unless the data are counts
+    covariates: tuple[str, ...] = ()  # names of the columns of `Split.context`
+    context_scale: Scale | None = None  # of the covariates, from model units to the user's
 
     @property
     def splits(self) -> tuple[Split, ...]:
@@ -81,7 +84,22 @@ class Dataset(NamedTuple):
     def info(self) -> Info:
         """The properties from which an experiment is built."""
         missing = self.train.observed is not None
-        return Info(self.shape, len(self.train.x), self._mean, self._examples, self.real, missing, self.total)
+        return Info(
+            self.shape,
+            len(self.train.x),
+            self._mean,
+            self._examples,
+            self.real,
+            missing,
+            self.total,
+            classes=len(self.classes),
+            context=len(self.covariates),
+        )
+
+    @property
+    def conditions(self) -> Conditions:
+        """Classes and covariates."""
+        return Conditions(self.classes, self.covariates, self.context_scale)
 
     def _mean(self) -> Float[np.ndarray, "*D"]:
         x = self.train.x
@@ -98,7 +116,11 @@ class Dataset(NamedTuple):
     def fingerprint(self) -> str:
         """SHA-256 of all arrays, or of what generates them."""
         digest = hashlib.sha256()
-        for array in (*(array for split in self.splits for array in split), *(self.scale or ())):
+        for array in (
+            *(array for split in self.splits for array in split),
+            *(self.scale or ()),
+            *(self.context_scale or ()),
+        ):
             if array is not None:
                 digest.update(f"{array.dtype}{array.shape}".encode())
                 for part in [array.identity()] if isinstance(array, Draws) else chunks(array):

@@ -34,8 +34,12 @@ def load(path: Path, options: Options, features: Sequence[str] = (), training: b
     """
     _check(path)
 
-    def found(xs: Mapping[str, np.ndarray], ys: Mapping[str, np.ndarray | None]) -> RawDataset:
-        return assembled(xs, ys, options, str(path), training)
+    def found(
+        xs: Mapping[str, np.ndarray],
+        ys: Mapping[str, np.ndarray | None],
+        contexts: Mapping[str, np.ndarray | None] | None = None,
+    ) -> RawDataset:
+        return assembled(xs, ys, options, str(path), training, contexts)
 
     suffix = path.suffix.lower()
     if path.is_dir() and (four := _four(path)):

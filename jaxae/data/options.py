@@ -32,6 +32,8 @@ class Options:
     (default: that of the data, if any)"""
     target: str = ""
     """Column of a table that holds the classes. (default: none)"""
+    context: tuple[str, ...] = ()
+    """Columns of a table that are covariates of a conditional model, numbers or words."""
     drop: tuple[str, ...] = ()
     """Columns of a table to leave out."""
     target_pattern: str = ""
@@ -60,6 +62,7 @@ class Options:
 # Options that apply to some sources only.
 SOURCE_OPTIONS = (
     "target",
+    "context",
     "drop",
     "target_pattern",
     "test_pattern",
@@ -70,7 +73,7 @@ SOURCE_OPTIONS = (
     "window",
     "hop",
 )
-OF_TABLES = ("target", "drop")
+OF_TABLES = ("target", "context", "drop")
 OF_SERIES = ("window", "hop")
 OF_PICTURES = ("target_pattern", "test_pattern", "size", "fit", "background")
 OF_RECORDINGS = ("target_pattern", "test_pattern", "sample_rate", "window", "hop")

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 
 from jaxae.data import archives
 from jaxae.data.classes import labels
+from jaxae.data.covariates import Columns, columns, stacked
 from jaxae.data.dataset import Split
 from jaxae.data.kinds import numbers
 from jaxae.data.options import OF_SERIES, Options
@@ -35,9 +36,10 @@ def load(arrays: dict[str, np.ndarray], path: Path, options: Options) -> RawData
             f"{path}: sequences of {sorted(map(str, kinds))}: all must be [T, D] with one D and one "
             "dtype (examples and classes: np.savez(path, x=x, y=y))"
         )
-    classes_of = [array for name, array in arrays.items() if archives.role(name) == ("", "y")]
-    (y,), classes = labels([classes_of[0] if classes_of else None], [len(parts)], str(path))
-    return assembled([numbers(part) for part in parts], y, classes, options, str(path))
+    given = {role[1]: array for name, array in arrays.items() if (role := archives.role(name)) and not role[0]}
+    (y,), classes = labels([given.get("y")], [len(parts)], str(path))
+    context = columns(given["context"], len(parts), str(path)) if "context" in given else None
+    return assembled([numbers(part) for part in parts], y, classes, options, str(path), context)
 
 
 def checked(part: np.ndarray, where: str) -> np.ndarray:
@@ -60,15 +62,17 @@ def assembled(
     classes: tuple[str, ...],
     options: Options,
     where: str,
+    context: Columns | None = None,
 ) -> RawDataset:
-    """Sequences with their classes, cut into windows if `options.window` is set, padded with 0.
+    """Sequences with their classes and covariates, cut into windows if `options.window` is set, padded with 0.
 
-    Windows have the class of their sequence and stay in one split with it. InputError for sequences that padding to the
-    longest would make larger than 2 GiB.
+    Windows have the class and the covariates of their sequence and stay in one split with it. InputError for sequences
+    that padding to the longest would make larger than 2 GiB.
     """
     if options.hop and not options.window:
         raise InputError(f"hop={options.hop} has no effect without window; set both, or omit it")
     groups, spans, notes = None, None, tuple[str, ...]()
+    covariates = None if context is None else stacked(context)
     if options.window > max(map(len, parts)):
         raise InputError(
             f"window={options.window} exceeds the {max(map(len, parts))} steps of the longest series; use fewer"
@@ -80,6 +84,7 @@ def assembled(
         notes = (f"{len(parts):,} series cut into {len(cut):,} windows of {options.window} steps",)
         parts = [parts[number][start : start + options.window] for number, start in cut]
         y = y[groups]
+        covariates = None if covariates is None else covariates[groups]
     lengths = np.array([len(part) for part in parts], np.int32)
     longest, width = int(lengths.max()), parts[0].shape[1]
     if len(parts) * longest * width * 4 > SIZE:
@@ -89,9 +94,16 @@ def assembled(
         )
     x = padded(parts, longest)
     whole = options.window > 0 and bool((lengths == longest).all())
-    split = Split(x, y, None if whole else lengths)
+    split = Split(x, y, None if whole else lengths, context=covariates)
     return RawDataset(
-        {"train": split}, classes, "series", notes=notes, groups=groups, spans=spans, applicable=OF_SERIES
+        {"train": split},
+        classes,
+        "series",
+        notes=notes,
+        groups=groups,
+        spans=spans,
+        applicable=OF_SERIES,
+        covariates=tuple(context or ()),
     )
 
 

@@ -4,10 +4,13 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from jaxae.data import binary, digits, files, sprites, tfds
 from jaxae.data.arrays import ARRAY, prepared, require_effect
+from jaxae.data.classes import labels_of
 from jaxae.data.dataset import Dataset, Split
 from jaxae.data.options import Options, require_valid
 from jaxae.data.splits import RawDataset, with_splits
@@ -71,23 +74,53 @@ def read(
     return raw
 
 
-def examples(
-    options: Options, data_dir: str = "", manual_dir: str = "", features: Sequence[str] = ()
-) -> tuple[Split, Sequence[str | int]]:
-    """All examples at a path, in their order, or the test split of a named data set; and the names of the examples.
+class Found(NamedTuple):
+    """Examples in the user's units; their names, and the names of their classes and covariates."""
 
-    In the user's units. The training examples of a path come first. The names are the paths of the pictures of a
+    split: Split
+    names: Sequence[str | int]
+    classes: tuple[str, ...]
+    covariates: tuple[str, ...] = ()
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """The class of each example, as `classes.labels` takes them; None without classes."""
+        return labels_of(self.split.y, self.classes) if self.classes else None
+
+    @property
+    def columns(self) -> dict[str, np.ndarray]:
+        """The covariates by name."""
+        return {} if self.split.context is None else dict(zip(self.covariates, self.split.context.T, strict=True))
+
+    def arguments(self, name: str, y: bool, context: bool) -> dict[str, Any]:
+        """Arguments of `from_arrays` for the split `name`. y, context: whether to pass the classes, the covariates."""
+        of = {f"{name}_y": self.labels} if y else {}
+        return {name: self.split.x, **of, **({f"{name}_context": self.columns or None} if context else {})}
+
+
+def examples(
+    options: Options,
+    data_dir: str = "",
+    manual_dir: str = "",
+    features: Sequence[str] = (),
+    classes: bool = False,
+) -> Found:
+    """All examples at a path, in their order, or the test split of a named data set.
+
+    The training examples of a path come first. The names are the paths of the pictures of a
     folder, relative to it, or numbers from 0. `options.binarize` is for a named data set. features: columns of a table
-    (default: all). InputError as in `read`.
+    (default: all). classes: whether `options.target_pattern` applies. InputError as in `read`.
     """
     if path_of(options.data) is None:
-        found = binary.binarize(named(options, data_dir, manual_dir), options.binarize).test
-        return found, range(len(found.x))
-    raw = read(replace(options, target_pattern="", test_pattern=""), data_dir, manual_dir, features, training=False)
+        found = binary.binarize(named(options, data_dir, manual_dir), options.binarize)
+        return Found(found.test, range(len(found.test.x)), found.classes, found.covariates)
+    pattern = options.target_pattern if classes else ""
+    options = replace(options, target_pattern=pattern, test_pattern="")
+    raw = read(options, data_dir, manual_dir, features, training=False)
     if raw.notes:
         logging.getLogger("jaxae").info("%s: %s", options.data, "; ".join(raw.notes))
     every = raw.concatenated()
-    return every, raw.names or range(len(every.x))
+    return Found(every, raw.names or range(len(every.x)), raw.classes, raw.covariates)
 
 
 def path_of(name: str) -> Path | None:

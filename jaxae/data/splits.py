@@ -37,6 +37,7 @@ class RawDataset(NamedTuple):
     spans: Int[np.ndarray, "N 2"] | None = None  # first step, and the step after the last, of windows of series
     sample_rate: int = 0  # of recordings, in Hz
     applicable: tuple[str, ...] = ()  # options in `SOURCE_OPTIONS` that apply to this source
+    covariates: tuple[str, ...] = ()  # names of the columns of `Split.context`, which are encoded last
 
     def concatenated(self) -> Split:
         """The examples of all splits, in `ORDER`; sequences are padded to the longest."""
@@ -73,6 +74,9 @@ def with_splits(raw: RawDataset, test: str, valid: str, read: Callable[[str], Ra
                 raise InputError(str(error).replace(f"data={wanted}", f"{name}={wanted}")) from None
             every = other.concatenated()
             _require_alike(raw, other.kind, every.x, f"{name}={wanted}")
+            if raw.covariates != other.covariates:
+                mine, theirs = (", ".join(names) or "no covariates" for names in (raw.covariates, other.covariates))
+                raise InputError(f"{name}={wanted}: has {theirs}, but the training split has {mine}; give both alike")
             new = tuple(label for label in other.classes if label not in classes)
             classes += new if classes else ()
             places = np.array([classes.index(label) if classes else -1 for label in other.classes] + [-1], np.int32)
@@ -96,6 +100,7 @@ def with_splits(raw: RawDataset, test: str, valid: str, read: Callable[[str], Ra
         notes=tuple(filter(None, notes)),
         sample_rate=raw.sample_rate,
         valid=splits.get("valid"),
+        covariates=raw.covariates,
     )
 
 

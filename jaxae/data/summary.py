@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxae.data.covariates import categories
 from jaxae.data.dataset import Dataset
 from jaxae.data.draws import Draws
 from jaxae.data.rows import chunks
@@ -42,6 +43,9 @@ def summary(data: Dataset) -> str:
     splits = f"{', '.join(counts[:-1])} and {counts[-1]} {what}"
     count = len(data.classes)
     parts = [splits, f"{count} class{'es' * (count > 1)}"] if count else [splits]
+    if data.covariates:
+        names = categories(data.covariates)
+        parts.append(f"{len(names)} covariate{'s' * (len(names) > 1)}")
     if data.train.x.dtype == np.uint8 and not isinstance(data.train.x, Draws):
         extremes = [(part.min(), part.max()) for part in chunks(data.train.x)]
         parts.append(f"bytes from {min(low for low, _ in extremes)} to {max(high for _, high in extremes)}")

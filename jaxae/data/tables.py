@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from jaxae.data import covariates
 from jaxae.data.arrays import assembled
+from jaxae.data.covariates import CATEGORIES
 from jaxae.data.kinds import Wanted
 from jaxae.data.options import OF_TABLES, Options
 from jaxae.data.splits import RawDataset
@@ -20,28 +22,31 @@ from jaxae.errors import InputError, first_line
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 MISSING = ("", "NA", "N/A", "#N/A", "NaN", "nan", "null", "NULL", "None", "?", "-nan")
-CATEGORIES = 50  # maximum number of categories of a string column
 
 
 class Table(NamedTuple):
-    """Numbers, NaN where a cell is empty; the names of the columns; the target, if any."""
+    """Numbers, NaN where a cell is empty; the names of the columns; the target and the covariates, if any."""
 
     x: Float[np.ndarray, "N D"]
     features: tuple[str, ...]
     target: np.ndarray | None
     notes: tuple[str, ...]
+    context: covariates.Columns
 
 
 def load(path: Path, options: Options, features: Sequence[str] = ()) -> RawDataset:
     """The table of a file. features, InputError: as in `read`."""
     table = read(path, options, features)
     kind: Wanted = "counts" if options.kind == "counts" else "table"
-    raw = assembled({"train": table.x}, {"train": table.target}, replace(options, kind=kind), str(path))
+    contexts = {"train": table.context} if table.context else None
+    raw = assembled(
+        {"train": table.x}, {"train": table.target}, replace(options, kind=kind), str(path), contexts=contexts
+    )
     return raw._replace(features=table.features, notes=(*raw.notes, *table.notes), applicable=OF_TABLES)
 
 
 def read(path: Path, options: Options, features: Sequence[str] = ()) -> Table:
-    """The columns of a file but `options.target` and `options.drop`: numbers, and a column per category of strings.
+    """The columns of a file: numbers, and a column per category of strings; apart from target, context and drop.
 
     features: the columns to return, of a table that was read before (default: all). The first line of a CSV file holds
     the names, unless it has numbers only. InputError for dates, for IDs, for an unknown column, and for other content.
@@ -52,10 +57,16 @@ def read(path: Path, options: Options, features: Sequence[str] = ()) -> Table:
 
 def _read(table: Any, path: Path, options: Options, features: Sequence[str]) -> Table:
     names = list(table.column_names)
-    left_out = [*options.drop, *filter(None, [options.target])]
+    left_out = [*options.drop, *filter(None, [options.target]), *options.context]
+    if twice := [name for name in options.context if left_out.count(name) > 1]:
+        raise InputError(f"context={twice[0]} is named twice, by context, target or drop; name it once")
     for name in left_out:
-        if name not in names and not features:
+        if name not in names and (name in options.context or not features):
             raise InputError(f"{path}: has no column {name}; it has {', '.join(names[:20])}")
+    context = {
+        name: _plain(table.column(name), f"{path}: column {name}", "leave it out of context")
+        for name in options.context
+    }
     target, notes = None, []
     if options.target and options.target in names:
         target = _plain(table.column(options.target), f"{path}: column {options.target}")
@@ -77,7 +88,7 @@ def _read(table: Any, path: Path, options: Options, features: Sequence[str]) -> 
         columns = {name: columns.get(name, empty) for name in features}
     if not columns:
         raise InputError(f"{path}: has no columns left to train on")
-    return Table(np.stack(list(columns.values()), axis=1), tuple(columns), target, tuple(notes))
+    return Table(np.stack(list(columns.values()), axis=1), tuple(columns), target, tuple(notes), context)
 
 
 def _numbers(name: str, values: np.ndarray, path: Path) -> dict[str, np.ndarray]:
@@ -134,8 +145,11 @@ def _is_id(name: str, values: np.ndarray) -> bool:
     return counted or named or not name or name.lower().startswith(("unnamed", "__index_level"))
 
 
-def _plain(column: Any, where: str) -> np.ndarray:
-    """A column as float64 with NaN, or strings with "", where a cell is empty. InputError for dates and other types."""
+def _plain(column: Any, where: str, fix: str = "") -> np.ndarray:
+    """A column as float64 with NaN, or strings with "", where a cell is empty. InputError for dates and other types.
+
+    fix: of that error (default: drop the column).
+    """
     import pyarrow as pa
 
     kind = column.type
@@ -148,7 +162,8 @@ def _plain(column: Any, where: str) -> np.ndarray:
     elif pa.types.is_null(kind):
         return np.full(len(column), np.nan)
     elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
-        raise InputError(f"{where} holds {kind}, not numbers or strings; use drop={where.split('column ')[-1]}")
+        fix = fix or f"use drop={where.split('column ')[-1]}"
+        raise InputError(f"{where} holds {kind}, not numbers or strings; {fix}")
     return np.asarray(column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), np.float64)
 
 

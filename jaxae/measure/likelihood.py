@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, Num, UInt8
 
 from jaxae.core.batch import Batch
+from jaxae.core.conditions import condition
 from jaxae.core.divergences import DiagonalNormal
 from jaxae.core.experiment import Measure, MeasuredData, TrainedModel
 from jaxae.core.types import Variables
@@ -43,8 +44,11 @@ def measure(of: iwae.DensitiesOf, samples: int, trained: TrainedModel, data: Mea
     """`estimate` and `active_units` of a trained model on the test split, with the key of seed 0."""
     key = jax.random.key(0)
     test = data.test
-    found = estimate(of, trained.experiment.model, trained.variables, test.x, key, samples, test.observed)
-    return {**found, "active_units": float(active_units(np.asarray(trained.encode(test.x))))}
+    classes, conditional = len(data.classes), trained.experiment.conditional
+    y, context = (None if part is None else jnp.asarray(part) for part in (test.y, test.context))
+    c = np.asarray(condition(y, context, classes)) if conditional else None
+    found = estimate(of, trained.experiment.model, trained.variables, test.x, key, samples, test.observed, c)
+    return {**found, "active_units": float(active_units(np.asarray(trained.encode(test))))}
 
 
 def active_units(means: Float[np.ndarray, "N Z"]) -> int:
@@ -60,23 +64,26 @@ def estimate(
     key: Key[Array, ""],
     samples: int,
     observed: UInt8[Any, "N *D"] | None = None,
+    c: Float[np.ndarray, "N K"] | None = None,
 ) -> dict[str, float]:
     """`log_likelihood`: mean over the examples of log (1 / K) sum_k w_k over K = `samples` posterior samples, in nats.
 
-    Burda et al. 2016, section 5: a lower bound in expectation, tighter for larger K. Also `standard_error` of that mean
-    over examples; `monte_carlo_error`, its standard deviation over posterior samples for the same examples (delta
-    method: variance 1 / ess - 1 / K per example; an underestimate for ess near 1);
-    `ess`, mean effective sample size (sum w)^2 / sum w^2 (Kong 1992); `bits_per_dim` = -log_likelihood / (D log 2), for
-    D observed dimensions; `rate` and `distortion`, means of log q(z|x) - log p(z) and -log p(x|z) under q, whose sum is
-    minus the evidence lower bound `elbo` (Alemi et al. 2018, section 2), in nats per example. The likelihood is a mass
-    of binary pixels, 256 levels or counts, or a density in model units: numbers of different kinds do not compare.
+    Burda et al. 2016, section 5: a lower bound in expectation, tighter for larger K; of a conditional model, whose
+    examples have the conditions c, a bound on log p(x|c). Also `standard_error` of that mean over examples;
+    `monte_carlo_error`, its standard deviation over posterior samples for the same examples (delta method: variance
+    1 / ess - 1 / K per example; an underestimate for ess near 1); `ess`, mean effective sample size (sum w)^2 / sum w^2
+    (Kong 1992); `bits_per_dim` = -log_likelihood / (D log 2), for D observed dimensions; `rate` and `distortion`, means
+    of log q(z|x) - log p(z) and -log p(x|z) under q, whose sum is minus the evidence lower bound `elbo` (Alemi et al.
+    2018, section 2), in nats per example. The likelihood is a mass of binary pixels, 256 levels or counts, or a density
+    in model units: numbers of different kinds do not compare.
     """
     size = 20
     per = max(1, min(samples, ROWS // size))
     sums: list[np.ndarray] = []
     for i in range(0, len(x), size):
         places = np.minimum(np.arange(i, i + size), len(x) - 1)
-        part = (x[places], None if observed is None else observed[places].astype(np.float32))
+        part: iwae.Data = (x[places], None if observed is None else observed[places].astype(np.float32))
+        part += () if c is None else (c[places],)
         sums.append(np.asarray(_sums(of, model, per, samples, variables, part, i, key))[: len(x) - i])
     log_w, log_w2, rate, distortion = np.concatenate(sums).astype(np.float64).T
     log_p, ess = log_w - log(samples), np.exp(2 * log_w - log_w2)
@@ -101,20 +108,20 @@ def _sums(
     per: int,
     samples: int,
     variables: Variables,
-    data: tuple[jax.Array, jax.Array | None],
+    data: iwae.Data,
     first: jax.Array,
     key: Key[Array, ""],
 ) -> Float[Array, "B 4"]:
     """log sum w, log sum w^2, and the means of rate and distortion of every example, `per` samples at a time."""
-    x, observed = data
+    x, observed, *c = data
     x = x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x
     number = first + jnp.arange(len(x))
     batch = Batch(x, number, jnp.ones(len(x)), jnp.int32(0))
-    q: DiagonalNormal = model.apply(variables, x, method="posterior")  # type: ignore[assignment]
+    q: DiagonalNormal = model.apply(variables, x, *c, method="posterior")  # type: ignore[assignment]
 
     def body(i: jax.Array, totals: jax.Array) -> jax.Array:
         z = iwae.samples_of(q, batch.noise(jax.random.fold_in(key, i), (per, q.mean.shape[1])))
-        terms = of(variables, (x, observed), q, z)
+        terms = of(variables, (x, observed, *c), q, z)
         counts = (i * per + jnp.arange(per) < samples)[None]  # the last chunk may exceed `samples`
         log_w = jnp.where(counts, terms.log_weights(), -jnp.inf)
         new = (jax.nn.logsumexp(log_w, axis=1), jax.nn.logsumexp(2 * log_w, axis=1))

@@ -7,12 +7,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float, Int
 
 from jaxae.core.experiment import Measure, MeasuredData, TrainedModel
 from jaxae.data import Dataset, slices, spread
 from jaxae.measure import disentanglement, images, plane
 from jaxae.training import records
+from jaxae.training.examples import own_conditions, part_of
 from jaxae.training.trained import Trained
 
 MAX_IMAGES = 10_000  # test images for reconstruction quality and defects
@@ -25,7 +26,8 @@ def measures(model: Trained, dataset: Dataset, others: Sequence[Trained] = ()) -
 
     Reconstruction quality and defects are measured for `model`, the first seed, on at most 10,000 test examples.
     Quality is omitted for sequences, real numbers, missing entries, and images smaller than the SSIM window; defects
-    are omitted if one is not finite, as for a class with collinear codes. The other measures cover all seeds, as
+    are omitted for conditional models, and if one is not finite, as for a class with collinear codes. The other
+    measures cover all seeds, as
     records of `seeds`, `mean` and `std` if `others`, the models of the other seeds, are passed. Disentanglement needs
     known factors and at most 64 latent dimensions.
     """
@@ -34,12 +36,19 @@ def measures(model: Trained, dataset: Dataset, others: Sequence[Trained] = ()) -
     if len(test.x) > MAX_IMAGES:
         rows = spread(len(test.x), MAX_IMAGES)
         test = test.take(rows)
+    given = own_conditions(model, dataset, test)
     pixels = len(model.shape) == 3 and not model.real and test.observed is None
     if pixels and min(model.shape[:2]) >= len(images.WINDOW):
         parts = slices(len(test.x), math.prod(model.shape))
-        z = np.concatenate([model.encode(model.corrupted(test.x[part], part.start)) for part in parts])
-        found["reconstruction_quality"] = images.reconstruction_quality(model.decode, z, test.x)
-    if model.code == (2,) and len(dataset.classes) > 1:
+        z = np.concatenate(
+            [model.encode(model.corrupted(test.x[part], part.start), **part_of(given, part)) for part in parts]
+        )
+
+        def decode(places: Int[Any, " n"]) -> Float[Array, "n *D"]:
+            return model.decode(z[places], **part_of(given, np.asarray(places)))
+
+        found["reconstruction_quality"] = images.reconstruction_quality(decode, np.arange(len(test.x)), test.x)
+    if model.code == (2,) and len(dataset.classes) > 1 and not model.experiment.conditional:
         with contextlib.suppress(ValueError):  # the codes lie on a line
             defects = plane.defects(model.decode, np.asarray(model.encode(test)), test.y)
             if all(map(math.isfinite, defects.values())):
@@ -61,14 +70,17 @@ def of_seeds(measure: Measure, models: Sequence[Trained], dataset: Dataset) -> r
 def _disentanglement(model: TrainedModel, data: MeasuredData) -> dict[str, float]:
     if data.test.factors is None:
         return {}
-    codes = np.asarray(model.encode(data.test.x))
+    codes = np.asarray(model.encode(data.test))
     codes = codes.reshape(len(codes), -1)
     return disentanglement.measure(codes / _scale(model, codes), data.test.factors)
 
 
 def _scale(model: TrainedModel, codes: Float[np.ndarray, "N Z"]) -> Float[np.ndarray, "1 _"]:
-    """Standard deviation of each latent dimension under the prior; without a prior, that of the most variable one."""
-    if model.experiment.prior is None:
+    """Standard deviation of each latent dimension under the prior.
+
+    Without a prior, or with one for each condition, that of the most variable dimension.
+    """
+    if model.experiment.prior is None or model.experiment.conditional:
         scale = codes.std(0).max(keepdims=True)
     else:
         samples = np.asarray(model.experiment.prior(model.variables, jax.random.key(0), PRIOR_SAMPLES))

@@ -12,7 +12,7 @@ ITERATIONS = 100
 
 def measure(model: Trained, dataset: Dataset, iterations: int = ITERATIONS) -> dict[str, float]:
     """`error` of the model's codes."""
-    train, test = (np.asarray(model.encode(split.x, split.lengths)) for split in (dataset.train, dataset.test))
+    train, test = (np.asarray(model.encode(split)) for split in (dataset.train, dataset.test))
     return {"error": error(dataset, train, test, iterations)}
 
 

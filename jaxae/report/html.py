@@ -78,7 +78,7 @@ def write(
             (ALT.get(name, name), picture)
             for name, picture in zip(names, _embedded([found[n] for n in names]), strict=True)
         ],
-        layers=layers(model.experiment.model, model.shape),
+        layers=layers(model.experiment.model, model.shape, model.condition),
         data={
             "charts": charts({"": (lines, model.experiment.unit)}, data.kind),
             "wall": wall(model, data),

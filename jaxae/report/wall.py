@@ -7,8 +7,9 @@ more than two dimensions are projected onto their first two principal components
 adds the change in the decoded image when that component alone is moved away from its mean, computed on a coarser grid.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import prod
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,9 @@ from jaxae.report.figures.base import (
     pictures,
     tile,
 )
+from jaxae.report.figures.conditions import described, own
 from jaxae.report.figures.plane import principal
+from jaxae.training.examples import part_of
 from jaxae.training.trained import Trained
 
 SIZES = (48, 40, 32, 24, 16, 12, 8, 5, 3)  # grid points per axis: the largest that fits the budget
@@ -52,6 +55,8 @@ def wall(model: Trained, data: Dataset) -> dict[str, Any] | None:
     if len(data.shape) == 1:
         return None
     model, data = displayed(model, data)
+    first = part_of(own(model, data, np.arange(1)), 0)
+    at = model.under(**first) if first else model
     numbers = spread(len(data.test.x), 10_000)
     every = encoded(model, data.test, numbers)
     z = every.reshape(len(every), -1).astype(np.float64)
@@ -71,7 +76,7 @@ def wall(model: Trained, data: Dataset) -> dict[str, Any] | None:
     def decode(places: np.ndarray) -> np.ndarray:
         """Decode points [N, k], the first k components."""
         codes = mean + places @ directions[: places.shape[1]]
-        return decoded(model, codes)
+        return decoded(at, codes)
 
     coarsest = sheet(decode(_grid(low, high, SIZES[-1])))
     likely = [size for size in SIZES if len(coarsest) * (size / SIZES[-1]) ** 2 < 2 * BUDGET]  # large ones are slow
@@ -94,13 +99,18 @@ def wall(model: Trained, data: Dataset) -> dict[str, Any] | None:
         "classes": list(data.classes),
         "steps": data.shape[0] if len(data.shape) == 2 else 0,  # of a series
         "missing": data.test.observed is not None,
+        "condition": described(first) if first else "",
     }
 
 
-def decoded(model: Trained, codes: np.ndarray) -> np.ndarray:
-    """Decoded codes [N, ...] as images for a sheet; `VALUES` numbers of them at full size at a time."""
+def decoded(model: Trained, codes: np.ndarray, given: Mapping[str, Any] = MappingProxyType({})) -> np.ndarray:
+    """Decoded codes [N, ...] as images for a sheet; `VALUES` numbers of them at full size at a time.
+
+    given: their conditions.
+    """
     parts = slices(len(codes), prod(model.shape))
-    return np.concatenate([_image(np.asarray(model.decode(codes[part].reshape(-1, *model.code)))) for part in parts])
+    images = (model.decode(codes[part].reshape(-1, *model.code), **part_of(given, part)) for part in parts)
+    return np.concatenate([_image(np.asarray(image)) for image in images])
 
 
 def _image(x: np.ndarray) -> np.ndarray:
@@ -158,7 +168,7 @@ def _examples(model: Trained, data: Dataset, numbers: np.ndarray) -> tuple[np.nd
     parts = [_original(data, numbers[part]) for part in slices(len(numbers), prod(data.shape))]
     channels = max(part.shape[3] for part in parts)  # missing entries have a colour
     before = np.concatenate([np.broadcast_to(part, (*part.shape[:3], channels)) for part in parts])
-    after = decoded(model, encoded(model, data.test, numbers, corrupted=True))
+    after = decoded(model, encoded(model, data.test, numbers, corrupted=True), own(model, data, numbers))
     each = (len(sheet(before[:COLUMNS])) + len(sheet(after[:COLUMNS]))) / min(len(numbers), COLUMNS)
     chosen = spread(len(numbers), max(1, int(BUDGET / each)))
     return chosen, {

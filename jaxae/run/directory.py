@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxae.core.types import Info, Scale
+from jaxae.core.types import Conditions, Info, Scale
 from jaxae.data import Dataset
 from jaxae.errors import DAMAGED, InputError
 from jaxae.run import command_line
@@ -159,6 +159,7 @@ def describe(config: Config, name: str, dataset: Dataset, program: str = "") -> 
             **({} if dataset.valid is None else {"valid": len(dataset.valid.x)}),
             "classes": list(dataset.classes),
             **_units(dataset),
+            **_covariates(dataset),
         },
     }
 
@@ -167,17 +168,27 @@ def _units(dataset: Dataset) -> dict[str, Any]:
     """Kind and scale of data other than images of bytes, from which `info_of` and `scale_of` are read."""
     if dataset.kind == "image" and not dataset.real and dataset.scale is None and dataset.train.observed is None:
         return {}
-    scale = None if dataset.scale is None else {name: part.tolist() for name, part in dataset.scale._asdict().items()}
     return {
         "kind": dataset.kind,
         "real": dataset.real,
         "from_bytes": dataset.from_bytes,
         "missing": dataset.train.observed is not None,
-        "scale": scale,
+        "scale": _as_json(dataset.scale),
         "features": list(dataset.features),
         "sample_rate": dataset.sample_rate,
         **({} if dataset.total is None else {"total": dataset.total}),
     }
+
+
+def _covariates(dataset: Dataset) -> dict[str, Any]:
+    """Names and scale of the covariates, from which `conditions_of` is read."""
+    if not dataset.covariates:
+        return {}
+    return {"covariates": list(dataset.covariates), "context_scale": _as_json(dataset.context_scale)}
+
+
+def _as_json(scale: Scale | None) -> dict[str, list[float]] | None:
+    return None if scale is None else {name: part.tolist() for name, part in scale._asdict().items()}
 
 
 def info_of(saved: dict[str, Any]) -> Info:
@@ -185,12 +196,31 @@ def info_of(saved: dict[str, Any]) -> Info:
     about = saved["data"]
     real, missing = (bool(about.get(name, False)) for name in ("real", "missing"))
     total = None if about.get("total") is None else float(about["total"])
-    return Info(tuple(about["shape"]), about["train"], real=real, missing=missing, total=total)
+    of = conditions_of(saved)
+    return Info(
+        tuple(about["shape"]),
+        about["train"],
+        real=real,
+        missing=missing,
+        total=total,
+        classes=len(of.classes),
+        context=len(of.covariates),
+    )
 
 
 def scale_of(saved: dict[str, Any]) -> Scale | None:
     """The scale of the data of a config.json."""
-    scale = saved["data"].get("scale")
+    return _scale(saved, "scale")
+
+
+def conditions_of(saved: dict[str, Any]) -> Conditions:
+    """Classes and covariates of the data of a config.json."""
+    classes, covariates = (tuple(saved["data"].get(name, ())) for name in ("classes", "covariates"))
+    return Conditions(classes, covariates, _scale(saved, "context_scale"))
+
+
+def _scale(saved: dict[str, Any], name: str) -> Scale | None:
+    scale = saved["data"].get(name)
     return None if scale is None else Scale(*(np.array(scale[name], np.float64) for name in Scale._fields))
 
 

@@ -125,7 +125,7 @@ def _fill(
     first: Callable[[], Initial | None],
 ) -> None:
     def draw(state: State, step: int, board: TensorBoard) -> None:
-        now = Trained(experiment, state, dataset.shape, loop.seeds_of(config), real=dataset.real)[0]
+        now = _trained(experiment, state, config, dataset)[0]
         if len(dataset.shape) > 1:  # rows of a table are not images
             board.picture(figures.strip(workdir / STRIPS, step, now, dataset), step, "while_training")
         board.histogram("codes", figures.codes_of(now, dataset, 1000)[0], step)
@@ -148,7 +148,7 @@ def _fill(
     if progress:
         say("training done: evaluating and drawing figures" if draws else "training done: evaluating")
     lines = records.read(workdir / "metrics.jsonl")
-    every = Trained(experiment, outcome.state, dataset.shape, loop.seeds_of(config), real=dataset.real)
+    every = _trained(experiment, outcome.state, config, dataset)
     trained, *others = (every[i] for i in range(config.seeds))
     expected = experiment.expected.get(config.data, {}) if configs.documented(config) else {}
     if outcome.kept:
@@ -163,6 +163,12 @@ def _fill(
         board.parameters(configs.to_json(config), tested)
     if draws:
         results.write_report(workdir, title(name, config), trained, dataset, result)
+
+
+def _trained(experiment: Experiment, state: State, config: Config, dataset: Dataset) -> Trained:
+    """The model, with examples in model units."""
+    seeds, conditions = loop.seeds_of(config), dataset.conditions
+    return Trained(experiment, state, dataset.shape, seeds, real=dataset.real, conditions=conditions)
 
 
 def loaded(config: Config) -> Dataset:
@@ -195,6 +201,11 @@ def checked(config: Config, build: Build, dataset: Dataset, layout: Layout = UNS
         if dataset.info.counts and not experiment.counts:
             able = ", ".join(_suitable(dataset.info, "counts"))
             raise ValueError(f"the data are counts; use kind=table, or an experiment that models them: {able}")
+        if config.context and not experiment.conditional:
+            able = ", ".join(_suitable(dataset.info, "conditional"))
+            raise ValueError(
+                f"context={' '.join(config.context)} has no effect: the model is not conditional; use one of {able}"
+            )
         require_suitable(experiment, dataset)
         if config.selection.needs_validation and dataset.valid is None:
             field = f"keep={config.keep}" if config.keep == "best" else f"stop_after={config.stop_after}"
@@ -215,12 +226,13 @@ def checked(config: Config, build: Build, dataset: Dataset, layout: Layout = UNS
     return experiment
 
 
-def _suitable(info: Info, field: Literal["missing", "counts"]) -> list[str]:
+def _suitable(info: Info, field: Literal["missing", "counts", "conditional"]) -> list[str]:
     """Experiments that fit these data, and whose `field` is true."""
     found = []
     for name in names():
         module = find(name)
         with suppress(ValueError):
-            if getattr(module.build(module.Config(), info), field):
+            experiment = module.build(module.Config(), info)
+            if getattr(experiment, field) and not (experiment.conditional and info.classes + info.context == 0):
                 found.append(name)
     return found

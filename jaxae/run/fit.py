@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxae import data as sources
 from jaxae.core.experiment import Experiment
-from jaxae.data import Dataset, binary
+from jaxae.data import Dataset, binary, covariates
 from jaxae.devices.plan import platform_error
 from jaxae.errors import InputError, Interrupted
 from jaxae.run import config as configs
@@ -82,7 +82,7 @@ def fit(
     data, or a number of examples; or 0: the training examples themselves. By default those of the source, or a tenth.
     valid: the validation examples, in the same ways, for the fields keep ("best": return the model of the epoch with
     the smallest validation loss) and stop_after.
-    y: classes of an array: strings, integers or one-hot rows. context: reserved; a ValueError for now.
+    y, context: classes and covariates of an array, as in `jaxae.data.from_arrays`; context of a path: names of columns.
     workdir: a run directory, with everything that the command line writes there; a run in it is resumed. Without one
     nothing is written.
     progress: show a bar, or a line per epoch. figures: draw pictures and report.html into the workdir (default: yes).
@@ -98,8 +98,8 @@ def fit(
     """
     if trouble := platform_error():
         raise InputError(trouble)
-    if context is not None:
-        raise ValueError("context= is not supported yet; omit it")
+    if context is not None and isinstance(data, str | Path):
+        fields["context"], context = context, None
     seeds = configs.plain(seeds)
     if type(seeds) is not int:
         raise TypeError(f"seeds={seeds!r} must be an int")
@@ -109,8 +109,9 @@ def fit(
         raise TypeError(f"workdir={workdir!r} must be a path")
     source = _source(experiment)
     fields = _checked(source.config, fields)
-    _check_effect(experiment, data, workdir, figures, {**fields, **({} if y is None else {"y": "..."})})
-    dataset, named = _dataset(source.config, data, y, test, valid, fields, progress)
+    arrays = {name: "..." for name, part in (("y", y), ("context", context)) if part is not None}
+    _check_effect(experiment, data, workdir, figures, {**fields, **arrays})
+    dataset, named = _dataset(source.config, data, (y, context), test, valid, fields, progress)
     drawn = figures is not False and workdir is not None
     fixed = {**named, "seeds": seeds, "workdir": str(workdir or ""), "figures": "all" if drawn else "none"}
     config = source.config(**{**fields, **fixed})
@@ -165,7 +166,7 @@ def _in_memory(source: Source, config: Config, dataset: Dataset, stop: loop.Stop
     if kept and kept.epoch.all():
         state = kept.state
         _say(progress, selection.described(kept, config.epochs, config.selection))
-    units = (dataset.scale, dataset.real, dataset.from_bytes)
+    units = (dataset.scale, dataset.real, dataset.from_bytes, dataset.conditions)
     return Trained(experiment, state, dataset.shape, loop.seeds_of(config), history, save, *units)
 
 
@@ -233,7 +234,7 @@ def _check_effect(
 
 
 def _dataset(
-    config: type[Config], data: Any, y: Any, test: Any, valid: Any, fields: dict[str, Any], progress: bool
+    config: type[Config], data: Any, of: tuple[Any, Any], test: Any, valid: Any, fields: dict[str, Any], progress: bool
 ) -> tuple[Dataset, dict[str, Any]]:
     """The data, and how config.json names it and its splits."""
     names = [field.name for field in dataclasses.fields(sources.Options)]
@@ -244,9 +245,8 @@ def _dataset(
         for name, part in parts.items():
             if np.ndim(part):
                 raise ValueError(f"{name}= is an array, but data is a path; pass a path, a fraction or a number")
-        named: dict[str, Any] = {"data": str(data)} | {
-            name: str(part) for name, part in parts.items() if part is not None
-        }
+        given = {name: str(part) for name, part in parts.items() if part is not None}
+        named: dict[str, Any] = {"data": str(data), **given}
         found = sources.loaded(dataclasses.replace(options, **named), *folders)
         _say(progress, f"{data}: {sources.summary(found)}")
         return found, named
@@ -254,13 +254,14 @@ def _dataset(
         if test is not None or valid is not None:
             raise ValueError("test= and valid= are for arrays and paths; a Dataset has its own splits")
         return binary.binarize(data, options.binarize), {"data": sources.ARRAY}
-    for name, part in parts.items():
+    for name, part in [*parts.items()]:
         if isinstance(part, str | Path):
-            parts[name] = sources.examples(dataclasses.replace(options, data=str(part)), *folders)[0].x
-    found = sources.from_arrays(data, y, **parts, options=options)
+            there = sources.examples(dataclasses.replace(options, data=str(part)), *folders, classes=True)
+            parts |= there.arguments(name, *(given is not None for given in of))
+    found = sources.from_arrays(data, of[0], context=of[1], **parts, options=options)
     held = " (a tenth held out as the test split; see test=)" if test is None and found.test is not found.train else ""
     _say(progress, sources.summary(found) + held)
-    return found, {"data": sources.ARRAY}
+    return found, {"data": sources.ARRAY, "context": tuple(covariates.categories(found.covariates))}
 
 
 @contextmanager

@@ -112,4 +112,6 @@ def diverged_line(error: Diverged) -> str:
 def layer_tables(config: Config, build: Build) -> str:
     """Tables of the layers of encoder, decoder and both."""
     dataset = loaded(config)
-    return "\n".join(f"{name}\n{t}" for name, t in layers(checked(config, build, dataset).model, dataset.shape).items())
+    experiment = checked(config, build, dataset)
+    tables = layers(experiment.model, dataset.shape, dataset.conditions.size if experiment.conditional else None)
+    return "\n".join(f"{name}\n{table}" for name, table in tables.items())

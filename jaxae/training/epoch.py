@@ -150,7 +150,9 @@ def gather(
     if data.lengths is not None:
         steps = (jnp.arange(shape[0])[None] < data.lengths[rows][:, None]).astype(jnp.float32)
         observed = steps if observed is None else observed * steps[..., None]
-    return Batch(x.reshape(-1, *shape), index, weight, step, observed, data.y[rows], training=training, layout=layout)
+    context = None if data.context is None else data.context[rows]
+    x, y = x.reshape(-1, *shape), data.y[rows]
+    return Batch(x, index, weight, step, observed, y, context, training=training, layout=layout)
 
 
 def has_seeds(data: Examples | Generator) -> bool:

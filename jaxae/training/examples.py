@@ -1,6 +1,6 @@
 """Examples in the user's units, or a split in model units, as parts that fit into memory."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
@@ -8,10 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
+from jaxae.core.conditions import condition
 from jaxae.core.experiment import Experiment
-from jaxae.core.types import Scale
-from jaxae.data import Split
+from jaxae.core.types import Conditions, Scale
+from jaxae.data import Dataset, Split, covariates
 from jaxae.data.arrays import array, require_values
+from jaxae.data.classes import places
+from jaxae.data.covariates import categories
 from jaxae.data.rows import Rows, chunks
 from jaxae.data.sequences import padded
 
@@ -31,6 +34,8 @@ class Part(NamedTuple):
     x: Float[Array, "n *D"]  # 0 where an entry is missing
     observed: Float[Array, "n *D"] | None  # 1 where measured, 0 where missing; None: all
     steps: Float[Array, "n T"] | None  # 1 within a sequence, 0 after its end; None: all of one length
+    y: Int[Array, " n"] | None = None  # classes and covariates in model units, for a conditional model
+    context: Float[Array, "n C"] | None = None
 
     @property
     def mask(self) -> Float[Array, "n *D"] | Float[Array, "n T"] | None:
@@ -38,6 +43,14 @@ class Part(NamedTuple):
         if self.observed is None or self.steps is None:
             return self.steps if self.observed is None else self.observed
         return self.observed * self.steps[..., None]
+
+
+class Given(NamedTuple):
+    """Classes and covariates for a conditional model, as the user gives them; otherwise those of a split."""
+
+    y: Any = None
+    context: Any = None
+    split: Split | None = None
 
 
 @runtime_checkable
@@ -64,12 +77,23 @@ class Units(Protocol):
     def from_bytes(self) -> bool:
         """Whether the data were uint8."""
 
+    @property
+    def conditions(self) -> Conditions:
+        """Classes and covariates of the data."""
 
-def parts(units: Units, x: Examples, lengths: Int[Any, " N"] | None = None) -> Iterator[Part]:
+    @property
+    def fixed(self) -> Given:
+        """Condition of examples without one."""
+
+
+def parts(
+    units: Units, x: Examples, lengths: Int[Any, " N"] | None = None, given: Given | None = None
+) -> Iterator[Part]:
     """The examples in model units, `chunk_of` their shape at a time; only these are converted at once.
 
-    A `Split` is in model units already. Series of different lengths are padded to those of training. ValueError for
-    examples of another shape or type, or out of range.
+    A `Split` is in model units already. Series of different lengths are padded to those of training. given: see
+    `conditioned`; None if the condition is not needed. ValueError for examples of another shape or type, or out of
+    range.
     """
     known: Any = None
     convert: Callable[[np.ndarray], np.ndarray]
@@ -82,6 +106,8 @@ def parts(units: Units, x: Examples, lengths: Int[Any, " N"] | None = None) -> I
         values = _shaped(units, x)
         convert = _conversion(units, values)
     size = chunk_of(units.shape)
+    own = given and given._replace(split=x if isinstance(x, Split) else None)
+    y, context = conditioned(units, len(values), own) if own else (None, None)
     for first in range(0, max(len(values), 1), size):
         chunk = slice(first, first + size)
         part = convert(np.asarray(values[chunk])).astype(np.float32)
@@ -93,7 +119,66 @@ def parts(units: Units, x: Examples, lengths: Int[Any, " N"] | None = None) -> I
             jnp.asarray(part),
             None if seen is None else jnp.asarray(seen, jnp.float32),
             None if lengths is None else jnp.asarray(_within(part.shape[1], np.asarray(lengths)[chunk])),
+            None if y is None else jnp.asarray(y[chunk]),
+            None if context is None else jnp.asarray(context[chunk]),
         )
+
+
+def conditioned(units: Units, count: int, given: Given) -> tuple[Any, Any]:
+    """Classes [N] and covariates [N, C] in model units of `count` examples; None for what the model does not depend on.
+
+    given: one for all examples, or one for each. Covariates are a mapping of names to
+    values, a data frame, or arrays [C] or [N, C] in the order of training. ValueError for a missing or unknown class or
+    covariate, and for any with an unconditional model.
+    """
+    known, model = units.conditions, type(units.experiment.model).__name__
+    if given.split is None:
+        fixed = (mine if own is None else own for own, mine in zip(given[:2], units.fixed[:2], strict=True))
+        given = Given(*fixed)
+    of = categories(known.covariates)
+    wanted = {"y": (given.y, known.classes), "context": (given.context, of)}
+    for name, (value, names) in wanted.items():
+        if value is not None and not (units.experiment.conditional and names):
+            lacking = f"the data had no {'classes' if name == 'y' else 'covariates'}"
+            why = lacking if units.experiment.conditional else "it is not conditional"
+            raise ValueError(f"{name} has no effect on {model}: {why}; omit it")
+        if units.experiment.conditional and names and value is None and given.split is None:
+            what = f"a class of {', '.join(known.classes[:20])}" if name == "y" else f"covariates {', '.join(of)}"
+            raise ValueError(f"{model} is conditional: pass {name}, {what}; one for all examples, or one for each")
+    if not units.experiment.conditional:
+        return None, None
+    y, context = (None, None) if given.split is None else (given.split.y, given.split.context)
+    if given.y is not None:
+        y = places(given.y, known.classes, count)
+    if given.context is not None:
+        columns = covariates.columns(covariates.repeated(given.context, count, [*of]), count, "context", [*of])
+        context = covariates.in_model_units(columns, known)
+    return y if known.classes else None, context
+
+
+def own_conditions(units: Units, data: Dataset, split: Split, places: Any = slice(None)) -> dict[str, Any]:
+    """`y` and `context` of the examples at these places of a split, for the methods of `Trained`.
+
+    Empty for an unconditional model.
+    """
+    return covariates.given(data, split, places) if units.experiment.conditional else {}
+
+
+def part_of(conditions: Mapping[str, Any], places: Any) -> dict[str, Any]:
+    """`y` and `context` of the examples at these places."""
+    return {
+        name: {column: values[places] for column, values in value.items()} if isinstance(value, dict) else value[places]
+        for name, value in conditions.items()
+        if value is not None
+    }
+
+
+def condition_of(units: Units, y: Any, context: Any) -> tuple[Float[Array, "n K"], ...]:
+    """The last argument of the methods of a conditional model; no argument of another model."""
+    if not units.experiment.conditional:
+        return ()
+    y, context = (None if part is None else jnp.asarray(part) for part in (y, context))
+    return (condition(y, context, len(units.conditions.classes)),)
 
 
 def in_users_units(units: Units, y: Float[Array, "*S_N_D"]) -> Float[Array, "*S_N_D"]:

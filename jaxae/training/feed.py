@@ -84,7 +84,8 @@ def orders(seeds: range, now: int, count: int, batch_size: int) -> Int[np.ndarra
 def flat_examples(split: Split) -> Examples:
     """A split as flat rows."""
     observed = None if split.observed is None else np.asarray(split.observed).reshape(len(split.x), -1)
-    return Examples(np.asarray(split.x).reshape(len(split.x), -1), split.y, split.lengths, observed)
+    x = np.asarray(split.x).reshape(len(split.x), -1)
+    return Examples(x, split.y, split.lengths, observed, split.context)
 
 
 def _resident(split: Split, plan: Plan, seeds: range, size: int) -> Feed:
@@ -137,7 +138,7 @@ def _blocks(split: Split, order: np.ndarray, length: int, numbers: range) -> Ite
         rows = order[..., at]
         part = split.take(rows)
         x, observed = (None if a is None else a.reshape(*rows.shape, -1) for a in (part.x, part.observed))
-        return Examples(x, part.y, part.lengths, observed)  # type: ignore[arg-type]
+        return Examples(x, part.y, part.lengths, observed, part.context)  # type: ignore[arg-type]
 
     threads, pending = ThreadPoolExecutor(AHEAD), deque[Future[Examples]]()
     try:

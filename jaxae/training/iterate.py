@@ -144,6 +144,21 @@ def require_suitable(experiment: Experiment, data: Dataset) -> None:
         raise ValueError("the experiment is for counts, but the data are others; read them with kind=counts")
     if data.total is not None and not experiment.counts:
         raise ValueError("the data are counts, but the loss of this experiment is for other data; read them as a table")
+    if experiment.conditional:
+        _require_conditions(data)
+
+
+def _require_conditions(data: Dataset) -> None:
+    if not data.conditions.size:
+        raise ValueError(
+            "a conditional model needs classes or covariates, and the data have neither; pass y= or context=, for a "
+            "table target=COLUMN or context=COLUMN"
+        )
+    known = np.unique(data.train.y)
+    for name, split in (("test", data.test), ("validation", data.valid or data.test)):
+        if len(new := np.setdiff1d(split.y, known)):
+            what = f"examples of class {data.classes[new[-1]]}" if new[-1] >= 0 else "examples without a class"
+            raise ValueError(f"the {name} split has {what}, and the training split has none; leave them out")
 
 
 def _iterate(

@@ -34,7 +34,8 @@ def start(
     """
 
     def one(key: jax.Array, initial: Initial | None) -> tuple[State, Totals]:
-        variables: Any = experiment.model.init(key, jnp.zeros((1, *info.shape)))
+        condition = [jnp.zeros((1, info.classes + info.context))] if experiment.conditional else []
+        variables: Any = experiment.model.init(key, jnp.zeros((1, *info.shape)), *condition)
         params, extra = initial or (variables.pop("params"), dict(variables))
         state = State(jnp.int32(0), params, experiment.train.init(params), extra)
         batch, split = (blank(experiment, info, batch_size, layout, training) for training in (True, False))
@@ -62,6 +63,7 @@ def blank(
         jnp.zeros(1, jnp.int32),
         jnp.ones(1, jnp.int32) if experiment.sequences and len(info.shape) == 2 else None,
         zeros if info.missing else None,
+        jnp.zeros((1, info.context)) if info.context else None,
     )
     rows = jnp.zeros(batch_size, jnp.int32)
     return epoch.gather(data, rows, rows, jnp.ones(batch_size), jnp.int32(0), info.shape, layout, training)

@@ -14,8 +14,18 @@ from jaxtyping import Array, Float, Int, Key, Num
 
 from jaxae.core.batch import Batch, Loss, Terms
 from jaxae.core.experiment import Experiment
-from jaxae.core.types import Extra, Params, Sampler, Scale, State, Variables
-from jaxae.training.examples import Examples, Part, chunk_of, in_users_units, parts
+from jaxae.core.types import Conditions, Extra, Params, Sampler, Scale, State, Variables
+from jaxae.data import Split
+from jaxae.training.examples import (
+    Examples,
+    Given,
+    Part,
+    chunk_of,
+    condition_of,
+    conditioned,
+    in_users_units,
+    parts,
+)
 from jaxae.training.start import TEST
 from jaxae.training.start import keys as start_keys
 
@@ -32,7 +42,10 @@ class Trained:
     at the mean total of the training examples. Sequences are [N, T, D], padded ones with
     their lengths [N], or a list of [T, D]. A split of a `Dataset`, which is in model units, is passed as a whole:
     `model.score(data.test)`, not its array. With several seeds every result has a leading axis of seeds, and `model[i]`
-    is the model of one.
+    is the model of one. A conditional model needs the condition of every example: y, its class as the data named it (or
+    the number of the class, if the names are words), and context, its covariates in the user's units, as a row or as
+    {name: value}; either one for all examples or one for each. A split has its own. With another class for decoding
+    the results are counterfactuals: `model.decode(model.encode(data.test), y="8")`.
     """
 
     experiment: Experiment
@@ -44,6 +57,8 @@ class Trained:
     scale: Scale | None = field(default=None, repr=False)  # from model units to the user's; None if they are the same
     real: bool = field(default=False, repr=False)  # real numbers or counts, not pixels in [0, 1]
     from_bytes: bool = field(default=True, repr=False)  # whether the data were uint8, divided by 255
+    conditions: Conditions = field(default=Conditions(), repr=False)  # classes and covariates of the data
+    fixed: Given = field(default=Given(), repr=False)  # condition where none is passed: see `under`
 
     def __getitem__(self, i: int) -> "Trained":
         """The model of one seed, counted from 0. IndexError if out of range."""
@@ -58,32 +73,49 @@ class Trained:
         """Number of seeds."""
         return len(self.seeds)
 
-    def encode(self, x: Examples, lengths: Int[Any, " N"] | None = None) -> Float[Array, "*S_N_code"]:
+    def under(self, *, y: Any = None, context: Any = None) -> "Trained":
+        """The model under one condition, for calls that pass none."""
+        return replace(self, fixed=Given(y, context))
+
+    def encode(
+        self, x: Examples, lengths: Int[Any, " N"] | None = None, *, y: Any = None, context: Any = None
+    ) -> Float[Array, "*S_N_code"]:
         """Codes, float32; deterministic (the posterior mean for variational models)."""
         found = []
-        for part in parts(self, x, lengths):
+        for part in parts(self, x, lengths, Given(y, context)):
             if part.steps is not None and not self.experiment.sequences:
                 raise ValueError(f"{type(self.experiment.model).__name__} is not for sequences; omit lengths")
-            found.append(self._apply("encode", part.x, *(() if part.steps is None else (part.steps,))))
+            steps = () if part.steps is None else (part.steps,)
+            found.append(self._apply("encode", part.x, *steps, *condition_of(self, part.y, part.context)))
         return jnp.concatenate(found, axis=int(self._several))
 
-    def decode(self, z: Num[Any, "*S_N_code"]) -> Float[Array, "*S_N_D"]:
+    def decode(self, z: Num[Any, "*S_N_code"], *, y: Any = None, context: Any = None) -> Float[Array, "*S_N_D"]:
         """Examples from codes, float32, pixels in [0, 1]; with several seeds, codes may have a leading axis of seeds.
 
         ValueError for codes of another shape.
         """
+        return self._decode(z, Given(y, context))
+
+    def _decode(self, z: Num[Any, "*S_N_code"], given: Given) -> Float[Array, "*S_N_D"]:
         z = jnp.asarray(z, jnp.float32)
         own = len(self.seeds) > 1 and z.shape[:1] + z.shape[2:] == (len(self.seeds), *self.code)
         if not own and z.shape[1:] != self.code:
             raise ValueError(f"codes have shape {z.shape}, not [N, {', '.join(map(str, self.code))}]")
         count, size = z.shape[int(own)], chunk_of(self.shape)
+        condition = condition_of(self, *conditioned(self, count, given))
         slices = [slice(i, i + size) for i in range(0, max(count, 1), size)]
-        found = [self._apply("decode", z[:, part] if own else z[part], own=own) for part in slices]
+        found = [
+            self._apply("decode", z[:, part] if own else z[part], *(c[part] for c in condition), own=own)
+            for part in slices
+        ]
         return in_users_units(self, jnp.concatenate(found, axis=int(self._several)))
 
-    def reconstruct(self, x: Examples, lengths: Int[Any, " N"] | None = None) -> Float[Array, "*S_N_shape"]:
+    def reconstruct(
+        self, x: Examples, lengths: Int[Any, " N"] | None = None, *, y: Any = None, context: Any = None
+    ) -> Float[Array, "*S_N_shape"]:
         """decode(encode(x)): float32, pixels in [0, 1]."""
-        return self.decode(self.encode(x, lengths))
+        z = self.encode(x, lengths, y=y, context=context)
+        return self._decode(z, Given(y, context, x if isinstance(x, Split) else None))
 
     def corrupted(self, x: Examples, first: int = 0) -> Float[Array, "N *shape"]:
         """Encoder inputs in training: with the noise or mask of the experiment, keyed by index, from `first` on."""
@@ -97,14 +129,18 @@ class Trained:
             found.append(examples if self.scale is None else in_users_units(self, examples))
         return jnp.concatenate(found)
 
-    def sample(self, key: Key[Array, ""], n: int, prior: Sampler | None = None) -> Float[Array, "*S_n_D"]:
+    def sample(
+        self, key: Key[Array, ""], n: int, prior: Sampler | None = None, *, y: Any = None, context: Any = None
+    ) -> Float[Array, "*S_n_D"]:
         """n examples from the model's prior, or from another one, such as `mixture.fit`: float32, pixels in [0, 1].
 
         ValueError for a model without a prior, and for a key of another type than `jax.random.key(0)`.
         """
-        return self.decode(self.sample_codes(key, n, prior))
+        return self.decode(self.sample_codes(key, n, prior, y=y, context=context), y=y, context=context)
 
-    def sample_codes(self, key: Key[Array, ""], n: int, prior: Sampler | None = None) -> Float[Array, "*S_n_code"]:
+    def sample_codes(
+        self, key: Key[Array, ""], n: int, prior: Sampler | None = None, *, y: Any = None, context: Any = None
+    ) -> Float[Array, "*S_n_code"]:
         """The codes that `sample` decodes."""
         if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)) or n < 1:
             raise ValueError(f"sample takes a JAX key and a number: sample(jax.random.key(0), 64), not ({key}, {n})")
@@ -116,18 +152,21 @@ class Trained:
                 "codes, by jaxae.measure.mixture.fit"
             )
         own = self.experiment.prior
+        condition = condition_of(self, *conditioned(self, n, Given(y, context)))
 
         def codes(variables: Variables) -> Float[Array, "n *code"]:
-            return own(variables, key, n)
+            return own(variables, key, n, *condition)
 
         return jax.vmap(codes)(self.variables) if self._several else codes(self.variables)
 
-    def terms(self, x: Examples, lengths: Int[Any, " N"] | None = None) -> dict[str, Float[np.ndarray, "*S N"]]:
+    def terms(
+        self, x: Examples, lengths: Int[Any, " N"] | None = None, *, y: Any = None, context: Any = None
+    ) -> dict[str, Float[np.ndarray, "*S N"]]:
         """The terms of the loss of every example, by name, as the evaluation of a run computes them.
 
         Noise, such as posterior samples, depends on the index of an example.
         """
-        found = [self._terms(part) for part in parts(self, x, lengths)]
+        found = [self._terms(part) for part in parts(self, x, lengths, Given(y, context))]
         return {name: np.concatenate([terms[name] for terms in found], axis=-1) for name in found[0]}
 
     def _terms(self, part: Part, draw: int | None = None) -> dict[str, Float[np.ndarray, "*S n"]]:
@@ -137,12 +176,20 @@ class Trained:
             fold = partial(jax.random.fold_in, data=draw)
             keys = jax.vmap(fold)(keys) if self._several else fold(keys)
         index = part.first + jnp.arange(count) if draw is None else jnp.zeros(count, jnp.int32)
-        batch = Batch(part.x, index, jnp.ones(count), jnp.int32(0), part.mask, training=False)
+        ones, step = jnp.ones(count), jnp.int32(0)
+        batch = Batch(part.x, index, ones, step, part.mask, part.y, part.context, training=False)
         found: dict[str, Any] = jax.device_get(_terms(self.experiment.evaluate, self._several, self.state, batch, keys))
         return found
 
     def score(
-        self, x: Examples, by: str = "loss", lengths: Int[Any, " N"] | None = None, samples: int = 10
+        self,
+        x: Examples,
+        by: str = "loss",
+        lengths: Int[Any, " N"] | None = None,
+        samples: int = 10,
+        *,
+        y: Any = None,
+        context: Any = None,
     ) -> Float[np.ndarray, "*S N"]:
         """A term of the loss of every example, averaged over `samples` noise samples: an anomaly score.
 
@@ -150,16 +197,19 @@ class Trained:
         ValueError for an unknown term.
         """
         scores = []
-        for part in parts(self, x, lengths):
+        for part in parts(self, x, lengths, Given(y, context)):
             draws = [self._terms(part, draw) for draw in range(samples)]
             if by not in draws[0]:
                 raise ValueError(f"by={by} is not a term of the loss; use one of {', '.join(sorted(draws[0]))}")
             scores.append(np.mean([found[by] for found in draws], axis=0, dtype=np.float64).astype(np.float32))
         return np.concatenate(scores, axis=-1)
 
-    def evaluate(self, x: Examples, lengths: Int[Any, " N"] | None = None) -> dict[str, Any]:
+    def evaluate(
+        self, x: Examples, lengths: Int[Any, " N"] | None = None, *, y: Any = None, context: Any = None
+    ) -> dict[str, Any]:
         """Means of the terms of the loss over these examples: a number each, or one per seed."""
-        return {name: values.mean(-1, dtype=np.float64) for name, values in self.terms(x, lengths).items()}
+        terms = self.terms(x, lengths, y=y, context=context)
+        return {name: values.mean(-1, dtype=np.float64) for name, values in terms.items()}
 
     def save(self, path: str | Path) -> None:
         """Write a run directory that `jaxae.load` reads, and that the same call of `jaxae.fit` resumes.
@@ -175,9 +225,15 @@ class Trained:
     @cached_property
     def code(self) -> tuple[int, ...]:
         """Shape of one code."""
-        one = jax.ShapeDtypeStruct((1, *self.shape), jnp.float32)
-        encode = partial(_method, self.experiment.model, "encode", self._several, (False,))
-        return jax.eval_shape(lambda x: encode(self.variables, x), one).shape[self._several + 1 :]
+        sizes = [self.shape] if self.condition is None else [self.shape, (self.condition,)]
+        ones = [jax.ShapeDtypeStruct((1, *size), jnp.float32) for size in sizes]
+        encode = partial(_method, self.experiment.model, "encode", self._several, False)
+        return jax.eval_shape(lambda *x: encode(self.variables, *x), *ones).shape[self._several + 1 :]
+
+    @property
+    def condition(self) -> int | None:
+        """Length of a condition; None for an unconditional model."""
+        return self.conditions.size if self.experiment.conditional else None
 
     @property
     def params(self) -> Params:
@@ -200,10 +256,8 @@ class Trained:
         return len(self.seeds) > 1
 
     def _apply(self, name: str, *args: Any, own: bool = False) -> jax.Array:
-        """Apply a method of the model. own: arguments have an axis of seeds."""
-        found: jax.Array = _method(
-            self.experiment.model, name, self._several, (own,) * len(args), self.variables, *args
-        )
+        """Apply a method of the model. own: the first argument has an axis of seeds."""
+        found: jax.Array = _method(self.experiment.model, name, self._several, own, self.variables, *args)
         return found
 
 
@@ -213,13 +267,13 @@ def _of_seed(line: dict[str, Any], i: int) -> dict[str, Any]:
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _method(
-    model: nn.Module, name: str, several: bool, own: tuple[bool, ...], variables: Variables, *args: jax.Array
+    model: nn.Module, name: str, several: bool, own: bool, variables: Variables, first: jax.Array, *others: jax.Array
 ) -> jax.Array:
     def apply(variables: Variables, *args: jax.Array) -> Any:
         return model.apply(variables, *args, method=name)
 
-    axes = (0, *(0 if o else None for o in own))
-    result: jax.Array = (jax.vmap(apply, in_axes=axes) if several else apply)(variables, *args)
+    axes = (0, 0 if own else None, *(None for _ in others))
+    result: jax.Array = (jax.vmap(apply, in_axes=axes) if several else apply)(variables, first, *others)
     return result
 
 

@@ -19,13 +19,11 @@ class FactorVAE(vae.VAE, kw_only=True):
 
     discriminator: nn.Module  # [B, Z] -> [B, 1]: logit of "from q(z)", not from the product of its marginals
 
-    def __call__(
-        self, x: Float[Array, "B *D"], eps: Float[Array, "B Z"] | None = None
-    ) -> tuple[DiagonalNormal, Float[Array, "B *P"]]:
-        """Posterior, and the decoder output at z = mean + scale * eps."""
+    def __call__(self, x: Float[Array, "B *D"], c: vae.Condition = None) -> tuple[DiagonalNormal, Float[Array, "B *P"]]:
+        """Posterior, and the decoder output at its mean."""
         if self.is_initializing():
-            self.discriminate(self.encode(x))
-        return super().__call__(x, eps)
+            self.discriminate(self.encode(x, c))
+        return super().__call__(x, c)
 
     def discriminate(self, z: Float[Array, "B Z"]) -> Float[Array, " B"]:
         """log D(z) / (1 - D(z)): its mean under q(z) estimates the total correlation (Kim & Mnih 2018, eq. 3)."""

@@ -11,7 +11,7 @@ from jaxae.core.batch import Batch, Loss, Terms, Weight
 from jaxae.core.divergences import DiagonalNormal, importance_weighted, log_normal
 from jaxae.core.types import Extra, Variables
 from jaxae.likelihoods import log_likelihood
-from jaxae.variants.vae import VAE
+from jaxae.variants.vae import VAE, condition_of
 
 
 class LogDensities(NamedTuple):
@@ -26,24 +26,21 @@ class LogDensities(NamedTuple):
         return self.likelihood + kl_weight * (self.prior - self.posterior)
 
 
-# (variables, (x, observed), q(z|x), z) -> densities
-DensitiesOf: TypeAlias = Callable[
-    [Variables, tuple[Float[Array, "B *D"], Float[Array, "B *O"] | None], DiagonalNormal, Float[Array, "B K Z"]],
-    LogDensities,
-]
+# Examples x, their mask or None, and their condition, if the model is conditional.
+Data: TypeAlias = tuple[Any, ...]
+# (variables, data, q(z|x), z) -> densities
+DensitiesOf: TypeAlias = Callable[[Variables, Data, DiagonalNormal, Float[Array, "B K Z"]], LogDensities]
 
 
 def densities(model: VAE) -> DensitiesOf:
     """The log densities in the importance weights of a variational model."""
 
-    def of(
-        variables: Variables, data: tuple[jax.Array, jax.Array | None], q: DiagonalNormal, z: jax.Array
-    ) -> LogDensities:
+    def of(variables: Variables, data: Data, q: DiagonalNormal, z: jax.Array) -> LogDensities:
         b, k, dimensions = z.shape
-        x, observed = jax.tree.map(lambda part: jnp.repeat(part, k, axis=0), data)
+        x, observed, *c = jax.tree.map(lambda part: jnp.repeat(part, k, axis=0), data)
         flat = z.reshape(b * k, dimensions)
-        outputs: Any = model.apply(variables, flat, method="outputs")
-        prior: Any = model.apply(variables, flat, method="log_prior")
+        outputs: Any = model.apply(variables, flat, *c, method="outputs")
+        prior: Any = model.apply(variables, flat, *c, method="log_prior")
         wide = DiagonalNormal(*(jnp.repeat(part, k, axis=0) for part in q))
         each = (log_likelihood(model.likelihood, outputs, x, observed), prior, log_normal(wide, flat))
         return LogDensities(*(values.reshape(b, k) for values in each))
@@ -68,9 +65,10 @@ def loss(model: VAE, samples: int, gradient: Literal["plain", "dreg"] = "plain",
     bound = (_doubly_reparameterized if gradient == "dreg" else _plain)(of)
 
     def negative_bound(variables: Variables, batch: Batch, key: Key[Array, ""]) -> tuple[Terms, Extra]:
-        q: Any = model.apply(variables, batch.x, method="posterior")
+        c = condition_of(model, batch)
+        q: Any = model.apply(variables, batch.x, *c, method="posterior")
         z = samples_of(q, batch.noise(key, (samples, q.mean.shape[1])))
-        data = (batch.x, batch.observed)
+        data = (batch.x, batch.observed, *c)
         value, elbo = bound(variables, data, q, z, jnp.float32(batch.scheduled(kl_weight)))
         return {"loss": -value, "elbo": elbo}, {}
 

@@ -1,6 +1,6 @@
 """The variational autoencoder (Kingma & Welling 2014; Rezende, Mohamed & Wierstra 2014)."""
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -12,10 +12,13 @@ from jaxae import nets
 from jaxae.core import divergences
 from jaxae.core import kl_term as rates
 from jaxae.core.batch import Batch, Loss, Terms
+from jaxae.core.conditions import condition
 from jaxae.core.divergences import DiagonalNormal
 from jaxae.core.experiment import Prior
 from jaxae.core.types import Extra, Variables
 from jaxae.likelihoods import Bernoulli, Likelihood, log_likelihood
+
+Condition: TypeAlias = Float[Array, "B K"] | None  # None for an unconditional model
 
 
 class VAE(nn.Module):
@@ -24,34 +27,51 @@ class VAE(nn.Module):
     encoder: nn.Module  # [B, *D] -> [B, 2 Z]: mean and log scale side by side
     decoder: nn.Module  # [*lead, Z] -> [*lead, *P]: the parameters of the likelihood
     likelihood: Likelihood = Bernoulli()
+    classes: int | None = None  # number of classes of a conditional model; None for an unconditional one
 
-    def __call__(
-        self, x: Float[Array, "B *D"], eps: Float[Array, "B Z"] | None = None
-    ) -> tuple[DiagonalNormal, Float[Array, "B *P"]]:
-        """Posterior, and the decoder output at z = mean + scale * eps (at the mean without eps)."""
-        q = self.posterior(x)
-        return q, self.decoder(q.mean if eps is None else reparameterize(q, eps))
+    def __call__(self, x: Float[Array, "B *D"], c: Condition = None) -> tuple[DiagonalNormal, Float[Array, "B *P"]]:
+        """Posterior, and the decoder output at its mean."""
+        q = self.posterior(x, c)
+        return q, self.outputs(q.mean, c)
 
-    def posterior(self, x: Float[Array, "B *D"]) -> DiagonalNormal:
-        """q(z|x). The encoder's input is log(1 + x) for counts (Lopez et al. 2018), x for other data."""
-        seen = jnp.log1p(x) if self.likelihood.data == "counts" else x
-        return DiagonalNormal(*jnp.split(self.encoder(seen), 2, axis=-1))
+    def posterior(self, x: Float[Array, "B *D"], c: Condition = None) -> DiagonalNormal:
+        """q(z|x, c). The encoder's input is log(1 + x) for counts (Lopez et al. 2018), x for other data."""
+        return normal(self.encoder(beside(jnp.log1p(x) if self.likelihood.data == "counts" else x, c)))
 
-    def encode(self, x: Float[Array, "B *D"]) -> Float[Array, "B Z"]:
-        """The mean of q(z|x): deterministic."""
-        return self.posterior(x).mean
+    def encode(self, x: Float[Array, "B *D"], c: Condition = None) -> Float[Array, "B Z"]:
+        """The mean of q(z|x, c): deterministic."""
+        return self.posterior(x, c).mean
 
-    def log_prior(self, z: Float[Array, "N Z"]) -> Float[Array, " N"]:
+    def log_prior(self, z: Float[Array, "N Z"], c: Condition = None) -> Float[Array, " N"]:  # noqa: ARG002
         """log p(z)."""
         return divergences.log_normal(divergences.standard_normal(z), z)
 
-    def outputs(self, z: Float[Array, "B Z"]) -> Float[Array, "B *P"]:
-        """The parameters of p(x|z)."""
-        return self.decoder(z)
+    def kl(self, q: DiagonalNormal, c: Condition = None) -> Float[Array, "B Z"]:  # noqa: ARG002
+        """KL(q || p(z)), a term per latent dimension."""
+        return divergences.kl_normal_terms(q)
 
-    def decode(self, z: Float[Array, "B Z"]) -> Float[Array, "B *D"]:
-        """The mean of p(x|z)."""
-        return self.likelihood.mean(self.decoder(z))
+    def outputs(self, z: Float[Array, "B Z"], c: Condition = None) -> Float[Array, "B *P"]:
+        """The parameters of p(x|z, c)."""
+        return self.decoder(beside(z, c))
+
+    def decode(self, z: Float[Array, "B Z"], c: Condition = None) -> Float[Array, "B *D"]:
+        """The mean of p(x|z, c)."""
+        return self.likelihood.mean(self.outputs(z, c))
+
+
+def normal(output: Float[Array, "B Z2"]) -> DiagonalNormal:
+    """A normal distribution from the output of a net: mean and log scale side by side."""
+    return DiagonalNormal(*jnp.split(output, 2, axis=-1))
+
+
+def beside(x: Float[Array, "B *D"], c: Condition) -> Float[Array, "B *E"]:
+    """The input of a net: x, or flat x beside the condition, [B, D + K]."""
+    return x if c is None else jnp.concatenate([x.reshape(len(x), -1), c], axis=1)
+
+
+def condition_of(model: VAE, batch: Batch) -> tuple[Float[Array, "B K"], ...]:
+    """The last argument of the methods of a conditional model; no argument of another one."""
+    return () if model.classes is None else (condition(batch.y, batch.context, model.classes),)
 
 
 def dense(
@@ -61,15 +81,16 @@ def dense(
     likelihood: Likelihood,
     *,
     mean: Float[np.ndarray, "*D"] | None = None,
+    conditional: bool = False,
     **options: Any,
 ) -> tuple[nn.Module, nn.Module, Likelihood]:
     """Encoder, decoder and likelihood of a `VAE` of dense layers for examples of this shape.
 
     hidden: widths of the encoder; the decoder mirrors them. mean: initial mean of p(x|z), by the decoder's output
-    bias (default: a bias of 0). options: arguments of both nets.
+    bias (default: a bias of 0). conditional: for a model with a condition. options: arguments of both nets.
     """
     bias = () if mean is None else tuple(likelihood.initial(mean).ravel().tolist())
-    encoder = nets.MLP(hidden, (2 * latent,), axes=len(shape), **options)
+    encoder = nets.MLP(hidden, (2 * latent,), axes=1 if conditional else len(shape), **options)
     decoder = nets.MLP(hidden[::-1], likelihood.parameters(shape), last_bias=bias, **options)
     return encoder, likelihood.decoder(decoder), likelihood
 
@@ -83,7 +104,8 @@ def sample_posterior(
     model: VAE, variables: Variables, batch: Batch, key: Key[Array, ""]
 ) -> tuple[DiagonalNormal, Float[Array, "B Z"]]:
     """q(z|x) of a batch, and one sample of each."""
-    q: DiagonalNormal = model.apply(variables, batch.x, method="posterior")  # type: ignore[assignment]
+    c = condition_of(model, batch)
+    q: DiagonalNormal = model.apply(variables, batch.x, *c, method="posterior")  # type: ignore[assignment]
     return q, reparameterize(q, batch.noise(key, q.mean.shape[1:]))
 
 
@@ -91,7 +113,7 @@ def reconstruction(
     model: VAE, variables: Variables, batch: Batch, z: Float[Array, "B Z"]
 ) -> tuple[Float[Array, " B"], Float[Array, "B *P"]]:
     """-log p(x|z) of every example, in nats, and the parameters of p(x|z)."""
-    outputs: jax.Array = model.apply(variables, z, method="outputs")  # type: ignore[assignment]
+    outputs: Any = model.apply(variables, z, *condition_of(model, batch), method="outputs")
     return -log_likelihood(model.likelihood, outputs, batch.x, batch.observed), outputs
 
 
@@ -110,7 +132,7 @@ def loss(model: VAE, rate: rates.Rate = rates.BOUND) -> Loss:
     def negative_elbo(variables: Variables, batch: Batch, key: Key[Array, ""]) -> tuple[Terms, Extra]:
         q, z = sample_posterior(model, variables, batch, key)
         error, outputs = reconstruction(model, variables, batch, z)
-        kl = divergences.kl_normal_terms(q)
+        kl: Any = model.apply(variables, q, *condition_of(model, batch), method="kl")
         return {
             "loss": error + rate(kl, batch),
             "reconstruction": error,

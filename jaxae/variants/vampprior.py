@@ -41,16 +41,16 @@ class VampVAE(vae.VAE, kw_only=True):
     def setup(self) -> None:
         self.pseudo_inputs = self.param("pseudo_inputs", self.start, (self.components, *self.shape))
 
-    def posterior(self, x: Float[Array, "B *D"]) -> DiagonalNormal:
+    def posterior(self, x: Float[Array, "B *D"], c: vae.Condition = None) -> DiagonalNormal:
         """q(z|x)."""
-        mean, log_scale = super().posterior(x)
+        mean, log_scale = super().posterior(x, c)
         return DiagonalNormal(mean, jnp.clip(log_scale, *LOG_SCALE))
 
     def mixture(self) -> DiagonalNormal:
         """q(z|u_k) for every k."""
         return self.posterior(jnp.clip(self.pseudo_inputs, *self.limits))
 
-    def log_prior(self, z: Float[Array, "N Z"]) -> Float[Array, " N"]:
+    def log_prior(self, z: Float[Array, "N Z"], c: vae.Condition = None) -> Float[Array, " N"]:  # noqa: ARG002
         """log p(z) (Tomczak & Welling 2018, equation 9)."""
         q = self.mixture()
         each = log_normal_terms(DiagonalNormal(*(part[None] for part in q)), z[:, None])

@@ -14,6 +14,7 @@ from jaxae.report.figures import errors as errors
 from jaxae.report.figures import images, series, table, walks
 from jaxae.report.figures.base import COLOURS as COLOURS
 from jaxae.report.figures.base import displayed, encoded, save
+from jaxae.report.figures.conditions import at_first
 from jaxae.report.figures.images import strip as strip
 from jaxae.report.figures.images import strip_path as strip_path
 from jaxae.report.figures.metrics import loss
@@ -67,12 +68,15 @@ def _of_images(folder: Path, model: Trained, data: Dataset, title: str, prior: S
         figures["training"] = images.training(strips, data, title)
     if len(model.code) == 3:
         figures["codes"] = codes(model, data, title)
-    figures["interpolation"] = walks.interpolation(model, data, title)
-    figures["traversal"] = walks.traversal(model, data, title)
+    first, about = at_first(model, data, title)
+    figures["interpolation"] = walks.interpolation(first, data, about)
+    figures["traversal"] = walks.traversal(first, data, about)
     if model.experiment.prior or prior:
-        figures["mixture" if prior else "samples"] = walks.samples(model, title, prior)
+        figures["mixture" if prior else "samples"] = walks.samples(model, data, title, prior)
+    if model.experiment.conditional:
+        figures["counterfactuals"] = walks.counterfactuals(model, data, title)
     if model.experiment.prior and model.code == (2,):
-        figures["manifold"] = walks.manifold(model, title)
+        figures["manifold"] = walks.manifold(first, about)
     return figures
 
 
@@ -83,23 +87,29 @@ def _of_series(folder: Path, model: Trained, data: Dataset, title: str, prior: S
         figures["extremes"] = series.extremes(model, data, title)
     if strips:
         figures["training"] = images.training(strips, displayed(model, data)[1], title)
-    figures["interpolation"] = series.interpolation(model, data, title)
-    figures["traversal"] = series.traversal(model, data, title)
+    first, about = at_first(model, data, title)
+    figures["interpolation"] = series.interpolation(first, data, about)
+    figures["traversal"] = series.traversal(first, data, about)
     if model.experiment.prior or prior:
         figures["mixture" if prior else "samples"] = series.samples(model, data, title, prior)
+    if model.experiment.conditional:
+        figures["counterfactuals"] = series.counterfactuals(model, data, title)
     if model.experiment.prior and model.code == (2,):
-        figures["manifold"] = series.manifold(model, data, title)
+        figures["manifold"] = series.manifold(first, data, about)
     return figures
 
 
 def _of_table(folder: Path, model: Trained, data: Dataset, title: str, prior: Sampler | None) -> "Figures":  # noqa: ARG001
     model, columns = replace(model, scale=data.scale), table.paired(model, data)
+    first, about = at_first(model, data, title)
     figures = {
         "pairs": table.pairs(model, data, columns, title),
         "columns": table.column_errors(model, data, title),
         "worst": table.worst_rows(model, data, title),
-        "traversal": table.traversal(model, data, title),
+        "traversal": table.traversal(first, data, about),
     }
+    if model.experiment.conditional:
+        figures["counterfactuals"] = table.counterfactuals(model, data, title)
     if model.experiment.prior or prior:
         figures["mixture" if prior else "samples"] = table.samples(model, data, columns, title, prior)
     return figures

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 
 from jaxae.data import Dataset, slices
 from jaxae.report.figures.base import encoded, in_units
+from jaxae.training.examples import own_conditions
 from jaxae.training.trained import Trained
 
 LIMIT = 10_000  # test examples
@@ -29,10 +30,12 @@ def extremes(model: Trained, data: Dataset, best: int, worst: int) -> Extremes:
     count = min(len(data.test.x), LIMIT)
     places = np.arange(count)
     codes = encoded(model, data.test, places, corrupted=True)
-    parts = slices(count, prod(data.shape))
-    errors = np.concatenate(
-        [squared_errors(data, places[part], np.asarray(model.decode(codes[part]))) for part in parts]
-    )
+
+    def errors_of(part: slice) -> Float[np.ndarray, " n"]:
+        given = own_conditions(model, data, data.test, places[part])
+        return squared_errors(data, places[part], np.asarray(model.decode(codes[part], **given)))
+
+    errors = np.concatenate([errors_of(part) for part in slices(count, prod(data.shape))])
     order = np.argsort(errors, kind="stable")
     chosen = np.concatenate([order[:best], order[count - worst :]])
     return Extremes(chosen, errors[chosen], codes[chosen], count)

@@ -24,6 +24,7 @@ from jaxae.report.figures.base import (
     ten,
     tile,
 )
+from jaxae.report.figures.conditions import own
 from jaxae.report.figures.series import sketch
 from jaxae.training.trained import Trained
 
@@ -42,7 +43,8 @@ def reconstructions(model: Trained, data: Dataset, title: str) -> "Figure":
             rows["noisy"], decoded = pictures(inputs.clip(0, 1)), "denoised"
         else:
             rows["masked"] = marked(pictures(inputs.clip(0, 1)), inputs == hidden)
-    rows[decoded] = pictures(np.asarray(model.decode(encoded(model, data.test, chosen, corrupted=True))))
+    codes = encoded(model, data.test, chosen, corrupted=True)
+    rows[decoded] = pictures(np.asarray(model.decode(codes, **own(model, data, chosen))))
     about = f"{title}: test images and their reconstructions{remark(data, chosen)}"
     if "masked" in rows:
         about += "\npink: hidden from the encoder"
@@ -61,7 +63,8 @@ def reconstructions(model: Trained, data: Dataset, title: str) -> "Figure":
 def extremes(model: Trained, data: Dataset, title: str) -> "Figure":
     """The test images of the five smallest and the five largest squared errors, above their reconstructions."""
     found = errors.extremes(model, data, 5, 5)
-    rows = {"original": originals(data, found.places), "decoded": pictures(np.asarray(model.decode(found.codes)))}
+    decoded = np.asarray(model.decode(found.codes, **own(model, data, found.places)))
+    rows = {"original": originals(data, found.places), "decoded": pictures(decoded)}
     about = f"{title}: best and worst reconstructions of {found.compared:,} test images (squared error)"
     figure = canvas(about + remark(data, found.places), 11.0, 2.9)
     axes = figure.subplots(2, 10)
@@ -85,7 +88,8 @@ def strip(folder: Path, step: int, model: Trained, data: Dataset) -> Path:
     path = strip_path(folder, step)
     model, data = displayed(model, data)
     chosen = ten(data)
-    decoded = np.asarray(model.decode(encoded(model, data.test, chosen, corrupted=True)))
+    codes = encoded(model, data.test, chosen, corrupted=True)
+    decoded = np.asarray(model.decode(codes, **own(model, data, chosen)))
     lengths = lengths_of(data, chosen)
     images = sketch(decoded, lengths) if decoded.ndim == 3 else pictures(decoded)
     bitmap(tile(images, len(images))).save(path)

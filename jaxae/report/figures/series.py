@@ -1,16 +1,21 @@
 """Figures of series: curves over time, in the user's units, with a colour for each dimension."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxae.core.divergences import DiagonalNormal
 from jaxae.core.types import Sampler
 from jaxae.data import Dataset, Split
-from jaxae.report.figures import errors, walks
+from jaxae.report.figures import conditions, errors, walks
 from jaxae.report.figures.base import COLOURS, MISSING, canvas, encoded, in_units, label, missing, remark, ten
+from jaxae.report.figures.conditions import grid, own, repeated
+from jaxae.training.examples import condition_of, part_of
 from jaxae.training.trained import Trained
 
 if TYPE_CHECKING:
@@ -25,8 +30,8 @@ BAND = (0.05, 0.95)  # its quantiles
 def curves(model: Trained, data: Dataset, title: str) -> "Figure":
     """Ten test series and their reconstructions over time; for variational models with the band of the posterior."""
     chosen = ten(data)
-    decoded = np.asarray(model.decode(encoded(model, data.test, chosen)))
-    band = posterior_band(model, data.test.take(chosen))
+    decoded = np.asarray(model.decode(encoded(model, data.test, chosen), **own(model, data, chosen)))
+    band = posterior_band(model, data.test.take(chosen), own(model, data, chosen))
     names = [f"class {label(data.classes, k)}" if data.classes else "" for k in data.test.y[chosen].tolist()]
     return _pairs(data, chosen, decoded, band, names, f"{title}: test series and their reconstructions")
 
@@ -37,7 +42,8 @@ def extremes(model: Trained, data: Dataset, title: str) -> "Figure":
     kinds = 5 * ["best"] + 5 * ["worst"]
     names = [f"{kind}: {error:.2g}" for kind, error in zip(kinds, found.errors, strict=True)]
     about = f"{title}: best and worst reconstructions of {found.compared:,} test series {errors.note(data)}"
-    return _pairs(data, found.places, np.asarray(model.decode(found.codes)), None, names, about)
+    decoded = np.asarray(model.decode(found.codes, **own(model, data, found.places)))
+    return _pairs(data, found.places, decoded, None, names, about)
 
 
 def interpolation(model: Trained, data: Dataset, title: str) -> "Figure":
@@ -62,9 +68,22 @@ def traversal(model: Trained, data: Dataset, title: str) -> "Figure":
 
 
 def samples(model: Trained, data: Dataset, title: str, prior: Sampler | None = None) -> "Figure":
-    """Twenty samples from the model's prior, or from one that is fitted to its codes."""
-    x = np.asarray(model.sample(jax.random.key(0), 20, prior)).reshape(4, 5, *model.shape)
-    return _sheet(data, x, [""] * 4, [""] * 5, walks.sampled_from(title, prior))
+    """Samples from the model's prior, or from one that is fitted to its codes; a row for each condition, if any."""
+    if model.experiment.conditional:
+        found = grid(model, data)
+        rows, x = found.labels, model.sample(jax.random.key(0), 5 * len(found.labels), prior, **repeated(found, 5))
+    else:
+        rows, x = [""] * 4, model.sample(jax.random.key(0), 20, prior)
+    panels = np.asarray(x).reshape(len(rows), 5, *model.shape)
+    return _sheet(data, panels, rows, [""] * 5, walks.sampled_from(title, prior))
+
+
+def counterfactuals(model: Trained, data: Dataset, title: str) -> "Figure":
+    """Codes of three test series, each decoded under every condition."""
+    found = conditions.counterfactuals(model, data, 3)
+    panels = np.concatenate([_shown(data, found.places)[:, None], found.decoded], 1)
+    about = f"{title}: codes of test series decoded under other conditions"
+    return _sheet(data, panels, [""] * len(panels), ["original", *found.labels], about)
 
 
 def manifold(model: Trained, data: Dataset, title: str, n: int = 7) -> "Figure":
@@ -104,8 +123,12 @@ def sketch(x: Float[np.ndarray, "N T D"], lengths: Int[np.ndarray, " N"] | None,
     return images
 
 
-def posterior_band(model: Trained, split: Split) -> Float[np.ndarray, "2 N T D"] | None:
+def posterior_band(
+    model: Trained, split: Split, given: Mapping[str, Any] = MappingProxyType({})
+) -> Float[np.ndarray, "2 N T D"] | None:
     """The quantiles `BAND` of series decoded from `DRAWS` samples of their posterior; None for a deterministic model.
+
+    given: `y` and `context` of the series, for a conditional model.
 
     The spread of the decoded mean, without the noise of the likelihood; in the units of the model's scale.
     """
@@ -115,13 +138,14 @@ def posterior_band(model: Trained, split: Split) -> Float[np.ndarray, "2 N T D"]
     steps = (
         () if split.lengths is None else ((np.arange(split.x.shape[1]) < split.lengths[:, None]).astype(np.float32),)
     )
-    q = net.apply(model.variables, split.x.astype(np.float32), *steps, method="posterior")
+    c = condition_of(model, split.y, split.context)
+    q = net.apply(model.variables, jnp.asarray(split.x, jnp.float32), *steps, *c, method="posterior")
     if not isinstance(q, DiagonalNormal):
         return None
     noise = jax.random.normal(jax.random.key(0), (DRAWS, *q.mean.shape))
     z = np.asarray(q.mean[None] + q.scale[None] * noise)
-    of_each = [np.quantile(np.asarray(model.decode(z[:, i])), BAND, axis=0) for i in range(len(split.x))]
-    return np.stack(of_each, 1)
+    decoded = (np.asarray(model.decode(z[:, i], **part_of(given, i))) for i in range(len(split.x)))
+    return np.stack([np.quantile(draws, BAND, axis=0) for draws in decoded], 1)
 
 
 def _shown(data: Dataset, places: np.ndarray) -> Float[np.ndarray, "N T D"]:

@@ -12,6 +12,8 @@ from jaxae.core.types import Sampler
 from jaxae.data import Dataset, slices, spread
 from jaxae.report.figures import errors, walks
 from jaxae.report.figures.base import COLOURS, MISSING, at_most, canvas, encoded, in_units, missing
+from jaxae.report.figures.conditions import counterfactuals as decoded_under_all
+from jaxae.report.figures.conditions import own
 from jaxae.training.trained import Trained
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ def pairs(model: Trained, data: Dataset, columns: Int[np.ndarray, " K"], title: 
     """Pair plot of these columns of test rows and of their reconstructions; filled-in entries have another colour."""
     places = spread(len(data.test.x), at_most(data, POINTS))
     x = _rows(data, places)[:, columns]
-    y = np.asarray(model.decode(encoded(model, data.test, places)))[:, columns]
+    y = np.asarray(model.decode(encoded(model, data.test, places), **own(model, data, places)))[:, columns]
     about = f"{title}: test rows and their reconstructions"
     return _pair_plot(x, y, "their reconstructions", _names(data, columns), about, np.isnan(x))
 
@@ -68,8 +70,10 @@ def samples(
     """Pair plot of these columns of test rows and of as many samples from the prior, or from one that is fitted."""
     places = spread(len(data.test.x), at_most(data, POINTS))
     x = _rows(data, places)[:, columns]
-    y = np.asarray(model.sample(jax.random.key(0), len(places), prior))[:, columns]
-    return _pair_plot(x, y, "samples", _names(data, columns), walks.sampled_from(title, prior))
+    given = own(model, data, places)
+    y = np.asarray(model.sample(jax.random.key(0), len(places), prior, **given))[:, columns]
+    about = walks.sampled_from(title, prior) + ", under the conditions of the test rows" * bool(given)
+    return _pair_plot(x, y, "samples", _names(data, columns), about)
 
 
 def paired(model: Trained, data: Dataset) -> Int[np.ndarray, " K"]:
@@ -89,7 +93,7 @@ def worst_rows(model: Trained, data: Dataset, title: str) -> "Figure":
     found = errors.extremes(model, data, 0, min(WORST, len(data.test.x)))
     lines, shaded = [], []
     x = _rows(data, found.places)
-    y = np.asarray(model.decode(found.codes))
+    y = np.asarray(model.decode(found.codes, **own(model, data, found.places)))
     scale = 1.0 if data.scale is None else data.scale.factor
     for i in np.argsort(-found.errors, kind="stable"):
         absent = np.flatnonzero(np.isnan(x[i]))
@@ -132,23 +136,48 @@ def worst_rows(model: Trained, data: Dataset, title: str) -> "Figure":
 def traversal(model: Trained, data: Dataset, title: str) -> "Figure":
     """Latent traversal of a test row: a panel for each latent dimension, a line for each column that it moves most."""
     found = walks.traversed(replace(model, scale=None), data, 6, 21)
-    names = np.array(_names(data, np.arange(data.shape[0])))
-    span = np.ptp(found.decoded, axis=1)
-    places = np.sort(np.argsort(-span.max(0), kind="stable")[: len(COLOURS)])
-    columns = min(3, len(found.dimensions))
-    rows = -(-len(found.dimensions) // columns)
+    names = [f"z{dimension + 1}" for dimension in found.dimensions]
     about = f"{title}: latent traversal of a test row, one latent dimension per panel"
+    figure = _lines(data, found.offsets, found.decoded, names, about)
+    figure.supxlabel("latent value, in standard deviations from its mean", fontsize=10)
+    return figure
+
+
+def counterfactuals(model: Trained, data: Dataset, title: str) -> "Figure":
+    """Codes of test rows decoded under every condition: a panel each, a line for each column that changes most."""
+    found = decoded_under_all(replace(model, scale=None), data, 6)
+    names = [f"test row {place}" for place in found.places]
+    about = f"{title}: codes of test rows decoded under other conditions"
+    figure = _lines(data, np.arange(len(found.labels)), found.decoded, names, about, marker="o", linestyle=":")
+    for axis in figure.axes:
+        axis.set_xticks(range(len(found.labels)), found.labels, rotation=90, fontsize=8)
+    return figure
+
+
+def _lines(
+    data: Dataset,
+    offsets: Float[np.ndarray, " C"] | Int[np.ndarray, " C"],
+    decoded: Float[np.ndarray, "R C D"],
+    titles: list[str],
+    about: str,
+    **style: Any,
+) -> "Figure":
+    """Rows of a table over offsets: up to six panels, with a line for each of the columns that change most."""
+    names = np.array(_names(data, np.arange(data.shape[0])))
+    span = np.ptp(decoded, axis=1)
+    places = np.sort(np.argsort(-span.max(0), kind="stable")[: len(COLOURS)])
+    columns = min(3, len(decoded))
+    rows = -(-len(decoded) // columns)
     figure = canvas(about, 3.0 + 3.0 * max(columns, 2), 1.4 + 2.5 * rows)
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    for axis in axes[len(found.dimensions) :]:
+    for axis in axes[len(decoded) :]:
         axis.set_axis_off()
-    for axis, dimension, decoded in zip(axes, found.dimensions, found.decoded, strict=False):
+    for axis, name, values in zip(axes, titles, decoded, strict=False):
         for place, colour in zip(places, COLOURS, strict=False):
-            axis.plot(found.offsets, decoded[:, place], color=colour, label=names[place][:30])
-        axis.set_title(f"z{dimension + 1}", fontsize=9)
+            axis.plot(offsets, values[:, place], color=colour, label=names[place][:30], **style)
+        axis.set_title(name, fontsize=9)
         axis.grid(alpha=0.3)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8, frameon=False)
-    figure.supxlabel("latent value, in standard deviations from its mean", fontsize=10)
     figure.supylabel("column" + ", in standard deviations" * errors.standardized(data), fontsize=10)
     return figure
 

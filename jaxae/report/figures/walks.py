@@ -8,7 +8,9 @@ from jaxtyping import Float, Int
 
 from jaxae.core.types import Sampler
 from jaxae.data import Dataset, spread
+from jaxae.report.figures import conditions
 from jaxae.report.figures.base import GAP, canvas, encoded, originals, pictures, remark, show, ten, tile
+from jaxae.report.figures.conditions import grid, repeated
 from jaxae.training.trained import Trained
 
 if TYPE_CHECKING:
@@ -35,10 +37,37 @@ def manifold(model: Trained, title: str, n: int = 15) -> "Figure":
     return figure
 
 
-def samples(model: Trained, title: str, prior: Sampler | None = None, n: int = 10) -> "Figure":
-    """n x n samples from the model's prior, or from one that is fitted to its codes."""
-    figure = canvas(sampled_from(title, prior), 6.0, 6.3)
-    show(figure.subplots(), tile(pictures(np.asarray(model.sample(jax.random.key(0), n * n, prior))), n))
+def samples(model: Trained, data: Dataset, title: str, prior: Sampler | None = None, n: int = 10) -> "Figure":
+    """n x n samples from the model's prior, or from one that is fitted to its codes; of a conditional model, n samples
+    under each condition.
+    """
+    found = grid(model, data) if model.experiment.conditional else None
+    rows, given = (n, {}) if found is None else (len(found.labels), repeated(found, n))
+    images = pictures(np.asarray(model.sample(jax.random.key(0), n * rows, prior, **given)))
+    sheet = tile(images, n)
+    figure = canvas(sampled_from(title, prior), 6.0, 0.3 + 6.0 * len(sheet) / sheet.shape[1])
+    axis = figure.subplots()
+    show(axis, sheet)
+    if found:
+        _rows(axis, images.shape[1], found.labels)
+    return figure
+
+
+def counterfactuals(model: Trained, data: Dataset, title: str) -> "Figure":
+    """Codes of ten test images, each decoded under every condition."""
+    found = conditions.counterfactuals(model, data, 10)
+    decoded = pictures(found.decoded.reshape(-1, *model.shape))
+    first = originals(data, found.places)
+    channels = max(first.shape[3], decoded.shape[3])
+    first, decoded = (np.broadcast_to(x, (*x.shape[:3], channels)) for x in (first, decoded))
+    lines = np.concatenate([first[:, None], decoded.reshape(len(first), -1, *decoded.shape[1:])], 1)
+    sheet = tile(lines.reshape(-1, *lines.shape[2:]), lines.shape[1])
+    about = f"{title}: codes of test images decoded under other conditions{remark(data, found.places)}"
+    figure = canvas(about, 9.0, 1.2 + 8.6 * len(sheet) / sheet.shape[1])
+    axis = figure.subplots()
+    show(axis, sheet)
+    _columns(axis, lines.shape[3], ["original", *found.labels])
+    axis.tick_params(axis="x", labelrotation=90 * (max(map(len, found.labels)) > 6))
     return figure
 
 
@@ -119,11 +148,13 @@ def traversal(model: Trained, data: Dataset, title: str) -> "Figure":
     axis = figure.subplots()
     show(axis, sheet)
     _columns(axis, images.shape[2], [f"{offset:+.1f}" for offset in found.offsets])
-    height = images.shape[1] + 2 * GAP
-    places = [(row + 0.5) * height for row in range(len(found.dimensions))]
-    axis.set_yticks(places, [f"z{number + 1}" for number in found.dimensions])
+    _rows(axis, images.shape[1], [f"z{number + 1}" for number in found.dimensions])
     axis.set_xlabel("standard deviations from the mean")
     return figure
+
+
+def _rows(axis: "Axes", height: int, labels: list[str]) -> None:
+    axis.set_yticks([(row + 0.5) * (height + 2 * GAP) for row in range(len(labels))], labels, fontsize=8)
 
 
 def _columns(axis: "Axes", width: int, labels: list[str]) -> None:

@@ -1,0 +1,59 @@
+"""A conditional variational autoencoder: classes and covariates enter encoder, prior and decoder.
+
+Group: variational
+Source: Sohn, Lee & Yan 2015, equation 4, with the condition in place of their input image; the labels of Kingma,
+Mohamed, Rezende & Welling 2014 (M2) are the special case --prior standard.
+Command: jaxae cvae --data mnist --seeds 3
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxae import nets, run
+from jaxae.core import kl_term
+from jaxae.core.step import descend
+from jaxae.experiments import vae as plain
+from jaxae.measure.likelihood import measures
+from jaxae.run import variational
+from jaxae.training import optimizers
+from jaxae.variants import cvae, vae
+
+
+@dataclass(frozen=True)
+class Config(plain.Config):
+    """784-256-8-256-784, Adam."""
+
+    optimizer: optimizers.Name = "adam"
+    epochs: int = 50
+    latent: int = 8
+    prior: Literal["learned", "standard"] = "learned"
+    """Prior of the codes. learned: p(z|c), a normal distribution from a network of the condition. standard: N(0, I), so
+    that the codes hold what the condition does not: for counterfactuals."""
+    prior_hidden: int = 64
+    """Width of the hidden layer of the network of --prior learned."""
+
+
+def build(config: Config, info: run.Info) -> run.Experiment:
+    """The experiment for data of this shape."""
+    net = nets.MLP((config.prior_hidden,), (2 * config.latent,), precision=config.precision)
+    model = cvae.CVAE(
+        *variational.dense(config, info, conditional=True, precision=config.precision),
+        classes=info.classes,
+        prior=net if config.prior == "learned" else None,
+    )
+    warmup = kl_term.warmup(config.kl_warmup, config.kl_cycles, info.train, config.batch_size)
+    rate = kl_term.rate(config.kl_weight, warmup, target=config.capacity, of=config.capacity_of, free=config.free_bits)
+    return run.Experiment(
+        model,
+        descend(vae.loss(model, rate), run.optimizer(config, info)),
+        vae.loss(model),
+        cvae.prior(model, config.latent),
+        missing=True,
+        counts=info.counts,
+        conditional=True,
+        measures=measures(model, config.log_likelihood_samples, config.binarize),
+    )
+
+
+if __name__ == "__main__":
+    run.main(Config, build)
