@@ -17,7 +17,7 @@ from jaxae.core.conditions import condition
 from jaxae.core.step import descend
 from jaxae.data import covariates
 from jaxae.data.classes import labels_of, places
-from jaxae.errors import InputError
+from jaxae.errors import Diverged, InputError
 from jaxae.experiments import cvae
 from jaxae.run import directory
 from jaxae.training.iterate import iterate
@@ -324,6 +324,33 @@ def test_split_has_its_own_conditions_and_others_replace_them():
     other = model.encode(found.test, y=2)
     np.testing.assert_allclose(other, model.encode(x, y=2, context=given["context"]), rtol=1e-4, atol=1e-5)
     assert not np.allclose(other, model.encode(found.test), atol=1e-3)
+
+
+def test_several_seeds_share_the_conditions():
+    every = jaxae.fit(linear(), X, y=Y, context=CONTEXT, epochs=1, batch_size=10, progress=False, seeds=2)
+    z = every.encode(X, y=Y, context=CONTEXT)
+    decoded = every.decode(z, y=2, context={"age": 30, "colour": "red"})
+    samples = every.sample(new_key(), 3, y=[0, 1, 2], context=[30, "red"])
+    for i in range(2):
+        np.testing.assert_allclose(z[i], every[i].encode(X, y=Y, context=CONTEXT), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(decoded[i], every[i].decode(z[i], y=2, context=[30, "red"]), rtol=1e-4, atol=1e-4)
+        of_seed = every[i].sample(new_key(), 3, y=[0, 1, 2], context=[30, "red"])
+        np.testing.assert_allclose(samples[i], of_seed, rtol=1e-4, atol=1e-4)
+
+
+def test_replay_repeats_the_step_with_its_covariates(tmp_path):
+    def diverging(variables, batch, key):
+        terms, _ = shown(variables, batch, key)
+        return {"loss": jnp.where(batch.step > 2, jnp.nan, terms["loss"])}, {}
+
+    experiment = jaxae.Experiment(MODEL, descend(diverging, optax.sgd(1e-3)), shown, conditional=True)
+    fields = {"epochs": 2, "batch_size": 10, "progress": False, "workdir": tmp_path, "figures": False}
+    with pytest.raises(Diverged, match="step 3"):
+        jaxae.fit(experiment, X, y=Y, context=CONTEXT, **fields)
+    found = jaxae.replay(tmp_path, experiment)
+    assert found.step == 3
+    np.testing.assert_allclose(found.batch.context[:, 0], found.batch.x[:, 0], rtol=1e-4, atol=1e-5)  # both are the age
+    assert found.nonfinite[0].endswith("loss")
 
 
 def test_missing_and_unknown_conditions_raise_one_line(model):

@@ -11,12 +11,15 @@ from scipy import stats
 from conftest import batch, new_key
 from jaxae import data, nets
 from jaxae.core import divergences
+from jaxae.core.batch import Layout
 from jaxae.core.conditions import condition
 from jaxae.core.divergences import DiagonalNormal
+from jaxae.core.types import Examples, State
 from jaxae.experiments import cvae as conditional_experiment
 from jaxae.experiments import vae as plain_experiment
 from jaxae.likelihoods import Normal
 from jaxae.measure import likelihood
+from jaxae.training import epoch
 from jaxae.training.iterate import iterate
 from jaxae.training.start import start
 from jaxae.variants import cvae, iwae, vae
@@ -176,3 +179,29 @@ def test_constant_condition_changes_nothing():
         np.testing.assert_allclose(getattr(given, split)["loss"], getattr(without, split)["loss"], rtol=1e-5)
     close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
     jax.tree.map(close, given.state.params, widened(without.state.params))
+
+
+@pytest.mark.parametrize("prior", ["learned", "standard"])
+def test_fields_set_the_prior_and_the_kl_term_of_the_training_loss(prior):
+    """In the middle of a warm-up of 20 steps to the KL weight 3; the test loss is the negative ELBO."""
+    x, y, context = rng.normal(size=(10, 3)).astype(np.float32), np.arange(10) % 2, rng.normal(size=(10, 1))
+    info = data.Info((3,), 100, real=True, classes=2, context=1)
+    config = conditional_experiment.Config(
+        hidden=(5,), latent=2, batch_size=10, prior=prior, prior_hidden=4, kl_weight=3.0, kl_warmup=2.0
+    )
+    built = conditional_experiment.build(config, info)
+    params = built.model.init(new_key(), jnp.zeros((1, 3)), jnp.zeros((1, 3)))["params"]
+    assert ("prior" in params) == (prior == "learned")
+    found = Examples(x, y, context=jnp.asarray(context, jnp.float32))
+    one = jax.jit(epoch.step(built.train, (3,), 10, lambda a: a, Layout()))
+    state = State(jnp.int32(10), params, built.train.init(params), {})
+    metrics = one(state, found, jnp.arange(10), new_key(), jnp.int32(0))[1]
+    np.testing.assert_allclose(metrics["loss"], metrics["reconstruction"] + 1.5 * metrics["kl"], rtol=1e-5)
+    many = batch(x).replace(y=jnp.asarray(y), context=found.context, training=False)
+    terms, _ = built.evaluate({"params": params}, many, new_key())
+    np.testing.assert_allclose(terms["loss"], terms["reconstruction"] + terms["kl"], rtol=1e-5)
+    q = built.model.apply(
+        {"params": params}, jnp.asarray(x), vae.condition_of(built.model, many)[0], method="posterior"
+    )
+    standard = np.asarray(divergences.kl_normal(q))
+    assert np.allclose(terms["kl"], standard, rtol=1e-4) == (prior == "standard")

@@ -154,6 +154,7 @@ def test_picture_every_draws_while_training(few, tmp_path):
             id="adversary",
         ),
         pytest.param("vqvae", {"filters": (4, 4), "codes": 8, "latent": 3}, id="codebook"),
+        pytest.param("cvae", {"hidden": (8,), "latent": 3}, id="condition"),
         pytest.param(
             "mirrored",
             {"filters": (4, 4, 4, 4), "batch_norm": True, "dropout": 0.5, "picture_every": 2, "figures": "all"},

@@ -109,6 +109,28 @@ def test_python_examples_run(tmp_path, monkeypatch):
         assert Path(arguments[arguments.index("--out") + 1]).exists()
 
 
+def test_conditional_model_of_a_table_is_trained_and_sampled_by_condition(tmp_path, monkeypatch, capsys):
+    """The commands, with fewer epochs."""
+    monkeypatch.chdir(tmp_path)
+    kinds = ["trout", "perch"] * 20
+    rows = (
+        f"{kind},{number / 2},{'red' if number % 3 else 'grey'},{number / 7},{-number / 3}"
+        for number, kind in enumerate(kinds)
+    )
+    Path("fish.csv").write_text("\n".join(["kind,length,colour,weight,depth", *rows]) + "\n")
+    trains, samples = re.findall(r"^jaxae (.*(?:fish.csv|runs/fish).*)", README, re.M)
+    name, *arguments = shlex.split(trains, comments=True)
+    module = importlib.import_module(f"jaxae.experiments.{name}")
+    with pytest.raises(SystemExit) as ended:
+        run.main(module.Config, module.build, [*arguments, "--epochs", "1", "--batch-size", "8", "--figures", "none"])
+    assert ended.value.code == 0, capsys.readouterr().err
+    name, *arguments = shlex.split(samples, comments=True)
+    assert call(name, *arguments) == 0, capsys.readouterr().err
+    head, *rows = Path("trout.csv").read_text().splitlines()
+    assert head == "name,kind,length,colour,weight,depth"
+    assert {tuple(row.split(",")[1:4]) for row in rows} == {("trout", "12.5", "red")}
+
+
 def test_results_in_the_table_are_those_recorded():
     """The first measured number, with its standard deviation, is in results.json; the published one is in the
     docstring."""
