@@ -16,7 +16,7 @@ from jaxae import data, run
 from jaxae.core.conditions import condition
 from jaxae.core.step import descend
 from jaxae.data import covariates
-from jaxae.data.classes import labels_of, places
+from jaxae.data.classes import indices, labels_of
 from jaxae.errors import Diverged, InputError
 from jaxae.experiments import cvae
 from jaxae.run import directory
@@ -134,12 +134,12 @@ def test_windows_and_frames_have_the_covariates_of_their_series_and_video(tmp_pa
         ({"age": np.where(np.arange(COUNT) % 2 == 0, np.inf, 1.0)}, "age has infinite values; replace them"),
         ({"colour": ["red", ""] * 30}, "colour is missing in .* examples; fill it in, or leave colour out of context"),
         ({"colour": [None] * COUNT}, "colour is missing"),
-        ({"colour": [f"word {number}" for number in range(COUNT)]}, "colour has 54 different words, more than 50"),
+        ({"colour": [f"word {number}" for number in range(COUNT)]}, "colour has 54 different strings, more than 50"),
         ({"a=b": AGE}, "a=b: its name has an equals sign"),
         ({"age": np.where(np.arange(COUNT) % 2, 1e308, -1e308)}, "age has values too large"),
         ({"age": AGE[:9]}, r"age has shape \(9,\), not \(60,\): one per example"),
         ({"age": np.zeros((COUNT, 2))}, r"age has shape \(60, 2\)"),
-        ({"age": np.array([{}] * COUNT)}, "age holds neither numbers nor words only"),
+        ({"age": np.array([{}] * COUNT)}, "age holds neither numbers nor strings only"),
         (np.zeros((COUNT, 2, 2)), r"context has shape \(60, 2, 2\); pass shape \[N\] or \[N, C\]"),
     ],
 )
@@ -157,7 +157,7 @@ def test_other_splits_with_other_covariates_raise(tmp_path):
             {"age": AGE, "colour": ["pink"] * 60},
             {},
         ),
-        ("covariate age holds words, but numbers in the training data", {"age": ["old"] * 60, "colour": COLOUR}, {}),
+        ("covariate age holds strings, but numbers in the training data", {"age": ["old"] * 60, "colour": COLOUR}, {}),
         ("has no column age; it has x0, x1, x2, colour", {"colour": COLOUR}, {}),
     ):
         other = write(tmp_path / "other.csv", X, **test)
@@ -179,7 +179,7 @@ def test_other_splits_with_other_covariates_raise(tmp_path):
         data.from_arrays(X, context=AGE, test=X)
 
 
-def test_numbers_written_as_words_are_numbers():
+def test_numbers_written_as_strings_are_numbers():
     found = data.from_arrays(X, context=[[str(age), "red" if age > 40 else "1"] for age in AGE], test=0)
     assert found.covariates == ("context0", "context1=1", "context1=red")
     np.testing.assert_allclose(found.train.context[:, 0], (AGE - AGE.mean()) / AGE.std(), rtol=1e-4)
@@ -210,7 +210,7 @@ def test_users_units_are_the_inverse_of_model_units():
     ],
 )
 def test_labels_name_classes(y, classes, count, expected):
-    assert places(y, classes, count).tolist() == expected
+    assert indices(y, classes, count).tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -224,10 +224,10 @@ def test_labels_name_classes(y, classes, count, expected):
 )
 def test_unknown_labels_raise(y, classes, says):
     with pytest.raises(ValueError, match=says):
-        places(y, classes, 3)
+        indices(y, classes, 3)
 
 
-def test_names_of_classes_are_numbers_or_words():
+def test_names_of_classes_are_numbers_or_strings():
     np.testing.assert_array_equal(labels_of(np.array([1, -1, 0]), ("4", "7")), [7, np.nan, 4])
     assert labels_of(np.array([1, -1, 0]), ("4", "x")).tolist() == ["x", "", "4"]
 
@@ -367,7 +367,7 @@ def test_missing_and_unknown_conditions_raise_one_line(model):
             lambda: model.encode(X, y=1, context=[1, 2, 3]),
         ),
         ("age is missing", lambda: model.encode(X, y=1, context=[np.nan, "red"])),
-        ("age holds words", lambda: model.encode(X, y=1, context=["old", "red"])),
+        ("age holds strings", lambda: model.encode(X, y=1, context=["old", "red"])),
     ):
         with pytest.raises(ValueError, match=says) as error:
             call_it()

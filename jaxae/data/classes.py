@@ -60,16 +60,16 @@ def labels_of(y: Int[np.ndarray, " N"], classes: Sequence[str]) -> np.ndarray:
         return names
 
 
-def places(y: Any, classes: Sequence[str], count: int) -> Int[np.ndarray, " N"]:
-    """The places in `classes` of labels as in `labels`; one label is that of all `count` examples.
+def indices(y: Any, classes: Sequence[str], count: int) -> Int[np.ndarray, " N"]:
+    """The indices in `classes` of labels as in `labels`; one label is that of all `count` examples.
 
-    A whole number that is no name of a class is a place itself if all classes are words. InputError for other labels.
+    An integer is an index itself if no name of a class is an integer. InputError for other labels.
     """
     y = np.asarray(y)
     (found,), names = labels([np.full(count, y) if y.ndim == 0 else y], [count], "condition")
-    of = {name: place for place, name in enumerate(classes)}
-    words = not any(name.lstrip("-").isdecimal() for name in classes)
-    of |= {str(place): place for place in range(len(classes)) if words and y.dtype.kind in "iu"}
+    of = {name: index for index, name in enumerate(classes)}
+    strings = not any(name.lstrip("-").isdecimal() for name in classes)
+    of |= {str(index): index for index in range(len(classes)) if strings and y.dtype.kind in "iu"}
     if unknown := [name for name in names if name not in of]:
         raise InputError(f"y={unknown[0]} is not a class; use one of {', '.join(classes[:20])}")
     return np.array([*(of[name] for name in names), -1], np.int32)[found]

@@ -1,4 +1,4 @@
-"""Covariates of examples, for conditional models: numbers are standardized, words become one-hot columns."""
+"""Covariates of examples, for conditional models: numbers are standardized, strings become one-hot columns."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,14 +11,14 @@ from jaxae.data.classes import labels_of
 from jaxae.data.dataset import Dataset, Split
 from jaxae.errors import InputError
 
-CATEGORIES = 50  # largest number of categories of a column of words
+CATEGORIES = 50  # maximum number of categories of a string column
 IDENTITY = Scale(np.zeros(1), np.ones(1))
 
-Columns = dict[str, Shaped[np.ndarray, " N"]]  # name -> float64, or words, "" where one is missing
+Columns = dict[str, Shaped[np.ndarray, " N"]]  # name -> float64, or strings, "" where one is missing
 
 
 def columns(context: Any, count: int, where: str, names: Sequence[str] = ()) -> Columns:
-    """The user's covariates as named columns of numbers or words, one value for each of `count` examples.
+    """The user's covariates as named columns of numbers or strings, one value for each of `count` examples.
 
     context: a data frame, a mapping of names to columns, or an array [N] or [N, C]; the columns of an array are called
     `context`, or `context0`, `context1`, ..., or `names`, the columns to return if there are any. InputError for other
@@ -67,7 +67,7 @@ def stacked(found: Columns) -> Shaped[np.ndarray, "N C"]:
 def encoded(dataset: Dataset) -> Dataset:
     """A data set whose covariates, from `stacked`, are in model units, as the training split determines them.
 
-    A column of numbers is standardized; a constant one becomes 0. A column of words becomes one of 0 and 1 for each
+    A column of numbers is standardized; a constant one becomes 0. A string column becomes one of 0 and 1 for each
     category of the training split. InputError for a missing covariate, for a category that the training split lacks,
     and for more than `CATEGORIES`.
     """
@@ -83,7 +83,7 @@ def encoded(dataset: Dataset) -> Dataset:
             if not words:
                 raise _missing(name, len(values))
             if len(words) > CATEGORIES:
-                raise InputError(f"covariate {name} has {len(words):,} different words, more than {CATEGORIES}")
+                raise InputError(f"covariate {name} has {len(words):,} different strings, more than {CATEGORIES}")
             names += [f"{name}={word}" for word in words]
             scales += [(0.0, 1.0)] * len(words)
         else:
@@ -134,7 +134,7 @@ def in_users_units(context: Float[np.ndarray, "N K"], known: Conditions) -> Colu
 
 
 def given(dataset: Dataset, split: Split, places: Any = slice(None)) -> dict[str, Any]:
-    """`y` and `context`, in the user's units, of the examples at these places of a split; None for what it lacks."""
+    """`y` and `context`, in the user's units, of these examples of a split; None for what it lacks."""
     y = labels_of(split.y[places], dataset.classes) if dataset.classes else None
     context = None if split.context is None else in_users_units(split.context[places], dataset.conditions)
     return {"y": y, "context": context}
@@ -150,7 +150,7 @@ def categories(names: Sequence[str]) -> dict[str, list[str] | None]:
 
 
 def _plain(values: Any, where: str) -> np.ndarray:
-    """Numbers, also those written as words, as float64; other words. InputError for both in one column."""
+    """Numbers, also those written as strings, as float64; other strings. InputError for both in one column."""
     values = np.ma.filled(values, np.nan) if isinstance(values, np.ma.MaskedArray) else np.asarray(values)
     if values.dtype.kind == "O" and any(isinstance(value, str) for value in values.ravel().tolist()):
         missing = [value is None or value != value for value in values.ravel().tolist()]  # NaN differs from itself
@@ -161,22 +161,22 @@ def _plain(values: Any, where: str) -> np.ndarray:
         return np.where(values == "", "nan", values).astype(np.float64) if words else values.astype(np.float64)
     except (TypeError, ValueError):
         if not words:
-            raise InputError(f"{where} holds neither numbers nor words only; convert it") from None
+            raise InputError(f"{where} holds neither numbers nor strings only; convert it") from None
     values = np.char.decode(values, errors="replace") if values.dtype.kind == "S" else values
     return np.array([*map(_word, values.ravel().tolist())], np.str_).reshape(values.shape)
 
 
 def _word(value: str | float) -> str:
-    """A category: without surplus spaces, a whole number without its point."""
+    """A category: without surplus spaces, an integer without its point."""
     return " ".join(value.split()) if isinstance(value, str) else f"{value:g}"
 
 
 def _numbers(name: str, values: np.ndarray) -> Float[np.ndarray, " N"]:
-    """A column of numbers. InputError for words, and for missing and infinite numbers."""
+    """A column of numbers. InputError for strings, and for missing and infinite numbers."""
     try:
         found = values.astype(np.float64)
     except (TypeError, ValueError):
-        raise InputError(f"covariate {name} holds words, but numbers in the training data; convert it") from None
+        raise InputError(f"covariate {name} holds strings, but numbers in the training data; convert it") from None
     if count := int(np.isnan(found).sum()):
         raise _missing(name, count)
     if np.isinf(found).any():

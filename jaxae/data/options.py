@@ -33,7 +33,7 @@ class Options:
     target: str = ""
     """Column of a table that holds the classes. (default: none)"""
     context: tuple[str, ...] = ()
-    """Columns of a table that are covariates of a conditional model, numbers or words."""
+    """Columns of a table that are covariates of a conditional model, numbers or strings."""
     drop: tuple[str, ...] = ()
     """Columns of a table to leave out."""
     target_pattern: str = ""

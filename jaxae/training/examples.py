@@ -13,7 +13,7 @@ from jaxae.core.experiment import Experiment
 from jaxae.core.types import Conditions, Scale
 from jaxae.data import Dataset, Split, covariates
 from jaxae.data.arrays import array, require_values
-from jaxae.data.classes import places
+from jaxae.data.classes import indices
 from jaxae.data.covariates import categories
 from jaxae.data.rows import Rows, chunks
 from jaxae.data.sequences import padded
@@ -149,7 +149,7 @@ def conditioned(units: Units, count: int, given: Given) -> tuple[Any, Any]:
         return None, None
     y, context = (None, None) if given.split is None else (given.split.y, given.split.context)
     if given.y is not None:
-        y = places(given.y, known.classes, count)
+        y = indices(given.y, known.classes, count)
     if given.context is not None:
         columns = covariates.columns(covariates.repeated(given.context, count, [*of]), count, "context", [*of])
         context = covariates.in_model_units(columns, known)
@@ -157,7 +157,7 @@ def conditioned(units: Units, count: int, given: Given) -> tuple[Any, Any]:
 
 
 def own_conditions(units: Units, data: Dataset, split: Split, places: Any = slice(None)) -> dict[str, Any]:
-    """`y` and `context` of the examples at these places of a split, for the methods of `Trained`.
+    """`y` and `context` of these examples of a split, for the methods of `Trained`.
 
     Empty for an unconditional model.
     """
@@ -165,7 +165,7 @@ def own_conditions(units: Units, data: Dataset, split: Split, places: Any = slic
 
 
 def part_of(conditions: Mapping[str, Any], places: Any) -> dict[str, Any]:
-    """`y` and `context` of the examples at these places."""
+    """`y` and `context` of some of the examples."""
     return {
         name: {column: values[places] for column, values in value.items()} if isinstance(value, dict) else value[places]
         for name, value in conditions.items()
