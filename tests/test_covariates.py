@@ -464,7 +464,7 @@ def test_commands_read_conditions_from_new_data(trained, tmp_path, capsys):
         ),
         ("--context age: give NAME=VALUE", (new, "--context", "age")),
         ("--context size is not a covariate of the model: one of age, colour", (new, "--context", "size=1")),
-        ("y=d is not a class; use one of a, b, c", (new, "--y", "d")),
+        ("--y d is not a class; use one of a, b, c", (new, "--y", "d")),
     ):
         assert call("encode", trained, *arguments, "--out", tmp_path / "z.npy") == 2
         assert says in capsys.readouterr().err.splitlines()[-1]

@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxae.data import Found
+from jaxae.data.classes import indices
 from jaxae.data.covariates import IDENTITY, categories
 from jaxae.errors import InputError
+from jaxae.run import command_line
 from jaxae.training.trained import Trained
 
 MAX_ROWS = 100  # of samples, one for each condition
@@ -35,10 +37,13 @@ class Conditions:
 
 
 def require_effect(options: Conditions, model: Trained) -> None:
-    """Raise InputError for a condition that the model does not take."""
+    """Raise InputError for a class or a covariate that the model does not have."""
     known, conditional = model.conditions, model.experiment.conditional
     if options.y and not (conditional and known.classes):
         raise InputError(f"--y {options.y} has no effect: the model does not depend on a class; omit it")
+    if options.y:
+        with command_line.flags_of(options):
+            indices(options.y, known.classes, 1)
     names = categories(known.covariates) if conditional else {}
     if unknown := [name for name in options.covariates if name not in names]:
         has = f"one of {', '.join(names)}" if names else "it depends on no covariates; omit it"

@@ -127,9 +127,9 @@ def parts(
 def conditioned(units: Units, count: int, given: Given) -> tuple[Any, Any]:
     """Classes [N] and covariates [N, C] in model units of `count` examples; None for what the model does not depend on.
 
-    given: one for all examples, or one for each. Covariates are a mapping of names to
-    values, a data frame, or arrays [C] or [N, C] in the order of training. ValueError for a missing or unknown class or
-    covariate, and for any with an unconditional model.
+    given: one for all examples, or one for each. Covariates are a mapping of names to values, a data frame, or arrays
+    [C] or [N, C] in the order of training. ValueError for a missing or unknown class or covariate, and for any with an
+    unconditional model.
     """
     known, model = units.conditions, type(units.experiment.model).__name__
     if given.split is None:

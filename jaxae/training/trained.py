@@ -134,7 +134,8 @@ class Trained:
     ) -> Float[Array, "*S_n_D"]:
         """n examples from the model's prior, or from another one, such as `mixture.fit`: float32, pixels in [0, 1].
 
-        ValueError for a model without a prior, and for a key of another type than `jax.random.key(0)`.
+        y, context: condition of all of them, or of each. ValueError for a model without a prior, and for a key of
+        another type than `jax.random.key(0)`.
         """
         return self.decode(self.sample_codes(key, n, prior, y=y, context=context), y=y, context=context)
 
