@@ -126,7 +126,7 @@ def require_effect(raw: RawDataset, options: Options) -> None:
 
 
 def prepared(dataset: Dataset, options: Options) -> Dataset:
-    """A data set in the user's units in model units, binarized. InputError for real numbers to be binarized."""
+    """Convert a data set from the user's units to model units. InputError for real numbers that are to be binarized."""
     found = covariates.encoded(scaling.scaled(dataset, options.scale))
     if found.real and options.binarize != "none":
         other = "counts" if found.kind == "counts" else "real numbers"
