@@ -194,7 +194,7 @@ VARIATIONAL = {
     "vampprior": ["--components", "8"],
     "factor_vae": ["--discriminator", "8"],
 }
-DEFAULT = (("vae", "normal-learned"), ("vae", "logistic-mixture"), ("vae", "negative-binomial"))
+DEFAULT = (("vae", "normal-learned"), ("vae", "negative-binomial"))
 WITH_LIKELIHOOD = [
     pytest.param(name, kind, marks=() if (name, kind) in DEFAULT else pytest.mark.slow)
     for name in VARIATIONAL

@@ -47,7 +47,10 @@ def batches(portion, size, steps):
         yield jax.tree.map(lambda leaf: np.asarray(leaf[at]), rows)  # noqa: B023
 
 
-@pytest.mark.parametrize(("count", "seeds", "lengths"), [(60, 1, False), (61, 1, True), (23, 2, False), (5, 1, False)])
+@pytest.mark.parametrize(
+    ("count", "seeds", "lengths"),
+    [pytest.param(60, 1, False, marks=pytest.mark.slow), (61, 1, True), (23, 2, False), (5, 1, False)],
+)
 def test_streamed_batches_equal_resident_batches(count, seeds, lengths):
     """Batches are equal for a run resumed at any step, with dispatches of any number of steps."""
     size, whole, numbers = 5, split(count, lengths), range(4, 4 + seeds)

@@ -78,7 +78,7 @@ def test_gradient_of_mixed_dot_equals_that_of_exact_products():
 
 
 def test_mixed_dot_rejects_other_contractions():
-    with pytest.raises(ValueError, match="last axis by the first"):
+    with pytest.raises(ValueError, match="last axis of the input with the first"):
         layers.dot_general("mixed")(jnp.ones((2, 3)), jnp.ones((2, 3)), (((1,), (1,)), ((), ())))
 
 

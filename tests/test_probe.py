@@ -44,9 +44,12 @@ def two(tmp_path_factory):
     return run.train(ksparse.Config(**fields, workdir=str(path)), ksparse.build, "ksparse")
 
 
+ITERATIONS = 15  # of the optimizer
+
+
 def said(capsys, *arguments):
     """The numbers in each line: mean and standard deviation from codes, error from pixels."""
-    assert call("probe", *arguments) == 0
+    assert call("probe", *arguments, "--iterations", ITERATIONS) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == [str(path) for path in arguments]
     return [tuple(map(float, re.findall(r"[\d.]+(?= ±| %)", line))) for line in lines]
@@ -55,14 +58,14 @@ def said(capsys, *arguments):
 def test_probe_prints_mean_and_deviation_over_seeds_for_each_run(two, capsys):
     """The codes are those of evaluation."""
     digits = data.load("digits")
-    pixels = probe.error(digits, digits.train.x, digits.test.x)
+    pixels = probe.error(digits, digits.train.x, digits.test.x, ITERATIONS)
     assert 0 < pixels < 10
     errors = []
     for seed in (0, 1):
         model = jaxae.load(two)[seed]
         train, test = (np.asarray(model.encode(split.x)) for split in digits[:2])
         assert np.all(np.count_nonzero(test, axis=1) == 20)
-        errors.append(probe.error(digits, train, test))
+        errors.append(probe.error(digits, train, test, ITERATIONS))
     assert 0 < min(errors) < max(errors) < 90
     mean, deviation, same = said(capsys, two, two)[1]
     np.testing.assert_allclose((mean, same), (np.mean(errors), pixels), rtol=1e-3)

@@ -194,7 +194,15 @@ def test_loss_of_a_vae_has_observed_entries_only():
     np.testing.assert_allclose(terms["reconstruction"], -(each * np.asarray(seen)).sum(1), rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["vae", "iwae", "vampprior", "tcvae", "factor_vae", "infovae", "beta_vae"])
+SLOW = ("iwae", "vampprior", "factor_vae", "infovae", "stacked", "aae", "fsq", "vqvae", "strided", "mirrored")
+
+
+def marked(names):
+    """The names as parameters, those in `SLOW` with this mark."""
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in names]
+
+
+@pytest.mark.parametrize("name", marked(["vae", "iwae", "vampprior", "tcvae", "factor_vae", "infovae", "beta_vae"]))
 def test_variational_experiments_train_on_tables_with_missing_entries(name):
     """Their losses fall, and codes, reconstructions and samples are in the user's units."""
     x = np.where(rng.random(TABLE.shape) < 0.1, np.nan, TABLE)
@@ -255,7 +263,7 @@ PLAIN = {
 NARROW = ("tied", "contractive", "ksparse")  # without hidden layers
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", marked(PLAIN))
 def test_plain_experiments_train_on_real_numbers_by_squared_error(name):
     fields = {key: value for key, value in SMALL.items() if key != "hidden" or name not in NARROW}
     model = jaxae.fit(name, TABLE, test=0, **{**fields, **PLAIN[name]})
@@ -266,7 +274,7 @@ def test_plain_experiments_train_on_real_numbers_by_squared_error(name):
     np.testing.assert_allclose(terms["mse"], ((decoded - scaled) ** 2).mean(1), rtol=2e-2)
 
 
-@pytest.mark.parametrize("name", ["vae", "fsq", "vqvae", "denoising_conv32", "strided", "mirrored"])
+@pytest.mark.parametrize("name", marked(["vae", "fsq", "vqvae", "denoising_conv32", "strided", "mirrored"]))
 def test_image_experiments_train_on_real_numbers(name):
     x = rng.normal(20, 5, size=(40, 16, 16, 2))
     fields = {"epochs": 1, "batch_size": 10, "progress": False}

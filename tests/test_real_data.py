@@ -14,7 +14,7 @@ from jaxae.run.find import find
 
 COMMANDS = script("real_data").COMMANDS
 FOLDER = MNIST.parent
-LARGE = ("mnist", "spoken-digits", "cifar10-jpeg")
+LARGE = ("mnist", "spoken-digits", "cifar10-jpeg", "photos")
 
 
 @pytest.mark.skipif(not (FOLDER / "tables").is_dir(), reason="no real data in JAXAE_DATA")

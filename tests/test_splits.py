@@ -208,7 +208,7 @@ def losses_of(model, split="valid"):
 
 def test_best_epoch_is_kept(tmp_path):
     """In memory, in a run directory and in a program of several seeds; `save` and `load` keep it."""
-    how = {"epochs": 12, "valid": 0.25, "test": 0.25, "keep": "best", **SMALL}
+    how = {"epochs": 12, "valid": 0.25, "test": 0.25, "keep": "best", "figures": False, **SMALL}
     model = jaxae.fit("dense", NOISE, **how)
     losses = losses_of(model)
     best = int(np.argmin(losses)) + 1

@@ -320,7 +320,7 @@ def test_usage_and_perplexity_cover_the_codes_of_all_test_images():
     trained = SimpleNamespace(
         experiment=SimpleNamespace(model=model), variables={"offset": jnp.int32(3)}, encode=jnp.asarray
     )
-    found = usage(trained, SimpleNamespace(test=SimpleNamespace(x=rows)))
+    found = usage(trained, SimpleNamespace(test=SimpleNamespace(x=rows), classes=()))
     np.testing.assert_allclose(found["perplexity"], 2 ** (1 / 2 * 1 + 1 / 4 * 2 + 2 / 8 * 3), rtol=1e-6)
     assert found["usage"] == 4 / 10
 
