@@ -9,6 +9,7 @@ from jaxtyping import Int
 
 LARGE = 1 << 30  # bytes above which an array is neither copied nor converted as a whole
 CHUNK = 1 << 26  # bytes read at once
+BLOCK = 1 << 16  # numbers converted at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,9 +44,21 @@ class Rows:
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
     def __getitem__(self, rows: Any) -> np.ndarray:
-        """Read the rows selected by an index array, a slice or a mask."""
-        part = self.base[rows if self.places is None else self.places[rows]]
-        return np.asarray(part if self.convert is None else self.convert(np.asarray(part)))
+        """Read the rows selected by an index array, a slice or a mask.
+
+        They are converted in blocks that fit into the cache of a core.
+        """
+        if self.convert is None or isinstance(rows, int | np.integer):
+            part = np.asarray(self.base[rows if self.places is None else self.places[rows]])
+            return part if self.convert is None else np.asarray(self.convert(part))
+        numbers = np.arange(len(self.base)) if isinstance(rows, slice) and self.places is None else self.places
+        places = np.asarray(rows if numbers is None else numbers[rows])
+        places = np.flatnonzero(places) if places.dtype == bool else places
+        found = np.empty((places.size, *self.shape[1:]), self.dtype)
+        size = max(1, BLOCK // max(1, int(np.prod(self.shape[1:], dtype=np.int64))))
+        for first in range(0, places.size, size):
+            found[first : first + size] = self.convert(np.asarray(self.base[places.ravel()[first : first + size]]))
+        return found.reshape(*places.shape, *self.shape[1:])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """Read all rows."""
