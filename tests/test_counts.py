@@ -225,7 +225,7 @@ def test_models_of_counts_survive_saving_and_loading_and_check_their_input(tmp_p
     for call in ("encode", "reconstruct", "score"):
         assert equal(getattr(again, call)(MISSING), getattr(model, call)(MISSING)), call
     for wrong in (-COUNTS, COUNTS + 0.5):
-        with pytest.raises(ValueError, match="examples must be counts: non-negative integers, or NaN"):
+        with pytest.raises(ValueError, match="examples must be counts, integers from 0 to 16,777,216, or NaN"):
             model.score(wrong)
     assert {"pairs.png", "columns.png", "samples.png"} <= {p.name for p in (run / "figures").iterdir()}
     assert (run / "report.html").exists()

@@ -175,7 +175,9 @@ def test_other_splits_with_other_covariates_raise(tmp_path):
         InputError, match="test=.*: has no covariates, but the training split has context; give both alike"
     ):
         data.load(str(tmp_path / "c.npz"), test=str(tmp_path / "x.npy"))
-    with pytest.raises(InputError, match="the test split has no covariates; pass the context of every split"):
+    with pytest.raises(
+        InputError, match="the test split has no covariates; pass test_context to jaxae.data.from_arrays"
+    ):
         data.from_arrays(X, context=AGE, test=X)
 
 
@@ -384,7 +386,7 @@ def test_unsuitable_models_and_data_raise_one_line(tmp_path):
         ("y has no effect on VAE: it is not conditional; omit it", lambda: plain.encode(X, y=1)),
         ("context has no effect on VAE", lambda: plain.decode(np.zeros((1, 2)), context=1)),
         (
-            "context=age has no effect: the model is not conditional; use one of cvae",
+            "context=age has no effect: the model is not conditional; use cvae",
             lambda: jaxae.fit("vae", table, context="age", **SMALL),
         ),
         ("context=context has no effect", lambda: jaxae.fit("vae", X, context=AGE, **SMALL)),
@@ -529,3 +531,16 @@ def test_new_folder_needs_classes_by_the_pattern_of_training(tmp_path, capsys):
     found = data.load(fields["data"], target_pattern=fields["target_pattern"], window=8)
     assert found.classes == ("a", "b")
     assert len(np.load(tmp_path / "z.npy")) == sum(len(split.x) for split in found.splits)
+
+
+@pytest.mark.parametrize(
+    "values", [np.array(12 * ["2026-01-01"], "datetime64[D]"), np.arange(12) * 1j], ids=["dates", "complex"]
+)
+def test_covariates_of_other_types_raise(values):
+    with pytest.raises(InputError, match="not numbers or strings; convert it, dates to numbers"):
+        data.from_arrays(np.random.default_rng(0).normal(size=(12, 3)), context={"when": values})
+
+
+def test_covariates_without_columns_raise():
+    with pytest.raises(InputError, match="context has no columns; omit it"):
+        data.from_arrays(np.zeros((12, 3)) + np.arange(12)[:, None], context={})

@@ -336,6 +336,8 @@ def test_one_seed_of_several_is_saved_as_its_own_run(x, tmp_path, written):
     several[2].save(tmp_path / "one")
     assert equal(jaxae.load(tmp_path / "one").encode(x), several[2].encode(x))
     jaxae.load(tmp_path / "one").save(tmp_path / "again")
+    with pytest.raises(InputError, match="one holds another model; delete it, or save into another folder"):
+        several[0].save(tmp_path / "one")
     assert newest_digests(tmp_path / "again/checkpoints") == newest_digests(tmp_path / "one/checkpoints")
     longer = jaxae.fit(vae, x, epochs=3, seed=6, workdir=tmp_path / "one", **fields)
     alone = jaxae.fit(vae, x, epochs=3, seed=6, **fields)

@@ -257,12 +257,14 @@ def test_diverged_step_is_saved_with_its_examples(tmp_path):
 @pytest.mark.parametrize(
     ("draw", "options", "says"),
     [
-        (draw, {"train": 0}, "train=0 must be at least 1"),
-        (draw, {"test": 2**31}, "test=2147483648 must be at least 1, and below 2147483648"),
-        (draw, {"shape": (3,)}, r"draw returns float32 \(4,\), not uint8 or float32 \(3,\)"),
+        (draw, {"train": 0}, "train=0 must be an integer, at least 1"),
+        (draw, {"test": 2**31}, "test=2147483648 must be an integer, at least 1, and below 2147483648"),
+        (draw, {"shape": (3,)}, r"draw returns float32 \(4,\), not float32 \(3,\)"),
         (draw, {"shape": (4, 1, 1, 1)}, r"shape=\(4, 1, 1, 1\) must be \(D,\), \(T, D\) or \(H, W, C\)"),
-        (lambda key, _: jnp.zeros(4, jnp.int32), {}, r"draw returns int32 \(4,\), not uint8 or float32 \(4,\)"),
-        (lambda key, _: (jnp.zeros(4),), {}, "draw returns tuple, not uint8 or float32"),
+        (lambda key, _: jnp.zeros(4, jnp.int32), {}, r"draw returns int32 \(4,\), not float32 \(4,\)"),
+        (lambda key, _: jnp.zeros(4, jnp.uint8), {}, r"draw returns uint8 \(4,\), not float32 \(4,\)"),
+        (lambda key, _: (jnp.zeros((4, 1)),), {"shape": (4, 1)}, "draw returns tuple, not uint8 or float32"),
+        (lambda key: jnp.zeros(4), {}, r"draw must take two arguments, a key and the arrays: def draw\(key, arrays\)"),
         (lambda key, _: jnp.full(4, jnp.nan), {}, "draw returns numbers that are not finite"),
     ],
 )

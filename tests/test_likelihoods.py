@@ -713,3 +713,17 @@ def test_decoder_starts_at_the_mean_training_image(name):
     model = iwae_experiment.build(fields, info._replace(mean=lambda: image)).model
     variables = model.init(new_key(), jnp.zeros((1, *SHAPE)))
     np.testing.assert_allclose(model.apply(variables, jnp.zeros((1, 2)), method="decode")[0], image, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "continuous-bernoulli", "logistic-mixture", "categorical"])
+def test_values_just_outside_the_unit_interval_have_finite_densities(name):
+    """As those of a test split scaled by the range of the training split."""
+    likelihood = likelihoods.named(name)
+    outputs = jnp.asarray(np.random.default_rng(0).normal(size=(3, *likelihood.parameters((4,)))), jnp.float32)
+    x = jnp.array([[-0.3, 0.0, 1.0, 1.2]] * 3)
+    values, slope = jax.value_and_grad(lambda o: likelihood.log_prob(o, x).sum())(outputs)
+    assert np.isfinite(values)
+    assert np.isfinite(slope).all()
+    if name == "categorical":
+        edges = likelihood.log_prob(outputs, jnp.clip(x, 0, 1))
+        np.testing.assert_allclose(likelihood.log_prob(outputs, x), edges, rtol=1e-6)

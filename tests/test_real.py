@@ -422,3 +422,43 @@ def test_model_takes_a_list_of_series():
         model.encode([np.zeros((9, 2))])
     with pytest.raises(InputError, match="examples is a path: pass an array"):
         model.encode("parts.npz")
+
+
+@pytest.mark.parametrize("scale", ["auto", "standard", "unit"])
+@pytest.mark.parametrize("kind", ["table", "series"])
+def test_integers_of_every_type_are_in_the_units_of_the_user(kind, scale):
+    """Bytes of a table are numbers; bytes of series are pixels, and scaled from there on request."""
+    x = rng.integers(0, 256, (40, 6), np.uint8)
+    dataset = data.from_arrays(x, test=0.25, kind=kind, scale=scale)
+    model = jaxae.fit(
+        "vae", x, test=0.25, kind=kind, scale=scale, epochs=2, batch_size=10, optimizer="adam", progress=False
+    )
+    whole = dataset.test.x if dataset.scale is None else dataset.scale.offset + dataset.scale.factor * dataset.test.x
+    if kind == "series":
+        whole = 255 * whole
+    rows = np.round(whole).astype(np.uint8).reshape(len(whole), -1)
+    assert sorted(map(tuple, rows)) == sorted(set(map(tuple, rows)) & set(map(tuple, x)))
+    np.testing.assert_allclose(model.score(rows), model.score(dataset.test), rtol=1e-4)
+    if kind == "table":
+        for other in (np.int64, np.float64):
+            again = jaxae.fit(
+                "vae",
+                x.astype(other),
+                test=0.25,
+                scale=scale,
+                epochs=2,
+                batch_size=10,
+                optimizer="adam",
+                progress=False,
+            )
+            np.testing.assert_allclose(again.score(x.astype(other)), model.score(x), rtol=1e-5)
+        assert np.asarray(model.reconstruct(x)).mean() == pytest.approx(x.mean(), abs=60)
+
+
+def test_unscaled_bytes_of_a_table_are_numbers():
+    x = rng.integers(0, 256, (40, 6), np.uint8)
+    found = data.from_arrays(x, scale="none", test=0)
+    np.testing.assert_array_equal(found.train.x, x)
+    assert found.real
+    model = jaxae.fit("vae", x, test=0, scale="none", epochs=1, batch_size=10, progress=False)
+    np.testing.assert_allclose(model.score(x), model.score(found.train), rtol=1e-5)

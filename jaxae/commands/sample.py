@@ -1,4 +1,4 @@
-"""Write samples from the prior of a finished or saved run's model.
+"""Write samples of a finished or saved run's model: the means of p(x|z) for codes z from its prior.
 
 Of a conditional model under every class and category, or under those of --y and --context; a row of a picture for each.
 With several seeds the array has a leading axis of seeds.
@@ -34,7 +34,7 @@ class Options(ToFile):
     """.npy: samples, float32 [N, *D], in the units of the data, pixels in [0, 1]; .csv: a row for each sample, with the
     columns of a table; .png: a grid of images or of curves of series."""
     n: int = 64
-    """Number of samples, over all conditions."""
+    """Number of samples; over several conditions, rounded up to the same number for each."""
     seed: int = 0
     """Seed of the samples."""
 

@@ -75,7 +75,8 @@ def _ragged(given: dict[str, Any], ys: dict[str, Any], contexts: dict[str, Any],
         for name, parts in given.items()
     }
     of = _columns(contexts, dict(zip(given, counts, strict=True)), WHERE)
-    return _series(series, found, classes, of, options, WHERE)
+    of_bytes = all(np.asarray(part).dtype == np.uint8 for parts in given.values() for part in parts)
+    return _series(series, found, classes, of, options, WHERE)._replace(from_bytes=of_bytes)
 
 
 def _series(
@@ -99,7 +100,9 @@ def _columns(contexts: Mapping[str, Any], counts: Mapping[str, int], where: str)
     if all(contexts[name] is None for name in counts):
         return {}
     if lacking := [name for name in counts if contexts[name] is None]:
-        raise InputError(f"{where}: the {lacking[0]} split has no covariates; pass the context of every split")
+        raise InputError(
+            f"{where}: the {lacking[0]} split has no covariates; pass {lacking[0]}_context to jaxae.data.from_arrays"
+        )
     found: dict[str, covariates.Columns] = {}
     for name, count in counts.items():
         found[name] = covariates.columns(contexts[name], count, where, tuple(found.get("train", ())))
@@ -149,11 +152,13 @@ def assembled(
     frames = {name: x.shape[1] if x.ndim == 5 else 1 for name, x in xs.items()}
     images = [x.reshape(-1, *x.shape[2:]) if x.ndim == 5 else x for x in xs.values()]
     examples, kind, notes = kinds.examples(images, options.kind, options.series, where, training)
+    of_bytes = kind == "series" and images[0].dtype == np.uint8
     counts = [len(x) // number for x, number in zip(examples, frames.values(), strict=True)]
     found, classes = labels([ys[name] for name in xs], counts, where)
     of = _columns(contexts, dict(zip(xs, counts, strict=True)), where) if contexts else {}
     if kind == "series" and options.window:
-        return _series({name: [*x] for name, x in zip(xs, examples, strict=True)}, found, classes, of, options, where)
+        series = {name: [*x] for name, x in zip(xs, examples, strict=True)}
+        return _series(series, found, classes, of, options, where)._replace(from_bytes=of_bytes)
     splits = {name: Split(x, np.repeat(y, frames[name])) for name, x, y in zip(xs, examples, found, strict=True)}
     for name, columns in of.items():
         context = np.repeat(covariates.stacked(columns), frames[name], axis=0)
@@ -167,6 +172,7 @@ def assembled(
         classes,
         kind,
         notes=notes,
+        from_bytes=of_bytes,
         groups=groups,
         applicable=OF_SERIES if kind == "series" else (),
         covariates=tuple(of.get("train", ())),
@@ -191,8 +197,10 @@ def require_values(x: np.ndarray, counts: bool) -> None:
     """Raise ValueError for infinite examples, and for others than counts if `counts`. NaN marks a missing entry."""
     if np.isinf(x).any():
         raise ValueError("examples have infinite values, or values beyond float32")
-    if counts and ((x < 0) | (x % 1 > 0)).any():
-        raise ValueError("examples must be counts: non-negative integers, or NaN where one is missing")
+    if counts and ((x < 0) | (x % 1 > 0) | (x > scaling.LARGEST)).any():
+        raise ValueError(
+            f"examples must be counts, integers from 0 to {scaling.LARGEST:,}, or NaN where one is missing"
+        )
 
 
 def is_ragged(x: Any) -> bool:

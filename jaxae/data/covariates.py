@@ -35,6 +35,8 @@ def columns(context: Any, count: int, where: str, names: Sequence[str] = ()) -> 
         width = array.shape[1]
         names = names or (["context"] if width == 1 else [f"context{place}" for place in range(width)])
         context = dict(zip(names, array.T, strict=True))
+    if not len(context):
+        raise InputError(f"{where}: context has no columns; omit it")
     if lacking := [name for name in names if name not in context]:
         raise InputError(f"{where}: context has no {lacking[0]}; it has {', '.join(map(str, context))}")
     found = {str(name): _plain(context[name], f"{where}: covariate {name}") for name in names or context}
@@ -156,6 +158,8 @@ def _plain(values: Any, where: str) -> np.ndarray:
         missing = [value is None or value != value for value in values.ravel().tolist()]  # NaN differs from itself
         given = np.where(np.reshape(missing, values.shape), "", values)
         values = given.astype(np.str_) if all(isinstance(value, str) for value in given.ravel().tolist()) else given
+    if values.dtype.kind not in "biufUSO":
+        raise InputError(f"{where} holds {values.dtype}, not numbers or strings; convert it, dates to numbers")
     words = values.dtype.kind in "US"
     try:
         return np.where(values == "", "nan", values).astype(np.float64) if words else values.astype(np.float64)

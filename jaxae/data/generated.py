@@ -1,5 +1,6 @@
 """A data set whose training examples are generated in each step and never stored."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -37,15 +38,20 @@ def generated(
     InputError for a result of another shape or dtype, and for fewer than one example.
     """
     for name, count in (("train", train), ("test", test)):
-        if not 1 <= count < 2**31:
-            raise InputError(f"{name}={count} must be at least 1, and below {2**31}")
-    if len(shape) not in KINDS:
+        if not (isinstance(count, int) and 1 <= count < 2**31):
+            raise InputError(f"{name}={count} must be an integer, at least 1, and below {2**31}")
+    if not isinstance(shape, tuple) or len(shape) not in KINDS or min(shape) < 1:
         raise InputError(f"shape={shape} must be (D,), (T, D) or (H, W, C)")
     arrays = jax.tree.map(np.asarray, arrays)
+    try:
+        inspect.signature(draw).bind(None, arrays)
+    except TypeError:
+        raise InputError("draw must take two arguments, a key and the arrays: def draw(key, arrays)") from None
     found = jax.eval_shape(draw, jax.random.key(0), arrays)
-    if getattr(found, "shape", None) != tuple(shape) or found.dtype not in (np.uint8, np.float32):
+    types = (np.float32,) if len(shape) == 1 else (np.uint8, np.float32)
+    if getattr(found, "shape", None) != shape or found.dtype not in types:
         got = f"{found.dtype} {found.shape}" if hasattr(found, "shape") else type(found).__name__
-        raise InputError(f"draw returns {got}, not uint8 or float32 {tuple(shape)}")
+        raise InputError(f"draw returns {got}, not {' or '.join(kind.__name__ for kind in types)} {shape}")
     generator, kind = Generator(arrays, draw), KINDS[len(shape)]
     x = Draws(generator, (test, *shape), found.dtype, TEST)[:]
     pixels = kind != "table" and bool(x.min() >= 0 and (x.dtype == np.uint8 or x.max() <= 1))

@@ -89,7 +89,8 @@ def _images(
         raise InputError(f"{where}: shape {first.shape} has its channels first; pass x.transpose(0, 2, 3, 1)")
     kinds = {"bytes" if x.dtype == np.uint8 else x.dtype.kind for x in images}
     if first.ndim != 4 or (kinds == {"bytes"} and first.shape[3] not in (1, 3, 4)):
-        raise InputError(f"{where}: shape {first.shape}, not [N, H, W] or [N, H, W, C] with C = 1, 3 or 4")
+        hint = "; pass x[:, None]" if first.ndim == 1 else ""
+        raise InputError(f"{where}: shape {first.shape}, not [N, H, W] or [N, H, W, C] with C = 1, 3 or 4{hint}")
     if "bytes" in kinds and len(kinds) > 1:
         types = " and ".join(str(x.dtype) for x in images)
         raise InputError(f"{where}: the splits are {types}: pass all of them as bytes, or all as floats of one range")

@@ -30,24 +30,25 @@ def scaled(dataset: Dataset, how: Scaling) -> Dataset:
 
     how: none; unit, from the range of the training split to [0, 1]; standard, to mean 0 and variance 1 over the
     training split; for each feature of a table, each channel of images and each dimension of series. auto: standard for
-    real numbers, none for bytes and for images and series in [0, 1]. Bytes are divided by 255 first. `Rows` are scaled
-    when they are read, other arrays in chunks.
+    real numbers, none for bytes and for images and series in [0, 1]. Bytes of images are divided by 255 first. `Rows`
+    are scaled when they are read, other arrays in chunks.
     A constant column becomes 0. InputError for a column without observed entries. Counts are not scaled: InputError for
     unit and standard, and for a value that is not a count.
     """
     if dataset.kind == "counts":
         return _counts(dataset, how)
-    of_bytes = dataset.train.x.dtype == np.uint8
-    dataset = dataset._replace(from_bytes=of_bytes)
+    of_bytes = dataset.train.x.dtype == np.uint8 and dataset.kind == "image"
+    dataset = dataset._replace(from_bytes=dataset.from_bytes or of_bytes)
     pixels = dataset.kind != "table" and all(_within_unit(split.x) for split in dataset.splits)
     if how == "auto":
         how = "none" if pixels else "standard"
     if how == "none" and of_bytes:
         return dataset
     missing = any(has_missing(split.x) for split in dataset.splits)
+    converted = partial(_in_model_units, missing=missing, divide=of_bytes)
     if how == "none":
-        return dataset.each(partial(_in_model_units, scale=None, missing=missing))._replace(real=not pixels)
-    known = moments(dataset.train)
+        return dataset.each(partial(converted, scale=None))._replace(real=not pixels)
+    known = moments(dataset.train, of_bytes)
     if np.isnan(known.mean).any():
         column = int(np.isnan(known.mean).argmax())
         raise InputError(f"{dataset.feature(column)} has no entry in the training split; leave it out")
@@ -56,7 +57,7 @@ def scaled(dataset: Dataset, how: Scaling) -> Dataset:
         column = int(np.argmin(np.isfinite(offset) & np.isfinite(factor)))
         raise InputError(f"{dataset.feature(column)} has values too large to be scaled; leave it out, or divide them")
     scale = Scale(offset, np.where(factor > 1e-12 * np.abs(offset), factor, 1.0))
-    found = dataset.each(partial(_in_model_units, scale=scale, missing=missing))
+    found = dataset.each(partial(converted, scale=scale))
     found = found._replace(scale=scale, real=how == "standard")
     if how == "unit":
         beyond = sum(int(((part < 0) | (part > 1)).sum()) for split in found.splits[1:] for part in chunks(split.x))
@@ -70,7 +71,7 @@ def _counts(dataset: Dataset, how: Scaling) -> Dataset:
     if how in ("unit", "standard"):
         raise InputError(f"scale={how} has no effect on counts, which are not scaled; omit it, or use kind=table")
     for part in (part for split in dataset.splits for part in chunks(split.x)):
-        wrong = (part < 0) | (part % 1 > 0) | (part > LARGEST)
+        wrong = (part < 0) | (part % 1 > 0) | (part > np.float64(LARGEST))
         if wrong.any():
             row, column = map(int, np.argwhere(wrong)[0])
             raise InputError(
@@ -82,16 +83,16 @@ def _counts(dataset: Dataset, how: Scaling) -> Dataset:
     if not total:
         raise InputError("all counts of the training split are 0: there is nothing to learn")
     missing = any(has_missing(split.x) for split in dataset.splits)
-    kept = dataset.each(partial(_in_model_units, scale=None, missing=missing, divide=False))
+    kept = dataset.each(partial(_in_model_units, scale=None, missing=missing))
     return kept._replace(real=True, total=total)
 
 
-def moments(split: Split) -> Moments:
+def moments(split: Split, divide: bool = False) -> Moments:
     """Moments of the observed entries; NaN for a column without observed entries. Padding is excluded."""
 
     def parts() -> Iterator[np.ndarray]:
         for part in chunks(split.x) if split.lengths is None else [split.x[_steps(split)]]:
-            yield _divided(part).reshape(-1, split.x.shape[-1]).astype(np.float64)
+            yield (part / np.float32(255) if divide else part).reshape(-1, split.x.shape[-1]).astype(np.float64)
 
     count, total, low, high = 0.0, 0.0, np.inf, -np.inf
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
@@ -105,11 +106,11 @@ def moments(split: Split) -> Moments:
         return Moments(mean, np.sqrt(square / count), np.asarray(low), np.asarray(high))
 
 
-def _in_model_units(split: Split, scale: Scale | None, missing: bool, divide: bool = True) -> Split:
+def _in_model_units(split: Split, scale: Scale | None, missing: bool, divide: bool = False) -> Split:
     """Missing entries and padding as 0, in float32, with the mask of the observed ones if any is missing."""
 
     def convert(part: np.ndarray) -> np.ndarray:
-        part = _divided(part) if divide else part
+        part = part / np.float32(255) if divide else part
         with np.errstate(invalid="ignore"):  # signalling NaN in damaged files
             part = part if scale is None else (part - scale.offset) / scale.factor
             return (np.where(np.isnan(part), 0, part) if missing else part).astype(np.float32)
@@ -127,10 +128,6 @@ def _known(part: np.ndarray) -> np.ndarray:
 def _steps(split: Split) -> np.ndarray:
     """Whether a step is within its sequence."""
     return np.arange(split.x.shape[1])[None] < np.asarray(split.lengths)[:, None]
-
-
-def _divided(x: np.ndarray) -> np.ndarray:
-    return x / np.float32(255) if x.dtype == np.uint8 else x
 
 
 def _within_unit(x: Any) -> bool:

@@ -39,7 +39,8 @@ def load(arrays: dict[str, np.ndarray], path: Path, options: Options) -> RawData
     given = {role[1]: array for name, array in arrays.items() if (role := archives.role(name)) and not role[0]}
     (y,), classes = labels([given.get("y")], [len(parts)], str(path))
     context = columns(given["context"], len(parts), str(path)) if "context" in given else None
-    return assembled([numbers(part) for part in parts], y, classes, options, str(path), context)
+    raw = assembled([numbers(part) for part in parts], y, classes, options, str(path), context)
+    return raw._replace(from_bytes=parts[0].dtype == np.uint8)
 
 
 def checked(part: np.ndarray, where: str) -> np.ndarray:

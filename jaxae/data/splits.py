@@ -36,6 +36,7 @@ class RawDataset(NamedTuple):
     groups: Int[np.ndarray, " N"] | None = None  # of the training examples; those of a group stay in one split
     spans: Int[np.ndarray, "N 2"] | None = None  # first step, and the step after the last, of windows of series
     sample_rate: int = 0  # of recordings, in Hz
+    from_bytes: bool = False  # of series: whether they were uint8, and are divided by 255
     applicable: tuple[str, ...] = ()  # options in `SOURCE_OPTIONS` that apply to this source
     covariates: tuple[str, ...] = ()  # names of the columns of `Split.context`, which are encoded last
 
@@ -99,6 +100,7 @@ def with_splits(raw: RawDataset, test: str, valid: str, read: Callable[[str], Ra
         features=raw.features,
         notes=tuple(filter(None, notes)),
         sample_rate=raw.sample_rate,
+        from_bytes=raw.from_bytes,
         valid=splits.get("valid"),
         covariates=raw.covariates,
     )

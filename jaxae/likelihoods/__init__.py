@@ -3,8 +3,10 @@
 `named` returns one by its name.
 """
 
+from math import exp
 from typing import Literal, get_args
 
+from jaxae.core.divergences import LOG_SCALE_LIMIT
 from jaxae.core.types import Info
 from jaxae.likelihoods.base import Likelihood as Likelihood
 from jaxae.likelihoods.base import log_likelihood as log_likelihood
@@ -58,13 +60,14 @@ def named(name: Name, scale: float = 1.0, info: Info = PIXELS) -> Likelihood:
         raise ValueError(f"likelihood={name} is unknown; use one of {', '.join(get_args(Name))}")
     if name == "auto":
         name = "negative-binomial" if info.counts else "normal-learned" if info.real else "bernoulli"
-    if name in SCALED and scale <= 0:
-        raise ValueError(f"likelihood_scale={scale} must be positive")
+    if name in SCALED and not exp(-LOG_SCALE_LIMIT) <= scale <= exp(LOG_SCALE_LIMIT):
+        raise ValueError(f"likelihood_scale={scale} must be positive, from 2.1e-9 to 4.8e8")
     if name not in SCALED and scale != 1.0:
         raise ValueError(f"likelihood_scale={scale} is for likelihood=normal, laplace or student-t only; omit it")
     found = _made(name, scale, info.total)
     if not _fits(found, info):
         needs, kind = NEEDS[found.data]
+        kind = "kind=table" if info.counts else kind
         fitting = [other for other in get_args(Name)[1:] if _fits(_made(other, 1.0, info.total), info)]
         raise ValueError(f"likelihood={name} needs {needs} ({kind}); for these data use one of {', '.join(fitting)}")
     return found

@@ -142,7 +142,7 @@ class Categorical:
 
     def log_prob(self, outputs: Float[Array, "B *P"], x: Float[Array, "B *D"]) -> Float[Array, "B *D"]:
         """Log mass of the level of every dimension, in nats."""
-        place = jnp.round(x * (self.levels - 1)).astype(jnp.int32)
+        place = jnp.clip(jnp.round(x * (self.levels - 1)), 0, self.levels - 1).astype(jnp.int32)
         logs = nn.log_softmax(self._logits(outputs), axis=-2)
         return jnp.take_along_axis(logs, place[..., None, :], axis=-2)[..., 0, :]
 

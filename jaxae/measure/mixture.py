@@ -25,7 +25,9 @@ def fit(codes: Num[np.ndarray | Array, "N *code"], components: int = 10, seed: i
     codes = np.asarray(codes, np.float64)
     flat = codes.reshape(len(codes), -1)
     if not 1 <= components <= len(flat):
-        raise InputError(f"components={components} must be from 1 to the number of codes, {len(flat)}")
+        raise InputError(
+            f"components={components} must be from 1 to the number of codes, {len(flat)} (of one seed: codes[0])"
+        )
     floor = 1e-6 * max(float(flat.var(0).mean()), 1e-12)  # added to the variances: latent dimensions may be constant
     kind = "full" if flat.shape[1] <= WIDEST else "diag"
     fitted = GaussianMixture(components, covariance_type=kind, reg_covar=floor, random_state=seed, max_iter=200)

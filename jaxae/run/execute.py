@@ -59,7 +59,7 @@ def train(
         dataset = loaded(config) if known is None else known
     if len(dataset.train.x) < config.batch_size:
         raise InputError(
-            f"batch_size={config.batch_size} exceeds the {len(dataset.train.x)} training examples; use fewer"
+            f"batch_size={config.batch_size} exceeds the {len(dataset.train.x)} training examples; use at most as many"
         )
     experiment, plan = planned(config, build, dataset, processes)
     writes, description = processes.is_main_process, directory.describe(config, name, dataset, program)
@@ -204,7 +204,7 @@ def checked(config: Config, build: Build, dataset: Dataset, layout: Layout = UNS
         if config.context and not experiment.conditional:
             able = ", ".join(_suitable(dataset.info, "conditional"))
             raise ValueError(
-                f"context={' '.join(config.context)} has no effect: the model is not conditional; use one of {able}"
+                f"context={' '.join(config.context)} has no effect: the model is not conditional; use {able}"
             )
         require_suitable(experiment, dataset)
         if config.selection.needs_validation and dataset.valid is None:

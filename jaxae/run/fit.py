@@ -99,6 +99,8 @@ def fit(
     if trouble := platform_error():
         raise InputError(trouble)
     if context is not None and isinstance(data, str | Path):
+        if not isinstance(context, str | list | tuple):
+            raise TypeError("context of a path names columns; put arrays beside x into an .npz, as context=")
         fields["context"], context = context, None
     seeds = configs.plain(seeds)
     if type(seeds) is not int:
@@ -237,16 +239,14 @@ def _dataset(
     config: type[Config], data: Any, of: tuple[Any, Any], test: Any, valid: Any, fields: dict[str, Any], progress: bool
 ) -> tuple[Dataset, dict[str, Any]]:
     """The data, and how config.json names it and its splits."""
-    names = [field.name for field in dataclasses.fields(sources.Options)]
-    options = config(**{name: fields[name] for name in names if name in fields})
+    options = config(**{f.name: fields[f.name] for f in dataclasses.fields(sources.Options) if f.name in fields})
     folders = (fields.get("data_dir", ""), fields.get("manual_dir", ""))
     parts = {"test": test, "valid": valid}
     if isinstance(data, str | Path):
         for name, part in parts.items():
             if np.ndim(part):
                 raise ValueError(f"{name}= is an array, but data is a path; pass a path, a fraction or a number")
-        given = {name: str(part) for name, part in parts.items() if part is not None}
-        named: dict[str, Any] = {"data": str(data), **given}
+        named: dict[str, Any] = {"data": str(data), **{n: str(p) for n, p in parts.items() if p is not None}}
         found = sources.loaded(dataclasses.replace(options, **named), *folders)
         _say(progress, f"{data}: {sources.summary(found)}")
         return found, named

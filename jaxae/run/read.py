@@ -202,6 +202,9 @@ def recorded_experiment(
         if name not in names():
             if saved.get("program"):
                 raise InputError(f"{path}: was trained as a jaxae.Experiment, {name}: pass it to jaxae.load")
-            raise InputError(f"{path}: was trained by {name}, which is not in jaxae.experiments: pass its module")
+            raise InputError(
+                f"{path}: was trained by {name}, which is not in jaxae.experiments: pass its module, jaxae.load(path, "
+                "module), or module=NAME on the command line"
+            )
         module = find(name)
     return module, configs.from_json(module.Config, saved["config"])

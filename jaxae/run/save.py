@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jaxae.core.types import State
+from jaxae.errors import InputError
 from jaxae.run import command_line, directory, loop
 from jaxae.run import config as configs
 from jaxae.run.config import Config
@@ -57,7 +58,10 @@ def saver(
         command = command_line.command(own, description["experiment"]) if description["command"] else ""
         with directory.locked(path):
             about = {"saved": True, "config": configs.to_json(own), "command": command}
-            directory.prepare(path, own, {**description, **about})
+            new = {**description, **about}
+            if (path / "config.json").exists() and directory.difference(directory.read(path / "config.json"), new):
+                raise InputError(f"{path} holds another model; delete it, or save into another folder")
+            directory.prepare(path, own, new)
             metrics = path / "metrics.jsonl"
             records.truncate(metrics, 0)
             for line in model.history:

@@ -151,8 +151,8 @@ def require_suitable(experiment: Experiment, data: Dataset) -> None:
 def _require_conditions(data: Dataset) -> None:
     if not data.conditions.size:
         raise ValueError(
-            "a conditional model needs classes or covariates, and the data have neither; pass y= or context=, for a "
-            "table target=COLUMN or context=COLUMN"
+            "a conditional model needs classes or covariates, and the data have neither; for a table, use "
+            "target=COLUMN or context=COLUMN, and for arrays, pass y or context to fit"
         )
     known = np.unique(data.train.y)
     for name, split in (("test", data.test), ("validation", data.valid or data.test)):

@@ -113,7 +113,7 @@ class Trained:
     def reconstruct(
         self, x: Examples, lengths: Int[Any, " N"] | None = None, *, y: Any = None, context: Any = None
     ) -> Float[Array, "*S_N_shape"]:
-        """decode(encode(x)): float32, pixels in [0, 1]."""
+        """decode(encode(x)): float32, in the units of the data, pixels in [0, 1]."""
         z = self.encode(x, lengths, y=y, context=context)
         return self._decode(z, Given(y, context, x if isinstance(x, Split) else None))
 
@@ -132,7 +132,10 @@ class Trained:
     def sample(
         self, key: Key[Array, ""], n: int, prior: Sampler | None = None, *, y: Any = None, context: Any = None
     ) -> Float[Array, "*S_n_D"]:
-        """n examples from the model's prior, or from another one, such as `mixture.fit`: float32, pixels in [0, 1].
+        """n samples, the means of p(x|z) for codes z from the prior: float32, in the units of the data.
+
+        prior: another prior than the model's, such as `mixture.fit`. The noise of the likelihood is not added;
+        `likelihood.sample` of the model does so.
 
         y, context: condition of all of them, or of each. ValueError for a model without a prior, and for a key of
         another type than `jax.random.key(0)`.
