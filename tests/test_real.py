@@ -424,8 +424,17 @@ def test_model_takes_a_list_of_series():
         model.encode("parts.npz")
 
 
-@pytest.mark.parametrize("scale", ["auto", "standard", "unit"])
-@pytest.mark.parametrize("kind", ["table", "series"])
+@pytest.mark.parametrize(
+    ("kind", "scale"),
+    [
+        ("table", "auto"),
+        ("series", "standard"),
+        *(
+            pytest.param(kind, scale, marks=pytest.mark.slow)
+            for kind, scale in (("table", "unit"), ("series", "auto"), ("series", "unit"))
+        ),
+    ],
+)
 def test_integers_of_every_type_are_in_the_units_of_the_user(kind, scale):
     """Bytes of a table are numbers; bytes of series are pixels, and scaled from there on request."""
     x = rng.integers(0, 256, (40, 6), np.uint8)
@@ -462,3 +471,12 @@ def test_unscaled_bytes_of_a_table_are_numbers():
     assert found.real
     model = jaxae.fit("vae", x, test=0, scale="none", epochs=1, batch_size=10, progress=False)
     np.testing.assert_allclose(model.score(x), model.score(found.train), rtol=1e-5)
+
+
+@pytest.mark.parametrize("test", [0, 0.2])
+def test_summary_counts_examples_without_a_class_and_missing_entries_once(test):
+    x = rng.normal(size=(20, 2))
+    x[3, 1] = np.nan
+    said = data.summary(data.from_arrays(x, ["a", "", "b", "a"] * 5, test=test))
+    assert "2 classes (5 examples without a class)" in said
+    assert "1 missing entry" in said

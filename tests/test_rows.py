@@ -124,9 +124,10 @@ def test_infinite_value_in_the_last_chunk_raises(monkeypatch):
 
 
 def test_streamed_run_on_a_large_array_equals_that_on_a_small_one(tmp_path, monkeypatch):
-    """Parameters bit for bit; with missing entries, a validation split, measures, figures and the report."""
+    """Parameters bit for bit; with missing entries, a validation split and measures."""
     x = ARRAYS["missing"]
     fields = {"epochs": 2, "batch_size": 8, "hidden": (4,), "valid": 0.2, "log_likelihood_samples": 20}
+    fields["figures"] = False
     small = jaxae.fit("vae", x, workdir=tmp_path / "small", progress=False, **fields)
     monkeypatch.setattr(rows, "LARGE", 100)
     large = jaxae.fit("vae", x, workdir=tmp_path / "large", progress=False, device_data_limit=1e-9, **fields)
@@ -136,5 +137,13 @@ def test_streamed_run_on_a_large_array_equals_that_on_a_small_one(tmp_path, monk
     assert results[0]["likelihood"] == results[1]["likelihood"]
     for name, value in results[0]["metrics"].items():
         np.testing.assert_allclose(results[1]["metrics"][name], value, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_figures_of_a_large_array_are_those_of_a_small_one(tmp_path, monkeypatch):
+    fields = {"epochs": 1, "batch_size": 8, "hidden": (4,), "progress": False}
+    jaxae.fit("vae", ARRAYS["missing"], workdir=tmp_path / "small", **fields)
+    monkeypatch.setattr(rows, "LARGE", 100)
+    jaxae.fit("vae", ARRAYS["missing"], workdir=tmp_path / "large", **fields)
     for path in (tmp_path / "small" / "figures").glob("*.png"):
         assert path.read_bytes() == (tmp_path / "large" / "figures" / path.name).read_bytes(), path.name

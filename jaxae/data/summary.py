@@ -34,6 +34,7 @@ def worded(text: str, kind: str) -> str:
 def summary(data: Dataset) -> str:
     """Counts of the splits, shape, classes, scaling, missing entries, and what was changed or left out."""
     size = "x".join(map(str, data.shape))
+    different = data.splits[data.test is data.train :]
     what = f"{words(data.kind).examples} of {'up to ' * (data.train.lengths is not None)}{size}"
     if len(data.shape) == 1:
         what += " counts" if data.kind == "counts" else " columns"
@@ -42,7 +43,11 @@ def summary(data: Dataset) -> str:
         counts.insert(1, f"{len(data.valid.x):,} validation")
     splits = f"{', '.join(counts[:-1])} and {counts[-1]} {what}"
     count = len(data.classes)
-    parts = [splits, f"{count} class{'es' * (count > 1)}"] if count else [splits]
+    parts = [splits]
+    if count:
+        without = sum(int(np.sum(split.y < 0)) for split in different)
+        examples = f" ({without:,} examples without a class)" if without else ""
+        parts.append(f"{count} class{'es' * (count > 1)}{examples}")
     if data.covariates:
         names = categories(data.covariates)
         parts.append(f"{len(names)} covariate{'s' * (len(names) > 1)}")
@@ -54,7 +59,7 @@ def summary(data: Dataset) -> str:
     if data.total is not None:
         parts.append(f"mean total {data.total:,.4g}")
     if data.train.observed is not None:
-        masks = [split.observed for split in data.splits if split.observed is not None]
+        masks = [split.observed for split in different if split.observed is not None]
         missing = sum(int(np.sum(part == 0)) for mask in masks for part in chunks(mask))
         parts.append(f"{missing:,} missing entr{'y' if missing == 1 else 'ies'}")
     return ", ".join([*parts, *data.notes])

@@ -229,7 +229,9 @@ def _pair_plot(
     if filled.any():
         texts["reconstructions of entries that were not measured"] = MISSING
     keys = [axes[0, 0].scatter([], [], color=colour) for colour in texts.values()]
-    figure.legend(keys, list(texts), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    figure.legend(
+        keys, list(texts), loc="outside lower center", ncols=3 if len(columns) > 2 else 1, fontsize=8, frameon=False
+    )
     return figure
 
 
