@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Key, Shaped
 
 from jaxae.core.types import Generator
+from jaxae.data.rows import indices
 
 # Keys of the examples that are generated outside training; those of training are derived from its seeds.
 PREVIEW, TEST = 1 << 31, (1 << 31) + 1
@@ -40,10 +41,7 @@ class Draws:
 
     def __getitem__(self, places: Any) -> np.ndarray:
         """Generate the examples selected by an index array, a slice or a mask."""
-        if isinstance(places, slice):
-            places = np.arange(*places.indices(len(self)))
-        numbers = np.asarray(places)
-        numbers = np.flatnonzero(numbers) if numbers.dtype == bool else numbers
+        numbers = indices(places, len(self))
         key = jax.random.fold_in(jax.random.key(0), self.purpose)
         return np.asarray(_drawn(self.generator.draw, key, self.generator.arrays, numbers.astype(np.uint32)))
 

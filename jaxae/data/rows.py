@@ -48,12 +48,10 @@ class Rows:
 
         They are converted in blocks that fit into the cache of a core.
         """
-        if self.convert is None or isinstance(rows, int | np.integer):
-            part = np.asarray(self.base[rows if self.places is None else self.places[rows]])
-            return part if self.convert is None else np.asarray(self.convert(part))
-        numbers = np.arange(len(self.base)) if isinstance(rows, slice) and self.places is None else self.places
-        places = np.asarray(rows if numbers is None else numbers[rows])
-        places = np.flatnonzero(places) if places.dtype == bool else places
+        if self.convert is None:
+            return np.asarray(self.base[rows if self.places is None else self.places[rows]])
+        places = indices(rows, len(self))
+        places = places if self.places is None else self.places[places]
         found = np.empty((places.size, *self.shape[1:]), self.dtype)
         size = max(1, BLOCK // max(1, int(np.prod(self.shape[1:], dtype=np.int64))))
         for first in range(0, places.size, size):
@@ -74,6 +72,14 @@ class Rows:
         before = self.convert
         both = convert if before is None else lambda part: convert(before(part))
         return replace(self, convert=both, dtype=np.dtype(dtype))
+
+
+def indices(selection: Any, count: int) -> np.ndarray:
+    """The indices that an index array, a slice or a mask selects of `count` rows."""
+    if isinstance(selection, slice):
+        return np.arange(*selection.indices(count))
+    found = np.asarray(selection)
+    return np.flatnonzero(found) if found.dtype == bool else found
 
 
 def rows(x: np.ndarray) -> Any:
