@@ -49,10 +49,15 @@ class Draws:
         """A hash of the computation of an example, with its constants and arrays."""
         key = jax.eval_shape(lambda: jax.random.key(0))
         program = jax.make_jaxpr(self.generator.draw)(key, self.generator.arrays)
-        digest = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", f"{self.shape}{program}").encode())
+        digest = hashlib.sha256(without_addresses(f"{self.shape}{program}").encode())
         for array in (*program.consts, *jax.tree.leaves(self.generator.arrays)):
             digest.update(np.asarray(array).tobytes())
         return digest.digest()
+
+
+def without_addresses(jaxpr: str) -> str:
+    """The text of a jaxpr without addresses of functions, which differ between processes."""
+    return re.sub(r" at 0x[0-9a-f]+", "", jaxpr)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -27,9 +27,8 @@ def measures(model: Trained, dataset: Dataset, others: Sequence[Trained] = ()) -
     Reconstruction quality and defects are measured for `model`, the first seed, on at most 10,000 test examples.
     Quality is omitted for sequences, real numbers, missing entries, and images smaller than the SSIM window; defects
     are omitted for conditional models, and if one is not finite, as for a class with collinear codes. The other
-    measures cover all seeds, as
-    records of `seeds`, `mean` and `std` if `others`, the models of the other seeds, are passed. Disentanglement needs
-    known factors and at most 64 latent dimensions.
+    measures cover all seeds, as records of `seeds`, `mean` and `std` if `others`, the models of the other seeds, are
+    passed. Disentanglement needs known factors and at most 64 latent dimensions.
     """
     found: dict[str, Any] = {}
     test = dataset.test

@@ -1,13 +1,13 @@
 """Fingerprint of the computation of an experiment, to compare runs."""
 
 import hashlib
-import re
 from typing import Any
 
 import jax
 import numpy as np
 
 from jaxae.data import Dataset
+from jaxae.data.draws import without_addresses
 from jaxae.run.build import Build, built
 from jaxae.run.config import Config
 from jaxae.training.start import blank, start
@@ -26,4 +26,4 @@ def traced(config: Config, build: Build, dataset: Dataset) -> tuple[str, list[An
     step = jax.make_jaxpr(experiment.train.step)(state, batch, key)
     tested = jax.make_jaxpr(experiment.evaluate)(state.variables, test, key)
     constants = [np.asarray(value).tolist() for closed in (step, tested) for value in closed.consts]
-    return re.sub(r" at 0x[0-9a-f]+", "", f"{step}{tested}"), constants
+    return without_addresses(f"{step}{tested}"), constants

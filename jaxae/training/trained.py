@@ -39,8 +39,8 @@ class Trained:
     n - 1). Examples go in, and come out, in the user's units. Images are [N, H, W, C], or [N, H, W] when grey, uint8 or
     float in [0, 1]; floats are used as they are, whereas training and the command line round them to 256 levels. Real
     numbers are scaled as the training data were; NaN marks a missing entry. Of counts the results are expected counts,
-    at the mean total of the training examples. Sequences are [N, T, D], padded ones with
-    their lengths [N], or a list of [T, D]. A split of a `Dataset`, which is in model units, is passed as a whole:
+    at the mean total of the training examples. Sequences are [N, T, D], padded ones with their lengths [N], or a list
+    of [T, D]. A split of a `Dataset`, which is in model units, is passed as a whole:
     `model.score(data.test)`, not its array. With several seeds every result has a leading axis of seeds, and `model[i]`
     is the model of one. A conditional model needs the condition of every example: y, its class as the data named it (or
     its index, if the names are no integers), and context, its covariates in the user's units, as a row or as
@@ -135,10 +135,8 @@ class Trained:
         """n samples, the means of p(x|z) for codes z from the prior: float32, in the units of the data.
 
         prior: another prior than the model's, such as `mixture.fit`. The noise of the likelihood is not added;
-        `likelihood.sample` of the model does so.
-
-        y, context: condition of all of them, or of each. ValueError for a model without a prior, and for a key of
-        another type than `jax.random.key(0)`.
+        `likelihood.sample` of the model does so. y, context: condition of all of them, or of each. ValueError for a
+        model without a prior, and for a key of another type than `jax.random.key(0)`.
         """
         return self.decode(self.sample_codes(key, n, prior, y=y, context=context), y=y, context=context)
 
