@@ -1,6 +1,7 @@
 """Strict mode for all tests: implicit broadcasting raises, warnings are errors, 64-bit is off."""
 
 import fcntl
+import gc
 import importlib.util
 import os
 import shutil
@@ -33,6 +34,10 @@ jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_legacy_prng_key", "error")
 
 MNIST = Path(os.environ.get("JAXAE_DATA", ROOT.parent / "shared" / "data")) / "mnist"
+
+
+# Tracing creates many objects and few cycles: a tenth of a test's time was garbage collection.
+gc.set_threshold(100_000, 50, 50)
 
 
 def pytest_configure(config):

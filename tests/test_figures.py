@@ -176,6 +176,12 @@ def test_loss_curves_show_the_mean_and_a_band_of_one_standard_deviation():
     assert axis.get_ylabel() == "nats per value"
 
 
+@pytest.mark.parametrize(("losses", "scale"), [([3.0, 2.0, 2500.0], "log"), ([3.0, 2.0, 1900.0], "linear")])
+def test_loss_that_grew_by_more_than_a_thousand_has_a_logarithmic_axis(losses, scale):
+    lines = [{"epoch": i, "step": i, "split": "test", "loss": loss} for i, loss in enumerate(losses)]
+    assert figures.loss(lines, "", "", "image").axes[0].get_yscale() == scale
+
+
 def test_draw_writes_the_figures_that_apply_to_the_model(tmp_path):
     lines = [records.record(1, 10, split, {"loss": np.float32(1)}) for split in ("train", "test")]
     always = {"loss", "reconstructions", "extremes", "activity", "interpolation", "traversal"}

@@ -46,6 +46,8 @@ def test_fitted_seeds_encode_sample_score_save_and_load(x, tmp_path):
     assert equal(again.encode(x), codes)
     assert equal(again[2].encode(x), model[2].encode(x))
     assert again.history == list(model.history)
+    assert repr(again) == "Trained(VAE, (28, 28, 1) -> (3,), seeds 0 to 3, epoch 2)"
+    assert repr(again[2]) == "Trained(VAE, (28, 28, 1) -> (3,), seed 2, epoch 2)"
 
 
 @pytest.mark.slow

@@ -480,3 +480,9 @@ def test_summary_counts_examples_without_a_class_and_missing_entries_once(test):
     said = data.summary(data.from_arrays(x, ["a", "", "b", "a"] * 5, test=test))
     assert "2 classes (5 examples without a class)" in said
     assert "1 missing entry" in said
+
+
+def test_data_set_prints_as_one_line():
+    x = rng.normal(size=(20, 2))
+    found = data.from_arrays(x, ["a", "b"] * 10, test=0.2, valid=0.1)
+    assert repr(found) == "Dataset(table, 15 training, 1 validation, 4 test, (2,), 2 classes)"

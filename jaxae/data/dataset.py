@@ -60,6 +60,12 @@ class Dataset(NamedTuple):
     covariates: tuple[str, ...] = ()  # names of the columns of `Split.context`
     context_scale: Scale | None = None  # of the covariates, from model units to the user's
 
+    def __repr__(self) -> str:
+        """Kind, number of examples of each split, shape of an example, and number of classes."""
+        names = {"training": self.train, "validation": self.valid, "test": self.test}
+        splits = ", ".join(f"{len(split.x):,} {name}" for name, split in names.items() if split is not None)
+        return f"Dataset({self.kind}, {splits}, {self.shape}, {len(self.classes)} classes)"
+
     @property
     def splits(self) -> tuple[Split, ...]:
         """All splits."""

@@ -157,8 +157,10 @@ def _require_conditions(data: Dataset) -> None:
     known = np.unique(data.train.y)
     for name, split in (("test", data.test), ("validation", data.valid or data.test)):
         if len(new := np.setdiff1d(split.y, known)):
-            what = f"examples of class {data.classes[new[-1]]}" if new[-1] >= 0 else "examples without a class"
-            raise ValueError(f"the {name} split has {what}, and the training split has none; leave them out")
+            what, fix = f"examples of class {data.classes[new[-1]]}", "leave them out"
+            if new[-1] < 0:
+                what, fix = "examples without a class", f"{fix}, or pass test_y (valid_y) to jaxae.data.from_arrays"
+            raise ValueError(f"the {name} split has {what}, and the training split has none; {fix}")
 
 
 def _iterate(

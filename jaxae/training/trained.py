@@ -49,16 +49,22 @@ class Trained:
     """
 
     experiment: Experiment
-    state: State = field(repr=False)  # with several seeds every leaf has a leading axis of seeds
+    state: State  # with several seeds every leaf has a leading axis of seeds
     shape: tuple[int, ...]  # of one example
     seeds: range = range(1)
-    history: Sequence[dict[str, Any]] = field(default=(), repr=False)  # metrics of every epoch and split
-    saver: Callable[[Path, "Trained"], None] | None = field(default=None, repr=False)  # what `save` calls
-    scale: Scale | None = field(default=None, repr=False)  # from model units to the user's; None if they are the same
-    real: bool = field(default=False, repr=False)  # real numbers or counts, not pixels in [0, 1]
-    from_bytes: bool = field(default=True, repr=False)  # whether the data were uint8, divided by 255
-    conditions: Conditions = field(default=Conditions(), repr=False)  # classes and covariates of the data
-    fixed: Given = field(default=Given(), repr=False)  # condition where none is passed: see `under`
+    history: Sequence[dict[str, Any]] = ()  # metrics of every epoch and split
+    saver: Callable[[Path, "Trained"], None] | None = None  # what `save` calls
+    scale: Scale | None = None  # from model units to the user's; None if they are the same
+    real: bool = False  # real numbers or counts, not pixels in [0, 1]
+    from_bytes: bool = True  # whether the data were uint8, divided by 255
+    conditions: Conditions = field(default=Conditions())  # classes and covariates of the data
+    fixed: Given = field(default=Given())  # condition where none is passed: see `under`
+
+    def __repr__(self) -> str:
+        """Model, shapes of an example and of its code, seeds, and epochs if known."""
+        seeds = f"seed {self.seeds[0]}" if len(self.seeds) == 1 else f"seeds {self.seeds[0]} to {self.seeds[-1]}"
+        epochs = f", epoch {self.history[-1]['epoch']}" if self.history else ""
+        return f"Trained({type(self.experiment.model).__name__}, {self.shape} -> {self.code}, {seeds}{epochs})"
 
     def __getitem__(self, i: int) -> "Trained":
         """The model of one seed, counted from 0. IndexError if out of range."""

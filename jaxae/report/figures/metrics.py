@@ -38,6 +38,11 @@ def series(lines: list[records.Record], name: str, split: str) -> tuple[list[int
     return [line["epoch"] for line in part], [records.mean(line[name]) for line in part], deviations or None
 
 
+def spans_decades(values: list[float]) -> bool:
+    """Whether all values are positive and the largest is more than 1,000 times the smallest."""
+    return bool(values and min(values) > 0 and max(values) > 1000 * min(values))
+
+
 def loss(lines: list[records.Record], unit: str, title: str, kind: str) -> "Figure":
     """Every metric over epochs, for every split; with several seeds the mean and a band of one standard deviation.
 
@@ -59,6 +64,8 @@ def loss(lines: list[records.Record], unit: str, title: str, kind: str) -> "Figu
                 mean, band = np.array(values), np.array(std)
                 axis.fill_between(epochs, mean - band, mean + band, color=colour, alpha=0.25, linewidth=0)
         axis.set(title=name, xlabel="epoch", ylabel=unit_of(name, unit, kind))
+        if spans_decades([value for line in axis.lines for value in line.get_ydata()]):
+            axis.set_yscale("log")  # a loss that grew large for some epochs hides the others on a linear axis
         axis.grid(alpha=0.3)
         axis.xaxis.get_major_locator().set_params(integer=True)
     axes[0].legend()
