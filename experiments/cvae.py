@@ -29,8 +29,8 @@ class Config(plain.Config):
     epochs: int = 50
     latent: int = 8
     prior: Literal["learned", "standard"] = "learned"
-    """Prior of the codes. learned: p(z|c), a normal distribution from a network of the condition. standard: N(0, I), so
-    that the codes hold what the condition does not: for counterfactuals."""
+    """Prior of the codes. learned: p(z|c), a normal distribution from a network of the condition. standard: N(0, I),
+    which makes the codes independent of the condition, for counterfactuals."""
     prior_hidden: int = 64
     """Width of the hidden layer of the network of --prior learned."""
 

@@ -40,7 +40,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     for k in (model.active, model.evaluated):
         if not 0 < k <= config.latent:
             raise ValueError(
-                f"active={config.active} alpha={config.alpha}: cannot keep {k} of latent={config.latent} dimensions"
+                f"active={config.active} alpha={config.alpha} cannot keep {k} of latent={config.latent} dimensions"
             )
     if start < config.active:
         raise ValueError(f"active_start={config.active_start} must be at least active={config.active}")

@@ -2,7 +2,7 @@
 
 Group: denoising and masked
 Source: He et al. 2022, who hide 75 % of the patches and compute the loss on these alone, with transformers on ImageNet.
-A mask token is learned, as there; their target is the squared error of normalized patches (--predict normalized).
+A mask token is learned, as in the paper; its loss is the squared error of normalized patches (--predict normalized).
 Vincent et al. 2010.
 Published: no result for MNIST (He et al. 2022).
 Command: jaxae masked --data mnist --seeds 3
@@ -32,7 +32,7 @@ class Config(run.Config):
     """Number of latent dimensions."""
     patch: int = 4
     """Width of a patch in pixels (1: single pixels)."""
-    hidden_share: float = 0.75
+    mask_ratio: float = 0.75
     """Fraction of the patches to hide."""
     predict: Literal["pixels", "normalized"] = "pixels"
     """Target of the hidden patches. pixels: cross-entropy. normalized: squared error, each patch with mean 0 and
@@ -44,7 +44,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     if info.real:
         raise ValueError("masked needs pixels in [0, 1], but the data are real numbers; use scale=unit")
     normalized = config.predict == "normalized"
-    mask = masked.patches(info.shape, config.patch, config.hidden_share)
+    mask = masked.patches(info.shape, config.patch, config.mask_ratio)
     model = masked.Masked(
         *autoencoder.dense(info.shape, config.hidden, config.latent, precision=config.precision),
         masked.grey if normalized else nn.sigmoid,

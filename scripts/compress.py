@@ -18,7 +18,7 @@ dense one has the smallest error of all from 4 to 64 bytes. JPEG has no rate bel
 (quality 50: 162 bytes, 0.00118). With one file per image it needs at least 200 bytes, 170 of them for header and
 tables.
 
-The comparison is not like for like. JPEG is not fitted to digits; the decoders are, and the receiver needs them: with
+The comparison is not like for like. JPEG is not fitted to digits. The decoders are, and the receiver needs them. With
 64 numbers, 1.9 MB for the dense autoencoder and 0.2 MB for the components, which is 191 and 20 bytes for each of 10,000
 images. On the other hand, a code takes one byte per number (uniform quantization between the extremes of the training
 codes, with clipping), which adds next to no error, and has no entropy coding, unlike JPEG: the table has the entropy,
@@ -207,9 +207,9 @@ def contest(options: argparse.Namespace, dataset: data.Dataset, stop: loop.Stop)
         raise InputError(f"--data {options.data}: JPEG needs grey or colour images, not {dataset.shape}")
     sizes, most = sorted(set(options.latents)), min(len(train), train[0].size)
     if sizes[0] < 1 or sizes[-1] > most:
-        raise InputError(f"--latents {' '.join(map(str, sizes))}: must be from 1 to {most}")
+        raise InputError(f"--latents {' '.join(map(str, sizes))} must be from 1 to {most}")
     if (options.workdir / "config.json").exists():
-        raise InputError(f"--workdir {options.workdir}: is a run directory: give another")
+        raise InputError(f"--workdir {options.workdir} is a run directory; give another")
     models = {size: trained(options, dataset.info, size, stop) for size in sizes}
     pca = components(train, sizes[-1])
     return [

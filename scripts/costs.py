@@ -2,8 +2,8 @@
 
 Several seeds in one program against as many sequential runs; --reduction reproducible against fast on 1, 2, 4 and 8
 devices (virtual ones on a CPU); --accumulate 4 against 1. Times are of training only, without compilation and
-evaluation; the two alternatives take turns. Prints the median ratio over the turns, with minimum and maximum. All other
-flags are those of the experiment.
+evaluation; the runs of the two alternatives are interleaved. Prints the median ratio over the turns, with minimum and
+maximum. All other flags are those of the experiment.
 """
 
 import argparse

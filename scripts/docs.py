@@ -108,7 +108,7 @@ def describe_arguments(member: doc.Doc, names: list[str]) -> None:
 
 
 def markdown(path: Path) -> str:
-    """A Markdown file; a Python file as one block of code, or its cells (`# %%`) as text and blocks."""
+    """A file as Markdown; a Python file becomes one code block, or text and code blocks if it has cells (`# %%`)."""
     if path.suffix == ".md":
         return path.read_text()
     head, *cells = re.split(r"^# %%(.*)\n", path.read_text(), flags=re.MULTILINE)

@@ -56,7 +56,7 @@ iwae --hidden 24 --latent 4 --lr 5e-3 --samples 3 --gradient dreg
 iwae --hidden 24 --latent 4 --lr 5e-3 --samples 3 --kl-warmup 3 --kl-cycles 2 --binarize static
 iwae --hidden 24 --latent 4 --lr 5e-3 --samples 3 --kl-warmup 3 --gradient dreg
 ksparse --latent 24 --lr 1 --active 6 --alpha 2
-masked --hidden 24 --latent 8 --lr 1 --patch 3 --hidden-share 0.4
+masked --hidden 24 --latent 8 --lr 1 --patch 3 --mask-ratio 0.4
 mirrored --filters 4 6 6 6 --lr 3 --dropout 0.3
 mirrored --filters 4 6 6 6 --lr 3 --dropout 0.3 --batch-norm
 planar --hidden 24 16 8 --lr 10
@@ -208,7 +208,7 @@ def results(workdir: Path) -> Arrays:
     for line in lines:
         split = line.pop("split")
         for name, value in line.items():
-            # Of several seeds: a record, or a list beside NAME_mean and NAME_std.
+            # With several seeds a value is a record, or a list beside NAME_mean and NAME_std.
             if not isinstance(line.get(re.sub("_(mean|std)$", "", name)), list) or isinstance(value, list):
                 found.setdefault(f"{split} {name}", []).append(value["seeds"] if isinstance(value, dict) else value)
     with np.load(workdir / "arrays.npz", allow_pickle=False) as arrays:

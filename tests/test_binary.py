@@ -34,7 +34,7 @@ def test_pixels_are_white_with_probability_equal_to_their_grey_value():
     assert not np.array_equal(drawn.train.x[:1000], drawn.test.x)
 
 
-def test_static_samples_both_splits_and_dynamic_the_test_split():
+def test_static_binarization_samples_both_splits_and_dynamic_only_the_test_split():
     """Every call gives the same samples."""
     static, dynamic = (binary.binarize(grey(), how) for how in ("static", "dynamic"))
     assert static.fingerprint() == binary.binarize(grey(), "static").fingerprint()

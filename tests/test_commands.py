@@ -263,7 +263,7 @@ def test_model_saved_from_python_is_applied(tmp_path, capsys, fields):
         np.testing.assert_array_equal(np.load(out), expected(X[:9]))
     assert call("sample", mine, "--n", 3, "--out", out) == 0
     for name in ("report", "quality", "compare", "probe", "likelihood"):
-        assert f"{mine}: was trained on an array, which the run directory does not hold" in refusal(capsys, name, mine)
+        assert f"{mine} was trained on an array, which the run directory does not hold" in refusal(capsys, name, mine)
     assert directory.read(mine / "config.json")["command"] == ""
 
 
@@ -274,7 +274,7 @@ def test_model_saved_from_python_is_finished_by_its_command(tmp_path, capsys):
     jaxae.fit(dense, "digits", **fields).save(mine)
     assert call("encode", mine, "digits", "--out", out) == 0
     command = f"jaxae dense --epochs 1 --batch-size 500 --hidden 8 --workdir {mine}"
-    assert f"{mine}: is not finished: {command} resumes it" in refusal(capsys, "report", mine)
+    assert f"{mine} is not finished: {command} resumes it" in refusal(capsys, "report", mine)
     flags = [*shlex.split(command)[2:], "--figures", "none"]
     run.train(command_line.parse(dense.Config, "", flags), dense.build, "dense")
     assert run.load_finished(mine)[2]["metrics"]["epoch"] == 1
@@ -283,7 +283,7 @@ def test_model_saved_from_python_is_finished_by_its_command(tmp_path, capsys):
     assert "is not finished" in refusal(capsys, "encode", mine, "digits", "--out", out)
 
 
-def test_runs_that_no_command_repeats_name_the_call_that_does(tmp_path, capsys):
+def test_errors_for_a_run_with_an_optax_transformation_name_the_fit_call(tmp_path, capsys):
     """Commands that need the data take a run with an Optax transformation."""
     path, fields = tmp_path / "run", {"epochs": 1, "hidden": (8,), "batch_size": 500, "progress": False}
     jaxae.fit(dense, "digits", optimizer=optax.adam(1e-3), figures=False, workdir=path, **fields)
@@ -294,7 +294,7 @@ def test_runs_that_no_command_repeats_name_the_call_that_does(tmp_path, capsys):
     assert "optimizer or experiment was passed as an object" in refusal(capsys, "repeat", path)
     (path / "result.json").unlink()
     said = refusal(capsys, "report", path)
-    assert f"{path}: is not finished: the same call of jaxae.fit with workdir={str(path)!r} resumes it" in said
+    assert f"{path} is not finished: the same call of jaxae.fit with workdir={str(path)!r} resumes it" in said
 
 
 def test_bad_arguments_exit_with_2_and_one_line_and_write_nothing(one, two, tmp_path, capsys):
@@ -321,11 +321,11 @@ def test_bad_arguments_exit_with_2_and_one_line_and_write_nothing(one, two, tmp_
         ("encode", (tmp_path, x, "--out", out), "holds no run"),
         ("encode", (one, tmp_path / "damaged.npy", "--out", out), "truncated or damaged"),
         ("encode", (one, "mnits", "--out", out), "did you mean mnist"),
-        ("encode", (one, "array", "--out", out), "data=array: is an array that was passed to jaxae.fit"),
+        ("encode", (one, "array", "--out", out), "data=array is an array that was passed to jaxae.fit"),
         ("encode", (one, "--out", out), "DATA"),
         ("encode", (one, x), "--out"),
         ("encode", (one, x, "--out", out, "--membr", 0), "--membr"),
-        ("encode", (two, x, "--out", out, "--member", 2), "--member 2: the run has 2 seeds: give --member 0 to 1"),
+        ("encode", (two, x, "--out", out, "--member", 2), "--member 2: the run has 2 seeds; give --member 0 to 1"),
         ("encode", (one, x, "--out", out, "--member", -2), "--member -2: the run has one seed"),
         ("reconstruct", (two, x, "--out", tmp_path / "out.png"), "a picture shows one seed"),
         ("sample", (two, "--out", tmp_path / "out.png"), "a picture shows one seed"),
@@ -448,7 +448,7 @@ def test_bash_completes_commands_experiments_and_flags(tmp_path):
 
 
 def completed_by_fish(script, words):
-    """Completions by fish, or without fish by the program that the script pipes into Python."""
+    """Completions by fish if it is installed, otherwise by the Python program within the script."""
     if fish := shutil.which("fish"):
         code = f"source {script}; complete -C '{' '.join(words)}'"
         done = subprocess.run([fish, "--no-config", "-c", code], capture_output=True, text=True, check=True)
@@ -478,6 +478,6 @@ def test_completion_scripts_are_for_the_supported_shells(capsys):
         with pytest.raises(SystemExit) as ended:
             main(["--tyro-print-completion", other])
         assert ended.value.code == 2
-        assert capsys.readouterr().err == f"error: --tyro-print-completion {other}: give one of bash, zsh, fish\n"
+        assert capsys.readouterr().err == f"error: --tyro-print-completion {other}; give one of bash, zsh, fish\n"
     assert "tcsh" not in HELP
     assert "complete " in jaxae_command("vae", "--tyro-print-completion", "bash").stdout

@@ -66,7 +66,7 @@ def test_bad_command_lines_raise_one_line_errors(line, says, capsys):
         ("seed=1, seeds=-2: choose", "--seed 1, --seeds -2: choose"),
         ("hidden=(8, 4) are two", "--hidden (8, 4) are two"),
         ("leave out accumulate=2 and overwrite=True", "leave out --accumulate 2 and --overwrite"),
-        ("workdir=a/lr=1: is not empty", "--workdir a/lr=1: is not empty"),  # a name in a path, not a field
+        ("workdir=a/lr=1 is not empty", "--workdir a/lr=1 is not empty"),  # a name in a path, not a field
         (
             "my_lr=1, tail=2, lr is small, lr= 3",
             "my_lr=1, tail=2, lr is small, lr= 3",

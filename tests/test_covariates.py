@@ -149,7 +149,7 @@ def test_unusable_covariates_raise_one_line(context, says):
     assert "\n" not in str(error.value)
 
 
-def test_other_splits_with_other_covariates_raise(tmp_path):
+def test_test_split_with_covariates_unlike_those_of_training_raises(tmp_path):
     train = write(tmp_path / "t.csv", X, **CONTEXT)
     for text, test, fields in (
         (
@@ -229,7 +229,7 @@ def test_unknown_labels_raise(y, classes, says):
         indices(y, classes, 3)
 
 
-def test_names_of_classes_are_numbers_or_strings():
+def test_labels_are_numbers_if_all_class_names_are_integers_else_strings():
     np.testing.assert_array_equal(labels_of(np.array([1, -1, 0]), ("4", "7")), [7, np.nan, 4])
     assert labels_of(np.array([1, -1, 0]), ("4", "x")).tolist() == ["x", "", "4"]
 
@@ -357,7 +357,7 @@ def test_replay_repeats_the_step_with_its_covariates(tmp_path):
 
 def test_missing_and_unknown_conditions_raise_one_line(model):
     for says, call_it in (
-        ("Linear is conditional: pass y, a class of 0, 1, 2", lambda: model.encode(X)),
+        ("Linear is conditional; pass y, a class of 0, 1, 2", lambda: model.encode(X)),
         ("pass context, covariates age, colour; one for all", lambda: model.score(X, y=1)),
         ("pass y, a class of", lambda: model.decode(np.zeros((2, 2)))),
         ("pass y, a class of", lambda: model.sample(new_key(), 2)),
@@ -459,12 +459,12 @@ def test_commands_read_conditions_from_new_data(trained, tmp_path, capsys):
         np.testing.assert_allclose(np.load(out), expected, rtol=1e-3, atol=1e-4)
     bare = write(tmp_path / "bare.csv", X[:9])
     for says, arguments in (
-        ("bare.csv: has no column age", (bare,)),
+        ("bare.csv has no column age", (bare,)),
         (
-            "bare.csv: has no classes, on which the model depends; give --y CLASS",
+            "bare.csv has no classes, on which the model depends; give --y CLASS",
             (bare, "--context", "age=1", "colour=red"),
         ),
-        ("--context age: give NAME=VALUE", (new, "--context", "age")),
+        ("--context age; give NAME=VALUE", (new, "--context", "age")),
         ("--context size is not a covariate of the model: one of age, colour", (new, "--context", "size=1")),
         ("--y d is not a class; use one of a, b, c", (new, "--y", "d")),
     ):

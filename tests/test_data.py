@@ -245,7 +245,7 @@ def bad_inputs(folder):
         "wrong magic number": (file("magic", b"\0\0\x0d\x03" + raw[4:]), "magic number 00000d03"),
         "labels instead of images": (file("labels", idx_bytes(np.arange(9))), "magic number 00000801"),
         "sizes differ": (str(folder / "sizes"), "001.png: 4x3 pixels, but 000.png has 4x5"),
-        "truncated picture": (str(folder / "broken"), "000.png: cannot be read"),
+        "truncated picture": (str(folder / "broken"), "000.png cannot be read"),
         "picture beside classes": (str(folder / "mixed"), "beside folders"),
         "folder without images": (str(folder / "empty"), "has no pictures"),
         "NaN": (npy("nan.npy", nan), "all pixels are NaN"),
@@ -379,7 +379,7 @@ def test_wrong_checksum_and_wrong_manual_dir_raise(tmp_path):
     assert not (tmp_path / "tfds" / "mnist" / "3.0.1").exists()
 
 
-def test_missing_network_raises_at_once(tmp_path, monkeypatch):
+def test_download_without_internet_raises_at_once(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("Name or service not known")
 

@@ -65,7 +65,7 @@ def test_dropout_agrees_on_several_devices():
 
 
 @pytest.mark.slow
-def test_toy_agrees_in_every_mode():
+def test_toy_agrees_in_every_mode_of_data_parallelism():
     agree("toy", "split", 16)
 
 

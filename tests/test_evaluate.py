@@ -91,7 +91,7 @@ class Sums(nn.Module):
 SIZES = []
 
 
-def test_large_images_pass_through_the_model_a_few_at_a_time():
+def test_large_images_are_processed_in_chunks():
     """At most 15 images of 128 x 128 x 3; noise depends on the index among all examples."""
 
     def loss(variables, batch, key):

@@ -177,7 +177,7 @@ def test_bad_arguments_are_named_in_the_error(x, fields, kind, said, untyped):
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda x: jaxae.fit(x, vae), "experiment has type ndarray: pass a name"),
+        (lambda x: jaxae.fit(x, vae), "experiment has type ndarray; pass a name"),
         (lambda x: jaxae.fit(Linear(), x), r"experiment has type Linear: .* jaxae.Experiment\(model, jaxae.descend"),
         (lambda x: jaxae.Experiment(Linear(), optax.adam(1e-3), squared), "train is a Gradient.*, not a Transition"),
         (lambda x: jaxae.Experiment(Linear(), jaxae.descend(squared, optax.sgd(1.0)), None), "evaluate must be a loss"),
@@ -253,7 +253,7 @@ def test_loss_and_optax_chain_train_without_a_config(x, tmp_path):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6)
     model.save(tmp_path / "linear")
     assert equal(jaxae.load(tmp_path / "linear", experiment).params, model.params)
-    with pytest.raises(InputError, match="a jaxae.Experiment, Linear: pass it to jaxae.load"):
+    with pytest.raises(InputError, match="a jaxae.Experiment, Linear; pass it to jaxae.load"):
         jaxae.load(tmp_path / "linear")
 
 
@@ -344,7 +344,7 @@ def test_one_seed_of_several_is_saved_as_its_own_run(x, tmp_path, written):
     longer = jaxae.fit(vae, x, epochs=3, seed=6, workdir=tmp_path / "one", **fields)
     alone = jaxae.fit(vae, x, epochs=3, seed=6, **fields)
     for a, b in zip(jax.tree.leaves(longer.params), jax.tree.leaves(alone.params), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)  # the first epoch was that of three seeds
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)  # the first epoch ran in a program of three seeds
     np.testing.assert_allclose(longer.history[-1]["loss"], alone.history[-1]["loss"], rtol=1e-5)
 
 
@@ -415,7 +415,7 @@ def test_run_with_an_optax_transformation_is_loaded_without_it(x, tmp_path, fiel
     assert equal(loaded.encode(x), model.encode(x))
     assert equal(loaded.score(x[:5]), model.score(x[:5]))
     assert equal(loaded[0].evaluate(x[:5]), model[0].evaluate(x[:5]))
-    with pytest.raises(ValueError, match=r"without its optimizer: pass it to jaxae.load\(path, optimizer=\.\.\.\)"):
+    with pytest.raises(ValueError, match=r"without its optimizer; pass it to jaxae.load\(path, optimizer=\.\.\.\)"):
         loaded.save(tmp_path / "saved")
     with pytest.raises(ValueError, match="without its optimizer"):
         next(jaxae.iterate(loaded.experiment, jaxae.data.from_arrays(x), epochs=1, batch_size=50))
@@ -553,7 +553,7 @@ def test_loaded_run_within_an_epoch_cannot_be_saved(x, tmp_path, interrupted):
     """Its sums over the epoch are in its directory only."""
     model = jaxae.fit(interrupted, x, workdir=tmp_path / "run", **FEW)
     assert model.state.step.tolist() == [1, 1]
-    with pytest.raises(ValueError, match="stopped within an epoch: copy its directory"):
+    with pytest.raises(ValueError, match="stopped within an epoch; copy its directory"):
         model.save(tmp_path / "saved")
     assert not (tmp_path / "saved").exists()
 

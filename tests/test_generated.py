@@ -165,7 +165,7 @@ def test_killed_run_resumes_with_the_same_bytes(tmp_path):
 
 
 def test_fit_trains_saves_and_resumes_on_generated_examples(tmp_path):
-    """Trains a VAE of a table; another generator is not resumed."""
+    """The model is a VAE for a table; a run does not resume with another generator."""
     run = {"epochs": 2, "batch_size": 8, "hidden": (4,), "progress": False}
     model = jaxae.fit("vae", dataset(), workdir=tmp_path / "run", figures=True, **run)
     assert model.reconstruct(dataset().test.x).shape == (10, 4)

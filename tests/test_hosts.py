@@ -56,7 +56,7 @@ def free_port(port=0):
 
 
 def two(workdir, *more, ids=(0, 1)):
-    """Start both processes of a run, or some of them."""
+    """Start both processes of a run, or only those in `ids`."""
     where = ("--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", "2")
     return started(2, *(command(workdir, *where, "--process-id", str(i), *more) for i in ids))
 
@@ -256,5 +256,5 @@ def test_missing_cluster_exits_with_2_and_one_line(tmp_path):
     assert process.returncode == 2
     assert said.startswith("error: --"), said
     assert said.count("\n") == 1, said
-    assert "no cluster is found: give HOST:PORT" in said
+    assert "no cluster is found; give HOST:PORT" in said
     assert not (tmp_path / "run").exists()

@@ -60,7 +60,7 @@ def cycle(imports):
     return []
 
 
-def test_no_file_imports_itself_through_others():
+def test_imports_have_no_cycle():
     """Neither at the top of the file nor within a function."""
     assert cycle(IMPORTS) == []
     held_open = "def load():\n    from jaxae.data import files"

@@ -110,6 +110,6 @@ def test_run_of_an_experiment_outside_the_package_records_the_name_of_its_file(t
     saved = json.loads((tmp_path / "run/config.json").read_text())
     assert saved["experiment"] == "vae.py"
     assert saved["command"] == "python vae.py --epochs 1 --hidden 8"
-    with pytest.raises(jaxae.errors.InputError, match=r"vae.py, which is not in jaxae.experiments: pass its"):
+    with pytest.raises(jaxae.errors.InputError, match=r"vae.py, which is not in jaxae.experiments; pass its"):
         jaxae.load(tmp_path / "run")
     assert jaxae.load(tmp_path / "run", experiments.vae).shape == (28, 28, 1)

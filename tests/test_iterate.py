@@ -251,7 +251,7 @@ def test_batch_as_large_as_the_training_split_is_one_step_per_epoch():
         (with_term("odd", (4, 1)), r"the term odd has shape \(4, 1\), not one number"),
         (with_term("loss", ()), r"the term loss has shape \(\), not one number"),
         (lambda *args: ({**square(*args)[0], "odd": 0.3}, {}), r"the term odd has shape \(\), not one number"),
-        (without_loss, r"no term is named loss, only \['mse'\]"),
+        (without_loss, r"returns no term named loss, only \['mse'\]"),
     ],
 )
 def test_terms_of_a_wrong_shape_or_without_a_loss_raise(where, loss, line):

@@ -200,7 +200,7 @@ def test_band_has_the_quantiles_of_the_decoded_posterior():
 
 
 def sequences():
-    """Twenty series of up to 6 steps in two dimensions; step 1 of the first is missing in one of them."""
+    """Twenty series of up to 6 steps in two dimensions; one dimension of step 1 of the first is missing."""
     x, lengths = rng.random((20, 6, 2), np.float32), np.arange(20) % 4 + 3
     x *= (np.arange(6) < lengths[:, None])[..., None]
     observed = np.ones(x.shape, np.uint8)

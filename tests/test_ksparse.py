@@ -91,9 +91,9 @@ def test_evaluation_keeps_alpha_times_as_many_dimensions(alpha, later):
     ("fields", "says"),
     [
         ({"active": 20, "active_start": 10, "alpha": 1.0}, "active_start=10 must be at least active=20"),
-        ({"active": 33, "alpha": 0.5}, "active=33 alpha=0.5: cannot keep 33 of latent=32 dimensions"),
-        ({"active": 20, "alpha": 2.0}, "active=20 alpha=2.0: cannot keep 40 of latent=32 dimensions"),
-        ({"active": 20, "alpha": 0.0}, "active=20 alpha=0.0: cannot keep 0 of latent=32 dimensions"),
+        ({"active": 33, "alpha": 0.5}, "active=33 alpha=0.5 cannot keep 33 of latent=32 dimensions"),
+        ({"active": 20, "alpha": 2.0}, "active=20 alpha=2.0 cannot keep 40 of latent=32 dimensions"),
+        ({"active": 20, "alpha": 0.0}, "active=20 alpha=0.0 cannot keep 0 of latent=32 dimensions"),
     ],
 )
 def test_number_of_active_dimensions_out_of_range_raises(fields, says):

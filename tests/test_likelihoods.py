@@ -540,7 +540,7 @@ def test_inverse_dispersion_is_one_parameter_per_column():
 
 
 def test_encoder_sees_the_logarithm_of_counts():
-    """log(1 + x) (Lopez et al. 2018); other data as they are."""
+    """The encoder input is log(1 + x) for counts (Lopez et al. 2018), x for other data."""
     for likelihood, seen in ((NegativeBinomial(), np.log1p), (Normal(), np.asarray)):
         model = vae.VAE(*vae.dense((4,), (), 2, likelihood))
         x = np.float32([[0, 3, 1, 100]])

@@ -265,7 +265,7 @@ def test_replay_of_a_run_with_an_optax_transformation_requires_it(x, tmp_path):
     fields = {**FIELDS, "hidden": (8,), "optimizer": optax.sgd(1e25), "workdir": tmp_path / "diverged"}
     with pytest.raises(Diverged):
         jaxae.fit(vae, x, epochs=1, **fields)
-    with pytest.raises(InputError, match=r"Optax transformation: pass the same one to jaxae.replay\(path, optimizer="):
+    with pytest.raises(InputError, match=r"Optax transformation; pass the same one to jaxae.replay\(path, optimizer="):
         jaxae.replay(tmp_path / "diverged")
     assert jaxae.replay(tmp_path / "diverged", optimizer=optax.sgd(1e25)).nonfinite
     for fields in ({}, {"optimizer": optax.sgd(1e25)}):

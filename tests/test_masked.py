@@ -154,10 +154,10 @@ def test_decoded_images_of_normalized_targets_are_grey_on_average():
 @pytest.mark.parametrize(
     ("shape", "patch", "share", "says"),
     [
-        ((6, 8, 2), 2, 0.99, "hidden_share=0.99 hides 12 of 12 patches"),
-        ((6, 8, 2), 2, 0.01, "hidden_share=0.01 hides 0 of 12 patches"),
-        ((6, 8, 2), 9, 0.5, "hidden_share=0.5 hides 1 of 1 patches"),
-        ((6, 8, 2), 2, 7.0, "hidden_share=7.0 hides 84 of 12 patches"),
+        ((6, 8, 2), 2, 0.99, "mask_ratio=0.99 hides 12 of 12 patches"),
+        ((6, 8, 2), 2, 0.01, "mask_ratio=0.01 hides 0 of 12 patches"),
+        ((6, 8, 2), 9, 0.5, "mask_ratio=0.5 hides 1 of 1 patches"),
+        ((6, 8, 2), 2, 7.0, "mask_ratio=7.0 hides 84 of 12 patches"),
         ((59, 1), 2, 0.5, r"examples of shape \(59, 1\) are not images"),
     ],
 )
@@ -168,7 +168,7 @@ def test_fraction_that_hides_all_or_no_patches_raises(shape, patch, share, says)
 
 def test_experiment_hides_the_fraction_of_its_fields():
     built = experiment.build(
-        experiment.Config(hidden=(), latent=3, patch=2, hidden_share=0.25), data.Info((6, 8, 2), 100)
+        experiment.Config(hidden=(), latent=3, patch=2, mask_ratio=0.25), data.Info((6, 8, 2), 100)
     )
     shown = np.asarray(built.corrupt(new_key(), batch(X)))
     hidden = shown == masked.HIDDEN

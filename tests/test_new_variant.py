@@ -32,7 +32,7 @@ SINGLE = [
 
 @pytest.fixture
 def copy(tmp_path):
-    """A copy of the repository with the new variant, in git, which some tests ask for the files."""
+    """A copy of the repository with the new variant, under git, since some tests list files with git."""
     copy_repository(tmp_path)
     (tmp_path / "experiments" / "regularized.py").write_text(VARIANT)
     for command in (["init", "--quiet"], ["add", "--all"]):

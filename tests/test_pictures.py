@@ -89,14 +89,14 @@ def test_pictures_of_different_sizes_name_the_fix(tmp_path):
         data.load(str(tmp_path / "p"))
 
 
-def test_few_damaged_pictures_are_left_out_with_a_note(tmp_path):
+def test_a_few_damaged_pictures_are_left_out_with_a_note(tmp_path):
     save(tmp_path / "p", PIXELS)
     (tmp_path / "p" / "05.png").write_bytes((tmp_path / "p" / "05.png").read_bytes()[:99])
     found = data.load(str(tmp_path / "p"))
     assert len(found.train.x) + len(found.test.x) == 11
     assert found.notes == ("1 damaged picture left out (05.png)",)
     (tmp_path / "p" / "06.png").write_bytes(b"")
-    with pytest.raises(InputError, match=r"0[56].png: cannot be read"):
+    with pytest.raises(InputError, match=r"0[56].png cannot be read"):
         data.load(str(tmp_path / "p"))
 
 
@@ -138,7 +138,7 @@ def test_folders_of_splits_need_training_pictures(tmp_path):
         data.load(str(tmp_path / "q"))
 
 
-def test_deeper_folders_are_counted(tmp_path):
+def test_folders_below_the_class_folders_are_left_out_with_a_note(tmp_path):
     save(tmp_path / "p" / "a", PIXELS)
     save(tmp_path / "p" / "b" / "deep", PIXELS)
     assert data.load(str(tmp_path / "p")).notes == ("left out: 1 below the class folders",)
@@ -151,7 +151,7 @@ def test_deeper_folders_are_counted(tmp_path):
         ({"fit": "pad"}, "fit=pad has no effect without size"),
     ],
 )
-def test_options_of_pictures_are_checked(tmp_path, fields, says):
+def test_invalid_options_of_pictures_raise(tmp_path, fields, says):
     save(tmp_path / "p", PIXELS)
     with pytest.raises(InputError, match=says):
         data.load(str(tmp_path / "p"), **fields)

@@ -324,7 +324,7 @@ def test_moments_of_a_constant_column():
 
 def test_splits_of_different_ranges_raise():
     x = rng.integers(0, 256, (20, 4, 4)).astype(np.uint8)
-    with pytest.raises(InputError, match="the splits are uint8 and float64: pass all of them as bytes"):
+    with pytest.raises(InputError, match="has splits of types uint8 and float64; pass all of them as bytes"):
         data.from_arrays(x, test=x / 255)
     with pytest.raises(
         InputError, match=r"training pixels are in .*, those of another split reach 25\d; scale all alike"
@@ -420,7 +420,7 @@ def test_model_takes_a_list_of_series():
     assert equal(model.score(parts), model.score(padded, lengths=lengths))
     with pytest.raises(ValueError, match=r"series have shapes \[\(9, 2\)\], not \[T, 2\] with T at most 7"):
         model.encode([np.zeros((9, 2))])
-    with pytest.raises(InputError, match="examples is a path: pass an array"):
+    with pytest.raises(InputError, match="examples is a path; pass an array"):
         model.encode("parts.npz")
 
 

@@ -193,11 +193,11 @@ def test_few_damaged_recordings_are_left_out_with_a_note(tmp_path):
     assert len(found.train.x) + len(found.test.x) == 10
     assert "1 damaged recording left out (a_00.wav)" in found.notes
     (tmp_path / "w/b_01.wav").write_bytes(b"RIFF")
-    with pytest.raises(InputError, match="a_00.wav: cannot be read"):
+    with pytest.raises(InputError, match="a_00.wav cannot be read"):
         data.load(path)
 
 
-def test_model_of_recordings_takes_new_ones_at_their_rate(tmp_path):
+def test_new_recordings_are_resampled_to_the_rate_of_the_model(tmp_path):
     path = write(tmp_path / "w")
     run = tmp_path / "run"
     jaxae.fit("dense", path, window=20, workdir=run, hidden=(8,), latent=2, epochs=1, batch_size=4, progress=False)
@@ -216,7 +216,7 @@ def test_tar_with_hidden_files_and_a_readme_beside_its_folder(tmp_path):
     assert data.load(str(tmp_path / "p.tar")).classes == ("a",)
 
 
-def test_recording_of_an_impossible_rate_is_damaged(tmp_path):
+def test_recording_with_an_impossible_sample_rate_is_left_out_as_damaged(tmp_path):
     path = write(tmp_path / "w")
     wavfile.write(tmp_path / "w/a_00.wav", 2**31 - 1, WAVES[0])
     assert "1 damaged recording left out (a_00.wav)" in data.load(path).notes

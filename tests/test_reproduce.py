@@ -135,7 +135,7 @@ def test_every_recorded_experiment_is_in_the_group_of_its_docstring(tables):
     assert shown == [group for group in order if group in shown]
 
 
-def test_group_of_an_experiment_is_in_the_list_or_other(tables):
+def test_experiment_without_a_known_group_is_listed_under_other(tables):
     results = dict.fromkeys(("unnamed", "unknown", "iwae", "vae"))
     said = {"unnamed": {}, "unknown": {"Group": "diffusion"}, "iwae": SAID["iwae"], "vae": SAID["vae"]}
     found = {group: names for group, names in tables.groups(results, said).items() if names}

@@ -531,7 +531,7 @@ def test_out_of_memory_exits_with_2_and_one_line(tmp_path, capsys, says):
         run.program(lambda stop: str(run.train(config, vae.build, NAME, stop, compiler=compiler)))
     if says.startswith("RESOURCE"):
         assert ended.value.code == 2
-        assert capsys.readouterr().err.startswith("error: out of memory: use a smaller --batch-size")
+        assert capsys.readouterr().err.startswith("error: out of memory; use a smaller --batch-size")
     else:
         assert str(ended.value) == says
 

@@ -215,7 +215,7 @@ BAD = {
     "empty": ([ROWS, ROWS[:0]], {}, "sequence 1 is empty; omit it"),
     "empty by length": ([], {"x": ROWS, "lengths": [4, 2, 0]}, "sequence 2 is empty; omit it"),
     "no width": ([ROWS[:, :0], ROWS[:, :0]], {}, "is empty"),
-    "complex": ([ROWS.astype(complex), ROWS.astype(complex)], {}, "values are complex128: save numbers"),
+    "complex": ([ROWS.astype(complex), ROWS.astype(complex)], {}, "has values of type complex128; save numbers"),
     "infinite": ([ROWS, np.inf * ROWS], {}, "has infinite values; replace them, by NaN where an entry is missing"),
     "negative length": (
         [],

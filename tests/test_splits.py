@@ -99,7 +99,7 @@ def test_named_sets_have_validation_splits():
     assert found.fingerprint() != whole.fingerprint()
 
 
-def test_memory_mapped_splits(tmp_path, monkeypatch):
+def test_memory_mapped_splits_equal_those_in_memory(tmp_path, monkeypatch):
     x = rng.integers(0, 256, (50, 2, 3), dtype=np.uint8)
     expected = data.from_arrays(x, valid=0.2).fingerprint()
     monkeypatch.setattr(lazy_rows, "LARGE", 100)
@@ -212,7 +212,7 @@ def test_best_epoch_is_kept(tmp_path):
     model = jaxae.fit("dense", NOISE, **how)
     losses = losses_of(model)
     best = int(np.argmin(losses)) + 1
-    assert 1 < best < 12  # else this test shows nothing
+    assert 1 < best < 12  # otherwise the test is vacuous
     dataset = data.from_arrays(NOISE, valid=0.25, test=0.25)
     shorter = jaxae.fit("dense", NOISE, **{**how, "epochs": best, "keep": "last"})
     assert equal(model.state, shorter.state)

@@ -151,7 +151,7 @@ def test_terms_without_a_loss_raise():
         return {"error": batch.repeat(jnp.sum(variables["params"]["a"]))}, {}
 
     for transition in (descend(loss, optax.sgd(0.1)), descend(loss, optax.sgd(0.1), name="error")):
-        with pytest.raises(ValueError, match=r"no term is named loss, only \['error'\]"):
+        with pytest.raises(ValueError, match=r"returns no term named loss, only \['error'\]"):
             transition.step(state(transition, {"a": jnp.ones(3)}), B, new_key())
 
 

@@ -96,7 +96,7 @@ def test_unwritable_event_files_end_the_run(tmp_path):
         _, said = process.communicate(timeout=100)
     assert process.returncode == 2
     assert said.count("\n") == 1, said
-    assert said.startswith("error: --workdir: cannot be written (File too large)")
+    assert said.startswith("error: --workdir cannot be written (File too large)")
     saved(workdir, 1)
 
 

@@ -152,20 +152,20 @@ def test_shard_without_points_writes_only_the_table(tmp_path):
 def test_points_of_another_sweep_raise(tmp_path):
     """All points are checked, not only those of this shard."""
     sweep(tmp_path, "lr=1e-3,1e-2")
-    with pytest.raises(InputError, match="lr=1e-3: holds another run: --epochs 2 there, 3 here"):
+    with pytest.raises(InputError, match="lr=1e-3 holds another run: --epochs 2 there, 3 here"):
         sweep(tmp_path, "lr=2e-2,1e-3", more=(*SMALL, "--epochs", "3", "--shard", "1/2"))
 
 
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["vae", "--grid", "lr"], "--grid lr: must be FIELD=A,B"),
+        (["vae", "--grid", "lr"], "--grid lr must be FIELD=A,B"),
         (["vae", "--grid", "lr=1,"], "--grid lr=1,: must be FIELD=A,B"),
         (["vae", "--grid", "lr=1", "lr=2"], "a field is given twice"),
         (["vae", "--grid", "lr=x"], "--lr"),
         (["vae", "--grid", "gamma=1"], "--gamma"),
         (["none", "--grid", "lr=1"], "experiment=none is unknown: "),
-        (["vae", "--grid", "lr=1", "--shard", "3/2"], "--shard 3/2: must be I/N"),
+        (["vae", "--grid", "lr=1", "--shard", "3/2"], "--shard 3/2 must be I/N"),
         (["vae"], "--grid"),
         (["vae", "--grid", "lr=1,1"], "two points have the same name"),
         (["vae", "--grid", "data=a/b,a_b"], "two points have the same name"),
@@ -184,7 +184,7 @@ def test_invalid_grid_raises_and_nothing_is_written(tmp_path, monkeypatch, argum
 def test_command_reports_bad_input_in_one_line_and_exits_with_2(tmp_path):
     program = [sys.executable, "-m", "jaxae", "sweep"]
     done = subprocess.run([*program, "vae", "--grid", "lr"], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (2, "error: --grid lr: must be FIELD=A,B\n")
+    assert (done.returncode, done.stderr) == (2, "error: --grid lr must be FIELD=A,B\n")
 
 
 def test_values_of_a_list_field_are_separated_by_spaces(tmp_path):

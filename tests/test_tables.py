@@ -74,7 +74,7 @@ def test_target_of_real_numbers_is_left_out_with_a_note(tmp_path):
 
 
 def test_new_table_is_read_with_the_columns_of_the_model(tmp_path):
-    """A category that does not occur is 0; further columns and another order do not matter."""
+    """The column of an absent category is 0; extra columns and the order of columns have no effect."""
     (tmp_path / "t.csv").write_text(ROWS)
     features = read(tmp_path / "t.csv", drop=("name",), target="class").features
     (tmp_path / "new.csv").write_text("ok,colour,extra,width\nfalse,red,9,7\n")
@@ -104,7 +104,7 @@ MANY = "\n".join(f"{i * i},word{i}" for i in range(200))
         ("a\nx\ny\n", {"drop": ("a",)}, "has no columns left to train on"),
     ],
 )
-def test_other_tables_raise_one_line_errors(tmp_path, text, fields, says):
+def test_invalid_tables_raise_one_line_errors(tmp_path, text, fields, says):
     with pytest.raises(InputError, match=says) as error:
         data.load(write(tmp_path / "t.csv", text), **fields)
     assert "\n" not in str(error.value)
@@ -169,7 +169,7 @@ UCI = MNIST.parent / "tables"
         ("concrete", {}, 1030, 9, 0),
     ],
 )
-def test_real_tables(name, fields, rows, columns, classes):
+def test_uci_tables_have_the_expected_shapes_classes_and_missing_entries(name, fields, rows, columns, classes):
     found = data.load(str(UCI / f"{name}.csv"), **fields)
     assert (len(found.train.x) + len(found.test.x), found.shape, len(found.classes)) == (rows, (columns,), classes)
     missing = sum(int((split.observed == 0).sum()) for split in found.splits if split.observed is not None)

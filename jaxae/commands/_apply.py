@@ -73,7 +73,7 @@ def opened(options: ToFile) -> Trained:
     if not saved.get("saved"):
         run.require_finished(path, saved)
     model = run.load(path, module)
-    seeds = f"the run has {len(model)} seeds: give --member 0 to {len(model) - 1}"
+    seeds = f"the run has {len(model)} seeds; give --member 0 to {len(model) - 1}"
     if len(model) == 1:
         seeds = "the run has one seed; omit it"
     if options.member >= len(model) or options.member < -1:

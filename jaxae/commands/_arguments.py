@@ -50,4 +50,4 @@ class Runs:
     def __post_init__(self) -> None:
         """Raise ValueError without a run."""
         if not self.runs:
-            raise ValueError("RUN is missing: give at least one run directory")
+            raise ValueError("RUN is missing; give at least one run directory")

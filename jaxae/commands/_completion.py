@@ -22,7 +22,7 @@ def script(argv: Sequence[str], commands: Sequence[str], experiments: Sequence[s
     """
     shell = argv[1] if len(argv) == 2 else " ".join(argv[1:])
     if shell not in SHELLS:
-        raise InputError(f"{FLAG} {shell}: give one of {', '.join(SHELLS)}")
+        raise InputError(f"{FLAG} {shell}; give one of {', '.join(SHELLS)}")
     kinds: dict[str, Any] = {name: importlib.import_module(f"jaxae.commands.{name}").Options for name in commands}
     kinds |= {name: importlib.import_module(f"jaxae.experiments.{name}").Config for name in experiments}
     every: Any = Union[*(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in kinds.items())]

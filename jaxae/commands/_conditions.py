@@ -32,7 +32,7 @@ class Conditions:
     def covariates(self) -> dict[str, str]:
         """--context by name. InputError for another form."""
         if wrong := [text for text in self.context if "=" not in text]:
-            raise InputError(f"--context {wrong[0]}: give NAME=VALUE, as in --context age=40 colour=red")
+            raise InputError(f"--context {wrong[0]}; give NAME=VALUE, as in --context age=40 colour=red")
         return dict(text.split("=", 1) for text in self.context)
 
 
@@ -59,18 +59,18 @@ def of_data(options: Conditions, model: Trained, found: Found, where: str) -> di
     if model.conditions.classes:
         given["y"] = np.full(count, options.y) if options.y else found.labels
         if given["y"] is None:
-            raise InputError(f"{where}: has no classes, on which the model depends; give --y CLASS")
+            raise InputError(f"{where} has no classes, on which the model depends; give --y CLASS")
     if names := categories(model.conditions.covariates):
         of_all = {name: np.full(count, value) for name, value in options.covariates.items()}
         context = {**found.columns, **of_all}
         if lacking := [name for name in names if name not in context]:
-            raise InputError(f"{where}: has no covariate {lacking[0]}; give --context {lacking[0]}=VALUE")
+            raise InputError(f"{where} has no covariate {lacking[0]}; give --context {lacking[0]}=VALUE")
         given["context"] = {name: context[name] for name in names}
     return given
 
 
 class Rows(NamedTuple):
-    """Conditions of samples: `each` samples in a row for each of them, one after the other."""
+    """Conditions of samples: each condition is repeated for `each` consecutive samples."""
 
     given: dict[str, Any]  # `y` and `context` of every sample
     each: int
@@ -95,7 +95,7 @@ def of_samples(options: Conditions, model: Trained, n: int) -> Rows:
         values[name] = [given] if given is not None else [means[name]] if words is None else words or []
     count = prod(map(len, values.values()))
     if count > MAX_ROWS:
-        raise InputError(f"{count:,} combinations of classes and categories: give some of them, by --y and --context")
+        raise InputError(f"{count:,} combinations of classes and categories; give some of them, by --y and --context")
     each = ceil(n / count)
     columns = [np.repeat(np.array(column), each) for column in zip(*product(*values.values()), strict=True)]
     y, *covariates = columns

@@ -57,8 +57,8 @@ def write_table(
 ) -> tuple[int, ...]:
     """Write a row for each example, its name, its labels and its numbers; return the shape of all numbers.
 
-    The columns are called `columns`, or `column`, or `column0`, `column1`, ... if an example has several numbers; with
-    several seeds `column_seed3`.
+    Columns of numbers are named by `columns` if given, else `column`, or `column0`, `column1`, ... for several numbers
+    per example; with several seeds a name ends in `_seed3`.
     """
     first, shape = 0, (len(names),)
     with _open(path) as file:
@@ -117,4 +117,4 @@ def _open(path: Path) -> Iterator[IO[bytes]]:
         with writing(path) as file:
             yield file
     except OSError as error:
-        raise InputError(f"--out {path}: cannot be written ({error.strerror or error}): use another") from None
+        raise InputError(f"--out {path} cannot be written ({error.strerror or error}); use another") from None

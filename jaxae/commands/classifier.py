@@ -36,7 +36,7 @@ class Options(config.Folders, data.Options):
         if not self.out and (self.epochs, self.seed) != (classifier.EPOCHS, 0):
             raise ValueError(
                 f"epochs={self.epochs} seed={self.seed}: the cache holds only the weights of the default epochs and "
-                "seed: give a file with --out"
+                "seed; give a file with --out"
             )
 
 
@@ -58,5 +58,5 @@ def train(options: Options) -> str:
             path.parent.mkdir(parents=True, exist_ok=True)
         classifier.save(path, params)
     except OSError as error:
-        raise InputError(f"--out {path}: cannot be written ({error.strerror}): use another") from None
+        raise InputError(f"--out {path} cannot be written ({error.strerror}); use another") from None
     return f"test accuracy {classifier.accuracy(params, images.test):.2%}\nweights: {path}"

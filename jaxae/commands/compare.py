@@ -56,7 +56,7 @@ def compare(options: Options) -> str:
     try:
         options.out.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise InputError(f"--out {options.out}: cannot be written ({error.strerror}): use another") from None
+        raise InputError(f"--out {options.out} cannot be written ({error.strerror}); use another") from None
     return f"report: {options.out}"
 
 

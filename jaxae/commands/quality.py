@@ -106,7 +106,7 @@ def made(
 ) -> Iterator[tuple[str, Iterable[np.ndarray]]]:
     """Yield samples from the prior, if there is one, and from a fitted mixture, and reconstructions of test images.
 
-    Of a conditional model under the conditions of the test images. count: number of images in each set.
+    A conditional model decodes under the conditions of the test images. count: number of images in each set.
     """
     given = own_conditions(model, data, data.test, spread(len(data.test.x), count))
     parts = [*slices(count, math.prod(model.shape))]

@@ -56,10 +56,10 @@ def repeat(options: Options, workdir: Path, stop: loop.Stop) -> tuple[list[str],
     module, config = run.recorded_experiment(path, saved, module_of(options))
     run.require_finished(path, saved)
     if (workdir / "config.json").exists():
-        raise InputError(f"--workdir {workdir}: already holds a run: use another")
+        raise InputError(f"--workdir {workdir} already holds a run; use another")
     records.read(path / "metrics.jsonl")
     if not (before := newest_digests(path / "checkpoints")):
-        raise InputError(f"{path}: has no checkpoint to compare with")
+        raise InputError(f"{path} has no checkpoint to compare with")
     dataset = run.loaded(config)
     facts = differences(saved, directory.describe(config, saved["experiment"], dataset))
     config = dataclasses.replace(config, workdir=str(workdir), overwrite=False)

@@ -1,6 +1,7 @@
 """Write samples of a finished or saved run's model: the means of p(x|z) for codes z from its prior.
 
-Of a conditional model under every class and category, or under those of --y and --context; a row of a picture for each.
+A conditional model is sampled under every class and category, or under those of --y and --context, with a row of the
+picture for each.
 With several seeds the array has a leading axis of seeds.
 """
 

@@ -101,14 +101,14 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 def check_points(points: list[Config]) -> None:
     """Raise InputError, before training, for two points of one name, unsupported flags, and runs of another sweep."""
     if len({config.workdir for config in points}) < len(points):
-        raise InputError("--grid: two points have the same name: give each value once")
+        raise InputError("--grid: two points have the same name; give each value once")
     for config in points:
         if config.coordinator or config.num_processes > 1 or config.summary:
             raise InputError("--coordinator, --num-processes and --summary are not for sweeps; use --shard")
         file = Path(config.workdir) / "config.json"
         there = directory.read(file)["config"] if file.exists() and not config.overwrite else configs.to_json(config)
         if differ := configs.differences(there, configs.to_json(config)):
-            raise InputError(f"{config.workdir}: holds another run: {differ}; use another workdir")
+            raise InputError(f"{config.workdir} holds another run: {differ}; use another workdir")
 
 
 def slurm(environment: Mapping[str, str]) -> str:
@@ -132,7 +132,7 @@ def grid(arguments: Sequence[str]) -> list[Point]:
         field, _, values = text.partition("=")
         axes[field.replace("-", "_")] = values.split(",")
         if not field or not all(values.split(",")):
-            raise InputError(f"--grid {text}: must be FIELD=A,B")
+            raise InputError(f"--grid {text} must be FIELD=A,B")
     if len(axes) < len(arguments):
         raise InputError("--grid: a field is given twice")
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
@@ -153,7 +153,7 @@ def configure(module: ModuleType, flags: list[str], point: Point, workdir: Path)
         if field not in booleans:
             words += [configs.flag(field), *value.split()]
         elif value not in ("True", "False"):
-            raise InputError(f"--grid {field}={value}: must be True or False")
+            raise InputError(f"--grid {field}={value} must be True or False")
         elif value == "True":
             words += [configs.flag(field)]
     argv = [*flags, *words, "--workdir", str(workdir / directory_name(point))]
@@ -164,7 +164,7 @@ def points_of_shard(points: list[T], shard: str) -> list[T]:
     """The points of this shard: every N-th. InputError for a shard that is not I/N."""
     found = re.fullmatch(r"(\d+)/(\d+)", shard)
     if not found or not 1 <= int(found[1]) <= int(found[2]):
-        raise InputError(f"--shard {shard}: must be I/N, from 1/N to N/N")
+        raise InputError(f"--shard {shard} must be I/N, from 1/N to N/N")
     return points[int(found[1]) - 1 :: int(found[2])]
 
 

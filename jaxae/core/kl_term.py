@@ -33,8 +33,8 @@ CapacityOf: TypeAlias = Literal["example", "batch"]
 def capacity(weight: Weight, nats: Weight, of: CapacityOf = "example") -> Rate:
     """weight * |KL - nats|: a target for the KL term (Burgess et al. 2018, equation 8).
 
-    of: the KL of each example, or its mean over the batch, as in disentanglement_lib (Locatello et al. 2019).
-    ValueError for the mean over the batch with microbatches (see `Batch.mean`).
+    of: example, the KL of each example; or batch, its mean over the batch, as in disentanglement_lib (Locatello et al.
+    2019). ValueError for the mean over the batch with microbatches (see `Batch.mean`).
     """
 
     def rate(kl: Float[Array, "B Z"], batch: Batch) -> Float[Array, " B"]:
@@ -67,7 +67,7 @@ def rate(
     free nats, and for of="batch" without a target.
     """
     if target and free:
-        raise ValueError(f"capacity={target}, free_bits={free}: choose one of the two")
+        raise ValueError(f"capacity={target}, free_bits={free}; choose one of the two")
     if of == "batch" and not target:
         raise ValueError("capacity_of=batch needs a target of the KL term; set capacity=NATS")
     if target:

@@ -35,5 +35,5 @@ def discrepancy(x: Float[Array, "N Z"], y: Float[Array, "M Z"]) -> Float[Array, 
 
 
 def from_prior(batch: Batch, z: Float[Array, "B Z"], key: Key[Array, ""]) -> Float[Array, " B"]:
-    """`discrepancy` of the codes of the global batch and as many samples of N(0, I), repeated for every example."""
+    """`discrepancy` between the codes of the global batch and as many samples of N(0, I), one value per example."""
     return batch.repeat(discrepancy(batch.gather(z), batch.gather(batch.noise(key, z.shape[1:]))))

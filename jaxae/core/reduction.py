@@ -79,7 +79,7 @@ def _pair(found: Any) -> tuple[Terms, Extra]:
 
 def _sums(terms: Terms, batch: Batch) -> Metrics:
     if "loss" not in terms:
-        raise ValueError(f"no term is named loss, only {sorted(terms)}; name the minimised term loss")
+        raise ValueError(f"the loss returns no term named loss, only {sorted(terms)}; name the minimised term loss")
     for name, values in terms.items():
         if jnp.shape(values) != batch.weight.shape:
             raise ValueError(

@@ -76,7 +76,7 @@ def alternate(*transitions: Transition) -> Transition:
         for i, (transition, opt_state) in enumerate(zip(transitions, state.opt_state, strict=True)):
             state, new = transition.step(state._replace(opt_state=opt_state), batch, jax.random.fold_in(key, i))
             if both := metrics.keys() & new.keys():
-                raise ValueError(f"two transitions report {sorted(both)}: give their metrics different names")
+                raise ValueError(f"two transitions report {sorted(both)}; give their metrics different names")
             opt_states.append(state.opt_state)
             metrics |= new
         return state._replace(opt_state=tuple(opt_states)), metrics
@@ -153,7 +153,7 @@ def _named(grads: Params) -> Params:
 
 @custom_vmap
 def _of_all_seeds(step: jax.Array) -> jax.Array:
-    """The step without its axis of seeds: all seeds share it, so `switch` computes a single phase."""
+    """The step count without its axis of seeds. All seeds share it, so `switch` computes a single phase."""
     return step
 
 

@@ -110,7 +110,7 @@ class Info(NamedTuple):
     def initial_mean(self) -> Float[np.ndarray, "*D"]:
         """The mean training example, to initialise a decoder; pixels are clipped away from 0 and 1, counts from 0.
 
-        0, or 0.5 for pixels and counts, if unknown.
+        An unknown mean is 0, or 0.5 for pixels and counts.
         """
         low, high = self.limits
         if self.mean is None:

@@ -33,7 +33,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
                 others.append(name)
     if not found:
         held = ", ".join(others) or "none"
-        raise InputError(f"{path}: has no array of examples (found: {held}); save it as np.savez(path, x=x, y=y)")
+        raise InputError(f"{path} has no array of examples (found: {held}); save it as np.savez(path, x=x, y=y)")
     return found, (f"left out: the arrays {', '.join(others)}",) if others else ()
 
 
@@ -61,9 +61,7 @@ def splits(arrays: dict[str, np.ndarray], path: Path) -> tuple[dict[str, np.ndar
     order = [split for split in ORDER if (split, "x") in roles] if ("train", "x") in roles else [""]
     if ("train" if order[0] else "", "x") not in roles or any(split not in order for split, _ in roles):
         held = ", ".join(arrays)
-        raise InputError(
-            f"{path}: has no training examples (found: {held}); name them x and y, or x_train, x_test, ..."
-        )
+        raise InputError(f"{path} has no training examples (found: {held}); name them x and y, or x_train, x_test, ...")
 
     def of(content: str) -> Parts:
         return {

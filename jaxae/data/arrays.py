@@ -129,7 +129,9 @@ def require_effect(raw: RawDataset, options: Options) -> None:
 
 
 def prepared(dataset: Dataset, options: Options) -> Dataset:
-    """Convert a data set from the user's units to model units. InputError for real numbers that are to be binarized."""
+    """Convert a data set from the user's units to model units. InputError for `binarize` with data other than
+    pixels.
+    """
     found = covariates.encoded(scaling.scaled(dataset, options.scale))
     if found.real and options.binarize != "none":
         other = "counts" if found.kind == "counts" else "real numbers"
@@ -182,7 +184,7 @@ def assembled(
 def array(x: Any, name: str) -> np.ndarray:
     """Convert to an array, masked entries to NaN. InputError for a ragged list."""
     if isinstance(x, str | PathLike):
-        raise InputError(f"{name} is a path: pass an array, as jaxae.data.load(path) gives, or use the command line")
+        raise InputError(f"{name} is a path; pass an array, as jaxae.data.load(path) gives, or use the command line")
     if isinstance(x, np.ma.MaskedArray):
         return np.where(np.ma.getmaskarray(x), np.nan, np.ma.getdata(x))
     try:

@@ -31,7 +31,7 @@ def folder() -> Path:
 def cached(key: str, make: Callable[[], RawDataset]) -> RawDataset:
     """The data cached under this key, or else the result of `make`, which is then cached. A damaged file is replaced.
 
-    key: text of everything that the result depends on.
+    key: string that determines the result.
     """
     path = folder() / f"{_digest(key.encode())}.npz"
     try:

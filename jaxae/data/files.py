@@ -16,7 +16,7 @@ MNIST = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3
 
 
 def looks_like_path(name: str) -> bool:
-    """Whether a name that does not exist was meant as a path."""
+    """Whether a string that names no existing file looks like a path."""
     suffixes = (".npy", ".npz", ".gz", ".idx", *tables.SUFFIXES, *pictures.SUFFIXES, *tars.SUFFIXES)
     return name.startswith((".", "/", "~")) or name.endswith(suffixes)
 
@@ -72,7 +72,7 @@ def _check(path: Path) -> None:
     if not path.exists():
         raise InputError(f"{path}: there is no such file or folder: check the path")
     if not (path.is_dir() or path.is_file()):
-        raise InputError(f"{path}: is neither a file nor a folder: copy its content into a file")
+        raise InputError(f"{path} is neither a file nor a folder; copy its content into a file")
 
 
 def _four(path: Path) -> list[Path]:

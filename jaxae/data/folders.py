@@ -57,7 +57,7 @@ def read(path: Path, options: Options, where: str) -> RawDataset:
     if found and all(file.split for file in found):
         raise InputError(f"{where}: its folder of training examples is empty: fill it, or remove it")
     if not found:
-        raise InputError(f"{where}: has no pictures ({', '.join(pictures.SUFFIXES)}) and no recordings (.wav)")
+        raise InputError(f"{where} has no pictures ({', '.join(pictures.SUFFIXES)}) and no recordings (.wav)")
     found, notes = _by_patterns(found, path, options, where)
     if others:
         notes += ("left out: " + ", ".join(f"{count:,} {kind}" for kind, count in others.items()),)
@@ -99,7 +99,7 @@ def _listed(path: Path, suffixes: tuple[str, ...], others: "Counter[str]") -> li
                 others[f"{child.name}, beside {' and '.join(part.name for part in parts)}"] += 1
     elif len(parts) == len(folders) > 1:
         raise InputError(
-            f"{path}: has {' and '.join(part.name for part in parts)}, but no train; add a folder train, or rename them"
+            f"{path} has {' and '.join(part.name for part in parts)}, but no train; add a folder train, or rename them"
         )
     else:
         found = _classes(path, 0, suffixes, others)
@@ -107,7 +107,7 @@ def _listed(path: Path, suffixes: tuple[str, ...], others: "Counter[str]") -> li
 
 
 def _by_patterns(found: list[Listed], path: Path, options: Options, where: str) -> tuple[list[Listed], tuple[str, ...]]:
-    """The files with the classes and the test split of the patterns, sorted; notes. InputError for no match."""
+    """The files, sorted, with classes and test split assigned by the patterns, and notes. InputError for no match."""
     notes: tuple[str, ...] = ()
     for name in ("target_pattern", "test_pattern"):
         text = getattr(options, name)
@@ -158,7 +158,7 @@ def _classes(path: Path, split: int, suffixes: tuple[str, ...], others: "Counter
     if deeper := sum(child.is_dir() for folder in folders for child in visible(folder)):
         others["below the class folders"] += deeper
     if loose and inside:
-        raise InputError(f"{path}: has images beside folders of images: put each image into the folder of its class")
+        raise InputError(f"{path} has images beside folders of images; put each image into the folder of its class")
     return loose + inside
 
 
@@ -186,4 +186,4 @@ def _listing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:  # RuntimeError: a link to itself
-        raise InputError(f"{path}: cannot be read ({first_line(error)})") from None
+        raise InputError(f"{path} cannot be read ({first_line(error)})") from None

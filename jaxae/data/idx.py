@@ -24,7 +24,7 @@ def read(path: Path, axes: int) -> np.ndarray:
         with gzip.open(path) if packed else path.open("rb") as file:
             return parse(file, axes, str(path))
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: cannot be read ({error}); {BROKEN_FILE}") from None
+        raise InputError(f"{path} cannot be read ({error}); {BROKEN_FILE}") from None
 
 
 def parse(file: Any, axes: int, name: str) -> np.ndarray:
@@ -42,7 +42,7 @@ def parse(file: Any, axes: int, name: str) -> np.ndarray:
         found = "more" if len(body) > size else f"{len(body)}"
         raise InputError(f"{name}: {found} bytes where the header says {size}: download it again")
     if not size:
-        raise InputError(f"{name}: has no examples: its header says {shape}")
+        raise InputError(f"{name} has no examples: its header says {shape}")
     return np.frombuffer(body, np.uint8).reshape(shape)
 
 

@@ -32,12 +32,12 @@ def examples(parts: Sequence[np.ndarray], wanted: Wanted, series: bool, where: s
         if x.dtype.kind not in "biuf" and x.dtype != BFLOAT16:
             raise InputError(f"{where}: x has dtype {x.dtype}; convert it to numbers (categories to one-hot columns)")
         if not x.size:
-            raise InputError(f"{where}: has no examples: shape {x.shape}")
+            raise InputError(f"{where} has no examples: shape {x.shape}")
         if x.shape[1:] != parts[0].shape[1:]:
             raise InputError(f"{where}: examples of another split have shape {x.shape[1:]}, not {parts[0].shape[1:]}")
     extremes = [_extremes(x) for x in parts]
     if not np.isfinite([number for pair in extremes for number in pair if not np.isnan(number)]).all():
-        raise InputError(f"{where}: has infinite values; replace them, by NaN where an entry is missing")
+        raise InputError(f"{where} has infinite values; replace them, by NaN where an entry is missing")
     first, (low, high) = parts[0], extremes[0]
     notes = () if first.dtype == np.uint8 else (f"{first.dtype} from {low:.4g} to {high:.4g}",)
     kind = _kind(first, series) if wanted == "auto" else wanted
@@ -93,7 +93,9 @@ def _images(
         raise InputError(f"{where}: shape {first.shape}, not [N, H, W] or [N, H, W, C] with C = 1, 3 or 4{hint}")
     if "bytes" in kinds and len(kinds) > 1:
         types = " and ".join(str(x.dtype) for x in images)
-        raise InputError(f"{where}: the splits are {types}: pass all of them as bytes, or all as floats of one range")
+        raise InputError(
+            f"{where} has splits of types {types}; pass all of them as bytes, or all as floats of one range"
+        )
     low, high = min(low for low, _ in extremes), max(high for _, high in extremes)
     if np.isnan(low):
         raise InputError(f"{where}: all pixels are NaN")

@@ -67,7 +67,7 @@ def decode(paths: Sequence[Path], layout: Layout = Layout()) -> Decoded:  # noqa
         except InputError:
             raise
         except Exception as error:  # Pillow raises many types of exceptions
-            broken.append(f"{path}: cannot be read ({first_line(error)}); {BROKEN_FILE}")
+            broken.append(f"{path} cannot be read ({first_line(error)}); {BROKEN_FILE}")
             if len(broken) > DAMAGED * len(paths):
                 raise InputError(broken[0]) from None
             continue
@@ -94,7 +94,7 @@ def _opened(path: Path, layout: Layout, changes: "Counter[str]") -> tuple[np.nda
 
     with Image.open(path, formats=FORMATS) as file:
         if file.mode not in (*GREY, *COLOUR):
-            raise InputError(f"{path}: has pixel mode {file.mode}: save it with 8 bits per channel")
+            raise InputError(f"{path} has pixel mode {file.mode}; save it with 8 bits per channel")
         if getattr(file, "n_frames", 1) > 1:
             changes["of several frames, of which the first is used"] += 1
         if file.getexif().get(0x0112, 1) not in (0, 1):
@@ -124,7 +124,7 @@ def _eight_bits(path: Path, image: "Image") -> "Image":
 
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 65535:
-        raise InputError(f"{path}: has values from {values.min()} to {values.max()}: save it with 8 bits per channel")
+        raise InputError(f"{path} has values from {values.min()} to {values.max()}; save it with 8 bits per channel")
     return fromarray(np.round(values / 257).astype(np.uint8))
 
 

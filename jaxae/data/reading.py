@@ -14,7 +14,7 @@ def reading(path: Path, magic: bytes) -> Iterator[IO[bytes]]:
     try:
         with path.open("rb") as file:
             if file.read(len(magic)) != magic:
-                raise InputError(f"{path}: is not a {path.suffix} file; {BROKEN_FILE}")
+                raise InputError(f"{path} is not a {path.suffix} file; {BROKEN_FILE}")
             file.seek(0)
             yield file
     except InputError:
@@ -22,7 +22,7 @@ def reading(path: Path, magic: bytes) -> Iterator[IO[bytes]]:
     except Exception as error:  # NumPy, zipfile and zlib raise many types of exceptions for damaged files
         if "pickle" in str(error):
             raise InputError(
-                f"{path}: holds pickled objects, which are never loaded: save strings by y.astype(str), series of "
+                f"{path} holds pickled objects, which are never loaded; save strings by y.astype(str), series of "
                 "different lengths by np.savez(path, *series)"
             ) from None
-        raise InputError(f"{path}: cannot be read ({first_line(error)}); {BROKEN_FILE}") from None
+        raise InputError(f"{path} cannot be read ({first_line(error)}); {BROKEN_FILE}") from None

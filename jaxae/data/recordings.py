@@ -39,7 +39,7 @@ def decode(paths: Sequence[Path], sample_rate: int = 0) -> Decoded:
         try:
             own, x = _read(path)
         except Exception as error:  # SciPy raises many types of exceptions
-            broken.append(f"{path}: cannot be read ({first_line(error)}); {BROKEN_FILE}")
+            broken.append(f"{path} cannot be read ({first_line(error)}); {BROKEN_FILE}")
             if len(broken) > DAMAGED * len(paths):
                 raise InputError(broken[0]) from None
             continue

@@ -28,7 +28,7 @@ def load(arrays: dict[str, np.ndarray], path: Path, options: Options) -> RawData
     """The sequences in the arrays of a file, padded with 0. InputError for other arrays, and as in `assembled`."""
     found = _parts(arrays, path)
     if any(part.ndim > 2 for part in found):
-        raise InputError(f"{path}: has arrays without names: name them, np.savez(path, x=x, y=y)")
+        raise InputError(f"{path} has arrays without names; name them, np.savez(path, x=x, y=y)")
     parts = [checked(part, f"{path}: sequence {number}") for number, part in enumerate(found)]
     kinds = {(part.dtype, part.shape[1:]) for part in parts}
     if len(kinds) > 1:
@@ -51,7 +51,7 @@ def checked(part: np.ndarray, where: str) -> np.ndarray:
     if not part.size:
         raise InputError(f"{where} is empty; omit it")
     if part.dtype.kind not in "biuf":
-        raise InputError(f"{where}: values are {part.dtype}: save numbers")
+        raise InputError(f"{where} has values of type {part.dtype}; save numbers")
     if part.dtype.kind == "f" and np.isinf(part).any():
         raise InputError(f"{where} has infinite values; replace them, by NaN where an entry is missing")
     return part
@@ -136,7 +136,7 @@ def _parts(arrays: dict[str, np.ndarray], path: Path) -> list[np.ndarray]:
         if not names or "lengths" in arrays:
             held = ", ".join(arrays) or "nothing"
             raise InputError(
-                f"{path}: contains {held}, but no array x; save it with np.savez(path, x=images, y=classes), "
+                f"{path} contains {held}, but no array x; save it with np.savez(path, x=images, y=classes), "
                 "np.savez(path, *sequences) or np.savez(path, x=rows, lengths=lengths)"
             )
         parts = [arrays[name] for name in sorted(names, key=lambda name: int(name[4:]))]

@@ -30,7 +30,7 @@ def load(name: str, data_dir: str = "", manual_dir: str = "", **fields: Any) -> 
 
 
 def loaded(options: Options, data_dir: str = "", manual_dir: str = "") -> Dataset:
-    """`load` with all options. InputError for real numbers that are to be binarized."""
+    """`load` with all options. InputError for `binarize` with data other than pixels."""
     return prepared(named(options, data_dir, manual_dir), options)
 
 
@@ -68,8 +68,8 @@ def read(
         for field, folder in (("data_dir", data_dir), ("manual_dir", manual_dir)):
             if folder and (path is not None or name == "digits" or name.split("/")[0] == "sprites"):
                 raise InputError(
-                    f"{field}={folder} has no effect on {name}; it applies to TFDS data sets only: omit it, or use "
-                    f"data={folder} to read files"
+                    f"{field}={folder} has no effect on {name}, since it applies to TFDS data sets only; omit it, or "
+                    f"use data={folder} to read files"
                 )
     return raw
 
@@ -126,14 +126,14 @@ def examples(
 def path_of(name: str) -> Path | None:
     """The path that a name denotes; None for a named data set. InputError if it is neither."""
     if name == ARRAY:
-        raise InputError("data=array: is an array that was passed to jaxae.fit, and is not saved; give a path")
+        raise InputError("data=array is an array that was passed to jaxae.fit, and is not saved; give a path")
     if not name:
-        raise InputError("data='' is empty: give digits, sprites, a TFDS name or a path")
+        raise InputError("data='' is empty; give digits, sprites, a TFDS name or a path")
     if name == "digits" or name.split("/")[0] == "sprites" or tfds.prepares(name):
         return None
     try:
         path = Path(name).expanduser()
         is_path = path.exists() or files.looks_like_path(name)
     except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(f"data={name[:50]}: cannot be a path ({error})") from None
+        raise InputError(f"data={name[:50]} cannot be a path ({error})") from None
     return path if is_path else None

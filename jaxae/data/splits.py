@@ -51,9 +51,9 @@ def with_splits(raw: RawDataset, test: str, valid: str, read: Callable[[str], Ra
     test, valid: a fraction of the training examples, their number, or the name of a source with all examples of the
     split; "": the split of the source. Without a test split the validation split of the source takes its place, or a
     tenth of its examples. test="0": the training examples are also the test split; valid="0": no validation split.
-    Held-out examples, or groups of them, are chosen by a fixed seed, stratified by class. Of a single group the last
-    examples are held out, and windows that overlap with them left out. InputError for a split that exists already, and
-    for a source of other examples.
+    Held-out examples, or groups of them, are chosen by a fixed seed, stratified by class. From a single group the last
+    examples are held out, and windows that overlap with them are left out. InputError for a split that exists already,
+    and for a source of other examples.
     """
     splits, classes, notes = dict(raw.splits), raw.classes, raw.notes
     if "valid" in splits and "test" not in splits and not test:
@@ -77,7 +77,7 @@ def with_splits(raw: RawDataset, test: str, valid: str, read: Callable[[str], Ra
             _require_alike(raw, other.kind, every.x, f"{name}={wanted}")
             if raw.covariates != other.covariates:
                 mine, theirs = (", ".join(names) or "no covariates" for names in (raw.covariates, other.covariates))
-                raise InputError(f"{name}={wanted}: has {theirs}, but the training split has {mine}; give both alike")
+                raise InputError(f"{name}={wanted} has {theirs}, but the training split has {mine}; give both alike")
             new = tuple(label for label in other.classes if label not in classes)
             classes += new if classes else ()
             places = np.array([classes.index(label) if classes else -1 for label in other.classes] + [-1], np.int32)

@@ -42,7 +42,7 @@ def load(name: str = "sprites") -> RawDataset:
     """
     if name not in SIZES:
         names = " or ".join(f"{known} ({size}x{size} pixels)" for known, size in SIZES.items())
-        raise InputError(f"data={name}: give {names}, or ./{name} if it is a path")
+        raise InputError(f"data={name}; give {names}, or ./{name} if it is a path")
     for_train, for_test = jax.random.split(jax.random.key(SEED))
     size = SIZES[name]
     return RawDataset({"train": _split(for_train, 60_000, size), "test": _split(for_test, 10_000, size)}, CLASSES)

@@ -62,7 +62,7 @@ def _read(table: Any, path: Path, options: Options, features: Sequence[str]) -> 
         raise InputError(f"context={twice[0]} is named twice, by context, target or drop; name it once")
     for name in left_out:
         if name not in names and (name in options.context or not features):
-            raise InputError(f"{path}: has no column {name}; it has {', '.join(names[:20])}")
+            raise InputError(f"{path} has no column {name}; it has {', '.join(names[:20])}")
     context = {
         name: _plain(table.column(name), f"{path}: column {name}", "leave it out of context")
         for name in options.context
@@ -83,11 +83,11 @@ def _read(table: Any, path: Path, options: Options, features: Sequence[str]) -> 
             )
     if features:
         if lacking := [name for name in features if name not in columns and name.split("=")[0] not in names]:
-            raise InputError(f"{path}: has no column {lacking[0]}, which the model was trained on")
+            raise InputError(f"{path} has no column {lacking[0]}, which the model was trained on")
         empty = np.zeros(table.num_rows)  # a category that does not occur
         columns = {name: columns.get(name, empty) for name in features}
     if not columns:
-        raise InputError(f"{path}: has no columns left to train on")
+        raise InputError(f"{path} has no columns left to train on")
     return Table(np.stack(list(columns.values()), axis=1), tuple(columns), target, tuple(notes), context)
 
 
@@ -188,7 +188,7 @@ def _arrow(path: Path) -> Any:
     if len(set(table.column_names)) < table.num_columns:
         raise InputError(f"{path}: two columns have the same name; rename one")
     if not table.num_rows:
-        raise InputError(f"{path}: has no rows")
+        raise InputError(f"{path} has no rows")
     return table
 
 
@@ -202,7 +202,7 @@ def _arrow_errors(path: Path) -> Iterator[None]:
     except InputError:
         raise
     except (OSError, pa.ArrowException, ValueError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as a table ({first_line(error)})") from None
+        raise InputError(f"{path} cannot be read as a table ({first_line(error)})") from None
 
 
 def _delimiter(line: str) -> str:

@@ -28,7 +28,7 @@ def load(path: Path, options: Options) -> RawDataset:
             except InputError as error:
                 raise InputError(str(error).replace(unpacked, str(path))) from None
             except Exception as error:  # tarfile and the decompressors raise many types of exceptions
-                raise InputError(f"{path}: cannot be unpacked ({first_line(error)}); {BROKEN_FILE}") from None
+                raise InputError(f"{path} cannot be unpacked ({first_line(error)}); {BROKEN_FILE}") from None
 
     return cached(key, read)
 

@@ -155,7 +155,7 @@ def _decode(tfds: Any, builder: Any, name: str) -> RawDataset:
     features = builder.info.features
     images = [key for key, feature in features.items() if isinstance(feature, tfds.features.Image)]
     if len(images) != 1:
-        raise InputError(f"{name}: has {len(images)} image features, not one")
+        raise InputError(f"{name} has {len(images)} image features, not one")
     labels = [key for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
     label = labels[0] if labels else None
 

@@ -54,7 +54,9 @@ class Processes:
                 self._wait(DAY)
 
     def leave(self, code: int) -> NoReturn:
-        """End the process after an error: process 0 last, so that others with the same error do not lose it."""
+        """End the process after an error; process 0, the coordinator, ends last, so that the others can report
+        theirs.
+        """
         with suppress(jax.errors.JaxRuntimeError):
             self._wait(3)
             time.sleep(0.5 if self.is_main_process else 0)
@@ -149,7 +151,7 @@ def join(coordinator: str, num_processes: int, process_id: int, heartbeat: int, 
         )
     except (RuntimeError, ValueError) as error:
         reason = "no cluster is found" if "should be defined" in str(error) else first_line(error)
-        raise ValueError(f"coordinator={coordinator}: {reason}: give HOST:PORT of a free port") from None
+        raise ValueError(f"coordinator={coordinator}: {reason}; give HOST:PORT of a free port") from None
     finally:
         late.cancel()
     return Processes(patience)

@@ -105,7 +105,7 @@ def stopping() -> Iterator[Stop]:
 
 def cannot_write(error: OSError) -> NoReturn:
     """End the process after a full disk or the loss of the run directory."""
-    what = f"{error.filename or '--workdir'}: cannot be written ({error.strerror or error})"
+    what = f"{error.filename or '--workdir'} cannot be written ({error.strerror or error})"
     leave(2, f"error: {what}: saved checkpoints are kept; make it writable, and repeat the command to resume")
 
 

@@ -26,7 +26,7 @@ class Poisson:
 
     total: mean total count of a training example. The means of p(x|z) are then multiplied by the size factor of the
     example, its own total (at least 1) divided by `total`, and p is the likelihood given the total; `mean` and `sample`
-    are for a size factor of 1. Of an example with missing counts, the total is that of the observed ones. None: without
+    are for a size factor of 1. The total of an example with missing counts is that of the observed ones. None: without
     a size factor.
     Log means, with the size factor, are clipped to [-20, 20], means to [2.1e-9, 4.8e8], as in `DiagonalNormal`; mass
     and gradient are finite in float32.

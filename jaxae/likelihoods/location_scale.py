@@ -50,7 +50,7 @@ class LocationScale:
         return Learned(net, "log_scale", self.blocks) if self.scale == "learned" else net
 
     def initial(self, mean: Float[np.ndarray, "*D"]) -> Float[np.ndarray, "*P"]:
-        """The location; with predicted scales, followed by log scales of 0."""
+        """The mean as location, with log scales of 0 appended if scales are predicted."""
         return np.concatenate([mean, *[np.zeros_like(mean)] * (self.blocks - 1)], axis=-1)
 
     def mean(self, outputs: Float[Array, "B *P"]) -> Float[Array, "B *D"]:

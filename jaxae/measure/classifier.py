@@ -128,9 +128,9 @@ def load(path: Path, data: Dataset) -> Params:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             found = dict(arrays)
     except (*DAMAGED, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: holds no classifier ({error}): create it with jaxae classifier") from None
+        raise InputError(f"{path} holds no classifier ({error}); create it with jaxae classifier") from None
     if _shapes(found) != _shapes(flatten_dict(expected, sep="/")):
-        raise InputError(f"{path}: holds a classifier of other images or classes: create it with jaxae classifier")
+        raise InputError(f"{path} holds a classifier of other images or classes; create it with jaxae classifier")
     params: Params = unflatten_dict({name: jnp.asarray(array) for name, array in found.items()}, sep="/")
     return params
 

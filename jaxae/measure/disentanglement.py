@@ -68,8 +68,9 @@ def sap(codes: Float[np.ndarray, "N Z"], factors: Int[np.ndarray, "N F"], catego
 
         S_1 - S_2,
 
-    the two largest scores of a single latent dimension: R^2 of linear regression, the squared correlation; for a
-    categorical factor with K values the largest balanced accuracy of K - 1 thresholds, fitted to the same examples.
+    the largest two of the scores of the latent dimensions, each used alone: R^2 of linear regression (the squared
+    correlation) or, for a categorical factor with K values, the largest balanced accuracy of K - 1 thresholds, fitted
+    to the same examples.
     The chance level of the latter is 1 / K, so the gap is at most 1 - 1 / K.
     """
     codes, factors = _checked(codes, factors)
@@ -138,7 +139,7 @@ def factor_score(
     dimension of smallest variance, relative to its variance over all examples. A majority-vote classifier from selected
     dimension to factor is fitted on `train_votes`; the score is its accuracy on `test_votes` others. Every
     factor has the same number of votes: the expectation is that of votes for random factors, with less variance.
-    Dimensions that have collapsed to the prior are excluded (see `active`); without others the score is 1 / F.
+    Dimensions that have collapsed to the prior are excluded (see `active`); if all have, the score is 1 / F.
     """
     codes, factors = _checked(codes, factors)
     used, count = active(codes), factors.shape[1]

@@ -32,7 +32,7 @@ def measures(model: vae.VAE, samples: int, binarize: str) -> dict[str, Measure]:
         return {}
     if model.likelihood.data == "binary" and binarize == "none":
         raise ValueError(
-            f"log_likelihood_samples={samples}: grey pixels have no density under a Bernoulli: train with "
+            f"log_likelihood_samples={samples}: grey pixels have no density under a Bernoulli; train with "
             "binarize=static"
         )
     if samples == 1:

@@ -151,7 +151,7 @@ def _multiplied_to_kernel(x: jax.Array, g: jax.Array, to: Geometry) -> jax.Array
     g = g.reshape(-1, filters)
     if inputs == 1:  # a single product for all rows of the kernel, which are too narrow for one each
         return (jnp.concatenate([spread(a) for a in range(high)], 1).T @ g).reshape(high, wide, 1, filters)
-    gt = lax.optimization_barrier(g.T)  # materialized first: fused into the product, the transpose doubles its time
+    gt = lax.optimization_barrier(g.T)  # materialized, since a fused transpose doubles the time of the product
     w = jnp.stack([gt @ spread(a) for a in range(high)])
     return w.reshape(high, filters, wide, inputs).transpose(0, 2, 3, 1)
 

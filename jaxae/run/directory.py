@@ -49,7 +49,7 @@ def locked(workdir: Path) -> Iterator[None]:
         workdir.mkdir(parents=True, exist_ok=True)
         file = (workdir / LOCK).open("a")
     except OSError as error:
-        raise InputError(f"workdir={workdir}: cannot be written ({error.strerror}): use another") from None
+        raise InputError(f"workdir={workdir} cannot be written ({error.strerror}); use another") from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -88,16 +88,16 @@ def prepare(workdir: Path, config: Config, description: dict[str, Any], outdated
             for path in (workdir / name for name in RUN_FILES):
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         elif any(path.name != LOCK for path in workdir.iterdir()):
-            raise InputError(f"workdir={workdir}: is not empty and holds no run: use another")
+            raise InputError(f"workdir={workdir} is not empty and holds no run; use another")
         write_json(file, description)
     except OSError as error:
-        raise InputError(f"workdir={workdir}: cannot be written ({error.strerror}): use another") from None
+        raise InputError(f"workdir={workdir} cannot be written ({error.strerror}); use another") from None
 
 
 def read(file: Path) -> dict[str, Any]:
     """Read the config.json of `describe`. InputError for other content."""
     if not file.is_file():
-        raise InputError(f"{file.parent}: holds no run: there is no config.json")
+        raise InputError(f"{file.parent} holds no run: there is no config.json")
     try:
         saved = json.loads(file.read_text())
         name, fields, about, parts = saved["experiment"], saved["config"], saved["data"], ("versions", "device")
@@ -112,7 +112,7 @@ def read(file: Path) -> dict[str, Any]:
         if not all(type(size) is int and 0 < size < 2**31 for size in (*about["shape"], about["train"])):
             raise TypeError("wrong shape")
     except DAMAGED as error:
-        raise InputError(f"{file}: describes no run ({error!r}): use another directory") from None
+        raise InputError(f"{file} describes no run ({error!r}); use another directory") from None
     return saved
 
 

@@ -218,7 +218,7 @@ def checked(config: Config, build: Build, dataset: Dataset, layout: Layout = UNS
     needed = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     if needed > (there := plans.memory()):
         raise InputError(
-            f"parameters and optimizer state take {needed / 2**30:,.0f} GiB of {there / 2**30:,.0f}: use fewer "
+            f"parameters and optimizer state take {needed / 2**30:,.0f} GiB of {there / 2**30:,.0f}; use fewer "
             "seeds or a smaller network"
         )
     if epoch.first_step(config.epochs, len(dataset.train.x), config.batch_size) >= 2**31:

@@ -78,8 +78,8 @@ def fit(
     data: an array, a `Dataset`, a path, or the name of a data set. An array of images is [N, H, W] or [N, H, W, C], of
     bytes, of floats in [0, 1], or of any numbers; a table is [N, D]; for an experiment for sequences, series are [N, T]
     or [N, T, D]. NaN marks a missing entry. Fields: kind, scale.
-    test: the test examples: a path, for an array also an array or the test split of a named data set; a fraction of the
-    data, or a number of examples; or 0: the training examples themselves. By default those of the source, or a tenth.
+    test: a path with the test examples; a fraction or a number of examples to hold out; or 0 for the training examples.
+    With an array also an array, or the name of a data set with a test split. Default: that of the source, or a tenth.
     valid: the validation examples, in the same ways, for the fields keep ("best": return the model of the epoch with
     the smallest validation loss) and stop_after.
     y, context: classes and covariates of an array, as in `jaxae.data.from_arrays`; context of a path: names of columns.
@@ -184,7 +184,7 @@ def _source(experiment: ModuleType | str | Experiment) -> Source:
         experiment = find(experiment)
     if not (hasattr(experiment, "Config") and hasattr(experiment, "build")):
         raise TypeError(
-            f"experiment has type {type(experiment).__name__}: pass a name, a module or a jaxae.Experiment; for a Flax "
+            f"experiment has type {type(experiment).__name__}; pass a name, a module or a jaxae.Experiment; for a Flax "
             "module, jaxae.Experiment(model, jaxae.descend(loss, optimizer), loss)"
         )
     return Source(name_of(experiment), experiment.Config, experiment.build)

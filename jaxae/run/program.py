@@ -83,7 +83,7 @@ def program(
             signals.cannot_write(error)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" in str(error):
-                text, code = "out of memory: use a smaller --batch-size, fewer --seeds or a smaller network", 2
+                text, code = "out of memory; use a smaller --batch-size, fewer --seeds or a smaller network", 2
             elif processes().is_multiprocess:
                 text, code = f"another process was lost: repeat the commands to resume ({first_line(error)})", 1
             else:

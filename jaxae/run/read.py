@@ -72,7 +72,7 @@ def restored(path: Path, items: dict[str, Any], skip: tuple[str, ...] = ()) -> d
             found = checkpoints.restore(items, skip)
     if found is None:
         fix = "it diverged: see jaxae.replay" if (path / FOLDER).is_dir() else "repeat the command that made it"
-        raise InputError(f"{path}: has no intact checkpoint: {fix}")
+        raise InputError(f"{path} has no intact checkpoint: {fix}")
     return found[0]
 
 
@@ -106,7 +106,7 @@ def described(
     saved = directory.read(path / "config.json")
     for name, value in fields.items():
         if optimizers.fingerprint(value) != saved["config"].get(name):
-            raise InputError(f"{path}: was trained with another {name}: pass the same one, or none")
+            raise InputError(f"{path} was trained with another {name}; pass the same one, or none")
     info = directory.info_of(saved)
     build: Build
     if isinstance(experiment, Experiment):
@@ -154,14 +154,14 @@ def require_finished(path: Path, saved: dict[str, Any]) -> None:
     if not (path / "result.json").exists():
         command = saved["command"] and f"{saved['command']} --workdir {shlex.quote(str(path))}"
         again = command or f"the same call of jaxae.fit with workdir={str(path)!r}"
-        raise InputError(f"{path}: is not finished: {again} resumes it")
+        raise InputError(f"{path} is not finished: {again} resumes it")
 
 
 def _require_data(path: Path, saved: dict[str, Any]) -> None:
     """Raise InputError for a run on an array, which its directory does not hold."""
     if saved["config"].get("data") == data.ARRAY:
         raise InputError(
-            f"{path}: was trained on an array, which the run directory does not hold: train on a .npy file, since this "
+            f"{path} was trained on an array, which the run directory does not hold; train on a .npy file, since this "
             "command needs the data"
         )
 
@@ -172,7 +172,7 @@ def same_data(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], Dataset]:
     for path, about in zip(paths, saved, strict=True):
         if about["data"]["fingerprint"] != saved[0]["data"]["fingerprint"]:
             raise InputError(
-                f"{path}: its data differ from those of {paths[0]}: use runs with the same --data and --binarize"
+                f"{path}: its data differ from those of {paths[0]}; use runs with the same --data and --binarize"
             )
     return saved, dataset(paths[0], saved[0])
 
@@ -201,9 +201,9 @@ def recorded_experiment(
     if module is None:
         if name not in names():
             if saved.get("program"):
-                raise InputError(f"{path}: was trained as a jaxae.Experiment, {name}: pass it to jaxae.load")
+                raise InputError(f"{path} was trained as a jaxae.Experiment, {name}; pass it to jaxae.load")
             raise InputError(
-                f"{path}: was trained by {name}, which is not in jaxae.experiments: pass its module, jaxae.load(path, "
+                f"{path} was trained by {name}, which is not in jaxae.experiments; pass its module, jaxae.load(path, "
                 "module), or module=NAME on the command line"
             )
         module = find(name)

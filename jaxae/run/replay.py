@@ -51,14 +51,14 @@ def replay(path: str | Path, experiment: ModuleType | Experiment | None = None, 
         raise InputError(f"{path}: did not diverge in training: there is no folder {FOLDER}")
     if optimizers.is_fingerprint(saved["config"].get("optimizer")) and "optimizer" not in fields:
         raise InputError(
-            f"{path}: was trained with an Optax transformation: pass the same one to jaxae.replay(path, optimizer=...)"
+            f"{path} was trained with an Optax transformation; pass the same one to jaxae.replay(path, optimizer=...)"
         )
     _, found, config, info = described(path, experiment, fields)
     state = loop.abstract(found, dataclasses.replace(config, seeds=1), info)["state"]
     with Checkpoints(path / FOLDER, read_only=True) as checkpoints:
         restored = checkpoints.restore({"state": state})
     if restored is None:
-        raise InputError(f"{path}: holds no intact state in {FOLDER}")
+        raise InputError(f"{path} holds no intact state in {FOLDER}")
     state = restored[0]["state"]
     with np.load(path / FOLDER / ROWS, allow_pickle=False) as file:
         arrays = dict(file)

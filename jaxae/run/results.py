@@ -25,7 +25,7 @@ def collect(
 ) -> dict[str, Any]:
     """Contents of `result.json`. expected: the expected results of the documented configuration; else empty.
 
-    `images_per_second` counts examples of every kind.
+    `images_per_second` is the number of examples per second, for every kind of data.
     """
     unit = 1 if sys.platform == "darwin" else 1024
     peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()]
@@ -55,7 +55,7 @@ def read(workdir: Path) -> dict[str, Any]:
             raise TypeError("wrong types")
     except DAMAGED as error:
         raise InputError(
-            f"{file}: is damaged ({error!r}): delete it and report.html, and repeat the command that made the run"
+            f"{file} is damaged ({error!r}); delete it and report.html, and repeat the command that made the run"
         ) from None
     return found
 

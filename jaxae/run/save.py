@@ -49,7 +49,7 @@ def saver(
         if totals is None:
             now = step * config.batch_size // info.train
             if step not in (epoch.first_step(now + late, info.train, config.batch_size) for late in (0, 1)):
-                raise ValueError("the run stopped within an epoch: copy its directory, which holds the rest")
+                raise ValueError("the run stopped within an epoch; copy its directory, which holds the rest")
             sums = start(model.experiment, info, config.batch_size, model.seeds)[1]
         else:
             sums = of_model(totals)
@@ -74,5 +74,5 @@ def saver(
 
 
 def without_optimizer(*_: Any) -> NoReturn:
-    """Raise ValueError for a model whose optimizer is unknown. Also serves as its training step."""
-    raise ValueError("the model was loaded without its optimizer: pass it to jaxae.load(path, optimizer=...)")
+    """Raise ValueError for a model whose optimizer is unknown. It is also the training step of such a model."""
+    raise ValueError("the model was loaded without its optimizer; pass it to jaxae.load(path, optimizer=...)")

@@ -28,14 +28,14 @@ def initial(config: Config, experiment: Experiment, dataset: Dataset) -> Initial
     there = directory.read(path / "config.json")["config"]
     seeds = there.get("seeds")
     if seeds not in (1, config.seeds):
-        raise InputError(f"init_from={path}: has {seeds} seeds, not 1 or seeds={config.seeds}")
+        raise InputError(f"init_from={path} has {seeds} seeds, not 1 or seeds={config.seeds}")
     selects = {name: there[name] for name in ("keep", "stop_after") if name in there}
     alike = dataclasses.replace(config, seeds=int(seeds), **selects)
     try:
         source = restored_for_use(path, loop.abstract(experiment, alike, dataset.info), bool(there.get("ema")))
     except OtherArrays as error:
         differences = "; ".join(line.removeprefix("state/") for line in error.differences[:3])
-        raise InputError(f"init_from={path}: holds other parameters: {differences}") from None
+        raise InputError(f"init_from={path} holds other parameters: {differences}") from None
     params, extra = source.variables["params"], source.extra
     if seeds < config.seeds:
         params, extra = jax.tree.map(lambda leaf: np.stack([leaf] * config.seeds), (params, extra))

@@ -110,8 +110,8 @@ class Checkpoints:
 
         abstract: the items as trees of jax.ShapeDtypeStruct. skip: prefixes of the paths of arrays that `abstract` may
         lack and that are not restored, for reading only. Damaged checkpoints are reported, and deleted unless this is
-        read-only, since Orbax saves no step before the latest. OtherArrays, an InputError, for an intact one with other
-        arrays, written by another version of the code.
+        read-only, since Orbax saves no step before the latest. OtherArrays, an InputError, if the newest intact one has
+        other arrays, as after a change of the code.
         """
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:

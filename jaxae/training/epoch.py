@@ -19,8 +19,8 @@ from jaxae.core.reduction import sums
 from jaxae.core.step import Transition
 from jaxae.core.types import Examples, Generator, Metrics, State
 
-# Of an epoch so far: number of "steps"; "sum" of each metric; "sum_error", the rounding error of that sum, to be added
-# to the next value; "bad", the first non-finite step, or -1.
+# Totals of an epoch so far: "steps", their number; "sum" of each metric; "sum_error", the rounding error of that sum,
+# to be added to the next value; "bad", the first non-finite step, or -1.
 Totals: TypeAlias = dict[str, Any]
 
 
@@ -163,7 +163,7 @@ def has_seeds(data: Examples | Generator) -> bool:
 def drawn(
     generator: Generator, key: jax.Array, step: Any, batch_size: int, index: Any, layout: Layout = UNSPLIT
 ) -> Examples:
-    """The examples of a step: number step * batch_size + index.
+    """The examples of a step, numbered step * batch_size + index.
 
     An ordered layout generates them in its microbatches, since the rounding of a matrix product depends on its shape.
     """

@@ -89,7 +89,7 @@ class Units(Protocol):
 def parts(
     units: Units, x: Examples, lengths: Int[Any, " N"] | None = None, given: Given | None = None
 ) -> Iterator[Part]:
-    """The examples in model units, `chunk_of` their shape at a time; only these are converted at once.
+    """Yield the examples in model units, in chunks of `chunk_of` their shape; one chunk is converted at a time.
 
     A `Split` is in model units already. Series of different lengths are padded to those of training. given: see
     `conditioned`; None if the condition is not needed. ValueError for examples of another shape or type, or out of
@@ -144,7 +144,7 @@ def conditioned(units: Units, count: int, given: Given) -> tuple[Any, Any]:
             raise ValueError(f"{name} has no effect on {model}: {why}; omit it")
         if units.experiment.conditional and names and value is None and given.split is None:
             what = f"a class of {', '.join(known.classes[:20])}" if name == "y" else f"covariates {', '.join(of)}"
-            raise ValueError(f"{model} is conditional: pass {name}, {what}; one for all examples, or one for each")
+            raise ValueError(f"{model} is conditional; pass {name}, {what}: one for all examples, or one for each")
     if not units.experiment.conditional:
         return None, None
     y, context = (None, None) if given.split is None else (given.split.y, given.split.context)

@@ -243,7 +243,7 @@ def compiled(
     training: Arguments,
     evaluations: Sequence[Arguments],
 ) -> Programs:
-    """`epoch.train` and `epoch.evaluate` of an experiment, compiled for arguments like these."""
+    """`epoch.train` and `epoch.evaluate` of an experiment, compiled for arguments of these shapes and types."""
     train, evaluate = seeded(plan, training)
     of_split = partial(epoch.evaluate, experiment.evaluate, info.shape, batch_size)
     return Programs(

@@ -25,7 +25,7 @@ def optimizer(
     """An Optax optimizer.
 
     eps: the constant in the denominator (0: Optax's default for this optimizer).
-    weight_decay: decoupled from the gradient for adamw and lion (Loshchilov & Hutter 2019), as the gradient of
+    weight_decay: decoupled for adamw and lion (Loshchilov & Hutter 2019), an L2 penalty
     weight_decay / 2 |params|^2 for the others. clip: largest global norm of the gradient (0: none).
     ValueError for an unknown name, and for eps with an optimizer that has none.
     """

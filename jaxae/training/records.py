@@ -88,7 +88,7 @@ def truncate(path: Path, size: int) -> None:
     """Truncate `metrics.jsonl` to its size at a checkpoint. InputError if it is shorter."""
     path.touch()
     if path.stat().st_size < size:
-        raise InputError(f"{path}: is shorter than at its checkpoint: restore it, or overwrite=True to start again")
+        raise InputError(f"{path} is shorter than at its checkpoint; restore it, or overwrite=True to start again")
     os.truncate(path, size)
 
 
@@ -101,7 +101,7 @@ def read(path: Path) -> list[Record]:
                 raise TypeError("no epoch, step or split")
             check(line)
     except DAMAGED as error:
-        raise InputError(f"{path}: is damaged ({error!r}): restore it, or overwrite=True to start again") from None
+        raise InputError(f"{path} is damaged ({error!r}); restore it, or overwrite=True to start again") from None
     return lines
 
 

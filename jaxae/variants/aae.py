@@ -48,7 +48,7 @@ def discriminator_loss(model: Adversarial, prior_scale: float = 1.0) -> Loss:
 
 
 def generator_loss(model: Adversarial) -> Loss:
-    """-log D(encoder(x)), in nats per example: for descend(..., wrt=("encoder",), name="generator").
+    """-log D(encoder(x)), in nats per example. Use with descend(..., wrt=("encoder",), name="generator").
 
     The second half of the regularization phase (Makhzani et al. 2015, section 2.1).
     """

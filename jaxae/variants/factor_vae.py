@@ -51,7 +51,7 @@ def discriminator_loss(model: FactorVAE) -> Loss:
     """Cross-entropy of the discriminator on codes and on codes permuted over the batch (algorithm 2), in nats.
 
     The permuted codes are second posterior samples for the same images; the source uses a second batch.
-    For descend(..., wrt=("discriminator",), name="discriminator"): no gradient reaches the encoder.
+    Use with descend(..., wrt=("discriminator",), name="discriminator"); no gradient reaches the encoder.
     """
 
     def objective(variables: Variables, batch: Batch, key: Key[Array, ""]) -> tuple[Terms, Extra]:

@@ -58,7 +58,7 @@ def patches(shape: tuple[int, ...], patch: int, fraction: float) -> Mask:
     rows, columns = (-(-size // patch) for size in shape[:2])
     count, hidden = rows * columns, int(fraction * rows * columns + 0.5)
     if not 0 < hidden < count:
-        raise ValueError(f"hidden_share={fraction} hides {hidden} of {count} patches: hide at least one, and not all")
+        raise ValueError(f"mask_ratio={fraction} hides {hidden} of {count} patches: hide at least one, and not all")
 
     def one(key: Key[Array, ""]) -> Float[Array, "H W C"]:
         grid = (jax.random.permutation(key, count) < hidden).reshape(rows, columns, 1).astype(jnp.float32)

@@ -70,7 +70,7 @@ class Stacked(nn.Module):
 
 
 def greedy(model: Stacked, number: int) -> Loss:
-    """Reconstruction error of one layer's autoencoder: for descend(..., wrt=groups(number)).
+    """Reconstruction error of one layer's autoencoder. Use with descend(..., wrt=groups(number)).
 
     The first layer: cross-entropy, nats per pixel, or squared error of real numbers. The others: squared error, mean
     over the dimensions of the previous layer's codes.

@@ -24,7 +24,7 @@ Condition: TypeAlias = Float[Array, "B K"] | None  # None for an unconditional m
 class VAE(nn.Module):
     """q(z|x) = N(mean, scale^2), both from the encoder; p(x|z) from the decoder; p(z) = N(0, I)."""
 
-    encoder: nn.Module  # [B, *D] -> [B, 2 Z]: mean and log scale side by side
+    encoder: nn.Module  # [B, *D] -> [B, 2 Z]: mean and log scale, concatenated
     decoder: nn.Module  # [*lead, Z] -> [*lead, *P]: the parameters of the likelihood
     likelihood: Likelihood = Bernoulli()
     classes: int | None = None  # number of classes of a conditional model; None for an unconditional one
@@ -60,12 +60,12 @@ class VAE(nn.Module):
 
 
 def normal(output: Float[Array, "B Z2"]) -> DiagonalNormal:
-    """A normal distribution from the output of a net: mean and log scale side by side."""
+    """A normal distribution from the output of a net, mean and log scale concatenated."""
     return DiagonalNormal(*jnp.split(output, 2, axis=-1))
 
 
 def beside(x: Float[Array, "B *D"], c: Condition) -> Float[Array, "B *E"]:
-    """The input of a net: x, or flat x beside the condition, [B, D + K]."""
+    """The input of a net: x, or flattened x concatenated with the condition, [B, D + K]."""
     return x if c is None else jnp.concatenate([x.reshape(len(x), -1), c], axis=1)
 
 

@@ -36,7 +36,7 @@ class VampVAE(vae.VAE, kw_only=True):
     shape: tuple[int, ...]  # of an example
     components: int  # K
     start: nn.initializers.Initializer = PIXELS  # of the pseudo-inputs
-    limits: tuple[float, float] = (0.0, 1.0)  # of the pseudo-inputs: those of the data
+    limits: tuple[float, float] = (0.0, 1.0)  # range of the data, to which pseudo-inputs are clipped
 
     def setup(self) -> None:
         self.pseudo_inputs = self.param("pseudo_inputs", self.start, (self.components, *self.shape))

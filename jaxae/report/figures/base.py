@@ -140,9 +140,9 @@ def remark(data: Dataset, places: np.ndarray) -> str:
 
 
 def shown(model: Trained, first: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Examples for pictures: pixels as they are, real numbers from the range of the first ones to [0, 1].
+    """Examples as displayable values: pixels unchanged, real numbers scaled from the range of `first` to [0, 1].
 
-    Along the last axis, since channels have their own units.
+    Each index of the last axis has its own range, since channels have their own units.
     """
     if not model.real and model.scale is None:
         return first, *others
