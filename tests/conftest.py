@@ -74,13 +74,13 @@ def mnist():
 
 @pytest.fixture(scope="session")
 def digit_weights(tmp_path_factory):
-    """Weights of the classifier after 8 epochs on the digits, trained once for all workers."""
+    """Weights of the classifier after 6 epochs on the digits, trained once for all workers."""
     base, digits = tmp_path_factory.getbasetemp(), data.load("digits")
     path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "digit_classifier.npz"
     with path.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
-            classifier.save(path, classifier.train(digits, 8))
+            classifier.save(path, classifier.train(digits, 6))
     return classifier.load(path, digits)
 
 

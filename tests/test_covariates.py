@@ -172,7 +172,7 @@ def test_test_split_with_covariates_unlike_those_of_training_raises(tmp_path):
         data.load(str(tmp_path / "x.npy"), context=("age",))
     np.savez(tmp_path / "c.npz", x=X, context=AGE)
     with pytest.raises(
-        InputError, match="test=.*: has no covariates, but the training split has context; give both alike"
+        InputError, match="test=.* has no covariates, but the training split has context; give both alike"
     ):
         data.load(str(tmp_path / "c.npz"), test=str(tmp_path / "x.npy"))
     with pytest.raises(
@@ -358,7 +358,7 @@ def test_replay_repeats_the_step_with_its_covariates(tmp_path):
 def test_missing_and_unknown_conditions_raise_one_line(model):
     for says, call_it in (
         ("Linear is conditional; pass y, a class of 0, 1, 2", lambda: model.encode(X)),
-        ("pass context, covariates age, colour; one for all", lambda: model.score(X, y=1)),
+        ("pass context, covariates age, colour: one for all", lambda: model.score(X, y=1)),
         ("pass y, a class of", lambda: model.decode(np.zeros((2, 2)))),
         ("pass y, a class of", lambda: model.sample(new_key(), 2)),
         ("y=7 is not a class; use one of 0, 1, 2", lambda: model.encode(X, y=7, context=[1, "red"])),

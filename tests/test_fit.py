@@ -178,7 +178,7 @@ def test_bad_arguments_are_named_in_the_error(x, fields, kind, said, untyped):
     ("call", "said"),
     [
         (lambda x: jaxae.fit(x, vae), "experiment has type ndarray; pass a name"),
-        (lambda x: jaxae.fit(Linear(), x), r"experiment has type Linear: .* jaxae.Experiment\(model, jaxae.descend"),
+        (lambda x: jaxae.fit(Linear(), x), r"experiment has type Linear; .* jaxae.Experiment\(model, jaxae.descend"),
         (lambda x: jaxae.Experiment(Linear(), optax.adam(1e-3), squared), "train is a Gradient.*, not a Transition"),
         (lambda x: jaxae.Experiment(Linear(), jaxae.descend(squared, optax.sgd(1.0)), None), "evaluate must be a loss"),
         (lambda x: jaxae.Experiment(nn.Module(), jaxae.descend(squared, optax.sgd(1.0)), squared), "no __call__"),

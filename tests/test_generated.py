@@ -112,8 +112,7 @@ from jaxae.training.iterate import iterate
 from test_generated import EXPERIMENT, OPTIONS, dataset
 found = {}
 for way, seeds, reduction, counts in (
-    ("pmap", 1, "fast", (1, 2, 4, 8)), ("jit", 1, "fast", (2, 8)), ("auto", 2, "fast", (2,)),
-    ("auto", 1, "reproducible", (1, 2, 4, 8)),
+    ("pmap", 1, "fast", (8,)), ("jit", 1, "fast", (4,)), ("auto", 2, "fast", (2,)), ("auto", 1, "reproducible", (1, 8)),
 ):
     for count in counts:
         how = plan(way, 8, seeds, jax.devices()[:count], reduction)
@@ -124,9 +123,9 @@ print(json.dumps(found))
 
 
 def test_examples_do_not_depend_on_the_devices():
-    """Runs on 2, 4 and 8 devices by pmap or jit, and two seeds on 2 devices, agree with one device up to rounding.
+    """Runs on 8 devices by pmap, 4 by jit, and two seeds on 2 devices, agree with one device up to rounding.
 
-    With reduction=reproducible, runs on 1, 2, 4 and 8 devices are equal bit for bit.
+    With reduction=reproducible, runs on 1 and 8 devices are equal bit for bit.
     """
     command = [sys.executable, "-c", DEVICES]
     done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)

@@ -236,9 +236,8 @@ def test_process_ends_with_its_stacks_when_another_hangs(tmp_path):
     assert jaxae.load(workdir)
 
 
-@pytest.mark.parametrize(
-    ("flag", "there"), [("--lr", "0.001"), pytest.param("--checkpoint-every", "1", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("flag", "there"), [("--lr", "0.001"), ("--checkpoint-every", "1")])
 def test_process_of_another_run_exits_with_2(tmp_path, flag, there):
     with two(tmp_path / "run", ids=[0]) as (first,):
         with started(2, [*first.args[:-1], "1", flag, "7"]) as (second,):

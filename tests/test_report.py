@@ -418,9 +418,10 @@ UNUSUAL = {
 }
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=[pytest.mark.slow] * (case == "large and in colour")) for case in UNUSUAL]
-)
+LONG = ("large and in colour", "sequences of numbers")
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, marks=[pytest.mark.slow] * (case in LONG)) for case in UNUSUAL])
 def test_report_of_unusual_data_fits_a_phone(case, runs, tmp_path, visit):
     """No element is wider than the screen, and the file is small."""
     (tmp_path / "source").symlink_to(runs[0])

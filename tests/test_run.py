@@ -510,8 +510,8 @@ def test_batch_larger_than_the_training_split_raises(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"hidden": (10**8, 10**8)}, "parameters and optimizer state take .* GiB of .*: use fewer seeds"),
-        ({"seeds": 10**8}, "parameters and optimizer state take .* GiB of .*: use fewer seeds"),
+        ({"hidden": (10**8, 10**8)}, "parameters and optimizer state take .* GiB of .*; use fewer seeds"),
+        ({"seeds": 10**8}, "parameters and optimizer state take .* GiB of .*; use fewer seeds"),
         ({"epochs": 10**9}, "epochs=1000000000: more than 2147483648 steps"),
     ],
 )

@@ -52,8 +52,8 @@ def ends(process, workdir, reason):
     _, said = process.communicate(timeout=100)
     assert process.returncode == 2, said
     assert said.count("\n") == 1, said
-    assert said.startswith((f"error: {workdir}", "error: --workdir: ")), said
-    assert f": cannot be written ({reason}): saved checkpoints are kept" in said, said
+    assert said.startswith((f"error: {workdir}", "error: --workdir ")), said
+    assert f" cannot be written ({reason}): saved checkpoints are kept" in said, said
 
 
 def saved(workdir, at_least):

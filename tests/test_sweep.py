@@ -159,8 +159,8 @@ def test_points_of_another_sweep_raise(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["vae", "--grid", "lr"], "--grid lr must be FIELD=A,B"),
-        (["vae", "--grid", "lr=1,"], "--grid lr=1,: must be FIELD=A,B"),
+        (["vae", "--grid", "lr"], "--grid must be FIELD=A,B, not lr"),
+        (["vae", "--grid", "lr=1,"], "--grid must be FIELD=A,B, not lr=1,"),
         (["vae", "--grid", "lr=1", "lr=2"], "a field is given twice"),
         (["vae", "--grid", "lr=x"], "--lr"),
         (["vae", "--grid", "gamma=1"], "--gamma"),
@@ -184,7 +184,7 @@ def test_invalid_grid_raises_and_nothing_is_written(tmp_path, monkeypatch, argum
 def test_command_reports_bad_input_in_one_line_and_exits_with_2(tmp_path):
     program = [sys.executable, "-m", "jaxae", "sweep"]
     done = subprocess.run([*program, "vae", "--grid", "lr"], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (2, "error: --grid lr must be FIELD=A,B\n")
+    assert (done.returncode, done.stderr) == (2, "error: --grid must be FIELD=A,B, not lr\n")
 
 
 def test_values_of_a_list_field_are_separated_by_spaces(tmp_path):

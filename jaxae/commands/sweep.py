@@ -132,7 +132,7 @@ def grid(arguments: Sequence[str]) -> list[Point]:
         field, _, values = text.partition("=")
         axes[field.replace("-", "_")] = values.split(",")
         if not field or not all(values.split(",")):
-            raise InputError(f"--grid {text} must be FIELD=A,B")
+            raise InputError(f"--grid must be FIELD=A,B, not {text}")
     if len(axes) < len(arguments):
         raise InputError("--grid: a field is given twice")
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]

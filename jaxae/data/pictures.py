@@ -59,7 +59,7 @@ def decode(paths: Sequence[Path], layout: Layout = Layout()) -> Decoded:  # noqa
     arrays: list[np.ndarray] = []
     places: list[int] = []
     changes: Counter[str] = Counter()
-    broken: list[str] = []
+    broken: dict[Path, str] = {}  # what is wrong with each file
     colour = False
     for place, path in enumerate(paths):
         try:
@@ -67,9 +67,9 @@ def decode(paths: Sequence[Path], layout: Layout = Layout()) -> Decoded:  # noqa
         except InputError:
             raise
         except Exception as error:  # Pillow raises many types of exceptions
-            broken.append(f"{path} cannot be read ({first_line(error)}); {BROKEN_FILE}")
+            broken[path] = f"{path} cannot be read ({first_line(error)}); {BROKEN_FILE}"
             if len(broken) > DAMAGED * len(paths):
-                raise InputError(broken[0]) from None
+                raise InputError(next(iter(broken.values()))) from None
             continue
         colour = colour or not is_grey
         arrays.append(image)
@@ -82,8 +82,8 @@ def decode(paths: Sequence[Path], layout: Layout = Layout()) -> Decoded:  # noqa
             )
     notes = [f"{_pictures(count)} {change}" for change, count in changes.items()]
     if broken:
-        first = Path(broken[0].split(": cannot be read")[0]).name
-        notes.append(f"{_pictures(len(broken), 'damaged ')} left out ({first}{', ...' * (len(broken) > 1)})")
+        more = ", ..." * (len(broken) > 1)
+        notes.append(f"{_pictures(len(broken), 'damaged ')} left out ({next(iter(broken)).name}{more})")
     x = np.stack(arrays)
     return Decoded(x if colour else x[..., :1], places, tuple(notes))
 

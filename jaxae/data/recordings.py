@@ -33,15 +33,15 @@ def decode(paths: Sequence[Path], sample_rate: int = 0) -> Decoded:
     """
     found: list[tuple[int, np.ndarray]] = []
     places: list[int] = []
-    broken: list[str] = []
+    broken: dict[Path, str] = {}  # what is wrong with each file
     multichannel = 0
     for place, path in enumerate(paths):
         try:
             own, x = _read(path)
         except Exception as error:  # SciPy raises many types of exceptions
-            broken.append(f"{path} cannot be read ({first_line(error)}); {BROKEN_FILE}")
+            broken[path] = f"{path} cannot be read ({first_line(error)}); {BROKEN_FILE}"
             if len(broken) > DAMAGED * len(paths):
-                raise InputError(broken[0]) from None
+                raise InputError(next(iter(broken.values()))) from None
             continue
         multichannel += x.shape[1] > 1
         found.append((own, x.mean(1, keepdims=True)))
@@ -54,7 +54,7 @@ def decode(paths: Sequence[Path], sample_rate: int = 0) -> Decoded:
     if others := len(found) - rates[rate]:
         notes.append(f"{_count(others)} with another sample rate resampled")
     if broken:
-        notes.append(f"{_count(len(broken), 'damaged ')} left out ({Path(broken[0].split(': cannot be')[0]).name})")
+        notes.append(f"{_count(len(broken), 'damaged ')} left out ({next(iter(broken)).name})")
     return Decoded([_resampled(x, own, rate) for own, x in found], rate, places, tuple(notes))
 
 
