@@ -30,6 +30,7 @@ FIELDS = {
     "denoising_conv32": {"filters": (4, 6)},
     "fsq": {"filters": (4, 6)},
     "mirrored": {"filters": (4, 6, 6, 6)},
+    "resnet_vae": {"filters": (4, 8), "blocks": 1, "latent": 4, "attention": (1,), "heads": 2},
     "sequence": {"hidden": 12, "latent": 8},
     "strided": {"filters": (4, 6, 6, 6)},
     "vqvae": {"filters": (4, 6)},

@@ -6,6 +6,8 @@ Initial kernels are Glorot uniform (Glorot & Bengio 2010, equation 16), biases z
 Lists of kernels, strides and the like hold one value per layer, or a single one for all.
 """
 
+from jaxae.nets.attention import GatedMLP as GatedMLP
+from jaxae.nets.attention import SelfAttention as SelfAttention
 from jaxae.nets.conv import Conv as Conv
 from jaxae.nets.conv import Convolution as Convolution
 from jaxae.nets.conv import Deconv as Deconv
@@ -18,3 +20,5 @@ from jaxae.nets.lstm import LSTM as LSTM
 from jaxae.nets.mlp import MLP as MLP
 from jaxae.nets.regularization import Regularization as Regularization
 from jaxae.nets.regularization import drop as drop
+from jaxae.nets.residual import ResNet as ResNet
+from jaxae.nets.residual import UpResNet as UpResNet

@@ -3,6 +3,7 @@
 from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxae.nets import cpu_convolution, resampling
@@ -20,13 +21,14 @@ class Convolution(nn.Module):
     padding: str = "SAME"
     up: int = 1
     precision: str = "float32"
-    bias: float = 0.0  # its initial value
+    bias: float | tuple[float, ...] = 0.0  # its initial value, of all filters or of each
+    kernel_init: nn.initializers.Initializer = nn.initializers.glorot_uniform()
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W I"]) -> Float[Array, "B h w filters"]:
         shape = (self.kernel, self.kernel, x.shape[3], self.filters)
-        w = self.param("kernel", nn.initializers.glorot_uniform(), shape)
-        bias = self.param("bias", nn.initializers.constant(self.bias), (1, 1, 1, self.filters))
+        w = self.param("kernel", self.kernel_init, shape)
+        bias = self.param("bias", nn.initializers.constant(jnp.asarray(self.bias)), (1, 1, 1, self.filters))
         if (self.kernel, self.up, self.stride) == (3, 2, 1):
             y = resampling.conv_upsampled(x, w, self.precision)
             return (y if self.padding == "SAME" else y[:, 1:-1, 1:-1]) + bias

@@ -1,4 +1,4 @@
-"""The fields that all variational experiments share."""
+"""The fields that variational experiments share."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +12,9 @@ from jaxae.variants import vae
 
 
 @dataclass(frozen=True)
-class Fields:
-    """Network, likelihood and KL warm-up. For `class Config(variational.Fields, run.Config)`."""
+class Common:
+    """Latent dimensions, likelihood and KL warm-up. For `class Config(variational.Common, run.Config)`."""
 
-    hidden: tuple[int, ...] = (256,)
-    """Widths of the encoder's hidden layers; the decoder mirrors them."""
     latent: int = 2
     """Number of latent dimensions."""
     likelihood: likelihoods.Name = "auto"
@@ -35,6 +33,14 @@ class Fields:
     """Cycles of KL warm-up within --kl-warmup; with more than 1, the weight rises in the first half of each cycle."""
     log_likelihood_samples: int = 0
     """Importance samples per example for the log-likelihood of the test split, estimated after training (0: none)."""
+
+
+@dataclass(frozen=True)
+class Fields(Common):
+    """The same, with dense networks."""
+
+    hidden: tuple[int, ...] = (256,)
+    """Widths of the encoder's hidden layers; the decoder mirrors them."""
 
 
 def dense(config: Fields, info: Info, **options: Any) -> tuple[nn.Module, nn.Module, Likelihood]:

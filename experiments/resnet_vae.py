@@ -1,0 +1,79 @@
+"""A variational autoencoder of colour images with residual networks.
+
+Group: variational
+Source: Kingma & Welling 2014; residual blocks with group norm and attention as in Vahdat & Kautz 2020 and Rombach et
+al. 2022; the likelihood is that of Salimans, Karpathy, Chen & Kingma 2017 without dependence between colours.
+Published: no result for these networks.
+Command: jaxae resnet_vae --data cifar10 --ema 0.999 --log-likelihood-samples 100
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from jaxae import likelihoods, nets, run
+from jaxae.core import kl_term
+from jaxae.core.step import descend
+from jaxae.measure.likelihood import measures
+from jaxae.run import variational
+from jaxae.variants import vae
+
+
+@dataclass(frozen=True)
+class Config(variational.Common, run.Config):
+    """Residual blocks of 32, 64 and 128 channels at full, half and quarter resolution, Adam."""
+
+    epochs: int = 20
+    batch_size: int = 128
+    clip: float = 100.0
+    latent: int = 128
+    likelihood: likelihoods.Name = "logistic-mixture"
+    filters: tuple[int, ...] = (32, 64, 128)
+    """Channels of each level; height and width halve from level to level."""
+    blocks: int = 2
+    """Residual blocks of each level."""
+    attention: tuple[int, ...] = (2,)
+    """Levels with self-attention, counted from 0."""
+    heads: int = 4
+    """Heads of the self-attention."""
+    squeeze: bool = False
+    """Squeeze-and-excitation gates in the residual blocks."""
+    remat: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
+    kl_weight: float = 1.0
+    """Weight of the KL term in training (beta); the test loss has weight 1."""
+    free_bits: float = 0.0
+    """Free bits: nats of KL per latent dimension that are not penalised (0: none)."""
+
+
+def build(config: Config, info: run.Info) -> run.Experiment:
+    """The experiment for images of this shape."""
+    if len(info.shape) != 3:
+        raise ValueError(f"examples of shape {info.shape} are not images: resnet_vae needs [H, W, C]")
+    likelihood = likelihoods.named(config.likelihood, config.likelihood_scale, info)
+    options: dict[str, Any] = {
+        "filters": config.filters,
+        "blocks": config.blocks,
+        "attention": config.attention,
+        "heads": config.heads,
+        "squeeze": config.squeeze,
+        "remat": config.remat,
+        "precision": config.precision,
+    }
+    colour = likelihood.initial(info.initial_mean().mean((0, 1)))  # the mean colour of the training images
+    decoder = nets.UpResNet(likelihood.parameters(info.shape), bias=tuple(colour.tolist()), **options)
+    encoder = nets.ResNet(outputs=(2 * config.latent,), **options)
+    model = vae.VAE(encoder, likelihood.decoder(decoder), likelihood)
+    warmup = kl_term.warmup(config.kl_warmup, config.kl_cycles, info.train, config.batch_size)
+    rate = kl_term.rate(config.kl_weight, warmup, free=config.free_bits)
+    return run.Experiment(
+        model,
+        descend(vae.loss(model, rate), run.optimizer(config, info)),
+        vae.loss(model),
+        vae.prior(config.latent),
+        missing=True,
+        measures=measures(model, config.log_likelihood_samples, config.binarize),
+    )
+
+
+if __name__ == "__main__":
+    run.main(Config, build)
