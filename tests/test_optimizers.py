@@ -15,8 +15,18 @@ from jaxae.experiments import convolutional, dense, iwae, simple, vae
 from jaxae.training import optimizers
 
 NAMES = optimizers.get_args(optimizers.Name)
-PARAMS = {"a": jnp.array([1.0, -2.0]), "b": jnp.array([[0.5, 3.0]])}
-GRADS = {"a": jnp.array([0.3, 4.0]), "b": jnp.array([[-2.0, 0.1]])}
+# The bias of a dense layer and of a convolution, and a kernel.
+PARAMS = {
+    "a": jnp.array([1.0, -2.0]),
+    "b": jnp.array([0.5, 3.0]).reshape(1, 1, 1, 2),
+    "c": jnp.array([[1.0, 2], [3, 4]]),
+}
+GRADS = {
+    "a": jnp.array([0.3, 4.0]),
+    "b": jnp.array([-2.0, 0.1]).reshape(1, 1, 1, 2),
+    "c": jnp.array([[1.0, -2], [0, 5]]),
+}
+KERNELS = {"a": False, "b": False, "c": True}
 
 
 def moved(transformation, steps=3):
@@ -32,11 +42,11 @@ def moved(transformation, steps=3):
     [
         ("adam", {}, optax.adam(0.1)),
         ("adam", {"eps": 1e-2}, optax.adam(0.1, eps=1e-2)),
-        ("adamw", {"weight_decay": 0.3}, optax.adamw(0.1, weight_decay=0.3)),
+        ("adamw", {"weight_decay": 0.3}, optax.adamw(0.1, weight_decay=0.3, mask=KERNELS)),
         ("adamw", {}, optax.adam(0.1)),
         ("adadelta", {"eps": 1e-3}, optax.adadelta(0.1, rho=0.95, eps=1e-3)),
         ("adagrad", {}, optax.adagrad(0.1)),
-        ("lion", {"weight_decay": 0.3}, optax.lion(0.1, weight_decay=0.3)),
+        ("lion", {"weight_decay": 0.3}, optax.lion(0.1, weight_decay=0.3, mask=KERNELS)),
         ("momentum", {}, optax.sgd(0.1, momentum=0.9)),
         ("nadam", {}, optax.nadam(0.1)),
         ("rmsprop", {}, optax.rmsprop(0.1)),
@@ -52,11 +62,12 @@ def test_names_are_optax_optimizers(name, options, reference):
 
 
 def test_weight_decay_without_decoupling_is_the_gradient_of_a_penalty():
-    """params - rate * (gradient + decay * params); clipping applies to the gradient alone."""
+    """params - rate * (gradient + decay * params), of kernels; clipping applies to the gradient alone."""
     found = moved(optimizers.optimizer("sgd", 0.1, weight_decay=0.4, clip=2.0), steps=1)
     norm = np.sqrt(sum(np.sum(np.square(g)) for g in GRADS.values()))
     for name, params in PARAMS.items():
-        np.testing.assert_allclose(found[name], params - 0.1 * (GRADS[name] * 2 / norm + 0.4 * params), rtol=1e-6)
+        decay = 0.4 * KERNELS[name]
+        np.testing.assert_allclose(found[name], params - 0.1 * (GRADS[name] * 2 / norm + decay * params), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["lion", "momentum", "sgd"])
@@ -158,7 +169,7 @@ def test_resumed_training_is_bit_exact_with_every_optimizer_and_schedule(fields)
 
 def test_experiments_have_the_optimizers_of_their_sources():
     info = jaxae.Info((28, 28, 1), 60_000)
-    grads = {"a": jnp.array([1e-4, 0.3]), "b": jnp.array([[-2.0, 1e-7]])}
+    grads = {**GRADS, "a": jnp.array([1e-4, 0.3]), "b": jnp.array([-2.0, 1e-7]).reshape(1, 1, 1, 2)}
     cases = [
         (simple.Config(), optax.adadelta(1.0, rho=0.95, eps=1e-8)),
         (convolutional.Config(), optax.adadelta(1.0, rho=0.95, eps=1e-8)),

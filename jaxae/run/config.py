@@ -55,7 +55,7 @@ class Optimization:
     eps: float = 0.0
     """Constant in the optimizer's denominator (0: Optax's default)."""
     weight_decay: float = 0.0
-    """Weight decay: decoupled for adamw and lion, an L2 penalty for the others (0: none)."""
+    """Weight decay of kernels: decoupled for adamw and lion, an L2 penalty for the others (0: none)."""
     clip: float = 0.0
     """Maximum global norm of the gradient (0: no clipping)."""
     ema: float = 0.0

@@ -2,11 +2,13 @@
 
 import hashlib
 import re
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from jaxae.core.types import Params
 
 Name: TypeAlias = Literal["adam", "adamw", "adadelta", "adagrad", "lion", "momentum", "nadam", "rmsprop", "sgd"]
 Decay: TypeAlias = Literal["constant", "cosine", "exponential", "linear"]
@@ -26,7 +28,8 @@ def optimizer(
 
     eps: the constant in the denominator (0: Optax's default for this optimizer).
     weight_decay: decoupled for adamw and lion (Loshchilov & Hutter 2019), an L2 penalty
-    weight_decay / 2 |params|^2 for the others. clip: largest global norm of the gradient (0: none).
+    weight_decay / 2 |params|^2 for the others; of kernels only (see `kernels`). clip: largest global norm of the
+    gradient (0: none).
     ValueError for an unknown name, and for eps with an optimizer that has none.
     """
     makers = {
@@ -42,19 +45,24 @@ def optimizer(
     }
     if name not in makers:
         raise ValueError(f"optimizer={name} is unknown; use one of {', '.join(get_args(Name))}")
-    options: dict[str, float] = {"adadelta": {"rho": 0.95}, "momentum": {"momentum": 0.9}}.get(name, {})
+    options: dict[str, Any] = {"adadelta": {"rho": 0.95}, "momentum": {"momentum": 0.9}}.get(name, {})
     if eps:
         if name in ("lion", "momentum", "sgd"):
             raise ValueError(f"eps={eps} has no effect with optimizer={name}; omit it")
         options["eps"] = eps
     decoupled = name in ("adamw", "lion")
     if decoupled:
-        options["weight_decay"] = weight_decay
+        options |= {"weight_decay": weight_decay, "mask": kernels}
     found = makers[name](learning_rate, **options)
     before = [optax.clip_by_global_norm(clip)] if clip else []
     if weight_decay and not decoupled:
-        before.append(optax.add_decayed_weights(weight_decay))
+        before.append(optax.add_decayed_weights(weight_decay, kernels))
     return optax.chain(*before, found) if before else found
+
+
+def kernels(params: Params) -> Any:
+    """Whether each parameter has several axes longer than 1, as kernels have, and biases and norm scales have not."""
+    return jax.tree.map(lambda leaf: sum(size > 1 for size in leaf.shape) > 1, params)
 
 
 def normalized() -> optax.GradientTransformation:
