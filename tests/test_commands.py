@@ -26,6 +26,7 @@ from jaxae.run import command_line, directory
 from jaxae.training.examples import CHUNK
 
 COMMANDS = [
+    "activations",
     "classifier",
     "compare",
     "encode",
