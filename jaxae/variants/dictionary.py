@@ -6,7 +6,7 @@ Its activation rule (`Rule`) is a record: see `top_k.py`, `jump_relu.py`, `gated
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -34,20 +34,14 @@ class Weights(NamedTuple):
         return product(v, self.encoder, self.precision) + self.encoder_bias[None]
 
 
-class Selected(NamedTuple):
-    """The result of an activation rule in training."""
-
-    codes: Float[Array, "B n"]
-    penalty: Float[Array, " B"] | None = None  # on the codes, before its coefficient
-    error: Float[Array, " B"] | None = None  # added to the squared error
-    statistics: Mapping[str, Float[Array, ""]] = {}  # new values of the rule's own
+Statistics: TypeAlias = Mapping[str, Float[Array, ""]]  # new values of a rule's own numbers
 
 
 @dataclass(frozen=True)
 class Rule:
     """Codes are relu(V W + b); the penalty is their L1 norm (Bricken et al. 2023).
 
-    An architecture is a subclass with its own `codes`, which are those of inference, and `train`.
+    An architecture is a subclass: `codes` are those of inference, `train` those of training.
     """
 
     @property
@@ -74,10 +68,27 @@ class Rule:
         """Codes of centred inputs V in inference."""
         return nn.relu(weights.preactivations(v))
 
-    def train(self, v: Float[Array, "B d"], weights: Weights, batch: Batch) -> Selected:  # noqa: ARG002
-        """Codes, penalty and statistics of a batch in training."""
-        codes = self.codes(v, weights)
-        return Selected(codes, per_example(codes))
+    def train(
+        self,
+        v: Float[Array, "B d"],
+        weights: Weights,
+        batch: Batch,  # noqa: ARG002
+    ) -> tuple[Float[Array, "B n"], Statistics]:
+        """Codes and statistics in training."""
+        return self.codes(v, weights), {}
+
+    def penalty(
+        self,
+        v: Float[Array, "B d"],  # noqa: ARG002
+        weights: Weights,  # noqa: ARG002
+        z: Float[Array, "B n"],
+    ) -> Float[Array, " B"] | None:
+        """Penalty on the codes, before its coefficient; None without one."""
+        return per_example(z)
+
+    def error(self, v: Float[Array, "B d"], weights: Weights) -> Float[Array, " B"] | None:  # noqa: ARG002
+        """A squared error besides that of the reconstruction; None without one."""
+        return None
 
 
 def unit_rows(norm: float = 1.0) -> nn.initializers.Initializer:
@@ -122,7 +133,7 @@ class SparseAutoencoder(nn.Module):
         self.decoder_bias = self.param("decoder_bias", self.start.bias, (d,))
         initial = self.rule.parameters.items()
         self.own = {name: self.param(name, nn.initializers.constant(value), (n,)) for name, value in initial}
-        numbers = {"scale": self.start.scale, **self.rule.statistics}
+        numbers = {"scale": self.start.scale, "multiplier": 1.0, **self.rule.statistics}
         self.numbers = {
             name: self.variable(STATISTICS, name, jnp.asarray, value, jnp.float32) for name, value in numbers.items()
         }

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxae.core.batch import Batch
-from jaxae.variants.dictionary import Rule, Selected, Weights
+from jaxae.variants.dictionary import Rule, Statistics, Weights
 
 RATE = 0.01  # of the moving average of the least kept value
 
@@ -51,9 +52,8 @@ class TopK(Rule):
         z = nn.relu(weights.preactivations(v))
         return jnp.where(is_largest(z, self.active), z, 0)
 
-    def train(self, v: Float[Array, "B d"], weights: Weights, batch: Batch) -> Selected:  # noqa: ARG002
-        """Codes in training, as in inference."""
-        return Selected(self.codes(v, weights))
+    def penalty(self, *_: Any) -> None:
+        """No penalty."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class BatchTopK(Rule):
         z = nn.relu(weights.preactivations(v))
         return jnp.where(z > weights.own["threshold"], z, 0)
 
-    def train(self, v: Float[Array, "B d"], weights: Weights, batch: Batch) -> Selected:
+    def train(self, v: Float[Array, "B d"], weights: Weights, batch: Batch) -> tuple[Float[Array, "B n"], Statistics]:
         """The largest activations of the global batch, and the next threshold."""
         z = nn.relu(weights.preactivations(v))
         everywhere = jax.lax.stop_gradient(batch.gather(z))
@@ -87,4 +87,7 @@ class BatchTopK(Rule):
         smallest = jnp.min(jnp.where(positive, everywhere.ravel(), jnp.inf))
         old = weights.own["threshold"]
         new = jnp.where(positive.any(), (1 - RATE) * old + RATE * smallest, old)
-        return Selected(kept, statistics={"threshold": new})
+        return kept, {"threshold": new}
+
+    def penalty(self, *_: Any) -> None:
+        """No penalty."""
