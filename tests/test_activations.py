@@ -128,7 +128,7 @@ def test_bert_against_numpy(model):
     net = bert.of_config(CONFIG)
     ids = np.array([[2, 5, 6, 7, 3], [2, 9, 3, 0, 0]], np.int32)
     mask = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], bool)
-    params = weights.read(model / "model.safetensors", net, bert.TENSORS, ids, mask, prefix="bert.")
+    params = weights.params(model / "model.safetensors", net, bert.TENSORS, ids, mask, prefix="bert.")
     found = jax.jit(net.apply)({"params": params}, ids, mask)
     assert len(found) == 3
     for row, length in enumerate(mask.sum(1)):
@@ -217,12 +217,12 @@ def test_tokens_of_a_line_stay_in_one_split(written):
 
 def test_folder_that_exists_is_kept(model, tmp_path):
     options, _, _ = write(model, tmp_path)
-    with pytest.raises(InputError, match="--out .* exists: use another, or --overwrite"):
+    with pytest.raises(InputError, match="--out .* exists: use another, or --overwrite to replace it"):
         activations.write(options)
     _, _, found = write(model, tmp_path, layer=0, overwrite=True, dtype="float32")
     np.testing.assert_allclose(found.x[:9], states(found.tokens[:9])[0], rtol=0, atol=3e-6)
     (options.out / "activations.json").unlink()
-    with pytest.raises(InputError, match="exists: it holds no activations; use another"):
+    with pytest.raises(InputError, match="exists: it holds no activations.json; use another"):
         write(model, tmp_path, overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["activations", "text.txt"]
 
@@ -289,7 +289,7 @@ def test_a_mapping_without_a_parameter_is_an_error(model):
     some = {name: tensor for name, tensor in bert.TENSORS.items() if name != "layer_{i}/key/bias"}
     ids = np.zeros((1, 1), np.int32)
     with pytest.raises(ValueError, match=r"parameter layer_0/key/bias has no tensor: add layer_\{i\}/key/bias"):
-        weights.read(model / "model.safetensors", bert.of_config(CONFIG), some, ids, ids > 0, prefix="bert.")
+        weights.params(model / "model.safetensors", bert.of_config(CONFIG), some, ids, ids > 0, prefix="bert.")
 
 
 @pytest.mark.parametrize("name", ["tokens.npy", "lines.npy", "vocabulary.json", "activations.npy"])

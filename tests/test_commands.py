@@ -30,6 +30,7 @@ COMMANDS = [
     "classifier",
     "compare",
     "encode",
+    "export",
     "likelihood",
     "list",
     "probe",

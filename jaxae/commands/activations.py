@@ -9,11 +9,8 @@ one split of the data. Needs the extra `lm` (`pip install 'jaxae[lm]'`); nothing
 import hashlib
 import importlib.util
 import json
-import os
-import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -28,6 +25,7 @@ from tyro.conf import Positional
 
 from jaxae import run
 from jaxae.commands._arguments import parsed
+from jaxae.commands._output import writing_folder
 from jaxae.data import activations as folders
 from jaxae.data import text, weights
 from jaxae.errors import DAMAGED, InputError, first_line, input_errors
@@ -93,7 +91,7 @@ def write(options: Options) -> str:
         kept = ~found.special if options.drop_special else np.ones(len(found.ids), bool)
         if not kept.any():
             raise InputError(f"{options.text}: has special tokens only: use another text, or omit drop_special=True")
-        with _writing(options) as partial:
+        with writing_folder(options.out, options.overwrite, folders.ABOUT) as partial:
             x = np.lib.format.open_memmap(
                 partial / folders.ROWS, "w+", np.dtype(getattr(jnp, options.dtype)), (int(kept.sum()), net.width)
             )
@@ -172,7 +170,7 @@ def _load(folder: Path, layer: int) -> tuple[bert.Bert, Any]:
     with input_errors():
         net = bert.of_config(config, layer)
     one = (jax.ShapeDtypeStruct((1, 1), jnp.int32), jax.ShapeDtypeStruct((1, 1), bool))
-    return net, weights.read(folder / WEIGHTS, net, bert.TENSORS, *one, prefix="bert.")
+    return net, weights.params(folder / WEIGHTS, net, bert.TENSORS, *one, prefix="bert.")
 
 
 def _fill(
@@ -215,27 +213,6 @@ def _batches(
             at = np.zeros(mask.shape, np.int64)
             at[: len(some)] = np.where(mask[: len(some)], found.starts[some, None] + steps, 0)
             yield np.where(mask, found.ids[at], 0), mask, at
-
-
-@contextmanager
-def _writing(options: Options) -> Iterator[Path]:
-    """A folder that replaces --out when it is complete, and disappears after an error."""
-    out = options.out
-    if out.exists() and not (options.overwrite and folders.folder_of(out)):
-        fix = "use another, or overwrite=True" if folders.folder_of(out) else "it holds no activations; use another"
-        raise InputError(f"out={out} exists: {fix}")
-    partial = out.with_name(f"{out.name}.{os.getpid()}.tmp")
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        if out.exists():
-            shutil.rmtree(out)
-        partial.rename(out)
-    except OSError as error:
-        raise InputError(f"out={out}: cannot be written ({error.strerror or error}): use another") from None
-    finally:
-        with suppress(OSError):
-            shutil.rmtree(partial)
 
 
 def _sha256(path: Path) -> str:

@@ -12,7 +12,6 @@ from jaxtyping import Bool, Int
 
 from jaxae.errors import BROKEN_FILE, DAMAGED, InputError, first_line
 
-EXTRA = "pip install 'jaxae[lm]'"
 BLOCK = 1000  # lines tokenized at once
 
 
@@ -37,7 +36,7 @@ def tokenizer(folder: Path) -> Any:
     try:
         import tokenizers
     except ImportError:
-        raise InputError(f"{folder}: reading text needs the package tokenizers: {EXTRA}") from None
+        raise InputError(f"{folder}: needs the package tokenizers: pip install 'jaxae[lm]'") from None
     file, vocabulary, settings = (folder / f for f in ("tokenizer.json", "vocab.txt", "tokenizer_config.json"))
     if not (file.exists() or vocabulary.exists()):
         raise InputError(f"{folder}: has neither tokenizer.json nor vocab.txt: copy one of them from the model")
