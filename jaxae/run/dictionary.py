@@ -1,7 +1,7 @@
 """The fields that all sparse autoencoders share, and the experiment that they describe."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, Literal
 
@@ -9,13 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from jaxae.core.experiment import Experiment
+from jaxae.core.experiment import Experiment, MeasuredData
 from jaxae.core.step import descend
-from jaxae.core.types import Info
+from jaxae.core.types import Info, State
+from jaxae.measure.dictionary import measure
 from jaxae.run.build import optimizer
 from jaxae.training import epoch
 from jaxae.variants import constraints, dead_latents, dictionary, dictionary_learning
 from jaxae.variants.dictionary import Rule, SparseAutoencoder, Start
+from jaxae.variants.folding import fold
 
 EXAMPLES = 10_000  # for the input scale and the initial decoder bias
 
@@ -61,10 +63,12 @@ def experiment(config: Any, info: Info, rule: Rule, *, levels: Sequence[int] = (
     """The experiment of an activation rule.
 
     config: an experiment's, with `Fields`, and `Penalized` if the rule has a penalty. levels: see
-    `dictionary_learning.loss`. ValueError for levels that do not increase, or exceed the width.
+    `dictionary_learning.loss`. ValueError for levels that do not increase, and for more active latents than there are.
     """
     if sorted({0, *levels, config.latent}) != [0, *levels, config.latent]:
         raise ValueError(f"levels={tuple(levels)} must increase from at least 1, below latent={config.latent}")
+    if getattr(rule, "active", 0) > config.latent:
+        raise ValueError(f"active={config.active} must be at most latent={config.latent}")
     unit = config.decoder_norm == "unit" or rule.tied
     model = SparseAutoencoder(
         info.shape,
@@ -92,7 +96,15 @@ def experiment(config: Any, info: Info, rule: Rule, *, levels: Sequence[int] = (
     train = descend(loss, chosen)
     if config.resample_every:
         train = dead_latents.resampled(train, model, config.resample_every)
-    return Experiment(model, train, loss, unit="per {example}")
+    return Experiment(model, train, loss, unit="per {example}", measures={"dictionary": measured})
+
+
+def measured(trained: Any, data: MeasuredData) -> Mapping[str, float]:
+    """The metrics of `measure.dictionary.measure`, with the input scale and the decoder's norms folded."""
+    model, variables = fold(trained.experiment.model, trained.variables)
+    params, extra = variables.pop("params"), variables
+    plain = replace(trained.experiment, model=model)
+    return measure(replace(trained, experiment=plain, state=State(trained.state.step, params, (), extra)), data)
 
 
 def start(config: Fields, info: Info, norm: float) -> Start:

@@ -15,6 +15,17 @@ from jaxae.variants.dictionary import Rule, Statistics, Weights
 RATE = 0.01  # of the moving average of the least kept value
 
 
+def largest(z: Float[Array, "B Z"], k: int | Int[Array, ""], limit: int | None = None) -> Float[Array, "B Z"]:
+    """Set all but the k largest entries of each row to 0; ties go to the first.
+
+    limit: largest value of a k that changes during training (default: k). The gradient passes through the k entries.
+    """
+    _, places = jax.lax.top_k(z, int(k) if limit is None else limit)
+    kept = jnp.broadcast_to(jnp.arange(places.shape[1]) < k, places.shape)
+    mask = jnp.zeros(z.shape, bool).at[jnp.arange(len(z))[:, None], places].set(kept)
+    return jnp.where(mask, z, 0)
+
+
 def ordered(values: Float[Array, "*D"]) -> Int[Array, "*D"]:
     """Integers in the order of the values."""
     bits = jax.lax.bitcast_convert_type(values, jnp.int32)
@@ -24,7 +35,9 @@ def ordered(values: Float[Array, "*D"]) -> Int[Array, "*D"]:
 def cut(keys: Int[Array, "*B n"], k: int | Int[Array, ""]) -> Int[Array, "*B 1"]:
     """The k-th largest key of each row, the smallest integer if there are fewer.
 
-    A bisection of the 32 bits: 17 times as fast as `jax.lax.top_k` for 1,024 rows of 512 on a CPU, which sorts.
+    A bisection of the 32 bits, whose time does not depend on k: for the 8,192 largest of 1,024 x 512 values on a CPU it
+    takes two fifths of the time of `jax.lax.top_k`, for the 64 largest of each row a sixth, for the 8 largest twice
+    the time.
     """
 
     def bit(i: jax.Array, found: jax.Array) -> jax.Array:
@@ -49,8 +62,7 @@ class TopK(Rule):
 
     def codes(self, v: Float[Array, "B d"], weights: Weights) -> Float[Array, "B n"]:
         """Codes of centred inputs."""
-        z = nn.relu(weights.preactivations(v))
-        return jnp.where(is_largest(z, self.active), z, 0)
+        return largest(nn.relu(weights.preactivations(v)), self.active)
 
     def penalty(self, *_: Any) -> None:
         """No penalty."""
@@ -79,11 +91,11 @@ class BatchTopK(Rule):
     def train(self, v: Float[Array, "B d"], weights: Weights, batch: Batch) -> tuple[Float[Array, "B n"], Statistics]:
         """The largest activations of the global batch, and the next threshold."""
         z = nn.relu(weights.preactivations(v))
-        everywhere = jax.lax.stop_gradient(batch.gather(z))
+        everywhere = batch.gather(jax.lax.stop_gradient(z))
         keys = ordered(everywhere).ravel()
-        least = cut(keys, self.active * len(everywhere))
+        least = cut(keys, self.active * len(everywhere))[0]
         kept = jnp.where(ordered(jax.lax.stop_gradient(z)) >= least, z, 0)
-        positive = (keys >= least) & (everywhere.ravel() > 0)
+        positive = (keys >= least) & (keys > 0)
         smallest = jnp.min(jnp.where(positive, everywhere.ravel(), jnp.inf))
         old = weights.own["threshold"]
         new = jnp.where(positive.any(), (1 - RATE) * old + RATE * smallest, old)
