@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from jaxae.data.kinds import BFLOAT16
 from jaxae.errors import BROKEN_FILE, DAMAGED, InputError, first_line
 
 ROWS = "activations.npy"
@@ -34,6 +35,7 @@ def read(folder: Path) -> Activations:
     """The activations in a folder, memory-mapped. InputError for a folder that is incomplete or damaged."""
     try:
         x = np.load(folder / ROWS, mmap_mode="r", allow_pickle=False)
+        x = x.view(BFLOAT16) if x.dtype == "V2" else x
         of = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("tokens", "positions", "lines")}
         vocabulary = json.loads((folder / VOCABULARY).read_text(encoding="utf-8"))
         if x.ndim != 2 or any(array.shape != x.shape[:1] or array.dtype.kind != "i" for array in of.values()):
