@@ -5,7 +5,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, Shaped
 
 from jaxae.core.batch import Batch, Loss, Terms, Weight
 from jaxae.core.divergences import per_example
@@ -29,7 +29,7 @@ def warmup(coefficient: float | Float[Array, ""], steps: float) -> Weight:
 
 
 def controlled(
-    multiplier: Float[Array, ""], active: Float[Array, ""], target: Target, step: Float[Array, ""]
+    multiplier: Float[Array, ""], active: Float[Array, ""], target: Target, step: Shaped[Array, ""]
 ) -> Float[Array, ""]:
     """Integral control of the logarithm of the coefficient's multiplier: it rises while too many latents are active.
 

@@ -2,6 +2,7 @@
 
 from math import prod
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -21,6 +22,7 @@ def fold(
     of the data (default: model units). Its reconstructions are those of the model in the user's units.
     ValueError for tied weights and factors that differ between features.
     """
+    variables = jax.tree.map(jnp.asarray, variables)  # those of a loaded model are NumPy arrays
     offset, factor = _units(model, scale)
     factor = factor / variables[STATISTICS]["scale"]
     weights: Weights = model.apply(variables, method="weights")  # type: ignore[assignment]
