@@ -536,7 +536,7 @@ def test_latents_of_a_language_model_are_shown_in_their_text(tmp_path, visit):
     run.train(config, topk.build, "topk")
     assert {path.stem for path in (tmp_path / "run" / "figures").glob("*.png")} >= {"firing", "active"}
     page = visit(tmp_path / "run" / "report.html")
-    assert page.title() == "topk on activations"
+    assert page.title() == "topk on activations.npy"
     assert "Over 200 of 200 tokens" in page.inner_text("main")
     assert page.query_selector_all("article.latent")
     spans = page.query_selector_all(".contexts span")

@@ -6,7 +6,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -61,7 +60,7 @@ def write(folder: Path, model: Trained) -> str:
         raise InputError(f"the model has {seeds} seeds, and the format holds one: use member=0 to {seeds - 1}")
     architecture, own = _architecture(sparse.rule)
     with input_errors():
-        folded, variables = fold(sparse, jax.tree.map(jnp.asarray, model.variables), model.scale)
+        folded, variables = fold(sparse, model.variables, model.scale)
     values = {**variables["params"], **{name: variables[STATISTICS][name] for name in folded.rule.statistics}}
     if "threshold" in values:
         values["threshold"] = jnp.broadcast_to(values["threshold"], (sparse.latent,))
