@@ -9,9 +9,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from markupsafe import escape
 from PIL import Image
 
-from conftest import trained
+from conftest import HOSTILE, call, trained
 from jaxae import data
 from jaxae.core.experiment import Experiment, SparseData
 from jaxae.core.step import Transition
@@ -26,7 +27,6 @@ from jaxae.variants.dictionary import Rule, SparseAutoencoder
 D, N = 4, 6
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, D)).astype(np.float32)
-HOSTILE = "</script><script>document.title = 'taken'</script>'\"&<img src=x onerror=\"document.title = 'taken'\">"
 
 
 def model(decoder, bias=0.0, shape=(D,)):
@@ -238,6 +238,13 @@ def test_page_escapes_tokens_and_names():
     assert "&lt;/script&gt;" in rows
     assert "<script" not in rows
     assert "A darker token" not in rows
+
+
+def test_report_of_a_run_finds_the_text_beside_its_data(sparse_run):
+    assert call("report", sparse_run) == 0
+    page = (sparse_run / "report.html").read_text()
+    assert "Over 200 of 200 tokens" in page
+    assert page.count(f">{escape(HOSTILE)}</span>") > 10
 
 
 def test_figures_count_latents_and_examples():

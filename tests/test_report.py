@@ -17,13 +17,13 @@ import pytest
 from PIL import Image
 
 import jaxae
-from conftest import call, trained
+from conftest import HOSTILE, call, trained
 from jaxae import data, run
 from jaxae.commands import compare
 from jaxae.core.experiment import Experiment
 from jaxae.core.step import Transition
 from jaxae.errors import InputError
-from jaxae.experiments import dense, topk, vae
+from jaxae.experiments import dense, vae
 from jaxae.report import figures, html
 from jaxae.report.wall import sheet, small
 from jaxae.run import command_line, config, results
@@ -32,7 +32,6 @@ from jaxae.training import records
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
-HOSTILE = "</script><script>document.title = 'taken'</script>'\"&<img src=x onerror=\"document.title = 'taken'\">"
 
 
 @pytest.fixture(scope="module")
@@ -516,30 +515,13 @@ def test_failing_figure_keeps_the_result(tmp_path, monkeypatch):
     assert metrics == {name: value for name, value in last.items() if name != "split"}
 
 
-def test_latents_of_a_language_model_are_shown_in_their_text(tmp_path, visit):
+def test_latents_of_a_language_model_are_shown_in_their_text(sparse_run, visit):
     """The report finds the tokens beside the array; their texts are escaped, and shaded without inline styles."""
-    rng, folder = np.random.default_rng(0), tmp_path / "activations"
-    folder.mkdir()
-    count, vocabulary = 200, ["[CLS]", "the", HOSTILE, "##s"]
-    arrays = {
-        "activations": rng.normal(size=(count, 6)).astype(np.float16),
-        "tokens": rng.integers(0, 4, count).astype(np.int32),
-        "positions": (np.arange(count) % 10).astype(np.int32),
-        "lines": (np.arange(count) // 10).astype(np.int32),
-    }
-    for name, array in arrays.items():
-        np.save(folder / f"{name}.npy", array)
-    for name, value in (("vocabulary", vocabulary), ("activations", {})):
-        (folder / f"{name}.json").write_text(json.dumps(value))
-    options = {"latent": 12, "active": 3, "epochs": 1, "batch_size": 50}
-    config = topk.Config(data=str(folder / "activations.npy"), workdir=str(tmp_path / "run"), **options)
-    run.train(config, topk.build, "topk")
-    assert {path.stem for path in (tmp_path / "run" / "figures").glob("*.png")} >= {"firing", "active"}
-    page = visit(tmp_path / "run" / "report.html")
+    assert call("report", sparse_run) == 0
+    page = visit(sparse_run / "report.html")
     assert page.title() == "topk on activations.npy"
     assert "Over 200 of 200 tokens" in page.inner_text("main")
-    assert page.query_selector_all("article.latent")
-    spans = page.query_selector_all(".contexts span")
+    spans = page.query_selector_all(".latent .contexts span")
     assert {span.inner_text().strip() for span in spans} == {"[CLS]", "the", HOSTILE, "s"}
     darkest = page.query_selector(".contexts .s9")
     assert darkest.evaluate("e => getComputedStyle(e).backgroundColor") == "rgb(43, 108, 176)"

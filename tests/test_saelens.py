@@ -13,7 +13,6 @@ import pytest
 
 import jaxae
 from conftest import ROOT, call
-from jaxae import run
 from jaxae.core.types import Info, Scale, State
 from jaxae.data import weights
 from jaxae.errors import InputError
@@ -243,31 +242,19 @@ def test_models_without_this_format_are_errors(tmp_path, monkeypatch):
         saelens.write(tmp_path, model(topk))
 
 
-def test_command_exports_a_seed_of_a_run(tmp_path, capsys):
-    np.save(tmp_path / "x.npy", X)
-    config = topk.Config(
-        data=str(tmp_path / "x.npy"),
-        latent=12,
-        active=3,
-        epochs=1,
-        batch_size=50,
-        seeds=2,
-        figures="none",
-        workdir=str(tmp_path / "run"),
-    )
-    run.train(config, topk.build, "topk")
+def test_command_exports_a_seed_of_a_run(sparse_run, tmp_path, capsys):
+    x = np.load(sparse_run.parent / "activations" / "activations.npy").astype(np.float32)
     where = ["--format", "saelens", "--out", tmp_path / "out"]
-    assert call("export", tmp_path / "run", *where) == 2
+    assert call("export", sparse_run, *where) == 2
     assert "use --member 0 to 1" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    assert call("export", tmp_path / "run", *where, "--member", "1") == 0
-    assert f"topk model of {tmp_path / 'run'} in the format of saelens: {tmp_path / 'out'}" in capsys.readouterr().out
-    ours = jaxae.load(tmp_path / "run")[1]
-    compared(*reference(tmp_path / "out", X), ours, X)
-    assert call("export", tmp_path / "run", *where, "--member", "0") == 2
+    assert call("export", sparse_run, *where, "--member", "1") == 0
+    assert f"topk model of {sparse_run} in the format of saelens: {tmp_path / 'out'}" in capsys.readouterr().out
+    compared(*reference(tmp_path / "out", x), jaxae.load(sparse_run)[1], x)
+    assert call("export", sparse_run, *where, "--member", "0") == 2
     assert "exists: use another, or --overwrite to replace it" in capsys.readouterr().err
-    assert call("export", tmp_path / "run", *where, "--member", "0", "--overwrite") == 0
-    compared(*reference(tmp_path / "out", X), jaxae.load(tmp_path / "run")[0], X)
+    assert call("export", sparse_run, *where, "--member", "0", "--overwrite") == 0
+    compared(*reference(tmp_path / "out", x), jaxae.load(sparse_run)[0], x)
 
 
 SAELENS = os.environ.get("JAXAE_SAELENS", sys.executable)
