@@ -32,7 +32,7 @@ class Linear(nn.Module):
 def trained(encoder, decoder, encoder_bias=0.0, decoder_bias=0.0):
     params = {
         "encoder": encoder,
-        "encoder_bias": np.full(len(decoder), encoder_bias),
+        "encoder_bias": np.broadcast_to(encoder_bias, len(decoder)),
         "decoder": decoder,
         "decoder_bias": np.broadcast_to(decoder_bias, decoder.shape[1]),
     }

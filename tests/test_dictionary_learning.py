@@ -9,6 +9,7 @@ import optax
 import pytest
 from scipy import optimize
 
+import jaxae
 from conftest import batch, equal, new_key
 from jaxae import data
 from jaxae.core.batch import Layout
@@ -450,6 +451,49 @@ def test_start_has_the_norm_bias_and_scale_of_the_data(centre):
     found = optimize.minimize(lambda c: np.linalg.norm(exact - c, axis=1).sum(), exact.mean(0), tol=1e-10).x
     expected = {"mean": x.mean(0), "median": found, "zero": np.zeros(3)}[centre]
     np.testing.assert_allclose(params["decoder_bias"] / variables["statistics"]["scale"], expected, atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def sparse():
+    """Rows with few active directions."""
+    rng = np.random.default_rng(7)
+    return (((rng.random((200, 12)) < 0.2) * rng.exponential(size=(200, 12))) @ rng.normal(size=(12, 5))).astype(
+        np.float32
+    )
+
+
+def test_loaded_top_k_model_keeps_k_latents_of_every_example(sparse, tmp_path):
+    """It is not loaded as ReLU, and has the input scale and the codes of the saved one."""
+    model = jaxae.fit("topk", sparse, test=0, epochs=1, batch_size=50, latent=16, active=3, progress=False)
+    model.save(tmp_path / "model")
+    codes = jaxae.load(tmp_path / "model").encode(sparse)
+    assert np.count_nonzero(codes, axis=1).max() == 3
+    np.testing.assert_array_equal(codes, model.encode(sparse))
+    assert float(model.extra["statistics"]["scale"]) != 1
+    found = model.experiment.measures["dictionary"](model, data.from_arrays(sparse, test=sparse))
+    assert found["l1"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["batch_topk", "matryoshka"])
+def test_seed_of_a_population_equals_its_single_run(name, sparse):
+    """With dead latents, an auxiliary loss and resampling; codes are those of inference."""
+    fields = {"levels": (4, 9)} if name == "matryoshka" else {}
+    fields = {
+        **fields,
+        "active": 2,
+        "epochs": 4,
+        "batch_size": 50,
+        "latent": 24,
+        "lr": 1e-2,
+        "dead_after": 2,
+        "resample_every": 5,
+    }
+    both = jaxae.fit(name, sparse, test=0, seeds=2, auxiliary=0.5, optimizer="sgd", progress=False, **fields)
+    second = jaxae.fit(name, sparse, test=0, seed=1, auxiliary=0.5, optimizer="sgd", progress=False, **fields)
+    assert np.any(both[1].extra["statistics"]["unused"])
+    for own, alone in zip(jax.tree.leaves(both[1].variables), jax.tree.leaves(second.variables), strict=True):
+        np.testing.assert_allclose(own, alone, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from PIL import Image
 
 from conftest import HOSTILE, call, trained
 from jaxae import data
-from jaxae.core.experiment import Experiment, SparseData
+from jaxae.core.experiment import Experiment
 from jaxae.core.step import Transition
 from jaxae.core.types import Scale
 from jaxae.data.activations import Activations
@@ -179,28 +179,14 @@ def test_images_are_shown_as_pictures():
         np.testing.assert_array_equal(pixels.reshape(4, 8, 4)[1:3, :, 1:3].swapaxes(0, 1), images[order, :, :, 0])
 
 
-class KnownSplit(Split):
-    """A split that knows which features fire."""
-
-    firing = None
-
-
-class Known(Dataset):
-    """Data that know their dictionary."""
-
-    dictionary = np.eye(D)
-
-
 def test_latents_are_shown_beside_their_true_features():
     """A latent that is its feature has precision and recall 1; one that fires half as often has recall 1/2."""
     firing = RNG.random((40, D)) < 0.4
     firing[0] = True
     x = firing * RNG.uniform(1, 2, firing.shape)
     x[np.flatnonzero(firing[:, 1])[::2], 1] = 0.01
-    split = KnownSplit(x.astype(np.float32), np.full(40, -1))
-    split.firing = firing
-    known = Known(split, split, (), "table", real=True)
-    assert isinstance(known, SparseData)
+    split = Split(x.astype(np.float32), np.full(40, -1), firing=firing)
+    known = Dataset(split, split, (), "table", real=True, dictionary=np.eye(D))
     own = model(np.eye(D)[[2, 1, 0]], -0.1)
     found = {latent["number"]: latent for latent in features(own, known)["latents"]}
     share = firing.mean(0)
