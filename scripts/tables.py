@@ -20,6 +20,8 @@ GROUPS = {
     "convolutional and recurrent": "Convolutional and recurrent networks trained on the reconstruction error alone.",
     "denoising and masked": "The input is corrupted or partly hidden; the target is the original.",
     "regularized": "A penalty or a constraint on the latent code, or on the Jacobian of the encoder.",
+    "sparse dictionaries": "A linear decoder of sparse codes, as trained on the activations of language models ([all "
+    "metrics](#recovered-dictionaries)).",
     "variational": "The objective is a lower bound on the log-likelihood; bounds, priors and data differ.",
     "disentangled": "A larger weight on the KL term or on the total correlation, so that each latent dimension carries "
     "one factor of variation ([all scores](#factors-of-variation)).",
@@ -88,6 +90,15 @@ dimensions, rate and distortion (their sum is minus the evidence lower bound), a
 ## Codebooks
 
 On the test split: perplexity, exp of the entropy of code usage, and the fraction of codes in use.
+""",
+    ),
+    "dictionary": (
+        ("l0", "explained_variance", "shrinkage", "dead", "dense", "mcc", "uniqueness", "precision", "recall", "f1"),
+        """
+## Recovered dictionaries
+
+Metrics of sparse autoencoders on the test split (`jaxae/measure/dictionary.py`); those from `mcc` on compare latents
+with the known features of synthetic data.
 """,
     ),
     "disentanglement": (

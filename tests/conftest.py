@@ -3,6 +3,7 @@
 import fcntl
 import gc
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -22,7 +23,7 @@ import numpy as np
 import pytest
 from jaxtyping import config
 
-from jaxae import data
+from jaxae import data, run
 from jaxae.core.batch import Batch, Layout
 from jaxae.core.types import State
 from jaxae.measure import classifier
@@ -33,6 +34,7 @@ jax.config.update("jax_enable_x64", False)
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_legacy_prng_key", "error")
 
+HOSTILE = "</script><script>document.title = 'taken'</script>'\"&<img src=x onerror=\"document.title = 'taken'\">"
 MNIST = Path(os.environ.get("JAXAE_DATA", ROOT.parent / "shared" / "data")) / "mnist"
 
 
@@ -91,6 +93,28 @@ def script(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def sparse_run(tmp_path_factory):
+    """A run of `topk` with two seeds, on activations of 20 lines of a text with a hostile token."""
+    folder = tmp_path_factory.mktemp("sparse")
+    rng, count = np.random.default_rng(0), 200
+    arrays = {
+        "activations": rng.normal(size=(count, 6)).astype(np.float16),
+        "tokens": rng.integers(0, 4, count).astype(np.int32),
+        "positions": (np.arange(count) % 10).astype(np.int32),
+        "lines": (np.arange(count) // 10).astype(np.int32),
+    }
+    (folder / "activations").mkdir()
+    for name, array in arrays.items():
+        np.save(folder / "activations" / f"{name}.npy", array)
+    for name, value in (("vocabulary", ["[CLS]", "the", HOSTILE, "##s"]), ("activations", {})):
+        (folder / "activations" / f"{name}.json").write_text(json.dumps(value))
+    topk = importlib.import_module("jaxae.experiments.topk")
+    options = {"latent": 12, "active": 3, "epochs": 1, "batch_size": 50, "seeds": 2, "figures": "none"}
+    x = str(folder / "activations" / "activations.npy")
+    return run.train(topk.Config(data=x, workdir=str(folder / "run"), **options), topk.build, "topk")
 
 
 def call(name, *arguments):

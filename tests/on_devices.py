@@ -38,6 +38,9 @@ from jaxae.devices.plan import compile, plan
 from jaxae.training.iterate import iterate
 from jaxae.training.start import start
 from jaxae.variants import codebook, tcvae
+from jaxae.variants.dead_latents import unused_steps
+from jaxae.variants.dictionary import Weights
+from jaxae.variants.top_k import BatchTopK
 from short_runs import FIELDS, NAMES
 
 
@@ -162,7 +165,21 @@ def quantization(variables, batch, key):
     return {**terms, "loss": jnp.sum((z - codes[0]) ** 2, axis=1) + 50 * batch.repeat(evenness)}, updates
 
 
-TERMS = {"mmd": mean_discrepancy, "total correlation": total_correlation, "codebook": quantization}
+def selection(variables, batch, key):
+    """The largest activations of the batch, their threshold, and the steps since a latent was active."""
+    a, b = variables["params"]["a"], variables["params"]["b"]
+    weights = Weights(a, jnp.zeros(3), b.T, {"threshold": jnp.float32(0.4)})
+    z, statistics = BatchTopK(1).train(batch.x, weights, batch)
+    unused = unused_steps(jnp.arange(3), z, batch)
+    return {"loss": jnp.sum((batch.x - z @ weights.decoder) ** 2, axis=1)}, {**statistics, "unused": 1.0 * unused}
+
+
+TERMS = {
+    "mmd": mean_discrepancy,
+    "total correlation": total_correlation,
+    "codebook": quantization,
+    "batch top-k": selection,
+}
 
 
 def gradients(loss, mode, devices):

@@ -34,6 +34,10 @@ FIELDS = {
     "sequence": {"hidden": 12, "latent": 8},
     "strided": {"filters": (4, 6, 6, 6)},
     "vqvae": {"filters": (4, 6)},
+    # With all that training changes without gradients: dead latents, resampling, a controlled coefficient.
+    **{name: {"latent": 16, "active": 3, "dead_after": 2} for name in ("topk", "batch_topk", "matching_pursuit")},
+    **{name: {"latent": 16, "target_active": 3.0, "resample_every": 3} for name in ("gated", "jump_relu", "l1")},
+    "matryoshka": {"latent": 16, "active": 3, "dead_after": 2, "levels": (4, 9)},
 }
 
 

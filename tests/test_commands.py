@@ -26,9 +26,11 @@ from jaxae.run import command_line, directory
 from jaxae.training.examples import CHUNK
 
 COMMANDS = [
+    "activations",
     "classifier",
     "compare",
     "encode",
+    "export",
     "likelihood",
     "list",
     "probe",

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 TABLES = json.loads(Path(__file__).with_name("devices.json").read_text())
 # Losses or codebooks of the global batch, which do not support microbatches.
 WHOLE = {"factor_vae", "infovae", "tcvae", "vqvae", "wae"}
+WHOLE |= {"batch_topk", "gated", "jump_relu", "l1", "matching_pursuit", "matryoshka", "topk"}
 
 
 def on_devices(*arguments):
@@ -38,7 +39,9 @@ def agree(name, modes, rows, **fields):
 def test_terms_of_the_global_batch_have_the_same_gradients_on_several_devices():
     """Gradients, metrics and updates of one step agree for terms with `Batch.mean` and `Batch.gather`."""
     table = on_devices("terms")
-    assert {f"{term}, pmap {n}" for term in ("mmd", "total correlation", "codebook") for n in (2, 8)} <= set(table)
+    assert {
+        f"{term}, pmap {n}" for term in ("mmd", "total correlation", "codebook", "batch top-k") for n in (2, 8)
+    } <= set(table)
     for row, differences in table.items():
         assert max(differences) <= 1e-5, row
 

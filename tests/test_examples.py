@@ -48,6 +48,17 @@ def test_own_data_becomes_codes_samples_scores_and_a_run(tmp_path):
     assert jaxae.load(tmp_path / "runs/pictures").evaluate(data.test.x)["loss"] == pytest.approx(loss, abs=1e-4)
 
 
+@pytest.mark.slow
+def test_sparse_autoencoder_finds_the_directions_of_the_activations(tmp_path):
+    printed = run("sparse", tmp_path)
+    error, active = numbers(printed, "fraction of variance unexplained")
+    assert error < 0.15
+    assert active == 3
+    (mcc,) = numbers(printed, "mean |cosine| of matched directions (MCC)")
+    assert mcc > 0.85
+    assert jaxae.load(tmp_path / "runs/sparse").code == (64,)
+
+
 def test_new_variant_decorrelates_codes_and_matches_its_formula(tmp_path):
     printed = run("new_variant", tmp_path)
     correlated, error = numbers(printed, "without the penalty: mean |correlation|")

@@ -17,10 +17,14 @@ import pytest
 import jaxae
 from conftest import equal
 from jaxae import data
+from jaxae.core.batch import Layout
 from jaxae.core.step import descend
+from jaxae.devices import plan as plans
 from jaxae.errors import Diverged, InputError
-from jaxae.training.iterate import iterate
-from jaxae.training.start import DATA, keys
+from jaxae.training import epoch
+from jaxae.training.feed import feed
+from jaxae.training.iterate import iterate, seeded
+from jaxae.training.start import DATA, TRAIN, keys, start
 
 BASIS = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
 
@@ -100,6 +104,42 @@ def test_each_seed_generates_its_own_examples():
         np.testing.assert_allclose(several.train["sum"][seed], one.train["sum"], rtol=1e-5)
         np.testing.assert_allclose(several.state.params["mean"][seed], one.state.params["mean"], rtol=1e-5, atol=1e-7)
     assert len(np.unique(several.train["sum"])) == 3
+
+
+def test_seeds_of_a_stream_with_its_own_seed_share_every_example():
+    *_, several = iterate(EXPERIMENT, dataset(seed=5), seeds=3, **OPTIONS)
+    *_, one = iterate(EXPERIMENT, dataset(seed=5), seed=2, **OPTIONS)
+    *_, own = iterate(EXPERIMENT, dataset(), seed=5, **OPTIONS)
+    np.testing.assert_allclose(several.train["sum"], np.repeat(own.train["sum"], 3), rtol=1e-5)
+    means = np.asarray(several.state.params["mean"])
+    np.testing.assert_allclose(means[2], one.state.params["mean"], rtol=1e-5, atol=1e-7)
+    assert len(np.unique(means.round(6), axis=0)) == 3  # the noise of the loss is each seed's own
+    assert dataset(seed=5).fingerprint() not in (dataset(seed=6).fingerprint(), dataset().fingerprint())
+
+
+@pytest.mark.parametrize(("seed", "shape"), [(None, "3,8,3"), (5, "8,3")])
+def test_shared_examples_are_generated_once_for_all_seeds(seed, shape):
+    plan = plans.plan("auto", 8, 3)
+    state, totals = start(EXPERIMENT, dataset().info, 8, range(3))
+    portion = feed(dataset(seed=seed).train, plan, range(3), 8)(0, 0)
+    args = (state, totals, *portion[:2], keys(range(3), TRAIN), 0, 2)
+    steps = epoch.train(EXPERIMENT.train, (4,), 8, lambda x: x, Layout())
+    axes = tuple(0 if has else None for has in seeded(plan, args)[0])
+    program = str(jax.make_jaxpr(jax.vmap(steps, in_axes=axes))(*args))
+    assert f":u32[{shape}] = random_bits[" in program
+
+
+def test_numbers_of_examples_are_unsigned():
+    """The start of a step is an int32 with the bits of the uint32 number of its first example."""
+    generator = dataset().train.x.generator
+    for number in (0, 7, 2**31 - 4, 2**31, 2**32 - 8):
+        start = epoch.signed(number)
+        assert -(2**31) <= start < 2**31
+        found = epoch.drawn(generator, jax.random.key(3), start, jnp.arange(8)).x
+        numbers = jnp.asarray(np.arange(number, number + 8, dtype=np.uint64).astype(np.uint32))
+        np.testing.assert_array_equal(found, generator.examples(jax.random.key(3), numbers))
+    portion = feed(dataset(10**9).train, plans.plan("auto", 8, 1), range(1), 8)(2, 3 * 10**8)
+    assert portion.start == 24 * 10**8 - 2**32
 
 
 DEVICES = """
@@ -257,6 +297,7 @@ def test_diverged_step_is_saved_with_its_examples(tmp_path):
     ("draw", "options", "says"),
     [
         (draw, {"train": 0}, "train=0 must be an integer, at least 1"),
+        (draw, {"seed": -1}, "seed=-1 must be an integer from 0 to 4294967295"),
         (draw, {"test": 2**31}, "test=2147483648 must be an integer, at least 1, and below 2147483648"),
         (draw, {"shape": (3,)}, r"draw returns float32 \(4,\), not float32 \(3,\)"),
         (draw, {"shape": (4, 1, 1, 1)}, r"shape=\(4, 1, 1, 1\) must be \(D,\), \(T, D\) or \(H, W, C\)"),

@@ -8,7 +8,7 @@ from jaxae import data, nets
 from jaxae.core.reduction import gradient
 from jaxae.core.types import State
 from jaxae.experiments import ksparse as experiment
-from jaxae.variants import autoencoder, ksparse, tied
+from jaxae.variants import autoencoder, ksparse, tied, top_k
 
 X = jnp.asarray(np.random.default_rng(0).uniform(size=(5, 2, 3)), jnp.float32)
 
@@ -27,19 +27,19 @@ def test_largest_against_numpy(k):
     """Entries are ranked by value, not by magnitude; exactly k are kept, also with ties."""
     rng = np.random.default_rng(1)
     z = np.concatenate([rng.normal(size=(20, 8)), rng.integers(-2, 3, (20, 8)), np.ones((1, 8))]).astype(np.float32)
-    found = np.asarray(ksparse.largest(jnp.asarray(z), k))
+    found = np.asarray(top_k.largest(jnp.asarray(z), k))
     np.testing.assert_array_equal(found, reference(z, k))
     assert np.all(np.count_nonzero(found[[*range(20), 40]], axis=1) == k)
 
 
 def test_largest_under_vmap_equals_a_loop_over_seeds():
     z = jax.random.normal(new_key(), (3, 4, 10))
-    assert equal(jax.vmap(lambda z: ksparse.largest(z, 4))(z), jnp.stack([ksparse.largest(one, 4) for one in z]))
+    assert equal(jax.vmap(lambda z: top_k.largest(z, 4))(z), jnp.stack([top_k.largest(one, 4) for one in z]))
 
 
 def test_gradient_passes_through_the_kept_entries_only():
     z, slope = jax.random.normal(new_key(), (6, 9)), jax.random.normal(jax.random.key(1), (6, 9))
-    kept, pull = jax.vjp(lambda z: ksparse.largest(z, 4), z)
+    kept, pull = jax.vjp(lambda z: top_k.largest(z, 4), z)
     expected = np.where(np.asarray(kept) != 0, slope, 0)
     assert np.count_nonzero(expected) == 6 * 4
     np.testing.assert_array_equal(pull(slope)[0], expected)

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 import jaxae
-from conftest import call, trained
+from conftest import HOSTILE, call, trained
 from jaxae import data, run
 from jaxae.commands import compare
 from jaxae.core.experiment import Experiment
@@ -32,7 +32,6 @@ from jaxae.training import records
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
-HOSTILE = "</script><script>document.title = 'taken'</script>'\"&<img src=x onerror=\"document.title = 'taken'\">"
 
 
 @pytest.fixture(scope="module")
@@ -515,3 +514,15 @@ def test_failing_figure_keeps_the_result(tmp_path, monkeypatch):
     metrics = json.loads((tmp_path / "run" / "result.json").read_text())["metrics"]
     last = records.read(tmp_path / "run" / "metrics.jsonl")[-1]
     assert metrics == {name: value for name, value in last.items() if name != "split"}
+
+
+def test_latents_of_a_language_model_are_shown_in_their_text(sparse_run, visit):
+    """The report finds the tokens beside the array; their texts are escaped, and shaded without inline styles."""
+    assert call("report", sparse_run) == 0
+    page = visit(sparse_run / "report.html")
+    assert page.title() == "topk on activations.npy"
+    assert "Over 200 of 200 tokens" in page.inner_text("main")
+    spans = page.query_selector_all(".latent .contexts span")
+    assert {span.inner_text().strip() for span in spans} == {"[CLS]", "the", HOSTILE, "s"}
+    darkest = page.query_selector(".contexts .s9")
+    assert darkest.evaluate("e => getComputedStyle(e).backgroundColor") == "rgb(43, 108, 176)"

@@ -67,23 +67,35 @@ def opened(options: ToFile) -> Trained:
 
     InputError for a picture of a table, and for a run that is not finished, unless `Trained.save` wrote it.
     """
-    path = options.run
-    module = module_of(options)
-    saved = directory.read(path / "config.json")
-    if not saved.get("saved"):
-        run.require_finished(path, saved)
-    model = run.load(path, module)
-    seeds = f"the run has {len(model)} seeds; give --member 0 to {len(model) - 1}"
-    if len(model) == 1:
-        seeds = "the run has one seed; omit it"
-    if options.member >= len(model) or options.member < -1:
-        raise InputError(f"--member {options.member}: {seeds}")
+    model = trained(options)
+    chosen = of_member(model, options.member)
     if options.out.suffix == ".png" and len(model.shape) == 1:
         raise InputError(f"--out {options.out}: rows of a table are not images; use .csv or .npy")
-    if options.out.suffix == ".png" and options.member < 0 and len(model) > 1:
-        raise InputError(f"--out {options.out}: a picture shows one seed, and {seeds}")
+    if options.out.suffix == ".png" and len(chosen) > 1:
+        raise InputError(f"--out {options.out}: a picture shows one seed, and {_seeds(model)}")
     require_effect(options, model)
-    return model if options.member < 0 else model[options.member]
+    return chosen
+
+
+def trained(options: OneRun) -> Trained:
+    """The model of a run. InputError for a run that is not finished, unless `Trained.save` wrote it."""
+    module = module_of(options)
+    saved = directory.read(options.run / "config.json")
+    if not saved.get("saved"):
+        run.require_finished(options.run, saved)
+    return run.load(options.run, module)
+
+
+def of_member(model: Trained, member: int) -> Trained:
+    """The model of --member, or of all seeds for -1. InputError if it is out of range."""
+    if member >= len(model) or member < -1:
+        raise InputError(f"--member {member}: {_seeds(model)}")
+    return model if member < 0 else model[member]
+
+
+def _seeds(model: Trained) -> str:
+    one = "the run has one seed; omit it"
+    return one if len(model) == 1 else f"the run has {len(model)} seeds; give --member 0 to {len(model) - 1}"
 
 
 def read_examples(options: WithData, model: Trained) -> NewData:

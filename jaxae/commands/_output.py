@@ -1,13 +1,14 @@
 """Files that commands write: arrays as `.npy`, tables as `.csv`, grids of images as `.png`.
 
 Results come in chunks, [*S, n, ...] with an axis of seeds S if there are several, so that they need not fit into
-memory. A file is written completely or not at all; InputError if it cannot be written.
+memory. A file, or a folder, is written completely or not at all; InputError if it cannot be written.
 """
 
 import csv
 import errno
 import io
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -104,6 +105,29 @@ def write_grid(path: Path, rows: Sequence[Float[np.ndarray, "N H W C"]], columns
         picture.save(file, "PNG")
     width, height = picture.size
     return width, height
+
+
+@contextmanager
+def writing_folder(out: Path, overwrite: bool, mark: str) -> Iterator[Path]:
+    """Yield a folder that becomes `out` when it is complete, and disappears after an error.
+
+    overwrite: replace a folder that holds the file `mark`. InputError for any other that exists.
+    """
+    known = (out / mark).is_file()
+    if out.exists() and not (overwrite and known):
+        fix = "use another, or overwrite=True to replace it" if known else f"it holds no {mark}; use another"
+        raise InputError(f"out={out} exists: {fix}")
+    partial = out.with_name(f"{out.name}.{os.getpid()}.tmp")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        if out.exists():
+            shutil.rmtree(out)
+        partial.rename(out)
+    except OSError as error:
+        raise InputError(f"out={out} cannot be written ({error.strerror or error}): use another") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager

@@ -4,11 +4,11 @@ It has the curves of all runs, a table of their metrics with mean and standard d
 of the same test examples.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from jaxae.commands._arguments import Runs, module_of, parsed
 from jaxae.data import Dataset, words
 from jaxae.errors import InputError
 from jaxae.report import html
-from jaxae.report.figures import series, table
+from jaxae.report.figures import front, series, table
 from jaxae.report.figures.base import (
     COLOURS,
     bitmap,
@@ -83,6 +83,7 @@ def page(paths: Sequence[Path], module: ModuleType | None = None) -> str:
         }
         for label, about, result in zip(labels, saved, results, strict=True)
     ]
+    dictionaries = dict(zip(labels, front.measured(results), strict=True))
     fields = [{"experiment": about["experiment"], **about["config"]} for about in saved]
     names = dict.fromkeys(name for config in fields for name in config if name != "workdir")
     table = {name: [config.get(name, "") for config in fields] for name in names}
@@ -90,6 +91,8 @@ def page(paths: Sequence[Path], module: ModuleType | None = None) -> str:
         "compare.html",
         title=f"{len(paths)} runs on {Path(saved[0]['config']['data']).name}",
         runs=about_runs,
+        dictionaries=_cells(dictionaries),
+        front=_front(dictionaries, [about["experiment"] for about in saved]),
         metrics=metrics,
         examples=words(data.kind).examples,
         strips=strips(models, data),
@@ -114,6 +117,25 @@ def strips(models: dict[str, Trained], data: Dataset) -> list[tuple[str, str]]:
         codes = encoded(model, data.test, chosen, corrupted=True)
         rows[inputs] = pictures(np.asarray(model.decode(codes, **own(model, data, chosen))))
     return [(label, data_url(bitmap(tile(small(images), len(images))))) for label, images in rows.items()]
+
+
+def _cells(dictionaries: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """The metrics of sparse autoencoders as text, by label and name; empty without any."""
+    names = [name for name in front.COLUMNS if any(name in found for found in dictionaries.values())]
+    cells = {
+        label: {name: html.figure(found[name]) if name in found else "" for name in names}
+        for label, found in dictionaries.items()
+    }
+    return cells if names else {}
+
+
+def _front(dictionaries: Mapping[str, Mapping[str, Any]], experiments: Sequence[str]) -> str:
+    """Explained variance over L0 of all sparse autoencoders, a curve for each experiment; empty without any."""
+    curves: dict[str, list[Mapping[str, Any]]] = {}
+    for name, found in zip(experiments, dictionaries.values(), strict=True):
+        if found:
+            curves.setdefault(name, []).append(found)
+    return figure_url(front.front(curves, "Explained variance over active latents")) if curves else ""
 
 
 def _drawn(model: Trained, data: Dataset, label: str) -> str:

@@ -29,6 +29,7 @@ from jaxae import run
 from jaxae.commands._arguments import parsed
 from jaxae.errors import Diverged, InputError
 from jaxae.report import html
+from jaxae.report.figures import front
 from jaxae.report.figures.base import COLOURS, canvas
 from jaxae.report.figures.metrics import metric_names
 from jaxae.run import command_line, directory, loop, results
@@ -204,9 +205,12 @@ def summarize(rows: list[tuple[Point, Config]]) -> str:
 
 
 def final_metrics(config: Config) -> records.Record | None:
-    """The test metrics of a run; None for one that is not finished."""
+    """The test metrics of a run, and those of its dictionary, if any; None for one that is not finished."""
     path = Path(config.workdir)
-    return results.read(path)["metrics"] if run.complete(path, config) else None
+    if not run.complete(path, config):
+        return None
+    result = results.read(path)
+    return {**result["metrics"], **front.measured([result])[0]}
 
 
 def note_of(config: Config) -> Path:
@@ -215,8 +219,18 @@ def note_of(config: Config) -> Path:
 
 
 def picture(rows: list[tuple[Point, Config]], path: Path, title: str) -> None:
-    """The test loss over the first field, a line for each value of the others, with bars of one standard deviation."""
+    """The test loss over the first field, a line for each value of the others, with bars of one standard deviation.
+
+    For sparse autoencoders, explained variance over the number of active latents.
+    """
     (first, *others), done = rows[0][0], [(point, line) for point, config in rows if (line := final_metrics(config))]
+    if done and all("explained_variance" in line for _, line in done):
+        curves: dict[str, list[records.Record]] = {}
+        for point, line in done:
+            label = ", ".join(f"{field} {point[field]}" for field in others) or title
+            curves.setdefault(label, []).append(line)
+        front.front(curves, f"{title}: explained variance").savefig(path, dpi=150)
+        return
     values = list(dict.fromkeys(point[first] for point, _ in rows))
     try:
         places = {text: float(text) for text in values}

@@ -127,4 +127,26 @@ class MeasuredData(Protocol):
         """Names of the classes."""
 
 
+@runtime_checkable
+class SparseSplit(MeasuredSplit, Protocol):
+    """A split of examples that are sparse combinations of true features."""
+
+    @property
+    def firing(self) -> Any:
+        """Whether each feature is active in each example, [N, F], read in slices; None if unknown."""
+
+
+@runtime_checkable
+class SparseData(Protocol):
+    """Data that may know their true dictionary."""
+
+    @property
+    def test(self) -> SparseSplit:
+        """The test split."""
+
+    @property
+    def dictionary(self) -> Float[Any, "F D"] | None:
+        """The direction of each feature in model units; None if unknown."""
+
+
 Measure: TypeAlias = Callable[[TrainedModel, MeasuredData], Mapping[str, float]]

@@ -18,3 +18,4 @@ from jaxae.data.splits import hold_out as hold_out
 from jaxae.data.summary import summary as summary
 from jaxae.data.summary import worded as worded
 from jaxae.data.summary import words as words
+from jaxae.data.superposition import superposition as superposition

@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from jaxae.core.types import Conditions, Info, Scale
 from jaxae.data.draws import Draws
 from jaxae.data.rows import chunks, select
 
 Kind = Literal["image", "table", "series", "counts"]
+DRAWN = 2**16  # generated examples of which the mean is taken
 VALUES = 2**24  # numbers of examples that evaluation and figures hold at once: 64 MiB in float32
 
 
@@ -28,6 +29,7 @@ class Split(NamedTuple):
     factors: Int[np.ndarray, "N F"] | None = None  # factors of variation of each image, if known; counted from 0
     observed: UInt8[np.ndarray, "N *D"] | None = None  # 1 where an entry was measured, 0 where it is missing
     context: Float[np.ndarray, "N C"] | None = None  # covariates in model units, categories as one-hot columns
+    firing: Bool[np.ndarray, "N F"] | Draws | None = None  # which true features are active, if the dictionary is known
 
     def take(self, rows: np.ndarray) -> "Split":
         """The examples at these indices."""
@@ -59,6 +61,7 @@ class Dataset(NamedTuple):
     total: float | None = None  # mean total count of a training example; None unless the data are counts
     covariates: tuple[str, ...] = ()  # names of the columns of `Split.context`
     context_scale: Scale | None = None  # of the covariates, from model units to the user's
+    dictionary: Float[np.ndarray, "F D"] | None = None  # the true features, if known; see `Split.firing`
 
     def __repr__(self) -> str:
         """Kind, number of examples of each split, shape of an example, and number of classes."""
@@ -109,6 +112,8 @@ class Dataset(NamedTuple):
 
     def _mean(self) -> Float[np.ndarray, "*D"]:
         x = self.train.x
+        if isinstance(x, Draws):  # any of them are as good as all
+            x = x[: min(len(x), DRAWN)]
         total = sum(part.sum(0, dtype=np.float64) for part in chunks(x))
         return np.asarray(total / len(x) / self._divisor)
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from jaxae.data.rows import indices
 
 # Keys of the examples that are generated outside training; those of training are derived from its seeds.
 PREVIEW, TEST = 1 << 31, (1 << 31) + 1
+VALUES = 1 << 22  # numbers generated at once outside training
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +31,7 @@ class Draws:
     shape: tuple[int, ...]  # [N, *D], N the number of examples in an epoch
     dtype: np.dtype[Any]
     purpose: int = PREVIEW
+    seed: int | None = None  # of training, shared by all seeds of a run; None: each has its own
 
     def __len__(self) -> int:
         """Number of examples in an epoch."""
@@ -40,16 +43,20 @@ class Draws:
         return len(self.shape)
 
     def __getitem__(self, places: Any) -> np.ndarray:
-        """Generate the examples selected by an index array, a slice or a mask."""
-        numbers = indices(places, len(self))
+        """Generate the examples selected by an index array, a slice or a mask, a part of them at a time."""
+        numbers = indices(places, len(self)).astype(np.uint32)
         key = jax.random.fold_in(jax.random.key(0), self.purpose)
-        return np.asarray(_drawn(self.generator.draw, key, self.generator.arrays, numbers.astype(np.uint32)))
+        size = max(1, VALUES // max(1, prod(self.shape[1:])))
+        parts = [numbers[first : first + size] for first in range(0, max(len(numbers), 1), size)]
+        found = [np.asarray(_drawn(self.generator.draw, key, self.generator.arrays, part)) for part in parts]
+        return found[0] if len(found) == 1 else np.concatenate(found)
 
     def identity(self) -> bytes:
         """A hash of the computation of an example, with its constants and arrays."""
         key = jax.eval_shape(lambda: jax.random.key(0))
         program = jax.make_jaxpr(self.generator.draw)(key, self.generator.arrays)
-        digest = hashlib.sha256(without_addresses(f"{self.shape}{program}").encode())
+        seed = "" if self.seed is None else self.seed
+        digest = hashlib.sha256(without_addresses(f"{self.shape}{program}{seed}").encode())
         for array in (*program.consts, *jax.tree.leaves(self.generator.arrays)):
             digest.update(np.asarray(array).tobytes())
         return digest.digest()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxae.data import archives, folders, idx, kinds, pictures, rows, sequences, tables, tars
+from jaxae.data import activations, archives, folders, idx, kinds, pictures, rows, sequences, tables, tars
 from jaxae.data.arrays import assembled
 from jaxae.data.options import Options
 from jaxae.data.reading import reading
@@ -29,7 +29,8 @@ def load(path: Path, options: Options, features: Sequence[str] = (), training: b
 
     `.npy`: the examples. `.npz`: see `archives`. CSV and Parquet: see `tables`. IDX: a file of images, with the file of
     labels beside it, if any, or a folder with the four files of MNIST. A folder or tar of pictures or recordings: see
-    `folders`. An `.npy` above one GiB is memory-mapped, and read by `Rows`.
+    `folders`. A folder of `jaxae activations`: those of a line of text stay in one split. An `.npy` above one GiB is
+    memory-mapped, and read by `Rows`.
     features: the columns of a table (default: all). training: see `kinds.examples`. InputError for other content.
     """
     _check(path)
@@ -42,6 +43,11 @@ def load(path: Path, options: Options, features: Sequence[str] = (), training: b
         return assembled(xs, ys, options, str(path), training, contexts)
 
     suffix = path.suffix.lower()
+    if folder := activations.folder_of(path):
+        lines = activations.read(folder).lines
+        raw = found({"train": _numpy(folder / activations.ROWS)}, {"train": None})
+        note = f"tokens of {len(np.unique(lines)):,} lines of text, each of which stays in one split"
+        return raw._replace(groups=lines, notes=(*raw.notes, note))
     if path.is_dir() and (four := _four(path)):
         return _mnist(four, options)
     if path.is_dir() or path.name.lower().endswith(tars.SUFFIXES):

@@ -16,7 +16,13 @@ KINDS: dict[int, Kind] = {1: "table", 2: "series", 3: "image"}  # by the number 
 
 
 def generated(
-    draw: Callable[..., jax.Array], shape: tuple[int, ...], *, train: int, test: int = 10_000, arrays: Any = ()
+    draw: Callable[..., jax.Array],
+    shape: tuple[int, ...],
+    *,
+    train: int,
+    test: int = 10_000,
+    arrays: Any = (),
+    seed: int | None = None,
 ) -> Dataset:
     """Endless training examples, each the result of `draw(key, arrays)`, and a test split generated once.
 
@@ -26,6 +32,7 @@ def generated(
     shape: of one example: (D,) a row of a table, (T, D) a series, (H, W, C) an image. train: number of examples in an
     epoch. test: number of test examples, the same for all seeds. arrays: any arrays that `draw` needs, as a pytree;
     large ones belong here, not into the closure of `draw`, where they become constants of the compiled program.
+    seed: of the training examples, in place of the run's: all seeds of a run share them, and generate each only once.
 
     Examples are in model units: pixels if they are uint8 (divided by 255) or images or series in [0, 1], otherwise real
     numbers, which should have mean 0 and variance 1.
@@ -40,6 +47,8 @@ def generated(
     for name, count in (("train", train), ("test", test)):
         if not (isinstance(count, int) and 1 <= count < 2**31):
             raise InputError(f"{name}={count} must be an integer, at least 1, and below {2**31}")
+    if seed is not None and not (isinstance(seed, int) and 0 <= seed < 2**32):
+        raise InputError(f"seed={seed} must be an integer from 0 to {2**32 - 1}")
     if not isinstance(shape, tuple) or len(shape) not in KINDS or min(shape) < 1:
         raise InputError(f"shape={shape} must be (D,), (T, D) or (H, W, C)")
     arrays = jax.tree.map(np.asarray, arrays)
@@ -58,7 +67,7 @@ def generated(
     if not np.isfinite(x).all():
         raise InputError("draw returns numbers that are not finite")
     return Dataset(
-        _without_classes(Draws(generator, (train, *shape), found.dtype)),
+        _without_classes(Draws(generator, (train, *shape), found.dtype, seed=seed)),
         _without_classes(x),
         (),
         kind,

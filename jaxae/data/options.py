@@ -16,8 +16,9 @@ class Options:
     series: ClassVar[bool] = False  # whether --kind auto makes series of arrays of rank 2 and 3
 
     data: str = "digits"
-    """Data set: digits (embedded), sprites (known factors), mnist or another TFDS image set; or the path of a .npy,
-    .npz, CSV, Parquet or IDX file, or of a folder or tar of pictures or WAV recordings."""
+    """Data set: digits (embedded), sprites (known factors), superposition (known dictionary), mnist or another TFDS
+    image set; or the path of a .npy, .npz, CSV, Parquet or IDX file, or of a folder or tar of pictures or WAV
+    recordings."""
     kind: Wanted = "auto"
     """Kind of data. auto: arrays [N, H, W] and [N, H, W, C] are images, [N, D] tables; an experiment for sequences
     makes series of [N, T] and [N, T, D]. counts: non-negative integers [N, D], for variational experiments."""

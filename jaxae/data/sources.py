@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,15 +14,16 @@ from jaxae.data.classes import labels_of
 from jaxae.data.dataset import Dataset, Split
 from jaxae.data.options import Options, require_valid
 from jaxae.data.splits import RawDataset, with_splits
+from jaxae.data.superposition import is_world, load_world
 from jaxae.errors import InputError
 
 
 def load(name: str, data_dir: str = "", manual_dir: str = "", **fields: Any) -> Dataset:
     """A data set with a training and a test split, in model units.
 
-    name: `digits`, `sprites`, a TFDS data set (`mnist`, `emnist/letters`, ...), or the path of a file of arrays or a
-    table, or of a folder or tar of pictures or recordings (see `files.load`). data_dir: folder of prepared TFDS data
-    sets. manual_dir: folder of archives already downloaded.
+    name: `digits`, `sprites`, `superposition` (see there), a TFDS data set (`mnist`, `emnist/letters`, ...), or the
+    path of a file of arrays or a table, or of a folder or tar of pictures or recordings (see `files.load`).
+    data_dir: folder of prepared TFDS data sets. manual_dir: folder of archives already downloaded.
     fields: those of `Options`, such as kind, scale and binarize. InputError for anything that cannot be read, with a
     one-line message.
     """
@@ -31,12 +32,16 @@ def load(name: str, data_dir: str = "", manual_dir: str = "", **fields: Any) -> 
 
 def loaded(options: Options, data_dir: str = "", manual_dir: str = "") -> Dataset:
     """`load` with all options. InputError for `binarize` with data other than pixels."""
-    return prepared(named(options, data_dir, manual_dir), options)
+    found = named(options, data_dir, manual_dir)
+    return found if is_world(options.data) else prepared(found, options)
 
 
 def named(options: Options, data_dir: str = "", manual_dir: str = "") -> Dataset:
     """`load` in the user's units."""
     require_valid(options)
+    if is_world(options.data):
+        _require_world(options, data_dir, manual_dir)
+        return load_world(options.data)
     raw = read(options, data_dir, manual_dir)
 
     def other(name: str) -> RawDataset:
@@ -44,6 +49,16 @@ def named(options: Options, data_dir: str = "", manual_dir: str = "") -> Dataset
         return read(alike, data_dir, manual_dir, raw.features, training=False)
 
     return with_splits(raw, options.test, options.valid, other)
+
+
+def _require_world(options: Options, data_dir: str, manual_dir: str) -> None:
+    """Raise InputError for an option that has no effect on a world."""
+    known = replace(Options(), data=options.data, kind="table", scale="none")
+    given = {field.name: getattr(options, field.name) for field in fields(Options)}
+    for name, value in {**given, "data_dir": data_dir, "manual_dir": manual_dir}.items():
+        if value not in (getattr(known, name, ""), getattr(Options(), name, "")):
+            spelled = " ".join(value) if isinstance(value, tuple) else value
+            raise InputError(f"{name}={spelled} has no effect on {options.data}; omit it")
 
 
 def read(
@@ -129,7 +144,7 @@ def path_of(name: str) -> Path | None:
         raise InputError("data=array is an array that was passed to jaxae.fit, and is not saved; give a path")
     if not name:
         raise InputError("data='' is empty; give digits, sprites, a TFDS name or a path")
-    if name == "digits" or name.split("/")[0] == "sprites" or tfds.prepares(name):
+    if name == "digits" or name.split("/")[0] == "sprites" or is_world(name) or tfds.prepares(name):
         return None
     try:
         path = Path(name).expanduser()

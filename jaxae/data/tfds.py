@@ -57,7 +57,7 @@ def load(name: str, data_dir: str = "", manual_dir: str = "") -> RawDataset:
 
 def _prepare(tfds: Any, name: str, where: dict[str, str], manual_dir: str) -> Any:
     if not prepares(name):
-        known = ["digits", "sprites", *tfds.list_builders(with_community_datasets=False)]
+        known = ["digits", "sprites", "superposition", *tfds.list_builders(with_community_datasets=False)]
         if name.split("/")[0] not in known:
             raise _unknown(name, known)
         if importlib.util.find_spec("tensorflow") is None:

@@ -8,6 +8,8 @@ from typing import Any
 
 from jaxae.core.experiment import reached
 from jaxae.data import Dataset, words
+from jaxae.data.activations import Activations
+from jaxae.report.features import features
 from jaxae.report.figures.base import COLOURS, data_url
 from jaxae.report.figures.metrics import metric_names, series, unit_of
 from jaxae.report.wall import wall
@@ -35,6 +37,8 @@ ALT = {
     "traversal": "Latent traversal, one dimension per row",
     "activity": "Distribution of latent values, and standard deviation of each latent dimension",
     "training": "Reconstructions during training",
+    "firing": "Firing frequency of the latents",
+    "active": "Number of latents that fire in an example",
     "loss": "Metrics over epochs",
 }
 
@@ -49,10 +53,12 @@ def write(
     lines: list[records.Record],
     result: dict[str, Any],
     pictures: Sequence[Path],
+    text: Activations | None = None,
 ) -> None:
     """Write the HTML report of a run.
 
-    saved, lines, result: config.json, metrics.jsonl and result.json. pictures: PNG files.
+    saved, lines, result: config.json, metrics.jsonl and result.json. pictures: PNG files. text: the activations of a
+    language model that the data are.
     """
     shape = "x".join(map(str, saved["data"]["shape"]))
     about = (
@@ -64,6 +70,7 @@ def write(
         about += f"; {saved['config']['seeds']} seeds, of which the pictures show the first"
     found = {path.stem: path for path in pictures}
     names = [*(name for name in ALT if name in found), *(name for name in found if name not in ALT)]
+    latents = features(model, data, text)
     page = render(
         "report.html",
         title=title,
@@ -79,10 +86,11 @@ def write(
             (ALT.get(name, name), picture)
             for name, picture in zip(names, _embedded([found[n] for n in names]), strict=True)
         ],
+        features=latents,
         layers=layers(model.experiment.model, model.shape, model.condition),
         data={
             "charts": charts({"": (lines, model.experiment.unit)}, data.kind),
-            "wall": wall(model, data),
+            "wall": None if latents else wall(model, data),  # a plane of sparse codes shows nothing
             "colours": COLOURS,
         },
     )

@@ -17,7 +17,7 @@ from jaxae.data import Dataset
 from jaxae.data.options import Options
 from jaxae.errors import DAMAGED, InputError, first_line
 from jaxae.run import config as configs
-from jaxae.run import directory, loop, results
+from jaxae.run import directory, loop, results, saelens
 from jaxae.run.build import Build, built, title
 from jaxae.run.config import Config
 from jaxae.run.diverged import FOLDER
@@ -31,6 +31,8 @@ from jaxae.training.trained import Trained
 def load(path: str | Path, experiment: ModuleType | Experiment | None = None, **fields: Any) -> Trained:
     """The trained model of a run directory, from its config.json and newest intact checkpoint; of all its seeds.
 
+    path: a run directory, or a folder of SAELens (see `saelens.read`).
+
     experiment: its module, or the `Experiment` itself; needed only for one outside the package `jaxae.experiments`.
     fields: configuration fields that were passed as objects and are not in config.json; only `optimizer`, an Optax
     transformation.
@@ -38,6 +40,10 @@ def load(path: str | Path, experiment: ModuleType | Experiment | None = None, **
     InputError for a directory that holds no run, or no intact checkpoint.
     """
     path = Path(path)
+    if saelens.is_folder(path):
+        if experiment is not None or set(fields) > {"optimizer"}:
+            raise InputError(f"{path} is a folder of SAELens: pass nothing else, or an optimizer")
+        return saelens.read(path, **fields)
     saved, found, config, info = described(path, experiment, fields)
     with _model_of(path):
         abstract = loop.abstract(found, config, info)

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from jaxae.core.experiment import reached
-from jaxae.data import Dataset, words
+from jaxae.data import Dataset, activations, words
 from jaxae.errors import DAMAGED, InputError
 from jaxae.report import html
 from jaxae.run import directory
@@ -62,15 +62,18 @@ def read(workdir: Path) -> dict[str, Any]:
 
 def write_report(workdir: Path, title: str, model: Trained, data: Dataset, result: dict[str, Any]) -> None:
     """Write report.html into a run directory, from its model, its data and its files."""
+    saved = directory.read(workdir / "config.json")
+    folder = activations.folder_of(Path(saved["config"]["data"]).expanduser())
     html.write(
         workdir / "report.html",
         title,
         model,
         data,
-        saved=directory.read(workdir / "config.json"),
+        saved=saved,
         lines=records.read(workdir / "metrics.jsonl"),
         result=result,
         pictures=sorted((workdir / "figures").glob("*.png")),
+        text=activations.read(folder) if folder else None,
     )
 
 

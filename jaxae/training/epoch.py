@@ -80,7 +80,8 @@ def step(
 ) -> Callable[..., tuple[State, Metrics]]:
     """`one(state, data, order, key, start)` -> (state, metrics): a step on the batch that starts at `order[start]`.
 
-    With a generator, `order` is the key of its examples.
+    With a generator, `order` is the key of its examples, and `start` the number of the first one, as `signed` has it.
+    It is no part of the state, so that seeds with the same key generate each example only once.
     """
 
     def one(
@@ -89,7 +90,7 @@ def step(
         index = per_device(jnp.arange(batch_size))
         rows: Any = slice(None)
         if isinstance(data, Generator):
-            data = drawn(data, order, state.step, batch_size, index, layout)
+            data = drawn(data, order, start, index, layout)
         else:
             rows = per_device(jax.lax.dynamic_slice_in_dim(order, start, batch_size))
         batch = gather(data, rows, index, jnp.ones(index.shape), state.step, shape, layout, training=True)
@@ -155,19 +156,24 @@ def gather(
     return Batch(x, index, weight, step, observed, y, context, training=training, layout=layout)
 
 
-def has_seeds(data: Examples | Generator) -> bool:
-    """Whether the examples have an axis of seeds."""
-    return isinstance(data, Examples) and data.x.ndim == 3
+def have_seeds(data: Examples | Generator, order: jax.Array) -> tuple[bool, bool]:
+    """Whether the examples, and the order or the key of a generator, have an axis of seeds."""
+    if isinstance(data, Generator):
+        return False, order.ndim == 1
+    return data.x.ndim == 3, order.ndim == 2
 
 
-def drawn(
-    generator: Generator, key: jax.Array, step: Any, batch_size: int, index: Any, layout: Layout = UNSPLIT
-) -> Examples:
-    """The examples of a step, numbered step * batch_size + index.
+def signed(number: int) -> int:
+    """The int32 with the bits of this number as a uint32."""
+    return (number + 2**31) % 2**32 - 2**31
+
+
+def drawn(generator: Generator, key: jax.Array, first: Any, index: Any, layout: Layout = UNSPLIT) -> Examples:
+    """The examples of a step, numbered first + index, modulo 2**32.
 
     An ordered layout generates them in its microbatches, since the rounding of a matrix product depends on its shape.
     """
-    numbers = jnp.asarray(step, jnp.uint32) * batch_size + jnp.asarray(index, jnp.uint32)
+    numbers = jnp.asarray(first, jnp.int32).astype(jnp.uint32) + jnp.asarray(index, jnp.uint32)
     if layout.ordered:
         x = jax.lax.map(partial(generator.examples, key), numbers.reshape(layout.microbatches, -1))
     else:

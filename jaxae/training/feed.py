@@ -28,7 +28,7 @@ class Portion(NamedTuple):
 
     data: Examples | Generator  # on the device; with an axis of seeds if streamed
     order: jax.Array  # of the rows of data; of a generator, the key of its examples
-    start: int  # in the order
+    start: int  # in the order; of a generator, the number of the first example
     steps: int  # number of steps that it covers
 
 
@@ -103,8 +103,13 @@ def _resident(split: Split, plan: Plan, seeds: range, size: int) -> Feed:
 
 
 def _generated(draws: Draws, plan: Plan, seeds: range, size: int) -> Feed:
-    data, key = place(draws.generator, plan, False), place(keys(seeds, DATA), plan, len(seeds) > 1)
-    return lambda now, step: Portion(data, key, 0, epoch.first_step(now + 1, len(draws), size) - step)
+    of = range(draws.seed, draws.seed + 1) if draws.seed is not None else seeds
+    data, key = place(draws.generator, plan, False), place(keys(of, DATA), plan, len(of) > 1)
+
+    def portion(now: int, step: int) -> Portion:
+        return Portion(data, key, epoch.signed(step * size), epoch.first_step(now + 1, len(draws), size) - step)
+
+    return portion
 
 
 def _streamed(split: Split, plan: Plan, seeds: range, size: int, block_bytes: int) -> Feed:

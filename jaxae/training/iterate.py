@@ -254,8 +254,8 @@ def compiled(
 
 def seeded(plan: Plan, training: Arguments) -> tuple[tuple[bool, ...], tuple[bool, ...]]:
     """Which arguments of `epoch.train` (as in `training`) and of `epoch.evaluate` have an axis of seeds."""
-    several, data = plan.seeds > 1, epoch.has_seeds(training[2])
-    return (several, several, data, several and not data, several, False, False), (
+    several, (data, order) = plan.seeds > 1, epoch.have_seeds(*training[2:4])
+    return (several, several, data, order, several, False, False), (
         several,
         False,
         several,

@@ -39,13 +39,14 @@ def explain(
         return jax.tree.map(lambda leaf: leaf[i], tree) if has_seeds else tree
 
     (before, *_), (_, _, data, order, key, begin) = jax.device_get(train(*args, low)), args
-    of_seed = epoch.has_seeds(data)
-    data, order, key = pick(data, of_seed), pick(order, len(seeds) > 1 and not of_seed), pick(key)
+    first = epoch.signed(int(begin) + low * size)
+    of_data, of_order = epoch.have_seeds(data, order)
+    data, order, key = pick(data, of_data), pick(order, of_order), pick(key)
     if isinstance(data, Generator):
         rows: Any = np.arange(size)
-        examples = epoch.drawn(data, order, step, size, rows)
+        examples = epoch.drawn(data, order, first, rows)
     else:
-        rows, examples = np.asarray(order)[int(begin) + low * size :][:size], data
+        rows, examples = np.asarray(order)[first:][:size], data
     step_inputs = {
         "state": pick(before),
         "batch": {name: np.asarray(part)[rows] for name, part in examples._asdict().items() if part is not None},
@@ -54,7 +55,7 @@ def explain(
     }
     if terms:
         return diverged(terms[0], step, seeds[i], step_inputs)
-    values = named_values(one, pick(before), data, order, key, begin + low * size)
+    values = named_values(one, pick(before), data, order, key, first)
     found = [name for name, value in values if name.startswith(GRADIENT) and not np.isfinite(value).all()]
     found += [*nonfinite_leaves(pick(state)), *(f"the epoch's total {path}" for path in nonfinite_leaves(pick(totals)))]
     return diverged(found[0], step, seeds[i], step_inputs)

@@ -9,17 +9,7 @@ from jaxae.core.types import Extra, Variables
 from jaxae.nets import Activation, Keys, linear
 from jaxae.variants import autoencoder
 from jaxae.variants.tied import Tied
-
-
-def largest(z: Float[Array, "B Z"], k: int | Int[Array, ""], limit: int | None = None) -> Float[Array, "B Z"]:
-    """Set all but the k largest entries of each row to 0; ties go to the first.
-
-    limit: largest value of a k that changes during training (default: k). The gradient passes through the k entries.
-    """
-    _, places = jax.lax.top_k(z, int(k) if limit is None else limit)
-    kept = jnp.broadcast_to(jnp.arange(places.shape[1]) < k, places.shape)
-    mask = jnp.zeros(z.shape, bool).at[jnp.arange(len(z))[:, None], places].set(kept)
-    return jnp.where(mask, z, 0)
+from jaxae.variants.top_k import largest
 
 
 def falling(start: int, end: int, steps: int) -> Weight:

@@ -9,9 +9,9 @@ import numpy as np
 
 from jaxae.core.types import Sampler
 from jaxae.data import Dataset, spread
-from jaxae.measure import mixture
+from jaxae.measure import latents, mixture
 from jaxae.report.figures import errors as errors
-from jaxae.report.figures import images, series, table, walks
+from jaxae.report.figures import images, series, sparse, table, walks
 from jaxae.report.figures.base import COLOURS as COLOURS
 from jaxae.report.figures.base import displayed, encoded, save
 from jaxae.report.figures.conditions import at_first
@@ -21,6 +21,7 @@ from jaxae.report.figures.metrics import loss
 from jaxae.report.figures.plane import activity, codes, codes_of, latent, tsne
 from jaxae.training import records
 from jaxae.training.trained import Trained
+from jaxae.variants.dictionary import SparseAutoencoder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,6 +34,8 @@ COMPONENTS = 20  # components of the Gaussian mixture that serves as prior for m
 def draw(folder: Path, model: Trained, data: Dataset, lines: list[records.Record], title: str) -> list[Path]:
     """Write all figures that apply to the model and the kind of data into `folder`, and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(model.experiment.model, SparseAutoencoder):
+        return _saved(folder, _of_dictionary(folder, model, data, lines, title))
     z, y = codes_of(model, data, 10_000)
     moving = bool(np.ptp(z, axis=0).any())
     prior = None
@@ -46,10 +49,37 @@ def draw(folder: Path, model: Trained, data: Dataset, lines: list[records.Record
         figures["latent"] = latent(z, y, data.classes, title)
         if prod(model.code) > 2 and len(data.test.x) > 100:
             figures["tsne"] = tsne(model, data, title)
+    return _saved(folder, figures)
+
+
+def _saved(folder: Path, figures: Figures) -> list[Path]:
     paths = [folder / f"{name}.png" for name in figures]
     for path, figure in zip(paths, figures.values(), strict=True):
         save(figure, path)
     return paths
+
+
+def _of_dictionary(folder: Path, model: Trained, data: Dataset, lines: list[records.Record], title: str) -> Figures:
+    """Of a sparse autoencoder: its codes have no prior, and too many dimensions for a plane or a traversal."""
+    found = latents.of_test(model, data, 10_000)
+    figures = {
+        "loss": loss(lines, model.experiment.unit, title, data.kind),
+        "firing": sparse.firing(found, title),
+        "active": sparse.active(found, title),
+    }
+    own = replace(model, scale=data.scale)
+    if len(data.shape) == 1:
+        return {
+            **figures,
+            "columns": table.column_errors(own, data, title),
+            "worst": table.worst_rows(own, data, title),
+        }
+    if len(data.shape) == 2:
+        return {**figures, "reconstructions": series.curves(own, data, title)}
+    pictured, shown = displayed(model, data)
+    if strips := sorted((folder / "training").glob("*.png")):
+        figures["training"] = images.training(strips, shown, title)
+    return {**figures, "reconstructions": images.reconstructions(pictured, shown, title)}
 
 
 def fitted_prior(model: Trained, data: Dataset) -> Sampler | None:
