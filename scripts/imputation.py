@@ -70,10 +70,12 @@ class Options:
     unknown-sign, linear and agnostic models of missingness."""
     seeds: int = 5
     """Runs of every method that is not deterministic."""
-    steps: int = 20_000
+    steps: int = 12_000
     """Steps of training."""
-    samples: int = 10_000
-    """Samples of imputation."""
+    likelihood: str = "normal-learned"
+    """Likelihood of our models, as --likelihood of an experiment; that of the source is normal-predicted."""
+    samples: int = 2000
+    """Importance samples of imputation; in the source 10,000."""
 
 
 def features(table: Table, folder: Path) -> np.ndarray:
@@ -128,7 +130,7 @@ def errors_of_ours(options: Options, name: str, method: str, x: np.ndarray, miss
         missing,
         test=0,
         scale="none",
-        likelihood="normal-predicted",
+        likelihood=options.likelihood,
         latent=x.shape[1] - 1,
         epochs=ceil(options.steps * 16 / len(x)),
         seeds=options.seeds,

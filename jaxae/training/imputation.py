@@ -104,15 +104,20 @@ def impute(model: Model, x: Any, samples: int, draws: int, seed: int, mixture: b
     return _in_place(model, values, rows, joined, (*lead, *shape))
 
 
-def _require(model: Model, samples: int, draws: int) -> None:
-    """Raise ValueError for a model that cannot impute, and for a number of samples that is not positive."""
+def obstacle(model: Model) -> str:
+    """Why a model cannot impute; empty if it can."""
     net = model.experiment.model
     if not (isinstance(net, vae.VAE) and model.experiment.missing):
-        raise ValueError(
-            f"{type(net).__name__} has no likelihood to impute with: train a variational experiment, such as miwae"
-        )
+        return f"{type(net).__name__} has no likelihood to impute with: train a variational experiment, such as miwae"
     if model.experiment.counts:
-        raise ValueError("impute is not for counts, whose total, the size factor, missing entries are part of")
+        return "impute is not for counts, whose total, the size factor, missing entries are part of"
+    return ""
+
+
+def _require(model: Model, samples: int, draws: int) -> None:
+    """Raise ValueError for a model that cannot impute, and for a number of samples that is not positive."""
+    if why := obstacle(model):
+        raise ValueError(why)
     if samples < 1 or draws < 0:
         raise ValueError(f"samples={samples} must be at least 1, and draws={draws} at least 0")
 
