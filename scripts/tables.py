@@ -21,6 +21,8 @@ GROUPS = {
     "denoising and masked": "The input is corrupted or partly hidden; the target is the original.",
     "regularized": "A penalty or a constraint on the latent code, or on the Jacobian of the encoder.",
     "variational": "The objective is a lower bound on the log-likelihood; bounds, priors and data differ.",
+    "missing data": "Importance weighted bounds on the observed entries of examples; the others are imputed ([errors]"
+    "(#missing-values)).",
     "disentangled": "A larger weight on the KL term or on the total correlation, so that each latent dimension carries "
     "one factor of variation ([all scores](#factors-of-variation)).",
     "quantized": "Discrete latent codes, from a learned codebook or a fixed grid.",
