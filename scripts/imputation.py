@@ -70,8 +70,10 @@ class Options:
     unknown-sign, linear and agnostic models of missingness."""
     seeds: int = 5
     """Runs of every method that is not deterministic."""
-    steps: int = 12_000
-    """Steps of training."""
+    steps: int = 10_000
+    """Steps of training; in the source 100,000."""
+    lr: float = 3e-3
+    """Learning rate; in the source 0.001, with which the models of missingness need more steps to become steep."""
     likelihood: str = "normal-learned"
     """Likelihood of our models, as --likelihood of an experiment; that of the source is normal-predicted."""
     samples: int = 2000
@@ -131,6 +133,7 @@ def errors_of_ours(options: Options, name: str, method: str, x: np.ndarray, miss
         test=0,
         scale="none",
         likelihood=options.likelihood,
+        lr=options.lr,
         latent=x.shape[1] - 1,
         epochs=ceil(options.steps * 16 / len(x)),
         seeds=options.seeds,

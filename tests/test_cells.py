@@ -200,6 +200,7 @@ def test_model_of_a_data_frame_remembers_its_columns(tmp_path):
         model.impute(frame)
 
 
+@pytest.mark.slow
 def test_run_of_images_completes_pictures_with_missing_pixels(tmp_path, capsys):
     rng = np.random.default_rng(0)
     images = rng.random((20, 6, 5)).astype(np.float32)

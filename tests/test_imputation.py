@@ -135,11 +135,11 @@ def test_imputation_depends_on_seed_and_index_but_not_on_other_rows():
     rows = np.where(mask(x), in_units(x), np.nan)[:7]
     found = model.impute(rows, 60, draws=2, seed=3)
     assert equal(found, model.impute(rows, 60, draws=2, seed=3))
-    assert not equal(found.x, model.impute(rows, 60, seed=4).x)
+    assert not equal(found.x, model.impute(rows, 60, draws=2, seed=4).x)
     others = rows.copy()
     others[3:5] = 0.0
     np.testing.assert_allclose(found.x[5:], model.impute(others, 60, draws=2, seed=3).x[5:], rtol=1e-5)
-    twice = model.impute(np.concatenate([rows[1:2]] * 2), 60)
+    twice = model.impute(np.concatenate([rows[1:2]] * 2), 60, draws=2)
     assert not np.allclose(twice.x[0], twice.x[1])
 
 
@@ -147,7 +147,7 @@ def test_number_of_samples_need_not_be_a_multiple_of_those_decoded_at_once():
     """The standard error falls with the root of the number."""
     model, x = linear(None)
     rows = np.where(mask(x), x, np.nan)[1:21]
-    rows = rows[np.isnan(rows).any(1)]
+    rows = rows[np.isnan(rows).any(1)]  # of 50 samples at once
     assert model.impute(rows, 51).ess.max() <= 51
     few = [model.impute(rows, n).standard_error for n in (51, 5100)]
     assert np.nanmean(few[0][np.isnan(rows)] / few[1][np.isnan(rows)]) == pytest.approx(10, rel=0.3)
@@ -437,6 +437,7 @@ def test_figure_of_a_table_has_the_observed_and_the_imputed_values_of_columns_wi
     )
 
 
+@pytest.mark.slow
 def test_figure_of_images_shows_observed_pixels_and_samples_of_missing_ones():
     model, params, x = small()
     images = np.array(x)

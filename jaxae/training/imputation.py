@@ -27,7 +27,7 @@ from jaxae.training.start import IMPUTE
 from jaxae.training.start import keys as start_keys
 from jaxae.variants import iwae, miwae, not_miwae, vae
 
-EXAMPLES = 20  # imputed at once; of each one `chunk_of` / 20 codes are decoded at once
+EXAMPLES = 20  # imputed at once, fewer being padded; of each one `chunk_of` / 20 codes are decoded at once
 
 
 class Imputed(NamedTuple):
@@ -137,7 +137,7 @@ def _values(model: Model, x: Any) -> tuple[np.ndarray, tuple[int, ...]]:
 def _of_part(model: Model, part: Part, at: np.ndarray, samples: int, draws: int, seed: int) -> list[Moments]:
     """Moments of the examples of a part, a few at a time. at: their indices, which key the noise."""
     decoded = chunk_of(model.shape)
-    size = min(EXAMPLES, len(part.x), decoded)
+    size = min(EXAMPLES, decoded)
     c: Any = condition_of(model, part.y, part.context)
     observed: Any = part.observed
     fold = partial(jax.random.fold_in, data=seed)
