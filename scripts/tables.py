@@ -23,6 +23,8 @@ GROUPS = {
     "sparse dictionaries": "A linear decoder of sparse codes, as trained on the activations of language models ([all "
     "metrics](#recovered-dictionaries)).",
     "variational": "The objective is a lower bound on the log-likelihood; bounds, priors and data differ.",
+    "missing data": "Importance weighted bounds on the observed entries of examples; the others are imputed ([errors]"
+    "(#missing-values)).",
     "disentangled": "A larger weight on the KL term or on the total correlation, so that each latent dimension carries "
     "one factor of variation ([all scores](#factors-of-variation)).",
     "quantized": "Discrete latent codes, from a learned codebook or a fixed grid.",

@@ -192,6 +192,28 @@ def test_mean_against_scipy(name):
     np.testing.assert_allclose(ALL[name].mean(outputs), reference(name, params, outputs).mean(), rtol=1e-5, atol=error)
 
 
+@pytest.mark.parametrize("df", [3.5, 30.0])
+def test_samples_of_student_t_have_the_gradient_in_the_degrees_of_freedom(df):
+    """That of E|x| for scale 1 and its closed form: 2 sqrt(df / pi) gamma((df + 1) / 2) / (gamma(df / 2) (df - 1))."""
+
+    def size(raw):
+        outputs = jnp.stack([jnp.zeros(100_000), jnp.full(100_000, raw), jnp.zeros(100_000)], axis=1)
+        return jnp.abs(StudentT("predicted", "predicted").sample(new_key(), outputs)[:, 0])
+
+    def exact(raw):
+        n = 3 + np.logaddexp(0, raw)
+        return 2 * np.sqrt(n / np.pi) * np.exp(special.gammaln((n + 1) / 2) - special.gammaln(n / 2)) / (n - 1)
+
+    raw = float(np.log(np.expm1(df - 3)))
+    values, slopes = jax.jit(lambda raw: jax.jvp(size, (raw,), (1.0,)))(raw)
+    n = np.sqrt(len(values))
+    assert abs(values.mean() - exact(raw)) < 4.5 * values.std() / n
+    slope = (exact(raw + 1e-4) - exact(raw - 1e-4)) / 2e-4
+    assert np.isfinite(slopes).all()
+    assert abs(slopes.mean() - slope) < 4.5 * slopes.std() / n
+    assert abs(slope) > 9 * slopes.std() / n
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_samples_have_the_mean_and_the_deviation_of_the_distribution(name):
     """Pixels are independent."""

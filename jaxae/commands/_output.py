@@ -32,7 +32,7 @@ Chunks = Iterable[np.ndarray]  # [*S, n, ...] each
 def write_array(path: Path, chunks: Chunks, count: int, several: bool) -> tuple[int, ...]:
     """Write all chunks as one array, float32 [*S, count, ...]; return its shape."""
     first, shape, start = 0, (count,), 0
-    with _open(path) as file:
+    with opened_file(path) as file:
         for chunk in chunks:
             seeds = np.asarray(chunk if several else chunk[None], np.float32)
             if not start:
@@ -62,7 +62,7 @@ def write_table(
     per example; with several seeds a name ends in `_seed3`.
     """
     first, shape = 0, (len(names),)
-    with _open(path) as file:
+    with opened_file(path) as file:
         text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")
         try:
             table = csv.writer(text, lineterminator="\n")
@@ -83,7 +83,7 @@ def write_table(
                     table.writerow([names[first], *own, *row.ravel().astype(str)])
                     first += 1
         finally:
-            text.detach()  # flushes; `file` is closed by `_open`, or is standard output
+            text.detach()  # flushes; `file` is closed by `opened_file`, or is standard output
     return shape
 
 
@@ -101,7 +101,7 @@ def write_grid(path: Path, rows: Sequence[Float[np.ndarray, "N H W C"]], columns
     padded = [np.pad(images, ((0, blank), (0, 0), (0, 0), (0, 0))) for images in rows]
     lines = np.stack([images.reshape(-1, columns, *images.shape[1:]) for images in padded], axis=1)
     picture = bitmap(tile(lines.reshape(-1, *lines.shape[3:]), columns))
-    with _open(path) as file:
+    with opened_file(path) as file:
         picture.save(file, "PNG")
     width, height = picture.size
     return width, height
@@ -131,7 +131,8 @@ def writing_folder(out: Path, overwrite: bool, mark: str) -> Iterator[Path]:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[IO[bytes]]:
+def opened_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file that is written completely or not at all, or standard output. InputError if it cannot be written."""
     if path == STDOUT:
         yield sys.stdout.buffer
         return

@@ -175,13 +175,10 @@ def _arrow(path: Path) -> Any:
         table = parquet.read_table(path)
     else:
         content = path.read_bytes()
-        head = content[: 1 << 16].decode("utf-8-sig", errors="replace")
-        lines = [line for line in head.splitlines() if line.strip()]
-        delimiter = "\t" if path.suffix.lower() == ".tsv" else _delimiter(lines[0] if lines else "")
-        first = next(csv.reader(io.StringIO(lines[0]), delimiter=delimiter)) if lines else []
+        _, delimiter, titles = header_of(content, path.suffix)
         table = arrow.read_csv(
             io.BytesIO(content.removeprefix(b"\xef\xbb\xbf")),
-            read_options=arrow.ReadOptions(autogenerate_column_names=all(map(_is_number, first))),
+            read_options=arrow.ReadOptions(autogenerate_column_names=not titles),
             parse_options=arrow.ParseOptions(delimiter=delimiter),
             convert_options=arrow.ConvertOptions(null_values=MISSING, strings_can_be_null=True),
         )
@@ -190,6 +187,19 @@ def _arrow(path: Path) -> Any:
     if not table.num_rows:
         raise InputError(f"{path} has no rows")
     return table
+
+
+def header_of(content: bytes, suffix: str) -> tuple[list[str], str, bool]:
+    """Names of the columns of a CSV or TSV file, its delimiter, and whether its first line holds the names.
+
+    Without them, the columns are called f0, f1, ....
+    """
+    head = content[: 1 << 16].decode("utf-8-sig", errors="replace")
+    lines = [line for line in head.splitlines() if line.strip()]
+    delimiter = "\t" if suffix.lower() == ".tsv" else _delimiter(lines[0] if lines else "")
+    first = next(csv.reader(io.StringIO(lines[0]), delimiter=delimiter)) if lines else []
+    titles = not all(map(_is_number, first))
+    return first if titles else [f"f{place}" for place in range(len(first))], delimiter, titles
 
 
 @contextmanager

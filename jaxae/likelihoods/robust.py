@@ -72,7 +72,13 @@ class StudentT(LocationScale):
     def sample(self, key: Key[Array, ""], outputs: Float[Array, "B *P"]) -> Float[Array, "B *D"]:
         """location + scale * noise."""
         location, df, log_scale = self._parts(outputs)
-        return location + jnp.exp(log_scale) * jax.random.t(key, df, location.shape)
+        radius, angle = jax.random.uniform(
+            key, (2, *location.shape), minval=1e-7
+        )  # no root of 0, which has no gradient
+        # Bailey 1994, "Polar generation of random variates with the t-distribution": with a gradient in df, and without
+        # the loop of a gamma sampler
+        size = jnp.sqrt(df * jnp.expm1(-2 / df * jnp.log1p(-radius)))
+        return location + jnp.exp(log_scale) * size * jnp.cos(2 * pi * angle)
 
     def errors(
         self, outputs: Float[Array, "B *P"], x: Float[Array, "B *D"], observed: Float[Array, "B *O"] | None = None

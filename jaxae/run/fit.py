@@ -168,7 +168,7 @@ def _in_memory(source: Source, config: Config, dataset: Dataset, stop: loop.Stop
     if kept and kept.epoch.all():
         state = kept.state
         _say(progress, selection.described(kept, config.epochs, config.selection))
-    units = (dataset.scale, dataset.real, dataset.from_bytes, dataset.conditions)
+    units = (dataset.scale, dataset.real, dataset.from_bytes, dataset.conditions, dataset.features)
     return Trained(experiment, state, dataset.shape, loop.seeds_of(config), history, save, *units)
 
 

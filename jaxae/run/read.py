@@ -58,8 +58,8 @@ def load(path: str | Path, experiment: ModuleType | Experiment | None = None, **
         state, save = restored(path, {"state": abstract["state"]})["state"], saver(config, saved)
     lines = records.read(path / "metrics.jsonl") if (path / "metrics.jsonl").exists() else []
     scale, from_bytes = directory.scale_of(saved), saved["data"].get("from_bytes", True)
-    seeds, conditions = loop.seeds_of(config), directory.conditions_of(saved)
-    return Trained(found, state, info.shape, seeds, lines, save, scale, info.real, from_bytes, conditions)
+    about = (directory.conditions_of(saved), tuple(saved["data"].get("features", ())))
+    return Trained(found, state, info.shape, loop.seeds_of(config), lines, save, scale, info.real, from_bytes, *about)
 
 
 def _kept(items: dict[str, Any]) -> Any:

@@ -103,7 +103,7 @@ def parts(
     else:
         if units.experiment.sequences and lengths is None and isinstance(x, list | tuple) and len(x):
             x, lengths = _padded(units, x)
-        values = _shaped(units, x)
+        values = shaped(units, x)
         convert = _conversion(units, values)
     size = chunk_of(units.shape)
     own = given and given._replace(split=x if isinstance(x, Split) else None)
@@ -198,7 +198,7 @@ def _as_they_are(x: np.ndarray) -> np.ndarray:
     return x
 
 
-def _shaped(units: Units, x: Any) -> Any:
+def shaped(units: Units, x: Any) -> Any:
     """An array [N, *D] of numbers, or `Rows`."""
     x = x if isinstance(x, Rows) else array(x, "examples")
     if (*x.shape[1:], 1) == units.shape:  # grey images, and univariate series

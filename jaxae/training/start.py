@@ -14,7 +14,7 @@ from jaxae.core.types import Examples, Extra, Info, Params, State
 from jaxae.training import epoch
 from jaxae.training.epoch import Totals
 
-INIT, TRAIN, TEST, DATA = range(4)  # purposes of keys derived from the seed
+INIT, TRAIN, TEST, DATA, IMPUTE = range(5)  # purposes of keys derived from the seed
 
 Initial: TypeAlias = tuple[Params, Extra]  # with several seeds every leaf has a leading axis of seeds
 

@@ -6,7 +6,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +15,8 @@ from jaxae.core.batch import Batch, Loss, Terms
 from jaxae.core.experiment import Experiment
 from jaxae.core.types import Conditions, Extra, Params, Sampler, Scale, State, Variables
 from jaxae.data import Split
+from jaxae.training import imputation
+from jaxae.training.apply import apply_method
 from jaxae.training.examples import (
     Examples,
     Given,
@@ -26,6 +27,7 @@ from jaxae.training.examples import (
     in_users_units,
     parts,
 )
+from jaxae.training.imputation import Imputed
 from jaxae.training.start import TEST
 from jaxae.training.start import keys as start_keys
 
@@ -58,6 +60,7 @@ class Trained:
     real: bool = False  # real numbers or counts, not pixels in [0, 1]
     from_bytes: bool = True  # whether the data were uint8, divided by 255
     conditions: Conditions = field(default=Conditions())  # classes and covariates of the data
+    features: tuple[str, ...] = ()  # names of the columns of a table
     fixed: Given = field(default=Given())  # condition where none is passed: see `under`
 
     def __repr__(self) -> str:
@@ -219,6 +222,28 @@ class Trained:
         terms = self.terms(x, lengths, y=y, context=context)
         return {name: values.mean(-1, dtype=np.float64) for name, values in terms.items()}
 
+    def impute(
+        self,
+        x: Any,
+        samples: int = 10_000,
+        *,
+        draws: int = 0,
+        mixture: bool = False,
+        seed: int = 0,
+        y: Any = None,
+        context: Any = None,
+    ) -> Imputed:
+        """Fill in the missing entries (NaN) of examples, of a variational model whose losses mask them.
+
+        Each becomes its expectation given the observed entries, by self-normalized importance sampling (Mattei &
+        Frellsen 2019, section 3.3), with a standard error and a standard deviation; see `Imputed`. draws: number of
+        multiple imputations. mixture: of several seeds, the mixture of their distributions in place of an axis of
+        seeds. seed: of the samples, which depend on it and on the index of the example. A data frame gives a data
+        frame: columns are found by name, and those that are not in the training table stay as they are.
+        ValueError for a model without a likelihood, and for counts.
+        """
+        return imputation.impute(self, x, samples, draws, seed, mixture, Given(y, context))
+
     def save(self, path: str | Path) -> None:
         """Write a run directory that `jaxae.load` reads, and that the same call of `jaxae.fit` resumes.
 
@@ -235,7 +260,7 @@ class Trained:
         """Shape of one code."""
         sizes = [self.shape] if self.condition is None else [self.shape, (self.condition,)]
         ones = [jax.ShapeDtypeStruct((1, *size), jnp.float32) for size in sizes]
-        encode = partial(_method, self.experiment.model, "encode", self._several, False)
+        encode = partial(apply_method, self.experiment.model, "encode", self._several, False)
         return jax.eval_shape(lambda *x: encode(self.variables, *x), *ones).shape[self._several + 1 :]
 
     @property
@@ -265,24 +290,12 @@ class Trained:
 
     def _apply(self, name: str, *args: Any, own: bool = False) -> jax.Array:
         """Apply a method of the model. own: the first argument has an axis of seeds."""
-        found: jax.Array = _method(self.experiment.model, name, self._several, own, self.variables, *args)
+        found: jax.Array = apply_method(self.experiment.model, name, self._several, own, self.variables, *args)
         return found
 
 
 def _of_seed(line: dict[str, Any], i: int) -> dict[str, Any]:
     return {name: value["seeds"][i] if isinstance(value, dict) else value for name, value in line.items()}
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _method(
-    model: nn.Module, name: str, several: bool, own: bool, variables: Variables, first: jax.Array, *others: jax.Array
-) -> jax.Array:
-    def apply(variables: Variables, *args: jax.Array) -> Any:
-        return model.apply(variables, *args, method=name)
-
-    axes = (0, 0 if own else None, *(None for _ in others))
-    result: jax.Array = (jax.vmap(apply, in_axes=axes) if several else apply)(variables, first, *others)
-    return result
 
 
 @partial(jax.jit, static_argnums=(0, 1))

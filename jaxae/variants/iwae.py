@@ -34,18 +34,21 @@ DensitiesOf: TypeAlias = Callable[[Variables, Data, DiagonalNormal, Float[Array,
 
 def densities(model: VAE) -> DensitiesOf:
     """The log densities in the importance weights of a variational model."""
+    return lambda variables, data, q, z: decoded(model, variables, data, q, z)[0]
 
-    def of(variables: Variables, data: Data, q: DiagonalNormal, z: jax.Array) -> LogDensities:
-        b, k, dimensions = z.shape
-        x, observed, *c = jax.tree.map(lambda part: jnp.repeat(part, k, axis=0), data)
-        flat = z.reshape(b * k, dimensions)
-        outputs: Any = model.apply(variables, flat, *c, method="outputs")
-        prior: Any = model.apply(variables, flat, *c, method="log_prior")
-        wide = DiagonalNormal(*(jnp.repeat(part, k, axis=0) for part in q))
-        each = (log_likelihood(model.likelihood, outputs, x, observed), prior, log_normal(wide, flat))
-        return LogDensities(*(values.reshape(b, k) for values in each))
 
-    return of
+def decoded(
+    model: VAE, variables: Variables, data: Data, q: DiagonalNormal, z: Float[Array, "B K Z"]
+) -> tuple[LogDensities, Float[Array, "BK *P"]]:
+    """The log densities at z, and the parameters of p(x|z)."""
+    b, k, dimensions = z.shape
+    x, observed, *c = jax.tree.map(lambda part: jnp.repeat(part, k, axis=0), data)
+    flat = z.reshape(b * k, dimensions)
+    outputs: Any = model.apply(variables, flat, *c, method="outputs")
+    prior: Any = model.apply(variables, flat, *c, method="log_prior")
+    wide = DiagonalNormal(*(jnp.repeat(part, k, axis=0) for part in q))
+    each = (log_likelihood(model.likelihood, outputs, x, observed), prior, log_normal(wide, flat))
+    return LogDensities(*(values.reshape(b, k) for values in each)), outputs
 
 
 def samples_of(q: DiagonalNormal, eps: Float[Array, "B K Z"]) -> Float[Array, "B K Z"]:

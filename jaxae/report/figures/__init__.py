@@ -11,7 +11,7 @@ from jaxae.core.types import Sampler
 from jaxae.data import Dataset, spread
 from jaxae.measure import latents, mixture
 from jaxae.report.figures import errors as errors
-from jaxae.report.figures import images, series, sparse, table, walks
+from jaxae.report.figures import images, imputed, series, sparse, table, walks
 from jaxae.report.figures.base import COLOURS as COLOURS
 from jaxae.report.figures.base import displayed, encoded, save
 from jaxae.report.figures.conditions import at_first
@@ -92,6 +92,8 @@ def fitted_prior(model: Trained, data: Dataset) -> Sampler | None:
 def _of_images(folder: Path, model: Trained, data: Dataset, title: str, prior: Sampler | None) -> "Figures":
     model, data = displayed(model, data)
     figures = {"reconstructions": images.reconstructions(model, data, title)}
+    if completed := imputed.images(model, data, title):
+        figures["imputed"] = completed
     if len(data.test.x) > 10:
         figures["extremes"] = images.extremes(model, data, title)
     if strips := sorted((folder / "training").glob("*.png")):
@@ -138,6 +140,8 @@ def _of_table(folder: Path, model: Trained, data: Dataset, title: str, prior: Sa
         "worst": table.worst_rows(model, data, title),
         "traversal": table.traversal(first, data, about),
     }
+    if completed := imputed.columns(model, data, title):
+        figures["imputed"] = completed
     if model.experiment.conditional:
         figures["counterfactuals"] = table.counterfactuals(model, data, title)
     if model.experiment.prior or prior:

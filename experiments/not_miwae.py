@@ -1,0 +1,57 @@
+"""not-MIWAE: MIWAE with a model of missingness, for entries that are missing because of their values.
+
+Group: missing data
+Source: Ipsen, Mattei & Frellsen 2021, table 1, and the authors' code: normal likelihood, K = 20, batches of 16,
+100,000 steps.
+Published: imputation RMSE 1.12 concrete, 1.07 red wine, 0.99 white wine, 0.77 yeast, 0.72 breast, of entries above the
+mean of their column that were removed, in standard deviations (Ipsen et al. 2021; see scripts/imputation.py).
+Command: jaxae not_miwae --data digits
+"""
+
+from dataclasses import dataclass
+
+import flax.linen as nn
+
+from jaxae import likelihoods, run
+from jaxae.core import kl_term
+from jaxae.core.step import descend
+from jaxae.experiments import miwae as plain
+from jaxae.measure.likelihood import measures
+from jaxae.run import variational
+from jaxae.variants import not_miwae, vae
+
+
+@dataclass(frozen=True)
+class Config(plain.Config):
+    """D-128-128-10-128-128-D, tanh, Adam, and a model of which entries are missing."""
+
+    likelihood: likelihoods.Name = "normal-predicted"
+    """Likelihood p(x|z): normal, laplace or student-t, also -learned and -predicted, as of vae. auto: normal-learned,
+    for real numbers."""
+    missingness: not_miwae.Kind = "self-masking"
+    """Probability that an entry is missing. self-masking: a logistic function of its value with a learned slope;
+    self-masking-high: of positive slope (large values are missing); self-masking-low: of negative slope; linear: of a
+    linear function of all entries; agnostic: of a network of all entries."""
+    missingness_hidden: int = 128
+    """Width of the hidden layer of --missingness agnostic."""
+
+
+def build(config: Config, info: run.Info) -> run.Experiment:
+    """The experiment for data of this shape."""
+    model = not_miwae.NotMIWAE(
+        *variational.dense(config, info, activation=nn.tanh, precision=config.precision),
+        missingness=not_miwae.missingness(config.missingness, info.shape, config.missingness_hidden),
+    )
+    warmup = kl_term.warmup(config.kl_warmup, config.kl_cycles, info.train, config.batch_size)
+    return run.Experiment(
+        model,
+        descend(not_miwae.loss(model, config.samples, warmup), run.optimizer(config, info)),
+        not_miwae.loss(model, config.samples),
+        vae.prior(config.latent),
+        missing=True,
+        measures=measures(model, config.log_likelihood_samples, config.binarize),
+    )
+
+
+if __name__ == "__main__":
+    run.main(Config, build)

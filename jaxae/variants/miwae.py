@@ -1,0 +1,52 @@
+"""MIWAE (Mattei & Frellsen 2019): the distribution of the missing entries of an example given the observed ones.
+
+The objective (equation 4), the importance weighted bound on the observed entries, is `iwae.loss` of a batch with
+missing entries: they are 0 in the encoder's input, and no part of log p(x|z).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+import jax
+from jaxtyping import Array, Float, Key
+
+from jaxae.core.divergences import DiagonalNormal
+from jaxae.core.types import Variables
+from jaxae.variants import iwae
+from jaxae.variants.vae import VAE
+
+
+class Draws(NamedTuple):
+    """K samples of each example, z from q(z|x_observed) and x from p(x|z), with their importance weights.
+
+    Weighted means of functions of x, such as x itself, estimate their expectations given the observed entries.
+    """
+
+    log_weights: Float[Array, "B K"]
+    mean: Float[Array, "B K *D"]  # E[x|z], whose weighted mean varies less than that of x; x if the weights depend on x
+    x: Float[Array, "B K *D"]
+
+
+# (model, variables, data, q(z|x), z, a key per example) -> draws
+DrawsOf: TypeAlias = Callable[
+    [VAE, Variables, iwae.Data, DiagonalNormal, Float[Array, "B K Z"], Key[Array, " B"]], Draws
+]
+
+
+def draws(
+    model: VAE,
+    variables: Variables,
+    data: iwae.Data,
+    q: DiagonalNormal,
+    z: Float[Array, "B K Z"],
+    keys: Key[Array, " B"],
+) -> Draws:
+    """Weights p(x_observed, z) / q(z|x_observed) (Mattei & Frellsen 2019, equation 12)."""
+    found, outputs = iwae.decoded(model, variables, data, q, z)
+    by_example = outputs.reshape(*z.shape[:2], *outputs.shape[1:])
+    mean = model.likelihood.mean(outputs)
+    return Draws(
+        found.log_weights(),
+        mean.reshape(*z.shape[:2], *mean.shape[1:]),
+        jax.vmap(model.likelihood.sample)(keys, by_example),
+    )
