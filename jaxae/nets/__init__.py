@@ -18,3 +18,4 @@ from jaxae.nets.lstm import LSTM as LSTM
 from jaxae.nets.mlp import MLP as MLP
 from jaxae.nets.regularization import Regularization as Regularization
 from jaxae.nets.regularization import drop as drop
+from jaxae.nets.subset import Subset as Subset
