@@ -30,6 +30,7 @@ GROUPS = {
     "quantized": "Discrete latent codes, from a learned codebook or a fixed grid.",
     "adversarial and MMD": "A discriminator or the maximum mean discrepancy (MMD) matches the aggregate posterior to "
     "the prior.",
+    "anomalies": "The score of an example, such as a row of a table, is how anomalous it is.",
     "other": "Experiments whose docstring names none of these groups.",
 }
 HEAD = """# Experiments

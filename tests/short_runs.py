@@ -23,6 +23,7 @@ from jaxae.training.checkpoint import newest_digests
 
 NAMES = experiments.names()
 FIELDS = {
+    "deep_svdd": {"epochs": 2, "pretrain": 1},
     "stacked": {"epochs": 4, "greedy": 1},  # one epoch per phase
     # Narrow networks: the same code in less time.
     "convolutional": {"filters": (4, 6, 6)},

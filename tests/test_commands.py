@@ -22,6 +22,7 @@ from jaxae.commands import list as lists
 from jaxae.commands.main import HELP, main
 from jaxae.errors import Diverged
 from jaxae.experiments import dense, sequence, vae
+from jaxae.measure import anomalies
 from jaxae.run import command_line, directory
 from jaxae.training.examples import CHUNK
 
@@ -142,6 +143,61 @@ def test_csv_has_a_row_for_each_image_of_a_folder(one, two, folder, tmp_path):
         assert (head, found) == (["name", *columns], names)
         expected = jaxae.load(workdir).score(X[:4], "bce")
         np.testing.assert_array_equal(values, expected.reshape(-1, 4).T)
+
+
+def test_scores_have_p_values_against_a_split_whose_scores_are_kept(one, two, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", X[:4])
+    for workdir, by in ((one, "latent_distance"), (two, "mse")):
+        shutil.copytree(workdir, tmp_path / workdir.parent.name)
+        path, out, model = tmp_path / workdir.parent.name, tmp_path / "out.csv", jaxae.load(workdir)
+        train = data.load("digits").train
+        reference = {"reference": train} if by == "latent_distance" else {}
+        scores, known = model.score(X[:4], by, **reference), model.score(train, by, **reference)
+        assert call("score", path, tmp_path / "x.npy", "--by", by, "--p-value", "train", "--out", out) == 0
+        assert "with p-values against 1,438 scores of the train split" in capsys.readouterr().out
+        first = out.read_bytes()
+        heads, values = table(out)
+        marks = ["_seed3", "_seed4"] if len(model) > 1 else [""]
+        assert heads == ["name", *(f"{name}{mark}" for mark in marks for name in (by, "p_value"))]
+        p = anomalies.p_values(scores, known)
+        expected = np.stack([scores, p], -1).reshape(-1, 4, 2).swapaxes(0, 1).reshape(4, -1)
+        np.testing.assert_allclose(values, expected, rtol=1e-6)
+        (file,) = (path / "scores").iterdir()
+        np.testing.assert_array_equal(np.load(file), known)
+        if by == "mse":
+            continue
+        np.save(file, np.full_like(known, -np.inf))  # read again
+        assert call("score", path, tmp_path / "x.npy", "--by", by, "--p-value", "train", "--out", out) == 0
+        assert (table(out)[1][:, 1] == np.float32(1 / 1439)).all()
+        file.write_bytes(b"damaged")  # computed again
+        assert call("score", path, tmp_path / "x.npy", "--by", by, "--p-value", "train", "--out", out) == 0
+        assert out.read_bytes() == first
+    capsys.readouterr()
+    for wrong, said in (
+        (("--p-value", "valid"), "--p-value valid needs a validation split"),
+        (("--p-value", "train", "--out", "x.npy"), "--p-value train is a column of a table; use --out scores.csv"),
+        (("--ensemble", "mean"), "--ensemble mean needs several seeds"),
+    ):
+        assert call("score", one, tmp_path / "x.npy", *wrong) == 2
+        assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", ["mean", "median"])
+def test_ensemble_of_seeds_has_one_score_and_one_p_value(how, two, tmp_path):
+    np.save(tmp_path / "x.npy", X[:4])
+    out, model = tmp_path / "out.csv", jaxae.load(two)
+    scores, known = model.score(X[:4]), model.score(data.load("digits").train)
+    ensemble = [anomalies.ensemble(part, known, how) for part in (scores, known)]
+    assert call("score", two, tmp_path / "x.npy", "--ensemble", how, "--p-value", "train", "--out", out) == 0
+    heads, values = table(out)
+    assert heads == ["name", "loss", "p_value"]
+    np.testing.assert_allclose(values, np.stack([ensemble[0], anomalies.p_values(*ensemble)], -1), rtol=1e-5)
+
+
+def table(path):
+    """Heads, and the numbers after the first column."""
+    heads, *rows = csv.reader(path.read_text().splitlines())
+    return heads, np.array([row[1:] for row in rows], np.float32)
 
 
 def test_scores_are_printed_as_rows_without_a_file(one, two, folder, tmp_path, capsys):
@@ -333,7 +389,7 @@ def test_bad_arguments_exit_with_2_and_one_line_and_write_nothing(one, two, tmp_
         ("sample", (two, "--out", tmp_path / "out.png"), "a picture shows one seed"),
         ("sample", (one, "--out", out, "--n", 0), "--n 0 must be at least 1"),
         ("sample", (one, "--out", out, "--seed", -1), "--seed -1 must be at least 0"),
-        ("score", (one, x, "--out", out, "--by", "foo"), "--by foo is not a term of the loss; use one of bce, kl, "),
+        ("score", (one, x, "--out", out, "--by", "foo"), "--by foo is not a score of this model; use one of bce, kl, "),
         ("repeat", (tmp_path / "unfinished",), "is not finished"),
         ("repeat", (tmp_path / "damaged",), "has no checkpoint to compare with"),
         ("replay", (one,), "did not diverge"),

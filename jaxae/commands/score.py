@@ -1,22 +1,28 @@
-"""Print or write an anomaly score for each example of new data: a term of the loss of a finished or saved run's model.
+"""Print or write an anomaly score for each example of new data: larger scores are more anomalous.
 
-The term, by default the loss itself, is averaged over ten samples of its noise, as in `Trained.score`; larger scores
-are more anomalous. Float images are quantized to 256 levels first, as in training. With several seeds, the array has
-a leading axis of seeds, and the table a column for each seed.
+The score is a term of the loss, by default the loss itself, averaged over ten samples of its noise, or another score of
+`Trained.score`. Float images are quantized to 256 levels first, as in training. With several seeds, the array has a
+leading axis of seeds, and the table a column for each seed, or one column for all with --ensemble.
+A p-value is the fraction of examples of a split of the run's data that score at least as high (conformal p-values;
+Vovk, Gammerman & Shafer 2005). Those against the training split are too small, since the model has fitted it; those
+against a held-out split are valid. The scores of that split are computed once, and kept in the run directory (scores/).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 
 from jaxae import run
-from jaxae.commands._apply import WithData, opened, read_examples, write
+from jaxae.commands import _output
+from jaxae.commands._apply import WithData, chunks, opened, read_examples, write
 from jaxae.commands._arguments import parsed
 from jaxae.commands._output import STDOUT
+from jaxae.commands._reference import Reference
 from jaxae.errors import input_errors
+from jaxae.measure import anomalies
 from jaxae.run import command_line
 
 
@@ -30,12 +36,20 @@ class Options(WithData):
     """.csv: a row for each example, with its name: the path of a file in a folder, otherwise its number, from 0; .npy:
     scores, float32 [N]; -: the rows of .csv, on standard output."""
     by: str = "loss"
-    """Term of the loss, as metrics.jsonl names it."""
+    """Score: a term of the loss, as metrics.jsonl names it; reconstruction_error; of variational models negative_elbo,
+    and negative_log_likelihood by importance sampling; latent_distance, the squared Mahalanobis distance of the code to
+    those of the training split."""
+    p_value: Literal["none", "train", "valid", "test"] = "none"
+    """Split of the run's data whose scores give each score a p-value, in a further column. none: no p-value."""
+    ensemble: Literal["none", "mean", "median"] = "none"
+    """One score for all seeds: mean or median of the scores standardized by those of the training split."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for an unsupported file suffix."""
+        """Raise ValueError for an unsupported file suffix, and for p-values in an array."""
         if self.out != STDOUT:
             super().__post_init__()
+        if self.p_value != "none" and self.out.suffix == ".npy":
+            raise ValueError(f"p_value={self.p_value} is a column of a table; use out=scores.csv")
 
 
 def main(argv: Sequence[str]) -> NoReturn:
@@ -44,11 +58,36 @@ def main(argv: Sequence[str]) -> NoReturn:
 
 
 def score(options: Options) -> str:
-    """Write the scores, and return the line to print. InputError as in `jaxae encode`, and for an unknown term."""
+    """Write the scores, and return the line to print.
+
+    InputError as in `jaxae encode`, for an unknown score, and where a split of the run's data is needed but missing.
+    """
     model = opened(options)
+    known = Reference(options.run, model, options.by)
+    with command_line.flags_of(options), input_errors():
+        known.require(options.ensemble, options.p_value)
 
     def apply(x: np.ndarray, lengths: np.ndarray | None, **given: Any) -> np.ndarray:
         with command_line.flags_of(options), input_errors():
-            return model.score(x, options.by, lengths, **given)
+            found = model.score(x, options.by, lengths, reference=known.examples, **given)
+        if options.ensemble == "none":
+            return found
+        return anomalies.ensemble(found, known.scores("train"), options.ensemble).astype(np.float32)
 
-    return write(options, model, read_examples(options, model), apply, f"scores by {options.by}", options.by)
+    found, what = read_examples(options, model), f"scores by {options.by}"
+    if options.ensemble != "none":
+        model, what = model[0], f"{what}, {options.ensemble} of {len(model)} seeds,"
+    if options.p_value == "none":
+        return write(options, model, found, apply, what, options.by)
+    reference = known.scores(options.p_value)
+    if options.ensemble != "none":
+        reference = anomalies.ensemble(reference, known.scores("train"), options.ensemble).astype(np.float32)
+
+    def with_p_values(part: np.ndarray) -> np.ndarray:
+        return np.stack([part, anomalies.p_values(part, reference).astype(np.float32)], axis=-1)
+
+    pairs = (with_p_values(part) for part in chunks(found, apply))
+    columns = (options.by, "p_value")
+    shape = _output.write_table(options.out, pairs, found.names, options.by, model.seeds, columns)
+    against = f"{what} with p-values against {reference.shape[-1]:,} scores of the {options.p_value} split"
+    return "" if options.out == STDOUT else f"{against}, of {found.description}, {[*shape]} float32: {options.out}"

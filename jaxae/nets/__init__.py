@@ -22,3 +22,4 @@ from jaxae.nets.regularization import Regularization as Regularization
 from jaxae.nets.regularization import drop as drop
 from jaxae.nets.residual import ResNet as ResNet
 from jaxae.nets.residual import UpResNet as UpResNet
+from jaxae.nets.subset import Subset as Subset

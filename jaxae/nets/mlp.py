@@ -21,6 +21,7 @@ class MLP(nn.Module):
     bias_init: nn.initializers.Initializer = nn.initializers.zeros
     precision: str = "float32"  # or "mixed": bfloat16 operands
     last_bias: tuple[float, ...] = ()  # initial bias of the last layer (default: bias_init)
+    use_bias: bool = True
 
     @nn.compact
     def __call__(
@@ -39,4 +40,4 @@ class MLP(nn.Module):
 
     def _dense(self, width: int, bias: nn.initializers.Initializer) -> nn.Dense:
         dot = dot_general(self.precision)
-        return nn.Dense(width, kernel_init=self.kernel_init, bias_init=bias, dot_general=dot)
+        return nn.Dense(width, self.use_bias, kernel_init=self.kernel_init, bias_init=bias, dot_general=dot)

@@ -34,6 +34,7 @@ RUN_FILES = (
     "diverged",
     "tensorboard",
     "figures",
+    "scores",
     "config.json",
 )
 LOCK = ".lock"

@@ -11,12 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, Num
 
-from jaxae.core.batch import Batch, Loss, Terms
+from jaxae.core.batch import Batch
 from jaxae.core.experiment import Experiment
 from jaxae.core.types import Conditions, Extra, Params, Sampler, Scale, State, Variables
 from jaxae.data import Split
-from jaxae.training import imputation
-from jaxae.training.apply import apply_method
+from jaxae.training import apply, imputation, scores
 from jaxae.training.examples import (
     Examples,
     Given,
@@ -189,7 +188,9 @@ class Trained:
         index = part.first + jnp.arange(count) if draw is None else jnp.zeros(count, jnp.int32)
         ones, step = jnp.ones(count), jnp.int32(0)
         batch = Batch(part.x, index, ones, step, part.mask, part.y, part.context, training=False)
-        found: dict[str, Any] = jax.device_get(_terms(self.experiment.evaluate, self._several, self.state, batch, keys))
+        found: dict[str, Any] = jax.device_get(
+            apply.terms(self.experiment.evaluate, self._several, self.state, batch, keys)
+        )
         return found
 
     def score(
@@ -201,19 +202,41 @@ class Trained:
         *,
         y: Any = None,
         context: Any = None,
+        reference: Any = None,
     ) -> Float[np.ndarray, "*S N"]:
-        """A term of the loss of every example, averaged over `samples` noise samples: an anomaly score.
+        """An anomaly score of every example; larger is more anomalous.
 
-        All examples share the noise, so that equal examples have equal scores, in any order. Larger is more anomalous.
-        ValueError for an unknown term.
+        by: a term of the loss, averaged over `samples` noise samples; reconstruction_error, the mean squared error of
+        `reconstruct` over the observed entries, in squared model units; for a variational model negative_elbo, and
+        negative_log_likelihood by importance sampling, with `samples` posterior samples, in nats (see `scores.bounds`);
+        latent_distance, the squared Mahalanobis distance of the code to those of `reference`, in general the training
+        split. All examples share the noise, so that equal examples have equal scores, in any order.
+        ValueError for a score that the model does not have, and for latent_distance without a reference.
         """
-        scores = []
-        for part in parts(self, x, lengths, Given(y, context)):
-            draws = [self._terms(part, draw) for draw in range(samples)]
-            if by not in draws[0]:
-                raise ValueError(f"by={by} is not a term of the loss; use one of {', '.join(sorted(draws[0]))}")
-            scores.append(np.mean([found[by] for found in draws], axis=0, dtype=np.float64).astype(np.float32))
-        return np.concatenate(scores, axis=-1)
+        if (reference is None) == (by == scores.DISTANCE):
+            fix = "; pass reference=, the training examples" if reference is None else " alone; omit it"
+            raise ValueError(f"by={scores.DISTANCE} needs a reference{fix}")
+        if reference is not None:
+            codes = self.encode(x, lengths, y=y, context=context)
+            return scores.latent_distance(self._several, np.asarray(codes), np.asarray(self.encode(reference)))
+        each = [self._score(part, by, samples) for part in parts(self, x, lengths, Given(y, context))]
+        return np.concatenate(each, axis=-1)
+
+    def _score(self, part: Part, by: str, samples: int) -> Float[np.ndarray, "*S n"]:
+        condition = condition_of(self, part.y, part.context)
+        model, several = self.experiment.model, self._several
+        if by == scores.ERROR:
+            z = self._apply("encode", part.x, *(() if part.steps is None else (part.steps,)), *condition)
+            decoded = self._apply("decode", z, *condition, own=several)
+            return np.asarray(scores.reconstruction_error(several, decoded, part.x, part.mask))
+        if by in scores.general(model):
+            keys, data = start_keys(self.seeds, TEST), (part.x, part.mask, *condition)
+            return np.asarray(scores.bounds(model, samples, several, self.variables, data, keys)[by])
+        draws = [self._terms(part, draw) for draw in range(samples)]
+        if by not in draws[0]:
+            able = ", ".join(sorted({*draws[0], *scores.general(model)}))
+            raise ValueError(f"by={by} is not a score of this model; use one of {able}")
+        return np.asarray(np.mean([found[by] for found in draws], axis=0, dtype=np.float64), np.float32)
 
     def evaluate(
         self, x: Examples, lengths: Int[Any, " N"] | None = None, *, y: Any = None, context: Any = None
@@ -260,7 +283,7 @@ class Trained:
         """Shape of one code."""
         sizes = [self.shape] if self.condition is None else [self.shape, (self.condition,)]
         ones = [jax.ShapeDtypeStruct((1, *size), jnp.float32) for size in sizes]
-        encode = partial(apply_method, self.experiment.model, "encode", self._several, False)
+        encode = partial(apply.method, self.experiment.model, "encode", self._several, False)
         return jax.eval_shape(lambda *x: encode(self.variables, *x), *ones).shape[self._several + 1 :]
 
     @property
@@ -290,17 +313,9 @@ class Trained:
 
     def _apply(self, name: str, *args: Any, own: bool = False) -> jax.Array:
         """Apply a method of the model. own: the first argument has an axis of seeds."""
-        found: jax.Array = apply_method(self.experiment.model, name, self._several, own, self.variables, *args)
+        found: jax.Array = apply.method(self.experiment.model, name, self._several, own, self.variables, *args)
         return found
 
 
 def _of_seed(line: dict[str, Any], i: int) -> dict[str, Any]:
     return {name: value["seeds"][i] if isinstance(value, dict) else value for name, value in line.items()}
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _terms(loss: Loss, several: bool, state: State, batch: Batch, key: Any) -> dict[str, Any]:
-    def one(state: State, key: Key[Array, ""]) -> Terms:
-        return loss(state.variables, batch.replace(step=state.step), key)[0]
-
-    return (jax.vmap(one) if several else one)(state, key)

@@ -1,0 +1,93 @@
+"""Anomaly scores of every example beside the terms of its loss; larger is more anomalous."""
+
+from functools import partial
+from math import log
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from jaxae.core.divergences import mean_over_observed
+from jaxae.core.types import Variables
+from jaxae.variants import iwae, vae
+
+ERROR, ELBO, LIKELIHOOD, DISTANCE = (
+    "reconstruction_error",
+    "negative_elbo",
+    "negative_log_likelihood",
+    "latent_distance",
+)
+
+
+def general(model: nn.Module) -> tuple[str, ...]:
+    """The names of the scores that a model can give beside the terms of its loss."""
+    return (ERROR, DISTANCE, *((ELBO, LIKELIHOOD) if isinstance(model, vae.VAE) else ()))
+
+
+@partial(jax.jit, static_argnums=0)
+def reconstruction_error(
+    several: bool,
+    decoded: Float[Array, "*S_B_D"],
+    x: Float[Array, "B *D"],
+    observed: Float[Array, "B *O"] | None,
+) -> Float[Array, "*S B"]:
+    """Mean squared error of the observed entries, in squared model units. several: of several seeds."""
+
+    def error(decoded: Float[Array, "B *D"]) -> Float[Array, " B"]:
+        return mean_over_observed((decoded - x) ** 2, observed)
+
+    return (jax.vmap(error) if several else error)(decoded)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def bounds(
+    model: Any, samples: int, several: bool, variables: Variables, data: iwae.Data, keys: Key[Array, "*S"]
+) -> dict[str, Float[Array, "*S B"]]:
+    """`negative_elbo`, -1 / K sum_k log w_k, and `negative_log_likelihood`, -log 1 / K sum_k w_k, in nats.
+
+    K = `samples` posterior samples, with the same noise for every example; w_k = p(x, z_k) / q(z_k|x). In expectation
+    they are upper bounds on -log p(x), and the second is tighter for larger K (Burda et al. 2016, equation 8 and
+    theorem 1). model: a `vae.VAE`. data: examples, their mask or None, and their condition, if there is one.
+    """
+    of = iwae.densities(model)
+
+    def one(variables: Variables, key: Key[Array, ""]) -> dict[str, Float[Array, " B"]]:
+        x, _, *c = data
+        q: Any = model.apply(variables, x, *c, method="posterior")
+
+        def log_weight(key: Key[Array, ""]) -> Float[Array, " B"]:
+            eps = jax.random.normal(key, (1, 1, q.mean.shape[1]))
+            z = iwae.samples_of(q, jnp.broadcast_to(eps, (len(x), 1, q.mean.shape[1])))
+            return of(variables, data, q, z).log_weights()[:, 0]
+
+        log_w = jax.lax.map(log_weight, jax.random.split(key, samples))
+        return {ELBO: -log_w.mean(0), LIKELIHOOD: log(samples) - jax.nn.logsumexp(log_w, axis=0)}
+
+    return (jax.vmap(one, in_axes=(0, 0)) if several else one)(variables, keys)
+
+
+def mahalanobis(codes: Float[np.ndarray, "N Z"], reference: Float[np.ndarray, "M Z"]) -> Float[np.ndarray, " N"]:
+    """Squared distance (z - m)^T C^-1 (z - m) (Mahalanobis 1936), with mean m and covariance C of the reference.
+
+    Directions in which the reference does not vary are left out (pseudo-inverse). ValueError for fewer than two
+    reference codes.
+    """
+    if len(reference) < 2:
+        raise ValueError(f"reference has {len(reference)} examples: a covariance needs at least 2")
+    codes, reference = codes.astype(np.float64), reference.astype(np.float64)
+    covariance = np.atleast_2d(np.cov(reference, rowvar=False))
+    centred = codes - reference.mean(0)[None]
+    return np.asarray(np.einsum("ni,ij,nj->n", centred, np.linalg.pinv(covariance, hermitian=True), centred))
+
+
+def latent_distance(
+    several: bool, codes: Float[np.ndarray, "*S_N_code"], reference: Float[np.ndarray, "*S_M_code"]
+) -> Float[np.ndarray, "*S N"]:
+    """`mahalanobis` of the flat codes of every seed. several: of several seeds."""
+    sets = (codes, reference) if several else (codes[None], reference[None])
+    flat = (part.reshape(*part.shape[:2], -1) for part in sets)
+    found = np.stack([mahalanobis(*pair) for pair in zip(*flat, strict=True)]).astype(np.float32)
+    return found if several else found[0]
