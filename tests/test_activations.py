@@ -216,7 +216,7 @@ def test_tokens_of_a_line_stay_in_one_split(written):
 
 def test_folder_that_exists_is_kept(model, tmp_path):
     options, _, _ = write(model, tmp_path)
-    with pytest.raises(InputError, match="--out .* exists: use another, or --overwrite to replace it"):
+    with pytest.raises(InputError, match="--out .* exists; use another, or --overwrite to replace it"):
         activations.write(options)
     _, _, found = write(model, tmp_path, layer=0, overwrite=True, dtype="float32")
     np.testing.assert_allclose(found.x[:9], states(found.tokens[:9])[0], rtol=0, atol=3e-6)
@@ -233,7 +233,7 @@ def test_failed_writing_leaves_no_folder(model, tmp_path):
     safetensors.save_file(scaled, other / "model.safetensors")
     for name in ("config.json", "vocab.txt"):
         (other / name).write_bytes((model / name).read_bytes())
-    with pytest.raises(InputError, match="--dtype float16 cannot hold all activations: use bfloat16 or float32"):
+    with pytest.raises(InputError, match="--dtype float16 cannot hold all activations; use bfloat16 or float32"):
         write(other, tmp_path, layer=0)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "text.txt"]
 
@@ -241,16 +241,16 @@ def test_failed_writing_leaves_no_folder(model, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"config": {"model_type": "gpt2"}}, "model_type 'gpt2' is not supported: use a model of model_type 'bert'"),
+        ({"config": {"model_type": "gpt2"}}, "model_type 'gpt2' is not supported; use a model of model_type 'bert'"),
         ({"config": {"hidden_act": "relu"}}, "hidden_act 'relu' is not supported"),
         ({"config": {"hidden_size": "6"}}, "hidden_size is '6': it must be a positive integer"),
         ({"config": {"num_attention_heads": 4}}, "hidden_size 6 is no multiple of num_attention_heads 4"),
-        ({"config": {"intermediate_size": 11}}, r"intermediate.dense.bias becomes \[10\], not \[11\]: use weights of"),
-        ({"config": {"num_hidden_layers": 3}, "layer": 3}, "has no tensor encoder.layer.2.*: use weights of"),
-        ({"layer": 3}, r"--layer 3 does not exist: use 0 \(the embeddings\) to 2"),
-        ({"length": 10}, "--length 10 does not fit the model: use at most 9, and at least 3"),
-        ({"content": "\n\n"}, "text.txt: it has no text: use another file"),
-        ({"max_tokens": 4}, "text.txt: its first line has more than 4 tokens: use a larger limit"),
+        ({"config": {"intermediate_size": 11}}, r"intermediate.dense.bias becomes \[10\], not \[11\]; use weights of"),
+        ({"config": {"num_hidden_layers": 3}, "layer": 3}, "has no tensor encoder.layer.2.*; use weights of"),
+        ({"layer": 3}, r"--layer 3 does not exist; use 0 \(the embeddings\) to 2"),
+        ({"length": 10}, "--length 10 does not fit the model; use at most 9, and at least 3"),
+        ({"content": "\n\n"}, "text.txt: it has no text; use another file"),
+        ({"max_tokens": 4}, "text.txt: its first line has more than 4 tokens; use a larger limit"),
     ],
 )
 def test_errors_name_the_cause_and_the_fix(model, tmp_path, change, message):
@@ -265,13 +265,13 @@ def test_errors_name_the_cause_and_the_fix(model, tmp_path, change, message):
 
 def test_a_folder_without_weights_or_tokenizer_is_an_error(tmp_path, model):
     with pytest.raises(
-        InputError, match=r"--model no_such: is neither a folder with model.safetensors nor an installed"
+        InputError, match=r"--model no_such is neither a folder with model.safetensors nor an installed"
     ):
         write("no_such", tmp_path)
     (tmp_path / "package" / "inside").mkdir(parents=True)
     for name in ("model.safetensors", "config.json"):
         (tmp_path / "package" / "inside" / name).symlink_to(model / name)
-    with pytest.raises(InputError, match="inside: has neither tokenizer.json nor vocab.txt"):
+    with pytest.raises(InputError, match="inside has neither tokenizer.json nor vocab.txt"):
         write(tmp_path / "package", tmp_path)
     (tmp_path / "package" / "inside" / "vocab.txt").symlink_to(model / "vocab.txt")
     assert len(write(tmp_path / "package", tmp_path)[2].x) == 33
@@ -298,7 +298,7 @@ def test_a_damaged_folder_is_an_error(model, tmp_path, name):
         (options.out / name).write_text('["a"]')
     else:
         np.save(options.out / name, np.zeros(3, np.int32))
-    with pytest.raises(InputError, match="activations: cannot be read"):
+    with pytest.raises(InputError, match="activations cannot be read"):
         data.load(str(options.out))
 
 

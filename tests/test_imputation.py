@@ -395,7 +395,7 @@ def test_conditional_model_imputes_under_the_condition_of_each_example():
     found = net.impute(rows, 10, context={"age": [50, 60, 70]})
     np.testing.assert_allclose(found.x, [[1, 1], [0, 1], [3, 9]], atol=1e-5)
     np.testing.assert_allclose(net.impute(rows, 10, context={"age": 20}).x, [[-2, 1], [0, 1], [-2, -6]], atol=1e-5)
-    with pytest.raises(ValueError, match="is conditional: pass context"):
+    with pytest.raises(ValueError, match="is conditional; pass context"):
         net.impute(rows, 10)
 
 

@@ -176,16 +176,16 @@ def test_read_model_is_written_again_and_trained_with_an_optimizer(tmp_path):
     dataset = jaxae.data.from_arrays(X, test=0, scale="none")
     losses = [s.test["loss"] for s in jaxae.iterate(found.experiment, dataset, epochs=3, batch_size=50) if s.test]
     assert losses[-1] < losses[0]
-    with pytest.raises(ValueError, match=r"without its optimizer: pass it to jaxae.load\(path, optimizer=...\)"):
+    with pytest.raises(ValueError, match=r"without its optimizer; pass it to jaxae.load\(path, optimizer=...\)"):
         next(iter(jaxae.iterate(jaxae.load(folder).experiment, dataset, epochs=1, batch_size=50)))
-    with pytest.raises(InputError, match="is a folder of SAELens: pass nothing else, or an optimizer"):
+    with pytest.raises(InputError, match="is a folder of SAELens; pass nothing else, or an optimizer"):
         jaxae.load(folder, topk)
 
 
 @pytest.mark.parametrize(
     ("architecture", "fields", "change", "message"),
     [
-        ("transcoder", {}, None, "architecture 'transcoder' is not supported: use standard, topk, jumprelu, gated"),
+        ("transcoder", {}, None, "architecture 'transcoder' is not supported; use standard, topk, jumprelu, gated"),
         (
             "standard",
             {"normalize_activations": "layer_norm"},
@@ -202,7 +202,7 @@ def test_read_model_is_written_again_and_trained_with_an_optimizer(tmp_path):
             "standard",
             {"activation_fn": "tanh-relu"},
             None,
-            "activation_fn 'tanh-relu' is not supported: use relu, topk",
+            "activation_fn 'tanh-relu' is not supported; use relu, topk",
         ),
         ("standard", {}, lambda a: {**a, "extra": a["b_enc"]}, "has the tensors W_enc, b_enc, W_dec, b_dec: {'extra'}"),
         ("standard", {}, lambda a: {**a, "scaling_factor": 2 * a["b_enc"]}, "{'scaling_factor'} differ"),
@@ -220,18 +220,18 @@ def test_models_that_cannot_be_read_exactly_are_errors(tmp_path, architecture, f
 def test_damaged_folders_are_errors(tmp_path):
     theirs(tmp_path, "standard")
     (tmp_path / "cfg.json").write_text("{")
-    with pytest.raises(InputError, match=r"cfg.json: cannot be read"):
+    with pytest.raises(InputError, match=r"cfg.json cannot be read"):
         jaxae.load(tmp_path)
     theirs(tmp_path, "standard")
     (tmp_path / "sae_weights.safetensors").write_bytes(b"damaged")
-    with pytest.raises(InputError, match=r"sae_weights.safetensors: cannot be read"):
+    with pytest.raises(InputError, match=r"sae_weights.safetensors cannot be read"):
         jaxae.load(tmp_path)
 
 
 def test_models_without_this_format_are_errors(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="SAELens has no model with the codes of MatchingPursuit"):
         saelens.write(tmp_path, model(matching_pursuit, None))
-    with pytest.raises(InputError, match="the model has 2 seeds, and the format holds one: use member=0 to 1"):
+    with pytest.raises(InputError, match="the model has 2 seeds, and the format holds one; use member=0 to 1"):
         saelens.write(tmp_path, model(topk, seeds=2))
     saelens.write(tmp_path, model(topk, seeds=2)[1])
     other = simple.build(simple.Config(), Info((8, 8, 1), 100))
@@ -252,7 +252,7 @@ def test_command_exports_a_seed_of_a_run(sparse_run, tmp_path, capsys):
     assert f"topk model of {sparse_run} in the format of saelens: {tmp_path / 'out'}" in capsys.readouterr().out
     compared(*reference(tmp_path / "out", x), jaxae.load(sparse_run)[1], x)
     assert call("export", sparse_run, *where, "--member", "0") == 2
-    assert "exists: use another, or --overwrite to replace it" in capsys.readouterr().err
+    assert "exists; use another, or --overwrite to replace it" in capsys.readouterr().err
     assert call("export", sparse_run, *where, "--member", "0", "--overwrite") == 0
     compared(*reference(tmp_path / "out", x), jaxae.load(sparse_run)[0], x)
 

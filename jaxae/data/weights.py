@@ -32,11 +32,11 @@ def params(path: Path, net: nn.Module, tensors: Mapping[str, str], *inputs: Any,
     for parameter, shape in names.items():
         name = of[parameter]
         if name not in held and prefix + name not in held:
-            raise InputError(f"{path} has no tensor {name}: use weights of that model")
+            raise InputError(f"{path} has no tensor {name}; use weights of that model")
         x = held[name if name in held else prefix + name]
         x = x.T if parameter.endswith("kernel") else x
         if x.shape != shape:
-            raise InputError(f"{path}: tensor {name} becomes {[*x.shape]}, not {[*shape]}: use weights of that model")
+            raise InputError(f"{path}: tensor {name} becomes {[*x.shape]}, not {[*shape]}; use weights of that model")
         found.append(jnp.asarray(x))
     return jax.tree.unflatten(structure, found)
 

@@ -42,7 +42,7 @@ def load(path: str | Path, experiment: ModuleType | Experiment | None = None, **
     path = Path(path)
     if saelens.is_folder(path):
         if experiment is not None or set(fields) > {"optimizer"}:
-            raise InputError(f"{path} is a folder of SAELens: pass nothing else, or an optimizer")
+            raise InputError(f"{path} is a folder of SAELens; pass nothing else, or an optimizer")
         return saelens.read(path, **fields)
     saved, found, config, info = described(path, experiment, fields)
     with _model_of(path):

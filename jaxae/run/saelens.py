@@ -55,9 +55,9 @@ def write(folder: Path, model: Trained) -> str:
     """
     sparse, seeds = model.experiment.model, len(model)
     if not isinstance(sparse, SparseAutoencoder):
-        raise InputError(f"{type(sparse).__name__} is not a sparse autoencoder, which this format is for: use another")
+        raise InputError(f"{type(sparse).__name__} is not a sparse autoencoder, which this format is for; use another")
     if seeds > 1:
-        raise InputError(f"the model has {seeds} seeds, and the format holds one: use member=0 to {seeds - 1}")
+        raise InputError(f"the model has {seeds} seeds, and the format holds one; use member=0 to {seeds - 1}")
     architecture, own = _architecture(sparse.rule)
     with input_errors():
         folded, variables = fold(sparse, model.variables, model.scale)
@@ -119,7 +119,7 @@ def _architecture(rule: Rule) -> tuple[str, dict[str, Any]]:
         case Gated():
             return "gated", {}
     if type(rule) is not Rule:
-        raise InputError(f"SAELens has no model with the codes of {type(rule).__name__}: use another format")
+        raise InputError(f"SAELens has no model with the codes of {type(rule).__name__}; use another format")
     return "standard", {}
 
 

@@ -5,10 +5,15 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-from jaxtyping import Array, Key
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
 
 from jaxae.core.batch import Batch, Loss, Terms
 from jaxae.core.types import State, Variables
+from jaxae.training.examples import Model, Part
+from jaxae.training.start import TEST
+from jaxae.training.start import keys as start_keys
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -33,3 +38,16 @@ def terms(loss: Loss, several: bool, state: State, batch: Batch, key: Any) -> di
         return loss(state.variables, batch.replace(step=state.step), key)[0]
 
     return (jax.vmap(one) if several else one)(state, key)
+
+
+def terms_of(model: Model, part: Part, draw: int | None = None) -> dict[str, Float[np.ndarray, "*S n"]]:
+    """The terms of the loss of a part. draw: index of a noise sample for all examples; None: one for each."""
+    keys, count, several = start_keys(model.seeds, TEST), len(part.x), len(model.seeds) > 1
+    if draw is not None:
+        fold = partial(jax.random.fold_in, data=draw)
+        keys = jax.vmap(fold)(keys) if several else fold(keys)
+    index = part.first + jnp.arange(count) if draw is None else jnp.zeros(count, jnp.int32)
+    ones, step = jnp.ones(count), jnp.int32(0)
+    batch = Batch(part.x, index, ones, step, part.mask, part.y, part.context, training=False)
+    found: dict[str, Any] = jax.device_get(terms(model.experiment.evaluate, several, model.state, batch, keys))
+    return found

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, Num
 
 from jaxae.core.conditions import condition
 from jaxae.core.experiment import Experiment
-from jaxae.core.types import Conditions, Scale
+from jaxae.core.types import Conditions, Scale, State, Variables
 from jaxae.data import Dataset, Split, covariates
 from jaxae.data.arrays import array, require_values
 from jaxae.data.classes import indices
@@ -84,6 +84,27 @@ class Units(Protocol):
     @property
     def fixed(self) -> Given:
         """Condition of examples without one."""
+
+
+@runtime_checkable
+class Model(Units, Protocol):
+    """A trained model (see `Trained`)."""
+
+    @property
+    def state(self) -> State:
+        """The state of training; with several seeds a leading axis of seeds."""
+
+    @property
+    def variables(self) -> Variables:
+        """Parameters and the other collections; with several seeds a leading axis of seeds."""
+
+    @property
+    def seeds(self) -> range:
+        """The seeds."""
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the columns of a table; empty for other data."""
 
 
 def parts(

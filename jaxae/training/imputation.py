@@ -1,7 +1,7 @@
 """Imputation: the distribution of missing entries given the observed ones, by importance sampling."""
 
 from functools import partial
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,8 @@ from jaxae.data import Split, cells
 from jaxae.data.arrays import array
 from jaxae.training.examples import (
     Given,
+    Model,
     Part,
-    Units,
     chunk_of,
     condition_of,
     conditioned,
@@ -49,23 +49,6 @@ class Imputed(NamedTuple):
     draws: Any  # [*S M N *D], or a list of M data frames
 
 
-@runtime_checkable
-class Model(Units, Protocol):
-    """A trained model (see `Trained`)."""
-
-    @property
-    def variables(self) -> Variables:
-        """Parameters and the other collections; with several seeds a leading axis of seeds."""
-
-    @property
-    def seeds(self) -> range:
-        """The seeds."""
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        """Names of the columns of a table; empty for other data."""
-
-
 class Moments(NamedTuple):
     """Of the missing entries of examples, in model units."""
 
@@ -80,7 +63,7 @@ def impute(model: Model, x: Any, samples: int, draws: int, seed: int, mixture: b
     """See `Trained.impute`."""
     if hasattr(x, "columns"):
         if len(model.seeds) > 1 and not mixture:
-            raise ValueError("a data frame has no axis of seeds: pass mixture=True, or impute with model[i]")
+            raise ValueError("a data frame has no axis of seeds; pass mixture=True, or impute with model[i]")
         before = cells.of_frame(x, model.features)
         found = impute(model, before, samples, draws, seed, mixture, given)
         frames = [cells.filled_frame(x, model.features, before, of) for of in (found.x, *found.draws)]

@@ -12,6 +12,10 @@ from jaxtyping import Array, Float, Key
 
 from jaxae.core.divergences import mean_over_observed
 from jaxae.core.types import Variables
+from jaxae.training import apply
+from jaxae.training.examples import Model, Part, condition_of
+from jaxae.training.start import TEST
+from jaxae.training.start import keys as start_keys
 from jaxae.variants import iwae, vae
 
 ERROR, ELBO, LIKELIHOOD, DISTANCE = (
@@ -25,6 +29,25 @@ ERROR, ELBO, LIKELIHOOD, DISTANCE = (
 def general(model: nn.Module) -> tuple[str, ...]:
     """The names of the scores that a model can give beside the terms of its loss."""
     return (ERROR, DISTANCE, *((ELBO, LIKELIHOOD) if isinstance(model, vae.VAE) else ()))
+
+
+def of_part(model: Model, part: Part, by: str, samples: int) -> Float[np.ndarray, "*S n"]:
+    """The score `by` of a part, with `samples` noise samples; see `Trained.score`. ValueError for another name."""
+    condition, several = condition_of(model, part.y, part.context), len(model.seeds) > 1
+    net, variables = model.experiment.model, model.variables
+    if by == ERROR:
+        steps = () if part.steps is None else (part.steps,)
+        z = apply.method(net, "encode", several, False, variables, part.x, *steps, *condition)
+        decoded = apply.method(net, "decode", several, several, variables, z, *condition)
+        return np.asarray(reconstruction_error(several, decoded, part.x, part.mask))
+    if by in general(net):
+        data = (part.x, part.mask, *condition)
+        return np.asarray(bounds(net, samples, several, variables, data, start_keys(model.seeds, TEST))[by])
+    draws = [apply.terms_of(model, part, draw) for draw in range(samples)]
+    if by not in draws[0]:
+        able = ", ".join(sorted({*draws[0], *general(net)}))
+        raise ValueError(f"by={by} is not a score of this model; use one of {able}")
+    return np.asarray(np.mean([found[by] for found in draws], axis=0, dtype=np.float64), np.float32)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -19,7 +19,6 @@ from jaxae.training import apply, imputation, scores
 from jaxae.training.examples import (
     Examples,
     Given,
-    Part,
     chunk_of,
     condition_of,
     conditioned,
@@ -27,8 +26,6 @@ from jaxae.training.examples import (
     parts,
 )
 from jaxae.training.imputation import Imputed
-from jaxae.training.start import TEST
-from jaxae.training.start import keys as start_keys
 
 
 @dataclass(frozen=True)
@@ -176,22 +173,8 @@ class Trained:
 
         Noise, such as posterior samples, depends on the index of an example.
         """
-        found = [self._terms(part) for part in parts(self, x, lengths, Given(y, context))]
+        found = [apply.terms_of(self, part) for part in parts(self, x, lengths, Given(y, context))]
         return {name: np.concatenate([terms[name] for terms in found], axis=-1) for name in found[0]}
-
-    def _terms(self, part: Part, draw: int | None = None) -> dict[str, Float[np.ndarray, "*S n"]]:
-        """Terms of a part. draw: index of a noise sample for all examples; None: one for each, as in evaluation."""
-        keys, count = start_keys(self.seeds, TEST), len(part.x)
-        if draw is not None:
-            fold = partial(jax.random.fold_in, data=draw)
-            keys = jax.vmap(fold)(keys) if self._several else fold(keys)
-        index = part.first + jnp.arange(count) if draw is None else jnp.zeros(count, jnp.int32)
-        ones, step = jnp.ones(count), jnp.int32(0)
-        batch = Batch(part.x, index, ones, step, part.mask, part.y, part.context, training=False)
-        found: dict[str, Any] = jax.device_get(
-            apply.terms(self.experiment.evaluate, self._several, self.state, batch, keys)
-        )
-        return found
 
     def score(
         self,
@@ -219,24 +202,8 @@ class Trained:
         if reference is not None:
             codes = self.encode(x, lengths, y=y, context=context)
             return scores.latent_distance(self._several, np.asarray(codes), np.asarray(self.encode(reference)))
-        each = [self._score(part, by, samples) for part in parts(self, x, lengths, Given(y, context))]
+        each = [scores.of_part(self, part, by, samples) for part in parts(self, x, lengths, Given(y, context))]
         return np.concatenate(each, axis=-1)
-
-    def _score(self, part: Part, by: str, samples: int) -> Float[np.ndarray, "*S n"]:
-        condition = condition_of(self, part.y, part.context)
-        model, several = self.experiment.model, self._several
-        if by == scores.ERROR:
-            z = self._apply("encode", part.x, *(() if part.steps is None else (part.steps,)), *condition)
-            decoded = self._apply("decode", z, *condition, own=several)
-            return np.asarray(scores.reconstruction_error(several, decoded, part.x, part.mask))
-        if by in scores.general(model):
-            keys, data = start_keys(self.seeds, TEST), (part.x, part.mask, *condition)
-            return np.asarray(scores.bounds(model, samples, several, self.variables, data, keys)[by])
-        draws = [self._terms(part, draw) for draw in range(samples)]
-        if by not in draws[0]:
-            able = ", ".join(sorted({*draws[0], *scores.general(model)}))
-            raise ValueError(f"by={by} is not a score of this model; use one of {able}")
-        return np.asarray(np.mean([found[by] for found in draws], axis=0, dtype=np.float64), np.float32)
 
     def evaluate(
         self, x: Examples, lengths: Int[Any, " N"] | None = None, *, y: Any = None, context: Any = None
