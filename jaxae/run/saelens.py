@@ -154,7 +154,7 @@ def _config(folder: Path) -> dict[str, Any]:
             fix = (
                 "fold it into the weights with SAELens" if len(allowed) == 1 else f"use {', '.join(map(str, allowed))}"
             )
-            raise InputError(f"{folder}: {name} {value!r} is not supported: {fix}")
+            raise InputError(f"{folder}: {name} {value!r} is not supported; {fix}")
     return dict(config)
 
 
