@@ -267,6 +267,8 @@ def test_batch_top_k_keeps_k_per_example_on_average_and_averages_the_least_kept_
     assert np.count_nonzero(z) == 2 * B
     assert len(set(np.count_nonzero(z, axis=1))) > 1
     np.testing.assert_allclose(statistics["threshold"], 0.99 * THRESHOLD + 0.01 * np.min(z[z > 0]), rtol=1e-6)
+    first = weights._replace(own={"threshold": jnp.zeros(())})
+    np.testing.assert_array_equal(rule.train(v, first, batch(INPUTS))[1]["threshold"], np.min(z[z > 0]))
     u = np.asarray(weights.preactivations(v))
     np.testing.assert_allclose(net.apply(variables, INPUTS, method="encode"), u * (u > THRESHOLD))
     nothing = weights._replace(encoder_bias=jnp.full(N, -100.0))
