@@ -3,11 +3,11 @@
 Group: sparse dictionaries
 Source: Rajamanoharan et al. 2024, "Improving dictionary learning with gated sparse autoencoders".
 Published: no result for these data (Rajamanoharan et al. 2024).
-Command: jaxae gated --data superposition/eighth --latent 512 --lr 1e-3 --seeds 5 --target-active 8
+Command: jaxae gated --data superposition/eighth,shared=True --epochs 2 --latent 512 --lr 1e-3 --seeds 5
+--target-active 8
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 from jaxae import run
 from jaxae.run import dictionary
@@ -18,8 +18,7 @@ from jaxae.variants import gated
 class Config(dictionary.Penalized, dictionary.Fields, run.Config):
     """One hidden layer of 4,096 latents, squared errors, Adam."""
 
-    decoder_norm: Literal["scaled", "unit"] = "unit"
-    coefficient: float = 1.0
+    coefficient: float = 5.0
     """Weight of the L1 norm of the gate."""
 
 

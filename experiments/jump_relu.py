@@ -5,11 +5,11 @@ Source: Rajamanoharan et al. 2024, "Jumping ahead: improving reconstruction fide
 The threshold is trained as itself, not as a logarithm.
 Published: on SynthSAEBench-16k at 25 active latents and 200 M samples F1 0.7317 +- 0.0034, MCC 0.7527, explained
 variance 0.7951 over five seeds (arXiv 2602.14687).
-Command: jaxae jump_relu --data superposition/eighth --latent 512 --lr 1e-3 --seeds 5 --target-active 8
+Command: jaxae jump_relu --data superposition/eighth,shared=True --epochs 2 --latent 512 --lr 1e-3 --seeds 5
+--target-active 8
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 from jaxae import run
 from jaxae.run import dictionary
@@ -20,7 +20,6 @@ from jaxae.variants import jump_relu
 class Config(dictionary.Penalized, dictionary.Fields, run.Config):
     """One hidden layer of 4,096 latents, squared error, Adam."""
 
-    decoder_norm: Literal["scaled", "unit"] = "unit"
     coefficient: float = 1.0
     """Weight of the number of active latents."""
     threshold: float = 1.0

@@ -5,11 +5,11 @@ Source: Costa, Fel, Lubana, Tolooshams & Ba 2025, "From flat to hierarchical: ex
 matching pursuit"; Mallat & Zhang 1993.
 Published: on SynthSAEBench-16k with --active 25 and 200 M samples F1 0.4464, MCC 0.6930, explained variance 0.8351 over
 five seeds (arXiv 2602.14687).
-Command: jaxae matching_pursuit --data superposition/eighth --latent 512 --lr 1e-3 --seeds 5 --active 8
+Command: jaxae matching_pursuit --data superposition/eighth,shared=True --epochs 2 --latent 512 --lr 1e-3 --seeds 5
+--active 8
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 from jaxae import run
 from jaxae.run import dictionary
@@ -22,7 +22,6 @@ class Config(dictionary.Fields, run.Config):
 
     active: int = 25
     """Steps of matching pursuit, the largest number of active latents (k)."""
-    decoder_norm: Literal["scaled", "unit"] = "unit"
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:

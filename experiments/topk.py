@@ -1,10 +1,10 @@
 """A sparse autoencoder that keeps the k largest latent activations of each example, with AuxK for dead latents.
 
 Group: sparse dictionaries
-Source: Gao et al. 2024, "Scaling and evaluating sparse autoencoders"; Makhzani & Frey 2013. Activations times decoder
-norm and the unrectified, unnormalized auxiliary loss are those of SAELens.
+Source: Gao et al. 2024, "Scaling and evaluating sparse autoencoders"; Makhzani & Frey 2013. The
+unrectified, unnormalized auxiliary loss is that of SAELens.
 Published: no result for these data (Gao et al. 2024).
-Command: jaxae topk --data superposition/eighth --latent 512 --lr 1e-3 --seeds 5 --active 8
+Command: jaxae topk --data superposition/eighth,shared=True --epochs 2 --latent 512 --lr 1e-3 --seeds 5 --active 8
 """
 
 from dataclasses import dataclass

@@ -49,7 +49,7 @@ def model(rule, rescaled=False):
     params = {name: rng.normal(size=shape.shape) for name, shape in sorted(variables["params"].items())}
     if "threshold" in params:
         params["threshold"] = rng.uniform(0.2, 0.6, N)
-    statistics = {"scale": SCALE, "multiplier": MULTIPLIER, "unused": np.where(DEAD, 9, 3)}
+    statistics = {"scale": SCALE, "multiplier": MULTIPLIER, "average": 0.2, "unused": np.where(DEAD, 9, 3)}
     if "threshold" in variables["statistics"]:
         statistics["threshold"] = THRESHOLD
     as_arrays = {name: jnp.asarray(value, jnp.float32) for name, value in params.items()}
@@ -267,6 +267,8 @@ def test_batch_top_k_keeps_k_per_example_on_average_and_averages_the_least_kept_
     assert np.count_nonzero(z) == 2 * B
     assert len(set(np.count_nonzero(z, axis=1))) > 1
     np.testing.assert_allclose(statistics["threshold"], 0.99 * THRESHOLD + 0.01 * np.min(z[z > 0]), rtol=1e-6)
+    first = weights._replace(own={"threshold": jnp.zeros(())})
+    np.testing.assert_array_equal(rule.train(v, first, batch(INPUTS))[1]["threshold"], np.min(z[z > 0]))
     u = np.asarray(weights.preactivations(v))
     np.testing.assert_allclose(net.apply(variables, INPUTS, method="encode"), u * (u > THRESHOLD))
     nothing = weights._replace(encoder_bias=jnp.full(N, -100.0))
@@ -411,20 +413,26 @@ def test_examples_are_resampled_in_proportion_to_their_squared_loss():
     np.testing.assert_allclose(frequencies, expected, atol=4 * 0.5 / np.sqrt(4000))
 
 
-def test_controller_integrates_the_log_ratio_within_limits_from_its_start():
+def test_controller_integrates_the_damped_log_ratio_within_limits_from_its_start():
     target = dictionary_learning.Target(8.0, start=10)
 
-    def after(active, steps, first):
-        value = jnp.float32(2.0)
-        for step_ in range(first, first + steps):
-            value = dictionary_learning.controlled(value, jnp.float32(active), target, jnp.float32(step_))
+    def after(active, first=10):
+        value, average = jnp.float32(2.0), jnp.float32(0.0)
+        for place, count in enumerate(active):
+            now = jnp.float32(count), target, jnp.float32(first + place)
+            value, average = dictionary_learning.controlled(value, average, *now)
         return float(value)
 
-    gain = dictionary_learning.GAIN
-    assert after(12.0, 5, 10) == pytest.approx(2 * np.exp(5 * gain * np.log(1.5)), rel=1e-5)
-    assert after(6.0, 4, 8) == pytest.approx(2 * np.exp(2 * gain * np.log(0.75)), rel=1e-5)
-    assert after(800.0, 3, 10) == pytest.approx(2 * np.exp(3 * gain), rel=1e-5)
-    assert after(0.0, 3, 10) == pytest.approx(2 * np.exp(-3 * gain), rel=1e-5)
+    gain, damping = dictionary_learning.GAIN, dictionary_learning.DAMPING
+    assert after([12.0] * 5) == pytest.approx(2 * np.exp(5 * gain * np.log(1.5)), rel=1e-5)
+    assert after([6.0] * 4, first=8) == pytest.approx(2 * np.exp(2 * gain * np.log(0.75)), rel=1e-5)
+    assert after([800.0] * 3) == pytest.approx(2 * np.exp(3 * gain), rel=1e-5)
+    assert after([0.0] * 3) == pytest.approx(2 * np.exp(-3 * gain), rel=1e-5)
+    errors = [np.log(10 / 8), np.log(9 / 8) + damping * np.log(9 / 10)]
+    average = np.log(10) + dictionary_learning.RATE * np.log(9 / 10)
+    errors.append(np.log(8 / 8) + damping * (np.log(8) - average))
+    assert errors[2] < -0.5
+    assert after([10.0, 9.0, 8.0]) == pytest.approx(2 * np.exp(gain * np.sum(errors)), rel=1e-6)
 
 
 def test_warmup_rises_linearly_to_the_coefficient():
@@ -439,7 +447,7 @@ def test_start_has_the_norm_bias_and_scale_of_the_data(centre):
     x = np.random.default_rng(6).exponential(size=(50, 3)).astype(np.float32) * [1, 2, 4]
     x = x.astype(np.float32)
     info = data.from_arrays(x, test=x, scale="none").info
-    config = topk.Config(latent=9, active=2, decoder_bias=centre, initial_norm=0.3)
+    config = topk.Config(latent=9, active=2, decoder_bias=centre, decoder_norm="scaled", initial_norm=0.3)
     net = topk.build(config, info).model
     variables = net.init(new_key(), jnp.zeros((1, 3)))
     params = variables["params"]

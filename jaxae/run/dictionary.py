@@ -31,8 +31,8 @@ class Fields:
     lr: float = 3e-4
     latent: int = 4096
     """Number of latents, the width of the dictionary."""
-    decoder_norm: Literal["scaled", "unit"] = "scaled"
-    """Norm of the decoder's rows. scaled: free, and activations are multiplied by it. unit: 1, by projection."""
+    decoder_norm: Literal["unit", "scaled"] = "unit"
+    """Norm of the decoder's rows. unit: 1, by projection. scaled: free, and activations are multiplied by it."""
     initial_norm: float = 0.1
     """Initial norm of the decoder's rows with --decoder-norm scaled; the encoder starts as the transpose."""
     decoder_bias: Literal["mean", "median", "zero"] = "mean"

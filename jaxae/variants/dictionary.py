@@ -133,7 +133,7 @@ class SparseAutoencoder(nn.Module):
         self.decoder_bias = self.param("decoder_bias", self.start.bias, (d,))
         initial = self.rule.parameters.items()
         self.own = {name: self.param(name, nn.initializers.constant(value), (n,)) for name, value in initial}
-        numbers = {"scale": self.start.scale, "multiplier": 1.0, **self.rule.statistics}
+        numbers = {"scale": self.start.scale, "multiplier": 1.0, "average": 0.0, **self.rule.statistics}
         self.numbers = {
             name: self.variable(STATISTICS, name, jnp.asarray, value, jnp.float32) for name, value in numbers.items()
         }

@@ -14,6 +14,8 @@ from jaxae.variants.dead_latents import auxiliary, unused_steps
 from jaxae.variants.dictionary import STATISTICS, SparseAutoencoder, product
 
 GAIN = 3e-3  # of the controller, per step
+DAMPING = 3.0  # weight of the difference between the current number of active latents and its moving average
+RATE = 0.01  # of that average
 
 
 class Target(NamedTuple):
@@ -29,14 +31,25 @@ def warmup(coefficient: float | Float[Array, ""], steps: float) -> Weight:
 
 
 def controlled(
-    multiplier: Float[Array, ""], active: Float[Array, ""], target: Target, step: Shaped[Array, ""]
-) -> Float[Array, ""]:
-    """Integral control of the logarithm of the coefficient's multiplier: it rises while too many latents are active.
+    multiplier: Float[Array, ""],
+    average: Float[Array, ""],
+    active: Float[Array, ""],
+    target: Target,
+    step: Shaped[Array, ""],
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Damped integral control: the coefficient's multiplier rises while too many latents are active.
 
-    Its rate is `GAIN` times the log of active / target, within [-1, 1].
+    Its logarithm changes by `GAIN` times log(active / target) + `DAMPING` (log(active) - average), within [-1, 1],
+    where the average is that of log(active). Without damping it would overshoot, since the number of active latents
+    follows the coefficient with a delay. Returns the multiplier and the average.
     """
-    error = jnp.clip(jnp.log(jnp.maximum(active, 1e-6) / target.active), -1, 1)
-    return jnp.where(step >= target.start, multiplier * jnp.exp(GAIN * error), multiplier)
+    now = jnp.log(jnp.maximum(active, 1e-6))
+    average = jnp.where(step > target.start, average, now)
+    error = jnp.clip(now - jnp.log(target.active) + DAMPING * (now - average), -1, 1)
+    return (
+        jnp.where(step >= target.start, multiplier * jnp.exp(GAIN * error), multiplier),
+        average + RATE * (now - average),
+    )
 
 
 def loss(
@@ -100,7 +113,9 @@ def loss(
             return terms, {}
         statistics = {**old, **own, "unused": unused_steps(old["unused"], z, batch)}
         if target:
-            statistics["multiplier"] = controlled(old["multiplier"], batch.mean(active), target, batch.step)
+            statistics["multiplier"], statistics["average"] = controlled(
+                old["multiplier"], old["average"], batch.mean(active), target, batch.step
+            )
         return terms, {STATISTICS: statistics}
 
     return objective

@@ -98,7 +98,8 @@ class BatchTopK(Rule):
         positive = (keys >= least) & (keys > 0)
         smallest = jnp.min(jnp.where(positive, everywhere.ravel(), jnp.inf))
         old = weights.own["threshold"]
-        new = jnp.where(positive.any(), (1 - RATE) * old + RATE * smallest, old)
+        average = jnp.where(old > 0, (1 - RATE) * old + RATE * smallest, smallest)  # 0 before the first value
+        new = jnp.where(positive.any(), average, old)
         return kept, {"threshold": new}
 
     def penalty(self, *_: Any) -> None:
