@@ -251,16 +251,19 @@ def test_failed_writing_leaves_no_folder(model, tmp_path):
         ({"length": 10}, "--length 10 does not fit the model; use at most 9, and at least 3"),
         ({"content": "\n\n"}, "text.txt: it has no text; use another file"),
         ({"max_tokens": 4}, "text.txt: its first line has more than 4 tokens; use a larger limit"),
+        ({"vocabulary": "more"}, "model: its tokenizer has more ids than the model, 16; use that of it"),
     ],
 )
 def test_errors_name_the_cause_and_the_fix(model, tmp_path, change, message):
     folder = tmp_path / "model"
     folder.mkdir()
-    for name in ("model.safetensors", "vocab.txt"):
-        (folder / name).symlink_to(model / name)
-    (folder / "config.json").write_text(json.dumps(CONFIG | change.get("config", {})))
+    change = dict(change)
+    (folder / "model.safetensors").symlink_to(model / "model.safetensors")
+    (folder / "vocab.txt").write_text("\n".join([*PIECES, *change.pop("vocabulary", "").split()]) + "\n")
+    (folder / "config.json").write_text(json.dumps(CONFIG | change.pop("config", {})))
     with pytest.raises(InputError, match=message):
-        write(folder, tmp_path, **{name: value for name, value in change.items() if name != "config"})
+        write(folder, tmp_path, TEXT + "more\n" if "content" not in change else change.pop("content"), **change)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "text.txt"]
 
 
 def test_a_folder_without_weights_or_tokenizer_is_an_error(tmp_path, model):

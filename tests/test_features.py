@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -39,8 +40,8 @@ def model(decoder, bias=0.0, shape=(D,)):
         "decoder": jnp.asarray(decoder, jnp.float32),
         "decoder_bias": jnp.zeros(decoder.shape[1]),
     }
-    statistics = {"scale": jnp.ones(()), "multiplier": jnp.ones(()), "unused": jnp.zeros(n, jnp.int32)}
-    return replace(trained(experiment, params, {"statistics": statistics}, shape), real=len(shape) == 1)
+    extra = {"statistics": experiment.model.init(jax.random.key(0), jnp.zeros((1, *shape)))["statistics"]}
+    return replace(trained(experiment, params, extra, shape), real=len(shape) == 1)
 
 
 DECODER = RNG.normal(size=(N, D))

@@ -516,6 +516,7 @@ def test_failing_figure_keeps_the_result(tmp_path, monkeypatch):
     assert metrics == {name: value for name, value in last.items() if name != "split"}
 
 
+@pytest.mark.slow
 def test_latents_of_a_language_model_are_shown_in_their_text(sparse_run, visit):
     """The report finds the tokens beside the array; their texts are escaped, and shaded without inline styles."""
     assert call("report", sparse_run) == 0

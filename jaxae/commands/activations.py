@@ -81,49 +81,49 @@ def write(options: Options) -> str:
     a folder that exists.
     """
     began = time.monotonic()
-    with command_line.flags_of(options):
+    with command_line.flags_of(options), writing_folder(options.out, options.overwrite, folders.ABOUT) as partial:
         folder = _model_folder(options.model)
         net, params = _load(folder, options.layer)
         tokenizer, longest = text.tokenizer(folder), options.length or net.positions
         if longest > net.positions or longest < 1 + tokenizer.num_special_tokens_to_add(False):
             raise InputError(f"length={longest} does not fit the model; use at most {net.positions}, and at least 3")
         found = text.sequences(options.text, tokenizer, longest, options.max_tokens, not options.drop_special)
+        if found.ids.max() >= net.vocabulary:
+            raise InputError(f"{folder}: its tokenizer has more ids than the model, {net.vocabulary:,}; use that of it")
         kept = ~found.special if options.drop_special else np.ones(len(found.ids), bool)
         if not kept.any():
             raise InputError(f"{options.text} has special tokens only; use another text, or omit drop_special=True")
-        with writing_folder(options.out, options.overwrite, folders.ABOUT) as partial:
-            x = np.lib.format.open_memmap(
-                partial / folders.ROWS, "w+", np.dtype(getattr(jnp, options.dtype)), (int(kept.sum()), net.width)
-            )
-            _fill(x, net, params, found, kept, options.batch_size)
-            x.flush()
-            sizes = np.diff(found.starts)
-            arrays = {
-                "tokens": found.ids,
-                "positions": np.concatenate([np.arange(size, dtype=np.int32) for size in sizes]),
-                "lines": np.repeat(found.lines, sizes),
-            }
-            for name, array in arrays.items():
-                np.save(partial / f"{name}.npy", array[kept])
-            (partial / folders.VOCABULARY).write_text(json.dumps(text.vocabulary(tokenizer)), encoding="utf-8")
-            about = {
-                "model": str(folder),
-                "weights_sha256": _sha256(folder / WEIGHTS),
-                "layer": options.layer,
-                "text": str(options.text),
-                "text_sha256": _sha256(options.text),
-                "shape": [*x.shape],
-                "dtype": options.dtype,
-                "special_tokens": "left out" if options.drop_special else "kept",
-                "lines": found.read,
-                "complete": found.complete,
-                "blank_lines": found.blank,
-                "split_lines": found.split,
-                "sequences": len(found.lines),
-                "longest_sequence": int(sizes.max()),
-                "seconds": round(time.monotonic() - began, 1),
-            }
-            (partial / folders.ABOUT).write_text(json.dumps(about, indent=2) + "\n")
+        shape, dtype = (int(kept.sum()), net.width), np.dtype(getattr(jnp, options.dtype))
+        x = np.lib.format.open_memmap(partial / folders.ROWS, "w+", dtype, shape)
+        _fill(x, net, params, found, kept, options.batch_size)
+        x.flush()
+        sizes = np.diff(found.starts)
+        arrays = {
+            "tokens": found.ids,
+            "positions": np.concatenate([np.arange(size, dtype=np.int32) for size in sizes]),
+            "lines": np.repeat(found.lines, sizes),
+        }
+        for name, array in arrays.items():
+            np.save(partial / f"{name}.npy", array[kept])
+        (partial / folders.VOCABULARY).write_text(json.dumps(text.vocabulary(tokenizer)), encoding="utf-8")
+        about = {
+            "model": str(folder),
+            "weights_sha256": _sha256(folder / WEIGHTS),
+            "layer": options.layer,
+            "text": str(options.text),
+            "text_sha256": _sha256(options.text),
+            "shape": [*x.shape],
+            "dtype": options.dtype,
+            "special_tokens": "left out" if options.drop_special else "kept",
+            "lines": found.read,
+            "complete": found.complete,
+            "blank_lines": found.blank,
+            "split_lines": found.split,
+            "sequences": len(found.lines),
+            "longest_sequence": int(sizes.max()),
+            "seconds": round(time.monotonic() - began, 1),
+        }
+        (partial / folders.ABOUT).write_text(json.dumps(about, indent=2) + "\n")
     return _summary(options, about, int(len(kept) - kept.sum()), longest)
 
 

@@ -17,8 +17,8 @@ class Options:
 
     data: str = "digits"
     """Data set: digits (embedded), sprites (known factors), superposition (known dictionary), mnist or another TFDS
-    image set; or the path of a .npy, .npz, CSV, Parquet or IDX file, or of a folder or tar of pictures or WAV
-    recordings."""
+    image set; or the path of a .npy, .npz, CSV, Parquet or IDX file, of a folder or tar of pictures or WAV recordings,
+    or of a folder of `jaxae activations`."""
     kind: Wanted = "auto"
     """Kind of data. auto: arrays [N, H, W] and [N, H, W, C] are images, [N, D] tables; an experiment for sequences
     makes series of [N, T] and [N, T, D]. counts: non-negative integers [N, D], for variational experiments."""

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -103,5 +104,5 @@ def _encoded(path: Path, tokenizer: Any) -> Iterator[tuple[int, Any]]:
             while block := [(number, line.strip()) for number, line in islice(numbered, BLOCK)]:
                 encodings = iter(tokenizer.encode_batch([line for _, line in block if line]))
                 yield from ((number, next(encodings) if line else None) for number, line in block)
-    except (*DAMAGED, EOFError) as error:
+    except (*DAMAGED, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read as UTF-8 text ({first_line(error)}): convert it") from None

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -104,8 +105,8 @@ def read(folder: Path, optimizer: optax.GradientTransformation | None = None) ->
     if optimizer is None:
         train = train._replace(step=without_optimizer)
     found = {name: jnp.asarray(value) for name, value in params.items()}
-    statistics = {"scale": jnp.ones(()), "multiplier": jnp.ones(()), "unused": jnp.zeros(n, jnp.int32)}
-    state = State(jnp.int32(0), found, train.init(found), {STATISTICS: statistics})
+    initial = jax.jit(lambda x: model.init(jax.random.key(0), x)[STATISTICS])  # without the parameters
+    state = State(jnp.int32(0), found, train.init(found), {STATISTICS: initial(jnp.zeros((1, d)))})
     return Trained(Experiment(model, train, loss), state, (d,), real=True, from_bytes=False)
 
 
