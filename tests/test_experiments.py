@@ -27,7 +27,19 @@ GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text())
 # Figures of noise, of sequences, and of spatial codes; `test_run.py` covers those of a prior and of 2-D codes.
 DRAWN = {"denoising", "sequence", "strided"}
 # Experiments that share model and loss with another one.
-SHARED = {"beta_vae", "binary", "deep", "denoising", "infovae", "mirrored", "planar", "sigmoid", "sparse", "strided"}
+SHARED = {
+    "beta_vae",
+    "binary",
+    "deep",
+    "denoising",
+    "infovae",
+    "mirrored",
+    "miwae",
+    "planar",
+    "sigmoid",
+    "sparse",
+    "strided",
+}
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +200,7 @@ SMALL_FLAGS = "--epochs 2 --batch-size 16 --hidden 16 --latent 3 --figures none"
 VARIATIONAL = {
     "vae": [],
     "iwae": ["--samples", "3"],
+    "miwae": ["--samples", "3"],
     "tcvae": [],
     "infovae": [],
     "cvae": [],
