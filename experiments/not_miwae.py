@@ -2,10 +2,10 @@
 
 Group: missing data
 Source: Ipsen, Mattei & Frellsen 2021, table 1, and the authors' code: normal likelihood, K = 20, batches of 16,
-100,000 steps.
+100,000 steps with learning rate 0.001.
 Published: imputation RMSE 1.12 concrete, 1.07 red wine, 0.99 white wine, 0.77 yeast, 0.72 breast, of entries above the
 mean of their column that were removed, in standard deviations (Ipsen et al. 2021; see scripts/imputation.py).
-Command: jaxae not_miwae --data digits
+Command: jaxae not_miwae --data ../shared/data/tables/wine-red-missing.csv --target quality --seeds 3
 """
 
 from dataclasses import dataclass
@@ -25,9 +25,9 @@ from jaxae.variants import not_miwae, vae
 class Config(plain.Config):
     """D-128-128-10-128-128-D, tanh, Adam, and a model of which entries are missing."""
 
-    likelihood: likelihoods.Name = "normal-predicted"
-    """Likelihood p(x|z): normal, laplace or student-t, also -learned and -predicted, as of vae. auto: normal-learned,
-    for real numbers."""
+    likelihood: likelihoods.Name = "normal-learned"
+    """Likelihood p(x|z): normal, laplace or student-t, also -learned and -predicted, as of vae. The source has
+    normal-predicted."""
     missingness: not_miwae.Kind = "self-masking"
     """Probability that an entry is missing. self-masking: a logistic function of its value with a learned slope;
     self-masking-high: of positive slope (large values are missing); self-masking-low: of negative slope; linear: of a

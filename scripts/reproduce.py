@@ -132,7 +132,7 @@ def main(call: Callable[[list[str]], int] = call) -> None:
     failed = 0
     for name in options.names or NAMES:
         own = command(name)
-        of_tfds = "--data" in own and not own[own.index("--data") + 1].startswith("sprites")
+        of_tfds = "--data" in own and not own[own.index("--data") + 1].startswith(("sprites", "."))
         arguments = ["-m", "jaxae", name, *own, f"--workdir={workdir / name}", *(where if of_tfds else ())]
         print(*arguments, flush=True)
         code = call(arguments)

@@ -28,7 +28,7 @@ GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text())
 DRAWN = {"denoising", "sequence", "strided"}
 # Experiments that share model and loss with another one.
 SHARED = {"beta_vae", "binary", "deep", "denoising", "infovae", "mirrored", "planar", "sigmoid", "sparse", "strided"}
-SHARED |= {"gated", "jump_relu", "l1", "matching_pursuit", "matryoshka", "topk"}
+SHARED |= {"gated", "jump_relu", "l1", "matching_pursuit", "matryoshka", "miwae", "topk"}
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +191,7 @@ SMALL_FLAGS = "--epochs 2 --batch-size 16 --hidden 16 --latent 3 --figures none"
 VARIATIONAL = {
     "vae": [],
     "iwae": ["--samples", "3"],
+    "miwae": ["--samples", "3"],
     "tcvae": [],
     "infovae": [],
     "cvae": [],

@@ -11,7 +11,7 @@ from jax.test_util import check_grads
 from scipy import special, stats
 
 import jaxae
-from conftest import batch, equal, new_key, trained
+from conftest import MNIST, batch, equal, new_key, script, trained
 from jaxae import data, nets
 from jaxae.core.step import descend
 from jaxae.core.types import Conditions, Scale, State
@@ -450,3 +450,21 @@ def test_figure_of_images_shows_observed_pixels_and_samples_of_missing_ones():
     shown = np.asarray(figure.axes[5].images[0].get_array())
     np.testing.assert_allclose(shown, net.impute(found.test, imputed_figures.SAMPLES).x[0, ..., 0], rtol=1e-5)
     assert imputed_figures.images(net, data.from_arrays(np.array(x), test=np.array(x)), "title") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "error"), [("concrete", 1.847), ("red", 1.838), ("white", 1.739), ("yeast", 1.688), ("breast", 1.820)]
+)
+def test_protocol_has_the_published_error_of_imputation_by_the_mean(name, error):
+    """Ipsen et al. 2021, table 1: 1.85, 1.83, 1.74, 1.69 and 1.82."""
+    protocol, folder = script("imputation"), MNIST.parent / "tables"
+    table = protocol.TABLES[name]
+    if not (folder / table.file).exists():
+        pytest.skip(f"no {table.file} in {folder}")
+    x, missing = protocol.removed(protocol.features(table, folder), table.removed)
+    where = np.isnan(missing)
+    assert (x[where] > 0).all()
+    assert where[:, : table.removed or x.shape[1] // 2].any(0).all()
+    assert not where[:, table.removed or x.shape[1] // 2 :].any()
+    filled = np.where(where, np.nanmean(missing, axis=0), x)
+    assert protocol.rmse(x, missing, filled) == pytest.approx(error, abs=5e-4)

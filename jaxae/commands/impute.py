@@ -111,10 +111,9 @@ def _tables(options: Options, path: Path, found: NewData, filled: Imputed) -> in
         text = io.TextIOWrapper(file, "utf-8", newline="")
         table = csv.writer(text, lineterminator="\n")
         table.writerow(["row", "column", "value", "standard_error", "deviation"])
-        columns = list(dict.fromkeys(cells.column_of(feature) for feature in found.columns))
         lines = [
             (row, fill.column, value, filled.standard_error[row, place], filled.deviation[row, place])
-            for fill in cells.fills(columns, found.columns, missing, filled.x)
+            for fill in cells.fills(cells.columns_of(content, out.suffix), found.columns, missing, filled.x)
             for row, value, place in zip(fill.rows.tolist(), fill.values.tolist(), fill.features.tolist(), strict=True)
         ]
         for row, column, value, standard_error, deviation in sorted(lines, key=lambda line: line[0]):

@@ -43,15 +43,20 @@ def fills(
         yield Fill(column, rows, values, chosen)
 
 
-def column_of(feature: str) -> str:
-    """The column of the user's table that a feature is from, if it is an indicator of strings; else itself."""
-    return feature.split("=", 1)[0]
+def columns_of(content: bytes, suffix: str) -> list[str]:
+    """Names of the columns of a CSV, TSV or Parquet file."""
+    if suffix == ".parquet":
+        from pyarrow import parquet
+
+        return [str(name) for name in parquet.read_schema(io.BytesIO(content)).names]
+    return header_of(content, suffix)[0]
 
 
 def places_of(column: str, features: Sequence[str]) -> Int[np.ndarray, " K"]:
     """Indices of the features that a column of the user's table is read as."""
-    own = [i for i, name in enumerate(features) if name == column or name.startswith(f"{column}=")]
-    return np.array([features.index(column)] if column in features else own, int)
+    if column in features:
+        return np.array([features.index(column)])
+    return np.array([i for i, name in enumerate(features) if name.startswith(f"{column}=")], int)
 
 
 def of_frame(frame: Any, features: Sequence[str]) -> Float[np.ndarray, "N D"]:
