@@ -23,6 +23,7 @@ ALT = {
     "pairs": "Pairs of columns of test rows and of their reconstructions",
     "columns": "Reconstruction error of each column of the table",
     "worst": "Test rows of largest reconstruction error, and the columns that cause it",
+    "scores": "Test rows of the highest anomaly score, with p-values, and the columns with the largest errors",
     "extremes": "Test examples of smallest and largest reconstruction error",
     "codes": "Latent codes as images",
     "manifold": "Decoded grid of the 2-D latent space",
