@@ -27,7 +27,7 @@ class Config(variational.Fields, run.Config):
     batch_size: int = 128
     hidden: tuple[int, ...] = (64,)
     """Widths of the encoder's hidden layers; the decoder mirrors them."""
-    likelihood: likelihoods.Name = "student-t-learned"
+    likelihood: likelihoods.Name = "student-t-predicted"
     columns: float = 0.5
     """Fraction of the columns that the encoder of each seed sees, above 0 and at most 1."""
 

@@ -50,8 +50,13 @@ class Half(nn.Module):
 def half(shape, **fields):
     net = Half(shape)
     return dataclasses.replace(
-        trained(Experiment(net, Transition(dict, dict), dict, **fields), {}, {}, shape), real=True
+        trained(Experiment(net, Transition(dict, dict), absolute, **fields), {}, {}, shape), real=True
     )
+
+
+def absolute(variables, batch, key):
+    """A loss: the sum of |x|."""
+    return {"loss": jnp.abs(batch.x).reshape(len(batch.x), -1).sum(1)}, {}
 
 
 def rows(count=30):
@@ -111,6 +116,25 @@ def test_worst_rows_name_the_columns_that_contribute_most():
     assert pink == [(3, 3)]
 
 
+def test_rows_of_the_highest_scores_have_p_values_and_the_columns_that_contribute_most():
+    """The score of a row is the sum of its absolute values."""
+    found = rows()
+    found.test.x[4], found.test.x[7] = [60, 0, 80], [-50, 10, 0]
+    training = found.train._replace(x=np.repeat(np.arange(30, dtype=np.float32)[:, None] + 60, 3, axis=1))
+    model = dataclasses.replace(half((3,)), scale=found.scale)
+    cells = table.highest_scores(model, found._replace(train=training), "title").axes[0].tables[0].get_celld()
+    width = 1 + max(column for _, column in cells)
+    lines = [[cells[line, column].get_text().get_text() for column in range(width)] for line in range(7)]
+    assert lines[0][:4] == ["test row", "score", "p-value", "column"]
+    assert lines[1][:4] == ["4", "140", "1", "<c>"]
+    assert lines[1][-1] == "64%"
+    (row,) = [line for line in lines[1:] if line[0] == "7"]
+    assert row[1:4] == ["60", "1", "a"]
+    training = training._replace(x=training.x / 3 - 10)  # sums from 30 to 59
+    cells = table.highest_scores(model, found._replace(train=training), "title").axes[0].tables[0].get_celld()
+    assert {cells[line, 2].get_text().get_text() for line in (1, 4)} == {"0.032"}  # 1 / 31
+
+
 def test_rows_of_a_table_are_written_as_numbers_only(tmp_path, capsys):
     jaxae.fit("dense", rng.normal(size=(60, 4)), epochs=1, batch_size=20, hidden=(4,), latent=2).save(tmp_path / "run")
     np.save(tmp_path / "x.npy", rng.normal(size=(5, 4)))
@@ -150,7 +174,7 @@ def test_traversal_of_a_table_has_a_line_for_each_column():
 def test_figures_of_a_table_are_no_pictures(tmp_path):
     lines = [records.record(1, 10, split, {"loss": np.float32(1)}) for split in ("train", "test")]
     paths = figures.draw(tmp_path, half((3,)), rows(), lines, "title")
-    names = {"loss", "pairs", "columns", "worst", "traversal", "activity", "latent"}
+    names = {"loss", "pairs", "columns", "worst", "scores", "traversal", "activity", "latent"}
     assert {path.stem for path in paths} == names
     assert wall.wall(half((3,)), rows()) is None
 

@@ -26,6 +26,7 @@ ALT = {
     "columns": "Reconstruction error of each column of the table",
     "worst": "Test rows of largest reconstruction error, and the columns that cause it",
     "imputed": "Missing entries of test examples, imputed, and observed ones",
+    "scores": "Test rows of the highest anomaly score, with p-values, and the columns with the largest errors",
     "extremes": "Test examples of smallest and largest reconstruction error",
     "codes": "Latent codes as images",
     "manifold": "Decoded grid of the 2-D latent space",

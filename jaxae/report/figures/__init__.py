@@ -138,6 +138,7 @@ def _of_table(folder: Path, model: Trained, data: Dataset, title: str, prior: Sa
         "pairs": table.pairs(model, data, columns, title),
         "columns": table.column_errors(model, data, title),
         "worst": table.worst_rows(model, data, title),
+        "scores": table.highest_scores(model, data, title),
         "traversal": table.traversal(first, data, about),
     }
     if completed := imputed.columns(model, data, title):

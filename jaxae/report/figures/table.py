@@ -1,5 +1,6 @@
 """Figures of tables and counts, in the user's units and with the names of the columns."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 
 from jaxae.core.types import Sampler
 from jaxae.data import Dataset, slices, spread
+from jaxae.measure import anomalies
 from jaxae.report.figures import errors, walks
 from jaxae.report.figures.base import COLOURS, MISSING, at_most, canvas, encoded, in_units, missing
 from jaxae.report.figures.conditions import counterfactuals as decoded_under_all
@@ -88,30 +90,62 @@ def worst_rows(model: Trained, data: Dataset, title: str) -> "Figure":
     """The test rows of the largest squared errors: their columns with the largest errors, original and reconstruction,
     and columns that were not measured.
     """
+    found = errors.extremes(model, data, 0, min(WORST, len(data.test.x)))
+    order = np.argsort(-found.errors, kind="stable")
+    given = {"mean squared error": [f"{found.errors[i]:.3g}" for i in order]}
+    about = f"{title}: worst reconstructions of {found.compared:,} test rows\n{errors.note(data)}"
+    return causes(model, data, found.places[order], found.codes[order], given, about)
+
+
+def highest_scores(model: Trained, data: Dataset, title: str) -> "Figure":
+    """The test rows of the highest anomaly scores, the loss, with their p-values against the training rows, and their
+    columns as in `worst_rows`.
+    """
+    test, train = (split.take(spread(len(split.x), errors.LIMIT)) for split in (data.test, data.train))
+    scores, known = model.score(test), model.score(train)
+    p = anomalies.p_values(scores, known)
+    order = np.argsort(-scores, kind="stable")[:WORST]
+    places = spread(len(data.test.x), errors.LIMIT)[order]
+    given = {"score": [f"{scores[i]:.4g}" for i in order], "p-value": [f"{p[i]:.2g}" for i in order]}
+    about = (
+        f"{title}: highest scores (loss) of {len(scores):,} test rows\np-values against {len(known):,} training rows"
+    )
+    return causes(model, data, places, encoded(model, data.test, places), given, about)
+
+
+def causes(
+    model: Trained,
+    data: Dataset,
+    places: Int[np.ndarray, " K"],
+    codes: Float[np.ndarray, "K *code"],
+    given: Mapping[str, Sequence[str]],
+    about: str,
+) -> "Figure":
+    """Test rows, with their columns of the largest errors, original and reconstruction, and columns not measured.
+
+    given: further cells of each row, by head.
+    """
     from matplotlib.colors import to_rgba
 
-    found = errors.extremes(model, data, 0, min(WORST, len(data.test.x)))
     lines, shaded = [], []
-    x = _rows(data, found.places)
-    y = np.asarray(model.decode(found.codes, **own(model, data, found.places)))
+    x = _rows(data, places)
+    y = np.asarray(model.decode(codes, **own(model, data, places)))
     scale = 1.0 if data.scale is None else data.scale.factor
-    for i in np.argsort(-found.errors, kind="stable"):
+    for i, place in enumerate(places):
         absent = np.flatnonzero(np.isnan(x[i]))
         square = np.nan_to_num((x[i] - y[i]) / scale) ** 2
-        causes = [k for k in np.argsort(-square, kind="stable")[:CAUSES] if square[k] > 0]
-        kind = data.classes[data.test.y[found.places[i]]] if data.classes else ""
-        head = [f"{found.places[i]}", kind[:16], f"{found.errors[i]:.3g}"]
-        for k in [*causes, *absent[:UNMEASURED]]:
+        columns = [k for k in np.argsort(-square, kind="stable")[:CAUSES] if square[k] > 0]
+        head = [f"{place}", *([data.classes[data.test.y[place]][:16]] if data.classes else [])]
+        head += [values[i] for values in given.values()]
+        for k in [*columns, *absent[:UNMEASURED]]:
             measured = not np.isnan(x[i, k])
             share = f"{square[k] / square.sum():.0%}" if measured else ""
             original = f"{x[i, k]:.5g}" if measured else "not measured"
             lines.append([*head, _names(data, np.array([k]))[0][:30], original, f"{y[i, k]:.5g}", share])
             shaded.append(not measured)
-            head = ["", "", ""]
-    heads = ["test row", "class", "mean squared error", "column", "original", "reconstruction", "share of the error"]
-    if not data.classes:
-        lines, heads = [[line[0], *line[2:]] for line in lines], [heads[0], *heads[2:]]
-    about = f"{title}: worst reconstructions of {found.compared:,} test rows\n{errors.note(data)}"
+            head = [""] * len(head)
+    heads = ["test row", *(["class"] if data.classes else []), *given]
+    heads += ["column", "original", "reconstruction", "share of the error"]
     if any(shaded):
         about += "\npink: not measured, and filled in by the reconstruction"
     figure = canvas(about, 9.0, 1.0 + 0.24 * len(lines))
