@@ -73,7 +73,16 @@ def test_flags_named_in_the_readme_exist(page):
         known |= options(path.read_text())
     kinds = {name: importlib.import_module(f"jaxae.commands.{name}").Options for name in COMMANDS}
     known |= {configs.flag(field.name) for kind in kinds.values() for field in dataclasses.fields(kind)}
-    known |= {"--help", "--tyro-print-completion", "--array", "--wrap", "--ntasks-per-node", "--worker", "--command"}
+    known |= {
+        "--help",
+        "--tyro-print-completion",
+        "--array",
+        "--wrap",
+        "--ntasks-per-node",
+        "--worker",
+        "--command",
+        "--no-deps",
+    }
     known |= {configs.flag(name) for name in re.findall(r"^    (\w+): ", README, re.M)}  # a flag of the new variant
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
     assert named <= known
