@@ -12,6 +12,7 @@ from jaxtyping import Float
 from jaxae.core.experiment import Experiment, MeasuredData
 from jaxae.core.step import descend
 from jaxae.core.types import Info, State
+from jaxae.data.scaling import Scaling
 from jaxae.measure.dictionary import measure
 from jaxae.run.build import optimizer
 from jaxae.training import epoch
@@ -26,6 +27,7 @@ EXAMPLES = 10_000  # for the input scale and the initial decoder bias
 class Fields:
     """Dictionary, start and dead latents. For `class Config(dictionary.Fields, run.Config)`."""
 
+    scale: Scaling = "none"
     epochs: int = 10
     batch_size: int = 1024
     lr: float = 3e-4
