@@ -14,7 +14,18 @@ MODULES = (
     *("core/divergences", "core/kl_term", "core/mmd", "core/step", "core/reduction", "training/epoch", "nets/lstm"),
     *("training/optimizers", "training/selection"),
 )
-MEASURES = ("measures", "likelihood", "disentanglement", "images", "mixture", "codebook", "plane", "quality", "probe")
+MEASURES = (
+    "dictionary",
+    "measures",
+    "likelihood",
+    "disentanglement",
+    "images",
+    "mixture",
+    "codebook",
+    "plane",
+    "quality",
+    "probe",
+)
 
 
 @pytest.mark.parametrize("mutant", mutants.MUTANTS, ids=lambda mutant: f"{mutant.file}: {mutant.breaks}")

@@ -106,7 +106,7 @@ class Dataset(NamedTuple):
 
     def _mean(self) -> Float[np.ndarray, "*D"]:
         x = self.train.x
-        if isinstance(x, Draws):  # any of them are as good as all
+        if isinstance(x, Draws):  # endless: a sample is enough
             x = x[: min(len(x), DRAWN)]
         total = sum(part.sum(0, dtype=np.float64) for part in chunks(x))
         return np.asarray(total / len(x) / self._divisor)

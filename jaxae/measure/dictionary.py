@@ -42,7 +42,7 @@ def measure(trained: TrainedModel, data: MeasuredData, size: int = SIZE) -> dict
     trained: a model of examples [D] with codes [n] and a parameter `decoder`, an array [n, D].
     size: examples evaluated at once.
 
-    `explained_variance` 1 - fvu, `fvu` sum |x - x^|^2 / sum |x - mean|^2 (0 of a constant split is inf or NaN);
+    `explained_variance` 1 - fvu, `fvu` sum |x - x^|^2 / sum |x - mean|^2 (NaN for a constant split);
     `l0` the mean number of latents that fire, `l1` the mean sum of |code| times the norm of its decoder row;
     `shrinkage` the mean of |x^| / |x| over examples other than 0; `dead`, `dense` the fraction of latents that never
     fire, and that fire in more than a tenth of the examples; `coherence`, `mean_coherence` see `coherence`.
