@@ -12,6 +12,7 @@ from jaxtyping import Float
 from jaxae.core.experiment import Experiment, MeasuredData
 from jaxae.core.step import descend
 from jaxae.core.types import Info, State
+from jaxae.data.scaling import Scaling
 from jaxae.measure.dictionary import measure
 from jaxae.run.build import optimizer
 from jaxae.training import epoch
@@ -26,6 +27,7 @@ EXAMPLES = 10_000  # for the input scale and the initial decoder bias
 class Fields:
     """Dictionary, start and dead latents. For `class Config(dictionary.Fields, run.Config)`."""
 
+    scale: Scaling = "none"
     epochs: int = 10
     batch_size: int = 1024
     lr: float = 3e-4
@@ -113,7 +115,8 @@ def start(config: Fields, info: Info, norm: float) -> Start:
     if info.examples is None:
         return Start(rows)
     x = info.examples(EXAMPLES).reshape(-1, prod(info.shape)).astype(np.float64)
-    scale = np.sqrt(x.shape[1]) / np.linalg.norm(x, axis=1).mean() if config.input_scale == "norm" else 1.0
+    norm_of_inputs = np.linalg.norm(x, axis=1).mean()
+    scale = np.sqrt(x.shape[1]) / norm_of_inputs if config.input_scale == "norm" and norm_of_inputs else 1.0
     centres = {"mean": lambda: x.mean(0), "median": lambda: geometric_median(x), "zero": lambda: np.zeros(x.shape[1])}
     bias = (scale * centres[config.decoder_bias]()).astype(np.float32)
     return Start(rows, lambda *_: jnp.asarray(bias), scale)

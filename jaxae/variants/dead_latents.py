@@ -88,10 +88,10 @@ def reinitialised(
     order = jnp.argsort(-(2 * jnp.log(error) + jax.random.gumbel(key, error.shape)))
     rows = v[order[(jnp.cumsum(dead) - 1) % len(order)]]
     rows = rows / norms(rows)[:, None]
-    alive = jnp.where(dead, 0.0, 1.0)
+    alive = jnp.where(dead & ~dead.all(), 0.0, 1.0)  # if all are dead, the norms are those of all
 
     def mean_norm(vectors: Float[Array, "n d"]) -> Float[Array, ""]:
-        return jnp.dot(alive, norms(vectors)) / jnp.maximum(alive.sum(), 1)
+        return jnp.dot(alive, norms(vectors)) / alive.sum()
 
     fresh = {"decoder": mean_norm(state.params["decoder"]) * rows}
     if "encoder" in state.params:

@@ -30,7 +30,7 @@ class Weights(NamedTuple):
     precision: str = "float32"
 
     def preactivations(self, v: Float[Array, "B d"]) -> Float[Array, "B n"]:
-        """V W + b of centred inputs."""
+        """v W + b of centred inputs v."""
         return product(v, self.encoder, self.precision) + self.encoder_bias[None]
 
 
@@ -39,7 +39,7 @@ Statistics: TypeAlias = Mapping[str, Float[Array, ""]]  # new values of a rule's
 
 @dataclass(frozen=True)
 class Rule:
-    """Codes are relu(V W + b); the penalty is their L1 norm (Bricken et al. 2023).
+    """Codes are relu(v W + b); the penalty is their L1 norm (Bricken et al. 2023).
 
     An architecture is a subclass: `codes` are those of inference, `train` those of training.
     """
@@ -65,7 +65,7 @@ class Rule:
         return False
 
     def codes(self, v: Float[Array, "B d"], weights: Weights) -> Float[Array, "B n"]:
-        """Codes of centred inputs V in inference."""
+        """Codes of centred inputs in inference."""
         return nn.relu(weights.preactivations(v))
 
     def train(
@@ -110,7 +110,9 @@ class Start(NamedTuple):
 
 
 class SparseAutoencoder(nn.Module):
-    """z = rule((s x - c) W + b), x' = (z V + c) / s, with decoder V [n, d], its bias c [d] and the input scale s.
+    """z = rule(v W + b) with centred inputs v = s x - c; reconstructions are (z D + c) / s.
+
+    W [d, n] is the encoder, b [n] its bias, D [n, d] the decoder, c [d] its bias, s the input scale.
 
     rescaled: the decoder's rows are divided by their norms, encoder, encoder bias and the rule's own parameters
     multiplied by them, so that the decoder's norm is one whatever its parameters (Anthropic's April update 2024:

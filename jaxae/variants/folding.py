@@ -18,7 +18,7 @@ def fold(
 ) -> tuple[SparseAutoencoder, Variables]:
     """A model with input scale 1 and no rescaling, whose inputs are in the user's units, with the same codes.
 
-    With v = (x - offset) / factor * s, the weights become W / f, V f and offset + f c for f = factor / s. scale: units
+    With inputs s (x - offset) / factor, the weights become W / f, D f and offset + f c for f = factor / s. scale: units
     of the data (default: model units). Its reconstructions are those of the model in the user's units.
     ValueError for tied weights and factors that differ between features.
     """

@@ -14,7 +14,7 @@ from jaxae.variants.dictionary import Rule, Weights, product
 
 @dataclass(frozen=True)
 class Gated(Rule):
-    """Codes are H(V W + b) relu(exp(r) V W + m): the gate decides which latents are active (equations 6 and 7).
+    """Codes are H(v W + b) relu(exp(r) v W + m): the gate decides which latents are active (equations 6 and 7).
 
     The penalty is the L1 norm of the rectified gate, and a second squared error that of its reconstruction by a decoder
     without gradients (equation 8). `magnitude` is r, `magnitude_bias` m.

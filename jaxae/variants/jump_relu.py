@@ -52,7 +52,7 @@ def within(u: Float[Array, "B n"], threshold: Float[Array, "1 n"], bandwidth: fl
 
 @dataclass(frozen=True)
 class JumpReLU(Rule):
-    """u = V W + b where it exceeds a learned threshold, else 0; the penalty is the number of active latents.
+    """u = v W + b where it exceeds a learned threshold, else 0; the penalty is the number of active latents.
 
     The threshold is trained as itself, not as a logarithm: Adam changes a parameter by about a learning rate per step,
     which hardly changes a small threshold that is stored as a logarithm. It has to be kept non-negative (see

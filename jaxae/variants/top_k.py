@@ -56,7 +56,7 @@ def is_largest(values: Float[Array, "*B n"], k: int | Int[Array, ""]) -> Bool[Ar
 
 @dataclass(frozen=True)
 class TopK(Rule):
-    """The k largest of relu(V W + b) for each example (Makhzani & Frey 2013; Gao et al. 2024)."""
+    """The k largest of relu(v W + b) for each example (Makhzani & Frey 2013; Gao et al. 2024)."""
 
     active: int  # k
 
@@ -70,7 +70,7 @@ class TopK(Rule):
 
 @dataclass(frozen=True)
 class BatchTopK(Rule):
-    """The k B largest of relu(V W + b) of a batch of B examples (Bussmann, Leask & Nanda 2024).
+    """The k B largest of relu(v W + b) of a batch of B examples (Bussmann, Leask & Nanda 2024).
 
     In inference an activation is kept if it exceeds a threshold, the moving average of the least positive value kept in
     training.
