@@ -4,8 +4,9 @@ More features than dimensions, with Zipfian firing frequencies, correlations, a 
 `features`). The examples are endless, generated in the training step.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, get_type_hints
 
 import numpy as np
@@ -95,18 +96,24 @@ def is_world(name: str) -> bool:
 
 def _dataset(world: World) -> Dataset:
     _require_valid(world)
-    constants, of = arrays(world), trees(world)
+    constants = arrays(world)
+    draw, fires = _functions(trees(world))
     found = generated(
-        partial(example, trees=of),
+        draw,
         (world.dim,),
         train=world.train,
         test=world.test,
         arrays=constants,
         seed=world.seed if world.shared else None,
     )
-    truth = Generator(constants, partial(firing, trees=of))
-    fires = Draws(truth, (world.test, world.features), np.dtype(bool), TEST)
-    return found._replace(dictionary=constants.dictionary, test=found.test._replace(firing=fires))
+    truth = Draws(Generator(constants, fires), (world.test, world.features), np.dtype(bool), TEST)
+    return found._replace(dictionary=constants.dictionary, test=found.test._replace(firing=truth))
+
+
+@cache
+def _functions(of: Trees) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Functions (key, constants) of an example, and of the features that fire in it, compiled once per hierarchy."""
+    return partial(example, trees=of), partial(firing, trees=of)
 
 
 def _require_valid(world: World) -> None:
