@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxae.core.types import Generator
+from jaxae.data.cache import cached_array
 from jaxae.data.dataset import Dataset
 from jaxae.data.draws import TEST, Draws
 from jaxae.data.features import Features, Trees, example, firing
@@ -172,7 +173,9 @@ def arrays(world: World) -> Features:
 
     rng = np.random.default_rng(world.seed)
     shape, of, p = (world.features, world.dim), trees(world), frequencies(world)
-    dictionary = orthogonalized(rng.normal(size=shape), world.steps, world.lr)
+    start = rng.normal(size=shape)
+    of_dictionary = f"orthogonalized {shape}, {world.steps} steps at {world.lr!r}, seed {world.seed}"
+    dictionary = cached_array(of_dictionary, lambda: orthogonalized(start, world.steps, world.lr).astype(np.float32))
     bias = rng.normal(size=world.dim)
     factor = world.correlation * rng.normal(size=(world.features, world.rank))
     size = np.linalg.norm(factor, axis=1, keepdims=True)
