@@ -75,10 +75,11 @@ def score(options: Options) -> str:
         return anomalies.ensemble(found, known.scores("train"), options.ensemble).astype(np.float32)
 
     found, what = read_examples(options, model), f"scores by {options.by}"
+    shown = model
     if options.ensemble != "none":
-        model, what = model[0], f"{what}, {options.ensemble} of {len(model)} seeds,"
+        shown, what = model[0], f"{what}, {options.ensemble} of {len(model)} seeds,"
     if options.p_value == "none":
-        return write(options, model, found, apply, what, options.by)
+        return write(options, shown, found, apply, what, options.by)
     reference = known.scores(options.p_value)
     if options.ensemble != "none":
         reference = anomalies.ensemble(reference, known.scores("train"), options.ensemble).astype(np.float32)
@@ -88,6 +89,6 @@ def score(options: Options) -> str:
 
     pairs = (with_p_values(part) for part in chunks(found, apply))
     columns = (options.by, "p_value")
-    shape = _output.write_table(options.out, pairs, found.names, options.by, model.seeds, columns)
+    shape = _output.write_table(options.out, pairs, found.names, options.by, shown.seeds, columns)
     against = f"{what} with p-values against {reference.shape[-1]:,} scores of the {options.p_value} split"
     return "" if options.out == STDOUT else f"{against}, of {found.description}, {[*shape]} float32: {options.out}"
