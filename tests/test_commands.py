@@ -32,6 +32,7 @@ COMMANDS = [
     "compare",
     "encode",
     "export",
+    "impute",
     "likelihood",
     "list",
     "probe",
@@ -126,6 +127,8 @@ def test_several_seeds_give_a_leading_axis_and_member_selects_one(two, file, tmp
             np.testing.assert_array_equal(np.load(out), expected)
     assert call("sample", two, "--n", 1234, "--out", out) == 0
     np.testing.assert_array_equal(np.load(out), model.sample(jax.random.key(0), 1234))
+    assert call("sample", two, "--n", 1234, "--noise", "--out", out) == 0
+    np.testing.assert_array_equal(np.load(out), model.sample(jax.random.key(0), 1234, noise=True))
 
 
 def test_csv_has_a_row_for_each_image_of_a_folder(one, two, folder, tmp_path):

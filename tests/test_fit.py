@@ -366,6 +366,9 @@ def test_samples_need_a_key_and_a_number(x, untyped):
     for arguments in ((0, 4), (jax.random.key(0), 0)):
         with pytest.raises(ValueError, match="a JAX key and a number"):
             model.sample(*arguments)
+    plain = jaxae.fit(dense, x, test=0, epochs=1, **SMALL)
+    with pytest.raises(ValueError, match="Autoencoder has no likelihood to sample from; omit noise"):
+        plain.decode(plain.encode(x[:2]), noise=jax.random.split(new_key(), 2))
 
 
 def test_booleans_are_0_and_255_and_ragged_lists_raise(x):

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import partial
 from typing import no_type_check
 
@@ -10,12 +11,13 @@ from flax import struct
 from jax.test_util import check_grads
 from scipy import stats
 
-from conftest import batch, equal, new_key
+from conftest import batch, equal, new_key, trained
 from jaxae import nets
 from jaxae.core import divergences, kl_term
 from jaxae.core.batch import Batch
 from jaxae.core.divergences import DiagonalNormal
-from jaxae.core.step import descend
+from jaxae.core.experiment import Experiment
+from jaxae.core.step import Transition, descend
 from jaxae.core.types import State
 from jaxae.likelihoods import Normal
 from jaxae.variants import vae
@@ -218,6 +220,24 @@ def test_encode_is_the_posterior_mean_and_decode_is_in_the_unit_interval():
     assert equal(z, model.apply({"params": params}, x, method="posterior").mean)
     far = model.apply({"params": params}, 1e3 * z, method="decode")
     assert 0 <= far.min() < far.max() <= 1
+
+
+def test_noisy_samples_have_the_covariance_of_the_marginal_likelihood():
+    """Of 20,000 samples of the linear-Gaussian model; without noise W W^T. Both seeds have the same noise."""
+    model, params, *_ = linear_gaussian()
+    experiment = Experiment(model, Transition(dict, dict), vae.loss(model), vae.prior(2))
+    one = replace(trained(experiment, params, {}, (4,)), real=True)
+    two = replace(one, state=jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), one.state), seeds=range(2))
+    for noise, covariance in ((False, W @ W.T), (True, W @ W.T + SIGMA**2 * np.eye(4))):
+        x = one.sample(new_key(), 20_000, noise=noise)
+        np.testing.assert_allclose(np.cov(x, rowvar=False), covariance, atol=0.15)
+        np.testing.assert_allclose(x.mean(0), OFFSET, atol=0.06)
+        for each in two.sample(new_key(), 20_000, noise=noise):
+            np.testing.assert_allclose(each, x, rtol=1e-4, atol=1e-4)
+    z = jnp.array([[0.3, -0.4]] * 3)
+    again = one.decode(z[1:], noise=jax.random.split(new_key(), 3)[1:])
+    np.testing.assert_array_equal(one.decode(z, noise=jax.random.split(new_key(), 3))[1:], again)
+    assert len(np.unique(again)) == again.size
 
 
 @pytest.mark.parametrize("scale", [1.0, 5.0])

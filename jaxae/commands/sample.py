@@ -1,4 +1,5 @@
-"""Write samples of a finished or saved run's model: the means of p(x|z) for codes z from its prior.
+"""Write samples of a finished or saved run's model: the means of p(x|z), or with --noise samples, for codes z from its
+prior.
 
 A conditional model is sampled under every class and category, or under those of --y and --context, with a row of the
 picture for each.
@@ -22,6 +23,7 @@ from jaxae.commands._output import drawn, write_array, write_grid, write_table
 from jaxae.errors import InputError
 from jaxae.report.figures.base import shown
 from jaxae.run import directory
+from jaxae.training.apply import noise_keys
 from jaxae.training.examples import chunk_of, part_of
 
 
@@ -38,6 +40,8 @@ class Options(ToFile):
     """Number of samples; over several conditions, rounded up to the same number for each."""
     seed: int = 0
     """Seed of the samples."""
+    noise: bool = False
+    """Sample from p(x|z), in place of its mean."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for a number out of range, and as `ToFile`."""
@@ -62,12 +66,17 @@ def sample(options: Options) -> str:
         )
     conditions = of_samples(options, model, options.n)
     n = conditions.each * conditions.rows
-    z = np.asarray(model.sample_codes(jax.random.key(options.seed), n, **conditions.given))
+    key = jax.random.key(options.seed)
+    noise = noise_keys(key, n) if options.noise else None
+    z = np.asarray(model.sample_codes(key, n, **conditions.given))
     size, axis = chunk_of(model.shape), int(len(model) > 1)
     parts = (slice(i, min(i + size, n)) for i in range(0, n, size))
-    samples = (
-        np.asarray(model.decode(z[:, part] if axis else z[part], **part_of(conditions.given, part))) for part in parts
-    )
+
+    def decoded(part: slice) -> np.ndarray:
+        keys, given = None if noise is None else noise[part], part_of(conditions.given, part)
+        return np.asarray(model.decode(z[:, part] if axis else z[part], noise=keys, **given))
+
+    samples = map(decoded, parts)
     what = f"{n:,} sample{'s' * (n > 1)}{conditions.about}"
     if options.out.suffix == ".png":
         columns = math.ceil(math.sqrt(n)) if conditions.rows == 1 else conditions.each

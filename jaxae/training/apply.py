@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxae.core.batch import Batch, Loss, Terms
 from jaxae.core.types import State, Variables
+from jaxae.likelihoods import Likelihood
 from jaxae.training.examples import Model, Part
 from jaxae.training.start import TEST
 from jaxae.training.start import keys as start_keys
@@ -38,6 +39,33 @@ def terms(loss: Loss, several: bool, state: State, batch: Batch, key: Any) -> di
         return loss(state.variables, batch.replace(step=state.step), key)[0]
 
     return (jax.vmap(one) if several else one)(state, key)
+
+
+def likelihood_of(model: Model) -> Likelihood:
+    """The likelihood of a variational model. ValueError for another model."""
+    net = model.experiment.model
+    if not isinstance(found := getattr(net, "likelihood", None), Likelihood):
+        raise ValueError(f"{type(net).__name__} has no likelihood to sample from; omit noise")
+    return found
+
+
+def noise_keys(key: Key[Array, ""], n: int) -> Key[Array, "{n}"]:
+    """Keys of the noise of n samples whose codes have this key."""
+    return jax.random.split(jax.random.fold_in(key, 1), n)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def sampled(
+    likelihood: Likelihood, several: bool, keys: Key[Array, " B"], outputs: Float[Array, "*S_B_P"]
+) -> Float[Array, "*S_B_D"]:
+    """A sample from p(x|z) for each decoder output, with the same keys for all seeds."""
+
+    def one(key: Key[Array, ""], output: Float[Array, "*P"]) -> Float[Array, "*D"]:
+        return likelihood.sample(key, output[None])[0]
+
+    each = jax.vmap(one)
+    found: jax.Array = (jax.vmap(each, (None, 0)) if several else each)(keys, outputs)
+    return found
 
 
 def terms_of(model: Model, part: Part, draw: int | None = None) -> dict[str, Float[np.ndarray, "*S n"]]:

@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
+from jaxae.core.batch import Batch
 from jaxae.core.conditions import condition
 from jaxae.core.experiment import Experiment
 from jaxae.core.types import Conditions, Scale, State, Variables
@@ -200,6 +202,19 @@ def condition_of(units: Units, y: Any, context: Any) -> tuple[Float[Array, "n K"
         return ()
     y, context = (None if part is None else jnp.asarray(part) for part in (y, context))
     return (condition(y, context, len(units.conditions.classes)),)
+
+
+def corrupted(units: Units, x: Examples, first: int) -> Float[Array, "N *shape"]:
+    """Encoder inputs in training: see `Trained.corrupted`."""
+    found = []
+    for part in parts(units, x):
+        examples = part.x
+        if units.experiment.corrupt is not None:
+            index = first + part.first + jnp.arange(len(examples))
+            batch = Batch(examples, index, jnp.ones(len(examples)), jnp.int32(0))
+            examples = units.experiment.corrupt(jax.random.key(0), batch)
+        found.append(examples if units.scale is None else in_users_units(units, examples))
+    return jnp.concatenate(found)
 
 
 def in_users_units(units: Units, y: Float[Array, "*S_N_D"]) -> Float[Array, "*S_N_D"]:

@@ -11,17 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, Num
 
-from jaxae.core.batch import Batch
 from jaxae.core.experiment import Experiment
 from jaxae.core.types import Conditions, Extra, Params, Sampler, Scale, State, Variables
 from jaxae.data import Split
 from jaxae.training import apply, imputation, scores
+from jaxae.training.apply import noise_keys
 from jaxae.training.examples import (
     Examples,
     Given,
     chunk_of,
     condition_of,
     conditioned,
+    corrupted,
     in_users_units,
     parts,
 )
@@ -94,14 +95,19 @@ class Trained:
             found.append(self._apply("encode", part.x, *steps, *condition_of(self, part.y, part.context)))
         return jnp.concatenate(found, axis=int(self._several))
 
-    def decode(self, z: Num[Any, "*S_N_code"], *, y: Any = None, context: Any = None) -> Float[Array, "*S_N_D"]:
+    def decode(
+        self, z: Num[Any, "*S_N_code"], *, noise: Key[Array, " N"] | None = None, y: Any = None, context: Any = None
+    ) -> Float[Array, "*S_N_D"]:
         """Examples from codes, float32, pixels in [0, 1]; with several seeds, codes may have a leading axis of seeds.
 
-        ValueError for codes of another shape.
+        noise: a key for each code, to sample from p(x|z) in place of its mean. ValueError for codes of another shape,
+        and for noise with a model without a likelihood.
         """
-        return self._decode(z, Given(y, context))
+        return self._decode(z, Given(y, context), noise)
 
-    def _decode(self, z: Num[Any, "*S_N_code"], given: Given) -> Float[Array, "*S_N_D"]:
+    def _decode(
+        self, z: Num[Any, "*S_N_code"], given: Given, noise: Key[Array, " N"] | None = None
+    ) -> Float[Array, "*S_N_D"]:
         z = jnp.asarray(z, jnp.float32)
         own = len(self.seeds) > 1 and z.shape[:1] + z.shape[2:] == (len(self.seeds), *self.code)
         if not own and z.shape[1:] != self.code:
@@ -109,10 +115,13 @@ class Trained:
         count, size = z.shape[int(own)], chunk_of(self.shape)
         condition = condition_of(self, *conditioned(self, count, given))
         slices = [slice(i, i + size) for i in range(0, max(count, 1), size)]
+        name, likelihood = ("decode", None) if noise is None else ("outputs", apply.likelihood_of(self))
         found = [
-            self._apply("decode", z[:, part] if own else z[part], *(c[part] for c in condition), own=own)
-            for part in slices
+            self._apply(name, z[:, part] if own else z[part], *(c[part] for c in condition), own=own) for part in slices
         ]
+        if noise is not None and likelihood is not None:
+            pairs = zip(slices, found, strict=True)
+            found = [apply.sampled(likelihood, self._several, noise[part], outputs) for part, outputs in pairs]
         return in_users_units(self, jnp.concatenate(found, axis=int(self._several)))
 
     def reconstruct(
@@ -124,26 +133,26 @@ class Trained:
 
     def corrupted(self, x: Examples, first: int = 0) -> Float[Array, "N *shape"]:
         """Encoder inputs in training: with the noise or mask of the experiment, keyed by index, from `first` on."""
-        found = []
-        for part in parts(self, x):
-            examples = part.x
-            if self.experiment.corrupt is not None:
-                index = first + part.first + jnp.arange(len(examples))
-                batch = Batch(examples, index, jnp.ones(len(examples)), jnp.int32(0))
-                examples = self.experiment.corrupt(jax.random.key(0), batch)
-            found.append(examples if self.scale is None else in_users_units(self, examples))
-        return jnp.concatenate(found)
+        return corrupted(self, x, first)
 
     def sample(
-        self, key: Key[Array, ""], n: int, prior: Sampler | None = None, *, y: Any = None, context: Any = None
+        self,
+        key: Key[Array, ""],
+        n: int,
+        prior: Sampler | None = None,
+        *,
+        noise: bool = False,
+        y: Any = None,
+        context: Any = None,
     ) -> Float[Array, "*S_n_D"]:
         """n samples, the means of p(x|z) for codes z from the prior: float32, in the units of the data.
 
-        prior: another prior than the model's, such as `mixture.fit`. The noise of the likelihood is not added;
-        `likelihood.sample` of the model does so. y, context: condition of all of them, or of each. ValueError for a
-        model without a prior, and for a key of another type than `jax.random.key(0)`.
+        prior: another prior than the model's, such as `mixture.fit`. noise: sample from p(x|z), as synthetic data need,
+        in place of its mean. y, context: condition of all of them, or of each. ValueError for a model without a prior,
+        for noise with a model without a likelihood, and for a key of another type than `jax.random.key(0)`.
         """
-        return self.decode(self.sample_codes(key, n, prior, y=y, context=context), y=y, context=context)
+        keys = noise_keys(key, n) if noise else None
+        return self._decode(self.sample_codes(key, n, prior, y=y, context=context), Given(y, context), keys)
 
     def sample_codes(
         self, key: Key[Array, ""], n: int, prior: Sampler | None = None, *, y: Any = None, context: Any = None
