@@ -39,7 +39,7 @@ class Config(run.Config):
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
     if config.pretrain >= config.epochs:
-        raise ValueError(f"pretrain={config.pretrain} leaves none of epochs={config.epochs} to minimise the distance")
+        raise ValueError(f"pretrain={config.pretrain} must be below epochs={config.epochs}")
     model = deep_svdd.DeepSVDD(
         *deep_svdd.dense(
             info.shape, config.hidden, config.latent, activation=nn.leaky_relu, precision=config.precision

@@ -30,7 +30,7 @@ class Config(variational.Fields, run.Config):
     latent: int = 10
     """Number of latent dimensions."""
     likelihood: likelihoods.Name = "auto"
-    """Likelihood p(x|z), as of vae. auto: student-t-predicted for real numbers, bernoulli for pixels, negative-binomial
+    """Likelihood p(x|z), as in vae. auto: student-t-predicted for real numbers, bernoulli for pixels, negative-binomial
     for counts."""
     samples: int = 20
     """Number K of importance samples in the loss."""

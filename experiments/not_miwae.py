@@ -26,8 +26,8 @@ class Config(plain.Config):
     """D-128-128-10-128-128-D, tanh, Adam, and a model of which entries are missing."""
 
     likelihood: likelihoods.Name = "normal-learned"
-    """Likelihood p(x|z): normal, laplace or student-t, also -learned and -predicted, as of vae. The source has
-    normal-predicted."""
+    """Likelihood p(x|z): normal, laplace or student-t, each also with the suffix -learned or -predicted (see vae). The
+    source uses normal-predicted."""
     missingness: not_miwae.Kind = "self-masking"
     """Probability that an entry is missing. self-masking: a logistic function of its value with a learned slope;
     self-masking-high: of positive slope (large values are missing); self-masking-low: of negative slope; linear: of a

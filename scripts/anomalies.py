@@ -1,4 +1,4 @@
-"""Detect the anomalies of labelled tables and streams, beside PyOD's detectors, and print tables of the results.
+"""Compare anomaly detection on labelled tables and streams with PyOD's detectors, and print tables of the results.
 
 python scripts/anomalies.py DATA contaminated --out results.jsonl           all detectors, on tables
 python scripts/anomalies.py DATA novelty --detectors dense IForest --sets wisconsin glass4
@@ -8,8 +8,8 @@ python scripts/anomalies.py --table results.jsonl
 DATA is a folder with anomalies/ (NAME.npz of x and y, sets.json) or series/. Contaminated: all rows train and are
 scored, with at most 11 % outliers. Novelty: half of the normal rows (shuffled by seed) train, all other rows are
 scored. Streams: windows of the training stream train, and the score of a point is the mean over the windows that hold
-it. Labels only measure. PyOD's detectors (extra `bench`) have their own defaults, on standardized columns, and run in a
-process of --python.
+it. Labels are used for evaluation only. PyOD's detectors (extra `bench`) keep their default parameters, receive
+standardized columns, and run in a process of --python.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 import jaxae
 from jaxae.measure import anomalies
 
-# Experiment -> fields and score. No value was chosen by a label of a set of `contaminated` but page-blocks0.
+# Experiment -> fields and score. No value was tuned on labels of the `contaminated` sets, except page-blocks0.
 OURS: dict[str, tuple[dict[str, Any], str]] = {
     "outliers": ({}, "loss"),
     "dense": ({"hidden": (512,), "latent": 8, "batch_size": 128}, "reconstruction_error"),

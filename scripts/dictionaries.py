@@ -1,13 +1,13 @@
 """Compare sparse autoencoders with SAELens on known features: python scripts/dictionaries.py --out runs.jsonl
 
-Both sides train on the same constants (features, frequencies, correlations, hierarchy, magnitudes), each in its own
-process with one thread on one core: jaxae all seeds as one program, SAELens one seed after another. Both are evaluated
-on as many fresh examples with the same metrics. The rates include the generation of the data; those of jaxae are timed
-apart, for one seed, and for all seeds with examples of their own and with shared ones.
+Both libraries train on data with the same constants (features, frequencies, correlations, hierarchy, magnitudes), each
+in its own process with one thread on one core. jaxae trains all seeds as one program, SAELens one seed after another.
+Both are evaluated with the same metrics on the same number of new examples. The rates include data generation; those of
+jaxae are timed separately for one seed, for all seeds with their own examples, and for all seeds with shared examples.
 
-Results are appended to the file as they come, and what it holds already is not run again: stop and repeat the command
-at will. `--limit 400` starts nothing new after so many seconds. SAELens needs an environment of its own, since it asks
-for torch: python -m venv sae && sae/bin/pip install sae-lens, then --python sae/bin/python.
+Each result is appended to the file, and a repeated command runs only the missing jobs. `--limit 400` starts no new job
+after 400 seconds. SAELens needs its own environment, since it requires torch: python -m venv sae &&
+sae/bin/pip install sae-lens, then --python sae/bin/python.
 """
 
 import argparse

@@ -1,9 +1,9 @@
 """Impute tables from which large values were removed: the protocol of Ipsen, Mattei & Frellsen 2021, table 1.
 
 In the first half of the columns every value above the mean of its column is removed; models are fitted on the rows that
-they impute. The error is the root mean squared one of the removed values, in standard deviations of the complete
-columns: mean over the seeds and their standard deviation. `breast` is scikit-learn's copy; `yeast` has three columns
-without large values, with which the errors of the other methods are those published.
+they impute. The error is the root mean squared error of the removed values, in standard deviations of the complete
+columns, with its mean and standard deviation over seeds. `breast` is scikit-learn's copy. In `yeast` only three columns
+lose their large values, since the other methods then reach their published errors.
 
     python scripts/imputation.py --tables ../shared/data/tables --runs runs/imputation
     python scripts/imputation.py --tables ../shared/data/tables --runs runs/imputation --sets red --methods not-miwae

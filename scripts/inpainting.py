@@ -1,4 +1,4 @@
-"""Impute MNIST with half of the pixels removed, completely at random, beside simple methods.
+"""Impute MNIST with half of the pixels missing completely at random, and compare with simple methods.
 
     python scripts/inpainting.py --mnist ../shared/data/mnist --runs runs/inpainting
 

@@ -221,7 +221,7 @@ def test_folder_that_exists_is_kept(model, tmp_path):
     _, _, found = write(model, tmp_path, layer=0, overwrite=True, dtype="float32")
     np.testing.assert_allclose(found.x[:9], states(found.tokens[:9])[0], rtol=0, atol=3e-6)
     (options.out / "activations.json").unlink()
-    with pytest.raises(InputError, match="exists: it holds no activations.json; use another"):
+    with pytest.raises(InputError, match="exists and holds no activations.json; use another"):
         write(model, tmp_path, overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["activations", "text.txt"]
 
@@ -241,17 +241,17 @@ def test_failed_writing_leaves_no_folder(model, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"config": {"model_type": "gpt2"}}, "model_type 'gpt2' is not supported; use a model of model_type 'bert'"),
-        ({"config": {"hidden_act": "relu"}}, "hidden_act 'relu' is not supported"),
-        ({"config": {"hidden_size": "6"}}, "hidden_size is '6': it must be a positive integer"),
+        ({"config": {"model_type": "gpt2"}}, "model_type='gpt2' is not supported; use a model with model_type='bert'"),
+        ({"config": {"hidden_act": "relu"}}, "hidden_act='relu' is not supported"),
+        ({"config": {"hidden_size": "6"}}, "hidden_size='6' must be a positive integer"),
         ({"config": {"num_attention_heads": 4}}, "hidden_size 6 is no multiple of num_attention_heads 4"),
         ({"config": {"intermediate_size": 11}}, r"intermediate.dense.bias becomes \[10\], not \[11\]; use weights of"),
         ({"config": {"num_hidden_layers": 3}, "layer": 3}, "has no tensor encoder.layer.2.*; use weights of"),
         ({"layer": 3}, r"--layer 3 does not exist; use 0 \(the embeddings\) to 2"),
         ({"length": 10}, "--length 10 does not fit the model; use at most 9, and at least 3"),
-        ({"content": "\n\n"}, "text.txt: it has no text; use another file"),
-        ({"max_tokens": 4}, "text.txt: its first line has more than 4 tokens; use a larger limit"),
-        ({"vocabulary": "more"}, "model: its tokenizer has more ids than the model, 16; use that of it"),
+        ({"content": "\n\n"}, "text.txt has no text; use another file"),
+        ({"max_tokens": 4}, r"--max-tokens 4 is below the \d+ tokens of the first line of .*text.txt; use more"),
+        ({"vocabulary": "more"}, "model: token id 16 is outside the model's vocabulary of 16 tokens"),
     ],
 )
 def test_errors_name_the_cause_and_the_fix(model, tmp_path, change, message):
@@ -290,7 +290,7 @@ def test_without_the_extra_the_error_names_it(model, tmp_path, monkeypatch, pack
 def test_a_mapping_without_a_parameter_is_an_error(model):
     some = {name: tensor for name, tensor in bert.TENSORS.items() if name != "layer_{i}/key/bias"}
     ids = np.zeros((1, 1), np.int32)
-    with pytest.raises(ValueError, match=r"parameter layer_0/key/bias has no tensor: add layer_\{i\}/key/bias"):
+    with pytest.raises(ValueError, match=r"parameter layer_0/key/bias has no tensor; add layer_\{i\}/key/bias"):
         weights.params(model / "model.safetensors", bert.of_config(CONFIG), some, ids, ids > 0, prefix="bert.")
 
 

@@ -190,7 +190,7 @@ def test_deep_svdd_has_a_centre_per_seed_that_survives_a_stop_and_scores_the_dis
         assert codes.std(0).max() > 1e-3  # no collapse
     loss = [line["loss"]["mean"] for line in both.history if line["split"] == "test"]
     assert loss[3] < loss[1]
-    with pytest.raises(ValueError, match="pretrain=4 leaves none of epochs=4"):
+    with pytest.raises(ValueError, match="pretrain=4 must be below epochs=4"):
         jaxae.fit("deep_svdd", ROWS, epochs=4, **{**fields, "pretrain": 4})
 
 

@@ -144,7 +144,7 @@ def test_csv_round_trip_from_the_command_line(table, capsys):
 def test_impute_refuses_bad_output_in_one_line(table, capsys):
     for out, says in (
         ("fish.csv", "is DATA itself"),
-        ("filled.parquet", "a table keeps the format of"),
+        ("filled.parquet", "has another format than"),
         ("filled.png", "rows of a table are not images"),
         ("filled.txt", "must end in .csv or .tsv or .parquet or .npy or .npz or .png"),
     ):
@@ -196,7 +196,7 @@ def test_model_of_a_data_frame_remembers_its_columns(tmp_path):
     assert list(found.columns) == ["c", "a", "b", "text"]
     np.testing.assert_array_equal(found[["b", "a", "c"]], model.impute(frame, 30, mixture=True).x)
     assert equal(model.impute(frame.to_numpy(), 30, mixture=True).x, found[["b", "a", "c"]].to_numpy())
-    with pytest.raises(ValueError, match="a data frame has no axis of seeds: pass mixture=True"):
+    with pytest.raises(ValueError, match="a data frame has no axis of seeds; pass mixture=True"):
         model.impute(frame)
 
 

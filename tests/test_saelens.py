@@ -235,7 +235,7 @@ def test_models_without_this_format_are_errors(tmp_path, monkeypatch):
         saelens.write(tmp_path, model(topk, seeds=2))
     saelens.write(tmp_path, model(topk, seeds=2)[1])
     other = simple.build(simple.Config(), Info((8, 8, 1), 100))
-    with pytest.raises(InputError, match="Autoencoder is not a sparse autoencoder, which this format is for"):
+    with pytest.raises(InputError, match="Autoencoder is not a sparse autoencoder; use another format"):
         saelens.write(tmp_path, Trained(other, State(jnp.int32(0), {}, (), {}), (8, 8, 1)))
     monkeypatch.setitem(sys.modules, "safetensors", None)
     with pytest.raises(InputError, match=r"needs the package safetensors: pip install 'jaxae\[lm\]'"):

@@ -235,8 +235,8 @@ def test_true_dictionary_recovers_the_world():
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("superposition/32k", "data=superposition/32k; give superposition/eighth or superposition/16k"),
-        ("superposition/eighth,size=3", "size is no constant of a world; there are features, dim"),
+        ("superposition/32k", "data=superposition/32k is unknown; use superposition/eighth or superposition/16k"),
+        ("superposition/eighth,size=3", "size is not a field of World; use one of features, dim"),
         ("superposition,dim=3.5", "dim=3.5 must be an integer"),
         ("superposition,lr=small", "lr=small must be a number"),
         ("superposition,shared=1", "shared=1 must be true or false"),

@@ -115,8 +115,8 @@ def writing_folder(out: Path, overwrite: bool, mark: str) -> Iterator[Path]:
     """
     known = (out / mark).is_file()
     if out.exists() and not (overwrite and known):
-        fix = "use another, or overwrite=True to replace it" if known else f"it holds no {mark}; use another"
-        raise InputError(f"out={out} exists; {fix}")
+        fix = "; use another, or overwrite=True to replace it" if known else f" and holds no {mark}; use another"
+        raise InputError(f"out={out} exists{fix}")
     partial = out.with_name(f"{out.name}.{os.getpid()}.tmp")
     try:
         partial.mkdir(parents=True)

@@ -19,7 +19,7 @@ from jaxae.training.trained import Trained
 
 @dataclass(frozen=True)
 class Reference:
-    """Scores of the splits of a run by one score; computed once, and kept in its directory."""
+    """Anomaly scores of the splits of a run, cached in the run directory."""
 
     run: Path
     model: Trained  # all seeds of the run, or one

@@ -52,13 +52,13 @@ class Options:
     dtype: Literal["float16", "bfloat16", "float32"] = "float16"
     """Type of the activations. They are computed in float32."""
     max_tokens: int = 0
-    """Tokens to write at most, of complete lines (0: those of all lines)."""
+    """Largest number of tokens to write, from complete lines (0: no limit)."""
     length: int = 0
-    """Tokens of a sequence at most; a longer line becomes several sequences (0: as many as the model has positions)."""
+    """Largest number of tokens in a sequence; longer lines are split (0: the number of the model's positions)."""
     batch_size: int = 64
     """Sequences per call of the model."""
     drop_special: bool = False
-    """Leave out the tokens that the tokenizer adds ([CLS], [SEP]). The model sees them in any case."""
+    """Omit special tokens ([CLS], [SEP]) from the output; they remain in the input of the model."""
     overwrite: bool = False
     """Replace the folder of activations in --out."""
 
@@ -89,7 +89,10 @@ def write(options: Options) -> str:
             raise InputError(f"length={longest} does not fit the model; use at most {net.positions}, and at least 3")
         found = text.sequences(options.text, tokenizer, longest, options.max_tokens, not options.drop_special)
         if found.ids.max() >= net.vocabulary:
-            raise InputError(f"{folder}: its tokenizer has more ids than the model, {net.vocabulary:,}; use that of it")
+            raise InputError(
+                f"{folder}: token id {found.ids.max()} is outside the model's vocabulary of {net.vocabulary:,} tokens; "
+                "use the model's own tokenizer"
+            )
         kept = ~found.special if options.drop_special else np.ones(len(found.ids), bool)
         if not kept.any():
             raise InputError(f"{options.text} has special tokens only; use another text, or omit drop_special=True")

@@ -1,8 +1,8 @@
 """Fill in the missing entries of new data with the model of a finished or saved run, of a variational experiment.
 
-Empty cells of a table (.csv, .tsv, .parquet) are filled in within its own file: columns, their order, units, and all
-other cells stay as they are. A cell of numbers becomes its expectation given the observed cells of its row, a cell of
-strings the most probable category. Beside the table a second one, NAME-cells.csv, has a row for each filled cell. See
+For a table (.csv, .tsv, .parquet) the output is the same table with its empty cells filled in; the order of columns,
+units and all other cells are unchanged. A number is imputed by its expectation given the observed cells of its row, a
+string by the most probable category. A second table, NAME-cells.csv, has a row for each filled cell. See
 `Trained.impute`.
 """
 
@@ -39,8 +39,8 @@ class Options(WithData):
     suffixes = (*SUFFIXES, ".npy", ".npz", ".png")
 
     out: Path
-    """.csv, .tsv, .parquet: the table, of the format of DATA; beside it NAME-cells.csv, with row (from 0), column,
-    value, standard_error (of the expectation, by the samples) and deviation (standard deviation given the observed
+    """.csv, .tsv, .parquet: the table, in the format of DATA, and NAME-cells.csv with row (from 0), column, value,
+    standard_error (Monte Carlo error of the expectation) and deviation (standard deviation given the observed
     cells). .npy: the completed array. .npz: arrays x, standard_error, deviation, ess, draws. .png: up to 100 images or
     series over the completed ones, missing entries in pink."""
     samples: int = 10_000
@@ -62,7 +62,7 @@ def impute(options: Options) -> str:
     """Write the completed data, and return the line to print. InputError as in `jaxae encode`."""
     path, is_table = data.path_of(options.data), options.out.suffix in SUFFIXES
     if is_table and (path is None or path.suffix.lower() != options.out.suffix):
-        raise InputError(f"--out {options.out}: a table keeps the format of {options.data}; use it, or .npz")
+        raise InputError(f"--out {options.out} has another format than {options.data}; use the same suffix, or .npz")
     if is_table and path is not None and options.out.resolve() == path.resolve():
         raise InputError(f"--out {options.out} is DATA itself, which stays as it is; use another name")
     model = opened(options)
@@ -96,7 +96,7 @@ def impute(options: Options) -> str:
 def _tables(options: Options, path: Path, found: NewData, filled: Imputed) -> int:
     """Write the completed table, its multiple imputations, and the table of filled cells; return their number."""
     if not found.columns:
-        raise InputError(f"--out {options.out}: the model was trained on an array without names of columns; use .npz")
+        raise InputError(f"--out {options.out} needs column names, which the training array did not have; use .npz")
     missing, out = np.isnan(found.x), options.out
     content = path.read_bytes()
     names = [out, *(out.with_stem(f"{out.stem}-{i + 1}") for i in range(options.draws))]
@@ -104,7 +104,7 @@ def _tables(options: Options, path: Path, found: NewData, filled: Imputed) -> in
         try:
             written = cells.filled_file(content, out.suffix, found.columns, missing, x)
         except ValueError as error:
-            raise InputError(f"{path}: {error}: check its lines") from None
+            raise InputError(f"{path} differs from the rows that were read ({error}); check its lines") from None
         with opened_file(name) as file:
             file.write(written)
     with opened_file(out.with_name(f"{out.stem}-cells.csv")) as file:

@@ -138,7 +138,7 @@ class SparseSplit(MeasuredSplit, Protocol):
 
 @runtime_checkable
 class SparseData(Protocol):
-    """Data that may know their true dictionary."""
+    """Data whose true dictionary may be known."""
 
     @property
     def test(self) -> SparseSplit:

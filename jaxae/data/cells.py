@@ -1,4 +1,4 @@
-"""The cells of a table as its user has it, a data frame or the text of a file, around the columns of a model."""
+"""Fill in the missing cells of the user's table, a data frame or the content of a file."""
 
 import io
 import re

@@ -90,7 +90,7 @@ def _folded(
 ) -> Array:
     """Fold `add` over the active features, `SLOTS` trees at a time.
 
-    As many times as the fullest example of a batch needs: there is no limit on the number of active features.
+    Under vmap the loop runs until every example is complete; the number of active features is not limited.
     """
     for_factors, for_top, for_slots = jax.random.split(key, 3)
     features = jax.tree.map(jnp.asarray, features)
@@ -122,7 +122,7 @@ def _chains(
     features: Features,
     trees: Trees,
 ) -> Active:
-    """The features that fire in trees with these roots, or outside of trees the features of these indices.
+    """The active features of the trees with these roots; an index outside of the trees is a single feature.
 
     drive: Phi^-1 of the probability that a feature would fire, given the shared factors.
     """
@@ -138,7 +138,7 @@ def _chains(
         exists = (carry.magnitude > 0)[None] & (child < trees.nodes)
         child = jnp.where(exists, child, 0)
         probability = ndtr(drive[child]) * features.positive[child]
-        # Where a child would fire, uniform / probability is uniform: the smallest of them is a fair choice.
+        # Among the children that would fire, uniform / probability is uniform, so that the minimum is a random choice.
         order = jnp.where(exists & (uniform[:-1] < probability), uniform[:-1] / probability, jnp.inf)
         least = jnp.min(order, axis=0)
         index = jnp.max(jnp.where(order == least[None], child, 0), axis=0)

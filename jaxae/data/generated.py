@@ -32,7 +32,7 @@ def generated(
     shape: of one example: (D,) a row of a table, (T, D) a series, (H, W, C) an image. train: number of examples in an
     epoch. test: number of test examples, the same for all seeds. arrays: any arrays that `draw` needs, as a pytree;
     large ones belong here, not into the closure of `draw`, where they become constants of the compiled program.
-    seed: of the training examples, in place of the run's: all seeds of a run share them, and generate each only once.
+    seed: replaces the run's seed for the training examples, so that all seeds of a run share them.
 
     Examples are in model units: pixels if they are uint8 (divided by 255) or images or series in [0, 1], otherwise real
     numbers, which should have mean 0 and variance 1.

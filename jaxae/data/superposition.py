@@ -36,7 +36,7 @@ class World:
     children: int = 4  # of each node; at most one of them fires
     depth: int = 3  # levels below the roots
     # Whether the probability that a child would fire is divided by its parent's and multiplied by 1 + the expected
-    # number of other children that fire, up to 1, to undo most of what the hierarchy takes away.
+    # number of other children that fire, up to 1, so that frequencies stay close to p_i despite the hierarchy.
     compensate: bool = True
     scaled: bool = True  # whether a parent's magnitude multiplies that of its child, in units of the parent's mean
     rank: int = 25  # of the correlations
@@ -65,10 +65,10 @@ def superposition(name: str = "eighth", **constants: Any) -> Dataset:
     The examples are in their own units, not standardized. InputError for unknown names and impossible constants.
     """
     if name not in WORLDS:
-        raise InputError(f"data={NAME}/{name}; give {' or '.join(f'{NAME}/{known}' for known in WORLDS)}")
+        raise InputError(f"data={NAME}/{name} is unknown; use {' or '.join(f'{NAME}/{known}' for known in WORLDS)}")
     if unknown := set(constants) - {field.name for field in fields(World)}:
         known = ", ".join(field.name for field in fields(World))
-        raise InputError(f"data={NAME}: {min(unknown)} is no constant of a world; there are {known}")
+        raise InputError(f"data={NAME}: {min(unknown)} is not a field of World; use one of {known}")
     return _dataset(replace(WORLDS[name], **constants))
 
 
@@ -158,7 +158,7 @@ def frequencies(world: World) -> Float[np.ndarray, " F"]:
 
 
 def compensated(p: Float[np.ndarray, " F"], of: Trees) -> Float[np.ndarray, " F"]:
-    """The probability that each feature would fire, for frequencies of about p in the hierarchy."""
+    """Firing probabilities given that the parent fires, before siblings compete, for frequencies of about p."""
     parent = of.parent(len(p))
     child = np.flatnonzero(parent >= 0)
     siblings = np.bincount(parent[child], p[child], len(p))[parent[child]] - p[child]
@@ -198,7 +198,7 @@ def arrays(world: World) -> Features:
 
 
 def orthogonalized(d: Float[np.ndarray, "F D"], steps: int, lr: float) -> Float[np.ndarray, "F D"]:
-    """Unit vectors, made less similar by steps of Adam (Kingma & Ba 2015) from these.
+    """Unit vectors after `steps` of Adam (Kingma & Ba 2015) from d towards an orthogonal dictionary.
 
     The loss is sum over i != j of (d_i . d_j)^2 + F sum over i of (|d_i|^2 - 1)^2. Its gradient needs no F x F matrix.
     """

@@ -88,8 +88,9 @@ def sequences(path: Path, tokenizer: Any, longest: int, limit: int = 0, special:
         added += masks
         lines += [line] * len(pieces)
     if not ids:
-        fix = f"its first line has more than {limit:,} tokens" if limit and total else "it has no text"
-        raise InputError(f"{path}: {fix}; use {'a larger limit' if limit and total else 'another file'}")
+        if limit and total:
+            raise InputError(f"max_tokens={limit} is below the {total:,} tokens of the first line of {path}; use more")
+        raise InputError(f"{path} has no text; use another file")
     starts = np.cumsum([0, *map(len, ids)])
     return Sequences(
         np.concatenate(ids), np.concatenate(added), starts, np.array(lines, np.int32), read, blank, split, complete
@@ -105,4 +106,4 @@ def _encoded(path: Path, tokenizer: Any) -> Iterator[tuple[int, Any]]:
                 encodings = iter(tokenizer.encode_batch([line for _, line in block if line]))
                 yield from ((number, next(encodings) if line else None) for number, line in block)
     except (*DAMAGED, EOFError, zlib.error) as error:
-        raise InputError(f"{path} cannot be read as UTF-8 text ({first_line(error)}): convert it") from None
+        raise InputError(f"{path} cannot be read as UTF-8 text ({first_line(error)}); convert it to UTF-8") from None

@@ -77,5 +77,5 @@ def _tensor(parameter: str, tensors: Mapping[str, str]) -> str:
     number = re.search(r"\d+", parameter)
     pattern = parameter if number is None else parameter.replace(number[0], "{i}", 1)
     if pattern not in tensors:
-        raise ValueError(f"parameter {parameter} has no tensor: add {pattern} to the mapping")
+        raise ValueError(f"parameter {parameter} has no tensor; add {pattern} to the mapping")
     return tensors[pattern].replace("{i}", number[0] if number else "")

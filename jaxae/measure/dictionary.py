@@ -1,7 +1,7 @@
 """Metrics of dictionary learning: reconstruction and sparsity, and recovery of a known dictionary.
 
 codes [N, n], decoder [n, D], with truth: dictionary [F, D] and firing [N, F]. A latent fires where its code is not 0.
-All sums run over the complete split, in double precision: no metric depends on how many examples are evaluated at once.
+All sums run over the complete split, in double precision, so that no metric depends on the evaluation batch size.
 """
 
 from functools import partial
@@ -46,7 +46,7 @@ def measure(trained: TrainedModel, data: MeasuredData, size: int = SIZE) -> dict
     `l0` the mean number of latents that fire, `l1` the mean sum of |code| times the norm of its decoder row;
     `shrinkage` the mean of |x^| / |x| over examples other than 0; `dead`, `dense` the fraction of latents that never
     fire, and that fire in more than a tenth of the examples; `coherence`, `mean_coherence` see `coherence`.
-    If the data know their dictionary: `mcc`, `uniqueness`, `precision`, `recall`, `f1` (see the functions of these
+    With a known dictionary: `mcc`, `uniqueness`, `precision`, `recall`, `f1` (see the functions of these
     names), and `true_l0` the mean number of true features that fire.
 
     ValueError for other parameters or codes.
@@ -69,13 +69,13 @@ def measure(trained: TrainedModel, data: MeasuredData, size: int = SIZE) -> dict
 def totals(
     model: nn.Module, variables: Variables, split: Any, of: Int[np.ndarray, " n"] | None = None, size: int = SIZE
 ) -> Totals:
-    """Sums over a split. of: the true feature of each latent, if the split knows which features fire.
+    """Sums over a split. of: the true feature of each latent, for a split with known `firing`.
 
-    ValueError for an empty split, and for codes that are no vectors of as many entries as the decoder has rows.
+    ValueError for an empty split, and for codes that do not have one entry per decoder row.
     """
     count = len(split.x)
     if count < 1 or size < 1:
-        raise ValueError(f"{count} examples, {size} at once: at least 1 is needed")
+        raise ValueError(f"{count} examples in batches of size={size}; both must be at least 1")
     norms = jnp.linalg.norm(variables["params"]["decoder"], axis=1)
     origin = _flat(split.x[:1])[0]  # differences from an example keep the digits of a variance around a distant mean
     moment, square, features = np.zeros(origin.shape), 0.0, 0
@@ -110,7 +110,7 @@ def _part(
     x = x.astype(jnp.float32) / (255 if x.dtype == jnp.uint8 else 1)
     codes: Any = model.apply(variables, x, method="encode")
     if codes.shape != (len(x), len(norms)):
-        raise ValueError(f"codes have shape {codes.shape}, not [N, {len(norms)}], as the decoder has rows")
+        raise ValueError(f"codes have shape {codes.shape}, not [N, {len(norms)}]; return one code per decoder row")
     decoded: Any = model.apply(variables, codes, method="decode")
     x, decoded = x.reshape(len(x), -1), decoded.reshape(len(x), -1)
     fired = codes != 0

@@ -23,8 +23,8 @@ Part = tuple[Num[np.ndarray, "m *D"], Int[np.ndarray, " g"], Int[np.ndarray, " g
 class Survey(NamedTuple):
     """Statistics of n latents over N examples in groups (sequences of a text). A latent fires if its code is not 0.
 
-    largest, groups: in descending order, the largest value of a latent in each of the K groups in which it is largest,
-    and these groups; 0 where it fires in fewer groups.
+    largest: the K largest group maxima of each latent, in descending order; groups: the groups that they come from.
+    Both are 0 where a latent fires in fewer than K groups.
     """
 
     fired: Int[np.ndarray, " n"]  # examples in which each latent fires
@@ -100,8 +100,8 @@ def _affordable(model: Trained, limit: int) -> int:
 def survey(model: Trained, parts: Iterable[Part], latents: int, top: int) -> Survey:
     """Statistics of the codes [m, n] of all parts.
 
-    parts: examples, the first one of each group among them, and the groups' numbers; a group is within a part. latents:
-    n. top: K.
+    parts: examples, index of the first example of each group, and number of each group; no group spans two parts.
+    latents: n. top: K.
     """
     fired, total, active = np.zeros(latents, np.int64), np.zeros(latents), []
     largest, groups = np.zeros((top, latents), np.float32), np.zeros((top, latents), np.int64)

@@ -106,10 +106,10 @@ def of_config(config: Mapping[str, Any], layers: int | None = None) -> Bert:
     """
     for name, ours in (("model_type", "bert"), ("hidden_act", "gelu"), ("position_embedding_type", "absolute")):
         if (theirs := config.get(name, ours)) != ours:
-            raise ValueError(f"{name} {theirs!r} is not supported; use a model of {name} {ours!r}")
+            raise ValueError(f"{name}={theirs!r} is not supported; use a model with {name}={ours!r}")
     for name in SIZES.values():
         if type(config.get(name)) is not int or config[name] < 1:
-            raise ValueError(f"{name} is {config.get(name)!r}: it must be a positive integer")
+            raise ValueError(f"{name}={config.get(name)!r} must be a positive integer")
     sizes = {field: config[name] for field, name in SIZES.items()}
     if layers is not None and not 0 <= layers <= sizes["layers"]:
         raise ValueError(f"layer={layers} does not exist; use 0 (the embeddings) to {sizes['layers']}")

@@ -1,7 +1,7 @@
 """The latents of a sparse autoencoder in the HTML report: the examples or texts in which each is largest.
 
 On a folder of activations of a language model an example is a token, shown in its context; on other data it is an
-image or the number of a row. A latent of data that know their dictionary is shown beside its true feature.
+image or the number of a row. With a known dictionary, each latent is shown with its true feature.
 """
 
 from dataclasses import replace
@@ -89,7 +89,7 @@ def _neighbours(rows: Float[np.ndarray, "n d"], latent: int, chosen: Int[np.ndar
 
 
 def _truth(model: Trained, data: Dataset) -> list[str]:
-    """For each latent its true feature as text; empty if the data do not know their dictionary."""
+    """The true feature of each latent as text; empty if the dictionary of the data is unknown."""
     if not (isinstance(data, SparseData) and data.dictionary is not None and data.test.firing is not None):
         return []
     decoder = np.asarray(model.params["decoder"], np.float64)
@@ -162,7 +162,7 @@ def window(pieces: list[str], middle: int) -> tuple[int, int]:
 
 
 def spaced(pieces: list[str]) -> list[tuple[str, str]]:
-    """Pieces of WordPiece as text, each after its blank: none within a word and before punctuation."""
+    """WordPiece tokens, each with the preceding space, which is empty within words and before punctuation."""
     found: list[tuple[str, str]] = []
     after = ""
     for piece in pieces:

@@ -59,8 +59,8 @@ def write(
 ) -> None:
     """Write the HTML report of a run.
 
-    saved, lines, result: config.json, metrics.jsonl and result.json. pictures: PNG files. text: the activations of a
-    language model that the data are.
+    saved, lines, result: config.json, metrics.jsonl and result.json. pictures: PNG files. text: the language
+    model activations from which the data were read.
     """
     shape = "x".join(map(str, saved["data"]["shape"]))
     about = (

@@ -40,7 +40,7 @@ class Fields:
     decoder_bias: Literal["mean", "median", "zero"] = "mean"
     """Initial decoder bias: mean or geometric median of the training examples, or 0."""
     input_scale: Literal["norm", "none"] = "norm"
-    """Scale of the inputs. norm: one factor, so that their mean norm is the root of their dimension."""
+    """Scale of the inputs. norm: one factor, so that their mean norm is the square root of their dimension."""
     auxiliary: float = 0.0
     """Weight of the auxiliary loss of dead latents (0: none)."""
     dead_after: int = 1000
@@ -58,7 +58,7 @@ class Penalized:
     coefficient_warmup: float = 0.0
     """Fraction of the training steps in which --coefficient rises from 0."""
     target_active: float = 0.0
-    """Number of active latents that a controller of the coefficient aims at (0: a constant coefficient)."""
+    """Target number of active latents (L0), for which a controller adjusts the coefficient (0: no controller)."""
 
 
 def experiment(config: Any, info: Info, rule: Rule, *, levels: Sequence[int] = ()) -> Experiment:

@@ -56,7 +56,7 @@ def write(folder: Path, model: Trained) -> str:
     """
     sparse, seeds = model.experiment.model, len(model)
     if not isinstance(sparse, SparseAutoencoder):
-        raise InputError(f"{type(sparse).__name__} is not a sparse autoencoder, which this format is for; use another")
+        raise InputError(f"{type(sparse).__name__} is not a sparse autoencoder; use another format")
     if seeds > 1:
         raise InputError(f"the model has {seeds} seeds, and the format holds one; use member=0 to {seeds - 1}")
     architecture, own = _architecture(sparse.rule)

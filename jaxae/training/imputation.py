@@ -34,7 +34,7 @@ class Imputed(NamedTuple):
     """Examples whose missing entries are filled in, in the user's units.
 
     x: the examples, each missing entry by its expectation given the observed ones; observed entries are unchanged, bit
-    for bit. A data frame for a data frame: of strings, the most probable category.
+    for bit. A data frame gives a data frame, whose missing strings are the most probable category.
     standard_error: that of the expectation, from the importance weights (an underestimate for an effective sample size
     near 1). deviation: the standard deviation of the entry given the observed ones. Both are 0 where an entry is
     observed; of a column of strings they are those of the probability of the category.
@@ -50,7 +50,7 @@ class Imputed(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Of the missing entries of examples, in model units."""
+    """Moments of the missing entries of examples, in model units."""
 
     mean: Any  # [*S n *D]
     standard_error: Any
@@ -91,9 +91,9 @@ def obstacle(model: Model) -> str:
     """Why a model cannot impute; empty if it can."""
     net = model.experiment.model
     if not (isinstance(net, vae.VAE) and model.experiment.missing):
-        return f"{type(net).__name__} has no likelihood to impute with: train a variational experiment, such as miwae"
+        return f"{type(net).__name__} has no likelihood to impute with; train a variational experiment, such as miwae"
     if model.experiment.counts:
-        return "impute is not for counts, whose total, the size factor, missing entries are part of"
+        return "counts with missing entries have an unknown size factor and cannot be imputed; train with kind=table"
     return ""
 
 

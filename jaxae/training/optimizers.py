@@ -61,7 +61,7 @@ def optimizer(
 
 
 def kernels(params: Params) -> Any:
-    """Whether each parameter has several axes longer than 1, as kernels have, and biases and norm scales have not."""
+    """Mask of the kernels: parameters with several axes longer than 1, unlike biases and norm scales."""
     return jax.tree.map(lambda leaf: sum(size > 1 for size in leaf.shape) > 1, params)
 
 

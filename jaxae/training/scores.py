@@ -1,4 +1,4 @@
-"""Anomaly scores of every example beside the terms of its loss; larger is more anomalous."""
+"""Anomaly scores of examples: terms of the loss and general scores. Larger scores are more anomalous."""
 
 from functools import partial
 from math import log
@@ -27,7 +27,7 @@ ERROR, ELBO, LIKELIHOOD, DISTANCE = (
 
 
 def general(model: nn.Module) -> tuple[str, ...]:
-    """The names of the scores that a model can give beside the terms of its loss."""
+    """Names of the scores of a model in addition to the terms of its loss."""
     return (ERROR, DISTANCE, *((ELBO, LIKELIHOOD) if isinstance(model, vae.VAE) else ()))
 
 

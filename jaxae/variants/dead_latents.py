@@ -52,7 +52,7 @@ def auxiliary(
 
 
 def resampled(transition: Transition, model: SparseAutoencoder, every: int) -> Transition:
-    """The transition with resampling of dead latents every so many steps (Bricken et al. 2023, appendix).
+    """The transition, with dead latents resampled every `every` steps (Bricken et al. 2023, appendix).
 
     A latent that was not active for `every` steps gets a decoder row and an encoder column in the direction of an
     example of the batch, sampled with a probability proportional to its squared loss; the column has 0.2 times the
@@ -121,7 +121,7 @@ def reinitialised(
 
 @custom_vmap
 def in_any_seed(flag: Bool[Array, ""]) -> Bool[Array, ""]:
-    """Whether it holds for any seed, the same for all of them: under vmap a `cond` on it computes one branch only."""
+    """Whether the flag is true for any seed. Under vmap it has no axis of seeds, so that `cond` computes one branch."""
     return flag
 
 

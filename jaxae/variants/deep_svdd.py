@@ -14,7 +14,7 @@ from jaxae.core.step import Transition, descend
 from jaxae.core.types import Extra, Metrics, State, Variables
 from jaxae.variants.autoencoder import Autoencoder
 
-LEAST = 0.1  # of |c_k|, as in the authors' code: a code of 0, which the encoder can always output, is no solution
+LEAST = 0.1  # smallest |c_k|, as in the authors' code, since the encoder can always output the code 0
 
 
 class DeepSVDD(Autoencoder, kw_only=True):

@@ -16,8 +16,8 @@ from jaxae.variants.dictionary import Rule, Weights, product
 class Gated(Rule):
     """Codes are H(v W + b) relu(exp(r) v W + m): the gate decides which latents are active (equations 6 and 7).
 
-    The penalty is the L1 norm of the rectified gate, and a second squared error that of its reconstruction by a decoder
-    without gradients (equation 8). `magnitude` is r, `magnitude_bias` m.
+    The penalty is the L1 norm of the rectified gate. A second squared error is that of the reconstruction from the
+    rectified gate by the decoder with stopped gradients (equation 8). `magnitude` is r, `magnitude_bias` m.
     """
 
     @property

@@ -14,7 +14,7 @@ from jaxae.variants.dictionary import Rule, Weights
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def step(u: Float[Array, "B n"], threshold: Float[Array, "1 n"], bandwidth: float) -> Float[Array, "B n"]:
-    """H(u - t), with the pseudo-derivative -K((u - t) / e) / e with respect to t (equation 12), and 0 to u.
+    """H(u - t), with pseudo-derivatives -K((u - t) / e) / e with respect to t (equation 12) and 0 with respect to u.
 
     K is the rectangle function, 1 within 1/2 of 0. bandwidth: e.
     """

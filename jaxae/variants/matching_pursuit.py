@@ -12,7 +12,7 @@ from jaxae.variants.dictionary import Rule, Weights, norms, product
 
 @dataclass(frozen=True)
 class MatchingPursuit(Rule):
-    """k times the decoder row with the largest positive cosine with the residual, by which the residual is reduced.
+    """k steps that each subtract the residual's positive projection on the decoder row with the largest cosine.
 
     A row may be chosen more than once, so that at most k latents are active. The gradient passes through the
     coefficients, not through the choice.

@@ -62,8 +62,8 @@ class NotMIWAE(vae.VAE, kw_only=True):
         super().__post_init__()
         if not isinstance(self.likelihood, LocationScale):
             raise ValueError(
-                f"likelihood {type(self.likelihood).__name__}: a model of missingness needs samples with a gradient; "
-                "use normal, laplace or student-t"
+                f"likelihood {type(self.likelihood).__name__} has no reparameterized samples, which a model of "
+                "missingness needs; use normal, laplace or student-t"
             )
 
     def __call__(self, x: Float[Array, "B *D"], c: vae.Condition = None) -> tuple[DiagonalNormal, Float[Array, "B *P"]]:

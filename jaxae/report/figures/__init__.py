@@ -60,7 +60,7 @@ def _saved(folder: Path, figures: Figures) -> list[Path]:
 
 
 def _of_dictionary(folder: Path, model: Trained, data: Dataset, lines: list[records.Record], title: str) -> Figures:
-    """Of a sparse autoencoder: its codes have no prior, and too many dimensions for a plane or a traversal."""
+    """Figures of a sparse autoencoder, whose codes have no prior and too many dimensions for a traversal."""
     found = latents.of_test(model, data, 10_000)
     figures = {
         "loss": loss(lines, model.experiment.unit, title, data.kind),
