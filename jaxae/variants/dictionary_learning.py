@@ -13,7 +13,7 @@ from jaxae.core.types import Extra, Variables
 from jaxae.variants.dead_latents import auxiliary, unused_steps
 from jaxae.variants.dictionary import STATISTICS, SparseAutoencoder, product
 
-GAIN = 3e-3  # of the controller, per step
+GAIN = 0.01  # of the controller, per step
 DAMPING = 3.0  # weight of the difference between the current number of active latents and its moving average
 RATE = 0.01  # of that average
 
