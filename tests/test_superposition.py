@@ -189,6 +189,19 @@ def test_dictionary_descends_towards_orthogonality():
         assert loss(orthogonalized(start, 200, 1e-2)) < 0.8 * loss(start)
 
 
+def test_dictionary_is_computed_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("JAXAE_CACHE", str(tmp_path))
+    first = arrays(World(**SMALL)).dictionary
+    (file,) = tmp_path.glob("*.npy")
+    np.save(file, 2 * first)
+    np.testing.assert_array_equal(arrays(World(**SMALL)).dictionary, 2 * first)
+    for other in ({"seed": 2}, {"steps": 4}, {"lr": 1e-3}, {"dim": 7}):
+        assert arrays(World(**{**SMALL, **other})).dictionary.max() <= 1
+    file.write_bytes(file.read_bytes()[:100])  # a damaged file is replaced
+    np.testing.assert_array_equal(arrays(World(**SMALL)).dictionary, first)
+    np.testing.assert_array_equal(np.load(file), first)
+
+
 def test_constants_are_those_of_the_fields():
     found = arrays(World(**SMALL, bias=0.7, correlation=0.3))
     np.testing.assert_allclose(np.linalg.norm(found.dictionary, axis=1), 1, rtol=1e-6)
