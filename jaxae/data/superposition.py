@@ -173,9 +173,9 @@ def arrays(world: World) -> Features:
 
     rng = np.random.default_rng(world.seed)
     shape, of, p = (world.features, world.dim), trees(world), frequencies(world)
-    start = rng.normal(size=shape)
+    start = rng.normal(size=shape).astype(np.float32)  # single: a large world takes long
     of_dictionary = f"orthogonalized {shape}, {world.steps} steps at {world.lr!r}, seed {world.seed}"
-    dictionary = cached_array(of_dictionary, lambda: orthogonalized(start, world.steps, world.lr).astype(np.float32))
+    dictionary = cached_array(of_dictionary, lambda: orthogonalized(start, world.steps, world.lr))
     bias = rng.normal(size=world.dim)
     factor = world.correlation * rng.normal(size=(world.features, world.rank))
     size = np.linalg.norm(factor, axis=1, keepdims=True)
@@ -206,8 +206,9 @@ def orthogonalized(d: Float[np.ndarray, "F D"], steps: int, lr: float) -> Float[
     mean, square = np.zeros_like(d), np.zeros_like(d)
     for step in range(1, steps + 1):
         slope = gradient(d)
-        mean, square = 0.9 * mean + 0.1 * slope, 0.999 * square + 0.001 * slope**2
-        d = d - lr * (mean / (1 - 0.9**step)) / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
+        mean += 0.1 * (slope - mean)
+        square += 0.001 * (slope**2 - square)
+        d -= (lr / (1 - 0.9**step)) * mean / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
     return d / np.linalg.norm(d, axis=1, keepdims=True)
 
 
