@@ -70,10 +70,10 @@ class Options:
     unknown-sign, linear and agnostic models of missingness."""
     seeds: int = 5
     """Runs of every method that is not deterministic."""
-    steps: int = 10_000
+    steps: int = 4000
     """Steps of training; in the source 100,000."""
     lr: float = 3e-3
-    """Learning rate; in the source 0.001, with which the models of missingness need more steps to become steep."""
+    """Learning rate; in the source 0.001."""
     likelihood: str = "normal-learned"
     """Likelihood of our models, as --likelihood of an experiment; that of the source is normal-predicted."""
     samples: int = 2000

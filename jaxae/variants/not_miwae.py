@@ -16,6 +16,7 @@ from jaxae.likelihoods.location_scale import LocationScale
 from jaxae.variants import iwae, miwae, vae
 
 Kind = Literal["self-masking", "self-masking-high", "self-masking-low", "linear", "agnostic"]
+STEEP = 5.0  # initial slope of self-masking with a known sign, per standard deviation of an entry
 SIGNS = {"self-masking": 0, "self-masking-high": 1, "self-masking-low": -1}
 
 
@@ -23,13 +24,15 @@ class SelfMasking(nn.Module):
     """The logit of p(entry d is observed|x) is -slope_d (x_d - threshold_d) (Ipsen et al. 2021, section 3).
 
     sign: that of all slopes, if it is known: 1 if large entries are missing, -1 if small ones are; 0 if it is unknown.
+    Known slopes start at `STEEP`: from flat ones training can settle where the threshold is below the missing entries.
     """
 
     sign: int = 0
 
     @nn.compact
     def __call__(self, x: Float[Array, "N *D"]) -> Float[Array, "N *D"]:
-        slope = self.param("slope", nn.initializers.normal(0.1), x.shape[1:])
+        start = nn.initializers.constant(STEEP) if self.sign else nn.initializers.normal(0.1)
+        slope = self.param("slope", start, x.shape[1:])
         threshold = self.param("threshold", nn.initializers.zeros, x.shape[1:])
         slope = self.sign * nn.softplus(slope) if self.sign else slope
         return -slope[None] * (x - threshold[None])
