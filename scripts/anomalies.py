@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--python", default=sys.executable, help="interpreter that has PyOD (default: this one)")
     parser.add_argument("--out", type=Path, help="append the results to this file, a line of JSON each")
     parser.add_argument("--table", type=Path, nargs="+", help="only print the tables of such files")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     if options.table:
         lines = [json.loads(line) for file in options.table for line in file.read_text().splitlines()]
         print(tables(lines))

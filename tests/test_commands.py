@@ -185,7 +185,7 @@ def test_scores_have_p_values_against_a_split_whose_scores_are_kept(one, two, tm
         assert said in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("how", ["mean", "median"])
+@pytest.mark.parametrize("how", ["mean", pytest.param("median", marks=pytest.mark.slow)])
 def test_ensemble_of_seeds_has_one_score_and_one_p_value(how, two, tmp_path):
     np.save(tmp_path / "x.npy", X[:4])
     out, model = tmp_path / "out.csv", jaxae.load(two)
