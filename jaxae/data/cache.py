@@ -1,6 +1,6 @@
-"""Cache of decoded arrays in a user folder (`JAXAE_CACHE`, or `~/.cache/jaxae`).
+"""Cache of decoded and computed arrays in a user folder (`JAXAE_CACHE`, or `~/.cache/jaxae`).
 
-Each data set is one `.npz` file.
+Each data set is one `.npz` file, each computed array one `.npy` file.
 """
 
 import hashlib
@@ -59,6 +59,24 @@ def cached(key: str, make: Callable[[], RawDataset]) -> RawDataset:
     except OSError as error:
         logging.getLogger("jaxae").warning("the decoded data is not cached in %s: %s", folder(), error)
     return raw
+
+
+def cached_array(key: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """The array cached under this key, or else the result of `make`, which is then cached, as in `cached`."""
+    path = folder() / f"{_digest(key.encode())}.npy"
+    try:
+        with path.open("rb") as file:
+            found: np.ndarray = np.load(file, allow_pickle=False)
+        return found
+    except (OSError, ValueError, EOFError):
+        made = make()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(path) as file:
+            np.save(file, made, allow_pickle=False)
+    except OSError as error:
+        logging.getLogger("jaxae").warning("the computed array is not cached in %s: %s", folder(), error)
+    return made
 
 
 def _digest(key: bytes) -> str:

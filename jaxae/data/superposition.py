@@ -4,14 +4,16 @@ More features than dimensions, with Zipfian firing frequencies, correlations, a 
 `features`). The examples are endless, generated in the training step.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, get_type_hints
 
 import numpy as np
 from jaxtyping import Float
 
 from jaxae.core.types import Generator
+from jaxae.data.cache import cached_array
 from jaxae.data.dataset import Dataset
 from jaxae.data.draws import TEST, Draws
 from jaxae.data.features import Features, Trees, example, firing
@@ -95,18 +97,24 @@ def is_world(name: str) -> bool:
 
 def _dataset(world: World) -> Dataset:
     _require_valid(world)
-    constants, of = arrays(world), trees(world)
+    constants = arrays(world)
+    draw, fires = _functions(trees(world))
     found = generated(
-        partial(example, trees=of),
+        draw,
         (world.dim,),
         train=world.train,
         test=world.test,
         arrays=constants,
         seed=world.seed if world.shared else None,
     )
-    truth = Generator(constants, partial(firing, trees=of))
-    fires = Draws(truth, (world.test, world.features), np.dtype(bool), TEST)
-    return found._replace(dictionary=constants.dictionary, test=found.test._replace(firing=fires))
+    truth = Draws(Generator(constants, fires), (world.test, world.features), np.dtype(bool), TEST)
+    return found._replace(dictionary=constants.dictionary, test=found.test._replace(firing=truth))
+
+
+@cache
+def _functions(of: Trees) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Functions (key, constants) of an example, and of the features that fire in it, compiled once per hierarchy."""
+    return partial(example, trees=of), partial(firing, trees=of)
 
 
 def _require_valid(world: World) -> None:
@@ -165,7 +173,9 @@ def arrays(world: World) -> Features:
 
     rng = np.random.default_rng(world.seed)
     shape, of, p = (world.features, world.dim), trees(world), frequencies(world)
-    dictionary = orthogonalized(rng.normal(size=shape), world.steps, world.lr)
+    start = rng.normal(size=shape).astype(np.float32)  # single: a large world takes long
+    of_dictionary = f"orthogonalized {shape}, {world.steps} steps at {world.lr!r}, seed {world.seed}"
+    dictionary = cached_array(of_dictionary, lambda: orthogonalized(start, world.steps, world.lr))
     bias = rng.normal(size=world.dim)
     factor = world.correlation * rng.normal(size=(world.features, world.rank))
     size = np.linalg.norm(factor, axis=1, keepdims=True)
@@ -196,8 +206,9 @@ def orthogonalized(d: Float[np.ndarray, "F D"], steps: int, lr: float) -> Float[
     mean, square = np.zeros_like(d), np.zeros_like(d)
     for step in range(1, steps + 1):
         slope = gradient(d)
-        mean, square = 0.9 * mean + 0.1 * slope, 0.999 * square + 0.001 * slope**2
-        d = d - lr * (mean / (1 - 0.9**step)) / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
+        mean += 0.1 * (slope - mean)
+        square += 0.001 * (slope**2 - square)
+        d -= (lr / (1 - 0.9**step)) * mean / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
     return d / np.linalg.norm(d, axis=1, keepdims=True)
 
 
