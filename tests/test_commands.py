@@ -197,6 +197,56 @@ def test_ensemble_of_seeds_has_one_score_and_one_p_value(how, two, tmp_path):
     np.testing.assert_allclose(values, np.stack([ensemble[0], anomalies.p_values(*ensemble)], -1), rtol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def orders(tmp_path_factory):
+    """A saved model with two seeds of a table with missing cells."""
+    x = np.random.default_rng(0).normal(size=(60, 4)) * [1, 10, 100, 1000] + 5
+    x[7, [1, 3]] = x[9, [0, 2, 3]] = np.nan
+    lines = ["a,b c,d,e", *(",".join("" if np.isnan(value) else f"{value:.6f}" for value in row) for row in x)]
+    folder = tmp_path_factory.mktemp("orders")
+    (folder / "orders.csv").write_text("\n".join(lines) + "\n")
+    fields = {"hidden": (4,), "latent": 2, "epochs": 1, "batch_size": 20, "seeds": 2, "progress": False}
+    jaxae.fit("vae", folder / "orders.csv", **fields).save(folder / "run")
+    return folder
+
+
+def test_scores_name_the_columns_with_the_largest_errors_of_a_row(orders, tmp_path, capsys):
+    """In standard deviations of the training rows, of all seeds or of one; fewer where fewer cells are measured."""
+    path, out, model = orders / "run", tmp_path / "out.csv", jaxae.load(orders / "run")
+    x = np.genfromtxt(orders / "orders.csv", delimiter=",", skip_header=1).astype(np.float32)
+    square = ((np.asarray(model.reconstruct(x)) - x) / np.asarray(model.scale.factor)) ** 2
+    for more, errors, numbers in (
+        ((), square.mean(0), ["loss_seed0", "loss_seed1"]),
+        (("--ensemble", "mean", "--p-value", "train"), square.mean(0), ["loss", "p_value"]),
+        (("--member", 1), square[1], ["loss"]),
+    ):
+        assert call("score", path, orders / "orders.csv", "--columns", 3, *more, "--out", out) == 0
+        heads, *lines = csv.reader(out.read_text().splitlines())
+        assert heads == ["name", "column1", "column2", "column3", *numbers]
+        for line, error in zip(lines, errors, strict=True):
+            worst = sorted((-e, name) for e, name in zip(error, ("a", "b c", "d", "e"), strict=True) if not np.isnan(e))
+            assert line[1:4] == ([name for _, name in worst] + ["", ""])[:3]
+    assert lines[9][1:4] == ["b c", "", ""]
+    assert len({line[1] for line in lines}) > 1
+    np.save(tmp_path / "x.npy", x)
+    capsys.readouterr()
+    assert call("score", path, tmp_path / "x.npy", "--member", 1, "--columns", 1) == 0
+    assert [line.split(",")[1] for line in capsys.readouterr().out.splitlines()[1:]] == [line[1] for line in lines]
+
+
+def test_columns_of_scores_are_those_of_a_table(one, orders, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", X[:4])
+    rows = orders / "run", orders / "orders.csv"
+    for where, wrong, said in (
+        ((one, tmp_path / "x.npy"), ("--columns", 1), "--columns 1 names columns of a table, and an example of"),
+        (rows, ("--columns", 5), "--columns 5: the table has 4 columns"),
+        (rows, ("--columns", -1), "--columns -1 must be at least 0"),
+        (rows, ("--columns", 1, "--out", "x.npy"), "--columns 1 adds names, which no .npy holds; use --out scores.csv"),
+    ):
+        assert call("score", *where, *wrong) == 2
+        assert said in capsys.readouterr().err
+
+
 def table(path):
     """Heads, and the numbers after the first column."""
     heads, *rows = csv.reader(path.read_text().splitlines())

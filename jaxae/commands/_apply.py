@@ -1,9 +1,10 @@
 """Apply a trained model to new data: code shared by `encode`, `reconstruct`, `sample` and `score`."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -133,12 +134,20 @@ def chunks(found: NewData, apply: Apply) -> Iterator[np.ndarray]:
         yield np.asarray(apply(np.asarray(found.x[part]), lengths, **part_of(found.given, part)))
 
 
-def write(options: WithData, model: Trained, found: NewData, apply: Apply, what: str, column: str = "") -> str:
-    """Write the results for all examples, as an array or a table, and return the line to print."""
+def write(
+    options: WithData,
+    model: Trained,
+    found: NewData,
+    apply: Apply,
+    what: str,
+    column: str = "",
+    labels: Mapping[str, np.ndarray] = MappingProxyType({}),
+) -> str:
+    """Write the results for all examples, as an array or a table with these labels, and return the line to print."""
     results = chunks(found, apply)
     if options.out.suffix == ".csv" or options.out == _output.STDOUT:
         columns = () if column else found.columns
-        shape = _output.write_table(options.out, results, found.names, column or "x", model.seeds, columns)
+        shape = _output.write_table(options.out, results, found.names, column or "x", model.seeds, columns, labels)
     else:
         shape = _output.write_array(options.out, results, len(found.x), len(model) > 1)
     return "" if options.out == _output.STDOUT else f"{what} of {found.description}, {[*shape]} float32: {options.out}"

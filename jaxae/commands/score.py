@@ -17,13 +17,14 @@ import numpy as np
 
 from jaxae import run
 from jaxae.commands import _output
-from jaxae.commands._apply import WithData, chunks, opened, read_examples, write
+from jaxae.commands._apply import NewData, WithData, chunks, opened, read_examples, write
 from jaxae.commands._arguments import parsed
 from jaxae.commands._output import STDOUT
 from jaxae.commands._reference import Reference
-from jaxae.errors import input_errors
+from jaxae.errors import InputError, input_errors
 from jaxae.measure import anomalies
 from jaxae.run import command_line
+from jaxae.training.trained import Trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +44,21 @@ class Options(WithData):
     """Split of the run's data whose scores give each score a p-value, in a further column. none: no p-value."""
     ensemble: Literal["none", "mean", "median"] = "none"
     """One score for all seeds: mean or median of the scores standardized by those of the training split."""
+    columns: int = 0
+    """Number of columns of a table to name for each row, before its scores: those with the largest squared errors of
+    reconstruction, in the units of training (standardized values, or counts), mean over seeds. Missing values have no
+    error."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for an unsupported file suffix, and for p-values in an array."""
+        """Raise ValueError for an unsupported file suffix, for p-values or names in an array, and for columns < 0."""
         if self.out != STDOUT:
             super().__post_init__()
         if self.p_value != "none" and self.out.suffix == ".npy":
             raise ValueError(f"p_value={self.p_value} is a column of a table; use out=scores.csv")
+        if self.columns < 0:
+            raise ValueError(f"columns={self.columns} must be at least 0")
+        if self.columns and self.out.suffix == ".npy":
+            raise ValueError(f"columns={self.columns} adds names, which no .npy holds; use out=scores.csv")
 
 
 def main(argv: Sequence[str]) -> NoReturn:
@@ -60,9 +69,11 @@ def main(argv: Sequence[str]) -> NoReturn:
 def score(options: Options) -> str:
     """Write the scores, and return the line to print.
 
-    InputError as in `jaxae encode`, for an unknown score, and where a split of the run's data is needed but missing.
+    InputError as in `jaxae encode`, for an unknown score, for columns that the examples do not have, and where a split
+    of the run's data is needed but missing.
     """
     model = opened(options)
+    _require_columns(options, model)
     known = Reference(options.run, model, options.by)
     with command_line.flags_of(options), input_errors():
         known.require(options.ensemble, options.p_value)
@@ -75,11 +86,11 @@ def score(options: Options) -> str:
         return anomalies.ensemble(found, known.scores("train"), options.ensemble).astype(np.float32)
 
     found, what = read_examples(options, model), f"scores by {options.by}"
-    shown = model
+    shown, causes = model, _causes(options, model, found)
     if options.ensemble != "none":
         shown, what = model[0], f"{what}, {options.ensemble} of {len(model)} seeds,"
     if options.p_value == "none":
-        return write(options, shown, found, apply, what, options.by)
+        return write(options, shown, found, apply, what, options.by, causes)
     reference = known.scores(options.p_value)
     if options.ensemble != "none":
         reference = anomalies.ensemble(reference, known.scores("train"), options.ensemble).astype(np.float32)
@@ -89,6 +100,35 @@ def score(options: Options) -> str:
 
     pairs = (with_p_values(part) for part in chunks(found, apply))
     columns = (options.by, "p_value")
-    shape = _output.write_table(options.out, pairs, found.names, options.by, shown.seeds, columns)
+    shape = _output.write_table(options.out, pairs, found.names, options.by, shown.seeds, columns, causes)
     against = f"{what} with p-values against {reference.shape[-1]:,} scores of the {options.p_value} split"
     return "" if options.out == STDOUT else f"{against}, of {found.description}, {[*shape]} float32: {options.out}"
+
+
+def _require_columns(options: Options, model: Trained) -> None:
+    """Raise InputError for --columns where examples are not rows of a table, or have fewer columns."""
+    shape = [*model.shape]
+    if options.columns and len(shape) > 1:
+        raise InputError(
+            f"--columns {options.columns} names columns of a table, and an example of {options.run} has "
+            f"shape {shape}; omit it"
+        )
+    if options.columns > shape[0]:
+        raise InputError(f"--columns {options.columns}: the table has {shape[0]} columns; give at most {shape[0]}")
+
+
+def _causes(options: Options, model: Trained, found: NewData) -> dict[str, np.ndarray]:
+    """Names of the columns with the largest errors of every example, the largest as `column1`; empty for no column."""
+    names = np.array(found.columns or range(model.shape[0]), object)
+    factor = 1 if model.scale is None else np.asarray(model.scale.factor)
+
+    def largest(x: np.ndarray, lengths: np.ndarray | None, **given: Any) -> np.ndarray:
+        square = np.nan_to_num((np.asarray(model.reconstruct(x, lengths, **given)) - x) / factor) ** 2
+        square = square.reshape(-1, *x.shape).mean(0)
+        places = np.argsort(-square, axis=1, kind="stable")[:, : options.columns]
+        return np.where(np.take_along_axis(square, places, axis=1) > 0, names[places], "")
+
+    if not options.columns:
+        return {}
+    each = np.concatenate([*chunks(found, largest)])
+    return {f"column{i + 1}": column for i, column in enumerate(each.T)}
