@@ -16,7 +16,9 @@ from jaxae.core.batch import Layout
 from jaxae.core.reduction import gradient
 from jaxae.core.step import descend
 from jaxae.core.types import Scale, State
-from jaxae.experiments import matryoshka, topk
+from jaxae.experiments import gated as gated_experiment
+from jaxae.experiments import jump_relu as jump_relu_experiment
+from jaxae.experiments import l1, matching_pursuit, matryoshka, topk
 from jaxae.run import dictionary as run_dictionary
 from jaxae.variants import constraints, dead_latents, dictionary_learning
 from jaxae.variants.dictionary import Rule, SparseAutoencoder, Start
@@ -510,11 +512,45 @@ def test_seed_of_a_population_equals_its_single_run(name, sparse):
         (matryoshka, {"latent": 8, "levels": (4, 8)}, r"levels=\(4, 8\) must increase from at least 1, below latent=8"),
         (matryoshka, {"latent": 8, "levels": (4, 2)}, r"levels=\(4, 2\) must increase from at least 1, below latent=8"),
         (topk, {"latent": 8, "active": 9}, "active=9 must be at most latent=8"),
+        (topk, {"decoder_norm": "scaled", "initial_norm": 0.0}, "initial_norm=0.0 must be above 0"),
+        (topk, {"initial_norm": 3.0}, "initial_norm=3.0 has no effect with decoder_norm=unit; omit it"),
+        (
+            matching_pursuit,
+            {"decoder_norm": "scaled"},
+            "decoder_norm=scaled has no effect on MatchingPursuit, whose decoder rows have norm 1; omit it",
+        ),
+        (jump_relu_experiment, {"bandwidth": 0.0}, "bandwidth=0.0 must be above 0"),
+        (l1, {"latent": 12, "target_active": 100.0}, "target_active=100.0 must be at most latent=12"),
+        (l1, {"coefficient_warmup": 2.0}, "coefficient_warmup=2.0 must be at most 1"),
+        (
+            gated_experiment,
+            {"coefficient_warmup": 1.0, "target_active": 3.0},
+            "coefficient_warmup=1.0 must be below 1, since the controller of target_active=3.0 starts after it",
+        ),
+        (
+            l1,
+            {"coefficient": 0.0, "target_active": 3.0},
+            "target_active=3.0 has no effect with coefficient=0.0; use a coefficient above 0",
+        ),
     ],
 )
-def test_fields_out_of_range_raise(module, fields, says):
-    with pytest.raises(ValueError, match=says):
+def test_fields_out_of_range_or_without_effect_raise(module, fields, says):
+    with pytest.raises(ValueError, match=f"^{says}$"):
         module.build(module.Config(**fields), data.Info((5,), 100))
+
+
+@pytest.mark.parametrize(
+    ("module", "fields"),
+    [
+        (topk, {"latent": 8, "active": 8}),
+        (topk, {"decoder_norm": "scaled", "initial_norm": 3.0, "latent": 30}),
+        (l1, {"latent": 12, "target_active": 12.0, "coefficient_warmup": 0.99}),
+        (l1, {"coefficient_warmup": 1.0}),
+        (l1, {"coefficient": 0.0}),
+    ],
+)
+def test_fields_at_the_ends_of_their_ranges_are_accepted(module, fields):
+    module.build(module.Config(**fields), data.Info((5,), 100))
 
 
 def test_initial_values_of_a_saved_model_need_no_data():
