@@ -20,6 +20,7 @@ from jaxae.experiments import gated as gated_experiment
 from jaxae.experiments import jump_relu as jump_relu_experiment
 from jaxae.experiments import l1, matching_pursuit, matryoshka, topk
 from jaxae.run import dictionary as run_dictionary
+from jaxae.training.trained import Trained
 from jaxae.variants import constraints, dead_latents, dictionary_learning
 from jaxae.variants.dictionary import Rule, SparseAutoencoder, Start
 from jaxae.variants.folding import fold, unfold
@@ -482,6 +483,19 @@ def test_loaded_top_k_model_keeps_k_latents_of_every_example(sparse, tmp_path):
     assert float(model.extra["statistics"]["scale"]) != 1
     found = model.experiment.measures["dictionary"](model, data.from_arrays(sparse, test=sparse))
     assert found["l1"] > 0
+
+
+@pytest.mark.parametrize("norm", ["unit", "scaled"])
+def test_l1_of_the_measures_is_in_units_of_the_data(norm):
+    """Codes times the norms of the decoder's rows, each the change of the reconstruction by a code of 1."""
+    experiment = l1.build(l1.Config(latent=N, decoder_norm=norm), data.Info((D,), 100, real=True))
+    values, x = model(Rule(), norm == "scaled")[1], np.asarray(INPUTS)
+    state = State(jnp.int32(0), values["params"], (), {"statistics": values["statistics"]})
+    trained = Trained(experiment, state, (D,), range(1), scale=None, real=True, from_bytes=False)
+    found = experiment.measures["dictionary"](trained, data.from_arrays(x, test=x, scale="none"))
+    decoded = np.asarray(trained.decode(np.concatenate([np.zeros((1, N)), np.eye(N)]).astype(np.float32)))
+    rows = np.linalg.norm(decoded[1:] - decoded[0], axis=1)
+    assert found["l1"] == pytest.approx(np.mean(np.asarray(trained.encode(x)) @ rows), rel=1e-4)
 
 
 @pytest.mark.slow
