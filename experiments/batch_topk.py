@@ -5,7 +5,7 @@ Source: Bussmann, Leask & Nanda 2024, "BatchTopK sparse autoencoders". In infere
 replaces the batch.
 Published: on SynthSAEBench-16k with --active 25 and 200 M samples F1 0.7316 +- 0.0010, MCC 0.7574, explained variance
 0.7923 over five seeds (arXiv 2602.14687).
-Command: jaxae batch_topk --data superposition/eighth,shared=True --epochs 2 --latent 512 --lr 1e-3 --seeds 5 --active 8
+Command: jaxae batch_topk --data superposition/eighth,shared=true --epochs 2 --latent 512 --lr 1e-3 --seeds 5 --active 8
 """
 
 from dataclasses import dataclass

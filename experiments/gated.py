@@ -3,7 +3,7 @@
 Group: sparse dictionaries
 Source: Rajamanoharan et al. 2024, "Improving dictionary learning with gated sparse autoencoders".
 Published: no result for these data (Rajamanoharan et al. 2024).
-Command: jaxae gated --data superposition/eighth,shared=True --epochs 2 --latent 512 --lr 1e-3 --seeds 5
+Command: jaxae gated --data superposition/eighth,shared=true --epochs 2 --latent 512 --lr 1e-3 --seeds 5
 --target-active 8
 """
 

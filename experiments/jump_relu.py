@@ -5,7 +5,7 @@ Source: Rajamanoharan et al. 2024, "Jumping ahead: improving reconstruction fide
 The threshold is trained as itself, not as a logarithm.
 Published: on SynthSAEBench-16k at 25 active latents and 200 M samples F1 0.7317 +- 0.0034, MCC 0.7527, explained
 variance 0.7951 over five seeds (arXiv 2602.14687).
-Command: jaxae jump_relu --data superposition/eighth,shared=True --epochs 2 --latent 512 --lr 1e-3 --seeds 5
+Command: jaxae jump_relu --data superposition/eighth,shared=true --epochs 2 --latent 512 --lr 1e-3 --seeds 5
 --target-active 8
 """
 

@@ -5,7 +5,7 @@ Source: Bricken et al. 2023, "Towards monosemanticity"; input scale, coefficient
 norm are those of Anthropic's update of April 2024, "Training sparse autoencoders".
 Published: on SynthSAEBench-16k at 25 active latents and 200 M samples F1 0.5562, MCC 0.6039, explained variance 0.7654
 over five seeds (arXiv 2602.14687).
-Command: jaxae l1 --data superposition/eighth,shared=True --epochs 2 --latent 512 --lr 1e-3 --seeds 5 --target-active 8
+Command: jaxae l1 --data superposition/eighth,shared=true --epochs 2 --latent 512 --lr 1e-3 --seeds 5 --target-active 8
 """
 
 from dataclasses import dataclass

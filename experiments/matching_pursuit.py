@@ -5,7 +5,7 @@ Source: Costa, Fel, Lubana, Tolooshams & Ba 2025, "From flat to hierarchical: ex
 matching pursuit"; Mallat & Zhang 1993.
 Published: on SynthSAEBench-16k with --active 25 and 200 M samples F1 0.4464, MCC 0.6930, explained variance 0.8351 over
 five seeds (arXiv 2602.14687).
-Command: jaxae matching_pursuit --data superposition/eighth,shared=True --epochs 2 --latent 512 --lr 1e-3 --seeds 5
+Command: jaxae matching_pursuit --data superposition/eighth,shared=true --epochs 2 --latent 512 --lr 1e-3 --seeds 5
 --active 8
 """
 

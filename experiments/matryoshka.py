@@ -4,7 +4,7 @@ Group: sparse dictionaries
 Source: Bussmann, Nabeshima, Karvonen & Nanda 2025, "Learning multi-level features with Matryoshka sparse autoencoders".
 Published: on SynthSAEBench-16k with --active 25 and 200 M samples F1 0.8793 +- 0.0021, MCC 0.7927, explained variance
 0.7792 over five seeds (arXiv 2602.14687).
-Command: jaxae matryoshka --data superposition/eighth,shared=True --epochs 2 --latent 512 --lr 1e-3 --seeds 5
+Command: jaxae matryoshka --data superposition/eighth,shared=true --epochs 2 --latent 512 --lr 1e-3 --seeds 5
 --active 8 --levels 16 64 256
 """
 

@@ -4,7 +4,7 @@ Group: sparse dictionaries
 Source: Gao et al. 2024, "Scaling and evaluating sparse autoencoders"; Makhzani & Frey 2013. The
 unrectified, unnormalized auxiliary loss is that of SAELens.
 Published: no result for these data (Gao et al. 2024).
-Command: jaxae topk --data superposition/eighth,shared=True --epochs 2 --latent 512 --lr 1e-3 --seeds 5 --active 8
+Command: jaxae topk --data superposition/eighth,shared=true --epochs 2 --latent 512 --lr 1e-3 --seeds 5 --active 8
 """
 
 from dataclasses import dataclass

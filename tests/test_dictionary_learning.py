@@ -16,8 +16,11 @@ from jaxae.core.batch import Layout
 from jaxae.core.reduction import gradient
 from jaxae.core.step import descend
 from jaxae.core.types import Scale, State
-from jaxae.experiments import matryoshka, topk
+from jaxae.experiments import gated as gated_experiment
+from jaxae.experiments import jump_relu as jump_relu_experiment
+from jaxae.experiments import l1, matching_pursuit, matryoshka, topk
 from jaxae.run import dictionary as run_dictionary
+from jaxae.training.trained import Trained
 from jaxae.variants import constraints, dead_latents, dictionary_learning
 from jaxae.variants.dictionary import Rule, SparseAutoencoder, Start
 from jaxae.variants.folding import fold, unfold
@@ -479,6 +482,19 @@ def test_loaded_top_k_model_keeps_k_latents_of_every_example(sparse, tmp_path):
     assert found["l1"] > 0
 
 
+@pytest.mark.parametrize("norm", ["unit", "scaled"])
+def test_l1_of_the_measures_is_in_units_of_the_data(norm):
+    """Codes times the norms of the decoder's rows, each the change of the reconstruction by a code of 1."""
+    experiment = l1.build(l1.Config(latent=N, decoder_norm=norm), data.Info((D,), 100, real=True))
+    values, x = model(Rule(), norm == "scaled")[1], np.asarray(INPUTS)
+    state = State(jnp.int32(0), values["params"], (), {"statistics": values["statistics"]})
+    trained = Trained(experiment, state, (D,), range(1), scale=None, real=True, from_bytes=False)
+    found = experiment.measures["dictionary"](trained, data.from_arrays(x, test=x, scale="none"))
+    decoded = np.asarray(trained.decode(np.concatenate([np.zeros((1, N)), np.eye(N)]).astype(np.float32)))
+    rows = np.linalg.norm(decoded[1:] - decoded[0], axis=1)
+    assert found["l1"] == pytest.approx(np.mean(np.asarray(trained.encode(x)) @ rows), rel=1e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["batch_topk", "matryoshka"])
 def test_seed_of_a_population_equals_its_single_run(name, sparse):
@@ -507,11 +523,45 @@ def test_seed_of_a_population_equals_its_single_run(name, sparse):
         (matryoshka, {"latent": 8, "levels": (4, 8)}, r"levels=\(4, 8\) must increase from at least 1, below latent=8"),
         (matryoshka, {"latent": 8, "levels": (4, 2)}, r"levels=\(4, 2\) must increase from at least 1, below latent=8"),
         (topk, {"latent": 8, "active": 9}, "active=9 must be at most latent=8"),
+        (topk, {"decoder_norm": "scaled", "initial_norm": 0.0}, "initial_norm=0.0 must be above 0"),
+        (topk, {"initial_norm": 3.0}, "initial_norm=3.0 has no effect with decoder_norm=unit; omit it"),
+        (
+            matching_pursuit,
+            {"decoder_norm": "scaled"},
+            "decoder_norm=scaled has no effect on MatchingPursuit, whose decoder rows have norm 1; omit it",
+        ),
+        (jump_relu_experiment, {"bandwidth": 0.0}, "bandwidth=0.0 must be above 0"),
+        (l1, {"latent": 12, "target_active": 100.0}, "target_active=100.0 must be at most latent=12"),
+        (l1, {"coefficient_warmup": 2.0}, "coefficient_warmup=2.0 must be at most 1"),
+        (
+            gated_experiment,
+            {"coefficient_warmup": 1.0, "target_active": 3.0},
+            "coefficient_warmup=1.0 must be below 1, since the controller of target_active=3.0 starts after it",
+        ),
+        (
+            l1,
+            {"coefficient": 0.0, "target_active": 3.0},
+            "target_active=3.0 has no effect with coefficient=0.0; use a coefficient above 0",
+        ),
     ],
 )
-def test_fields_out_of_range_raise(module, fields, says):
-    with pytest.raises(ValueError, match=says):
+def test_fields_out_of_range_or_without_effect_raise(module, fields, says):
+    with pytest.raises(ValueError, match=f"^{says}$"):
         module.build(module.Config(**fields), data.Info((5,), 100))
+
+
+@pytest.mark.parametrize(
+    ("module", "fields"),
+    [
+        (topk, {"latent": 8, "active": 8}),
+        (topk, {"decoder_norm": "scaled", "initial_norm": 3.0, "latent": 30}),
+        (l1, {"latent": 12, "target_active": 12.0, "coefficient_warmup": 0.99}),
+        (l1, {"coefficient_warmup": 1.0}),
+        (l1, {"coefficient": 0.0}),
+    ],
+)
+def test_fields_at_the_ends_of_their_ranges_are_accepted(module, fields):
+    module.build(module.Config(**fields), data.Info((5,), 100))
 
 
 def test_initial_values_of_a_saved_model_need_no_data():

@@ -15,7 +15,9 @@ import jaxae
 import short_runs
 from conftest import equal
 from jaxae import data, experiments, likelihoods, run
+from jaxae.commands import _docstrings
 from jaxae.core.types import Info
+from jaxae.data.superposition import is_world, load_world
 from jaxae.errors import InputError, Interrupted
 from jaxae.run import command_line
 from jaxae.training import records
@@ -81,12 +83,15 @@ def test_golden_values_are_of_experiments():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_docstring_has_a_source_and_a_command_that_parses(name):
+    """A world is also generated, with one example of each split."""
     text = module(name).__doc__
-    assert "Source: " in text
-    line = next(line for line in text.splitlines() if line.startswith("Command: jaxae "))
-    program, *arguments = shlex.split(line.removeprefix("Command: jaxae "))
+    said = _docstrings.fields(text)
+    assert said["Source"]
+    _, program, *arguments = shlex.split(said["Command"])
     assert program == name
-    command_line.parse(module(name).Config, text, arguments)
+    config = command_line.parse(module(name).Config, text, arguments)
+    if is_world(config.data):
+        load_world(f"{config.data},train=1,test=1,steps=0")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -64,3 +64,10 @@ def test_defects_of_other_projects_are_mutants_that_the_named_test_kills():
     assert named.keys() == known.keys()
     for issue, test in named.items():
         assert test in known[issue], issue
+
+
+def test_tests_that_the_readme_names_exist():
+    named = re.findall(r"`(test_\w+\.py)::(\w+)`", README)
+    assert len(named) > 30
+    for file, name in named:
+        assert f"\ndef {name}(" in (ROOT / "tests" / file).read_text(), name

@@ -250,6 +250,11 @@ def test_unknown_worlds_and_constants_raise(name, says):
         data.load(name)
 
 
+@pytest.mark.parametrize(("value", "seed"), [("true", 3), ("True", 3), ("false", None), ("False", None)])
+def test_boolean_constants_may_be_capitalized(value, seed):
+    assert data.load(f"superposition,train=1,test=1,steps=0,seed=3,shared={value}").train.x.seed == seed
+
+
 @pytest.mark.parametrize("option", [{"scale": "standard"}, {"test": "0.1"}, {"size": 3}, {"context": ("a",)}])
 def test_options_without_effect_raise(option):
     with pytest.raises(InputError, match=f"{next(iter(option))}=.* has no effect on superposition,dim=4; omit it"):

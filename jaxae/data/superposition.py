@@ -83,7 +83,7 @@ def load_world(name: str) -> Dataset:
         field, _, text = part.partition("=")
         kind = hints.get(field, str)
         try:
-            constants[field] = {"true": True, "false": False}[text] if kind is bool else kind(text)
+            constants[field] = {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
         except (KeyError, ValueError):
             a = {int: "an integer", float: "a number", bool: "true or false"}[kind]
             raise InputError(f"data={name}: {field}={text} must be {a}") from None

@@ -18,6 +18,7 @@ from jaxae.run.build import optimizer
 from jaxae.training import epoch
 from jaxae.variants import constraints, dead_latents, dictionary, dictionary_learning
 from jaxae.variants.dictionary import Rule, SparseAutoencoder, Start
+from jaxae.variants.dictionary_learning import is_zero
 from jaxae.variants.folding import fold
 
 EXAMPLES = 10_000  # for the input scale and the initial decoder bias
@@ -65,12 +66,10 @@ def experiment(config: Any, info: Info, rule: Rule, *, levels: Sequence[int] = (
     """The experiment of an activation rule.
 
     config: an experiment's, with `Fields`, and `Penalized` if the rule has a penalty. levels: see
-    `dictionary_learning.loss`. ValueError for levels that do not increase, and for more active latents than there are.
+    `dictionary_learning.loss`. ValueError for levels that do not increase, for more active latents than there are, and
+    for numbers out of range or without effect.
     """
-    if sorted({0, *levels, config.latent}) != [0, *levels, config.latent]:
-        raise ValueError(f"levels={tuple(levels)} must increase from at least 1, below latent={config.latent}")
-    if getattr(rule, "active", 0) > config.latent:
-        raise ValueError(f"active={config.active} must be at most latent={config.latent}")
+    _require_valid(config, rule, levels)
     unit = config.decoder_norm == "unit" or rule.tied
     model = SparseAutoencoder(
         info.shape,
@@ -99,6 +98,37 @@ def experiment(config: Any, info: Info, rule: Rule, *, levels: Sequence[int] = (
     if config.resample_every:
         train = dead_latents.resampled(train, model, config.resample_every)
     return Experiment(model, train, loss, unit="per {example}", measures={"dictionary": measured})
+
+
+def _require_valid(config: Any, rule: Rule, levels: Sequence[int]) -> None:
+    """Raise ValueError for a field out of range or without effect."""
+    latent, target = config.latent, getattr(config, "target_active", 0)
+    if sorted({0, *levels, latent}) != [0, *levels, latent]:
+        raise ValueError(f"levels={tuple(levels)} must increase from at least 1, below latent={latent}")
+    if getattr(rule, "active", 0) > latent:
+        raise ValueError(f"active={config.active} must be at most latent={latent}")
+    if rule.tied and config.decoder_norm == "scaled":
+        raise ValueError(
+            f"decoder_norm=scaled has no effect on {type(rule).__name__}, whose decoder rows have norm 1; omit it"
+        )
+    if config.decoder_norm == "unit" and config.initial_norm != Fields.initial_norm:
+        raise ValueError(f"initial_norm={config.initial_norm} has no effect with decoder_norm=unit; omit it")
+    for name in ("initial_norm", "bandwidth"):
+        if is_zero(getattr(config, name, 1.0)):
+            raise ValueError(f"{name}={getattr(config, name)} must be above 0")
+    if target > latent:
+        raise ValueError(f"target_active={target} must be at most latent={latent}")
+    rise = getattr(config, "coefficient_warmup", 0)
+    if rise > 1:
+        raise ValueError(f"coefficient_warmup={rise} must be at most 1")
+    if target and rise == 1:
+        raise ValueError(
+            f"coefficient_warmup={rise} must be below 1, since the controller of target_active={target} starts after it"
+        )
+    if target and is_zero(config.coefficient):
+        raise ValueError(
+            f"target_active={target} has no effect with coefficient={config.coefficient}; use a coefficient above 0"
+        )
 
 
 def measured(trained: Any, data: MeasuredData) -> Mapping[str, float]:

@@ -14,7 +14,7 @@ from jaxae.core.types import Metrics, Params, State
 from jaxae.variants.dictionary import STATISTICS, SparseAutoencoder, norms, product
 from jaxae.variants.top_k import is_largest
 
-SMALLER = 0.2  # norm of a resampled encoder column, relative to those of the living
+SMALLER = 0.2  # norm of a resampled encoder column, relative to those of latents that are not dead
 
 
 def unused_steps(unused: Int[Array, " n"], z: Float[Array, "B n"], batch: Batch) -> Int[Array, " n"]:
@@ -32,9 +32,9 @@ def auxiliary(
 ) -> Float[Array, " B"]:
     """AuxK: squared error of the residual's reconstruction by the k dead latents with the largest pre-activations u.
 
-    k = d / 2; times min(number of dead latents / k, 1). The residual, that of the living latents, has no gradient (Gao
-    et al. 2024, A.2). Pre-activations are not rectified, so that negative ones have a gradient, as in sparsify and
-    SAELens. 0 without dead latents.
+    k = d / 2; times min(number of dead latents / k, 1). The residual of the reconstruction has no gradient (Gao et al.
+    2024, A.2). Pre-activations are not rectified, so that negative ones have a gradient, as in sparsify and SAELens. 0
+    without dead latents.
     """
     k = max(residual.shape[1] // 2, 1)
     target = jax.lax.stop_gradient(residual)
@@ -56,8 +56,8 @@ def resampled(transition: Transition, model: SparseAutoencoder, every: int) -> T
 
     A latent that was not active for `every` steps gets a decoder row and an encoder column in the direction of an
     example of the batch, sampled with a probability proportional to its squared loss; the column has 0.2 times the
-    mean norm of those of the living latents, and the bias is 0. Its optimizer state is reset. The source samples from
-    819,200 examples, and this function from the batch, without replacement unless more latents are dead.
+    mean norm of the columns of latents that are not dead, and the bias is 0. Its optimizer state is reset. The source
+    samples from 819,200 examples, and this function from the batch, without replacement unless more latents are dead.
     """
 
     def step(state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, Metrics]:

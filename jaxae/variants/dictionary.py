@@ -17,7 +17,7 @@ from jaxae.core.batch import Batch
 from jaxae.core.divergences import per_example
 from jaxae.nets.layers import dot_general
 
-STATISTICS = "statistics"  # collection of the numbers that training changes without gradients
+STATISTICS = "statistics"  # collection of the variables that are not trained by gradient
 
 
 class Weights(NamedTuple):
@@ -26,7 +26,7 @@ class Weights(NamedTuple):
     encoder: Float[Array, "d n"]
     encoder_bias: Float[Array, " n"]
     decoder: Float[Array, "n d"]
-    own: Mapping[str, Float[Array, "*n"]]  # the rule's own parameters [n] and statistics
+    own: Mapping[str, Float[Array, "*n"]]  # parameters [n] and statistics of the rule
     precision: str = "float32"
 
     def preactivations(self, v: Float[Array, "B d"]) -> Float[Array, "B n"]:
@@ -34,7 +34,7 @@ class Weights(NamedTuple):
         return product(v, self.encoder, self.precision) + self.encoder_bias[None]
 
 
-Statistics: TypeAlias = Mapping[str, Float[Array, ""]]  # new values of a rule's own numbers
+Statistics: TypeAlias = Mapping[str, Float[Array, ""]]  # new values of a rule's statistics
 
 
 @dataclass(frozen=True)
@@ -46,17 +46,17 @@ class Rule:
 
     @property
     def parameters(self) -> Mapping[str, float]:
-        """Initial values of its own parameters, each [n]."""
+        """Initial values of the parameters of the rule, each [n]."""
         return {}
 
     @property
     def statistics(self) -> Mapping[str, float]:
-        """Initial values of its own numbers, which training changes without gradients."""
+        """Initial values of the statistics of the rule (not trained by gradient)."""
         return {}
 
     @property
     def of_codes(self) -> tuple[str, ...]:
-        """Those of its own parameters that are in units of the codes."""
+        """Names of the parameters in units of the codes."""
         return ()
 
     @property
@@ -114,9 +114,9 @@ class SparseAutoencoder(nn.Module):
 
     W [d, n] is the encoder, b [n] its bias, D [n, d] the decoder, c [d] its bias, s the input scale.
 
-    rescaled: the decoder's rows are divided by their norms, encoder, encoder bias and the rule's own parameters
-    multiplied by them, so that the decoder's norm is one whatever its parameters (Anthropic's April update 2024:
-    activations times decoder norm).
+    rescaled: the decoder's rows are divided by their norms, encoder, encoder bias and the rule's parameters in units of
+    the codes multiplied by them, so that the decoder's norm is one whatever its parameters (Anthropic's April update
+    2024: activations times decoder norm).
     """
 
     shape: tuple[int, ...]  # of an example

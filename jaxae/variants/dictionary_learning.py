@@ -93,7 +93,7 @@ def loss(
         if (penalty := model.rule.penalty(v, weights, z)) is not None:
             strength = batch.scheduled(coefficient) * old["multiplier"]
             terms["penalty"] = strength * penalty
-        if not _is_zero(auxiliary_weight):
+        if not is_zero(auxiliary_weight):
             u = weights.preactivations(v)
             added = [
                 auxiliary(u[:, a:b], residual, weights.decoder[a:b], dead[a:b], model.precision)
@@ -121,5 +121,6 @@ def loss(
     return objective
 
 
-def _is_zero(weight: float | Float[Array, ""]) -> bool:
+def is_zero(weight: float | Float[Array, ""]) -> bool:
+    """Whether a weight is 0; a traced one is not."""
     return isinstance(weight, int | float) and weight == 0
