@@ -19,6 +19,8 @@ from sae_lens import (
     GatedSAEConfig,
     JumpReLUSAE,
     JumpReLUSAEConfig,
+    MatchingPursuitSAE,
+    MatchingPursuitSAEConfig,
     MatryoshkaBatchTopKTrainingSAE,
     MatryoshkaBatchTopKTrainingSAEConfig,
     StandardSAE,
@@ -37,6 +39,11 @@ MODELS = {
     "gated": (GatedSAE, GatedSAEConfig, {}),
     "gated_uncentred": (GatedSAE, GatedSAEConfig, {"apply_b_dec_to_input": False}),
     "batchtopk": (BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig, {"k": 5}),
+    "matching_pursuit": (
+        MatchingPursuitSAE,
+        MatchingPursuitSAEConfig,
+        {"max_iterations": 5, "residual_threshold": 0, "stop_on_duplicate_support": False},
+    ),
     "matryoshka_batchtopk": (
         MatryoshkaBatchTopKTrainingSAE,
         MatryoshkaBatchTopKTrainingSAEConfig,
@@ -56,6 +63,8 @@ def main() -> None:
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.normal_(0, 0.5)
+            if name == "matching_pursuit":
+                model.W_dec /= model.W_dec.norm(dim=1, keepdim=True)
             if "threshold" in dict(model.named_parameters()):
                 model.threshold.uniform_(-0.2, 1)
             if hasattr(model, "topk_threshold"):

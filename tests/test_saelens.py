@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from jaxae.errors import InputError
 from jaxae.experiments import batch_topk, gated, jump_relu, l1, matching_pursuit, matryoshka, simple, topk
 from jaxae.run import saelens
 from jaxae.training.trained import Trained
+from jaxae.variants.dictionary import Rule
 
 pytest.importorskip("safetensors", reason="the extra lm is not installed")
 
@@ -35,6 +37,7 @@ MODULES = {
     "l1": l1,
 }
 WRITTEN = {"l1": "standard", "topk": "topk", "gated": "gated"}  # the others: jumprelu
+PURSUIT = {"residual_threshold": 0, "max_iterations": 4, "stop_on_duplicate_support": False}
 
 
 def model(module, scale=SCALE, seeds=1, **fields):
@@ -52,12 +55,30 @@ def model(module, scale=SCALE, seeds=1, **fields):
     if "threshold" in params:
         params["threshold"] = jnp.abs(params["threshold"])
     statistics = {**variables["statistics"], "scale": jnp.float32(1.7)}
+    if module is matching_pursuit:
+        params["decoder"], statistics["scale"] = unit(params["decoder"]), jnp.float32(1)
     if "threshold" in statistics:
         statistics["threshold"] = jnp.float32(0.6)
     state = State(jnp.int32(0), params, (), {"statistics": statistics})
     if seeds > 1:
         state = jax.tree.map(lambda leaf: jnp.stack([leaf] * seeds), state)
     return Trained(experiment, state, (D,), range(seeds), scale=scale, real=True, from_bytes=False)
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def pursued(v, rows, iterations):
+    """Codes of SAELens' matching pursuit without a stop, one example after the other."""
+    z = np.zeros((len(v), len(rows)))
+    for i, residual in enumerate(v):
+        for _ in range(iterations):
+            best = np.argmax(np.maximum(rows @ residual, 0))
+            value = max(rows[best] @ residual, 0)
+            z[i, best] += value
+            residual = residual - value * rows[best]
+    return z
 
 
 def reference(folder, x):
@@ -67,6 +88,12 @@ def reference(folder, x):
     v = x.astype(np.float64) - w["b_dec"] * config["apply_b_dec_to_input"]
     norm = np.linalg.norm(w["W_dec"], axis=1)
     rescaled = config["architecture"] in ("topk", "batchtopk") and config["rescale_acts_by_decoder_norm"]
+    if config["architecture"] == "matching_pursuit":
+        assert set(w) == {"W_dec", "b_dec"}
+        assert config["residual_threshold"] == 0
+        assert not config["stop_on_duplicate_support"]
+        z = pursued(v, w["W_dec"], config["max_iterations"] or config["d_in"])
+        return z, z @ w["W_dec"] + w["b_dec"] * config["apply_b_dec_to_input"]
     if config["architecture"] == "gated":
         z = (v @ w["W_enc"] + w["b_gate"] > 0) * np.maximum(v @ (w["W_enc"] * np.exp(w["r_mag"])) + w["b_mag"], 0)
     else:
@@ -106,6 +133,21 @@ def test_written_models_have_the_same_codes_by_the_formulas_of_saelens(tmp_path,
     compared(codes, decoded, again, X)
 
 
+def test_written_matching_pursuit_has_the_codes_of_saelens(tmp_path):
+    ours = model(matching_pursuit, None)
+    assert saelens.write(tmp_path, ours) == "matching_pursuit"
+    codes, decoded = reference(tmp_path, X)
+    compared(codes, decoded, ours, X)
+    compared(codes, decoded, jaxae.load(tmp_path), X)
+
+
+def test_matching_pursuit_with_rows_of_another_norm_is_not_written(tmp_path):
+    """SAELens multiplies by the rows and does not divide by their norms."""
+    scaled = model(matching_pursuit, Scale(np.zeros(1), np.full(1, 2.0)))
+    with pytest.raises(InputError, match="rows of norm 1 .* train with decoder_norm=unit, input_scale=none, scale=no"):
+        saelens.write(tmp_path, scaled)
+
+
 def test_top_k_model_is_not_read_as_relu(tmp_path):
     saelens.write(tmp_path, model(topk))
     found = jaxae.load(tmp_path)
@@ -124,7 +166,9 @@ def theirs(folder, architecture, change=None, **fields):
     """A random model as SAELens saves it."""
     rng = np.random.default_rng(2)
     arrays = {"W_enc": rng.normal(0, 0.3, (D, N)), "W_dec": rng.normal(0, 0.5, (N, D)), "b_dec": rng.normal(2, 1, D)}
-    if architecture == "gated":
+    if architecture == "matching_pursuit":
+        arrays = {"W_dec": unit(arrays["W_dec"]), "b_dec": arrays["b_dec"]}
+    elif architecture == "gated":
         arrays |= {name: rng.normal(0, 0.5, N) for name in ("b_gate", "b_mag", "r_mag")}
     else:
         arrays["b_enc"] = rng.normal(0, 0.5, N)
@@ -133,7 +177,13 @@ def theirs(folder, architecture, change=None, **fields):
     )
     arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
     weights.save(folder / "sae_weights.safetensors", change(arrays) if change else arrays)
-    config = {"architecture": architecture, "apply_b_dec_to_input": True, "normalize_activations": "none", **fields}
+    config = {
+        "architecture": architecture,
+        "d_in": D,
+        "apply_b_dec_to_input": True,
+        "normalize_activations": "none",
+        **fields,
+    }
     (folder / "cfg.json").write_text(json.dumps(config))
     return folder
 
@@ -159,6 +209,9 @@ def with_ones(arrays):
         ("gated", {}, None),
         ("gated", {"apply_b_dec_to_input": False}, None),
         ("batchtopk", {"k": 4, "rescale_acts_by_decoder_norm": True}, None),
+        ("matching_pursuit", PURSUIT, None),
+        ("matching_pursuit", {**PURSUIT, "max_iterations": None}, None),
+        ("matching_pursuit", {**PURSUIT, "apply_b_dec_to_input": False}, None),
     ],
 )
 def test_read_models_have_the_codes_of_saelens(tmp_path, architecture, fields, change):
@@ -209,6 +262,25 @@ def test_read_model_is_written_again_and_trained_with_an_optimizer(tmp_path):
         ("jumprelu", {}, lambda a: {k: v for k, v in a.items() if k != "threshold"}, "{'threshold'} differ"),
         ("standard", {}, lambda a: {**a, "W_enc": a["W_enc"].T}, r"tensor W_enc has shape \[24, 6\], not \[6, 24\]"),
         ("topk", {}, None, "its k is None, not a positive integer"),
+        ("matching_pursuit", {**PURSUIT, "max_iterations": 0}, None, "its max_iterations is 0, not a positive integer"),
+        (
+            "matching_pursuit",
+            {**PURSUIT, "residual_threshold": 0.01},
+            None,
+            "residual_threshold 0.01 is not supported; use 0",
+        ),
+        (
+            "matching_pursuit",
+            {**PURSUIT, "stop_on_duplicate_support": True},
+            None,
+            "stop_on_duplicate_support True is not supported; use False",
+        ),
+        (
+            "matching_pursuit",
+            PURSUIT,
+            lambda a: {**a, "W_dec": a["W_dec"] * 1.001},
+            "matching pursuit needs decoder rows of norm 1",
+        ),
     ],
 )
 def test_models_that_cannot_be_read_exactly_are_errors(tmp_path, architecture, fields, change, message):
@@ -228,9 +300,15 @@ def test_damaged_folders_are_errors(tmp_path):
         jaxae.load(tmp_path)
 
 
+class Doubled(Rule):
+    """An activation rule of a user."""
+
+
 def test_models_without_this_format_are_errors(tmp_path, monkeypatch):
-    with pytest.raises(InputError, match="SAELens has no model with the codes of MatchingPursuit"):
-        saelens.write(tmp_path, model(matching_pursuit, None))
+    unknown = model(topk)
+    net = unknown.experiment.model.clone(rule=Doubled())
+    with pytest.raises(InputError, match="SAELens has no model with the codes of Doubled; use another format"):
+        saelens.write(tmp_path, replace(unknown, experiment=replace(unknown.experiment, model=net)))
     with pytest.raises(InputError, match="the model has 2 seeds, and the format holds one; use member=0 to 1"):
         saelens.write(tmp_path, model(topk, seeds=2))
     saelens.write(tmp_path, model(topk, seeds=2)[1])
@@ -267,6 +345,7 @@ def test_saelens_and_jaxae_read_each_others_models(tmp_path):
         pytest.skip("no sae_lens: set JAXAE_SAELENS to the Python of an environment with sae-lens")
     np.save(tmp_path / "x.npy", X)
     ours = {name: model(module) for name, module in MODULES.items()}
+    ours["matching_pursuit"] = model(matching_pursuit, None)
     for name, of in ours.items():
         (tmp_path / "ours" / name).mkdir(parents=True)
         saelens.write(tmp_path / "ours" / name, of)
@@ -276,7 +355,7 @@ def test_saelens_and_jaxae_read_each_others_models(tmp_path):
         found = np.load(tmp_path / "ours" / name / "out.npz")
         compared(found["codes"], found["decoded"], of, X)
     theirs = sorted((tmp_path / "theirs").iterdir())
-    assert len(theirs) == 9
+    assert len(theirs) == 10
     for folder in theirs:
         found = np.load(folder / "out.npz")
         compared(found["codes"], found["decoded"], jaxae.load(folder), X)

@@ -65,7 +65,7 @@ def positive(world, constants):
 def test_features_without_parent_fire_with_their_frequencies(independent, correlated):
     for world, (constants, f) in ((INDEPENDENT, independent), (CORRELATED, correlated)):
         within((f[:, TOP] > 0).mean(0), (frequencies(world) * positive(world, constants))[TOP])
-    assert (correlated[1][:, TOP] > 0).sum(1).max() > features.SLOTS  # more than are drawn at a time
+    assert (correlated[1][:, TOP] > 0).sum(1).max() > features.SLOTS  # more than are sampled at a time
 
 
 def test_pairs_fire_together_as_the_gaussian_copula_says(correlated):

@@ -3,7 +3,7 @@
 An example is x = f D + b. Feature i of F would fire, if it had no parent, where the Gaussian copula
 L_i . z + sqrt(1 - |L_i|^2) e_i exceeds Phi^-1(1 - p_i), with z [R] shared by all features and e_i its own. Given z the
 features are independent: i fires with probability Phi((L_i . z - Phi^-1(1 - p_i)) / sqrt(1 - |L_i|^2)). So normal
-numbers are drawn for z and for the magnitudes of features that fire, and for no others.
+numbers are sampled for z and for the magnitudes of features that fire, and for no others.
 
 Features 0 .. roots - 1 are roots of trees, numbered level by level: the children of node k are the next `children`
 features from roots + k children on. A child fires only where its parent fires; of siblings that would fire, one is
@@ -23,7 +23,7 @@ import numpy as np
 from jax.scipy.special import ndtr, ndtri
 from jaxtyping import Array, Bool, Float, Int, Key
 
-SLOTS = 8  # trees, and features outside of them, that are drawn at a time
+SLOTS = 8  # trees, and features outside of them, that are sampled at a time
 
 
 class Features(NamedTuple):
@@ -127,8 +127,8 @@ def _chains(
     drive: Phi^-1 of the probability that a feature would fire, given the shared factors.
     """
     levels = trees.depth + 1
-    drawn = jax.random.uniform(key, (levels * (trees.children + 1) * len(index),), minval=np.finfo(np.float32).tiny)
-    uniform = drawn.reshape(levels, trees.children + 1, len(index))
+    sampled = jax.random.uniform(key, (levels * (trees.children + 1) * len(index),), minval=np.finfo(np.float32).tiny)
+    uniform = sampled.reshape(levels, trees.children + 1, len(index))
     parent = jnp.where(alive, index, 0)
     value = jnp.where(alive, _magnitude(uniform[0, -1], parent, features), 0)
     first = Active(parent[None], value[None])

@@ -24,17 +24,28 @@ from jaxae.variants.dictionary import STATISTICS, Rule, SparseAutoencoder
 from jaxae.variants.folding import fold
 from jaxae.variants.gated import Gated
 from jaxae.variants.jump_relu import JumpReLU
+from jaxae.variants.matching_pursuit import MatchingPursuit
 from jaxae.variants.top_k import BatchTopK, TopK
 
 WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
+# Fields of matching pursuit that never stops before its last iteration.
+ALL_ITERATIONS = MappingProxyType({"residual_threshold": 0, "stop_on_duplicate_support": False})
 FORMAT = "6.0.0"  # the version that introduced this form of cfg.json
 # Tensor of each parameter, by architecture. SAELens trains batchtopk models, and saves them as jumprelu.
 COMMON = {"encoder": "W_enc", "encoder_bias": "b_enc", "decoder": "W_dec", "decoder_bias": "b_dec"}
 THRESHOLD = {**COMMON, "threshold": "threshold"}
 GATED = {**COMMON, "encoder_bias": "b_gate", "magnitude": "r_mag", "magnitude_bias": "b_mag"}
+TIED = {name: COMMON[name] for name in ("decoder", "decoder_bias")}
 TRAINED = ("batchtopk", "matryoshka_batchtopk")
 TENSORS = MappingProxyType(
-    {"standard": COMMON, "topk": COMMON, "jumprelu": THRESHOLD, "gated": GATED, **dict.fromkeys(TRAINED, THRESHOLD)}
+    {
+        "standard": COMMON,
+        "topk": COMMON,
+        "jumprelu": THRESHOLD,
+        "gated": GATED,
+        "matching_pursuit": TIED,
+        **dict.fromkeys(TRAINED, THRESHOLD),
+    }
 )
 
 Arrays = dict[str, Float[np.ndarray, "..."]]
@@ -51,8 +62,8 @@ def write(folder: Path, model: Trained) -> str:
     Input scale, standardization and decoder norms are folded into the weights: inputs are examples [N, d] in the user's
     units, pixels in [0, 1], and codes those of `model.encode`. BatchTopK and Matryoshka models become `jumprelu`, with
     their threshold of inference for every latent.
-    InputError for a model that is not a sparse autoencoder, several seeds, an activation rule that SAELens lacks, and
-    without the package `safetensors`.
+    InputError for a model that is not a sparse autoencoder, several seeds, an activation rule that SAELens lacks,
+    matching pursuit with folded rows of another norm than 1, and without the package `safetensors`.
     """
     sparse, seeds = model.experiment.model, len(model)
     if not isinstance(sparse, SparseAutoencoder):
@@ -62,6 +73,11 @@ def write(folder: Path, model: Trained) -> str:
     architecture, own = _architecture(sparse.rule)
     with input_errors():
         folded, variables = fold(sparse, model.variables, model.scale)
+    if folded.rule.tied and not _is_unit(variables["params"]["decoder"]):
+        raise InputError(
+            "matching pursuit in SAELens needs decoder rows of norm 1 in the units of the data; "
+            "train with decoder_norm=unit, input_scale=none, scale=none"
+        )
     values = {**variables["params"], **{name: variables[STATISTICS][name] for name in folded.rule.statistics}}
     if "threshold" in values:
         values["threshold"] = jnp.broadcast_to(values["threshold"], (sparse.latent,))
@@ -89,7 +105,8 @@ def read(folder: Path, optimizer: optax.GradientTransformation | None = None) ->
     optimizer: for further training; without one the model cannot be trained. The loss is the squared error, plus the
     L1 norm, the number of active latents or the terms of the gate with coefficient 0.
     InputError for an architecture that is not in `TENSORS`, for inputs that are normalized by numbers that the folder
-    does not hold, and for a folder that is not intact.
+    does not hold, for matching pursuit with rows of another norm than 1 or with a rule that stops it before its last
+    iteration, and for a folder that is not intact.
     """
     config = _config(folder)
     architecture, arrays = config["architecture"], weights.read(folder / WEIGHTS)
@@ -119,6 +136,8 @@ def _architecture(rule: Rule) -> tuple[str, dict[str, Any]]:
             return "jumprelu", {}
         case Gated():
             return "gated", {}
+        case MatchingPursuit(active=active):
+            return "matching_pursuit", {**ALL_ITERATIONS, "max_iterations": active}
     if type(rule) is not Rule:
         raise InputError(f"SAELens has no model with the codes of {type(rule).__name__}; use another format")
     return "standard", {}
@@ -127,11 +146,23 @@ def _architecture(rule: Rule) -> tuple[str, dict[str, Any]]:
 def _rule(architecture: str, config: dict[str, Any]) -> Rule:
     """The activation rule of an architecture."""
     if architecture == "topk":
-        k = config.get("k")
-        if type(k) is not int or k < 1:
-            raise ValueError(f"its k is {k}, not a positive integer")
-        return TopK(k)
+        return TopK(_positive(config, "k"))
+    if architecture == "matching_pursuit":
+        return MatchingPursuit(_positive(config, "d_in" if config["max_iterations"] is None else "max_iterations"))
     return {"standard": Rule(), "gated": Gated()}.get(architecture, JumpReLU())
+
+
+def _positive(config: dict[str, Any], name: str) -> int:
+    """A field of cfg.json. ValueError if it is not a positive integer."""
+    value = config.get(name)
+    if type(value) is not int or value < 1:
+        raise ValueError(f"its {name} is {value}, not a positive integer")
+    return value
+
+
+def _is_unit(rows: Float[Any, "n d"]) -> bool:
+    """Whether all rows have norm 1."""
+    return bool(np.allclose(np.linalg.norm(rows, axis=1), 1, rtol=0, atol=1e-5))
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -142,19 +173,20 @@ def _config(folder: Path) -> dict[str, Any]:
         activation = config.get("activation_fn", config.get("activation_fn_str", "relu"))
         if activation == "topk":
             config |= {"architecture": "topk", "k": config["activation_fn_kwargs"]["k"]}
-        about = {
+        about: dict[str, tuple[Any, tuple[Any, ...]]] = {
             "architecture": (config["architecture"], tuple(TENSORS)),
             "activation_fn": (activation, ("relu", "topk")),
             "normalize_activations": (config.get("normalize_activations") or "none", ("none",)),
             "finetuning_scaling_factor": (config.get("finetuning_scaling_factor", False), (False,)),
         }
+        if config["architecture"] == "matching_pursuit":
+            about |= {name: (config[name], (value,)) for name, value in ALL_ITERATIONS.items()}
     except DAMAGED as error:
         raise InputError(f"{folder / CONFIG} cannot be read ({first_line(error)}); {BROKEN_FILE}") from None
     for name, (value, allowed) in about.items():
         if value not in allowed:
-            fix = (
-                "fold it into the weights with SAELens" if len(allowed) == 1 else f"use {', '.join(map(str, allowed))}"
-            )
+            folds = name in ("normalize_activations", "finetuning_scaling_factor")
+            fix = "fold it into the weights with SAELens" if folds else f"use {', '.join(map(str, allowed))}"
             raise InputError(f"{folder}: {name} {value!r} is not supported; {fix}")
     return dict(config)
 
@@ -178,7 +210,12 @@ def _params(architecture: str, config: dict[str, Any], arrays: Arrays) -> Arrays
             raise ValueError(f"tensor {names[name]} has shape {[*value.shape]}, not {[*expected]}")
     if "threshold" in params:  # there ReLU is applied too
         params["threshold"] = np.maximum(params["threshold"], 0)
-    if not config.get("apply_b_dec_to_input", True):  # x W + b = (x - c) W + b + c W
+    if architecture == "matching_pursuit":
+        if not _is_unit(params["decoder"]):
+            raise ValueError("matching pursuit needs decoder rows of norm 1")
+        if not config.get("apply_b_dec_to_input", True):
+            params["decoder_bias"] = np.zeros_like(params["decoder_bias"])  # SAELens then leaves it out of the decoder
+    elif not config.get("apply_b_dec_to_input", True):  # x W + b = (x - c) W + b + c W
         centre = params["decoder_bias"] @ params["encoder"]
         params["encoder_bias"] = params["encoder_bias"] + centre
         if architecture == "gated":
