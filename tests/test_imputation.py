@@ -171,6 +171,8 @@ def test_seeds_are_a_leading_axis_and_their_mixture_has_the_moments_of_all():
     second = (every.deviation.astype(float) ** 2 + every.x**2).mean(0) - every.x.mean(0) ** 2
     np.testing.assert_allclose(mixed.deviation[missing], np.sqrt(second)[missing], rtol=1e-3)
     np.testing.assert_allclose(mixed.draws, [every.draws[i % 3, i] for i in range(4)], rtol=1e-5)
+    each = every.ess[:, missing.any(1)].astype(float)
+    np.testing.assert_allclose(mixed.ess[missing.any(1)], 9 / (1 / each).sum(0), rtol=1e-5)
 
 
 def test_unobserved_values_and_columns_of_noise_change_nothing():
