@@ -401,6 +401,15 @@ def test_conditional_model_imputes_under_the_condition_of_each_example():
         net.impute(rows, 10)
 
 
+def test_observed_pixels_out_of_range_are_refused_beside_missing_ones():
+    model = replace(linear(None)[0], real=False)
+    pixels = np.array([[0.1, 0.2, 0.9, np.nan], [0.5, 0.0, 1.0, 0.3]], np.float32)
+    assert np.isfinite(model.encode(pixels)).all()
+    for method in (model.encode, model.score, model.impute):
+        with pytest.raises(ValueError, match=r"pixels must be uint8, or float in \[0, 1\]"):
+            method(255 * pixels)
+
+
 def test_models_without_a_likelihood_are_refused_in_one_line():
     plain = autoencoder.Autoencoder(nets.MLP((), (2,)), nets.MLP((), (4,)))
     loss = autoencoder.loss(plain, "mse")

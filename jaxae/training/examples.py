@@ -266,16 +266,14 @@ def _checked(units: Units, x: Float[np.ndarray, "n *D"]) -> tuple[np.ndarray, np
     """The examples, 0 where an entry is missing, and which entries are observed, if any is missing."""
     require_values(x, units.experiment.counts and units.scale is None)  # figures have a scale of their own
     known = ~np.isnan(x)
-    if not known.all():
-        if not units.experiment.missing:
-            raise ValueError("examples have NaN: this experiment takes no missing entries")
-        return np.where(known, x, 0), known
+    if not (known.all() or units.experiment.missing):
+        raise ValueError("examples have NaN: this experiment takes no missing entries")
     if not (units.real or units.scale is not None):
         hidden = getattr(units.experiment.model, "hidden", None)
-        shown = x if hidden is None else x[x != hidden]
+        shown = x[known if hidden is None else known & (x != hidden)]
         if shown.size and not (shown.min() >= 0 and shown.max() <= 1):
             raise ValueError("pixels must be uint8, or float in [0, 1]")
-    return x, None
+    return (x, None) if known.all() else (np.where(known, x, 0), known)
 
 
 def _padded(units: Units, series: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
