@@ -23,8 +23,8 @@ def test_filled_text_differs_in_the_missing_cells_only():
     found = cells.filled_text(TEXT.encode(), ".csv", FEATURES, MISSING, X).decode()
     assert found == (
         'id;width;kind;"no, it";note\r\n'
-        '1;0.3333333;a b;2.50;"x;y"\r\n'
-        '2;1e-3;c;-12345.68;"a ""q"""\r\n'
+        '1;0.33333334;a b;2.50;"x;y"\r\n'
+        '2;1e-3;c;-12345.678;"a ""q"""\r\n'
         "\r\n"
         '3;7e-09;"a b";007;'
     )
@@ -46,6 +46,36 @@ def test_categories_that_need_quotes_are_quoted():
     found = cells.filled_text(content, ".csv", features, missing, np.array([[1, 0, 1], [0.9, 0.1, 2.0]]))
     assert found == b'kind,x\n"a,""b""",1\n"a,""b""",2\n'
     assert [*csv.reader(io.StringIO(found.decode()))][2] == ['a,"b"', "2"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (123456789.0, "123456790"),
+        (-2e9, "-2000000000"),
+        (0.1, "0.1"),
+        (5.0, "5"),
+        (1 / 3, "0.33333334"),
+        (1e15, "1e+15"),
+        (2.5e-7, "2.5e-07"),
+        (0.0, "0"),
+        ("=1", "=1"),
+    ],
+)
+def test_a_filled_cell_has_the_digits_of_its_number_in_float32(value, text):
+    assert cells.text_of(value) == text
+    assert isinstance(value, str) or np.float32(text) == np.float32(value)
+
+
+def test_a_column_of_numbers_whose_title_looks_like_a_category_is_none(tmp_path):
+    """Column `a`, which the model does not use, and column `a=b` of the model."""
+    content, missing = b"a,a=b,x\n,,1\nu,3,2\n", np.array([[True, False], [False, False]])
+    found = cells.filled_text(content, ".csv", ("a=b", "x"), missing, np.array([[7.0, 1], [3, 2]]))
+    assert found == b"a,a=b,x\n,7,1\nu,3,2\n"
+    (tmp_path / "t.csv").write_bytes(b"a=b,a,x\n,u,1\n3,b,2\n")
+    np.testing.assert_array_equal(
+        tables.read(tmp_path / "t.csv", Options(), ("a=b", "x")).x, np.array([[np.nan, 1], [3, 2]])
+    )
 
 
 @pytest.mark.parametrize(

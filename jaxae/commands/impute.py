@@ -117,8 +117,7 @@ def _tables(options: Options, path: Path, found: NewData, filled: Imputed) -> in
             for row, value, place in zip(fill.rows.tolist(), fill.values.tolist(), fill.features.tolist(), strict=True)
         ]
         for row, column, value, standard_error, deviation in sorted(lines, key=lambda line: line[0]):
-            shown_value = value if isinstance(value, str) else f"{value:.7g}"
-            table.writerow([row, column, shown_value, f"{standard_error:.3g}", f"{deviation:.3g}"])
+            table.writerow([row, column, cells.text_of(value), f"{standard_error:.3g}", f"{deviation:.3g}"])
         text.detach()
     return len(lines)
 
