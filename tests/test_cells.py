@@ -149,7 +149,10 @@ def test_csv_round_trip_from_the_command_line(table, capsys):
     before = [line.rsplit(",", 5) for line in source.split("\r\n")]
     empty = [(r, c) for r, row in enumerate(before[1:]) for c, cell in enumerate(row) if not cell]
     examples = len({r for r, _ in empty})
-    assert f"{len(empty)} missing cells of {examples} of 40 examples filled in: " in capsys.readouterr().out
+    line = f"{len(empty)} missing cells of {examples} of 40 examples filled in: "
+    assert line in capsys.readouterr().out
+    read = jaxae.data.load(str(table / "fish.csv"), target="site", context=("age",), drop=("note",))
+    assert f"{len(empty)} missing entries" in jaxae.data.summary(read)
     listed = {
         (int(line["row"]), line["column"]): line
         for line in csv.DictReader(io.StringIO((table / "filled-cells.csv").read_text()))
@@ -165,6 +168,7 @@ def test_csv_round_trip_from_the_command_line(table, capsys):
     names = ("fish.csv", "filled.csv", "filled-1.csv", "filled-2.csv")
     assert len({(table / name).read_bytes() for name in names}) == 4
     assert call("impute", *arguments[:3], 40, "--out", table / "filled.npz", "--y", "B", "--context", "age=3") == 0
+    assert line in capsys.readouterr().out
     with np.load(table / "filled.npz") as found:
         assert sorted(found) == ["deviation", "draws", "ess", "standard_error", "x"]
         assert found["x"].shape == (40, 4)
