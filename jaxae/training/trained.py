@@ -200,7 +200,8 @@ class Trained:
 
         by: a term of the loss, averaged over `samples` noise samples; reconstruction_error, the mean squared error of
         `reconstruct` over the observed entries, in squared model units; for a variational model negative_elbo, and
-        negative_log_likelihood by importance sampling, with `samples` posterior samples, in nats (see `scores.bounds`);
+        negative_log_likelihood by importance sampling, with `samples` posterior samples, in nats (see `scores.bounds`),
+        both of the observed entries, without a model of missingness;
         latent_distance, the squared Mahalanobis distance of the code to those of `reference`, in general the training
         split. All examples share the noise, so that equal examples have equal scores, in any order.
         ValueError for a score that the model does not have, and for latent_distance without a reference.
