@@ -205,6 +205,9 @@ def test_data_frame_round_trip(table):
         known = ~original[name].isna()
         assert found.x[name][known].equals(original[name][known])
     np.testing.assert_allclose(found.x["length"], again["length"], rtol=1e-5)
+    assert call("score", table / "run", table / "fish.csv", "--out", table / "score.csv") == 0
+    scores = model.score(frame[[*reversed(frame.columns)]], y=frame["site"], context=frame[["age"]])
+    np.testing.assert_allclose(pandas.read_csv(table / "score.csv")["loss"], scores, rtol=1e-4)
     assert found.x["colour"].astype(str).tolist() == again["colour"].tolist()
     assert len(found.draws) == 2
     assert not found.draws[0]["length"].equals(found.draws[1]["length"])
@@ -230,6 +233,12 @@ def test_model_of_a_data_frame_remembers_its_columns(tmp_path):
     assert list(found.columns) == ["c", "a", "b", "text"]
     np.testing.assert_array_equal(found[["b", "a", "c"]], model.impute(frame, 30, mixture=True).x)
     assert equal(model.impute(frame.to_numpy(), 30, mixture=True).x, found[["b", "a", "c"]].to_numpy())
+    for method in (model.encode, model.reconstruct, model.score, lambda x: model.terms(x)["loss"], model.corrupted):
+        assert equal(method(other), method(frame))
+        with pytest.raises(ValueError, match="the data frame has no column a, which the model was trained on"):
+            method(frame[["b", "c"]])
+    distances = [model.score(part, by="latent_distance", reference=part) for part in (frame, other)]
+    assert equal(*distances)
     with pytest.raises(ValueError, match="a data frame has no axis of seeds; pass mixture=True"):
         model.impute(frame)
 

@@ -3,12 +3,21 @@
 import io
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxae.data.tables import MISSING, header_of, words_of
+
+
+@runtime_checkable
+class Frame(Protocol):
+    """A data frame, as of pandas."""
+
+    @property
+    def columns(self) -> Any:
+        """Names of the columns."""
 
 
 class Fill(NamedTuple):

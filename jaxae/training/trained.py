@@ -40,10 +40,10 @@ class Trained:
     numbers are scaled as the training data were; NaN marks a missing entry. For counts the results are expected counts,
     at the mean total of the training examples. Sequences are [N, T, D], padded ones with their lengths [N], or a list
     of [T, D]. A split of a `Dataset`, which is in model units, is passed as a whole: `model.score(data.test)`, not its
-    array. With several seeds every result has a leading axis of seeds, and `model[i]` is the model of one. A
-    conditional model needs the condition of every example: y, its class as the data named it (or its index, if the
-    names are no integers), and context, its covariates in the user's units, as a row or as {name: value}; either one
-    for all examples or one for each. A split has its own. With another class for decoding
+    array. Columns of a data frame are found by name. With several seeds every result has a leading axis of seeds, and
+    `model[i]` is the model of one. A conditional model needs the condition of every example: y, its class as the data
+    named it (or its index, if the names are no integers), and context, its covariates in the user's units, as a row or
+    as {name: value}; either one for all examples or one for each. A split has its own. With another class for decoding
     the results are counterfactuals: `model.decode(model.encode(data.test), y="8")`.
     """
 
