@@ -23,8 +23,8 @@ def test_filled_text_differs_in_the_missing_cells_only():
     found = cells.filled_text(TEXT.encode(), ".csv", FEATURES, MISSING, X).decode()
     assert found == (
         'id;width;kind;"no, it";note\r\n'
-        '1;0.3333333;a b;2.50;"x;y"\r\n'
-        '2;1e-3;c;-12345.68;"a ""q"""\r\n'
+        '1;0.33333334;a b;2.50;"x;y"\r\n'
+        '2;1e-3;c;-12345.678;"a ""q"""\r\n'
         "\r\n"
         '3;7e-09;"a b";007;'
     )
@@ -46,6 +46,36 @@ def test_categories_that_need_quotes_are_quoted():
     found = cells.filled_text(content, ".csv", features, missing, np.array([[1, 0, 1], [0.9, 0.1, 2.0]]))
     assert found == b'kind,x\n"a,""b""",1\n"a,""b""",2\n'
     assert [*csv.reader(io.StringIO(found.decode()))][2] == ['a,"b"', "2"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (123456789.0, "123456790"),
+        (-2e9, "-2000000000"),
+        (0.1, "0.1"),
+        (5.0, "5"),
+        (1 / 3, "0.33333334"),
+        (1e15, "1e+15"),
+        (2.5e-7, "2.5e-07"),
+        (0.0, "0"),
+        ("=1", "=1"),
+    ],
+)
+def test_a_filled_cell_has_the_digits_of_its_number_in_float32(value, text):
+    assert cells.text_of(value) == text
+    assert isinstance(value, str) or np.float32(text) == np.float32(value)
+
+
+def test_a_column_of_numbers_whose_title_looks_like_a_category_is_none(tmp_path):
+    """Column `a`, which the model does not use, and column `a=b` of the model."""
+    content, missing = b"a,a=b,x\n,,1\nu,3,2\n", np.array([[True, False], [False, False]])
+    found = cells.filled_text(content, ".csv", ("a=b", "x"), missing, np.array([[7.0, 1], [3, 2]]))
+    assert found == b"a,a=b,x\n,7,1\nu,3,2\n"
+    (tmp_path / "t.csv").write_bytes(b"a=b,a,x\n,u,1\n3,b,2\n")
+    np.testing.assert_array_equal(
+        tables.read(tmp_path / "t.csv", Options(), ("a=b", "x")).x, np.array([[np.nan, 1], [3, 2]])
+    )
 
 
 @pytest.mark.parametrize(
@@ -92,49 +122,53 @@ def test_parquet_keeps_types_and_all_other_cells(tmp_path):
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    """A CSV file with text, a class, a covariate and missing cells, and a conditional model of it."""
+    """A CSV file with text, a class, a covariate and missing cells, and a conditional model of it.
+
+    Its lines end in CRLF, but for the last one, which has no end; its text is quoted, with a comma.
+    """
     folder = tmp_path_factory.mktemp("fish")
     rng = np.random.default_rng(0)
-    with (folder / "fish.csv").open("w", newline="") as file:
-        out = csv.writer(file, lineterminator="\n")
-        out.writerow(["note", "length", "colour", "age", "site", "weight"])
-        for i in range(40):
-            length, age = rng.normal(300, 40), int(rng.integers(1, 9))
-            row = [f"n{i}", f"{length:.1f}", "red" if length > 300 else "grey", age, "AB"[i % 2], f"{length / 100:.3f}"]
-            row[1:3] = ["" if rng.random() < 0.2 else cell for cell in row[1:3]]
-            row[5] = "" if i in (3, 30) else row[5]
-            out.writerow(row)
+    lines = ["note,length,colour,age,site,weight"]
+    for i in range(40):
+        length, age = rng.normal(300, 40), rng.integers(1, 9)
+        row = [f"{length:.1f}", "red" if length > 300 else "grey", f"{age}", "AB"[i % 2], f"{length / 100:.3f}"]
+        row[:2] = ["" if rng.random() < 0.2 else cell for cell in row[:2]]
+        row[4] = "" if i in (3, 30) else row[4]
+        lines.append(",".join([f'"n, {i}"', *row]))
+    (folder / "fish.csv").write_bytes("\r\n".join(lines).encode())
     fields = {"target": "site", "context": "age", "drop": "note", "hidden": (8,), "latent": 2}
     jaxae.fit("cvae", folder / "fish.csv", **fields, epochs=2, progress=False).save(folder / "run")
     return folder
 
 
 def test_csv_round_trip_from_the_command_line(table, capsys):
-    """Missing numbers and strings, a text column, a class, a covariate, units and the order of columns."""
-    source = (table / "fish.csv").read_text()
+    """Missing numbers and strings, a text column, a class, a covariate, units; all bytes of the other cells stay."""
+    source = (table / "fish.csv").read_bytes().decode()
     arguments = (table / "run", table / "fish.csv", "--samples", 40, "--draws", 2)
     assert call("impute", *arguments, "--out", table / "filled.csv") == 0
-    before = [*csv.reader(io.StringIO(source))]
-    lines = [*csv.reader(io.StringIO((table / "filled.csv").read_text()))]
+    before = [line.rsplit(",", 5) for line in source.split("\r\n")]
     empty = [(r, c) for r, row in enumerate(before[1:]) for c, cell in enumerate(row) if not cell]
     examples = len({r for r, _ in empty})
-    assert f"{len(empty)} missing cells of {examples} of 40 examples filled in: " in capsys.readouterr().out
-    for r, row in enumerate(before):
-        for c, cell in enumerate(row):
-            assert lines[r][c] == cell if cell else lines[r][c]
-    filled = {(r, before[0][c]): lines[r + 1][c] for r, c in empty}
+    line = f"{len(empty)} missing cells of {examples} of 40 examples filled in: "
+    assert line in capsys.readouterr().out
+    read = jaxae.data.load(str(table / "fish.csv"), target="site", context=("age",), drop=("note",))
+    assert f"{len(empty)} missing entries" in jaxae.data.summary(read)
     listed = {
         (int(line["row"]), line["column"]): line
         for line in csv.DictReader(io.StringIO((table / "filled-cells.csv").read_text()))
     }
-    assert {place: line["value"] for place, line in listed.items()} == filled
+    filled = {place: line["value"] for place, line in listed.items()}
+    assert {*filled} == {(r, before[0][c]) for r, c in empty}
+    after = [[cell or filled[r - 1, before[0][c]] for c, cell in enumerate(row)] for r, row in enumerate(before)]
+    assert (table / "filled.csv").read_bytes() == "\r\n".join(map(",".join, after)).encode()
     assert all(float(line["deviation"]) > 0 <= float(line["standard_error"]) for line in listed.values())
     lengths = [float(value) for (_, column), value in filled.items() if column == "length"]
     assert 150 < min(lengths) < max(lengths) < 450  # in the units of the file
     assert {value for (_, column), value in filled.items() if column == "colour"} <= {"red", "grey"}
-    draws = [(table / f"filled-{i}.csv").read_text() for i in (1, 2)]
-    assert len({source, (table / "filled.csv").read_text(), *draws}) == 4
+    names = ("fish.csv", "filled.csv", "filled-1.csv", "filled-2.csv")
+    assert len({(table / name).read_bytes() for name in names}) == 4
     assert call("impute", *arguments[:3], 40, "--out", table / "filled.npz", "--y", "B", "--context", "age=3") == 0
+    assert line in capsys.readouterr().out
     with np.load(table / "filled.npz") as found:
         assert sorted(found) == ["deviation", "draws", "ess", "standard_error", "x"]
         assert found["x"].shape == (40, 4)
@@ -171,6 +205,9 @@ def test_data_frame_round_trip(table):
         known = ~original[name].isna()
         assert found.x[name][known].equals(original[name][known])
     np.testing.assert_allclose(found.x["length"], again["length"], rtol=1e-5)
+    assert call("score", table / "run", table / "fish.csv", "--out", table / "score.csv") == 0
+    scores = model.score(frame[[*reversed(frame.columns)]], y=frame["site"], context=frame[["age"]])
+    np.testing.assert_allclose(pandas.read_csv(table / "score.csv")["loss"], scores, rtol=1e-4)
     assert found.x["colour"].astype(str).tolist() == again["colour"].tolist()
     assert len(found.draws) == 2
     assert not found.draws[0]["length"].equals(found.draws[1]["length"])
@@ -196,6 +233,12 @@ def test_model_of_a_data_frame_remembers_its_columns(tmp_path):
     assert list(found.columns) == ["c", "a", "b", "text"]
     np.testing.assert_array_equal(found[["b", "a", "c"]], model.impute(frame, 30, mixture=True).x)
     assert equal(model.impute(frame.to_numpy(), 30, mixture=True).x, found[["b", "a", "c"]].to_numpy())
+    for method in (model.encode, model.reconstruct, model.score, lambda x: model.terms(x)["loss"], model.corrupted):
+        assert equal(method(other), method(frame))
+        with pytest.raises(ValueError, match="the data frame has no column a, which the model was trained on"):
+            method(frame[["b", "c"]])
+    distances = [model.score(part, by="latent_distance", reference=part) for part in (frame, other)]
+    assert equal(*distances)
     with pytest.raises(ValueError, match="a data frame has no axis of seeds; pass mixture=True"):
         model.impute(frame)
 

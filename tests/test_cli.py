@@ -122,6 +122,18 @@ def test_folder_of_tfds_without_effect_names_data(tmp_path, monkeypatch, capsys)
     assert "error: --data-dir mine has no effect on digits; it applies to TFDS data sets" in capsys.readouterr().err
 
 
+def test_default_batch_larger_than_a_small_table_becomes_the_training_split(tmp_path, capsys):
+    (tmp_path / "t.csv").write_text("a,b\n" + "".join(f"{i % 7}.5,{i % 4}.1\n" for i in range(30)))
+    arguments = ("--data", tmp_path / "t.csv", "--epochs", 2, "--hidden", 4, "--figures", "none")
+    for _ in range(2):  # the second time the run is complete
+        assert call(*arguments, "--workdir", tmp_path / "run") == 0
+        size = vae.Config.batch_size
+        assert f"--batch-size {size} exceeds the 27 training examples; using 27\n" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["config"]["batch_size"] == 27
+    assert call(*arguments, "--workdir", tmp_path / "other", "--batch-size", 28) == 2
+    assert "--batch-size 28 exceeds the 27 training examples; use at most as many" in capsys.readouterr().err
+
+
 def test_bad_input_leaves_a_finished_run_as_it_is(finished, monkeypatch, capsys):
     monkeypatch.chdir(finished.parents[1])
     saved = sorted((p, p.stat().st_mtime_ns) for p in finished.rglob("*"))

@@ -171,6 +171,8 @@ def test_seeds_are_a_leading_axis_and_their_mixture_has_the_moments_of_all():
     second = (every.deviation.astype(float) ** 2 + every.x**2).mean(0) - every.x.mean(0) ** 2
     np.testing.assert_allclose(mixed.deviation[missing], np.sqrt(second)[missing], rtol=1e-3)
     np.testing.assert_allclose(mixed.draws, [every.draws[i % 3, i] for i in range(4)], rtol=1e-5)
+    each = every.ess[:, missing.any(1)].astype(float)
+    np.testing.assert_allclose(mixed.ess[missing.any(1)], 9 / (1 / each).sum(0), rtol=1e-5)
 
 
 def test_unobserved_values_and_columns_of_noise_change_nothing():
@@ -397,6 +399,15 @@ def test_conditional_model_imputes_under_the_condition_of_each_example():
     np.testing.assert_allclose(net.impute(rows, 10, context={"age": 20}).x, [[-2, 1], [0, 1], [-2, -6]], atol=1e-5)
     with pytest.raises(ValueError, match="is conditional; pass context"):
         net.impute(rows, 10)
+
+
+def test_observed_pixels_out_of_range_are_refused_beside_missing_ones():
+    model = replace(linear(None)[0], real=False)
+    pixels = np.array([[0.1, 0.2, 0.9, np.nan], [0.5, 0.0, 1.0, 0.3]], np.float32)
+    assert np.isfinite(model.encode(pixels)).all()
+    for method in (model.encode, model.score, model.impute):
+        with pytest.raises(ValueError, match=r"pixels must be uint8, or float in \[0, 1\]"):
+            method(255 * pixels)
 
 
 def test_models_without_a_likelihood_are_refused_in_one_line():

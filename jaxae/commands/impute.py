@@ -20,6 +20,7 @@ from jaxae.commands._apply import NewData, WithData, opened, read_examples
 from jaxae.commands._arguments import parsed
 from jaxae.commands._output import drawn, opened_file, write_grid
 from jaxae.data import cells, spread
+from jaxae.data.summary import missing_cells
 from jaxae.data.tables import SUFFIXES
 from jaxae.errors import InputError, input_errors
 from jaxae.report.figures.base import marked, shown
@@ -78,9 +79,9 @@ def impute(options: Options) -> str:
             **part_of(found.given, places),
         )
     missing = np.isnan(found.x[places])
-    count = int(missing.sum())
+    count = missing_cells(missing, found.columns)
     if is_table and path is not None:
-        count = _tables(options, path, found, filled)
+        _tables(options, path, found, filled)
     elif options.out.suffix == ".png":
         _picture(options.out, model, np.asarray(found.x[places]), filled)
     else:
@@ -93,8 +94,8 @@ def impute(options: Options) -> str:
     return f"{count:,} missing cells of {examples:,} of {found.description} filled in: {options.out}"
 
 
-def _tables(options: Options, path: Path, found: NewData, filled: Imputed) -> int:
-    """Write the completed table, its multiple imputations, and the table of filled cells; return their number."""
+def _tables(options: Options, path: Path, found: NewData, filled: Imputed) -> None:
+    """Write the completed table, its multiple imputations, and the table of filled cells."""
     if not found.columns:
         raise InputError(f"--out {options.out} needs column names, which the training array did not have; use .npz")
     missing, out = np.isnan(found.x), options.out
@@ -117,10 +118,8 @@ def _tables(options: Options, path: Path, found: NewData, filled: Imputed) -> in
             for row, value, place in zip(fill.rows.tolist(), fill.values.tolist(), fill.features.tolist(), strict=True)
         ]
         for row, column, value, standard_error, deviation in sorted(lines, key=lambda line: line[0]):
-            shown_value = value if isinstance(value, str) else f"{value:.7g}"
-            table.writerow([row, column, shown_value, f"{standard_error:.3g}", f"{deviation:.3g}"])
+            table.writerow([row, column, cells.text_of(value), f"{standard_error:.3g}", f"{deviation:.3g}"])
         text.detach()
-    return len(lines)
 
 
 def _picture(path: Path, model: Trained, x: np.ndarray, filled: Imputed) -> None:

@@ -3,12 +3,21 @@
 import io
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jaxae.data.tables import MISSING, header_of
+from jaxae.data.tables import MISSING, header_of, words_of
+
+
+@runtime_checkable
+class Frame(Protocol):
+    """A data frame, as of pandas."""
+
+    @property
+    def columns(self) -> Any:
+        """Names of the columns."""
 
 
 class Fill(NamedTuple):
@@ -32,14 +41,14 @@ def fills(
     in by the category with the largest one. missing: the entries of x to fill in.
     """
     for column in columns:
-        places = places_of(column, features)
+        places = _places_of(column, features, columns)
         if not len(places):
             continue
         rows = np.flatnonzero(missing[:, places[0]])
         chosen = places[np.argmax(x[rows][:, places], axis=1)]
         values = x[rows, chosen]
         if column not in features:
-            values = np.array([features[place].split("=", 1)[1] for place in chosen], dtype=np.str_)
+            values = np.array([features[place].removeprefix(f"{column}=") for place in chosen], dtype=np.str_)
         yield Fill(column, rows, values, chosen)
 
 
@@ -52,11 +61,11 @@ def columns_of(content: bytes, suffix: str) -> list[str]:
     return header_of(content, suffix)[0]
 
 
-def places_of(column: str, features: Sequence[str]) -> Int[np.ndarray, " K"]:
-    """Indices of the features that a column of the user's table is read as."""
+def _places_of(column: str, features: Sequence[str], columns: Sequence[str]) -> Int[np.ndarray, " K"]:
+    """Indices of the features that a column of the user's table is read as. columns: all of that table."""
     if column in features:
         return np.array([features.index(column)])
-    return np.array([i for i, name in enumerate(features) if name.startswith(f"{column}=")], int)
+    return np.array([features.index(f"{column}={word}") for word in words_of(column, features, columns)], int)
 
 
 def of_frame(frame: Any, features: Sequence[str]) -> Float[np.ndarray, "N D"]:
@@ -150,7 +159,7 @@ def filled_text(
     for fill in fills(columns, features, missing, x):
         place = columns.index(fill.column)
         for row, value in zip(fill.rows.tolist(), fill.values.tolist(), strict=True):
-            new[row, place] = _quoted(value, delimiter) if isinstance(value, str) else f"{value:.7g}"
+            new[row, place] = _quoted(text_of(value), delimiter)
     cell = re.compile(rf'("(?:[^"]|"")*"|[^{re.escape(delimiter)}\r\n]*)({re.escape(delimiter)}|\r\n|\r|\n|\Z)')
     row, place, written = -int(titles), 0, []
     for own, end in cell.findall(content.decode("utf-8", "surrogateescape")):
@@ -165,6 +174,15 @@ def filled_text(
     if new or row != len(x):
         raise ValueError(f"it has {row:,} lines of data, not {len(x):,}")
     return "".join(written).encode("utf-8", "surrogateescape")
+
+
+def text_of(value: str | float) -> str:
+    """A filled cell as text: a number by the fewest digits that give it back in float32."""
+    if isinstance(value, str):
+        return value
+    positional = value == 0 or 1e-4 <= abs(value) < 1e15
+    write = np.format_float_positional if positional else np.format_float_scientific
+    return write(np.float32(value), trim="-")
 
 
 def _quoted(text: str, delimiter: str) -> str:

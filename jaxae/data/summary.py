@@ -1,8 +1,10 @@
 """One-line description of a data set."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Bool
 
 from jaxae.data.covariates import categories
 from jaxae.data.dataset import Dataset
@@ -60,6 +62,17 @@ def summary(data: Dataset) -> str:
         parts.append(f"mean total {data.total:,.4g}")
     if data.train.observed is not None:
         masks = [split.observed for split in different if split.observed is not None]
-        missing = sum(int(np.sum(part == 0)) for mask in masks for part in chunks(mask))
+        missing = sum(missing_cells(part == 0, data.features) for mask in masks for part in chunks(mask))
         parts.append(f"{missing:,} missing entr{'y' if missing == 1 else 'ies'}")
     return ", ".join([*parts, *data.notes])
+
+
+def missing_cells(missing: Bool[np.ndarray, "N *D"], features: Sequence[str]) -> int:
+    """Number of missing entries, those of the indicators of a string, `colour=red` and so on, being one.
+
+    features: names of the columns of a table; empty for other data.
+    """
+    firsts: dict[tuple[str, ...], int] = {}
+    for place, name in enumerate(features):
+        firsts.setdefault(name.partition("=")[:2], place)
+    return int((missing[:, [*firsts.values()]] if features else missing).sum())

@@ -79,7 +79,9 @@ def _read(table: Any, path: Path, options: Options, features: Sequence[str]) -> 
             if options.kind == "counts" and values.dtype.kind != "f":
                 raise InputError(f"{path}: column {name} has strings, not counts; use drop={name}, or target={name}")
             columns |= (
-                _as_in_training(name, values, path, features, notes) if features else _numbers(name, values, path)
+                _as_in_training(name, values, path, features, names, notes)
+                if features
+                else _numbers(name, values, path)
             )
     if features:
         if lacking := [name for name in features if name not in columns and name.split("=")[0] not in names]:
@@ -111,10 +113,13 @@ def _numbers(name: str, values: np.ndarray, path: Path) -> dict[str, np.ndarray]
 
 
 def _as_in_training(
-    name: str, values: np.ndarray, path: Path, features: Sequence[str], notes: list[str]
+    name: str, values: np.ndarray, path: Path, features: Sequence[str], names: Sequence[str], notes: list[str]
 ) -> dict[str, np.ndarray]:
-    """A column encoded as in the training table with these features; empty if that table lacks it."""
-    words = [feature.removeprefix(f"{name}=") for feature in features if feature.startswith(f"{name}=")]
+    """A column encoded as in the training table with these features; empty if that table lacks it.
+
+    names: of all columns.
+    """
+    words = words_of(name, features, names)
     if name not in features and not words:
         return {}
     if (values.dtype.kind == "f") != (name in features):
@@ -128,6 +133,12 @@ def _as_in_training(
         rows = f"{count:,} row{'s' * (count > 1)}"
         notes.append(f"{rows} with an unseen category of {name}, such as {new[0]!r}: all its indicator columns are 0")
     return _categories(name, values, words)
+
+
+def words_of(column: str, features: Sequence[str], columns: Sequence[str]) -> list[str]:
+    """The categories of a column of strings that are features. columns: all of the table, which are no categories."""
+    own = [feature for feature in features if feature.startswith(f"{column}=") and feature not in columns]
+    return [feature.removeprefix(f"{column}=") for feature in own]
 
 
 def _categories(name: str, values: np.ndarray, words: Sequence[str]) -> dict[str, np.ndarray]:

@@ -52,15 +52,19 @@ def train(
 
     name: the experiment's name (see `find.name_of`). stop, compiler, progress: see `loop.train`. processes:
     communication with the other processes. known: the data, if it is loaded already. program: see `directory.describe`.
+    A default batch size that exceeds the number of training examples becomes that number.
     Raises InputError, errors.Diverged, errors.Interrupted, and OSError when the disk is full or the directory lost.
     """
     workdir = Path(config.workdir or f"runs/{name.removesuffix('.py')}-{Path(config.data).stem}")
     with processes.main_process_first():  # which prepares the data
         dataset = loaded(config) if known is None else known
-    if len(dataset.train.x) < config.batch_size:
-        raise InputError(
-            f"batch_size={config.batch_size} exceeds the {len(dataset.train.x)} training examples; use at most as many"
-        )
+    if (count := len(dataset.train.x)) < config.batch_size:
+        text = f"exceeds the {count} training examples"
+        if config.batch_size != type(config).batch_size:
+            raise InputError(f"batch_size={config.batch_size} {text}; use at most as many")
+        if processes.is_main_process and progress:
+            say(f"--batch-size {config.batch_size} {text}; using {count}")
+        config = dataclasses.replace(config, batch_size=count)
     experiment, plan = planned(config, build, dataset, processes)
     writes, description = processes.is_main_process, directory.describe(config, name, dataset, program)
     if other := directory.difference(processes.broadcast_json(description), description, configs.OWN):

@@ -13,7 +13,7 @@ from jaxae.core.batch import Batch
 from jaxae.core.conditions import condition
 from jaxae.core.experiment import Experiment
 from jaxae.core.types import Conditions, Scale, State, Variables
-from jaxae.data import Dataset, Split, covariates
+from jaxae.data import Dataset, Split, cells, covariates
 from jaxae.data.arrays import array, require_values
 from jaxae.data.classes import indices
 from jaxae.data.covariates import categories
@@ -21,7 +21,7 @@ from jaxae.data.rows import Rows, chunks
 from jaxae.data.sequences import padded
 
 CHUNK = 1000  # examples per call of the model, fewer if they have more than 28 x 28 values
-Examples: TypeAlias = Num[Any, "N *D"] | Split | Sequence[Any]
+Examples: TypeAlias = Num[Any, "N *D"] | Split | Sequence[Any] | cells.Frame
 
 
 def chunk_of(shape: tuple[int, ...]) -> int:
@@ -87,6 +87,10 @@ class Units(Protocol):
     def fixed(self) -> Given:
         """Condition of examples without one."""
 
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the columns of a table; empty for other data."""
+
 
 @runtime_checkable
 class Model(Units, Protocol):
@@ -103,10 +107,6 @@ class Model(Units, Protocol):
     @property
     def seeds(self) -> range:
         """The seeds."""
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        """Names of the columns of a table; empty for other data."""
 
 
 def parts(
@@ -235,7 +235,9 @@ def _as_they_are(x: np.ndarray) -> np.ndarray:
 
 
 def shaped(units: Units, x: Any) -> Any:
-    """An array [N, *D] of numbers, or `Rows`."""
+    """An array [N, *D] of numbers, or `Rows`. The columns of a data frame are found by name if they have names."""
+    if hasattr(x, "columns") and units.features:
+        x = cells.of_frame(x, units.features)
     x = x if isinstance(x, Rows) else array(x, "examples")
     if (*x.shape[1:], 1) == units.shape:  # grey images, and univariate series
         x = x[..., None]
@@ -266,16 +268,14 @@ def _checked(units: Units, x: Float[np.ndarray, "n *D"]) -> tuple[np.ndarray, np
     """The examples, 0 where an entry is missing, and which entries are observed, if any is missing."""
     require_values(x, units.experiment.counts and units.scale is None)  # figures have a scale of their own
     known = ~np.isnan(x)
-    if not known.all():
-        if not units.experiment.missing:
-            raise ValueError("examples have NaN: this experiment takes no missing entries")
-        return np.where(known, x, 0), known
+    if not (known.all() or units.experiment.missing):
+        raise ValueError("examples have NaN: this experiment takes no missing entries")
     if not (units.real or units.scale is not None):
         hidden = getattr(units.experiment.model, "hidden", None)
-        shown = x if hidden is None else x[x != hidden]
+        shown = x[known if hidden is None else known & (x != hidden)]
         if shown.size and not (shown.min() >= 0 and shown.max() <= 1):
             raise ValueError("pixels must be uint8, or float in [0, 1]")
-    return x, None
+    return (x, None) if known.all() else (np.where(known, x, 0), known)
 
 
 def _padded(units: Units, series: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:

@@ -238,7 +238,8 @@ def _mixed(found: Moments) -> Moments:
     deviation = np.sqrt((found.deviation**2 + (found.mean - mean[None]) ** 2).mean(0))
     draws = found.draws.shape[2]
     drawn = np.stack([found.draws[i % seeds, :, i] for i in range(draws)], axis=1) if draws else found.draws[0]
-    return Moments(mean, error, deviation, found.ess.sum(0), drawn)
+    ess = seeds**2 / (1 / found.ess).sum(0)  # that of the mean of independent estimates
+    return Moments(mean, error, deviation, ess, drawn)
 
 
 def _in_place(model: Model, values: np.ndarray, rows: np.ndarray, found: Moments, shape: tuple[int, ...]) -> Imputed:

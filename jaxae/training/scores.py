@@ -73,7 +73,8 @@ def bounds(
 
     K = `samples` posterior samples, with the same noise for every example; w_k = p(x, z_k) / q(z_k|x). In expectation
     they are upper bounds on -log p(x), and the second is tighter for larger K (Burda et al. 2016, equation 8 and
-    theorem 1). model: a `vae.VAE`. data: examples, their mask or None, and their condition, if there is one.
+    theorem 1). x are the observed entries, without the mask: a model of missingness (`not_miwae`) has no part in it.
+    model: a `vae.VAE`. data: examples, their mask or None, and their condition, if there is one.
     """
     of = iwae.densities(model)
 

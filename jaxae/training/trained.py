@@ -40,10 +40,10 @@ class Trained:
     numbers are scaled as the training data were; NaN marks a missing entry. For counts the results are expected counts,
     at the mean total of the training examples. Sequences are [N, T, D], padded ones with their lengths [N], or a list
     of [T, D]. A split of a `Dataset`, which is in model units, is passed as a whole: `model.score(data.test)`, not its
-    array. With several seeds every result has a leading axis of seeds, and `model[i]` is the model of one. A
-    conditional model needs the condition of every example: y, its class as the data named it (or its index, if the
-    names are no integers), and context, its covariates in the user's units, as a row or as {name: value}; either one
-    for all examples or one for each. A split has its own. With another class for decoding
+    array. Columns of a data frame are found by name. With several seeds every result has a leading axis of seeds, and
+    `model[i]` is the model of one. A conditional model needs the condition of every example: y, its class as the data
+    named it (or its index, if the names are no integers), and context, its covariates in the user's units, as a row or
+    as {name: value}; either one for all examples or one for each. A split has its own. With another class for decoding
     the results are counterfactuals: `model.decode(model.encode(data.test), y="8")`.
     """
 
@@ -200,7 +200,8 @@ class Trained:
 
         by: a term of the loss, averaged over `samples` noise samples; reconstruction_error, the mean squared error of
         `reconstruct` over the observed entries, in squared model units; for a variational model negative_elbo, and
-        negative_log_likelihood by importance sampling, with `samples` posterior samples, in nats (see `scores.bounds`);
+        negative_log_likelihood by importance sampling, with `samples` posterior samples, in nats (see `scores.bounds`),
+        both of the observed entries, without a model of missingness;
         latent_distance, the squared Mahalanobis distance of the code to those of `reference`, in general the training
         split. All examples share the noise, so that equal examples have equal scores, in any order.
         ValueError for a score that the model does not have, and for latent_distance without a reference.
