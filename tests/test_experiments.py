@@ -161,8 +161,14 @@ def test_picture_every_draws_while_training(few, tmp_path):
         ),
         pytest.param("vqvae", {"filters": (4, 4), "codes": 8, "latent": 3}, id="codebook"),
         pytest.param("cvae", {"hidden": (8,), "latent": 3}, id="condition"),
-        pytest.param("batch_topk", {"latent": 16, "active": 3, "dead_after": 2}, id="dead latents"),
-        pytest.param("l1", {"latent": 16, "target_active": 3.0, "resample_every": 3}, id="resampling"),
+        *(
+            pytest.param(name, short_runs.FIELDS[name], id=f"dead latents of {name}")
+            for name in ("topk", "batch_topk", "matryoshka", "matching_pursuit")
+        ),
+        *(
+            pytest.param(name, short_runs.FIELDS[name], id=f"controller of {name}")
+            for name in ("gated", "jump_relu", "l1")
+        ),
         pytest.param(
             "mirrored",
             {"filters": (4, 4, 4, 4), "batch_norm": True, "dropout": 0.5, "picture_every": 2, "figures": "all"},
