@@ -1,18 +1,29 @@
-"""Compare sparse autoencoders with SAELens on known features: python scripts/dictionaries.py --out runs.jsonl
+"""Compare sparse autoencoders with SAELens: on known features, and on activations of a language model.
+
+python scripts/dictionaries.py --out runs.jsonl
+python scripts/dictionaries.py --out runs.jsonl --data ACTIVATIONS --active 8 16 32 64 --seeds 1 --speed 20
 
 Both libraries train on data with the same constants (features, frequencies, correlations, hierarchy, magnitudes), each
 in its own process with one thread on one core. jaxae trains all seeds as one program, SAELens one seed after another.
 Both are evaluated with the same metrics on the same number of new examples. The rates include data generation; those of
 jaxae are timed separately for one seed, for all seeds with their own examples, and for all seeds with shared examples.
+In the evaluation, as in its published table, SAELens' BatchTopK and Matryoshka keep the largest codes of each batch;
+those of jaxae keep the codes above their threshold of inference.
 
-Each result is appended to the file, and a repeated command runs only the missing jobs. `--limit 400` starts no new job
-after 400 seconds. SAELens needs its own environment, since it requires torch: python -m venv sae &&
-sae/bin/pip install sae-lens, then --python sae/bin/python.
+--data is a folder of `jaxae activations`. Every tenth line of its text is held out, and --test of their tokens are the
+test examples. --samples is rounded up to complete passes over the other tokens. Both libraries scale the inputs so that
+their mean norm is the square root of their dimension.
+
+Each result is appended to the file, and a repeated command runs only the missing jobs; a job of jaxae that was killed
+resumes from its run directory beside the file. `--limit 400` starts no new job after 400 seconds. SAELens needs its own
+environment, since it requires torch: python -m venv sae && sae/bin/pip install sae-lens, then --python sae/bin/python.
 """
 
 import argparse
+import hashlib
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -20,19 +31,23 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.special import ndtr
 
+from jaxae.data import activations
+from jaxae.data.kinds import BFLOAT16
 from jaxae.data.superposition import WORLDS, arrays, trees
 from jaxae.errors import InputError
 
 FOLDER = Path(__file__).parent / "contenders"
 OURS, THEIRS = "jaxae", "SAELens"
-ARCHITECTURES = ("batch_topk", "matryoshka", "l1", "jump_relu", "topk")
-SIZES = {"eighth": (512, (16, 64, 256)), "16k": (4096, (128, 512, 2048))}  # latents, inner levels of Matryoshka
+ARCHITECTURES = ("batch_topk", "matryoshka", "l1", "jump_relu", "topk", "matching_pursuit", "gated")
+LATENTS = {"eighth": 512, "16k": 4096}
+LEVELS = (32, 8, 2)  # latents divided by those of Matryoshka's inner levels
 METRICS = ("f1", "mcc", "explained_variance", "uniqueness", "l0", "dead")
 
 
@@ -41,10 +56,12 @@ def main() -> None:
     known = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     known.add_argument("--out", required=True, help="file of results, one JSON object a line")
     known.add_argument("--world", choices=[*WORLDS], default="eighth")
+    known.add_argument("--data", default="", help="folder of jaxae activations, in place of a world")
+    known.add_argument("--latent", type=int, default=4096, help="latents with --data")
     known.add_argument("--architectures", nargs="+", choices=ARCHITECTURES, default=[*ARCHITECTURES[:3]])
     known.add_argument("--sides", nargs="*", choices=(OURS, THEIRS), default=[OURS, THEIRS])
     known.add_argument("--lr", nargs="+", type=float, default=[1e-3], help="learning rates")
-    known.add_argument("--active", type=int, default=8, help="active latents, L0")
+    known.add_argument("--active", nargs="+", type=int, default=[8], help="numbers of active latents, L0")
     known.add_argument("--samples", type=int, default=2_000_000)
     known.add_argument("--batch", type=int, default=1024)
     known.add_argument("--seeds", type=int, default=5)
@@ -56,7 +73,11 @@ def main() -> None:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # of this process and all that it starts
     out, began = Path(options.out), time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        constants = Path(folder) / "world.npz"
+        constants = Path(folder) / "constants.npz"
+        if options.data:
+            places = split(Path(options.data), options.test)
+            np.savez(constants, **places)
+            options.samples = -(-options.samples // len(places["train"])) * len(places["train"])
         for job in jobs(options):
             if any(same(row, job) for row in rows(out)):
                 continue
@@ -65,19 +86,23 @@ def main() -> None:
                 break
             if job["side"] == THEIRS and not constants.exists():
                 np.savez(constants, **exported(options.world))
-            done = result(job, options, constants)
+            workdir = directory(out, job)
+            done = result(job, options, constants, workdir)
             with out.open("a") as file:
                 file.writelines(json.dumps(row) + "\n" for row in done)
+            shutil.rmtree(workdir, ignore_errors=True)
             print(f"{job['side']} {job['architecture']} lr {job['lr']:g} seed {job['seed']}", file=sys.stderr)
     print(table(rows(out)))
 
 
 def jobs(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Everything to run: the fields by which a result is known."""
-    alike = {name: getattr(options, name) for name in ("world", "active", "samples", "batch", "test")}
-    for architecture in options.architectures:
+    alike = {name: getattr(options, name) for name in ("world", "samples", "batch", "test")}
+    if options.data:
+        alike |= {"world": options.data, "latent": options.latent}
+    for architecture, active in product(options.architectures, options.active):
         for lr in options.lr:
-            of = {"architecture": architecture, "lr": lr, **alike, "speed": 0.0, "shared": False}
+            of = {"architecture": architecture, "lr": lr, **alike, "active": active, "speed": 0.0, "shared": False}
             if OURS in options.sides:
                 yield {"side": OURS, **of, "seed": 0, "seeds": options.seeds}
             if THEIRS in options.sides:
@@ -86,7 +111,8 @@ def jobs(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             timed = {"side": OURS, **of, "seed": 0, "speed": options.speed}
             yield {**timed, "seeds": 1}
             if options.seeds > 1:
-                yield from ({**timed, "seeds": options.seeds, "shared": shared} for shared in (False, True))
+                ways = (False,) if options.data else (False, True)
+                yield from ({**timed, "seeds": options.seeds, "shared": shared} for shared in ways)
 
 
 def same(row: dict[str, Any], job: dict[str, Any]) -> bool:
@@ -99,15 +125,39 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def result(job: dict[str, Any], options: argparse.Namespace, constants: Path) -> list[dict[str, Any]]:
+def directory(out: Path, job: dict[str, Any]) -> Path:
+    """The run directory of a job."""
+    known = hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()[:12]
+    return out.with_suffix(".runs") / f"{job['architecture']}-{known}"
+
+
+def split(folder: Path, test: int) -> dict[str, np.ndarray]:
+    """Indices of the training and of the test rows. InputError for too few of them, and for bfloat16."""
+    found = activations.read(folder)
+    held = np.flatnonzero(found.lines % 10 == 9)
+    if len(held) < test or found.x.dtype == BFLOAT16:
+        raise InputError(
+            f"{folder} has {len(held):,} test rows of {found.x.dtype}; use --test {len(held)}, and float16"
+        )
+    return {"train": np.flatnonzero(found.lines % 10 != 9), "test": held[:test]}
+
+
+def result(job: dict[str, Any], options: argparse.Namespace, constants: Path, workdir: Path) -> list[dict[str, Any]]:
     """Run a job in its own process on one core with one thread; a row for each seed. InputError if it fails."""
-    latent, levels = SIZES[options.world]
-    of = trees(WORLDS[options.world])
-    told = {**job, "latent": latent, "levels": levels, "constants": str(constants), "trees": of._asdict()}
+    latent = options.latent if options.data else LATENTS[options.world]
+    arguments = {
+        **job,
+        "data": options.data,
+        "latent": latent,
+        "levels": [latent // part for part in LEVELS],
+        "constants": str(constants),
+        "trees": trees(WORLDS[options.world])._asdict(),
+        "workdir": str(workdir),
+    }
     script, python = ("dictionaries_ours", sys.executable) if job["side"] == OURS else ("with_sae_lens", options.python)
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     done = subprocess.run(
-        [python, str(FOLDER / f"{script}.py"), json.dumps(told)],
+        [python, str(FOLDER / f"{script}.py"), json.dumps(arguments)],
         capture_output=True,
         text=True,
         check=False,
@@ -141,15 +191,15 @@ def table(found: list[dict[str, Any]]) -> str:
     """Means and standard deviations over seeds, and examples per second."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for row in found:
-        key = tuple(row[name] for name in ("world", "samples", "active", "architecture", "lr", "side"))
-        groups[key].append(row)
+        world = f"{row['world']} with {row['latent']:,} latents" if "latent" in row else row["world"]
+        groups[(world, *(row[name] for name in ("samples", "active", "architecture", "lr", "side")))].append(row)
     lines = [
         f"| world, samples, L0 | architecture | rate | side | seeds | {' | '.join(METRICS)} | samples per second |",
         f"|{'---|' * (len(METRICS) + 6)}",
     ]
     for (world, samples, active, architecture, lr, side), each in sorted(groups.items()):
         trained = [row for row in each if not row["speed"]]
-        cells = [spread([row[name] for row in trained]) for name in METRICS]
+        cells = [spread([row[name] for row in trained if name in row]) for name in METRICS]
         first = f"| {world}, {samples:,}, {active} | {architecture} | {lr:g} | {side} | {len(trained)} |"
         lines.append(f"{first} {' | '.join(cells)} | {speeds(each)} |")
     return "\n".join(lines)
