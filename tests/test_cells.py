@@ -243,6 +243,36 @@ def test_model_of_a_data_frame_remembers_its_columns(tmp_path):
         model.impute(frame)
 
 
+def test_data_frame_is_read_as_its_file(table):
+    """Strings are categories; classes, covariates and columns to leave out have names; columns of splits too."""
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.read_csv(table / "fish.csv")
+    of_file = jaxae.data.load(str(table / "fish.csv"), target="site", context=("age",), drop=("note",), test="0")
+    fields = {"target": "site", "drop": ("note",)}
+    for context in ("age", ["age"]):
+        found = jaxae.data.from_arrays(frame, context=context, test=0, **fields)
+        assert found.features == of_file.features == ("length", "colour=grey", "colour=red", "weight")
+        assert (found.classes, found.covariates) == (of_file.classes, of_file.covariates)
+        assert equal(found.train, of_file.train)
+    turned = frame[[*reversed(frame.columns)]].assign(colour=frame["colour"].astype("category"))
+    found = jaxae.data.from_arrays(frame, context="age", test=turned, **fields)
+    assert equal(found.test, of_file.train)
+    numbers = frame[["length", "weight"]]
+    found = jaxae.data.from_arrays(numbers, test=numbers[["weight", "length"]])
+    assert equal(found.test, found.train)
+    model = jaxae.fit("miwae", frame.drop(columns="note"), hidden=(4,), latent=2, epochs=1, progress=False)
+    assert model.features == ("length", "colour=grey", "colour=red", "age", "site=A", "site=B", "weight")
+    assert not model.impute(frame, 10).x[[*frame.columns]].isna().any(axis=None)
+    for more, says in (
+        ({"drop": ("other",)}, "x has no column other; it has note, length"),
+        ({}, "x: column note has 40 different strings, like IDs or text; use drop=note"),
+        ({"drop": ("note",), "test": np.ones((3, 4))}, "test is not a data frame, as x is"),
+        ({**fields, "y": frame["site"]}, "target=site and y both give classes"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            jaxae.data.from_arrays(frame, **more)
+
+
 @pytest.mark.slow
 def test_run_of_images_completes_pictures_with_missing_pixels(tmp_path, capsys):
     rng = np.random.default_rng(0)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxae.data import binary, covariates, kinds, scaling, sequences
 from jaxae.data.classes import labels
 from jaxae.data.dataset import Dataset, Split
-from jaxae.data.options import OF_SERIES, SOURCE_OPTIONS, Options, require_valid
+from jaxae.data.options import OF_SERIES, OF_TABLES, SOURCE_OPTIONS, Options, require_valid
 from jaxae.data.splits import HELD_OUT, RawDataset, with_splits
 from jaxae.errors import InputError
 
@@ -38,7 +38,8 @@ def from_arrays(
     x: images [N, H, W] or [N, H, W, C], uint8 or float in [0, 1] (rounded to 256 levels) or of any range, a table
     [N, D], series [N, T] or [N, T, D], or counts [N, D] with kind="counts"; NaN marks a missing entry. y: classes:
     strings, numbers or one-hot rows. context: covariates for conditional models, numbers or strings: an array [N] or
-    [N, C], or a data frame or a mapping with a name for each column (see `covariates.columns`).
+    [N, C], or a data frame or a mapping with a name for each column (see `covariates.columns`). Strings in x, a data
+    frame, are categories, and `target`, `drop` and context may name columns of it (see `frames.read`).
     test, valid: the examples of a split, or a fraction or number of examples to hold out (see `splits.with_splits`); by
     default a tenth is the test split. fields: those of `Options`, such as kind and scale. InputError for other arrays.
     """
@@ -50,15 +51,24 @@ def from_arrays(
             held_out[name] = str(part)
     if "valid" in given and "test" not in given:
         held_out["test"] = held_out["test"] or HELD_OUT
-    features = tuple(map(str, x.columns)) if hasattr(x, "columns") else ()  # of a data frame
     options = replace(options, data=ARRAY, **fields)
     require_valid(options)
+    found = None
+    if hasattr(x, "columns"):
+        from jaxae.data import frames  # which imports this module
+
+        found = frames.read(given, ys, contexts, options)
+        given, ys, contexts = found.x, found.y, found.context
+    of_table = found is not None and found.encoded
+    reading = replace(options, kind="table") if of_table and options.kind == "auto" else options
     if any(map(is_ragged, given.values())) and options.kind in ("auto", "series"):
         raw = _ragged(given, ys, contexts, options)
     else:
         xs = {name: array(part, _argument(name)) for name, part in given.items()}
-        raw = assembled(xs, ys, options, WHERE, contexts=contexts)
-    raw = raw._replace(features=features)
+        raw = assembled(xs, ys, reading, WHERE, contexts=contexts)
+    if found:
+        applicable = OF_TABLES if of_table else raw.applicable
+        raw = raw._replace(features=found.features, notes=(*raw.notes, *found.notes), applicable=applicable)
     require_effect(raw, options)
     return prepared(with_splits(raw, **held_out, read=_no_source), options)
 

@@ -55,7 +55,15 @@ def read(path: Path, options: Options, features: Sequence[str] = ()) -> Table:
         return _read(_arrow(path), path, options, features)
 
 
-def _read(table: Any, path: Path, options: Options, features: Sequence[str]) -> Table:
+def of_frame(frame: Any, name: str, options: Options, features: Sequence[str] = ()) -> Table:
+    """The columns of a data frame of pandas, which errors call `name`. Other arguments, InputError: as in `read`."""
+    import pyarrow as pa
+
+    with _arrow_errors(name):
+        return _read(pa.Table.from_pandas(frame, preserve_index=False), name, options, features)
+
+
+def _read(table: Any, path: Path | str, options: Options, features: Sequence[str]) -> Table:
     names = list(table.column_names)
     left_out = [*options.drop, *filter(None, [options.target]), *options.context]
     if twice := [name for name in options.context if left_out.count(name) > 1]:
@@ -93,7 +101,7 @@ def _read(table: Any, path: Path, options: Options, features: Sequence[str]) -> 
     return Table(np.stack(list(columns.values()), axis=1), tuple(columns), target, tuple(notes), context)
 
 
-def _numbers(name: str, values: np.ndarray, path: Path) -> dict[str, np.ndarray]:
+def _numbers(name: str, values: np.ndarray, path: Path | str) -> dict[str, np.ndarray]:
     """A column of numbers, or a column per category. InputError for IDs, free text, and numbers mixed with strings."""
     drop = f"drop={name or repr(name)}"
     if values.dtype.kind == "f":
@@ -113,7 +121,7 @@ def _numbers(name: str, values: np.ndarray, path: Path) -> dict[str, np.ndarray]
 
 
 def _as_in_training(
-    name: str, values: np.ndarray, path: Path, features: Sequence[str], names: Sequence[str], notes: list[str]
+    name: str, values: np.ndarray, path: Path | str, features: Sequence[str], names: Sequence[str], notes: list[str]
 ) -> dict[str, np.ndarray]:
     """A column encoded as in the training table with these features; empty if that table lacks it.
 
@@ -214,7 +222,7 @@ def header_of(content: bytes, suffix: str) -> tuple[list[str], str, bool]:
 
 
 @contextmanager
-def _arrow_errors(path: Path) -> Iterator[None]:
+def _arrow_errors(path: Path | str) -> Iterator[None]:
     """Turn an error of pyarrow or csv into an InputError."""
     import pyarrow as pa
 

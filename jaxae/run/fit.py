@@ -75,14 +75,14 @@ def fit(
 
     experiment: a module with `Config` and `build` (such as `jaxae.experiments.vae`), its name ("vae"), or an
     `Experiment`.
-    data: an array, a `Dataset`, a path, or the name of a data set. An array of images is [N, H, W] or [N, H, W, C], of
-    bytes, of floats in [0, 1], or of any numbers; a table is [N, D]; for an experiment for sequences, series are [N, T]
-    or [N, T, D]. NaN marks a missing entry. Fields: kind, scale.
+    data: an array, a data frame, a `Dataset`, a path, or the name of a data set. Images are [N, H, W] or [N, H, W, C],
+    of bytes, floats in [0, 1], or any numbers; a table is [N, D]; for an experiment for sequences, series are [N, T] or
+    [N, T, D]. NaN marks a missing entry. Fields: kind, scale.
     test: a path with the test examples; a fraction or a number of examples to hold out; or 0 for the training examples.
     With an array also an array, or the name of a data set with a test split. Default: that of the source, or a tenth.
     valid: the validation examples, in the same ways, for the fields keep ("best": return the model of the epoch with
     the smallest validation loss) and stop_after.
-    y, context: classes and covariates of an array, as in `jaxae.data.from_arrays`; context of a path: names of columns.
+    y, context: classes and covariates of an array, as in `jaxae.data.from_arrays`; context may name columns of a table.
     workdir: a run directory, with everything that the command line writes there; a run in it is resumed. Without one
     nothing is written.
     progress: show a bar, or a line per epoch. figures: draw pictures and report.html into the workdir (default: yes).
