@@ -162,7 +162,9 @@ def table(results: dict[str, dict[str, list[float]]], methods: tuple[str, ...]) 
 
     def cell(name: str, method: str) -> str:
         found, known = results[name].get(method), TABLES[name].published.get(method)
-        text = "" if not found else f"{np.mean(found):.3f}" + (f" ± {np.std(found, ddof=1):.3f}" if len(found) > 1 else "")
+        text = (
+            "" if not found else f"{np.mean(found):.3f}" + (f" ± {np.std(found, ddof=1):.3f}" if len(found) > 1 else "")
+        )
         return text + (f" ({known:.2f})" if known else "")
 
     lines = [f"| table | {' | '.join(methods)} |", "|---" * (len(methods) + 1) + "|"]
