@@ -1,4 +1,4 @@
-"""A sparse autoencoder: the simple one with an L1 penalty on the latent code.
+"""A sparse autoencoder: the simple one with an L1 penalty on the latent code (for activations of networks see topk).
 
 Group: regularized
 Source: F. Chollet, "Building autoencoders in Keras", 2016, in a Chinese translation (keras-autoencoder.md). Ng 2011.

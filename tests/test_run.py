@@ -19,7 +19,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 import jaxae
 import short_runs
 import toy
-from conftest import equal
+from conftest import call, equal
 from jaxae import data, run
 from jaxae.core.step import Transition, descend
 from jaxae.core.types import Info
@@ -159,6 +159,8 @@ def test_run_without_figures_is_completed_with_figures_and_not_trained_again(few
 
     state, metrics = final(plain), (plain / "metrics.jsonl").read_bytes()
     result = json.loads((plain / "result.json").read_text())
+    assert call("report", plain) == 0
+    assert "pictures:" not in results.summary(plain)
     go(plain, figures="all", **fields)
     assert equal(final(plain), state)
     assert (plain / "metrics.jsonl").read_bytes() == metrics
@@ -358,14 +360,14 @@ def test_loaded_model_encodes_decodes_and_samples(finished):
 
 def test_load_and_model_reject_bad_input(finished, tmp_path):
     model = jaxae.load(finished)
-    for call, given, says in (
+    for method, given, says in (
         (model.encode, np.zeros((3, 27, 28)), "examples have shape"),
         (model.encode, np.full((3, 28, 28), 2.0), "pixels must be"),
         (model.encode, np.full((3, 28, 28), np.inf), "examples have infinite values"),
         (model.decode, np.zeros((3, 3)), "codes have shape"),
     ):
         with pytest.raises(ValueError, match=says):
-            call(given)
+            method(given)
     plain = dataclasses.replace(model, experiment=dataclasses.replace(model.experiment, prior=None))
     with pytest.raises(ValueError, match="VAE has no prior"):
         plain.sample(jax.random.key(0), 1)

@@ -91,7 +91,12 @@ def impute(options: Options) -> str:
             else:
                 np.savez(file, **filled._asdict())
     examples = int(missing.reshape(len(missing), -1).any(1).sum())
-    return f"{count:,} missing cells of {examples:,} of {found.description} filled in: {options.out}"
+    errors = f"; standard errors: {_cells_file(options.out)}" if options.out.suffix in SUFFIXES else ""
+    return f"{count:,} missing cells of {examples:,} of {found.description} filled in: {options.out}{errors}"
+
+
+def _cells_file(out: Path) -> Path:
+    return out.with_name(f"{out.stem}-cells.csv")
 
 
 def _tables(options: Options, path: Path, found: NewData, filled: Imputed) -> None:
@@ -108,7 +113,7 @@ def _tables(options: Options, path: Path, found: NewData, filled: Imputed) -> No
             raise InputError(f"{path} differs from the rows that were read ({error}); check its lines") from None
         with opened_file(name) as file:
             file.write(written)
-    with opened_file(out.with_name(f"{out.stem}-cells.csv")) as file:
+    with opened_file(_cells_file(out)) as file:
         text = io.TextIOWrapper(file, "utf-8", newline="")
         table = csv.writer(text, lineterminator="\n")
         table.writerow(["row", "column", "value", "standard_error", "deviation"])

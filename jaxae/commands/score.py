@@ -3,9 +3,10 @@
 The score is a term of the loss, by default the loss itself, averaged over ten samples of its noise, or another score of
 `Trained.score`. Float images are quantized to 256 levels first, as in training. With several seeds, the array has a
 leading axis of seeds, and the table a column for each seed, or one column for all with --ensemble.
-A p-value is the fraction of examples of a split of the run's data that score at least as high (conformal p-values;
-Vovk, Gammerman & Shafer 2005). Those against the training split are too small, since the model has fitted it; those
-against a held-out split are valid. The scores of that split are computed once, and kept in the run directory (scores/).
+A p-value is (1 + number of examples of a split of the run's data with at least this score) / (1 + number of examples of
+the split) (conformal p-values; Vovk, Gammerman & Shafer 2005). Those of new data against the training split are too
+small, since the model has fitted it; those against a held-out split are valid. An example of the split counts itself as
+well. The scores of the split are computed once, and kept in the run directory (scores/).
 """
 
 from collections.abc import Sequence

@@ -111,9 +111,12 @@ def _outdated(
 
 
 def complete(workdir: Path, config: Config) -> bool:
-    """Whether a run directory is complete, including the report, which is written last."""
-    last = "report.html" if config.figures == "all" else "result.json"
-    return (workdir / last).exists()
+    """Whether a run directory is complete, including the report, which is written last.
+
+    `jaxae report` writes the report of a run without figures too, so that the pictures must exist as well.
+    """
+    files = ("figures/loss.png", "report.html") if config.figures == "all" else ("result.json",)
+    return all((workdir / file).exists() for file in files)
 
 
 def _fill(

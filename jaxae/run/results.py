@@ -89,6 +89,6 @@ def summary(workdir: Path) -> str:
         f"done: test {metrics}{reached[result['reached']]}",
         f"{result['wall_seconds']:.1f} s, {result['images_per_second']:,.0f} {words(kind).examples}/s",
     ]
-    if (workdir / "report.html").exists():
-        lines += [f"pictures: {workdir / 'figures'}", f"report:   {workdir / 'report.html'}"]
+    for name, path in (("pictures:", workdir / "figures"), ("report:  ", workdir / "report.html")):
+        lines += [f"{name} {path}"] * path.exists()
     return "\n".join(lines)

@@ -30,8 +30,8 @@ x = (active * rng.uniform(2, 4, active.shape)) @ directions + 5
 # ## Five lines
 #
 # `topk` keeps the `active` largest codes of every row; `batch_topk`, `jump_relu`, `gated`, `l1`, `matryoshka` and
-# `matching_pursuit` are the other architectures. Columns are standardized unless, as here, `scale="none"` keeps their
-# own variances; `encode` takes and `reconstruct` gives your units in any case.
+# `matching_pursuit` are the other architectures. Columns keep their own variances (`scale="none"`, the default of these
+# experiments); `scale="standard"` standardizes them. `encode` takes and `reconstruct` gives your units in any case.
 
 # %%
 model = jaxae.fit("topk", x, latent=64, active=3, scale="none", epochs=15, lr=2e-3, batch_size=256)
