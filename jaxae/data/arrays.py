@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxae.data import binary, covariates, kinds, scaling, sequences
+from jaxae.data import binary, covariates, frames, kinds, scaling, sequences
 from jaxae.data.classes import labels
 from jaxae.data.dataset import Dataset, Split
 from jaxae.data.options import OF_SERIES, OF_TABLES, SOURCE_OPTIONS, Options, require_valid
@@ -55,8 +55,6 @@ def from_arrays(
     require_valid(options)
     found = None
     if hasattr(x, "columns"):
-        from jaxae.data import frames  # which imports this module
-
         found = frames.read(given, ys, contexts, options)
         given, ys, contexts = found.x, found.y, found.context
     of_table = found is not None and found.encoded

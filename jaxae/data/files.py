@@ -1,13 +1,15 @@
 """User data: files of arrays and tables, folders and tars of pictures and recordings."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from jaxae.data import activations, archives, folders, idx, kinds, pictures, rows, sequences, tables, tars
 from jaxae.data.arrays import assembled
-from jaxae.data.options import Options
+from jaxae.data.kinds import Wanted
+from jaxae.data.options import OF_TABLES, Options
 from jaxae.data.reading import reading
 from jaxae.data.splits import RawDataset
 from jaxae.errors import InputError
@@ -66,7 +68,7 @@ def load(path: Path, options: Options, features: Sequence[str] = (), training: b
         )
         return raw._replace(notes=raw.notes + notes)
     if suffix in tables.SUFFIXES:
-        return tables.load(path, options, features)
+        return _table(path, options, features)
     if "idx" not in path.name and suffix not in ("", ".gz"):
         raise InputError(f"{path}: unsupported format; supported: {', '.join(FORMATS)}")
     beside = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
@@ -98,3 +100,14 @@ def _numpy(path: Path) -> np.ndarray:
         if path.stat().st_size > rows.LARGE:
             return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
         return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _table(path: Path, options: Options, features: Sequence[str]) -> RawDataset:
+    """The table of a file. features, InputError: as in `tables.read`."""
+    table = tables.read(path, options, features)
+    kind: Wanted = "counts" if options.kind == "counts" else "table"
+    contexts = {"train": table.context} if table.context else None
+    raw = assembled(
+        {"train": table.x}, {"train": table.target}, replace(options, kind=kind), str(path), contexts=contexts
+    )
+    return raw._replace(features=table.features, notes=(*raw.notes, *table.notes), applicable=OF_TABLES)

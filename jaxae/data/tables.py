@@ -5,7 +5,6 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,11 +12,8 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxae.data import covariates
-from jaxae.data.arrays import assembled
 from jaxae.data.covariates import CATEGORIES
-from jaxae.data.kinds import Wanted
-from jaxae.data.options import OF_TABLES, Options
-from jaxae.data.splits import RawDataset
+from jaxae.data.options import Options
 from jaxae.errors import InputError, first_line
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
@@ -32,17 +28,6 @@ class Table(NamedTuple):
     target: np.ndarray | None
     notes: tuple[str, ...]
     context: covariates.Columns
-
-
-def load(path: Path, options: Options, features: Sequence[str] = ()) -> RawDataset:
-    """The table of a file. features, InputError: as in `read`."""
-    table = read(path, options, features)
-    kind: Wanted = "counts" if options.kind == "counts" else "table"
-    contexts = {"train": table.context} if table.context else None
-    raw = assembled(
-        {"train": table.x}, {"train": table.target}, replace(options, kind=kind), str(path), contexts=contexts
-    )
-    return raw._replace(features=table.features, notes=(*raw.notes, *table.notes), applicable=OF_TABLES)
 
 
 def read(path: Path, options: Options, features: Sequence[str] = ()) -> Table:
