@@ -60,7 +60,7 @@ def test_streamed_batches_equal_resident_batches(count, seeds, lengths):
     assert resident(0, 0).steps == -(-count // size)
     several = 0
     for begin in range(2 * count // size):
-        streamed = feed.feed(whole, one, numbers, size, STREAMED, block)
+        streamed = feed.feed(whole, one, numbers, size, True, block)
         step = begin
         while step < epoch.first_step(2, count, size):
             now = next(e for e in (1, 0) if step >= epoch.first_step(e, count, size))
@@ -101,7 +101,7 @@ def test_streamed_run_is_bit_exact(seeds):
     """The run is stopped within an epoch of several blocks, resumed with resident data, stopped again, and then
     streamed."""
     images = large()
-    streamed = feed.feed(images.train, plan("auto", 128, seeds), range(seeds), 128, STREAMED)
+    streamed = feed.feed(images.train, plan("auto", 128, seeds), range(seeds), 128, streams=True)
     assert streamed(0, 0).steps == 8 // seeds < epoch.first_step(1, 1300, 128)
 
     def follow(limit, resume=None, every=()):
@@ -199,12 +199,25 @@ def noisy(variables, batch, key):
     return {"loss": values, "square": values**2}, {}
 
 
+def test_limit_is_for_all_splits_together():
+    """A data set above it streams the test split too; the training examples as test split count once."""
+    one, train, test = plan("auto", 5, 1), split(30, False), split(10, False)
+    both = train.x.nbytes + test.x.nbytes
+    for splits, limit, exceeds in (
+        ((train, test), both, False),
+        ((train, test), both - 1, True),
+        ((train, train), train.x.nbytes, False),
+        ((train, test), 0.0, False),  # a quarter of the memory
+    ):
+        assert feed.exceed(splits, one, limit) == exceeds
+
+
 @pytest.mark.parametrize("count", [60, 61, 23])
 def test_evaluation_in_streamed_blocks_equals_that_of_the_whole_split(count):
     """The blocks are the split in order; the means over all examples, with noise by example, are the sums of theirs."""
     whole, one = split(count, lengths=True), plan("auto", 5, 1)
     row = whole.x[:1].nbytes
-    parts = list(feed.blocks(whole, one, 5, STREAMED, 3 * 5 * row)())
+    parts = list(feed.blocks(whole, one, 5, True, 3 * 5 * row)())
     assert [first for _, first in parts] == list(range(0, count, 15))
     for name in ("x", "y", "lengths"):
         read = np.concatenate([np.asarray(getattr(part, name)) for part, _ in parts])[:count]

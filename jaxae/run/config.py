@@ -112,7 +112,7 @@ class Devices:
     patience: int = 300
     """Timeout in seconds for other processes, at start-up and in every dispatch."""
     device_data_limit: float = 0.0
-    """GiB of training data held on a device; larger data is streamed (0: a quarter of the device's memory)."""
+    """GiB of data held on a device; if all splits are larger, they are streamed (0: a quarter of the memory)."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ Both give the same batches in the same order, which is a function of (seed, epoc
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeAlias
 
@@ -36,23 +36,34 @@ Feed: TypeAlias = Callable[[int, int], Portion]  # (epoch, step) -> the portion 
 Blocks: TypeAlias = Callable[[], Iterator[tuple[Examples, int]]]  # (block of a split, index of its first example)
 
 
-def feed(split: Split, plan: Plan, seeds: range, batch_size: int, limit: float = 0.0, block_bytes: int = BLOCK) -> Feed:
+def exceed(splits: Iterable[Split], plan: Plan, limit: float = 0.0) -> bool:
+    """Whether the splits together are larger than the limit in bytes (0: a quarter of the memory of a device).
+
+    Generated splits have no size. The result is the same for all processes.
+    """
+    sizes = {id(split.x): split.x.nbytes for split in splits if not isinstance(split.x, Draws)}
+    return bool(sum(sizes.values()) > plan.processes.broadcast_json(limit or memory() / 4))
+
+
+def feed(
+    split: Split, plan: Plan, seeds: range, batch_size: int, streams: bool = False, block_bytes: int = BLOCK
+) -> Feed:
     """A function that returns the portion of the split for a step: the complete split on the device, or a block.
 
-    Blocks are streamed if the split exceeds the limit. limit: bytes per device (0: a quarter of its memory).
-    block_bytes: approximate size of a block. The examples of a generated split are generated in the step.
+    streams: whether blocks are streamed, of about `block_bytes` each. The examples of a generated split are generated
+    in the step.
     """
     if isinstance(split.x, Draws):
         return _generated(split.x, plan, seeds, batch_size)
-    if _exceeds(split, plan, limit):
+    if streams:
         return _streamed(split, plan, seeds, batch_size, block_bytes)
     return _resident(split, plan, seeds, batch_size)
 
 
-def blocks(split: Split, plan: Plan, batch_size: int, limit: float = 0.0, block_bytes: int = BLOCK) -> Blocks:
-    """A split for evaluation: a single block on the device, or streamed ones if it exceeds the limit, as in `feed`."""
+def blocks(split: Split, plan: Plan, batch_size: int, streams: bool = False, block_bytes: int = BLOCK) -> Blocks:
+    """A split for evaluation: a single block on the device, or streamed ones, as in `feed`."""
     count = len(split.x)
-    if not _exceeds(split, plan, limit):
+    if not streams:
         data = place(flat_examples(split), plan, False)
         return lambda: iter([(data, 0)])
     length = batch_size * _steps(split, batch_size, block_bytes)
@@ -63,11 +74,6 @@ def blocks(split: Split, plan: Plan, batch_size: int, limit: float = 0.0, block_
             yield place(block, plan, False), first
 
     return streamed
-
-
-def _exceeds(split: Split, plan: Plan, limit: float) -> bool:
-    """Whether a split is larger than the limit, which is made the same for all processes."""
-    return bool(split.x.nbytes > plan.processes.broadcast_json(limit or memory() / 4))
 
 
 def _steps(split: Split, size: int, block_bytes: int) -> int:

@@ -18,7 +18,7 @@ from jaxae.devices import plan as plans
 from jaxae.devices.plan import Plan, place
 from jaxae.training import epoch, nonfinite
 from jaxae.training.epoch import Totals
-from jaxae.training.feed import blocks, feed
+from jaxae.training.feed import blocks, exceed, feed
 from jaxae.training.start import TEST, TRAIN, Initial, keys, start
 
 
@@ -95,7 +95,7 @@ def iterate(
     seeds: train this many (seed, seed + 1, ...) in one program. plan: on which devices (default: all).
     initial: initial parameters and other collections (default: random ones).
     resume: state and totals of a snapshot, from which training continues bit for bit.
-    data_limit: bytes of training data on a device; larger data is streamed (0: a quarter of its memory).
+    data_limit: bytes of data on a device, of all splits; larger data is streamed (0: a quarter of its memory).
     compiler: default `compiled`.
     ValueError, at the call, for invalid arguments; errors.Diverged for a non-finite number.
     """
@@ -177,9 +177,10 @@ def _iterate(
 ) -> Iterator[Snapshot]:
     several, count = len(numbers) > 1, len(data.train.x)
     train_key, test_key = (place(keys(numbers, purpose), plan, several) for purpose in (TRAIN, TEST))
-    portions = feed(data.train, plan, numbers, batch_size, data_limit)
+    streams = exceed(data.splits, plan, data_limit)
+    portions = feed(data.train, plan, numbers, batch_size, streams)
     evaluated_splits = {"test": data.test} if data.valid is None else {"test": data.test, "valid": data.valid}
-    evaluated = [blocks(split, plan, batch_size, data_limit) for split in evaluated_splits.values()]
+    evaluated = [blocks(split, plan, batch_size, streams) for split in evaluated_splits.values()]
     sizes = [len(split.x) for split in evaluated_splits.values()]
     state, totals = (place(item, plan, several) for item in first())
     step = int(np.ravel(jax.device_get(state.step))[0])
