@@ -209,7 +209,7 @@ def test_limit_is_for_all_splits_together():
         ((train, train), train.x.nbytes, False),
         ((train, test), 0.0, False),  # a quarter of the memory
     ):
-        assert feed.exceed(splits, one, limit) == exceeds
+        assert feed.exceed(splits, one, float(limit)) == exceeds
 
 
 @pytest.mark.parametrize("count", [60, 61, 23])
