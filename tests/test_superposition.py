@@ -129,6 +129,15 @@ def test_magnitudes_without_deviation_are_the_mean():
     assert set(np.unique(f)) <= {0.0, *constants.mean.astype(float)}
 
 
+def test_magnitudes_are_finite_for_every_uniform_number():
+    """One uniform float32 number in 2^23 is 0 or, with a positive minimum, so small that a product with it is 0."""
+    constants, index = jax.tree.map(jnp.asarray, arrays(World(**SMALL))), jnp.arange(36)
+    for uniform in (0.0, np.finfo(np.float32).tiny, 2.0**-23):
+        found = features._magnitude(jnp.full(36, uniform), index, constants)
+        assert np.all(found <= constants.mean + 5.6 * constants.std), uniform
+        assert np.all(found >= constants.mean + 4.5 * constants.std), uniform
+
+
 def test_examples_are_combinations_of_the_features_that_fire():
     found = data.superposition(**SMALL, train=50, test=40)
     constants = arrays(World(**SMALL))

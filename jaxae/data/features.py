@@ -23,6 +23,7 @@ import numpy as np
 from jax.scipy.special import ndtr, ndtri
 from jaxtyping import Array, Bool, Float, Int, Key
 
+LEAST = 2.0**-24  # in place of a uniform number of 0, one in 2^23, whose magnitude would be infinite
 SLOTS = 8  # trees, and features outside of them, that are sampled at a time
 
 
@@ -153,6 +154,7 @@ def _chains(
 
 
 def _magnitude(uniform: Float[Array, " S"], index: Int[Array, " S"], features: Features) -> Float[Array, " S"]:
-    """A normal number above 0, by inversion of its survival function."""
+    """A normal number above 0, by inversion of its survival function; at most about 5.3 deviations above its mean."""
     mean, std = features.mean[index], features.std[index]
-    return jnp.where(std > 0, jnp.maximum(mean - std * ndtri(uniform * features.positive[index]), 0), mean)
+    survival = jnp.maximum(uniform, LEAST) * features.positive[index]
+    return jnp.where(std > 0, jnp.maximum(mean - std * ndtri(survival), 0), mean)
