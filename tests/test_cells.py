@@ -219,6 +219,7 @@ def test_data_frame_round_trip(table):
         model.impute(frame.assign(length="long"), y=frame["site"], context=frame[["age"]])
 
 
+@pytest.mark.slow
 def test_model_of_a_data_frame_remembers_its_columns(tmp_path):
     pandas = pytest.importorskip("pandas")
     rng = np.random.default_rng(0)

@@ -87,10 +87,9 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize(
-    "kind", ["images", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("series", "table"))]
-)
-@pytest.mark.parametrize("classes", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["images", "series", "table"])
+@pytest.mark.parametrize("classes", [True, False])
 def test_all_figures_of_a_conditional_model_are_drawn(kind, classes, tmp_path):
     (x, names), fields = KINDS[kind], {"kind": "series"} if kind == "series" else {}
     found = data.from_arrays(x, Y if classes else None, context=CONTEXT, test=0.4, **(fields))

@@ -139,7 +139,17 @@ def test_help_of_a_command_has_its_own_options_before_the_shared_ones():
     found = groups(help_text(score.Options, "", "jaxae score"))
     assert {title: [*entries] for title, entries in found.items()} == {
         "arguments": ["RUN", "DATA"],
-        "options": ["--out", "--by", "--p-value", "--ensemble", "--member", "--y", "--context", "--module"],
+        "options": [
+            "--out",
+            "--by",
+            "--p-value",
+            "--ensemble",
+            "--columns",
+            "--member",
+            "--y",
+            "--context",
+            "--module",
+        ],
     }
     assert help_text(score.Options, "", "jaxae score").startswith("usage: jaxae score [-h] RUN DATA [OPTIONS]\n")
     assert help_text(encode.Options, "", "jaxae encode").startswith(

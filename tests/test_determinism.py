@@ -22,7 +22,8 @@ def short_runs(cache, file, names):
     return {line[1]: line[2] for line in words if line[0] == "SHA-256"}
 
 
-@pytest.mark.parametrize("names", [["factor_vae"], pytest.param(NAMES, marks=pytest.mark.slow)], ids=("one", "all"))
+@pytest.mark.slow
+@pytest.mark.parametrize("names", [["factor_vae"], NAMES], ids=("one", "all"))
 def test_same_seed_same_bits_with_a_cold_and_a_warm_compilation_cache(names, tmp_path):
     cache = tmp_path / "compiled"
     digests = short_runs(cache, tmp_path / "cold.json", names)

@@ -51,6 +51,7 @@ def test_toy_agrees_under_pmap_and_jit():
     agree("toy", "fast", 2)
 
 
+@pytest.mark.slow
 def test_experiment_agrees_under_pmap_and_jit_and_with_microbatches():
     agree("vae", "fast", 3, hidden=[16])
 

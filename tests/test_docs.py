@@ -75,6 +75,7 @@ def site(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_site_has_no_broken_link(site):
     assert broken_links(site) == []
 

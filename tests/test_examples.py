@@ -59,6 +59,7 @@ def test_sparse_autoencoder_finds_the_directions_of_the_activations(tmp_path):
     assert jaxae.load(tmp_path / "runs/sparse").code == (64,)
 
 
+@pytest.mark.slow
 def test_new_variant_decorrelates_codes_and_matches_its_formula(tmp_path):
     printed = run("new_variant", tmp_path)
     correlated, error = numbers(printed, "without the penalty: mean |correlation|")

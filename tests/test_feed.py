@@ -184,9 +184,8 @@ for way, seeds in (("pmap", 1), ("jit", 3), ("auto", 2)):
 """
 
 
-@pytest.mark.parametrize(
-    "ways", [["pmap"], pytest.param(["jit", "auto"], marks=pytest.mark.slow)], ids=["pmap", "jit and seeds"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("ways", [["pmap"], ["jit", "auto"]], ids=["pmap", "jit and seeds"])
 def test_streamed_run_on_two_devices_equals_the_resident_run(ways):
     """Bit-exact under pmap; up to rounding under jit and on an axis of seeds, where XLA fuses differently."""
     command = [sys.executable, "-c", SEVERAL, *ways]

@@ -408,7 +408,9 @@ def test_optax_transformation_replaces_the_name_of_an_optimizer(x, tmp_path):
     assert json.loads((tmp_path / "run/config.json").read_text())["command"] == ""
 
 
-@pytest.mark.parametrize("fields", [{}, {"ema": 0.5, "seeds": 2}], ids=["", "ema"])
+@pytest.mark.parametrize(
+    "fields", [pytest.param({}, marks=pytest.mark.slow), {"ema": 0.5, "seeds": 2}], ids=["", "ema"]
+)
 def test_run_with_an_optax_transformation_is_loaded_without_it(x, tmp_path, fields):
     """Only the parameters of the run are loaded; the model can be neither trained nor saved again."""
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2))

@@ -162,6 +162,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_examples_do_not_depend_on_the_devices():
     """Runs on 8 devices by pmap, 4 by jit, and two seeds on 2 devices, agree with one device up to rounding.
 

@@ -187,18 +187,14 @@ def test_other_processes_wait_until_the_data_is_prepared(tmp_path):
         done(processes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "code", "line"),
     [
-        pytest.param(
-            ["--batch-size", "63"],
-            2,
-            "error: --batch-size 63 is not divisible by 4 devices",
-            marks=pytest.mark.slow,
-            id="bad input",
-        ),
-        pytest.param(["--lr", "1e30"], 3, "diverged: ", id="divergence"),
+        (["--batch-size", "63"], 2, "error: --batch-size 63 is not divisible by 4 devices"),
+        (["--lr", "1e30"], 3, "diverged: "),
     ],
+    ids=["bad input", "divergence"],
 )
 def test_error_of_one_process_ends_all_with_the_same_code(tmp_path, flags, code, line):
     with two(tmp_path / "run", *FEW, *flags) as processes:

@@ -102,6 +102,7 @@ def test_run_records_the_short_name_of_its_experiment_however_it_was_started(sta
     assert jaxae.load(tmp_path / "run").shape == (28, 28, 1)
 
 
+@pytest.mark.slow
 def test_run_of_an_experiment_outside_the_package_records_the_name_of_its_file(tmp_path):
     """The package may have an experiment of that name; `load` then needs the module."""
     source = (ROOT / "experiments/vae.py").read_text()

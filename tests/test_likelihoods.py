@@ -652,6 +652,7 @@ def train(loss, params, examples, steps, lr):
     return step(state).params
 
 
+@pytest.mark.slow
 def test_learned_scale_is_the_maximum_likelihood_of_probabilistic_pca():
     """A linear VAE is probabilistic PCA (Lucas et al. 2019), whose maximum likelihood is known in closed form.
 

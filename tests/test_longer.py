@@ -132,7 +132,7 @@ def test_training_starts_from_the_parameters_of_another_run(x, tmp_path, module,
         assert equal(same[i].params, source[i if seeds > 1 else 0].params)
 
 
-@pytest.mark.parametrize("ema", [0.0, 0.5])
+@pytest.mark.parametrize("ema", [pytest.param(0.0, marks=pytest.mark.slow), 0.5])
 def test_warm_start_needs_only_the_parameters_of_its_source(x, tmp_path, monkeypatch, ema):
     """Not its optimizer, nor its experiment, which may be outside the package; moving averages are its parameters."""
     (tmp_path / "my_dense.py").write_text("from jaxae.experiments.dense import Config, build\n")
@@ -187,7 +187,8 @@ def test_warm_start_records_its_source_and_a_failed_one_writes_nothing(x, tmp_pa
         assert json.loads((path / "config.json").read_text())["init_from"] == found[2]
 
 
-@pytest.mark.parametrize("seeds", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [1, 2])
 def test_replay_repeats_the_step_at_which_a_run_diverged(x, tmp_path, seeds):
     """From the state before it, its rows and its key; `replay` names the first layer whose output overflows."""
     fields = {**FIELDS, "hidden": (8,), "optimizer": "sgd", "lr": 1e25, "seeds": seeds}

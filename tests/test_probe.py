@@ -55,6 +55,7 @@ def said(capsys, *arguments):
     return [tuple(map(float, re.findall(r"[\d.]+(?= ±| %)", line))) for line in lines]
 
 
+@pytest.mark.slow
 def test_probe_prints_mean_and_deviation_over_seeds_for_each_run(two, capsys):
     """The codes are those of evaluation."""
     digits = data.load("digits")

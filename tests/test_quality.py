@@ -145,6 +145,7 @@ def runs(tmp_path_factory):
     ]
 
 
+@pytest.mark.slow
 def test_quality_table_has_the_metrics_of_each_kind_of_sample(runs, digits, digit_weights, tmp_path, capsys):
     classifier.save(tmp_path / "weights", digit_weights)
     before = sorted(path for workdir in runs for path in workdir.rglob("*"))

@@ -307,6 +307,7 @@ def test_bernoulli_likelihood_and_binarization_reject_real_numbers():
         jaxae.fit("vae", TABLE, binarize="static", **SMALL)
 
 
+@pytest.mark.slow
 def test_figures_and_commands_take_real_numbers(tmp_path):
     np.save(tmp_path / "t.npy", np.where(rng.random(TABLE.shape) < 0.1, np.nan, TABLE))
     run = tmp_path / "run"

@@ -237,6 +237,7 @@ def test_patterns_of_training_do_not_apply_to_new_files(tmp_path):
 SPOKEN = MNIST.parent / "spoken-digits" / "recordings.tar"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SPOKEN.exists(), reason="no recordings in JAXAE_DATA")
 def test_spoken_digits():
     how = {"target_pattern": r"^(\d)_", "test_pattern": r"_[0-4]\.wav$", "scale": "none"}

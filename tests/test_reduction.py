@@ -152,6 +152,7 @@ def test_plan_divides_microbatches_among_devices():
     assert plan("auto", 24, 1, devices[:1]).layout == Layout()
 
 
+@pytest.mark.slow
 def test_reproducible_evaluation_of_the_vampprior_equals_that_of_its_model():
     digits = data.load("digits")
     few = [data.Split(split.x[:n], split.y[:n]) for split, n in zip(digits[:2], (64, 40), strict=True)]

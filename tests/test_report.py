@@ -417,7 +417,7 @@ UNUSUAL = {
 }
 
 
-LONG = ("large and in colour", "sequences of numbers")
+LONG = ("two test examples", "all the same", "a code of one number", "large and in colour", "sequences of numbers")
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, marks=[pytest.mark.slow] * (case in LONG)) for case in UNUSUAL])
@@ -500,6 +500,7 @@ def test_cards_show_which_expected_results_were_reached(runs):
     assert cards["test kl"]["expected"] == ""
 
 
+@pytest.mark.slow
 def test_failing_figure_keeps_the_result(tmp_path, monkeypatch):
     from matplotlib.figure import Figure
 

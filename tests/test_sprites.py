@@ -50,6 +50,7 @@ def test_splits_have_their_sizes_and_images_match_their_factors(drawn):
             np.testing.assert_array_equal(split.x[i], sprites.images(split.factors[i : i + 1])[0])
 
 
+@pytest.mark.slow
 def test_both_sizes_have_the_same_factors_at_another_resolution(drawn):
     large = data.load("sprites/64")
     assert large.shape == (64, 64, 1)

@@ -124,7 +124,7 @@ def test_two_metrics_of_the_same_name_raise():
         return both.step(state(both, {"a": jnp.ones(3)}), B, new_key())
 
     plain = descend(quadratic("a"), optax.sgd(0.1))
-    with pytest.raises(ValueError, match=r"two transitions report \['loss'\]: give their metrics different names"):
+    with pytest.raises(ValueError, match=r"two transitions report \['loss'\]; give their metrics different names"):
         step(plain, descend(quadratic("a"), optax.sgd(0.1)))
     other = descend(quadratic("a"), optax.sgd(0.1), name="other")
     with pytest.raises(ValueError, match=r"two transitions report \['other'\]"):

@@ -88,6 +88,7 @@ def test_unwritable_checkpoint_ends_the_run(tmp_path):
     saved(workdir, step)
 
 
+@pytest.mark.slow
 def test_unwritable_event_files_end_the_run(tmp_path):
     """A background thread writes the event files; the main thread must not wait for it."""
     workdir = tmp_path / "run"

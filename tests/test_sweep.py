@@ -71,6 +71,7 @@ def test_point_is_finished_when_its_last_file_is_written(tmp_path):
     assert sweeps.final_metrics(dataclasses.replace(config, figures="all")) is None
 
 
+@pytest.mark.slow
 def test_interrupted_sweep_trains_only_unfinished_points(tmp_path, compiled, caplog):
     """The first point is finished; the second was interrupted during training."""
     said = sweep(tmp_path / "whole", "lr=1e-3,1e-2")
