@@ -119,9 +119,7 @@ def test_folder_of_tfds_without_effect_names_data(tmp_path, monkeypatch, capsys)
     with pytest.raises(SystemExit) as ended:
         run.main(vae.Config, vae.build, ["--data-dir", "mine"])
     assert ended.value.code == 2
-    assert (
-        "error: --data-dir mine has no effect on digits, since it applies to TFDS data sets" in capsys.readouterr().err
-    )
+    assert "error: --data-dir mine has no effect on digits, since it applies to TFDS" in capsys.readouterr().err
 
 
 def test_default_batch_larger_than_a_small_table_becomes_the_training_split(tmp_path, capsys):
