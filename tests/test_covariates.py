@@ -501,6 +501,7 @@ def test_sample_covers_all_conditions_or_those_given(trained, tmp_path, capsys):
     np.testing.assert_allclose(np.load(tmp_path / "s.npy"), expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_picture_of_samples_has_a_row_for_each_class(tmp_path, capsys):
     model = jaxae.fit("cvae", rng.integers(0, 256, (30, 12, 9)).astype(np.uint8), y=np.arange(30) % 3, **SMALL)
     model.save(tmp_path / "run")

@@ -80,6 +80,7 @@ def test_site_has_no_broken_link(site):
     assert broken_links(site) == []
 
 
+@pytest.mark.slow
 def test_every_public_module_has_a_page(site):
     modules = [
         path.relative_to(ROOT)

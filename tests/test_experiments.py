@@ -30,7 +30,17 @@ GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text())
 DRAWN = {"denoising", "sequence", "strided"}
 # Experiments that share model and loss with another one.
 SHARED = {"beta_vae", "binary", "deep", "denoising", "infovae", "mirrored", "planar", "sigmoid", "sparse", "strided"}
-SHARED |= {"gated", "jump_relu", "l1", "matching_pursuit", "matryoshka", "miwae", "resnet_vae", "topk"}
+SHARED |= {
+    "denoising_conv32",
+    "gated",
+    "jump_relu",
+    "l1",
+    "matching_pursuit",
+    "matryoshka",
+    "miwae",
+    "resnet_vae",
+    "topk",
+}
 
 
 @pytest.fixture(scope="module")

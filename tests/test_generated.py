@@ -204,6 +204,7 @@ def test_killed_run_resumes_with_the_same_bytes(tmp_path):
     assert equal(models[0].state, models[1].state)
 
 
+@pytest.mark.slow
 def test_fit_trains_saves_and_resumes_on_generated_examples(tmp_path):
     """The model is a VAE for a table; a run does not resume with another generator."""
     run = {"epochs": 2, "batch_size": 8, "hidden": (4,), "progress": False}

@@ -205,7 +205,8 @@ def test_error_of_one_process_ends_all_with_the_same_code(tmp_path, flags, code,
         assert own.startswith(line)
 
 
-@pytest.mark.parametrize("alone", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("alone", [0, 1])
 def test_missing_process_exits_with_2_after_patience(tmp_path, alone):
     with two(tmp_path / "run", "--patience", "4", ids=[alone]) as (process,):
         began = time.monotonic()

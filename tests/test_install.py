@@ -91,7 +91,7 @@ def test_installed_wheel_works_in_a_fresh_environment(wheel, tmp_path):
     [
         pytest.param(("-m", "jaxae", "vae"), marks=pytest.mark.slow, id="jaxae"),
         pytest.param(("-m", "experiments.vae"), marks=pytest.mark.slow, id="module"),
-        pytest.param(("experiments/vae.py",), id="path"),
+        pytest.param(("experiments/vae.py",), marks=pytest.mark.slow, id="path"),
     ],
 )
 def test_run_records_the_short_name_of_its_experiment_however_it_was_started(start, tmp_path):

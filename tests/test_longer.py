@@ -132,7 +132,8 @@ def test_training_starts_from_the_parameters_of_another_run(x, tmp_path, module,
         assert equal(same[i].params, source[i if seeds > 1 else 0].params)
 
 
-@pytest.mark.parametrize("ema", [pytest.param(0.0, marks=pytest.mark.slow), 0.5])
+@pytest.mark.slow
+@pytest.mark.parametrize("ema", [0.0, 0.5])
 def test_warm_start_needs_only_the_parameters_of_its_source(x, tmp_path, monkeypatch, ema):
     """Not its optimizer, nor its experiment, which may be outside the package; moving averages are its parameters."""
     (tmp_path / "my_dense.py").write_text("from jaxae.experiments.dense import Config, build\n")

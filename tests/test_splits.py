@@ -271,6 +271,7 @@ def test_training_stops_early_and_resumes_as_stopped(tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
 def test_extended_run_keeps_the_best_epoch_of_an_uninterrupted_one(tmp_path):
     """A run extended from 8 to 12 epochs ends with the kept state of an uninterrupted run."""
     how = {"valid": 0.25, "test": 0.25, "keep": "best", "figures": False, **SMALL}

@@ -89,6 +89,7 @@ def test_interrupted_sweep_trains_only_unfinished_points(tmp_path, compiled, cap
     assert compiled() == {"steps": 1, "measure": 1}
 
 
+@pytest.mark.slow
 def test_shards_of_a_slurm_array_complete_the_table(tmp_path, monkeypatch):
     """Each shard trains its own points, and lists all finished points."""
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "12")
