@@ -15,7 +15,6 @@ from jaxae import nets, run
 from jaxae.core import kl_term
 from jaxae.core.step import descend
 from jaxae.experiments import vae as plain
-from jaxae.measure.likelihood import measures
 from jaxae.run import variational
 from jaxae.training import optimizers
 from jaxae.variants import cvae, vae
@@ -43,17 +42,16 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         classes=info.classes,
         prior=net if config.prior == "learned" else None,
     )
-    warmup = kl_term.warmup(config.kl_warmup, config.kl_cycles, info.train, config.batch_size)
+    warmup = variational.warmup(config, info)
     rate = kl_term.rate(config.kl_weight, warmup, target=config.capacity, of=config.capacity_of, free=config.free_bits)
-    return run.Experiment(
+    return variational.experiment(
+        config,
+        info,
         model,
         descend(vae.loss(model, rate), run.optimizer(config, info)),
         vae.loss(model),
-        cvae.prior(model, config.latent),
-        missing=True,
-        counts=info.counts,
+        prior=cvae.prior(model, config.latent),
         conditional=True,
-        measures=measures(model, config.log_likelihood_samples, config.binarize),
     )
 
 

@@ -18,7 +18,6 @@ from jaxae import nets, run
 from jaxae.core import kl_term
 from jaxae.core.step import alternate, descend
 from jaxae.experiments import vae as plain
-from jaxae.measure.likelihood import measures
 from jaxae.run import variational
 from jaxae.training import optimizers
 from jaxae.variants import factor_vae, vae
@@ -52,7 +51,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         *variational.dense(config, info, precision=config.precision),
         discriminator=nets.MLP(config.discriminator, (1,), activation=leaky, precision=config.precision),
     )
-    warmup = kl_term.warmup(config.kl_warmup, config.kl_cycles, info.train, config.batch_size)
+    warmup = variational.warmup(config, info)
     rate = kl_term.rate(config.kl_weight, warmup, target=config.capacity, of=config.capacity_of, free=config.free_bits)
     loss = factor_vae.loss(model, config.gamma, rate)
     adversary = optax.adam(config.discriminator_lr, b1=0.5)
@@ -60,15 +59,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         descend(loss, run.optimizer(config, info), wrt=("encoder", "decoder")),
         descend(factor_vae.discriminator_loss(model), adversary, wrt=("discriminator",), name="discriminator"),
     )
-    return run.Experiment(
-        model,
-        train,
-        vae.loss(model),
-        vae.prior(config.latent),
-        missing=True,
-        counts=info.counts,
-        measures=measures(model, config.log_likelihood_samples, config.binarize),
-    )
+    return variational.experiment(config, info, model, train, vae.loss(model))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from typing import Literal
 from jaxae import run
 from jaxae.core import kl_term
 from jaxae.core.step import descend
-from jaxae.measure.likelihood import measures
 from jaxae.run import variational
 from jaxae.variants import infovae, vae
 
@@ -41,17 +40,9 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     if config.kl_warmup and not config.kl_weight:
         raise ValueError(f"kl_warmup={config.kl_warmup:g} has no effect with kl_weight=0; omit it")
     model = vae.VAE(*variational.dense(config, info, precision=config.precision))
-    warmup = kl_term.warmup(config.kl_warmup, config.kl_cycles, info.train, config.batch_size)
+    warmup = variational.warmup(config, info)
     loss = infovae.loss(model, kl_term.scaled(config.kl_weight, warmup), config.mmd_weight)
-    return run.Experiment(
-        model,
-        descend(loss, run.optimizer(config, info)),
-        vae.loss(model),
-        vae.prior(config.latent),
-        missing=True,
-        counts=info.counts,
-        measures=measures(model, config.log_likelihood_samples, config.binarize),
-    )
+    return variational.experiment(config, info, model, descend(loss, run.optimizer(config, info)), vae.loss(model))
 
 
 if __name__ == "__main__":

@@ -17,9 +17,7 @@ import flax.linen as nn
 import optax
 
 from jaxae import run
-from jaxae.core import kl_term
 from jaxae.core.step import descend
-from jaxae.measure.likelihood import measures
 from jaxae.run import variational
 from jaxae.training.epoch import first_step
 from jaxae.variants import iwae, vae
@@ -58,17 +56,11 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     model = vae.VAE(
         *variational.dense(config, info, mean=info.initial_mean(), activation=nn.tanh, precision=config.precision)
     )
-    warmup = kl_term.warmup(config.kl_warmup, config.kl_cycles, info.train, config.batch_size)
+    warmup = variational.warmup(config, info)
     loss = iwae.loss(model, config.samples, config.gradient, warmup)
     schedule = stages(config, info) if config.schedule == "stages" else None
-    return run.Experiment(
-        model,
-        descend(loss, run.optimizer(config, info, schedule)),
-        iwae.loss(model, config.samples),
-        vae.prior(config.latent),
-        missing=True,
-        counts=info.counts,
-        measures=measures(model, config.log_likelihood_samples, config.binarize),
+    return variational.experiment(
+        config, info, model, descend(loss, run.optimizer(config, info, schedule)), iwae.loss(model, config.samples)
     )
 
 

@@ -12,9 +12,7 @@ from dataclasses import dataclass, replace
 import flax.linen as nn
 
 from jaxae import likelihoods, run
-from jaxae.core import kl_term
 from jaxae.core.step import descend
-from jaxae.measure.likelihood import measures
 from jaxae.run import variational
 from jaxae.variants import iwae, vae
 
@@ -41,15 +39,13 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     if config.likelihood == "auto" and info.real and not info.counts:
         config = replace(config, likelihood="student-t-predicted")
     model = vae.VAE(*variational.dense(config, info, activation=nn.tanh, precision=config.precision))
-    warmup = kl_term.warmup(config.kl_warmup, config.kl_cycles, info.train, config.batch_size)
-    return run.Experiment(
+    warmup = variational.warmup(config, info)
+    return variational.experiment(
+        config,
+        info,
         model,
         descend(iwae.loss(model, config.samples, kl_weight=warmup), run.optimizer(config, info)),
         iwae.loss(model, config.samples),
-        vae.prior(config.latent),
-        missing=True,
-        counts=info.counts,
-        measures=measures(model, config.log_likelihood_samples, config.binarize),
     )
 
 

@@ -13,12 +13,10 @@ from dataclasses import dataclass
 import flax.linen as nn
 
 from jaxae import likelihoods, run
-from jaxae.core import kl_term
 from jaxae.core.step import descend
 from jaxae.experiments import miwae as plain
-from jaxae.measure.likelihood import measures
 from jaxae.run import variational
-from jaxae.variants import not_miwae, vae
+from jaxae.variants import not_miwae
 
 
 @dataclass(frozen=True)
@@ -42,14 +40,13 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         *variational.dense(config, info, activation=nn.tanh, precision=config.precision),
         missingness=not_miwae.missingness(config.missingness, info.shape, config.missingness_hidden),
     )
-    warmup = kl_term.warmup(config.kl_warmup, config.kl_cycles, info.train, config.batch_size)
-    return run.Experiment(
+    warmup = variational.warmup(config, info)
+    return variational.experiment(
+        config,
+        info,
         model,
         descend(not_miwae.loss(model, config.samples, warmup), run.optimizer(config, info)),
         not_miwae.loss(model, config.samples),
-        vae.prior(config.latent),
-        missing=True,
-        measures=measures(model, config.log_likelihood_samples, config.binarize),
     )
 
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from jaxae import likelihoods, nets, run
 from jaxae.core import kl_term
 from jaxae.core.step import descend
-from jaxae.measure.likelihood import measures
 from jaxae.run import variational
 from jaxae.variants import vae
 
@@ -38,15 +37,13 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         raise ValueError(f"columns={config.columns} must be above 0 and at most 1")
     encoder, decoder, likelihood = variational.dense(config, info, precision=config.precision)
     model = vae.VAE(nets.Subset(encoder, config.columns), decoder, likelihood)
-    warmup = kl_term.warmup(config.kl_warmup, config.kl_cycles, info.train, config.batch_size)
-    return run.Experiment(
+    warmup = variational.warmup(config, info)
+    return variational.experiment(
+        config,
+        info,
         model,
         descend(vae.loss(model, kl_term.weighted(warmup)), run.optimizer(config, info)),
         vae.loss(model),
-        vae.prior(config.latent),
-        missing=True,
-        counts=info.counts,
-        measures=measures(model, config.log_likelihood_samples, config.binarize),
     )
 
 

@@ -13,7 +13,6 @@ from typing import Any
 from jaxae import likelihoods, nets, run
 from jaxae.core import kl_term
 from jaxae.core.step import descend
-from jaxae.measure.likelihood import measures
 from jaxae.run import variational
 from jaxae.variants import vae
 
@@ -63,15 +62,10 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     decoder = nets.UpResNet(likelihood.parameters(info.shape), bias=tuple(colour.tolist()), **options)
     encoder = nets.ResNet(outputs=(2 * config.latent,), **options)
     model = vae.VAE(encoder, likelihood.decoder(decoder), likelihood)
-    warmup = kl_term.warmup(config.kl_warmup, config.kl_cycles, info.train, config.batch_size)
+    warmup = variational.warmup(config, info)
     rate = kl_term.rate(config.kl_weight, warmup, free=config.free_bits)
-    return run.Experiment(
-        model,
-        descend(vae.loss(model, rate), run.optimizer(config, info)),
-        vae.loss(model),
-        vae.prior(config.latent),
-        missing=True,
-        measures=measures(model, config.log_likelihood_samples, config.binarize),
+    return variational.experiment(
+        config, info, model, descend(vae.loss(model, rate), run.optimizer(config, info)), vae.loss(model)
     )
 
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from jaxae import run
 from jaxae.core import kl_term
 from jaxae.core.step import descend
-from jaxae.measure.likelihood import measures
 from jaxae.run import variational
 from jaxae.training import optimizers
 from jaxae.variants import vae
@@ -37,16 +36,10 @@ class Config(variational.Fields, run.Config):
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
     model = vae.VAE(*variational.dense(config, info, precision=config.precision))
-    warmup = kl_term.warmup(config.kl_warmup, config.kl_cycles, info.train, config.batch_size)
+    warmup = variational.warmup(config, info)
     rate = kl_term.rate(config.kl_weight, warmup, target=config.capacity, of=config.capacity_of, free=config.free_bits)
-    return run.Experiment(
-        model,
-        descend(vae.loss(model, rate), run.optimizer(config, info)),
-        vae.loss(model),
-        vae.prior(config.latent),
-        missing=True,
-        counts=info.counts,
-        measures=measures(model, config.log_likelihood_samples, config.binarize),
+    return variational.experiment(
+        config, info, model, descend(vae.loss(model, rate), run.optimizer(config, info)), vae.loss(model)
     )
 
 

@@ -19,9 +19,7 @@ import flax.linen as nn
 import optax
 
 from jaxae import run
-from jaxae.core import kl_term
 from jaxae.core.step import descend
-from jaxae.measure.likelihood import measures
 from jaxae.run import variational
 from jaxae.training import optimizers
 from jaxae.variants import vampprior
@@ -63,16 +61,15 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         start=_start(config, info),
         limits=info.limits,
     )
-    warmup = kl_term.warmup(config.kl_warmup, config.kl_cycles, info.train, config.batch_size)
+    warmup = variational.warmup(config, info)
     optimizer = optax.chain(optimizers.normalized(), run.optimizer(config, info))
-    return run.Experiment(
+    return variational.experiment(
+        config,
+        info,
         model,
         descend(vampprior.loss(model, warmup), optimizer),
         vampprior.loss(model),
-        vampprior.prior(model),
-        missing=True,
-        counts=info.counts,
-        measures=measures(model, config.log_likelihood_samples, config.binarize),
+        prior=vampprior.prior(model),
     )
 
 

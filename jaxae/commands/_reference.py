@@ -4,9 +4,10 @@ import contextlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from jaxae import run
 from jaxae.data import Dataset, Split
@@ -14,6 +15,7 @@ from jaxae.data.cache import writing
 from jaxae.errors import InputError
 from jaxae.run import directory
 from jaxae.training import scores
+from jaxae.training.examples import Examples
 from jaxae.training.trained import Trained
 
 
@@ -37,10 +39,17 @@ class Reference:
         """The data of the run. InputError for data that is missing or has changed."""
         return run.dataset(self.run, directory.read(self.run / "config.json"))
 
-    @property
-    def examples(self) -> Split | None:
-        """The training split, for the score that needs it; None for another."""
-        return self.data.train if self.by == scores.DISTANCE else None
+    @cached_property
+    def codes(self) -> Float[np.ndarray, "*S_M_code"]:
+        """Codes of the training split."""
+        return np.asarray(self.model.encode(self.data.train))
+
+    def of(self, x: Examples, lengths: Int[np.ndarray, " N"] | None = None, **given: Any) -> Float[np.ndarray, "*S N"]:
+        """Scores of these examples."""
+        if self.by != scores.DISTANCE:
+            return self.model.score(x, self.by, lengths, **given)
+        codes = np.asarray(self.model.encode(x, lengths, **given))
+        return scores.latent_distance(len(self.model) > 1, codes, self.codes)
 
     def scores(self, split: str) -> Float[np.ndarray, "*S M"]:
         """Scores of the examples of a split, float32."""
@@ -53,7 +62,7 @@ class Reference:
         examples: Split = getattr(self.data, split)
         if examples is None:
             raise InputError(f"{self.run}: its data have no {split} split")
-        found = self.model.score(examples, self.by, reference=self.examples)
+        found = self.of(examples)
         with contextlib.suppress(OSError):  # a directory that cannot be written
             file.parent.mkdir(exist_ok=True)
             with writing(file) as out:

@@ -79,12 +79,17 @@ def score(options: Options) -> str:
     with command_line.flags_of(options), input_errors():
         known.require(options.ensemble, options.p_value)
 
-    def apply(x: np.ndarray, lengths: np.ndarray | None, **given: Any) -> np.ndarray:
-        with command_line.flags_of(options), input_errors():
-            found = model.score(x, options.by, lengths, reference=known.examples, **given)
+    standard: Any = None if options.ensemble == "none" else known.scores("train")
+
+    def combined(found: np.ndarray) -> np.ndarray:
+        """The score of the ensemble, if there is one."""
         if options.ensemble == "none":
             return found
-        return anomalies.ensemble(found, known.scores("train"), options.ensemble).astype(np.float32)
+        return anomalies.ensemble(found, standard, options.ensemble).astype(np.float32)
+
+    def apply(x: np.ndarray, lengths: np.ndarray | None, **given: Any) -> np.ndarray:
+        with command_line.flags_of(options), input_errors():
+            return combined(known.of(x, lengths, **given))
 
     found, what = read_examples(options, model), f"scores by {options.by}"
     shown, causes = model, _causes(options, model, found)
@@ -92,9 +97,7 @@ def score(options: Options) -> str:
         shown, what = model[0], f"{what}, {options.ensemble} of {len(model)} seeds,"
     if options.p_value == "none":
         return write(options, shown, found, apply, what, options.by, causes)
-    reference = known.scores(options.p_value)
-    if options.ensemble != "none":
-        reference = anomalies.ensemble(reference, known.scores("train"), options.ensemble).astype(np.float32)
+    reference = combined(known.scores(options.p_value))
 
     def with_p_values(part: np.ndarray) -> np.ndarray:
         return np.stack([part, anomalies.p_values(part, reference).astype(np.float32)], axis=-1)

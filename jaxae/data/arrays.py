@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from jaxae.data import binary, covariates, frames, kinds, scaling, sequences
+from jaxae.data.cells import Frame
 from jaxae.data.classes import labels
 from jaxae.data.dataset import Dataset, Split
-from jaxae.data.options import OF_SERIES, OF_TABLES, SOURCE_OPTIONS, Options, require_valid
+from jaxae.data.options import OF_SERIES, OF_TABLES, SOURCE_OPTIONS, Options, require_valid, without_effect
 from jaxae.data.splits import HELD_OUT, RawDataset, with_splits
 from jaxae.errors import InputError
 
@@ -54,7 +55,7 @@ def from_arrays(
     options = replace(options, data=ARRAY, **fields)
     require_valid(options)
     found = None
-    if hasattr(x, "columns"):
+    if isinstance(x, Frame):
         found = frames.read(given, ys, contexts, options)
         given, ys, contexts = found.x, found.y, found.context
     of_table = found is not None and found.encoded
@@ -130,8 +131,7 @@ def require_effect(raw: RawDataset, options: Options) -> None:
     """Raise InputError for an option that has no effect on these data."""
     for name in SOURCE_OPTIONS:
         if name not in raw.applicable and (value := getattr(options, name)) != getattr(DEFAULT, name):
-            spelled = " ".join(value) if isinstance(value, tuple) else value
-            raise InputError(f"{name}={spelled} has no effect on these data; omit it")
+            raise without_effect(name, value, "these data")
     if options.kind not in ("auto", raw.kind):
         raise InputError(f"kind={options.kind} has no effect: the data are of kind {raw.kind}; omit it")
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxae.data import cells, tables
+from jaxae.data.cells import Frame
 from jaxae.data.options import Options
 from jaxae.errors import InputError
 
@@ -32,12 +33,15 @@ def read(given: Mapping[str, Any], ys: Mapping[str, Any], contexts: Mapping[str,
     found = Frames({}, {**ys}, {**contexts}, tuple(map(str, given["train"].columns)), (), True)
     named = _names(contexts["train"], found.features)
     if not (options.target or options.drop or named) and np.asarray(given["train"]).dtype.kind in "biuf":
-        x = {name: cells.of_frame(part, found.features) if _is_frame(part) else part for name, part in given.items()}
+        x = {
+            name: cells.of_frame(part, found.features) if isinstance(part, Frame) else part
+            for name, part in given.items()
+        }
         return found._replace(x={**x, "train": given["train"]}, encoded=False)
     how, features = replace(options, context=named), tuple[str, ...]()
     for name, frame in given.items():
         argument = "x" if name == "train" else name
-        if not _is_frame(frame):
+        if not isinstance(frame, Frame):
             raise InputError(f"{argument} is not a data frame, as x is; pass one with the same columns")
         table = tables.of_frame(frame, argument, how, features)
         if options.target and ys[name] is not None:
@@ -54,7 +58,3 @@ def _names(context: Any, columns: tuple[str, ...]) -> tuple[str, ...]:
     names = (context,) if isinstance(context, str) else context
     strings = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
     return tuple(names) if strings and (isinstance(context, str) or {*names} <= {*columns}) else ()
-
-
-def _is_frame(x: Any) -> bool:
-    return hasattr(x, "columns")

@@ -1,7 +1,7 @@
 """How data are read: fields of every experiment, and keyword arguments of `jaxae.data.load`."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from jaxae.data import pictures
 from jaxae.data.kinds import Wanted
@@ -78,6 +78,12 @@ OF_TABLES = ("target", "context", "drop")
 OF_SERIES = ("window", "hop")
 OF_PICTURES = ("target_pattern", "test_pattern", "size", "fit", "background")
 OF_RECORDINGS = ("target_pattern", "test_pattern", "sample_rate", "window", "hop")
+
+
+def without_effect(name: str, value: Any, what: str) -> InputError:
+    """The error for an option that has no effect on `what`."""
+    spelled = " ".join(value) if isinstance(value, tuple) else value
+    return InputError(f"{name}={spelled} has no effect on {what}; omit it")
 
 
 def require_valid(options: Options) -> None:

@@ -12,7 +12,7 @@ from jaxae.data import binary, digits, files, sprites, tfds
 from jaxae.data.arrays import ARRAY, prepared, require_effect
 from jaxae.data.classes import labels_of
 from jaxae.data.dataset import Dataset, Split
-from jaxae.data.options import Options, require_valid
+from jaxae.data.options import Options, require_valid, without_effect
 from jaxae.data.splits import RawDataset, with_splits
 from jaxae.data.superposition import is_world, load_world
 from jaxae.errors import InputError
@@ -57,8 +57,7 @@ def _require_world(options: Options, data_dir: str, manual_dir: str) -> None:
     given = {field.name: getattr(options, field.name) for field in fields(Options)}
     for name, value in {**given, "data_dir": data_dir, "manual_dir": manual_dir}.items():
         if value not in (getattr(known, name, ""), getattr(Options(), name, "")):
-            spelled = " ".join(value) if isinstance(value, tuple) else value
-            raise InputError(f"{name}={spelled} has no effect on {options.data}; omit it")
+            raise without_effect(name, value, options.data)
 
 
 def read(

@@ -1,19 +1,23 @@
-"""Self-attention, and the blocks of transformers."""
+"""Self-attention and gated dense layers of transformers."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxae.nets.layers import Activation, dot_general
 
 
 def attention(
-    query: Float[Array, "B T H D"], key: Float[Array, "B S H D"], value: Float[Array, "B S H D"], precision: str
+    query: Float[Array, "B T H D"],
+    key: Float[Array, "B S H D"],
+    value: Float[Array, "B S H D"],
+    precision: str = "float32",
+    mask: Bool[Array, "B S"] | None = None,
 ) -> Float[Array, "B T H D"]:
     """softmax(Q K^T / sqrt(D)) V of each of H heads (Vaswani et al. 2017, equation 1); softmax in float32.
 
-    precision: float32, or mixed: bfloat16 operands.
+    precision: float32, or mixed: bfloat16 operands. mask: positions to attend to (default: all).
     """
     operand = {"float32": jnp.float32, "mixed": jnp.bfloat16}[precision]
 
@@ -21,7 +25,8 @@ def attention(
         return jnp.einsum(subscripts, a.astype(operand), b.astype(operand), preferred_element_type=jnp.float32)
 
     scores = product("bthd,bshd->bhts", query, key) / jnp.sqrt(query.shape[-1])
-    return product("bhts,bshd->bthd", jax.nn.softmax(scores, axis=-1), value)
+    weights = jax.nn.softmax(scores, axis=-1, where=None if mask is None else mask[:, None, None])
+    return product("bhts,bshd->bthd", weights, value)
 
 
 class SelfAttention(nn.Module):

@@ -5,9 +5,10 @@ from types import MappingProxyType
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+from jaxae.nets.attention import attention
 
 # Tensor of each parameter in a file of weights; {i} is the number of a layer. Linear maps are stored as [out, in].
 TENSORS: Mapping[str, str] = MappingProxyType(
@@ -62,9 +63,7 @@ class Layer(nn.Module):
         query, key, value = (
             nn.Dense(width, name=name)(x).reshape(*x.shape[:2], self.heads, size) for name in ("query", "key", "value")
         )
-        scores = jnp.einsum("bthd,bshd->bhts", query, key) / jnp.sqrt(size)
-        weights = jax.nn.softmax(scores, axis=-1, where=mask[:, None, None])
-        mixed = jnp.einsum("bhts,bshd->bthd", weights, value).reshape(x.shape)
+        mixed = attention(query, key, value, mask=mask).reshape(x.shape)
         x = nn.LayerNorm(self.epsilon, name="mixed_norm")(x + nn.Dense(width, name="mixed")(mixed))
         inner = nn.gelu(nn.Dense(self.inner, name="inner")(x), approximate=False)
         return nn.LayerNorm(self.epsilon, name="outer_norm")(x + nn.Dense(width, name="outer")(inner))

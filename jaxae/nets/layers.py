@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from typing import Any
+from zlib import crc32
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,16 @@ from jaxtyping import Array, Key
 
 Activation = Callable[[jax.Array], jax.Array]
 Keys = Key[Array, " B"]
+
+
+def layer_keys(keys: Keys, path: tuple[str, ...]) -> Keys:
+    """The keys of the examples for the noise of the layer at this path."""
+    return numbered(keys, jnp.uint32(crc32("/".join(path).encode())))
+
+
+def numbered(keys: Keys, number: Any) -> Keys:
+    """The key of every example with this number folded in."""
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)
 
 
 def linear(x: jax.Array) -> jax.Array:

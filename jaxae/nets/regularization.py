@@ -1,13 +1,11 @@
 """Batch norm and dropout."""
 
-from zlib import crc32
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxae.nets.layers import Keys
+from jaxae.nets.layers import Keys, layer_keys
 
 
 class Regularization(nn.Module):
@@ -26,8 +24,7 @@ class Regularization(nn.Module):
         if self.dropout >= 1:
             raise ValueError(f"dropout={self.dropout} must be below 1")
         if self.dropout and keys is not None:
-            layer = crc32("/".join(self.path).encode())
-            x = drop(x, jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, jnp.uint32(layer)), self.dropout)
+            x = drop(x, layer_keys(keys, self.path), self.dropout)
         return x
 
 

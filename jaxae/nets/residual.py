@@ -7,7 +7,6 @@ identity (Zhang, Dauphin & Ma 2019).
 """
 
 from math import gcd
-from zlib import crc32
 
 import flax.linen as nn
 import jax
@@ -16,8 +15,9 @@ from jaxtyping import Array, Float, Int
 
 from jaxae.nets.attention import SelfAttention
 from jaxae.nets.conv import Convolution
-from jaxae.nets.layers import Keys
+from jaxae.nets.layers import Keys, layer_keys, numbered
 from jaxae.nets.mlp import MLP
+from jaxae.nets.regularization import drop
 
 CHANNELS = 8  # per group of the group norm, if they divide the width
 
@@ -50,7 +50,7 @@ class Block(nn.Module):
             gate = MLP((max(filters // 4, 1),), (filters,), final=nn.sigmoid, precision=self.precision, name="gate")
             y = y * gate(y.mean((1, 2)))[:, None, None]
         if self.drop_path and keys is not None:
-            y = kept(y, keys, self.drop_path)
+            y = y * drop(jnp.ones((len(y), 1, 1, 1)), keys, self.drop_path)
         return x + y
 
 
@@ -78,9 +78,8 @@ class Step(nn.Module):
     def __call__(
         self, x: Float[Array, "B H W C"], number: Int[Array, ""], keys: Keys | None
     ) -> tuple[Float[Array, "B H W C"], None]:
-        if keys is not None:
-            keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)
-        x = Block(self.squeeze, self.drop_path, self.precision)(x, keys)
+        own = None if keys is None else numbered(keys, number)
+        x = Block(self.squeeze, self.drop_path, self.precision)(x, own)
         return (Attention(self.heads, self.precision)(x) if self.heads else x), None
 
 
@@ -110,10 +109,8 @@ class Level(nn.Module):
             length=self.blocks,
         )
         blocks = scanned(self.heads, self.squeeze, self.drop_path, self.precision, name="blocks")
-        if keys is not None:
-            layer = jnp.uint32(crc32("/".join(self.path).encode()))
-            keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, layer)
-        found: jax.Array = blocks(x, jnp.arange(self.blocks), keys)[0]
+        own = None if keys is None else layer_keys(keys, self.path)
+        found: jax.Array = blocks(x, jnp.arange(self.blocks), own)[0]
         return found
 
 
@@ -202,9 +199,3 @@ class UpResNet(nn.Module):
 def _level(net: ResNet | UpResNet, number: int) -> Level:
     heads = net.heads if number in net.attention else 0
     return Level(net.blocks, heads, net.squeeze, net.drop_path, net.remat, net.precision, name=f"level{number}")
-
-
-def kept(y: Float[Array, "B *D"], keys: Keys, rate: float) -> Float[Array, "B *D"]:
-    """Stochastic depth: zero each example with probability `rate`, divide the others by 1 - rate."""
-    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate))(keys)
-    return jnp.where(keep.reshape(-1, *[1] * (y.ndim - 1)), y / (1 - rate), 0)

@@ -1,4 +1,4 @@
-"""The fields that variational experiments share."""
+"""The fields that variational experiments share, and the experiment of their model and losses."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,8 +6,13 @@ from typing import Any
 import flax.linen as nn
 
 from jaxae import likelihoods
+from jaxae.core import kl_term
+from jaxae.core.batch import Loss, Weight
+from jaxae.core.experiment import Experiment, Prior
+from jaxae.core.step import Transition
 from jaxae.core.types import Info
 from jaxae.likelihoods import Likelihood
+from jaxae.measure.likelihood import measures
 from jaxae.variants import vae
 
 
@@ -51,3 +56,34 @@ def dense(config: Fields, info: Info, **options: Any) -> tuple[nn.Module, nn.Mod
     likelihood = likelihoods.named(config.likelihood, config.likelihood_scale, info)
     given = {"hidden": config.hidden, "mean": info.initial_mean() if info.counts else None, **options}
     return vae.dense(info.shape, latent=config.latent, likelihood=likelihood, **given)
+
+
+def warmup(config: Any, info: Info) -> Weight:
+    """The factor of KL warm-up. config: an experiment's, with `Common`."""
+    return kl_term.warmup(config.kl_warmup, config.kl_cycles, info.train, config.batch_size)
+
+
+def experiment(
+    config: Any,
+    info: Info,
+    model: vae.VAE,
+    train: Transition,
+    evaluate: Loss,
+    *,
+    prior: Prior | None = None,
+    conditional: bool = False,
+) -> Experiment:
+    """The experiment of a variational model whose losses mask missing entries, with the likelihood as a measure.
+
+    config: an experiment's, with `Common`. prior: default N(0, I).
+    """
+    return Experiment(
+        model,
+        train,
+        evaluate,
+        prior or vae.prior(config.latent),
+        missing=True,
+        counts=info.counts,
+        conditional=conditional,
+        measures=measures(model, config.log_likelihood_samples, config.binarize),
+    )

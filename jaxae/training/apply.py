@@ -13,7 +13,7 @@ from jaxae.core.batch import Batch, Loss, Terms
 from jaxae.core.types import State, Variables
 from jaxae.likelihoods import Likelihood
 from jaxae.training.examples import Model, Part
-from jaxae.training.start import TEST
+from jaxae.training.start import TEST, folded
 from jaxae.training.start import keys as start_keys
 
 
@@ -72,8 +72,7 @@ def terms_of(model: Model, part: Part, draw: int | None = None) -> dict[str, Flo
     """The terms of the loss of a part. draw: index of a noise sample for all examples; None: one for each."""
     keys, count, several = start_keys(model.seeds, TEST), len(part.x), len(model.seeds) > 1
     if draw is not None:
-        fold = partial(jax.random.fold_in, data=draw)
-        keys = jax.vmap(fold)(keys) if several else fold(keys)
+        keys = folded(keys, draw)
     index = part.first + jnp.arange(count) if draw is None else jnp.zeros(count, jnp.int32)
     ones, step = jnp.ones(count), jnp.int32(0)
     batch = Batch(part.x, index, ones, step, part.mask, part.y, part.context, training=False)

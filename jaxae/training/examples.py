@@ -236,7 +236,7 @@ def _as_they_are(x: np.ndarray) -> np.ndarray:
 
 def shaped(units: Units, x: Any) -> Any:
     """An array [N, *D] of numbers, or `Rows`. The columns of a data frame are found by name if they have names."""
-    if hasattr(x, "columns") and units.features:
+    if isinstance(x, cells.Frame) and units.features:
         x = cells.of_frame(x, units.features)
     x = x if isinstance(x, Rows) else array(x, "examples")
     if (*x.shape[1:], 1) == units.shape:  # grey images, and univariate series

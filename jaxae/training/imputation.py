@@ -23,7 +23,7 @@ from jaxae.training.examples import (
     parts,
     shaped,
 )
-from jaxae.training.start import IMPUTE
+from jaxae.training.start import IMPUTE, folded
 from jaxae.training.start import keys as start_keys
 from jaxae.variants import iwae, miwae, not_miwae, vae
 
@@ -61,7 +61,7 @@ class Moments(NamedTuple):
 
 def impute(model: Model, x: Any, samples: int, draws: int, seed: int, mixture: bool, given: Given) -> Imputed:
     """See `Trained.impute`."""
-    if hasattr(x, "columns"):
+    if isinstance(x, cells.Frame):
         if len(model.seeds) > 1 and not mixture:
             raise ValueError("a data frame has no axis of seeds; pass mixture=True, or impute with model[i]")
         before = cells.of_frame(x, model.features)
@@ -123,9 +123,7 @@ def _of_part(model: Model, part: Part, at: np.ndarray, samples: int, draws: int,
     size = min(EXAMPLES, decoded)
     c: Any = condition_of(model, part.y, part.context)
     observed: Any = part.observed
-    fold = partial(jax.random.fold_in, data=seed)
-    keys, several = start_keys(model.seeds, IMPUTE), len(model.seeds) > 1
-    keys = jax.vmap(fold)(keys) if several else fold(keys)
+    keys, several = folded(start_keys(model.seeds, IMPUTE), seed), len(model.seeds) > 1
     per = min(samples, decoded // size)
     found = []
     for first in range(0, len(at), size):

@@ -74,6 +74,12 @@ def keys(seeds: range, purpose: int) -> jax.Array:
     return _keys(np.uint32(seeds[0]), len(seeds), np.uint32(purpose))
 
 
+def folded(keys: jax.Array, number: int) -> jax.Array:
+    """The key of one seed, or of each of several, with this number folded in."""
+    fold = partial(jax.random.fold_in, data=number)
+    return jax.vmap(fold)(keys) if keys.ndim else fold(keys)
+
+
 @partial(jax.jit, static_argnums=1)
 def _keys(first: jax.Array, count: int, purpose: jax.Array) -> jax.Array:
     def key(seed: jax.Array) -> jax.Array:

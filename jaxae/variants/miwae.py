@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxae.core.divergences import DiagonalNormal
 from jaxae.core.types import Variables
+from jaxae.likelihoods import Likelihood
 from jaxae.variants import iwae
 from jaxae.variants.vae import VAE
 
@@ -43,10 +44,12 @@ def draws(
 ) -> Draws:
     """Weights p(x_observed, z) / q(z|x_observed) (Mattei & Frellsen 2019, equation 12)."""
     found, outputs = iwae.decoded(model, variables, data, q, z)
-    by_example = outputs.reshape(*z.shape[:2], *outputs.shape[1:])
     mean = model.likelihood.mean(outputs)
     return Draws(
-        found.log_weights(),
-        mean.reshape(*z.shape[:2], *mean.shape[1:]),
-        jax.vmap(model.likelihood.sample)(keys, by_example),
+        found.log_weights(), mean.reshape(*z.shape[:2], *mean.shape[1:]), sampled(model.likelihood, keys, outputs)
     )
+
+
+def sampled(likelihood: Likelihood, keys: Key[Array, " B"], outputs: Float[Array, "BK *P"]) -> Float[Array, "B K *D"]:
+    """A sample from p(x|z) for each of K codes of each example. outputs: as of `iwae.decoded`."""
+    return jax.vmap(likelihood.sample)(keys, outputs.reshape(len(keys), -1, *outputs.shape[1:]))

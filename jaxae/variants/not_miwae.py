@@ -102,7 +102,7 @@ def _weighed(
 ) -> tuple[iwae.LogDensities, Float[Array, "B K"], Float[Array, "B K *D"]]:
     """Densities, log p(observed|x), and x with its missing entries sampled from p(x|z)."""
     found, outputs = iwae.decoded(model, variables, data, q, z)
-    sampled = jax.vmap(model.likelihood.sample)(keys, outputs.reshape(*z.shape[:2], *outputs.shape[1:]))
+    sampled = miwae.sampled(model.likelihood, keys, outputs)
     x, observed = jnp.broadcast_to(data[0][:, None], sampled.shape), _complete(data)
     known = jnp.broadcast_to(observed[:, None], sampled.shape)
     x = jnp.where(known > 0, x, sampled)
