@@ -113,6 +113,7 @@ def test_experiment_is_in_nats_per_image():
     assert built.model.levels == LEVELS
 
 
+@pytest.mark.slow
 def test_training_reduces_the_error_on_digits_and_uses_many_codes():
     digits = data.load("digits")
     built = experiment.build(experiment.Config(filters=(4, 8), levels=(5, 5, 5), lr=3e-3), digits.info)

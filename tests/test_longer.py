@@ -72,6 +72,7 @@ def until_trained(save):
     return False
 
 
+@pytest.mark.slow
 def test_pictures_of_an_extended_run_are_those_of_a_run_of_that_length(x, tmp_path):
     """The picture after epoch 3 was due as the last one only; other figures are drawn again."""
     np.save(tmp_path / "x.npy", x)

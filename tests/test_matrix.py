@@ -114,9 +114,10 @@ GROUPS = {
 }
 OF_IMAGES = ("convolutional", "masked", "vqvae")
 KINDS = {"bytes": IMAGES, "colour": COLOUR, "real": REAL, "table": TABLE, "missing": MISSING, "series": SERIES}
+SLOW = {"bytes", "real"}  # trained by the default tests of every experiment
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=[pytest.mark.slow] if k in SLOW else []) for k in KINDS])
 @pytest.mark.parametrize("name", GROUPS)
 def test_every_group_trains_on_every_kind_or_raises(name, kind):
     """Reconstructions are finite, have the shape of the examples and are in their units."""

@@ -197,6 +197,7 @@ def test_few_damaged_recordings_are_left_out_with_a_note(tmp_path):
         data.load(path)
 
 
+@pytest.mark.slow
 def test_new_recordings_are_resampled_to_the_rate_of_the_model(tmp_path):
     path = write(tmp_path / "w")
     run = tmp_path / "run"

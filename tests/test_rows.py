@@ -123,6 +123,7 @@ def test_infinite_value_in_the_last_chunk_raises(monkeypatch):
         data.from_arrays(x)
 
 
+@pytest.mark.slow
 def test_streamed_run_on_a_large_array_equals_that_on_a_small_one(tmp_path, monkeypatch):
     """Parameters bit for bit; with missing entries, a validation split and measures."""
     x = ARRAYS["missing"]

@@ -46,6 +46,7 @@ def assert_is_its_own_run(point, alone, said):
     assert f"{loss['mean']:.4g} ± {loss['std']:.2g}" in said
 
 
+@pytest.mark.slow
 def test_points_that_differ_in_numbers_share_one_program(tmp_path, compiled):
     """Each point has the metrics of its own command up to rounding."""
     said = sweep(tmp_path / "sweep", "latent=2,3", "kl_weight=1,3")
