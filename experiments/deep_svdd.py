@@ -2,7 +2,7 @@
 
 Group: anomalies
 Source: Ruff et al. 2018, one-class Deep SVDD (equation 4), with dense layers in place of their convolutions. The centre
-is the mean code after pretraining as an autoencoder, with entries of at least 0.1, as in the authors' code.
+is the mean code after pretraining as an autoencoder, with magnitudes of at least 0.1, as in the authors' code.
 Published: AUROC 0.948 of one digit of MNIST against the others, mean over digits (Ruff et al. 2018, table 1).
 Command: jaxae deep_svdd --data mnist --seeds 3
 """

@@ -5,11 +5,11 @@ python scripts/anomalies.py DATA novelty --detectors dense IForest --sets wiscon
 python scripts/anomalies.py DATA streams --detectors outliers
 python scripts/anomalies.py --table results.jsonl
 
-DATA is a folder with anomalies/ (NAME.npz of x and y, sets.json) or series/. Contaminated: all rows train and are
-scored, with at most 11 % outliers. Novelty: half of the normal rows (shuffled by seed) train, all other rows are
-scored. Streams: windows of the training stream train, and the score of a point is the mean over the windows that hold
-it. Labels are used for evaluation only. PyOD's detectors (extra `bench`) keep their default parameters, receive
-standardized columns, and run in a process of --python.
+DATA is a folder with anomalies/ (NAME.npz of x and y, sets.json) or series/. Contaminated: detectors train on all rows,
+of which at most 11 % are outliers, and score the same rows. Novelty: they train on half of the normal rows (shuffled by
+seed) and score all other rows. Streams: they train on windows of the training stream, and the score of a point is the
+mean over the windows that hold it. Labels are used for evaluation only. PyOD's detectors (extra `bench`) keep their
+default parameters, receive standardized columns, and run in a process of --python.
 """
 
 import argparse

@@ -47,7 +47,7 @@ FOLDER = Path(__file__).parent / "contenders"
 OURS, THEIRS = "jaxae", "SAELens"
 ARCHITECTURES = ("batch_topk", "matryoshka", "l1", "jump_relu", "topk", "matching_pursuit", "gated")
 LATENTS = {"eighth": 512, "16k": 4096}
-LEVELS = (32, 8, 2)  # latents divided by those of Matryoshka's inner levels
+LEVELS = (32, 8, 2)  # Matryoshka's inner levels have latents // LEVELS latents
 METRICS = ("f1", "mcc", "explained_variance", "uniqueness", "l0", "dead")
 
 

@@ -3,8 +3,8 @@
 Images per second of the VAE 784-500-20, against the batch size, the width of its hidden layers and the number of
 examples, resident on the device and streamed (--device-data-limit); and for 100,000 real numbers of each type, which
 are standardized as they are read. The examples are noise in a file. Times are of steps only, without compilation and
-evaluation; resident and streamed runs are interleaved. Writes a table and a picture. --only examples measures one of
-these.
+evaluation; resident and streamed runs are interleaved. Writes a table and a picture. With
+--only, such as --only examples width, only the named quantities are varied.
 """
 
 import argparse

@@ -92,7 +92,7 @@ dimensions, rate and distortion (their sum is minus the evidence lower bound), a
         """
 ## Codebooks
 
-On the test split: perplexity, exp of the entropy of code usage, and the fraction of codes in use.
+Measured on the test split: perplexity (exp of the entropy of code usage) and the fraction of codes in use (usage).
 """,
     ),
     "dictionary": (

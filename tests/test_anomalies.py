@@ -83,7 +83,7 @@ def test_event_recall_allows_one_false_alarm_per_thousand_normal_points():
     assert anomalies.event_recall(score, anomalous) == pytest.approx(2 / 3)
     assert anomalies.event_recall(score, anomalous, 5e-4) == pytest.approx(1 / 3)
     assert anomalies.event_recall(score, anomalous, 0.0) == pytest.approx(1 / 3)
-    with pytest.raises(ValueError, match="no event"):
+    with pytest.raises(ValueError, match="marks no point, or every point"):
         anomalies.event_recall(score, np.zeros(2_060, bool))
 
 

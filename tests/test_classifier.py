@@ -67,7 +67,7 @@ def test_training_images_are_shifted_by_the_keys_of_their_examples(small, params
 
 
 def test_shifts_are_uniform():
-    """The shift is measured on a single white pixel."""
+    """The shift is measured on a single pixel that is not black."""
     image = jnp.zeros((5, 7, 2)).at[2, 3].set(jnp.array([0.25, 1.0]))
     moved = np.asarray(classifier.shifted(jnp.tile(image, (5000, 1, 1, 1)), jax.random.split(new_key(), 5000), 1))
     np.testing.assert_allclose(moved.sum((1, 2)), np.tile([0.25, 1.0], (5000, 1)))
@@ -186,7 +186,7 @@ def few(digits, tmp_path):
     ("cached", "binarize"), [(False, "none"), (False, "dynamic"), pytest.param(True, "none", marks=pytest.mark.slow)]
 )
 def test_command_writes_the_weights_that_it_trains(few, tmp_path, monkeypatch, capsys, cached, binarize):
-    """They are written to a file, or with the defaults to the cache."""
+    """The weights are written to a file, or with the defaults to the cache."""
     monkeypatch.setenv("JAXAE_CACHE", str(tmp_path / "cache"))
     images = binary.as_in_training(data.load(str(few), binarize=binarize), binarize)
     fields = {} if cached else {"epochs": 1, "seed": 2}

@@ -141,7 +141,7 @@ def test_experiments_without_a_likelihood_of_counts_refuse_them():
     dataset = data.from_arrays(COUNTS, test=0, kind="counts")
     with pytest.raises(ValueError, match="the data are counts, but the loss of this experiment is for other data"):
         jaxae.iterate(model.experiment, dataset, epochs=1, batch_size=10)
-    with pytest.raises(ValueError, match="the experiment is for counts, but the data are others"):
+    with pytest.raises(ValueError, match="the experiment is for counts, but the data are not counts"):
         jaxae.iterate(vae_of(dataset).experiment, data.from_arrays(COUNTS, test=0), epochs=1, batch_size=10)
     with pytest.raises(ValueError, match="likelihood=normal needs pixels or real numbers .*use one of poisson, neg"):
         jaxae.fit("vae", COUNTS, likelihood="normal", **SMALL)

@@ -258,7 +258,7 @@ def test_is_largest_against_numpy(k):
 
 
 def test_batch_top_k_keeps_k_per_example_on_average_and_averages_the_least_kept_value():
-    """Inference keeps what exceeds the threshold, alone for every example."""
+    """At inference, every example keeps its codes above the threshold, whatever the rest of the batch."""
     rule = BatchTopK(2)
     net, variables = model(rule)
     v = net.apply(variables, net.apply(variables, INPUTS, method="scaled"), method="centred")
@@ -297,7 +297,7 @@ def test_unused_latents_are_counted_in_steps(name):
 
 
 def test_dead_latents_have_a_gradient_from_the_auxiliary_loss_only():
-    """The counts decide which latents it trains: none that is alive, none before `dead_after` steps."""
+    """The auxiliary loss trains only latents that have been unused for at least `dead_after` steps."""
     net, variables = model(TopK(2))
     bias = jnp.where(jnp.arange(N) < 3, -100.0, 0.0)
     params = {**variables["params"], "encoder_bias": bias}
@@ -471,7 +471,7 @@ def sparse():
 
 
 def test_loaded_top_k_model_keeps_k_latents_of_every_example(sparse, tmp_path):
-    """It is not loaded as ReLU, and has the input scale and the codes of the saved one."""
+    """The loaded model applies TopK, not ReLU alone, with the input scale and the codes of the saved model."""
     model = jaxae.fit("topk", sparse, test=0, epochs=1, batch_size=50, latent=16, active=3, progress=False)
     model.save(tmp_path / "model")
     codes = jaxae.load(tmp_path / "model").encode(sparse)

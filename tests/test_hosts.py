@@ -177,7 +177,7 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 @pytest.mark.slow
 def test_other_processes_wait_until_the_data_is_prepared(tmp_path):
-    """They wait longer than Gloo's timeout, and longer than `--patience`."""
+    """Their wait exceeds Gloo's timeout and `--patience`."""
     where = ("--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", "2", "--patience", "10")
     commands = [command(tmp_path / "run", *FEW, *where, "--process-id", str(i)) for i in (0, 1)]
     commands = [

@@ -85,7 +85,7 @@ OUTSIDE = ("jaxae.experiments", "experiments", "scripts", "tests")
 
 
 def outside(names):
-    """The names that are not of the library."""
+    """The names of other packages that the library imports only where it uses them."""
     return {name for name in names if any(f"{name}.".startswith(f"{package}.") for package in OUTSIDE)}
 
 

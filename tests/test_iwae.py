@@ -131,7 +131,7 @@ def slopes(gradient, params, model, x, samples, count, kl_weight=1.0):
     [(0.3, 5), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1.0, 20), (1.7, 3)))],
 )
 def test_doubly_reparameterized_gradient_has_the_same_expectation(kl_weight, samples):
-    """The gradient of the decoder is the same for each sample."""
+    """The decoder's gradients agree for every noise sample, not only in expectation."""
     model, params, x, _ = wrong_encoder()
     count = 4000
     plain, dreg = (slopes(kind, params, model, x[:5], samples, count, kl_weight) for kind in GRADIENTS)

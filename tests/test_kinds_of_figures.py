@@ -206,7 +206,7 @@ class Gaussian(nn.Module):
 
 
 def test_band_has_the_quantiles_of_the_decoded_posterior():
-    """In the user's units, 7 + 2 x: those of N(7 + 6 x, 3^2)."""
+    """In the user's units, 7 + 2 x, the quantiles are those of N(7 + 6 x, 3^2)."""
     x = rng.normal(size=(20, 40, 1)).astype(np.float32)
     split, scale = data.Split(x, np.full(20, -1)), Scale(np.array([7.0]), np.array([2.0]))
     net = trained(Experiment(Gaussian(), Transition(dict, dict), dict), {}, {}, (40, 1))
@@ -352,7 +352,7 @@ def test_wall_of_series_has_a_row_of_values_for_each_dimension():
 
 @dataclasses.dataclass(frozen=True)
 class Watched(Trained):
-    """A model that records how many values it is asked to encode and to decode at once."""
+    """A model that records the number of values in every call of `encode` and `decode`."""
 
     sizes: list[int] = dataclasses.field(default_factory=list)
 

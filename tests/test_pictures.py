@@ -124,7 +124,7 @@ def test_hidden_files_are_ignored_and_others_counted(tmp_path):
     (tmp_path / "p" / ".git").mkdir()
     found = data.load(str(tmp_path / "p"))
     assert found.classes == ("cat",)
-    assert found.notes == ("left out: 1 of .xml, 2 of .txt",)
+    assert found.notes == ("files left out: 1 of .xml, 2 of .txt",)
 
 
 def test_folders_of_splits_need_training_pictures(tmp_path):
@@ -141,7 +141,7 @@ def test_folders_of_splits_need_training_pictures(tmp_path):
 def test_folders_below_the_class_folders_are_left_out_with_a_note(tmp_path):
     save(tmp_path / "p" / "a", PIXELS)
     save(tmp_path / "p" / "b" / "deep", PIXELS)
-    assert data.load(str(tmp_path / "p")).notes == ("left out: 1 below the class folders",)
+    assert data.load(str(tmp_path / "p")).notes == ("files left out: 1 below the class folders",)
 
 
 @pytest.mark.parametrize(

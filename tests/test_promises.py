@@ -77,7 +77,8 @@ def test_second_process_in_a_workdir_is_an_error(tmp_path, capfd):
                 with pytest.raises(SystemExit) as ended:
                     run.main(dense.Config, dense.build, [*flags, *more])
                 assert ended.value.code == 2
-                line = f"error: --workdir {workdir}: another process is running in it: wait for it, or use another\n"
+                said = "is in use by another process; wait until it ends, or use another workdir"
+                line = f"error: --workdir {workdir} {said}\n"
                 assert capfd.readouterr().err == line
             assert first.poll() is None
         finally:

@@ -74,7 +74,7 @@ def test_warm_up_lasts_its_epochs_and_cycles():
         np.testing.assert_allclose([weight(jnp.int32(step)) for step in at], list(at.values()), atol=1e-6)
 
 
-def test_warm_up_ends_after_its_examples_where_an_epoch_is_no_whole_number_of_steps():
+def test_warm_up_ends_after_its_examples_if_the_last_batch_of_an_epoch_is_smaller():
     """1,617 examples in batches of 1,024: ten epochs are 15.8 steps."""
     weight = kl_term.warmup(10.0, 1, 1617, 1024)
     found = [weight(jnp.int32(step)) for step in (0, 8, 15, 16)]

@@ -163,7 +163,7 @@ def test_remat_changes_no_gradient_and_needs_less_memory():
 
 
 def test_stochastic_depth_keeps_the_mean():
-    """Each example has the residual of probability 3/4, divided by it, or none; evaluation has all of it."""
+    """An example keeps its residual with probability 3/4, divided by 3/4; evaluation keeps it unscaled."""
     net = residual.Block(drop_path=0.25)
     x = jnp.asarray(rng.normal(size=(1, 4, 4, 8)), jnp.float32)
     p = {"params": randomized(net.init(new_key(), x)["params"])}

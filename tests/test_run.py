@@ -222,7 +222,7 @@ def test_metric_names_that_end_in_mean_and_std_are_kept_in_all_files(few, tmp_pa
                 np.testing.assert_allclose(found, [records.std(line[name]) for line in rows], rtol=1e-6)
 
     page = (workdir / "report.html").read_text()
-    charts = {chart["title"]: chart["series"] for chart in html.charts({"": (lines, "nats")})}
+    charts = {chart["title"]: chart["series"] for chart in html.charts({"": (lines, "nats")}, "images")}
     assert set(names) < set(charts)
     for name in names:
         assert f"test {name}<" in page

@@ -159,7 +159,7 @@ def contents(dataset):
 
 
 def same(dataset, expected):
-    """Whether these are the sequences, each once, bit for bit."""
+    """Assert that the data set holds exactly these sequences, each once, bit for bit."""
     key = lambda pair: (pair[0], len(pair[1]), pair[1].tobytes())  # noqa: E731
     ours, theirs = sorted(contents(dataset), key=key), sorted(expected, key=key)
     assert len(ours) == len(theirs)

@@ -1,7 +1,7 @@
 """Train the classifier whose features `jaxae quality` uses, and print its test accuracy.
 
-The accuracy on MNIST is above 99 %, after about a minute on two CPU cores. `jaxae quality` itself trains the classifier
-of its data on first use; this command trains one of other data, or with other epochs or another seed.
+The accuracy on MNIST is above 99 %, after about a minute on two CPU cores. `jaxae quality` itself trains a classifier
+for its data on first use; this command trains one for other data, or with other --epochs or --seed.
 """
 
 from collections.abc import Sequence

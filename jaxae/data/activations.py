@@ -26,7 +26,7 @@ class Activations(NamedTuple):
 
 
 def folder_of(path: Path) -> Path | None:
-    """The folder of activations that a path names, itself or by its array; None for any other path."""
+    """The folder of activations, if the path is that of the folder or of its array; None for any other path."""
     folder = path if path.is_dir() else path.parent
     return folder if (path == folder or path.name == ROWS) and (folder / ABOUT).is_file() else None
 

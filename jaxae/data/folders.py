@@ -60,7 +60,7 @@ def read(path: Path, options: Options, where: str) -> RawDataset:
         raise InputError(f"{where} has no pictures ({', '.join(pictures.SUFFIXES)}) and no recordings (.wav)")
     found, notes = _by_patterns(found, path, options, where)
     if others:
-        notes += ("left out: " + ", ".join(f"{count:,} {kind}" for kind, count in others.items()),)
+        notes += ("files left out: " + ", ".join(f"{count:,} {kind}" for kind, count in others.items()),)
     paths = [file.path for file in found]
     if suffixes is pictures.SUFFIXES:
         decoded = pictures.decode(paths, pictures.Layout(options.size, options.fit, options.background))

@@ -26,9 +26,9 @@ class Frames(NamedTuple):
 def read(given: Mapping[str, Any], ys: Mapping[str, Any], contexts: Mapping[str, Any], options: Options) -> Frames:
     """The splits, whose training examples are a data frame.
 
-    ys, contexts: classes and covariates as the user gives them. Numbers only are an array, its columns in the order of
-    the training examples. Otherwise, and with `target`, `drop` or covariates by name, the columns are read as those of
-    a file. InputError as in `tables.read`.
+    ys, contexts: classes and covariates as the user gives them. A data frame of numbers alone is read as an array, with
+    the columns in the order of the training examples. Otherwise, and with `target`, `drop` or covariates by name, the
+    columns are read as those of a file. InputError as in `tables.read`.
     """
     found = Frames({}, {**ys}, {**contexts}, tuple(map(str, given["train"].columns)), (), True)
     named = _names(contexts["train"], found.features)

@@ -146,7 +146,9 @@ def _divided(raw: RawDataset, held_out: dict[str, float]) -> dict[str, Split]:
         if raw.spans is not None and raw.groups is not None and len(np.unique(raw.groups)) == 1:
             places = places[raw.spans[places, 1] <= raw.spans[parts[name], 0].min()]
             if not len(places):
-                raise InputError(f"{name}={amount:g} leaves no training windows apart from the held-out ones")
+                raise InputError(
+                    f"{name}={amount:g}: all other windows overlap with held-out ones; use a smaller {name} or window"
+                )
     return {name: train.select(part) for name, part in {"train": places, **parts}.items()}
 
 

@@ -65,7 +65,7 @@ class StudentT(LocationScale):
         """Log density of every dimension, in nats; its value depends on the units of x."""
         location, df, log_scale = self._parts(outputs)
         z = (x - location) * jnp.exp(-log_scale)
-        # log gamma((df + 1) / 2) - log gamma(df / 2) - log(df / 2) / 2, of terms that stay small
+        # log gamma((df + 1) / 2) - log gamma(df / 2) - log(df / 2) / 2, written in terms that stay small
         gammas = binet(df / 2 + 0.5) - binet(df / 2) + df / 2 * jnp.log1p(1 / df) - 0.5
         return gammas - 0.5 * log(2 * pi) - log_scale - (df + 1) / 2 * jnp.log1p(z**2 / df)
 

@@ -79,7 +79,7 @@ def event_recall(
     """
     inside = np.asarray(anomalous, bool)
     if inside.all() or not inside.any():
-        raise ValueError("anomalous has no event, or no normal point")
+        raise ValueError("anomalous marks no point, or every point; pass a mask of events and normal points")
     normal = np.sort(scores[~inside])[::-1]
     threshold = normal[min(int(false_alarms * len(normal)), len(normal) - 1)]
     edges = np.flatnonzero(np.diff(np.concatenate([[0], inside.astype(int), [0]])))

@@ -27,9 +27,9 @@ class Survey(NamedTuple):
     Both are 0 where a latent fires in fewer than K groups.
     """
 
-    fired: Int[np.ndarray, " n"]  # examples in which each latent fires
+    fired: Int[np.ndarray, " n"]  # number of examples in which each latent fires
     total: Float[np.ndarray, " n"]  # sum of its values
-    active: Int[np.ndarray, " N"]  # latents that fire, of each example
+    active: Int[np.ndarray, " N"]  # number of latents that fire in each example
     largest: Float[np.ndarray, "K n"]
     groups: Int[np.ndarray, "K n"]
 

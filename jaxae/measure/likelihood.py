@@ -74,8 +74,8 @@ def estimate(
     1 / ess - 1 / K per example; an underestimate for ess near 1); `ess`, mean effective sample size (sum w)^2 / sum w^2
     (Kong 1992); `bits_per_dim` = -log_likelihood / (D log 2), for D observed dimensions; `rate` and `distortion`, means
     of log q(z|x) - log p(z) and -log p(x|z) under q, whose sum is minus the evidence lower bound `elbo` (Alemi et al.
-    2018, section 2), in nats per example. The likelihood is a mass of binary pixels, 256 levels or counts, or a density
-    in model units: numbers of different kinds do not compare.
+    2018, section 2), in nats per example. The likelihood is a probability mass for binary pixels, 256 levels and
+    counts, and otherwise a density in model units; values of different kinds are not comparable.
     """
     size = 20
     per = max(1, min(samples, ROWS // size))

@@ -152,7 +152,7 @@ def _contexts(
 
 
 def window(pieces: list[str], middle: int) -> tuple[int, int]:
-    """First token and end of the complete words within at least `WINDOW` tokens of the middle."""
+    """Start and end of the tokens within `WINDOW` of the middle, extended to complete words at both ends."""
     first, last = max(0, middle - WINDOW), min(len(pieces), middle + WINDOW + 1)
     while first > 0 and pieces[first].startswith("##"):
         first -= 1

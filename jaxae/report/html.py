@@ -22,7 +22,7 @@ BUDGET = 1_400_000  # bytes for the pictures, of a report of at most 3 MB
 # Captions of the figures, in the order of the report; others come last.
 ALT = {
     "reconstructions": "Test examples and their reconstructions",
-    "pairs": "Pairs of columns of test rows and of their reconstructions",
+    "pairs": "Pair plot of columns: test rows and their reconstructions",
     "columns": "Reconstruction error of each column of the table",
     "worst": "Test rows of largest reconstruction error, and the columns that cause it",
     "imputed": "Missing entries of test examples, imputed, and observed ones",

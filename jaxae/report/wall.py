@@ -2,9 +2,10 @@
 
 A series is a picture with a row of pixels for each dimension, which the page draws as curves.
 
-A report cannot run the decoder, so images are decoded here on a grid, between which the report interpolates. Codes of
-more than two dimensions are projected onto their first two principal components. A slider for each further component
-adds the change in the decoded image when that component alone is moved away from its mean, computed on a coarser grid.
+A report cannot run the decoder, so images are decoded here on a grid, and the report interpolates between its points.
+Codes of more than two dimensions are projected onto their first two principal components. A slider for each further
+component adds the change in the decoded image when that component alone is moved away from its mean, computed on a
+coarser grid.
 """
 
 from collections.abc import Callable, Mapping

@@ -78,7 +78,7 @@ def _refusal(event: Any, kind: type[Any]) -> str:
             said = [f"{_label(argument)} needs a value"]
         case _errors.InvalidChoice(argument=argument, value=value, choices=choices):
             said = [f"{_label(argument)} {value} is unknown; use one of {', '.join(choices)}"]
-        case _errors.InstantiationFailure(argument=argument, message=message):  # by a type, or by `kind` itself
+        case _errors.InstantiationFailure(argument=argument, message=message):  # of a field's type, or of `kind`
             said = [f"{_label(argument)}: {message}" if argument else message]
     if missing:
         said.append(f"missing: {', '.join(missing)}")

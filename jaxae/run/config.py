@@ -112,7 +112,7 @@ class Devices:
     patience: int = 300
     """Timeout in seconds for other processes, at start-up and in every dispatch."""
     device_data_limit: float = 0.0
-    """GiB of data held on a device; if all splits are larger, they are streamed (0: a quarter of the memory)."""
+    """GiB of data to hold on a device; splits that are larger in total are streamed (0: a quarter of its memory)."""
 
 
 @dataclasses.dataclass(frozen=True)

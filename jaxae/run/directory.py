@@ -56,7 +56,7 @@ def locked(workdir: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(
-                f"workdir={workdir}: another process is running in it: wait for it, or use another"
+                f"workdir={workdir} is in use by another process; wait until it ends, or use another workdir"
             ) from None
         except OSError:
             warning = "%s: the file system does not support locks; do not start a second run in this directory"

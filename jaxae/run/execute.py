@@ -1,5 +1,6 @@
 """A run: training, evaluation and the run directory."""
 
+import ctypes
 import dataclasses
 import math
 from collections.abc import Callable
@@ -152,6 +153,7 @@ def _fill(
     )
     if not plan.processes.is_main_process:
         return
+    _release_memory()
     if progress:
         say("training done: evaluating and drawing figures" if draws else "training done: evaluating")
     lines = records.read(workdir / "metrics.jsonl")
@@ -170,6 +172,12 @@ def _fill(
         board.parameters(configs.to_json(config), tested)
     if draws:
         results.write_report(workdir, title(name, config), trained, dataset, result)
+
+
+def _release_memory() -> None:
+    """Return memory that training freed to the system: glibc keeps it in its arenas, fragmented."""
+    with suppress(AttributeError, OSError):  # other C libraries have no such function
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _trained(experiment: Experiment, state: State, config: Config, dataset: Dataset) -> Trained:

@@ -10,7 +10,7 @@ from jaxae.data import Dataset
 from jaxae.data.draws import without_addresses
 from jaxae.run.build import Build, built
 from jaxae.run.config import Config
-from jaxae.training.start import blank, start
+from jaxae.training.start import blank, shapes
 
 
 def fingerprint(config: Config, build: Build, dataset: Dataset) -> str:
@@ -21,7 +21,7 @@ def fingerprint(config: Config, build: Build, dataset: Dataset) -> str:
 def traced(config: Config, build: Build, dataset: Dataset) -> tuple[str, list[Any]]:
     """The jaxprs of a training step and an evaluation of the experiment, with their constants."""
     experiment, key = built(config, build, dataset.info), jax.random.key(0)
-    state = jax.eval_shape(lambda: start(experiment, dataset.info, config.batch_size, range(1)))[0]
+    state = shapes(experiment, dataset.info, config.batch_size, range(1))[0]
     batch, test = (blank(experiment, dataset.info, config.batch_size, training=training) for training in (True, False))
     step = jax.make_jaxpr(experiment.train.step)(state, batch, key)
     tested = jax.make_jaxpr(experiment.evaluate)(state.variables, test, key)

@@ -41,7 +41,7 @@ OF_ARRAYS = (
     "y",
     *(field.name for field in dataclasses.fields(sources.Options) if field.name not in ("data", "binarize")),
 )
-ALIASES = {"learning_rate": "lr", "random_state": "seed", "max_iter": "epochs"}  # their names in other libraries
+ALIASES = {"learning_rate": "lr", "random_state": "seed", "max_iter": "epochs"}  # name elsewhere -> field
 HINTS = {
     "optimizer": ", or an Optax transformation, such as optax.adam(1e-3)",
     "lr": "; pass a schedule to an optimizer, as in optimizer=optax.adam(schedule)",

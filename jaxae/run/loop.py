@@ -25,7 +25,7 @@ from jaxae.training.checkpoint import Checkpoints, NoCheckpoints
 from jaxae.training.epoch import Totals
 from jaxae.training.iterate import Compiler, Snapshot, iterate
 from jaxae.training.selection import SelectionState
-from jaxae.training.start import Initial, start
+from jaxae.training.start import Initial, shapes, start
 
 # Values of a checkpoint besides arrays: bytes of metrics.jsonl, total seconds, seconds and images of training.
 NEW: dict[str, Any] = {"size": 0, "wall": 0.0, "seconds": 0.0, "images": 0}
@@ -199,6 +199,6 @@ def as_items(state: State, totals: Totals, kept: SelectionState | None = None) -
 
 def abstract(experiment: Experiment, config: Config, info: Info, layout: Layout = UNSPLIT) -> dict[str, Any]:
     """Shapes and dtypes of the arrays in a checkpoint."""
-    new = jax.eval_shape(lambda: start(experiment, info, config.batch_size, seeds_of(config), layout))
+    new = shapes(experiment, info, config.batch_size, seeds_of(config), layout)
     kept = selection.shapes(new[0]) if config.selection.needs_validation else None
     return as_items(new[0], new[1], kept)

@@ -192,7 +192,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _params(architecture: str, config: dict[str, Any], arrays: Arrays) -> Arrays:
-    """The parameters from the tensors. ValueError for other tensors, or of other shapes."""
+    """The parameters from the tensors. ValueError for missing or unknown tensors, and for wrong shapes."""
     if "log_threshold" in arrays:
         arrays["threshold"] = np.exp(arrays.pop("log_threshold"))
     if "topk_threshold" in arrays:
@@ -201,7 +201,9 @@ def _params(architecture: str, config: dict[str, Any], arrays: Arrays) -> Arrays
         del arrays["scaling_factor"]
     names = TENSORS[architecture]
     if different := set(names.values()) ^ set(arrays):
-        raise ValueError(f"a {architecture} model has the tensors {', '.join(names.values())}: {different} differ")
+        raise ValueError(
+            f"a {architecture} model has the tensors {', '.join(names.values())}; missing or unknown: {different}"
+        )
     params = {name: arrays[tensor] for name, tensor in names.items()}
     n, d = params["decoder"].shape
     for name, value in params.items():

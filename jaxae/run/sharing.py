@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxae.core.batch import Layout, PerDevice
+from jaxae.core.batch import UNSPLIT, Layout, PerDevice
 from jaxae.core.experiment import Experiment
 from jaxae.core.types import Info
 from jaxae.devices import plan as plans
@@ -21,7 +21,7 @@ from jaxae.run.config import Config
 from jaxae.run.execute import loaded
 from jaxae.training import epoch
 from jaxae.training.iterate import Arguments, Compiler, Programs, seeded
-from jaxae.training.start import start
+from jaxae.training.start import INIT, initialise, keys
 
 
 def other_fields(config: Config, fields: Sequence[str]) -> tuple[Any, ...]:
@@ -36,7 +36,8 @@ def traceable_fields(module: ModuleType, config: Config, fields: list[str]) -> t
 
     def state(values: dict[str, Any]) -> Any:
         experiment = built(_with(config, values), module.build, dataset.info)
-        return start(experiment, dataset.info, config.batch_size, loop.seeds_of(config))
+        seeds = keys(loop.seeds_of(config), INIT)
+        return initialise(experiment, dataset.info, config.batch_size, UNSPLIT, seeds)
 
     def fits(*fields: str) -> bool:
         try:

@@ -197,7 +197,7 @@ def part_of(conditions: Mapping[str, Any], places: Any) -> dict[str, Any]:
 
 
 def condition_of(units: Units, y: Any, context: Any) -> tuple[Float[Array, "n K"], ...]:
-    """The last argument of the methods of a conditional model; no argument of another model."""
+    """The condition, as last argument of the methods of a conditional model; () for an unconditional one."""
     if not units.experiment.conditional:
         return ()
     y, context = (None if part is None else jnp.asarray(part) for part in (y, context))

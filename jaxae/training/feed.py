@@ -142,7 +142,7 @@ def _streamed(split: Split, plan: Plan, seeds: range, size: int, block_bytes: in
 
 
 def _blocks(split: Split, order: np.ndarray, length: int, numbers: range) -> Iterator[Examples]:
-    """The blocks of these numbers, prefetched by threads; the last one of an epoch is padded with its last row."""
+    """The blocks with these indices, prefetched by threads; the last block of an epoch is padded with its last row."""
 
     def read(number: int) -> Examples:
         at = np.minimum(np.arange(number * length, (number + 1) * length), order.shape[-1] - 1)

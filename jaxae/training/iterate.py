@@ -141,7 +141,7 @@ def require_suitable(experiment: Experiment, data: Dataset) -> None:
             "the data have missing entries, but the loss of this experiment is not masked; impute them, or use another"
         )
     if experiment.counts and data.total is None:
-        raise ValueError("the experiment is for counts, but the data are others; read them with kind=counts")
+        raise ValueError("the experiment is for counts, but the data are not counts; read them with kind=counts")
     if data.total is not None and not experiment.counts:
         raise ValueError("the data are counts, but the loss of this experiment is for other data; read them as a table")
     if experiment.conditional:
@@ -184,7 +184,7 @@ def _iterate(
     sizes = [len(split.x) for split in evaluated_splits.values()]
     state, totals = (place(item, plan, several) for item in first())
     step = int(np.ravel(jax.device_get(state.step))[0])
-    # All are compiled before the first step, while there is nothing to save.
+    # Compile training and evaluation before the first step, while there is nothing to save.
     train, evaluate = compiler(
         experiment,
         data.info,

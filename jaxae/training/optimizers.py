@@ -66,7 +66,7 @@ def kernels(params: Params) -> Any:
 
 
 def normalized() -> optax.GradientTransformation:
-    """Divide every array of the gradient by its norm: before Adam in the code of Tomczak & Welling 2018."""
+    """Divide every array of the gradient by its norm, as the code of Tomczak & Welling 2018 does before Adam."""
     return optax.stateless(lambda grads, _: jax.tree.map(lambda g: g / (jnp.linalg.norm(g) + 1e-7), grads))
 
 

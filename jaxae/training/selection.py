@@ -48,7 +48,7 @@ def init(state: State) -> SelectionState:
 
 
 def shapes(state: State) -> SelectionState:
-    """Shapes and dtypes of `init`, for those of a state."""
+    """Shapes and dtypes of the result of `init`, from those of a state."""
     seeds = state.step.shape
     count, number, flag = (jax.ShapeDtypeStruct(seeds, dtype) for dtype in (np.int32, np.float32, np.bool_))
     return SelectionState(state, count, number, count, flag)  # type: ignore[arg-type]

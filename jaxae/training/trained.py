@@ -34,17 +34,17 @@ class Trained:
     """A trained model, or one for each of several seeds.
 
     history: a dictionary for every epoch and split ("train", "test", "valid") with `epoch`, `step`, `split` and the
-    means of all terms; with several seeds each mean is a record of `seeds` (a list), `mean` and `std` (of a sample,
-    n - 1). Examples go in, and come out, in the user's units. Images are [N, H, W, C], or [N, H, W] when grey, uint8 or
-    float in [0, 1]; floats are used as they are, whereas training and the command line round them to 256 levels. Real
-    numbers are scaled as the training data were; NaN marks a missing entry. For counts the results are expected counts,
-    at the mean total of the training examples. Sequences are [N, T, D], padded ones with their lengths [N], or a list
-    of [T, D]. A split of a `Dataset`, which is in model units, is passed as a whole: `model.score(data.test)`, not its
-    array. Columns of a data frame are found by name. With several seeds every result has a leading axis of seeds, and
-    `model[i]` is the model of one. A conditional model needs the condition of every example: y, its class as the data
-    named it (or its index, if the names are no integers), and context, its covariates in the user's units, as a row or
-    as {name: value}; either one for all examples or one for each. A split has its own. With another class for decoding
-    the results are counterfactuals: `model.decode(model.encode(data.test), y="8")`.
+    means of all terms; with several seeds each mean is a record of `seeds` (a list), `mean` and `std` (the sample
+    standard deviation). Examples go in, and come out, in the user's units. Images are [N, H, W, C], or [N, H, W] when
+    grey, uint8 or float in [0, 1]; floats are used as they are, whereas training and the command line round them to 256
+    levels. Real numbers are scaled as the training data were; NaN marks a missing entry. For counts the results are
+    expected counts, at the mean total of the training examples. Sequences are [N, T, D], padded ones with their lengths
+    [N], or a list of [T, D]. A split of a `Dataset`, which is in model units, is passed as a whole:
+    `model.score(data.test)`, not its array. Columns of a data frame are found by name. With several seeds every result
+    has a leading axis of seeds, and `model[i]` is the model of one. A conditional model needs the condition of every
+    example: y, its class as the data named it (or its index, if the names are no integers), and context, its covariates
+    in the user's units, as a row or as {name: value}; either one for all examples or one for each. A split has its own.
+    With another class for decoding the results are counterfactuals: `model.decode(model.encode(data.test), y="8")`.
     """
 
     experiment: Experiment

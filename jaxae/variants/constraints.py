@@ -24,7 +24,7 @@ def projected(
 
 
 def unit_norm(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The optimizer, with rows of `decoder` of norm 1: the gradient along a row is removed, the result projected.
+    """Keep rows of `decoder` at norm 1: remove the gradient along each row, and normalize the updated rows.
 
     Bricken et al. 2023; Gao et al. 2024, appendix A. Otherwise Adam's moments would hold the gradient that the
     projection undoes.

@@ -1,6 +1,6 @@
 """The conditional variational autoencoder (Sohn, Lee & Yan 2015): a prior that depends on the condition.
 
-`vae.VAE` has encoder and decoder, and `vae.loss` the loss, of conditional models.
+Conditional models use the encoder and decoder of `vae.VAE`, and `vae.loss`.
 """
 
 import flax.linen as nn

@@ -95,8 +95,8 @@ def _doubly_reparameterized(of: DensitiesOf) -> Bound:
         sum_k ((1 - b) v_k + b v_k^2) d log w_k / dz_k,
 
     b the weight of the KL term: q within log w is held fixed, and the encoder learns through the samples only. The
-    derivative of b log q(z_k|x) at a fixed z_k, of expectation -b (v_k - v_k^2) d log w_k / dz_k (Tucker et al. 2018,
-    equation 5), turns v_k into that factor; b = 1 gives their equation 8.
+    omitted term, -b v_k d log q(z_k|x) at a fixed z_k, has the expectation of -b (v_k - v_k^2) d log w_k / dz_k
+    (Tucker et al. 2018, equation 5). Adding that to v_k gives the factor above; b = 1 gives their equation 8.
     """
 
     @jax.custom_vjp

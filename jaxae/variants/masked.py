@@ -97,7 +97,7 @@ def loss(model: Masked, objective: Literal["bce", "mse", "normalized"], mask: Ma
 
     objective: bce or mse, for a model with a logistic output; normalized, the squared error of the decoder output
     against `normalized` patches. Terms, means over the hidden pixels: `loss`, the objective; `bce`, nats per pixel, and
-    `mse`, pixels in [0, 1], or for normalized targets `mse` of these alone. Also `code`, mean |z| over latent
+    `mse`, pixels in [0, 1], or only `mse`, in units of the normalized targets. Also `code`, mean |z| over latent
     dimensions.
     """
 

@@ -23,8 +23,9 @@ SIGNS = {"self-masking": 0, "self-masking-high": 1, "self-masking-low": -1}
 class SelfMasking(nn.Module):
     """The logit of p(entry d is observed|x) is -slope_d (x_d - threshold_d) (Ipsen et al. 2021, section 3).
 
-    sign: that of all slopes, if it is known: 1 if large entries are missing, -1 if small ones are; 0 if it is unknown.
-    Known slopes start at `STEEP`: from flat ones training can settle where the threshold is below the missing entries.
+    sign: the sign of all slopes, if it is known: 1 if large entries are missing, -1 if small ones are; 0 if it is not.
+    With a known sign, slopes start at `STEEP`: from flat ones, training can settle at a threshold below the missing
+    entries.
     """
 
     sign: int = 0

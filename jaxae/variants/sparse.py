@@ -1,4 +1,4 @@
-"""The sparse autoencoder: a penalty on the L1 norm of the code (Ng 2011, with another penalty)."""
+"""The sparse autoencoder: an L1 penalty on the code, in place of the KL penalty of Ng 2011."""
 
 from collections.abc import Callable
 

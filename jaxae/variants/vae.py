@@ -126,7 +126,7 @@ def loss(model: VAE, rate: rates.Rate = rates.BOUND) -> Loss:
     """The negative evidence lower bound with one sample (Kingma & Welling 2014, equation 7), in nats per example.
 
     rate: KL term of the loss (see `kl_term`); with weight 1 the loss is the negative ELBO.
-    Terms: `loss` = `reconstruction` (-log p(x|z)) + rate of `kl`, nats per example, and the likelihood's `errors`.
+    Terms: `loss` = `reconstruction` (-log p(x|z)) + `rate(kl)`, and `kl`, nats per example; the likelihood's `errors`.
     """
 
     def negative_elbo(variables: Variables, batch: Batch, key: Key[Array, ""]) -> tuple[Terms, Extra]:

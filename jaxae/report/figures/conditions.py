@@ -21,9 +21,9 @@ def own(model: Trained, data: Dataset, places: Int[np.ndarray, " N"]) -> dict[st
 
 
 def at_first(model: Trained, data: Dataset, title: str) -> tuple[Trained, str]:
-    """The model under the condition of the first test example, and the title with it.
+    """The model with the condition of the first test example, and the title followed by that condition.
 
-    Both as they are for an unconditional model.
+    For an unconditional model both are unchanged.
     """
     one = part_of(own(model, data, np.arange(1)), 0)
     return (model.under(**one), f"{title}, {described(one)}") if one else (model, title)
