@@ -43,10 +43,10 @@ gc.set_threshold(100_000, 50, 50)
 
 
 def pytest_configure(config):
-    """Halve the compile time of the default suite: no LLVM optimization, MLIR fusion or parallel code generation."""
+    """Halve the compile time of the default suite: no LLVM optimization, no MLIR fusion emitters."""
     if config.option.markexpr == "not slow":
         flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-        flags += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+        flags += " --xla_cpu_use_fusion_emitters=false"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
 
 
