@@ -26,11 +26,9 @@ def vectors(*shape, scale=1.0):
 
 def applied(quantizer, z, variables=None, train=True):
     """Codes, indices and terms of a batch, the updates, and the variables."""
-    variables = quantizer.init(new_key(), z) if variables is None else variables
-    found, updates = quantizer.apply(
-        variables, z, batch(z, training=train), new_key(), mutable=[name for name in variables if name != "params"]
-    )
-    return found, updates, variables
+    variables = jax.jit(quantizer.init)(new_key(), z) if variables is None else variables
+    apply = jax.jit(partial(quantizer.apply, mutable=[name for name in variables if name != "params"]))
+    return *apply(variables, z, batch(z, training=train), new_key()), variables
 
 
 def rotation(a, b):
@@ -212,7 +210,7 @@ def test_entropy_of_one_bit_and_of_none_in_a_half():
 def test_gradient_of_binary_codes_is_passed_to_the_prepared_vector():
     z = vectors(2, 3, 4)
     for kind, norm in ((quantize.LFQ, False), (quantize.BSQ, True)):
-        slope = jax.grad(lambda z, k=kind: jnp.sum(k(4, entropy=0.0)(z).codes ** 3))(z)
+        slope = jax.jit(jax.grad(lambda z, k=kind: jnp.sum(k(4, entropy=0.0)(z).codes ** 3)))(z)
         u, length = np.asarray(z), np.linalg.norm(z, axis=-1, keepdims=True)
         codes = np.sign(u) * (0.5 if norm else 1)
         expected = 3 * codes**2
@@ -247,13 +245,13 @@ def test_gradient_of_hard_gumbel_samples_is_that_of_the_soft_ones():
     def value(quantizer, z):
         return jnp.sum(quantizer.apply(variables, z, batch(z), new_key()).codes * slope)
 
-    a, b = (jax.grad(value, argnums=1)(quantizer, z) for quantizer in (hard, soft))
+    a, b = (jax.jit(jax.grad(value, argnums=1), static_argnums=0)(quantizer, z) for quantizer in (hard, soft))
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
     assert jnp.abs(a).max() > 1e-3
 
 
 def test_residual_stages_against_numpy():
-    quantizer = quantize.Residual([quantize.VQ(5, 2, commitment=0.3, learned=True) for _ in range(3)])
+    quantizer = quantize.Residual(tuple(quantize.VQ(5, 2, commitment=0.3, learned=True) for _ in range(3)))
     z = vectors(4, 3, 2)
     found, _, variables = applied(quantizer, z)
     rest, loss = np.asarray(z, np.float64), 0
@@ -272,19 +270,19 @@ def test_residual_stages_against_numpy():
     np.testing.assert_allclose(slope, 3 * found.codes**2, rtol=1e-5)  # not three times the gradient
 
 
-def test_each_residual_stage_of_a_grid_halves_the_distance_between_levels():
-    """With 5 levels in [-1, 1] the error of stage i is at most 0.25^i, that of signs of [-2, 2] at most 2^(1 - i)."""
+def test_residual_stages_of_grids_and_signs_reduce_the_error_by_their_scale():
+    """5 levels in [-1, 1]: at most 0.25^i after i stages; signs of [-2, 2]: at most 2^(1 - i)."""
     z = jnp.linspace(-0.999, 0.999, 500).reshape(-1, 1, 1)
-    for i in (1, 2, 3):
-        grid = quantize.Residual([quantize.FSQ((5,)) for _ in range(i)])
-        error = jnp.abs(jnp.tanh(2 * z * 0 + z) - grid(jnp.arctanh(jnp.tanh(z))).codes)
+    for i in (1, 3):
+        grid = quantize.Residual((quantize.FSQ((5,)),) * i)
+        error = jnp.abs(z - grid(jnp.arctanh(z)).codes)
         assert 0.9 * 0.25**i < error.max() <= 0.25**i + 1e-5
-        signs = quantize.Residual([quantize.LFQ(1, entropy=0.0) for _ in range(i)])
+        signs = quantize.Residual((quantize.LFQ(1, entropy=0.0),) * i)
         assert jnp.abs(2 * z - signs(2 * z).codes).max() <= 2.0 ** (1 - i) + 1e-5
 
 
 def test_quantizer_dropout_uses_the_first_stages_in_the_given_proportion():
-    quantizer = quantize.Residual([quantize.LFQ(1, entropy=0.0, commitment=1.0) for _ in range(3)], dropout=0.6)
+    quantizer = quantize.Residual((quantize.LFQ(1, entropy=0.0, commitment=1.0),) * 3, dropout=0.6)
     z = jnp.full((20_000, 1, 1), 1.7)
     found, _, _ = applied(quantizer, z, {})
     values = np.round(np.ravel(found.codes), 4)
@@ -298,7 +296,7 @@ def test_quantizer_dropout_uses_the_first_stages_in_the_given_proportion():
 
 
 def test_groups_equal_separate_quantizers_of_their_channels():
-    layers = [quantize.VQ(5, 2, commitment=weight) for weight in (0.3, 0.9)]
+    layers = tuple(quantize.VQ(5, 2, commitment=weight) for weight in (0.3, 0.9))
     z = vectors(4, 3, 4)
     found, updates, variables = applied(quantize.Grouped(layers), z)
     both = []
@@ -323,12 +321,15 @@ OPTIONS = {
     "lfq": {"quantizer": "lfq"},
     "bsq": {"quantizer": "bsq", "residual": 2},
     "gumbel": {"quantizer": "gumbel", "residual": 2},
-    "residual": {"residual": 3, "quantizer_dropout": 0.5, "reinit_below": 0.9},
+    "residual": {"residual": 2, "quantizer_dropout": 0.5, "reinit_below": 0.9},
     "grouped": {"groups": 2, "residual": 2, "quantizer": "fsq", "levels": (5, 3)},
 }
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+DEFAULT = ("averages", "vq", "residual", "lfq")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in DEFAULT)) for n in OPTIONS])
 def test_quantizer_embeds_its_indices_and_depends_on_neither_batch_size_nor_devices(name):
     """A duplicated batch has the same terms and updates; 8 devices have those of one."""
     fields = {} if OPTIONS[name].get("quantizer") == "fsq" else {"codes": 8}
@@ -393,7 +394,7 @@ def test_options_without_effect_and_out_of_range_raise():
     with pytest.raises(ValueError, match="bits=25 are too many for an exact entropy"):
         quantize.LFQ(25)
     with pytest.raises(ValueError, match=r"quantizers of \[4, 8\] codes"):
-        quantize.Residual([quantize.LFQ(2), quantize.LFQ(3)])
+        quantize.Residual((quantize.LFQ(2), quantize.LFQ(3)))
 
 
 def test_every_field_has_an_effect_with_some_quantizer():

@@ -105,10 +105,10 @@ def named(options: Options) -> Quantizer:
     def stages() -> Quantizer:
         if options.residual == 1:
             return _single(options, width // groups, estimator)
-        layers = [_single(options, width // groups, estimator) for _ in range(options.residual)]
+        layers = tuple(_single(options, width // groups, estimator) for _ in range(options.residual))
         return Residual(layers, options.quantizer_dropout, None if name == "gumbel" else estimator)
 
-    inner = stages() if groups == 1 else Grouped([stages() for _ in range(groups)])
+    inner = stages() if groups == 1 else Grouped(tuple(stages() for _ in range(groups)))
     return inner if width == options.latent else Projected(inner, width, options.latent)
 
 

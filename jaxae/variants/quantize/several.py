@@ -24,7 +24,7 @@ class Residual(Quantizer):
     ValueError for quantizers of different sizes, and for a dropout above 1.
     """
 
-    layers: Sequence[Quantizer]
+    layers: tuple[Quantizer, ...]
     dropout: float = 0.0
     estimator: Estimator | None = straight_through
 
@@ -91,7 +91,7 @@ class Grouped(Quantizer):
     ValueError for quantizers of different sizes, and for channels that they cannot share equally.
     """
 
-    layers: Sequence[Quantizer]
+    layers: tuple[Quantizer, ...]
 
     def __post_init__(self) -> None:
         _require_equal(self.layers)
@@ -148,6 +148,6 @@ def _added(values: Sequence[Float[Array, " B"]]) -> Float[Array, " B"]:
     return sum(values[1:], start=values[0])
 
 
-def _require_equal(layers: Sequence[Quantizer]) -> None:
+def _require_equal(layers: tuple[Quantizer, ...]) -> None:
     if len({layer.size for layer in layers}) != 1:
         raise ValueError(f"quantizers of {[layer.size for layer in layers]} codes; use one or more of equal size")
