@@ -37,7 +37,7 @@ from jaxae.core.reduction import gradient
 from jaxae.devices.plan import compile, plan
 from jaxae.training.iterate import iterate
 from jaxae.training.start import start
-from jaxae.variants import codebook, tcvae
+from jaxae.variants import quantize, tcvae
 from jaxae.variants.dead_latents import unused_steps
 from jaxae.variants.dictionary import Weights
 from jaxae.variants.top_k import BatchTopK
@@ -160,9 +160,10 @@ def quantization(variables, batch, key):
     codes = variables["codebook"]["codes"]
     soft = nn.softmax(z @ codes.T)
     evenness = jnp.sum((batch.mean(soft) - 1 / len(codes)) ** 2)
-    update = codebook.track(0.8, 0.2)
-    terms, updates = update(variables, jax.lax.stop_gradient(z), codebook.nearest(z, codes), batch, key)
-    return {**terms, "loss": jnp.sum((z - codes[0]) ** 2, axis=1) + 50 * batch.repeat(evenness)}, updates
+    found, updates = quantize.VQ(6, 3, decay=0.8, reinit_below=0.2).apply(
+        variables, jax.lax.stop_gradient(z), batch, key, mutable=["codebook"]
+    )
+    return {**found.terms, "loss": jnp.sum((z - codes[0]) ** 2, axis=1) + 50 * batch.repeat(evenness)}, updates
 
 
 def selection(variables, batch, key):

@@ -170,6 +170,12 @@ def test_picture_every_draws_while_training(few, tmp_path):
             id="adversary",
         ),
         pytest.param("vqvae", {"filters": (4, 4), "codes": 8, "latent": 3}, id="codebook"),
+        pytest.param(
+            "vqvae",
+            {"filters": (4, 4), "codes": 8, "latent": 4, "kmeans": 2, "residual": 2, "quantizer_dropout": 0.5}
+            | {"reinit_from": "error", "reinit_below": 0.9},
+            id="residual codebooks",
+        ),
         pytest.param("cvae", {"hidden": (8,), "latent": 3}, id="condition"),
         *(
             pytest.param(name, short_runs.FIELDS[name], id=f"dead latents of {name}")
@@ -295,7 +301,7 @@ def test_bad_configuration_raises_before_anything_is_written(few, tmp_path):
         ("gather needs the global batch", "factor_vae", {"reduction": "reproducible"}),
         ("mean needs the global batch", "vae", {"accumulate": 2, "free_bits": 0.5}),
         ("mean needs the global batch", "vae", {"accumulate": 2, "capacity": 0.5, "capacity_of": "batch"}),
-        ("mean needs the global batch", "vqvae", {"accumulate": 2}),
+        ("total needs the global batch", "vqvae", {"accumulate": 2}),
         ("a microbatch cannot update .* batch norm", "mirrored", {"accumulate": 2, "batch_norm": True}),
         ("greedy=20 epochs for each layer leave none of epochs=60", "stacked", {"epochs": 60}),
         ("data holds sequences of different lengths; use an experiment for sequences", "simple", sequences),

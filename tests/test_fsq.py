@@ -8,7 +8,9 @@ from jaxae import data, nets
 from jaxae.core.types import State
 from jaxae.experiments import fsq as experiment
 from jaxae.measure import codebook
-from jaxae.variants import autoencoder, fsq
+from jaxae.variants import autoencoder
+from jaxae.variants import fsq as model_of
+from jaxae.variants.quantize import fsq
 
 LEVELS = (8, 5, 4, 3)
 
@@ -68,7 +70,7 @@ def test_index_and_code_are_a_bijection():
 
 
 def small():
-    model = fsq.FSQ(nets.MLP((), (2, 4), axes=3), nets.MLP((), (3, 3, 1), axes=2), levels=LEVELS)
+    model = model_of.FSQ(nets.MLP((), (2, 4), axes=3), nets.MLP((), (3, 3, 1), axes=2), levels=LEVELS)
     x = jax.random.uniform(new_key(), (5, 3, 3, 1))
     return model, model.init(new_key(), x)["params"], x
 
@@ -76,7 +78,7 @@ def small():
 def test_loss_is_the_cross_entropy_of_decoded_codes_alone():
     model, params, x = small()
     z = model.apply({"params": params}, 20 * x, method="encode")
-    numbers = model.apply({"params": params}, z, method="index")
+    numbers = model.apply({"params": params}, 20 * x, method="indices")
     assert equal(fsq.code(numbers, LEVELS), z + 0)
     assert (model.codes, len(np.unique(numbers)) > 1) == (480, True)
     terms, _ = jax.jit(autoencoder.loss(model, "bce", weight=9.0))({"params": params}, batch(x), new_key())
@@ -87,6 +89,14 @@ def test_loss_is_the_cross_entropy_of_decoded_codes_alone():
     np.testing.assert_allclose(terms["loss"], cross, rtol=1e-5)
     np.testing.assert_allclose(terms["reconstruction"], cross, rtol=1e-5)
     assert terms.keys() == {"loss", "bce", "mse", "rmse", "reconstruction", "code"}
+
+
+def test_decoder_input_is_the_nearest_grid_point():
+    model, params, x = small()
+    z = model.apply({"params": params}, 20 * x, method="encode")
+    moved, off = (model.apply({"params": params}, z + shift, method="decode") for shift in (0.1, 0.9))
+    np.testing.assert_array_equal(moved, model.apply({"params": params}, z, method="decode"))
+    assert np.any(off != moved)
 
 
 @pytest.mark.parametrize("levels", [(5, 2), (1 << 16, 1 << 15)])

@@ -1,3 +1,5 @@
+import dataclasses
+from functools import partial
 from types import SimpleNamespace
 
 import flax.linen as nn
@@ -11,10 +13,12 @@ from conftest import batch, equal, new_key, trained
 from jaxae import data, nets, run
 from jaxae.core.batch import AXIS, Batch, Layout
 from jaxae.core.reduction import gradient, sums
-from jaxae.core.types import State
+from jaxae.core.step import descend
+from jaxae.core.types import Scale, State
 from jaxae.experiments import vqvae as experiment
 from jaxae.measure.codebook import usage
-from jaxae.variants import codebook, vqvae
+from jaxae.variants import quantize, vqvae
+from jaxae.variants.quantize import codebook
 
 K, Z = 5, 2
 
@@ -29,7 +33,7 @@ class Squares(nn.Module):
 
 def small(**fields):
     """A model, its variables and six images."""
-    model = vqvae.VQVAE(nets.MLP((), (2, 2, Z), axes=3), Squares(), codes=K, latent=Z, **fields)
+    model = vqvae.VQVAE(nets.MLP((), (2, 2, Z), axes=3), Squares(), quantize.VQ(K, Z, **fields))
     x = jax.random.uniform(new_key(), (6, 2, 2, 1))
     return model, model.init(new_key(), x), x
 
@@ -48,8 +52,10 @@ def brute_force(z, codes):
 
 def quantized(model, variables, x):
     """The encoder's vectors, their codes and the codebook rows of these, in NumPy."""
-    found = model.apply(variables, x, method="quantize")
-    return [np.asarray(array) for array in found]
+    z = model.encoder.apply({"params": variables["params"]["encoder"]}, x)
+    return [
+        np.asarray(array) for array in (z, *(model.apply(variables, x, method=name) for name in ("encode", "indices")))
+    ]
 
 
 def test_nearest_codes_against_brute_force():
@@ -71,7 +77,7 @@ def test_codes_are_rows_of_the_codebook_and_nothing_else_is_decoded():
     assert len(np.unique(rows)) > 1
     encoded = model.apply(variables, x, method="encode")
     assert equal(encoded, codes[rows])
-    assert np.array_equal(model.apply(variables, encoded, method="index"), rows)
+    assert equal(model.apply(variables, jnp.asarray(rows), method="embed"), encoded)
     _, logits = model.apply(variables, x)
     assert equal(model.apply(variables, encoded, method="decode"), nn.sigmoid(logits))
     far = model.apply(variables, 1e3 * encoded, method="decode")
@@ -81,18 +87,18 @@ def test_codes_are_rows_of_the_codebook_and_nothing_else_is_decoded():
 def test_straight_through_has_the_value_of_q_and_passes_its_gradient_to_z():
     """The value is equal bit for bit; q has no gradient."""
     z, q = (jax.random.normal(jax.random.fold_in(new_key(), i), (4, 3)) * 10.0**i for i in (0, 3))
-    assert equal(vqvae.straight_through(z, q), q)
-    to_z, to_q = jax.grad(lambda z, q: jnp.sum(vqvae.straight_through(z, q) ** 3), argnums=(0, 1))(z, q)
+    assert equal(quantize.straight_through(z, q), q)
+    to_z, to_q = jax.grad(lambda z, q: jnp.sum(quantize.straight_through(z, q) ** 3), argnums=(0, 1))(z, q)
     assert equal(to_z, 3 * q**2)
     assert not to_q.any()
 
 
-@pytest.mark.parametrize("fields", [{}, {"learned": True, "tracked": False}, {"learned": True}])
+@pytest.mark.parametrize("fields", [{}, {"learned": True}, {"learned": True, "reinit_below": 0.1}])
 def test_gradients_against_closed_forms(fields):
     """Encoder: the decoder's gradient at the codes plus 2 beta (z - e). Learned codebook: the sum of 2 (e - z)."""
-    model, variables, x = small(**fields)
     beta = 0.7
-    grads = jax.jit(lambda: slope(vqvae.loss(model, beta), variables, batch(x))[0])()
+    model, variables, x = small(commitment=beta, **fields)
+    grads = jax.jit(lambda: slope(vqvae.loss(model), variables, batch(x))[0])()
     z, e, rows = quantized(model, variables, x)
 
     def reconstruction(q):
@@ -114,8 +120,8 @@ def test_gradients_against_closed_forms(fields):
 
 @pytest.mark.parametrize("learned", [False, True])
 def test_loss_against_numpy(learned):
-    model, variables, x = small(learned=learned)
-    terms, updates = jax.jit(vqvae.loss(model, 0.3))(variables, batch(x), new_key())
+    model, variables, x = small(learned=learned, commitment=0.3)
+    terms, updates = jax.jit(vqvae.loss(model))(variables, batch(x, training=False), new_key())
     assert updates == {}
     z, e, _ = quantized(model, variables, x)
     pixels = np.asarray(model.apply(variables, jnp.asarray(e), method="decode"), np.float64)
@@ -133,8 +139,8 @@ def test_loss_against_numpy(learned):
 @pytest.mark.parametrize("learned", [False, True])
 def test_duplicated_batch_has_the_same_gradient_and_averages(learned):
     """Gradient, metrics and moving averages do not depend on the batch size."""
-    model, variables, x = small(learned=learned)
-    run = jax.jit(lambda given: slope(vqvae.loss(model, 0.3, codebook.track(0.9)), variables, given))
+    model, variables, x = small(learned=learned, commitment=0.3, decay=0.9)
+    run = jax.jit(lambda given: slope(vqvae.loss(model), variables, given))
     once, twice = (run(batch(array)) for array in (x, np.concatenate([x, x])))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), once, twice)
 
@@ -145,6 +151,13 @@ def some(n, seed=0):
     codes = np.concatenate([rng.normal(size=(K - 1, Z)), [[50.0, 50.0]]]).astype(np.float32)
     z = jnp.asarray(rng.normal(size=(n, 3, 2, Z)), jnp.float32)
     return {"params": {}, "codebook": {"codes": jnp.asarray(codes), "use": jnp.ones(K)}}, z
+
+
+def tracked(variables, z, **fields):
+    """Terms and updates of a step of a codebook of moving averages."""
+    step = jax.jit(partial(quantize.VQ(K, Z, **fields).apply, mutable=["codebook"]))
+    found, updates = step(variables, z, batch(z), new_key())
+    return found.terms, updates
 
 
 def test_moving_averages_against_numpy_over_three_steps():
@@ -162,8 +175,7 @@ def test_moving_averages_against_numpy_over_three_steps():
         counts = decay * counts + (1 - decay) * n
         sums = decay * sums + (1 - decay) * onehot.T @ np.asarray(z, np.float64).reshape(-1, Z)
         codes = sums / counts[:, None]
-        found = codebook.nearest(z, variables["codebook"]["codes"])
-        terms, updates = jax.jit(codebook.track(decay))(variables, z, found, batch(z), new_key())
+        terms, updates = tracked(variables, z, decay=decay)
         variables |= updates
         np.testing.assert_allclose(variables["codebook"]["codes"], codes, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(variables["codebook"]["use"], counts * K / 24, rtol=1e-5)
@@ -175,21 +187,18 @@ def test_moving_averages_against_numpy_over_three_steps():
 
 def test_default_decay_is_that_of_the_paper():
     variables, z = some(4)
-    rows = codebook.nearest(z, variables["codebook"]["codes"])
-    default, given = (
-        track(variables, z, rows, batch(z), new_key()) for track in (codebook.track(), codebook.track(0.99))
-    )
-    assert equal(default, given)
+    assert equal(tracked(variables, z), tracked(variables, z, decay=0.99))
 
 
 def test_perplexity_and_usage_of_known_distributions():
-    variables, z = some(K)
+    variables, _ = some(K)
+    codes = np.asarray(variables["codebook"]["codes"])
     for rows, perplexity, share in (
-        (np.zeros((K, 3, 2)), 1, 1 / K),
+        (np.zeros((K, 3, 2), int), 1, 1 / K),
         (np.tile(np.arange(K)[:, None, None], (1, 3, 2)), K, 1),
         (np.tile([[0, 1]] * 3, (K, 1, 1)), 2, 2 / K),
     ):
-        terms, _ = codebook.track()(variables, z, jnp.asarray(rows, jnp.int32), batch(z), new_key())
+        terms, _ = tracked(variables, jnp.asarray(codes[rows]))
         np.testing.assert_allclose(terms["perplexity"], np.full(K, perplexity), rtol=1e-5)
         np.testing.assert_allclose(terms["usage"], np.full(K, share), rtol=1e-6)
 
@@ -198,7 +207,7 @@ def test_first_vectors_move_a_code_to_their_mean_and_an_unused_code_stays():
     variables, z = some(4)
     variables["codebook"]["use"] = jnp.zeros(K)
     rows = codebook.nearest(z, variables["codebook"]["codes"])
-    _, after = codebook.track(0.99)(variables, z, rows, batch(z), new_key())
+    _, after = tracked(variables, z)
     for k in range(K - 1):
         np.testing.assert_allclose(
             after["codebook"]["codes"][k], np.asarray(z)[np.asarray(rows) == k].mean(0), rtol=1e-4
@@ -212,7 +221,7 @@ def is_a_row(row, table):
 
 @pytest.mark.parametrize("learned", [False, True])
 def test_reinitialization_replaces_unused_codes_by_encoder_outputs(learned):
-    model, variables, x = small(learned=learned)
+    model, variables, x = small(learned=learned, reinit_below=0.1)
     far = jnp.zeros((K, Z)).at[:2].set(40.0)
     variables["codebook"] = {"codes": variables["codebook"]["codes"] + far, "use": jnp.ones(K)}
     z, _, rows = quantized(model, variables, x)
@@ -221,11 +230,11 @@ def test_reinitialization_replaces_unused_codes_by_encoder_outputs(learned):
     def book(updates):
         return updates["codebook"]["codes"] + variables["params"].get("codebook", 0.0)
 
-    def after(**how):
-        loss = jax.jit(vqvae.loss(model, 0.3, codebook.track(0.5, **how)))
-        return loss(variables, batch(x), new_key())[1]
+    def after(below):
+        other = model.clone(quantizer=quantize.VQ(K, Z, learned=learned, decay=0.5, reinit_below=below))
+        return jax.jit(vqvae.loss(other))(variables, batch(x), new_key())[1]
 
-    without, with_it = after(), after(reinit_below=0.51)
+    without, with_it = after(1e-9), after(0.51)
     dead = np.asarray(without["codebook"]["use"]) < 0.51
     assert dead[:2].all()
     assert not dead.all()
@@ -237,13 +246,13 @@ def test_reinitialization_replaces_unused_codes_by_encoder_outputs(learned):
         assert distance.max() < 1e-5
     else:
         assert all(is_a_row(row, z) for row in revived)
-    assert equal(after(reinit_below=0.49), without)  # one step with decay 0.5 does not reduce any usage below 0.5
+    assert equal(after(0.49), without)  # one step with decay 0.5 does not reduce any usage below 0.5
 
 
 @pytest.mark.parametrize("learned", [False, True])
 def test_codebook_is_updated_in_training_only(learned):
-    model, variables, x = small(learned=learned)
-    loss = vqvae.loss(model, 0.3, codebook.track(0.5, reinit_below=0.51))
+    model, variables, x = small(learned=learned, decay=0.5, reinit_below=0.51)
+    loss = vqvae.loss(model)
     terms, updates = loss(variables, batch(x, training=False), new_key())
     assert updates == {}
     assert terms.keys() == {"loss", "reconstruction", "quantization", "bce", "mse"}
@@ -256,12 +265,21 @@ def test_resampled_codes_differ_from_each_other():
     """They differ by more than rounding from other codes of the codebook, and from vectors sampled with them."""
     codes = jnp.array([[1.0, 0.0], [0.0, 3.0]])
     fresh = jnp.array([[0.0, 3.0], [2.0, 2.0], [1.0, 1e-6], [2.0, 2.0000002], [2.0, 2.1], [0.0, 0.0]])
-    assert codebook.is_distinct(fresh, codes).tolist() == [False, True, False, False, True, True]
+    chosen = jnp.ones(6, bool)
+    assert codebook.is_distinct(fresh, codes, chosen).tolist() == [False, True, False, False, True, True]
+    assert codebook.is_distinct(fresh, codes, chosen.at[1].set(False)).tolist() == [
+        False,
+        True,
+        False,
+        True,
+        True,
+        True,
+    ]
 
 
 def test_vectors_are_resampled_uniformly():
     vectors = jnp.arange(12.0).reshape(4, 3, 1)
-    resampled = np.asarray(codebook.resampled(vectors, 30_000, batch(vectors), new_key()))[:, 0]
+    resampled = np.asarray(codebook.sampled(vectors.reshape(12, 1), 30_000, new_key()))[:, 0]
     counts = np.bincount(resampled.astype(int), minlength=12)
     assert abs(counts - 2500).max() < 4 * np.sqrt(2500)
 
@@ -269,11 +287,11 @@ def test_vectors_are_resampled_uniformly():
 @pytest.mark.parametrize("learned", [False, True])
 def test_codebook_on_two_devices_equals_that_on_one(learned):
     """Terms, averages and re-initialisation; the codebooks stay equal if the devices' examples use different codes."""
-    model, variables, x = small(learned=learned)
+    model, variables, x = small(learned=learned, commitment=0.3, decay=0.9, reinit_below=0.99)
     x = x.at[:3].multiply(0.1)
     rows = quantized(model, variables, x)[2].reshape(2, -1)
     assert np.any(np.bincount(rows[0], minlength=K) != np.bincount(rows[1], minlength=K))
-    loss = jax.jit(vqvae.loss(model, 0.3, codebook.track(0.9, reinit_below=1.0)))
+    loss = jax.jit(vqvae.loss(model))
     terms, updates = loss(variables, batch(x), new_key())
 
     def share(x, index):
@@ -291,10 +309,9 @@ def test_codebook_on_two_devices_equals_that_on_one(learned):
 @pytest.mark.parametrize("learned", [False, True])
 def test_microbatches_equal_the_global_batch_without_batch_statistics(learned):
     """Microbatches are equal to the global batch in every evaluation, and in training if the codebook has no state."""
-    update = None if learned else codebook.track(0.9)
-    model, variables, x = small(learned=learned, tracked=False)
+    model, variables, x = small(learned=learned, commitment=0.3, decay=0.9)
     assert ("codebook" in variables) == (not learned)
-    loss = vqvae.loss(model, 0.3, update)
+    loss = vqvae.loss(model)
     whole, parts = (batch(jnp.tile(x, (4, 1, 1, 1)), training=learned, layout=Layout(None, n)) for n in (1, 4))
     found, expected = (
         jax.jit(lambda given: sums(loss, variables, given, new_key()))(given) for given in (parts, whole)
@@ -307,22 +324,42 @@ def test_microbatches_equal_the_global_batch_without_batch_statistics(learned):
 
 @pytest.mark.parametrize("learned", [False, True])
 def test_codebook_statistics_raise_in_microbatches(learned):
-    model, variables, x = small(learned=learned)
-    loss = vqvae.loss(model, 0.3, codebook.track())
-    with pytest.raises(ValueError, match=r"Batch.mean needs the global batch, .* use accumulate=1"):
+    model, variables, x = small(learned=learned, reinit_below=0.1)
+    loss = vqvae.loss(model)
+    with pytest.raises(ValueError, match=r"Batch.total needs the global batch, .* use accumulate=1"):
         slope(loss, variables, batch(x, layout=Layout(None, 2)))
 
 
 def test_usage_and_perplexity_cover_the_codes_of_all_test_images():
     """Half of the vectors have code 0, a quarter code 1, and an eighth each codes 2 and 3, in sorted order; K is 10."""
-    rows = np.repeat([0, 1, 2, 3], [2400, 1200, 600, 600]).reshape(2400, 2, 1)
-    model = SimpleNamespace(codes=10, apply=lambda variables, z, method: z[..., 0] + variables["offset"])
-    trained = SimpleNamespace(
-        experiment=SimpleNamespace(model=model), variables={"offset": jnp.int32(3)}, encode=jnp.asarray
-    )
-    found = usage(trained, SimpleNamespace(test=SimpleNamespace(x=rows), classes=()))
-    np.testing.assert_allclose(found["perplexity"], 2 ** (1 / 2 * 1 + 1 / 4 * 2 + 2 / 8 * 3), rtol=1e-6)
-    assert found["usage"] == 4 / 10
+    rows = np.repeat([0, 1, 2, 3], [2400, 1200, 600, 600]).reshape(2400, 2, 1).astype(np.float32)
+
+    class Rows(nn.Module):
+        codes: int = 10
+
+        def setup(self):
+            self.offset = self.variable("table", "offset", jnp.zeros, ())
+
+        def __call__(self, x):
+            return x + self.offset.value
+
+        encode = __call__
+
+        def indices(self, x):
+            return self(x)[..., 0].astype(int)
+
+        def decode(self, z):
+            return z
+
+    built = run.Experiment(Rows(), descend(lambda *_: ({}, {}), optax.sgd(1.0)), lambda *_: ({}, {}))
+    of_all = trained(built, {}, {"table": {"offset": jnp.float32(3)}}, (2, 1))
+    split = data.Split(rows, np.zeros(2400, np.int32))
+    scaled = dataclasses.replace(of_all, real=True, scale=Scale(np.full(1, 5.0), np.full(1, 2.0)))
+    for model in (of_all, scaled):  # a split is in model units
+        found = usage(model, SimpleNamespace(test=split, classes=()))
+        np.testing.assert_allclose(found["perplexity"], 2 ** (1 / 2 * 1 + 1 / 4 * 2 + 2 / 8 * 3), rtol=1e-6)
+        assert found["usage"] == 4 / 10
+        np.testing.assert_allclose(found["bits"], 2 * np.log2(10))
 
 
 @pytest.mark.parametrize(
@@ -343,7 +380,7 @@ def test_model_has_the_collections_that_its_fields_need(fields, collections):
 
 def test_decay_and_reinit_below_out_of_range_raise():
     with pytest.raises(ValueError, match="decay=1.0 must be below 1"):
-        codebook.track(1.0)
+        quantize.VQ(K, Z, decay=1.0)
     with pytest.raises(ValueError, match="reinit_below=1.0 must be below 1"):
         experiment.build(experiment.Config(reinit_below=1.0), run.Info((28, 28, 1), 100))
 
@@ -358,11 +395,14 @@ def test_experiment_trains_with_the_values_of_its_fields(kind):
     x = jax.random.uniform(new_key(), (6, 4, 4, 1))
     variables = built.model.init(new_key(), x)
     variables["codebook"]["use"] = jnp.ones(K)
-    exact = vqvae.loss(built.model, 0.7, codebook.track(0.6, 0.65))
+    own = {"learned": kind == "gradient", "commitment": 0.7, "decay": 0.6}
+    exact, other = (
+        vqvae.loss(built.model.clone(quantizer=quantize.VQ(K, Z, **own, reinit_below=below))) for below in (0.65, 1e-9)
+    )
     expected, found = (jax.jit(loss)(variables, batch(x), new_key()) for loss in (exact, built.evaluate))
     assert equal(found, expected)
     use = found[1]["codebook"]["use"]
-    without = jax.jit(vqvae.loss(built.model, 0.7, codebook.track(0.6)))(variables, batch(x), new_key())
+    without = jax.jit(other)(variables, batch(x), new_key())
     assert np.any(use != without[1]["codebook"]["use"])  # some code is re-initialised
     terms = found[0]
     distance = (0.7 + (kind == "gradient")) * terms["quantization"]
@@ -396,7 +436,8 @@ def test_trained_model_reconstructs_digits_with_over_half_of_its_codebook(codebo
     error = np.mean((np.asarray(model.reconstruct(few.test.x)) - pixels) ** 2)
     assert error < 0.4 * np.mean((x.mean((0, 1)) - pixels) ** 2)
     found = usage(model, few)
-    rows = brute_force(np.asarray(model.encode(few.test.x)), model.experiment.model.bind(model.variables).book)
+    book = built.model.apply(model.variables, jnp.arange(32)[None], method="embed")[0]
+    rows = brute_force(np.asarray(model.encode(few.test.x)), book)
     _, counts = np.unique(rows, return_counts=True)
     shares = counts / rows.size
     np.testing.assert_allclose(found["perplexity"], np.prod(shares**-shares), rtol=1e-5)

@@ -86,9 +86,15 @@ class Batch:
         """
         self._require_full_batch("mean")
         total, count = weighted_sum(values, self.weight), jnp.sum(self.weight)
-        if self.axis:
-            total, count = jax.lax.psum((total, count), self.axis)
-        return total / count
+        return self.total(total) / self.total(count)
+
+    def total(self, sums: Float[Array, "*rest"]) -> Float[Array, "*rest"]:
+        """Sum over devices of a sum over the examples of this batch, which has to exclude padding (see `weight`).
+
+        ValueError for a microbatch.
+        """
+        self._require_full_batch("total")
+        return jax.lax.psum(sums, self.axis) if self.axis else sums
 
     def gather(self, values: Float[Array, "B *rest"]) -> Float[Array, "N *rest"]:
         """The values of all examples of the global batch, in the order of `index`.

@@ -1,24 +1,41 @@
 """Codebook usage on the test split."""
 
 from functools import partial
+from math import log2
 from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Int
 
-from jaxae.core.experiment import MeasuredData, TrainedModel
+from jaxae.core.experiment import MeasuredData
+from jaxae.training.examples import parts
 
 
-def usage(trained: TrainedModel, data: MeasuredData) -> dict[str, float]:
+def indices(trained: Any, x: Any) -> Int[np.ndarray, "N *P"]:
+    """Indices of the codes of these examples, in the user's units, or of a split.
+
+    trained: a trained `VQVAE` of one seed, or another model with a method `indices`.
+    """
+    apply = jax.jit(partial(trained.experiment.model.apply, method="indices"))
+    return np.concatenate([np.asarray(apply(trained.variables, part.x)) for part in parts(trained, x)])
+
+
+def usage(trained: Any, data: MeasuredData) -> dict[str, float]:
     """`perplexity`, exp of the entropy of code usage, from 1 to K, and `usage`, the fraction of codes in use.
 
-    trained: a trained `VQVAE`, or another model with an attribute `codes`, K, and a method `index`.
+    With several quantizers for each vector, the means over them. trained: see `indices`; the model has an attribute
+    `codes`, K. `bits`: those of the indices of an example, log2(K) each.
     """
     from scipy import stats
 
-    model: Any = trained.experiment.model
-    index = jax.jit(partial(model.apply, method="index"))
-    starts = range(0, len(data.test.x), 1000)
-    rows = [np.ravel(index(trained.variables, trained.encode(data.test.x[i : i + 1000]))) for i in starts]
-    counts = np.unique(np.concatenate(rows), return_counts=True)[1]
-    return {"perplexity": float(np.exp(stats.entropy(counts))), "usage": len(counts) / model.codes}
+    size: int = trained.experiment.model.codes
+    found = indices(trained, data.test)
+    several = found.ndim == len(trained.code) + 1  # a last axis of quantizers
+    each = found.reshape(-1, found.shape[-1]).T if several else found.reshape(1, -1)
+    counts = [np.unique(one, return_counts=True)[1] for one in each]
+    return {
+        "perplexity": float(np.mean([np.exp(stats.entropy(count)) for count in counts])),
+        "usage": float(np.mean([len(count) / size for count in counts])),
+        "bits": found[0].size * log2(size),
+    }

@@ -4,11 +4,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxae.core.batch import Batch
 from jaxae.core.divergences import per_example
+from jaxae.core.seeds import in_any_seed
 from jaxae.core.step import Transition
 from jaxae.core.types import Metrics, Params, State
 from jaxae.variants.dictionary import STATISTICS, SparseAutoencoder, norms, product
@@ -117,14 +117,3 @@ def reinitialised(
     statistics = state.extra[STATISTICS]
     extra = {**state.extra, STATISTICS: {**statistics, "unused": jnp.where(dead, 0, statistics["unused"])}}
     return state._replace(params=replace(state.params, fresh), opt_state=opt_state, extra=extra)
-
-
-@custom_vmap
-def in_any_seed(flag: Bool[Array, ""]) -> Bool[Array, ""]:
-    """Whether the flag is true for any seed. Under vmap it has no axis of seeds, so that `cond` computes one branch."""
-    return flag
-
-
-@in_any_seed.def_vmap
-def _(size: int, mapped: list[bool], flag: jax.Array) -> tuple[jax.Array, bool]:  # noqa: ARG001
-    return flag.any(), False

@@ -1,0 +1,63 @@
+"""The Gumbel-softmax relaxation of a categorical code (Jang, Gu & Poole 2017; Maddison, Mnih & Teh 2017)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from jaxae.core.batch import Batch, Weight
+from jaxae.core.divergences import per_example
+from jaxae.variants.quantize.base import Quantized, Quantizer
+from jaxae.variants.quantize.codebook import nearest
+
+
+class Gumbel(Quantizer):
+    """One of K learned codes, sampled from q(k|z) = softmax(z W + b); the most probable one without noise.
+
+    In training the code is sum_k y_k e_k with y = softmax((log q + g) / temperature) for Gumbel noise g (Jang, Gu &
+    Poole 2017, equation 2); if `hard`, y is rounded to one-hot, with the gradient of y (their section 2.2).
+    Loss: kl_weight KL(q(k|z) || 1 / K), in nats, summed over positions. Terms: `kl`, the same without its weight;
+    `quantization` is |z - e|^2 and has no gradient. The codes are the parameter group `codebook`, W and b are `logits`.
+    """
+
+    codes: int  # K
+    latent: int  # Z
+    temperature: Weight = 1.0  # a number, or a schedule
+    kl_weight: float = 1.0
+    hard: bool = True
+
+    def setup(self) -> None:
+        self.book = self.param("codebook", nn.initializers.normal(1.0), (self.codes, self.latent))
+        self.logits = nn.Dense(self.codes)
+
+    @property
+    def size(self) -> int:
+        """K."""
+        return self.codes
+
+    def assign(self, z: Float[Array, "B *P Z"], batch: Batch | None, key: Key[Array, ""] | None) -> Quantized:
+        """A sample in training, else the most probable code."""
+        log_q = jax.nn.log_softmax(self.logits(z))
+        if batch is not None and key is not None and batch.training:
+            noise = jax.vmap(lambda k: jax.random.gumbel(k, log_q.shape[1:]))(batch.keys(key))
+            log_y = (log_q + noise) / batch.scheduled(self.temperature)
+            indices = jnp.argmax(log_y, axis=-1)
+            y = jax.nn.softmax(log_y)
+            if self.hard:
+                y = jax.nn.one_hot(indices, self.codes) + (y - jax.lax.stop_gradient(y))
+            codes = y @ self.book
+        else:
+            indices = jnp.argmax(log_q, axis=-1)
+            codes = self.book[indices]
+        kl = per_example(jnp.exp(log_q) * (log_q + jnp.log(self.codes)))
+        quantization = per_example((z - jax.lax.stop_gradient(self.book)[indices]) ** 2)
+        terms = {"quantization": jax.lax.stop_gradient(quantization), "kl": kl, "loss": self.kl_weight * kl}
+        return Quantized(codes, indices, terms)
+
+    def embed(self, indices: Int[Array, "B *P"]) -> Float[Array, "B *P Z"]:
+        """The codes with these indices."""
+        return self.book[indices]
+
+    def nearest(self, z: Float[Array, "B *P Z"]) -> Float[Array, "B *P Z"]:
+        """The nearest codes."""
+        return self.book[nearest(z, self.book)]
