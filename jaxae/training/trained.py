@@ -266,7 +266,7 @@ class Trained:
     @property
     def condition(self) -> int | None:
         """Length of a condition; None for an unconditional model."""
-        return self.conditions.size if self.experiment.conditional else None
+        return self.experiment.condition(self.conditions).size if self.experiment.conditional else None
 
     @property
     def params(self) -> Params:
