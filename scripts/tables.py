@@ -23,6 +23,8 @@ GROUPS = {
     "sparse dictionaries": "A linear decoder of sparse codes, as trained on the activations of language models ([all "
     "metrics](#recovered-dictionaries)).",
     "variational": "The objective is a lower bound on the log-likelihood; bounds, priors and data differ.",
+    "semi-supervised": "Few training examples have a class; the others are part of the bound.",
+    "single cells": "Counts of genes in single cells, with batches as covariates ([all scores](#single-cells)).",
     "missing data": "Importance weighted bounds on the observed entries of examples; the others are imputed ([errors]"
     "(#missing-values)).",
     "disentangled": "A larger weight on the KL term or on the total correlation, so that each latent dimension carries "

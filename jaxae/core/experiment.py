@@ -96,6 +96,9 @@ class TrainedModel(Protocol):
     def encode(self, x: Any) -> Float[Array, "N *code"]:
         """Codes of examples."""
 
+    def classify(self, x: Any) -> Float[Array, "N K"]:
+        """Probabilities of the classes of examples, of a model that infers them."""
+
 
 @runtime_checkable
 class MeasuredSplit(Protocol):

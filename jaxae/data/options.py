@@ -35,6 +35,11 @@ class Options:
     """Column of a table that holds the classes. (default: none)"""
     context: tuple[str, ...] = ()
     """Columns of a table that are covariates of a conditional model, numbers or strings."""
+    labels: int = 0
+    """Training examples that keep their class, the same number of each class; the others train without one, for a
+    semi-supervised experiment (0: all)."""
+    labels_seed: int = 0
+    """Seed of the choice of --labels."""
     drop: tuple[str, ...] = ()
     """Columns of a table to leave out."""
     target_pattern: str = ""

@@ -13,6 +13,7 @@ from jaxae.data.arrays import ARRAY, prepared, require_effect
 from jaxae.data.classes import labels_of
 from jaxae.data.dataset import Dataset, Split
 from jaxae.data.kinds import Wanted
+from jaxae.data.labels import keep
 from jaxae.data.options import Options, require_valid, without_effect
 from jaxae.data.simulated_cells import load as load_cells
 from jaxae.data.splits import RawDataset, with_splits
@@ -45,7 +46,7 @@ def load(name: str, data_dir: str = "", manual_dir: str = "", **fields: Any) -> 
 def loaded(options: Options, data_dir: str = "", manual_dir: str = "") -> Dataset:
     """`load` with all options. InputError for `binarize` with data other than pixels."""
     found = named(options, data_dir, manual_dir)
-    return found if is_world(options.data) else prepared(found, options)
+    return keep(found, options.labels, options.labels_seed) if is_world(options.data) else prepared(found, options)
 
 
 def named(options: Options, data_dir: str = "", manual_dir: str = "") -> Dataset:
@@ -66,7 +67,8 @@ def named(options: Options, data_dir: str = "", manual_dir: str = "") -> Dataset
 def _require_world(options: Options, data_dir: str, manual_dir: str) -> None:
     """Raise InputError for an option that has no effect on a world."""
     kind: Wanted = "counts" if world_of(options.data) == "simulated_cells" else "table"
-    known = replace(Options(), data=options.data, kind=kind, scale="none")
+    kept = (options.labels, options.labels_seed)
+    known = replace(Options(), data=options.data, kind=kind, scale="none", labels=kept[0], labels_seed=kept[1])
     given = {field.name: getattr(options, field.name) for field in fields(Options)}
     for name, value in {**given, "data_dir": data_dir, "manual_dir": manual_dir}.items():
         if value not in (getattr(known, name, ""), getattr(Options(), name, "")):
