@@ -43,7 +43,7 @@ def examples(y=Y):
 def mlp(params, h):
     """A network with one hidden layer, in float64."""
     of = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
-    hidden = np.logaddexp(0, h @ of["Dense_0"]["kernel"] + of["Dense_0"]["bias"])
+    hidden = np.maximum(h @ of["Dense_0"]["kernel"] + of["Dense_0"]["bias"], 0)
     return hidden @ of["Dense_1"]["kernel"] + of["Dense_1"]["bias"]
 
 
@@ -113,7 +113,7 @@ def test_with_all_classes_the_loss_is_that_of_a_conditional_model_plus_the_class
     expected = other + np.log(K) + 0.7 * np.asarray(terms["cross_entropy"]).reshape(N, draws)
     spread = np.sqrt((one.var(1) + other.var(1)) / draws)
     assert np.all(np.abs(one.mean(1) - expected.mean(1)) < 5 * spread)
-    assert 20 * spread.max() < one.mean(1).min()
+    assert np.all(20 * spread < one.mean(1))
 
 
 def test_alpha_is_relative_to_the_number_of_examples_with_a_class():
