@@ -89,6 +89,23 @@ nats per image: the log-likelihood and its Monte Carlo error, the effective samp
 dimensions, rate and distortion (their sum is minus the evidence lower bound), and bits per dimension.
 """,
     ),
+    "classification": (
+        ("error",),
+        """
+## Classification errors
+
+Percentage of test examples whose most probable class under q(y|x) is not their own (`jaxae/measure/classification.py`).
+""",
+    ),
+    "integration": (
+        ("silhouette_type", "knn_type", "silhouette_batch", "knn_batch"),
+        """
+## Integration of batches
+
+Codes of the test split (`jaxae/measure/integration.py`): silhouettes, and the accuracy of the 15 nearest neighbours;
+those of types should be high, those of batches low.
+""",
+    ),
     "codebook": (
         ("perplexity", "usage"),
         """
