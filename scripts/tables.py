@@ -23,6 +23,8 @@ GROUPS = {
     "sparse dictionaries": "A linear decoder of sparse codes, as trained on the activations of language models ([all "
     "metrics](#recovered-dictionaries)).",
     "variational": "The objective is a lower bound on the log-likelihood; bounds, priors and data differ.",
+    "semi-supervised": "Few training examples have a class; the others are part of the bound.",
+    "single cells": "Counts of genes in single cells, with batches as covariates ([all scores](#single-cells)).",
     "missing data": "Importance weighted bounds on the observed entries of examples; the others are imputed ([errors]"
     "(#missing-values)).",
     "disentangled": "A larger weight on the KL term or on the total correlation, so that each latent dimension carries "
@@ -85,6 +87,23 @@ pixels) and `ssim`, the structural similarity.
 Estimates on the test split by importance sampling (`--log-likelihood-samples K`; `jaxae/measure/likelihood.py`), in
 nats per image: the log-likelihood and its Monte Carlo error, the effective sample size of the K samples, active latent
 dimensions, rate and distortion (their sum is minus the evidence lower bound), and bits per dimension.
+""",
+    ),
+    "classification": (
+        ("error",),
+        """
+## Classification errors
+
+Percentage of test examples whose most probable class under q(y|x) is not their own (`jaxae/measure/classification.py`).
+""",
+    ),
+    "integration": (
+        ("silhouette_type", "knn_type", "silhouette_batch", "knn_batch"),
+        """
+## Integration of batches
+
+Codes of the test split (`jaxae/measure/integration.py`): silhouettes, and the accuracy of the 15 nearest neighbours;
+those of types should be high, those of batches low.
 """,
     ),
     "codebook": (

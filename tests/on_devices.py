@@ -74,7 +74,7 @@ def fit(name, way, seeds, fields):
     config = module.Config(**{"epochs": 1, "batch_size": 32, "seeds": seeds, **fields})
     dataset = data.load(config.data)
     cut = [jax.tree.map(lambda a, n=n: a[:n], split) for split, n in zip(dataset[:2], (160, 75), strict=True)]
-    part = data.Dataset(*cut, dataset.classes)
+    part = dataset._replace(train=cut[0], test=cut[1], valid=None)
     devices = jax.devices()[: way.devices]
     experiment = run.built(config, module.build, part.info)
     before, _ = start(experiment, part.info, config.batch_size, range(seeds))

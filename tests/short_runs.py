@@ -35,6 +35,7 @@ FIELDS = {
     "sequence": {"hidden": 12, "latent": 8},
     "strided": {"filters": (4, 6, 6, 6)},
     "vqvae": {"filters": (4, 6)},
+    "scvi": {"data": "simulated_cells,train=160,test=80,genes=12", "batch_size": 32, "latent": 3, "library": "latent"},
     # With all that training changes without gradients: dead latents, resampling, a controlled coefficient.
     **{name: {"latent": 16, "active": 3, "dead_after": 2} for name in ("topk", "batch_topk", "matching_pursuit")},
     **{name: {"latent": 16, "target_active": 3.0, "resample_every": 3} for name in ("gated", "jump_relu", "l1")},
@@ -51,7 +52,7 @@ def few(folder):
 
 
 def fields(name):
-    """One epoch of five steps (`stacked`: one per phase)."""
+    """One epoch of five steps (`stacked`: one per phase); `data` for an experiment that does not take images."""
     return {"epochs": 1, "batch_size": 16, "figures": "none", **FIELDS.get(name, {})}
 
 
@@ -66,7 +67,7 @@ def reached(workdir):
 def short_run(name, file):
     """Train on these digits, print the digest, and return the golden values."""
     module, workdir = importlib.import_module(f"jaxae.experiments.{name}"), file.with_name(name)
-    config = module.Config(**fields(name), data=str(file), workdir=str(workdir))
+    config = module.Config(**{"data": str(file), **fields(name)}, workdir=str(workdir))
     run.train(config, module.build, name)
     digests = json.dumps(newest_digests(workdir / "checkpoints"), sort_keys=True)
     print("SHA-256", name, hashlib.sha256(digests.encode()).hexdigest())

@@ -10,6 +10,7 @@ from conftest import new_key
 from jaxae import data
 from jaxae.core.types import State
 from jaxae.experiments import cvae
+from jaxae.measure.integration import scores
 from jaxae.report import figures
 from jaxae.report.figures import conditions, errors
 from jaxae.report.wall import wall
@@ -122,3 +123,19 @@ def test_unconditional_model_has_no_figure_of_conditions(tmp_path):
     model = jaxae.fit("vae", TABLE, epochs=1, hidden=(4,), batch_size=10, progress=False)
     assert conditions.own(model, TABLE, np.arange(3)) == {}
     assert conditions.at_first(model, TABLE, "title") == (model, "title")
+
+
+def test_integration_figure_shows_the_codes_by_type_and_by_batch():
+    """With the scores of the codes; a figure without batches is not drawn."""
+    model = untrained(TABLE)
+    z, _ = figures.codes_of(model, TABLE, 2000)
+    by_type, by_batch = figures.integration(model, TABLE, "a run").axes
+    batch = (np.array(TABLE.covariates)[1:] == "colour=red")[TABLE.test.context[:, 1:].argmax(1)].astype(int)
+    for axis, numbers, name in ((by_type, TABLE.test.y, "type"), (by_batch, batch, "batch")):
+        found = scores(z, numbers, name)
+        assert f"knn of {name} {found[f'knn_{name}']:.2f}" in axis.get_title()
+        assert f"silhouette of {name} {found[f'silhouette_{name}']:.2f}" in axis.get_title()
+        assert len(axis.collections[0].get_offsets()) == COUNT
+    assert [text.get_text() for text in by_batch.get_legend().get_texts()] == ["blue", "red"]
+    plain = data.from_arrays(TABLE.train.x, Y, test=0)
+    assert figures.integration(model, plain, "a run") is None

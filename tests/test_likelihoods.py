@@ -27,10 +27,11 @@ from jaxae.likelihoods import (
     Normal,
     Poisson,
     StudentT,
+    ZeroInflatedNegativeBinomial,
     log_likelihood,
 )
 from jaxae.likelihoods.bernoulli import cross_entropy
-from jaxae.likelihoods.gamma import binet
+from jaxae.likelihoods.gamma import binet, binet_slope
 from jaxae.variants import vae
 from test_vae import OFFSET, SIGMA, W, means, quadrature
 
@@ -51,9 +52,10 @@ ALL = {
     "student-t-predicted": StudentT("predicted", "predicted"),
     "poisson": Poisson(),
     "negative-binomial": NegativeBinomial(),
+    "zero-inflated-negative-binomial": ZeroInflatedNegativeBinomial(),
 }
 NAMES = list(ALL)
-REAL, COUNTS = tuple(NAMES[4:13]), ("poisson", "negative-binomial")
+REAL, COUNTS = tuple(NAMES[4:13]), tuple(NAMES[13:])
 INFOS = {"counts": Info(SHAPE, 100, real=True, total=20.0), "real": Info(SHAPE, 100, real=True)}
 LEVEL = np.linspace(0, 1, 256)
 
@@ -138,7 +140,8 @@ def reference(name, params, outputs):
         values = np.arange(3000)
         r = np.exp(np.asarray(params.get("log_inverse_dispersion", 0), np.float64)).reshape(-1, 1)
         p = stats.poisson(m) if name == "poisson" else stats.nbinom(r, r / (r + m))
-        return Masses(values, p.pmf(values))
+        zeros = special.expit(outputs[..., 2:4])[..., None] if name.startswith("zero") else 0
+        return Masses(values, (1 - zeros) * p.pmf(values) + zeros * (values == 0))
     scale = 0.7
     if name.endswith("-learned"):
         scale = np.exp(float(params["log_scale"][0]))
@@ -227,6 +230,9 @@ def test_samples_have_the_mean_and_the_deviation_of_the_distribution(name):
     if name == "student-t-predicted":  # whose fourth moments are infinite
         spread = p.ppf(0.9)[0] - p.ppf(0.1)[0]
         np.testing.assert_allclose(np.quantile(x, 0.9, axis=0) - np.quantile(x, 0.1, axis=0), spread, rtol=0.03)
+    elif name in COUNTS:  # with heavy tails: the error of a standard deviation depends on the fourth moment
+        kurtosis = (p.masses * (p.values - p.mean()[..., None]) ** 4).sum(-1)[0] / p.std()[0] ** 4
+        np.testing.assert_array_less(np.abs(x.std(0) / p.std()[0] - 1), 4.5 * np.sqrt((kurtosis - 1) / (4 * n)))
     else:
         np.testing.assert_allclose(x.std(0), p.std()[0], rtol=0.03)
     correlation = np.corrcoef(x.reshape(n, -1).T)
@@ -313,7 +319,9 @@ def test_errors_against_numpy(name):
         expected["scale"] = np.broadcast_to(p.kwds["scale"], x.shape)
     if name == "student-t-predicted":
         expected["df"] = p.kwds["df"]
-    if name == "negative-binomial":
+    if name.startswith("zero"):
+        expected["inflation"] = special.expit(np.asarray(outputs, np.float64)[..., 2:4])
+    if name.endswith("negative-binomial"):
         r = np.exp(np.asarray(params["log_inverse_dispersion"], np.float64))
         expected["inverse_dispersion"] = np.broadcast_to(r, x.shape)
     for observed in (None, seen):
@@ -374,7 +382,7 @@ EDGES = {
 def test_everything_is_finite_over_the_whole_range_of_outputs(name):
     """Log density, its gradient, mean, sample and errors, for all combinations of two extremes in the outputs."""
     likelihood = ALL[name]
-    learned = name.endswith("-learned") or name == "negative-binomial"
+    learned = name.endswith(("-learned", "negative-binomial"))
     width = likelihood.parameters((1,))[0] + learned
     rows = np.array([np.where(np.arange(width) % 3 == k, a, b) for a in EXTREMES for b in EXTREMES for k in range(3)])
     outputs = jnp.asarray(rows, jnp.float32)
@@ -495,6 +503,9 @@ def test_binet_function_against_scipy():
     np.testing.assert_allclose(found[large], (1 / (12 * exact) - 1 / (360 * exact**3))[large], rtol=1e-5)
     derivative = special.digamma(exact) - np.log(exact) + 0.5 / exact
     np.testing.assert_allclose((slope * exact)[small], (derivative * exact)[small], atol=2e-6)
+    slope = np.asarray(jax.jit(binet_slope)(jnp.asarray(a)), float)
+    np.testing.assert_allclose((slope * exact)[small], (derivative * exact)[small], atol=1e-6)
+    np.testing.assert_allclose(slope[large], (-1 / (12 * exact**2) + 1 / (120 * exact**4))[large], rtol=1e-5)
 
 
 def counted(likelihood, x, log_mean, log_r=None):
@@ -517,6 +528,27 @@ def test_masses_of_large_counts_do_not_cancel(log_r):
     np.testing.assert_allclose(
         counted(Poisson(), x, log_mean), stats.poisson(np.exp(log_m)).logpmf(n), rtol=1e-6, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("log_r", [-10.0, 0.0, 5.0, 15.0])
+def test_derivatives_of_the_negative_binomial_against_digamma_in_float64(log_r):
+    """Relative to a count of the larger of x and m, or to 1."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.integers(0, high, (100, 1)) for high in (2, 30, 3000)]).astype(np.float32)
+    log_mean = (np.log(x + 0.5) + rng.choice([0.01, 1, 4], x.shape) * rng.normal(size=x.shape)).astype(np.float32)
+    n, m, r = x.astype(float), np.exp(log_mean.astype(float)), np.exp(log_r)
+    of_mean = n - (n + r) * m / (m + r)
+    digammas = special.digamma(n + r) - special.digamma(r)
+    of_r = r * (digammas + np.log(r / (r + m)) + (m - n) / (m + r))
+
+    def total(log_mean, log_r):
+        outputs = jnp.concatenate([log_mean, jnp.broadcast_to(log_r, log_mean.shape)], axis=1)
+        return NegativeBinomial().log_prob(outputs, jnp.asarray(x)).sum()
+
+    found = jax.grad(total, (0, 1))(jnp.asarray(log_mean), jnp.full((len(x), 1), log_r))
+    scale = np.maximum(np.maximum(n, m), 1)
+    for slope, expected in zip(found, (of_mean, of_r), strict=True):
+        np.testing.assert_allclose(np.asarray(slope) / scale, expected / scale, atol=3e-6)
 
 
 def test_negative_binomial_of_large_inverse_dispersion_is_the_poisson():

@@ -38,13 +38,13 @@ class Conditions:
 
 def require_effect(options: Conditions, model: Trained) -> None:
     """Raise InputError for a class or a covariate that the model does not have."""
-    known, conditional = model.conditions, model.experiment.conditional
-    if options.y and not (conditional and known.classes):
+    known = model.experiment.condition(model.conditions)
+    if options.y and not known.classes:
         raise InputError(f"--y {options.y} has no effect: the model does not depend on a class; omit it")
     if options.y:
         with command_line.flags_of(options):
             indices(options.y, known.classes, 1)
-    names = categories(known.covariates) if conditional else {}
+    names = categories(known.covariates)
     if unknown := [name for name in options.covariates if name not in names]:
         has = f"one of {', '.join(names)}" if names else "it depends on no covariates; omit it"
         raise InputError(f"--context {unknown[0]} is not a covariate of the model: {has}")
@@ -55,12 +55,12 @@ def of_data(options: Conditions, model: Trained, found: Found, where: str) -> di
     if not model.experiment.conditional:
         return {}
     given: dict[str, Any] = {}
-    count = len(found.split.x)
-    if model.conditions.classes:
+    known, count = model.experiment.condition(model.conditions), len(found.split.x)
+    if known.classes:
         given["y"] = np.full(count, options.y) if options.y else found.labels
-        if given["y"] is None:
+        if given["y"] is None and model.experiment.classes == "given":
             raise InputError(f"{where} has no classes, on which the model depends; give --y CLASS")
-    if names := categories(model.conditions.covariates):
+    if names := categories(known.covariates):
         of_all = {name: np.full(count, value) for name, value in options.covariates.items()}
         context = {**found.columns, **of_all}
         if lacking := [name for name in names if name not in context]:
@@ -83,7 +83,7 @@ def of_samples(options: Conditions, model: Trained, n: int) -> Rows:
 
     All combinations of the classes and of the categories that are not given; numbers are the training mean.
     """
-    known = model.conditions
+    known = model.experiment.condition(model.conditions)
     if not model.experiment.conditional:
         return Rows({}, n, 1, "")
     names = categories(known.covariates)

@@ -10,19 +10,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np
+
 from jaxae import run
-from jaxae.commands._apply import WithData, opened, read_examples, write
+from jaxae.commands._apply import NewData, WithData, chunks, opened, read_examples, write
 from jaxae.commands._arguments import parsed
+from jaxae.data import h5ad
+from jaxae.errors import InputError
+from jaxae.run import directory
+from jaxae.training.trained import Trained
+from jaxae.variants.scvi import SCVI
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(WithData):
     """Arguments of `jaxae encode`."""
 
-    suffixes = (".npy", ".csv")
+    suffixes = (".npy", ".csv", ".h5ad")
 
     out: Path
-    """.npy: codes, float32 [N, *code]; .csv: a row for each example, with its name."""
+    """.npy: codes, float32 [N, *code]; .csv: a row for each example, with its name; .h5ad: a copy of DATA, also .h5ad,
+    with the codes in obsm, as X_scvi for a run of scvi, and a latent library size in the column library_size of obs."""
 
 
 def main(argv: Sequence[str]) -> NoReturn:
@@ -33,4 +41,28 @@ def main(argv: Sequence[str]) -> NoReturn:
 def encode(options: Options) -> str:
     """Write the codes, and return the line to print. InputError as in `opened`, `examples` and `write`."""
     model = opened(options)
-    return write(options, model, read_examples(options, model), model.encode, "codes", "z")
+    found = read_examples(options, model)
+    if options.out.suffix == ".h5ad":
+        return _annotated(options, model, found)
+    return write(options, model, found, model.encode, "codes", "z")
+
+
+def _annotated(options: Options, model: Trained, found: NewData) -> str:
+    """Copy DATA with the codes, and return the line to print. InputError for DATA that is another file."""
+    if Path(options.data).suffix != ".h5ad":
+        raise InputError(f"--out {options.out}: {options.data} is not an .h5ad file; use .npy or .csv")
+    codes = np.concatenate([*chunks(found, model.encode)], axis=int(len(model) > 1))
+    name = str(directory.read(options.run / "config.json")["experiment"])
+    obsm, obs = {}, {}
+    for member, seed in enumerate(model.seeds):
+        of_seed = codes[member] if len(model) > 1 else codes
+        mark = f"_seed{seed}" if len(model) > 1 else ""
+        scvi = model.experiment.model
+        if isinstance(scvi, SCVI) and scvi.library == "latent":
+            of_seed, obs[f"library_size{mark}"] = of_seed[:, :-1], np.exp(of_seed[:, -1])
+        obsm[f"X_{name}{mark}"] = of_seed.reshape(len(of_seed), -1)
+    try:
+        h5ad.write(options.out, Path(options.data), obsm, obs)
+    except OSError as error:
+        raise InputError(f"--out {options.out} cannot be written ({error.strerror or error}); use another") from None
+    return f"codes of {found.description} in obsm ({', '.join(obsm)}): {options.out}"

@@ -3,14 +3,14 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import flax.linen as nn
 from jaxtyping import Array, Float, Int, Key
 
 from jaxae.core.batch import Batch, Loss
 from jaxae.core.step import Transition
-from jaxae.core.types import Variables
+from jaxae.core.types import Conditions, Variables
 
 # (variables, key, N) -> codes; of a conditional model (variables, key, N, condition)
 Prior: TypeAlias = Callable[..., Float[Array, "N *code"]]
@@ -49,6 +49,8 @@ class Experiment:
     counts: bool = False  # whether the examples are counts: non-negative integers
     # Whether the methods of the model, and the prior, take a condition [B, K] as last argument: see `conditions`.
     conditional: bool = False
+    # Whether classes are part of the condition, are inferred where they are missing, or are not part of it.
+    classes: Literal["given", "inferred", "unused"] = "given"
     expected: Mapping[str, ExpectedMetrics] = field(default_factory=dict)  # by data set
     unit: str = "nats per {example}"  # of the loss; reports write "image" and "pixel", ... for {example} and {value}
     # Further measures of the trained model, by their names in result.json.
@@ -65,6 +67,12 @@ class Experiment:
             )
         if not callable(self.evaluate):
             raise TypeError("evaluate must be a loss: a function (variables, batch, key) -> (terms, updates)")
+
+    def condition(self, known: Conditions) -> Conditions:
+        """The part of the classes and covariates of the data on which the model depends."""
+        if not self.conditional:
+            return Conditions()
+        return known._replace(classes=()) if self.classes == "unused" else known
 
 
 def reached(value: float, expected: float | Sequence[float]) -> bool:
@@ -88,6 +96,9 @@ class TrainedModel(Protocol):
     def encode(self, x: Any) -> Float[Array, "N *code"]:
         """Codes of examples."""
 
+    def classify(self, x: Any) -> Float[Array, "N K"]:
+        """Probabilities of the classes of examples, of a model that infers them."""
+
 
 @runtime_checkable
 class MeasuredSplit(Protocol):
@@ -98,7 +109,7 @@ class MeasuredSplit(Protocol):
         """Examples [N, *D], bytes or numbers in model units."""
 
     @property
-    def y(self) -> Any:
+    def y(self) -> Int[Any, " N"]:
         """Classes [N]; -1 for an example without a class."""
 
     @property
@@ -125,6 +136,10 @@ class MeasuredData(Protocol):
     @property
     def classes(self) -> Sequence[str]:
         """Names of the classes."""
+
+    @property
+    def covariates(self) -> Sequence[str]:
+        """Names of the columns of `context`; `colour=red` indicates a category."""
 
 
 @runtime_checkable

@@ -96,6 +96,9 @@ class Info(NamedTuple):
     total: float | None = None  # mean total count of a training example; None unless the data are counts
     classes: int = 0  # number of classes
     context: int = 0  # number of columns of covariates
+    labelled: int = 0  # number of training examples with a class
+    # Logarithms of the total counts of the training examples [N], and their covariates [N, C], if available.
+    log_totals: Callable[[], tuple[Float[np.ndarray, " N"], Float[np.ndarray, "N C"]]] | None = None
 
     @property
     def counts(self) -> bool:

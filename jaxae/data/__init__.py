@@ -9,6 +9,7 @@ from jaxae.data.dataset import slices as slices
 from jaxae.data.dataset import spread as spread
 from jaxae.data.generated import generated as generated
 from jaxae.data.options import Options as Options
+from jaxae.data.simulated_cells import simulated_cells as simulated_cells
 from jaxae.data.sources import Found as Found
 from jaxae.data.sources import examples as examples
 from jaxae.data.sources import load as load

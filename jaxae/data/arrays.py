@@ -11,6 +11,7 @@ from jaxae.data import binary, covariates, frames, kinds, scaling, sequences
 from jaxae.data.cells import Frame
 from jaxae.data.classes import labels
 from jaxae.data.dataset import Dataset, Split
+from jaxae.data.labels import keep as keep_labels
 from jaxae.data.options import OF_SERIES, OF_TABLES, SOURCE_OPTIONS, Options, require_valid, without_effect
 from jaxae.data.splits import HELD_OUT, RawDataset, with_splits
 from jaxae.errors import InputError
@@ -144,7 +145,7 @@ def prepared(dataset: Dataset, options: Options) -> Dataset:
     if found.real and options.binarize != "none":
         other = "counts" if found.kind == "counts" else "real numbers"
         raise InputError(f"binarize={options.binarize} is for pixels in [0, 1], not for {other}; use none")
-    return binary.binarize(found, options.binarize)
+    return keep_labels(binary.binarize(found, options.binarize), options.labels, options.labels_seed)
 
 
 def assembled(

@@ -103,6 +103,8 @@ class Dataset(NamedTuple):
             self.total,
             classes=len(self.classes),
             context=len(self.covariates),
+            labelled=int(np.sum(self.train.y >= 0)) if self.classes else 0,
+            log_totals=None if self.total is None else self._log_totals,
         )
 
     @property
@@ -116,6 +118,11 @@ class Dataset(NamedTuple):
             x = x[: min(len(x), DRAWN)]
         total = sum(part.sum(0, dtype=np.float64) for part in chunks(x))
         return np.asarray(total / len(x) / self._divisor)
+
+    def _log_totals(self) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, "N C"]]:
+        totals = np.concatenate([part.sum(1, dtype=np.float64) for part in chunks(self.train.x)])
+        context = np.zeros((len(totals), 0)) if self.train.context is None else self.train.context
+        return np.log(np.maximum(totals, 1)), np.asarray(context, np.float64)
 
     def _examples(self, count: int) -> Float[np.ndarray, "N *D"]:
         return (self.train.x[spread(len(self.train.x), count)] / self._divisor).astype(np.float32)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxae.data import activations, archives, folders, idx, kinds, pictures, rows, sequences, tables, tars
+from jaxae.data import activations, archives, folders, h5ad, idx, kinds, pictures, rows, sequences, tables, tars
 from jaxae.data.arrays import assembled
 from jaxae.data.kinds import Wanted
 from jaxae.data.options import OF_TABLES, Options
@@ -19,11 +19,12 @@ MNIST = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3
 
 def looks_like_path(name: str) -> bool:
     """Whether a string that names no existing file looks like a path."""
-    suffixes = (".npy", ".npz", ".gz", ".idx", *tables.SUFFIXES, *pictures.SUFFIXES, *tars.SUFFIXES)
+    suffixes = (".npy", ".npz", ".gz", ".idx", h5ad.SUFFIX, *tables.SUFFIXES, *pictures.SUFFIXES, *tars.SUFFIXES)
     return name.startswith((".", "/", "~")) or name.endswith(suffixes)
 
 
-FORMATS = (".npy", ".npz", *tables.SUFFIXES, *tars.SUFFIXES, "IDX files, folders of pictures or WAV files")
+OTHERS = "IDX files, folders of pictures or WAV files"
+FORMATS = (".npy", ".npz", *tables.SUFFIXES, h5ad.SUFFIX, *tars.SUFFIXES, OTHERS)
 
 
 def load(path: Path, options: Options, features: Sequence[str] = (), training: bool = True) -> RawDataset:
@@ -31,8 +32,8 @@ def load(path: Path, options: Options, features: Sequence[str] = (), training: b
 
     `.npy`: the examples. `.npz`: see `archives`. CSV and Parquet: see `tables`. IDX: a file of images, with the file of
     labels beside it, if any, or a folder with the four files of MNIST. A folder or tar of pictures or recordings: see
-    `folders`. A folder of `jaxae activations`: those of a line of text stay in one split. An `.npy` above one GiB is
-    memory-mapped, and read by `Rows`.
+    `folders`. `.h5ad`: see `h5ad`. A folder of `jaxae activations`: those of a line of text stay in one split. An
+    `.npy` above one GiB is memory-mapped, and read by `Rows`.
     features: the columns of a table (default: all). training: see `kinds.examples`. InputError for other content.
     """
     _check(path)
@@ -69,6 +70,8 @@ def load(path: Path, options: Options, features: Sequence[str] = (), training: b
         return raw._replace(notes=raw.notes + notes)
     if suffix in tables.SUFFIXES:
         return _table(path, options, features)
+    if suffix == h5ad.SUFFIX:
+        return _cells(path, options, features, training)
     if "idx" not in path.name and suffix not in ("", ".gz"):
         raise InputError(f"{path}: unsupported format; supported: {', '.join(FORMATS)}")
     beside = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
@@ -100,6 +103,16 @@ def _numpy(path: Path) -> np.ndarray:
         if path.stat().st_size > rows.LARGE:
             return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
         return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _cells(path: Path, options: Options, features: Sequence[str], training: bool) -> RawDataset:
+    """The cells of a file of AnnData. features, training, InputError: as in `h5ad.read`."""
+    cells = h5ad.read(path, options, features, training)
+    kind: Wanted = "counts" if options.kind == "counts" else "table"
+    contexts = {"train": cells.context} if cells.context else None
+    how = replace(options, kind=kind)
+    raw = assembled({"train": cells.x}, {"train": cells.target}, how, str(path), training, contexts)
+    return raw._replace(features=cells.genes, names=cells.names, applicable=h5ad.OPTIONS)
 
 
 def _table(path: Path, options: Options, features: Sequence[str]) -> RawDataset:

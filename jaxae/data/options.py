@@ -16,9 +16,9 @@ class Options:
     series: ClassVar[bool] = False  # whether --kind auto makes series of arrays of rank 2 and 3
 
     data: str = "digits"
-    """Data set: digits (embedded), sprites (known factors), superposition (known dictionary), mnist or another TFDS
-    image set; or the path of a .npy, .npz, CSV, Parquet or IDX file, of a folder or tar of pictures or WAV recordings,
-    or of a folder of `jaxae activations`."""
+    """Data set: digits (embedded), sprites (known factors), superposition (known dictionary), simulated_cells, mnist or
+    another TFDS image set; or the path of a .npy, .npz, CSV, Parquet, .h5ad or IDX file, of a folder or tar of pictures
+    or WAV recordings, or of a folder of `jaxae activations`."""
     kind: Wanted = "auto"
     """Kind of data. auto: arrays [N, H, W] and [N, H, W, C] are images, [N, D] tables; an experiment for sequences
     makes series of [N, T] and [N, T, D]. counts: non-negative integers [N, D], for variational experiments."""
@@ -32,11 +32,21 @@ class Options:
     """Validation split, for --keep best and --stop-after: a path, or a fraction or number to hold out; 0: none.
     (default: that of the data, if any)"""
     target: str = ""
-    """Column of a table that holds the classes. (default: none)"""
+    """Column of a table, or of obs of an .h5ad file, that holds the classes. (default: none)"""
     context: tuple[str, ...] = ()
-    """Columns of a table that are covariates of a conditional model, numbers or strings."""
+    """Columns of a table, or of obs of an .h5ad file, that are covariates of a conditional model: numbers or
+    strings."""
+    labels: int = 0
+    """Training examples that keep their class, the same number of each class; the others train without one, for a
+    semi-supervised experiment (0: all)."""
+    labels_seed: int = 0
+    """Seed of the choice of --labels."""
     drop: tuple[str, ...] = ()
     """Columns of a table to leave out."""
+    layer: str = ""
+    """Layer of an .h5ad file that holds the counts. (default: its matrix X)"""
+    genes: str = ""
+    """Column of var of an .h5ad file that is true for the genes to use, such as highly_variable. (default: all)"""
     target_pattern: str = ""
     """Regular expression searched in the path of each file of a folder or tar; its first group, or else the match, is
     the class. (default: the folder is the class)"""
@@ -65,6 +75,8 @@ SOURCE_OPTIONS = (
     "target",
     "context",
     "drop",
+    "layer",
+    "genes",
     "target_pattern",
     "test_pattern",
     "size",

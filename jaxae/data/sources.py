@@ -12,17 +12,30 @@ from jaxae.data import binary, digits, files, sprites, tfds
 from jaxae.data.arrays import ARRAY, prepared, require_effect
 from jaxae.data.classes import labels_of
 from jaxae.data.dataset import Dataset, Split
+from jaxae.data.kinds import Wanted
+from jaxae.data.labels import keep
 from jaxae.data.options import Options, require_valid, without_effect
+from jaxae.data.simulated_cells import load as load_cells
 from jaxae.data.splits import RawDataset, with_splits
-from jaxae.data.superposition import is_world, load_world
+from jaxae.data.superposition import load as load_superposition
+from jaxae.data.worlds import world_of
 from jaxae.errors import InputError
+
+# Data sets that are made from the constants in their names: see `worlds`.
+WORLDS = {"superposition": load_superposition, "simulated_cells": load_cells}
+
+
+def is_world(name: str) -> bool:
+    """Whether a data set of this name is made from constants."""
+    return world_of(name) in WORLDS
 
 
 def load(name: str, data_dir: str = "", manual_dir: str = "", **fields: Any) -> Dataset:
     """A data set with a training and a test split, in model units.
 
-    name: `digits`, `sprites`, `superposition` (see there), a TFDS data set (`mnist`, `emnist/letters`, ...), or the
-    path of a file of arrays or a table, or of a folder or tar of pictures or recordings (see `files.load`).
+    name: `digits`, `sprites`, `superposition`, `simulated_cells` (see there), a TFDS data set (`mnist`,
+    `emnist/letters`, ...), or the path of a file of arrays or a table, or of a folder or tar of pictures or recordings
+    (see `files.load`).
     data_dir: folder of prepared TFDS data sets. manual_dir: folder of archives already downloaded.
     fields: those of `Options`, such as kind, scale and binarize. InputError for anything that cannot be read, with a
     one-line message.
@@ -33,7 +46,7 @@ def load(name: str, data_dir: str = "", manual_dir: str = "", **fields: Any) -> 
 def loaded(options: Options, data_dir: str = "", manual_dir: str = "") -> Dataset:
     """`load` with all options. InputError for `binarize` with data other than pixels."""
     found = named(options, data_dir, manual_dir)
-    return found if is_world(options.data) else prepared(found, options)
+    return keep(found, options.labels, options.labels_seed) if is_world(options.data) else prepared(found, options)
 
 
 def named(options: Options, data_dir: str = "", manual_dir: str = "") -> Dataset:
@@ -41,7 +54,7 @@ def named(options: Options, data_dir: str = "", manual_dir: str = "") -> Dataset
     require_valid(options)
     if is_world(options.data):
         _require_world(options, data_dir, manual_dir)
-        return load_world(options.data)
+        return WORLDS[world_of(options.data)](options.data)
     raw = read(options, data_dir, manual_dir)
 
     def other(name: str) -> RawDataset:
@@ -53,7 +66,9 @@ def named(options: Options, data_dir: str = "", manual_dir: str = "") -> Dataset
 
 def _require_world(options: Options, data_dir: str, manual_dir: str) -> None:
     """Raise InputError for an option that has no effect on a world."""
-    known = replace(Options(), data=options.data, kind="table", scale="none")
+    kind: Wanted = "counts" if world_of(options.data) == "simulated_cells" else "table"
+    kept = (options.labels, options.labels_seed)
+    known = replace(Options(), data=options.data, kind=kind, scale="none", labels=kept[0], labels_seed=kept[1])
     given = {field.name: getattr(options, field.name) for field in fields(Options)}
     for name, value in {**given, "data_dir": data_dir, "manual_dir": manual_dir}.items():
         if value not in (getattr(known, name, ""), getattr(Options(), name, "")):

@@ -5,14 +5,15 @@ More features than dimensions, with Zipfian firing frequencies, correlations, a 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any, get_type_hints
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from jaxae.core.types import Generator
+from jaxae.data import worlds
 from jaxae.data.cache import cached_array
 from jaxae.data.dataset import Dataset
 from jaxae.data.draws import TEST, Draws
@@ -66,33 +67,16 @@ def superposition(name: str = "eighth", **constants: Any) -> Dataset:
     """
     if name not in WORLDS:
         raise InputError(f"data={NAME}/{name} is unknown; use {' or '.join(f'{NAME}/{known}' for known in WORLDS)}")
-    if unknown := set(constants) - {field.name for field in fields(World)}:
-        known = ", ".join(field.name for field in fields(World))
-        raise InputError(f"data={NAME}: {min(unknown)} is not a field of World; use one of {known}")
-    return _dataset(replace(WORLDS[name], **constants))
+    return _dataset(worlds.changed(WORLDS[name], constants, NAME))
 
 
-def load_world(name: str) -> Dataset:
+def load(name: str) -> Dataset:
     """The data set of this name: `superposition`, `superposition/16k`, `superposition/eighth,dim=64,seed=1`.
 
     InputError as in `superposition`, and for a value of another type.
     """
-    which, *given = name.split(",")
-    constants, hints = {}, get_type_hints(World)
-    for part in given:
-        field, _, text = part.partition("=")
-        kind = hints.get(field, str)
-        try:
-            constants[field] = {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
-        except (KeyError, ValueError):
-            a = {int: "an integer", float: "a number", bool: "true or false"}[kind]
-            raise InputError(f"data={name}: {field}={text} must be {a}") from None
-    return superposition(which.removeprefix(NAME).removeprefix("/") or "eighth", **constants)
-
-
-def is_world(name: str) -> bool:
-    """Whether a data set of this name is a world."""
-    return name.split(",")[0].split("/")[0] == NAME
+    variant, constants = worlds.constants_of(name, World)
+    return superposition(variant or "eighth", **constants)
 
 
 def _dataset(world: World) -> Dataset:
@@ -130,9 +114,7 @@ def _require_valid(world: World) -> None:
         "depth": 0,
     }
     least |= {"steps": 0, "lr": 0, "bias": 0, "std_spread": 0, "correlation": 0}
-    for name, low in least.items():
-        if getattr(world, name) < low:
-            raise InputError(f"data={NAME}: {name}={getattr(world, name)} must be at least {low}")
+    worlds.require_least(world, least, NAME)
     if not 0 < world.least_frequency <= world.frequency <= 1:
         raise InputError(
             f"data={NAME}: least_frequency={world.least_frequency} and frequency={world.frequency} must be "

@@ -12,8 +12,10 @@ from jaxae.likelihoods.base import Likelihood as Likelihood
 from jaxae.likelihoods.base import log_likelihood as log_likelihood
 from jaxae.likelihoods.bernoulli import Bernoulli as Bernoulli
 from jaxae.likelihoods.bernoulli import ContinuousBernoulli as ContinuousBernoulli
+from jaxae.likelihoods.counts import LOG_INFLATION as LOG_INFLATION
 from jaxae.likelihoods.counts import NegativeBinomial as NegativeBinomial
 from jaxae.likelihoods.counts import Poisson as Poisson
+from jaxae.likelihoods.counts import ZeroInflatedNegativeBinomial as ZeroInflatedNegativeBinomial
 from jaxae.likelihoods.discretized import Categorical as Categorical
 from jaxae.likelihoods.discretized import DiscretizedLogisticMixture as DiscretizedLogisticMixture
 from jaxae.likelihoods.normal import Normal as Normal
@@ -37,7 +39,13 @@ Name = Literal[
     "student-t-predicted",
     "poisson",
     "negative-binomial",
+    "zero-inflated-negative-binomial",
 ]
+COUNTS = {
+    "poisson": Poisson,
+    "negative-binomial": NegativeBinomial,
+    "zero-inflated-negative-binomial": ZeroInflatedNegativeBinomial,
+}
 SCALED = ("normal", "laplace", "student-t")  # likelihoods with a fixed scale
 NEEDS = {  # by data of a likelihood: its data, and the field that gives them
     "binary": ("data in [0, 1]", "scale=unit"),
@@ -81,8 +89,8 @@ def _made(name: Name, scale: float, total: float | None) -> Likelihood:
         return StudentT(fixed, "predicted" if fixed == "predicted" else 5.0)
     if name.startswith(("normal", "laplace")):
         return Normal(fixed) if name.startswith("normal") else Laplace(fixed)
-    if name in ("poisson", "negative-binomial"):
-        return Poisson(total) if name == "poisson" else NegativeBinomial(total)
+    if name in COUNTS:
+        return COUNTS[name](total)
     if name in ("logistic-mixture", "categorical"):
         return DiscretizedLogisticMixture() if name == "logistic-mixture" else Categorical()
     return Bernoulli() if name == "bernoulli" else ContinuousBernoulli()

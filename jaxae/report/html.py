@@ -34,6 +34,7 @@ ALT = {
     "mixture": "Samples from a Gaussian mixture fitted to the latent codes",
     "latent": "Latent codes of test examples in two dimensions, coloured by class",
     "tsne": "t-SNE of the latent codes of test examples, coloured by class",
+    "integration": "Latent codes of test examples in two dimensions, coloured by class and by batch",
     "counterfactuals": "Codes of test examples decoded under other conditions",
     "interpolation": "Latent interpolation between pairs of test examples",
     "traversal": "Latent traversal, one dimension per row",

@@ -159,6 +159,7 @@ def describe(config: Config, name: str, dataset: Dataset, program: str = "") -> 
             "test": len(dataset.test.x),
             **({} if dataset.valid is None else {"valid": len(dataset.valid.x)}),
             "classes": list(dataset.classes),
+            **({} if dataset.info.labelled in (0, len(dataset.train.x)) else {"labelled": dataset.info.labelled}),
             **_units(dataset),
             **_covariates(dataset),
         },
@@ -206,6 +207,7 @@ def info_of(saved: dict[str, Any]) -> Info:
         total=total,
         classes=len(of.classes),
         context=len(of.covariates),
+        labelled=about.get("labelled", about["train"] if of.classes else 0),
     )
 
 

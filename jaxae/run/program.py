@@ -113,5 +113,6 @@ def layer_tables(config: Config, build: Build) -> str:
     """Tables of the layers of encoder, decoder and both."""
     dataset = loaded(config)
     experiment = checked(config, build, dataset)
-    tables = layers(experiment.model, dataset.shape, dataset.conditions.size if experiment.conditional else None)
+    size = experiment.condition(dataset.conditions).size if experiment.conditional else None
+    tables = layers(experiment.model, dataset.shape, size)
     return "\n".join(f"{name}\n{table}" for name, table in tables.items())

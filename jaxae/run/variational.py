@@ -27,7 +27,8 @@ class Common:
     Pixels: bernoulli, binary; continuous-bernoulli, grey; logistic-mixture of 5 and categorical, 256 grey levels.
     Pixels and real numbers: normal, and with heavier tails laplace and student-t (5 degrees of freedom), with scale
     --likelihood-scale; -learned: one learned scale; -predicted: one per dimension, from the decoder, as are degrees of
-    freedom. Counts: poisson; negative-binomial, with a learned dispersion per column."""
+    freedom. Counts: poisson; negative-binomial, with a learned dispersion per column, and
+    zero-inflated-negative-binomial."""
     likelihood_scale: float = 1.0
     """Scale of --likelihood normal (the standard deviation), laplace and student-t, for pixels in [0, 1] or
     standardized numbers."""

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key
 from jaxae.core.batch import Batch, Loss, Terms
 from jaxae.core.types import State, Variables
 from jaxae.likelihoods import Likelihood
-from jaxae.training.examples import Model, Part
+from jaxae.training.examples import Examples, Given, Model, Part, condition_of, parts
 from jaxae.training.start import TEST, folded
 from jaxae.training.start import keys as start_keys
 
@@ -29,6 +29,21 @@ def method(
     axes = (0, 0 if own else None, *(None for _ in others))
     result: jax.Array = (jax.vmap(apply, in_axes=axes) if several else apply)(variables, first, *others)
     return result
+
+
+def of_all(trained: Model, name: str, x: Examples, given: Given) -> jax.Array:
+    """A method (x, condition) of a conditional model, for all examples; with several seeds a leading axis of seeds."""
+    several = len(trained.seeds) > 1
+    of = partial(method, trained.experiment.model, name, several, False, trained.variables)
+    found = [of(part.x, *condition_of(trained, part.y, part.context)) for part in parts(trained, x, given=given)]
+    return jnp.concatenate(found, axis=int(several))
+
+
+def classified(trained: Model, x: Examples, context: Any) -> jax.Array:
+    """See `Trained.classify`."""
+    if trained.experiment.classes != "inferred":
+        raise ValueError(f"{type(trained.experiment.model).__name__} infers no classes; use m2")
+    return of_all(trained, "classify", x, Given(None, context))
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -130,7 +130,8 @@ def parts(
         convert = _conversion(units, values)
     size = chunk_of(units.shape)
     own = given and given._replace(split=x if isinstance(x, Split) else None)
-    y, context = conditioned(units, len(values), own) if own else (None, None)
+    inferred = units.experiment.classes == "inferred"
+    y, context = conditioned(units, len(values), own, inferred) if own else (None, None)
     for first in range(0, max(len(values), 1), size):
         chunk = slice(first, first + size)
         part = convert(np.asarray(values[chunk])).astype(np.float32)
@@ -147,14 +148,14 @@ def parts(
         )
 
 
-def conditioned(units: Units, count: int, given: Given) -> tuple[Any, Any]:
+def conditioned(units: Units, count: int, given: Given, inferred: bool = False) -> tuple[Any, Any]:
     """Classes [N] and covariates [N, C] in model units of `count` examples; None for what the model does not depend on.
 
     given: one for all examples, or one for each. Covariates are a mapping of names to values, a data frame, or arrays
     [C] or [N, C] in the order of training. ValueError for a missing or unknown class or covariate, and for any with an
-    unconditional model.
+    unconditional model. inferred: whether the model infers classes that are not given; they are -1.
     """
-    known, model = units.conditions, type(units.experiment.model).__name__
+    known, model = units.experiment.condition(units.conditions), type(units.experiment.model).__name__
     if given.split is None:
         fixed = (mine if own is None else own for own, mine in zip(given[:2], units.fixed[:2], strict=True))
         given = Given(*fixed)
@@ -162,15 +163,18 @@ def conditioned(units: Units, count: int, given: Given) -> tuple[Any, Any]:
     wanted = {"y": (given.y, known.classes), "context": (given.context, of)}
     for name, (value, names) in wanted.items():
         if value is not None and not (units.experiment.conditional and names):
-            lacking = f"the data had no {'classes' if name == 'y' else 'covariates'}"
+            lacking = f"it depends on no {'classes' if name == 'y' else 'covariates'}"
             why = lacking if units.experiment.conditional else "it is not conditional"
             raise ValueError(f"{name} has no effect on {model}: {why}; omit it")
-        if units.experiment.conditional and names and value is None and given.split is None:
+        lacks = value is None and given.split is None and not (inferred and name == "y")
+        if units.experiment.conditional and names and lacks:
             what = f"a class of {', '.join(known.classes[:20])}" if name == "y" else f"covariates {', '.join(of)}"
             raise ValueError(f"{model} is conditional; pass {name}, {what}: one for all examples, or one for each")
     if not units.experiment.conditional:
         return None, None
     y, context = (None, None) if given.split is None else (given.split.y, given.split.context)
+    if given.y is None and given.split is None:
+        y = np.full(count, -1, np.int32)
     if given.y is not None:
         y = indices(given.y, known.classes, count)
     if given.context is not None:
@@ -184,7 +188,11 @@ def own_conditions(units: Units, data: Dataset, split: Split, places: Any = slic
 
     Empty for an unconditional model.
     """
-    return covariates.given(data, split, places) if units.experiment.conditional else {}
+    if not units.experiment.conditional:
+        return {}
+    known = units.experiment.condition(units.conditions)
+    found = covariates.given(data, split, places)
+    return found if known.classes else {**found, "y": None}
 
 
 def part_of(conditions: Mapping[str, Any], places: Any) -> dict[str, Any]:
@@ -201,7 +209,7 @@ def condition_of(units: Units, y: Any, context: Any) -> tuple[Float[Array, "n K"
     if not units.experiment.conditional:
         return ()
     y, context = (None if part is None else jnp.asarray(part) for part in (y, context))
-    return (condition(y, context, len(units.conditions.classes)),)
+    return (condition(y, context, len(units.experiment.condition(units.conditions).classes)),)
 
 
 def corrupted(units: Units, x: Examples, first: int) -> Float[Array, "N *shape"]:

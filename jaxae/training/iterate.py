@@ -145,15 +145,17 @@ def require_suitable(experiment: Experiment, data: Dataset) -> None:
     if data.total is not None and not experiment.counts:
         raise ValueError("the data are counts, but the loss of this experiment is for other data; read them as a table")
     if experiment.conditional:
-        _require_conditions(data)
+        _require_conditions(experiment, data)
 
 
-def _require_conditions(data: Dataset) -> None:
-    if not data.conditions.size:
+def _require_conditions(experiment: Experiment, data: Dataset) -> None:
+    if not experiment.condition(data.conditions).size:
         raise ValueError(
             "a conditional model needs classes or covariates, and the data have neither; for a table, use "
             "target=COLUMN or context=COLUMN, and for arrays, pass y or context to fit"
         )
+    if experiment.classes != "given":
+        return
     known = np.unique(data.train.y)
     for name, split in (("test", data.test), ("validation", data.valid or data.test)):
         if len(new := np.setdiff1d(split.y, known)):

@@ -115,3 +115,8 @@ def write(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".tmp")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
+
+
+def of_seed(line: Record, i: int) -> Record:
+    """The record of one of several seeds."""
+    return {name: value["seeds"][i] if isinstance(value, dict) else value for name, value in line.items()}

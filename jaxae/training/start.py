@@ -57,7 +57,8 @@ def initialise(
     """`start` from a key, or from one key per seed, without compilation."""
 
     def one(key: jax.Array, initial: Initial | None) -> tuple[State, Totals]:
-        condition = [jnp.zeros((1, info.classes + info.context))] if experiment.conditional else []
+        classes = 0 if experiment.classes == "unused" else info.classes
+        condition = [jnp.zeros((1, classes + info.context))] if experiment.conditional else []
         variables: Any = experiment.model.init(key, jnp.zeros((1, *info.shape)), *condition)
         params, extra = initial or (variables.pop("params"), dict(variables))
         state = State(jnp.int32(0), params, experiment.train.init(params), extra)

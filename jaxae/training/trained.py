@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, Key, Num
 from jaxae.core.experiment import Experiment
 from jaxae.core.types import Conditions, Extra, Params, Sampler, Scale, State, Variables
 from jaxae.data import Split
-from jaxae.training import apply, imputation, scores
+from jaxae.training import apply, imputation, records, scores
 from jaxae.training.apply import noise_keys
 from jaxae.training.examples import (
     Examples,
@@ -72,7 +72,7 @@ class Trained:
         if len(self.seeds) == 1:
             return self
         state = jax.tree.map(lambda leaf: leaf[i], self.state)
-        history = [_of_seed(line, i) for line in self.history]
+        history = [records.of_seed(line, i) for line in self.history]
         return replace(self, state=state, seeds=range(seed, seed + 1), history=history)
 
     def __len__(self) -> int:
@@ -128,8 +128,14 @@ class Trained:
         self, x: Examples, lengths: Int[Any, " N"] | None = None, *, y: Any = None, context: Any = None
     ) -> Float[Array, "*S_N_shape"]:
         """decode(encode(x)): float32, in the units of the data, pixels in [0, 1]."""
+        if self.experiment.classes == "inferred":
+            return in_users_units(self, apply.of_all(self, "reconstruct", x, Given(y, context)))
         z = self.encode(x, lengths, y=y, context=context)
         return self._decode(z, Given(y, context, x if isinstance(x, Split) else None))
+
+    def classify(self, x: Examples, *, context: Any = None) -> Float[Array, "*S N K"]:
+        """Probabilities of `conditions.classes`. ValueError for a model that does not infer classes, as m2 does."""
+        return apply.classified(self, x, context)
 
     def corrupted(self, x: Examples, first: int = 0) -> Float[Array, "N *shape"]:
         """Encoder inputs in training: with the noise or mask of the experiment, keyed by index, from `first` on."""
@@ -266,7 +272,7 @@ class Trained:
     @property
     def condition(self) -> int | None:
         """Length of a condition; None for an unconditional model."""
-        return self.conditions.size if self.experiment.conditional else None
+        return self.experiment.condition(self.conditions).size if self.experiment.conditional else None
 
     @property
     def params(self) -> Params:
@@ -292,7 +298,3 @@ class Trained:
         """Apply a method of the model. own: the first argument has an axis of seeds."""
         found: jax.Array = apply.method(self.experiment.model, name, self._several, own, self.variables, *args)
         return found
-
-
-def _of_seed(line: dict[str, Any], i: int) -> dict[str, Any]:
-    return {name: value["seeds"][i] if isinstance(value, dict) else value for name, value in line.items()}

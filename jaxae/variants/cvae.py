@@ -39,9 +39,9 @@ class CVAE(vae.VAE, kw_only=True):
 
 
 def prior(model: CVAE, latent: int) -> Prior:
-    """Samples from p(z|c)."""
+    """Samples from p(z|c), or from p(z) of a model without conditions."""
 
-    def sample(variables: Variables, key: Key[Array, ""], n: int, c: Float[Array, "n K"]) -> Float[Array, "n Z"]:
+    def sample(variables: Variables, key: Key[Array, ""], n: int, c: vae.Condition = None) -> Float[Array, "n Z"]:
         eps = jax.random.normal(key, (n, latent))
         p: DiagonalNormal = model.apply(variables, c, eps, method="prior_of")  # type: ignore[assignment]
         return vae.reparameterize(p, eps)

@@ -118,8 +118,8 @@ def reconstruction(
 
 
 def prior(latent: int, scale: float = 1.0) -> Prior:
-    """Codes from p(z) = N(0, scale^2 I)."""
-    return lambda variables, key, n: scale * jax.random.normal(key, (n, latent))  # noqa: ARG005
+    """Codes from p(z) = N(0, scale^2 I), under every condition."""
+    return lambda variables, key, n, *condition: scale * jax.random.normal(key, (n, latent))  # noqa: ARG005
 
 
 def loss(model: VAE, rate: rates.Rate = rates.BOUND) -> Loss:

@@ -17,8 +17,9 @@ from jaxae.report.figures.base import displayed, encoded, save
 from jaxae.report.figures.conditions import at_first
 from jaxae.report.figures.images import strip as strip
 from jaxae.report.figures.images import strip_path as strip_path
+from jaxae.report.figures.integration import integration
 from jaxae.report.figures.metrics import loss
-from jaxae.report.figures.plane import activity, codes, codes_of, latent, tsne
+from jaxae.report.figures.plane import FEW, activity, codes, codes_of, latent, tsne
 from jaxae.training import records
 from jaxae.training.trained import Trained
 from jaxae.variants.dictionary import SparseAutoencoder
@@ -47,8 +48,10 @@ def draw(folder: Path, model: Trained, data: Dataset, lines: list[records.Record
     figures["activity"] = activity(z, title)
     if moving and prod(model.code) > 1:
         figures["latent"] = latent(z, y, data.classes, title)
-        if prod(model.code) > 2 and len(data.test.x) > 100:
+        if prod(model.code) > 2 and len(data.test.x) > FEW:
             figures["tsne"] = tsne(model, data, title)
+        if integrated := integration(model, data, title):
+            figures["integration"] = integrated
     return _saved(folder, figures)
 
 

@@ -8,6 +8,8 @@ from jaxae.data import Dataset, spread
 from jaxae.report.figures.base import COLOURS, canvas, colour, encoded, label, originals, remark, show, ten
 from jaxae.training.trained import Trained
 
+FEW = 100  # codes, too few for t-SNE
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from sklearn.decomposition import PCA
@@ -51,12 +53,21 @@ def principal(z: np.ndarray, count: int) -> "PCA":
 
 def tsne(model: Trained, data: Dataset, title: str) -> "Figure":
     """t-SNE of the codes of up to 2,000 test examples (van der Maaten & Hinton 2008)."""
-    from sklearn.manifold import TSNE
-
     z, y = codes_of(model, data, 2000)
-    plane = TSNE(init="pca", random_state=0).fit_transform(z)
+    plane, _ = plane_of(z)
     name = f"{title}: t-SNE of the {z.shape[1]}-dimensional codes of {len(z):,} test examples"
     return scatter(plane, y, data.classes, ("t-SNE 1", "t-SNE 2"), name)
+
+
+def plane_of(z: np.ndarray) -> tuple[np.ndarray, str]:
+    """Codes [N, K] in two dimensions, and the name of the method: t-SNE, or for few codes principal components."""
+    if z.shape[1] <= 2:
+        return np.pad(z, ((0, 0), (0, 2 - z.shape[1]))), "plot"
+    if len(z) <= FEW:
+        return principal(z, 2).transform(z), "principal components"
+    from sklearn.manifold import TSNE
+
+    return TSNE(init="pca", random_state=0).fit_transform(z), "t-SNE"
 
 
 def activity(z: np.ndarray, title: str) -> "Figure":

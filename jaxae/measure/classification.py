@@ -1,0 +1,17 @@
+"""Classification error of a model that infers classes."""
+
+import numpy as np
+
+from jaxae.core.experiment import MeasuredData, TrainedModel
+
+
+def measure(trained: TrainedModel, data: MeasuredData) -> dict[str, float]:
+    """`error`: percentage of test examples whose most probable class is not their own; those without one are left out.
+
+    Empty for a test split without classes.
+    """
+    known = np.flatnonzero(data.test.y >= 0)
+    if not len(known):
+        return {}
+    likely = np.asarray(trained.classify(data.test)).argmax(-1)
+    return {"error": 100 * float(np.mean(likely[known] != data.test.y[known]))}
