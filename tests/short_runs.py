@@ -30,6 +30,7 @@ FIELDS = {
     "denoising": {"filters": (4, 6, 8)},
     "denoising_conv32": {"filters": (4, 6)},
     "fsq": {"filters": (4, 6)},
+    "mae": {"width": 8, "depth": 2, "decoder_width": 8, "decoder_depth": 1, "heads": 2},
     "mirrored": {"filters": (4, 6, 6, 6)},
     "resnet_vae": {"filters": (4, 8), "blocks": 1, "latent": 4, "attention": (1,), "heads": 2},
     "sequence": {"hidden": 12, "latent": 8},

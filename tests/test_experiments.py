@@ -35,6 +35,7 @@ SHARED |= {
     "gated",
     "jump_relu",
     "l1",
+    "mae",
     "matching_pursuit",
     "matryoshka",
     "miwae",
