@@ -30,6 +30,13 @@ FIELDS = {
     "denoising": {"filters": (4, 6, 8)},
     "denoising_conv32": {"filters": (4, 6)},
     "fsq": {"filters": (4, 6)},
+    "kl_autoencoder": {  # the discriminator starts after two of five steps
+        "filters": (4, 8),
+        "attention": (1,),
+        "heads": 2,
+        "discriminator": (4, 6, 8),
+        "adversarial_start": 0.4,
+    },
     "mae": {"width": 8, "depth": 2, "decoder_width": 8, "decoder_depth": 1, "heads": 2},
     "mirrored": {"filters": (4, 6, 6, 6)},
     "resnet_vae": {"filters": (4, 8), "blocks": 1, "latent": 4, "attention": (1,), "heads": 2},

@@ -34,6 +34,7 @@ SHARED |= {
     "denoising_conv32",
     "gated",
     "jump_relu",
+    "kl_autoencoder",
     "l1",
     "mae",
     "matching_pursuit",

@@ -133,7 +133,7 @@ class Config(Devices, Output, Folders, Optimization, Training, Options):
         """Raise ValueError for an empty list or a number out of range."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if value == () and field.default != () and field.name != "hidden":
+            if value == () and field.default != () and field.name not in ("hidden", "attention"):
                 raise ValueError(f"{field.name}=() is empty: at least one value is needed")
             least = 0 if field.name == "picture_every" or field.default == 0 or isinstance(field.default, float) else 1
             for number in value if isinstance(value, tuple) else (value,):
