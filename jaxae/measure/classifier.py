@@ -152,11 +152,19 @@ def load(path: Path, data: Dataset) -> Params:
 
     InputError for a file that holds anything else, and as `train`.
     """
-    expected = jax.eval_shape(_model(data).init, jax.random.key(0), jnp.zeros((1, *data.shape)))["params"]
+    _model(data)
     found = read(path)
-    if _shapes(flatten_dict(found, sep="/")) != _shapes(flatten_dict(expected, sep="/")):
+    if not suits(found, data):
         raise InputError(f"{path} holds a classifier of other images or classes; create it with jaxae classifier")
     return found
+
+
+def suits(params: Params, data: Dataset) -> bool:
+    """Whether these are weights for images and classes of the same shapes."""
+    if len(data.shape) != 3 or not data.classes:
+        return False
+    expected = jax.eval_shape(_model(data).init, jax.random.key(0), jnp.zeros((1, *data.shape)))["params"]
+    return _shapes(flatten_dict(params, sep="/")) == _shapes(flatten_dict(expected, sep="/"))
 
 
 def read(path: Path) -> Params:
