@@ -15,21 +15,17 @@ from typing import Literal
 
 import flax.linen as nn
 
-from jaxae import run
+from jaxae import nets, run
 from jaxae.core.step import descend
 from jaxae.variants import autoencoder, masked
 
 
 @dataclass(frozen=True)
-class Config(run.Config):
-    """784-512-256-512-784, ReLU, cross-entropy of the hidden pixels, Adam."""
+class Masking(run.Config):
+    """What is hidden, and what is predicted; also of `mae`."""
 
     epochs: int = 20
     batch_size: int = 128
-    hidden: tuple[int, ...] = (512,)
-    """Widths of the encoder's hidden layers; the decoder mirrors them."""
-    latent: int = 256
-    """Number of latent dimensions."""
     patch: int = 4
     """Width of a patch in pixels (1: single pixels)."""
     mask_ratio: float = 0.75
@@ -39,17 +35,27 @@ class Config(run.Config):
     variance 1; its decoded images have no brightness and contrast."""
 
 
-def build(config: Config, info: run.Info) -> run.Experiment:
-    """The experiment for images of this shape."""
+@dataclass(frozen=True)
+class Config(Masking):
+    """784-512-256-512-784, ReLU, cross-entropy of the hidden pixels, Adam."""
+
+    hidden: tuple[int, ...] = (512,)
+    """Widths of the encoder's hidden layers; the decoder mirrors them."""
+    latent: int = 256
+    """Number of latent dimensions."""
+
+
+def output(config: Masking) -> nets.Activation:
+    """From the decoder output to pixels."""
+    return masked.grey if config.predict == "normalized" else nn.sigmoid
+
+
+def experiment(config: Masking, info: run.Info, model: masked.Masked | masked.MaskedTransformer) -> run.Experiment:
+    """The experiment of a model of images of this shape; also of `mae`."""
     if info.real:
         raise ValueError("masked needs pixels in [0, 1], but the data are real numbers; use scale=unit")
     normalized = config.predict == "normalized"
     mask = masked.patches(info.shape, config.patch, config.mask_ratio)
-    model = masked.Masked(
-        *autoencoder.dense(info.shape, config.hidden, config.latent, precision=config.precision),
-        masked.grey if normalized else nn.sigmoid,
-        patch=config.patch,
-    )
     loss = masked.loss(model, "normalized" if normalized else "bce", mask)
     return run.Experiment(
         model,
@@ -58,6 +64,12 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         corrupt=masked.visible(mask),
         unit="per hidden {value}" if normalized else "nats per hidden {value}",
     )
+
+
+def build(config: Config, info: run.Info) -> run.Experiment:
+    """The experiment for images of this shape."""
+    both = autoencoder.dense(info.shape, config.hidden, config.latent, precision=config.precision)
+    return experiment(config, info, masked.Masked(*both, output(config), patch=config.patch))
 
 
 if __name__ == "__main__":

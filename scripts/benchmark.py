@@ -50,6 +50,8 @@ CONTENDERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "plain Flax loop": ("plain_flax", "flax", {}),
 }
 MIXED = (OURS, "PyTorch", "torch.compile")  # contenders that support bfloat16
+COLOUR = ("resnet_vae", "kl_autoencoder")  # networks of colour images, which these contenders have
+LARGE = 4096  # images of another size than those of the data
 
 
 class Contender:
@@ -95,14 +97,22 @@ def measure(
 ) -> list[dict[str, Any]]:
     """A row for each contender."""
     flags = [*work.flags, "--batch-size", str(work.batch), "--seeds", str(work.seeds), "--precision", precision]
+    if work.shape != (28, 28, 1):
+        path = images.with_name(f"{work.net}.npy")
+        np.save(path, enlarged(np.load(images, mmap_mode="r")[:LARGE], work.shape))
+        images = path
     told = {"images": str(images), "device": options.device, "precision": precision, "flags": flags}
-    told |= {field: getattr(work, field) for field in ("net", "experiment", "batch", "lr", "hidden", "latent")}
+    told |= {field: getattr(work, field) for field in ("net", "experiment", "batch", "lr", "hidden", "latent", "shape")}
     running = {"limit": Contender("limit", told)}
     try:
         for contender in options.contenders:
             script, _, more = CONTENDERS[contender]
             if (contender == "pythae" and work.net != "vae") or (precision == "mixed" and contender not in MIXED):
                 continue
+            if work.net in COLOUR:
+                if contender not in MIXED:
+                    continue
+                script = script.replace("pytorch", "pytorch_colour")
             try:
                 running[contender] = Contender(script, told | more)
             except InputError as error:
@@ -128,6 +138,13 @@ def measure(
         for process in running.values():
             process.end()
     return [row(name, work, contender, running[contender].first, turns) for contender in counts]
+
+
+def enlarged(images: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """Images [N, 784] with pixels and channels repeated to this shape, [N, H * W * C]."""
+    rows, columns = (np.arange(size) * 28 // size for size in shape[:2])
+    x = images.reshape(-1, 28, 28)[:, rows][:, :, columns]
+    return np.repeat(x[..., None], shape[2], axis=-1).reshape(len(x), -1)
 
 
 def row(name: str, work: Workload, contender: str, first: float, turns: list[dict[str, Any]]) -> dict[str, Any]:

@@ -265,6 +265,17 @@ def test_target_of_denoising_is_the_clean_image():
     assert np.all(abs(terms["loss"] - clean) > 1e-3)
 
 
+def test_denoised_colour_images_start_at_the_mean_colour():
+    """Grey ones at 0.13, the mean of MNIST."""
+    mean = np.full((4, 4, 3), [0.2, 0.5, 0.9])
+    for info, expected in ((data.Info((4, 4, 3), 9, lambda: mean), mean[0, 0]), (data.Info((4, 4, 1), 9), [0.13])):
+        built = denoising_experiment.build(denoising_experiment.Config(filters=(2, 2)), info)
+        params = jax.jit(built.model.init)(new_key(), jnp.zeros((1, *info.shape)))
+        without_kernels = jax.tree.map(lambda leaf: leaf if leaf.shape[:3] == (1, 1, 1) else 0 * leaf, params)
+        pixels = built.model.apply(without_kernels, jnp.zeros((1, 2, 2, 2)), method="decode")
+        np.testing.assert_allclose(pixels[0, 0, 0], expected, atol=1e-3)
+
+
 def test_denoising_experiment_adds_the_noise_of_its_field():
     built = denoising_experiment.build(denoising_experiment.Config(filters=(2, 2), noise=0.2), data.Info((4, 4, 1), 9))
     images = batch(np.random.default_rng(2).uniform(size=(5, 4, 4, 1)).astype(np.float32))

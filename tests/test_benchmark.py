@@ -37,9 +37,9 @@ def test_operations_count_every_kernel_of_the_networks():
     for name, work in (workloads.WORKLOADS | workloads.SMALL).items():
         module = importlib.import_module(f"jaxae.experiments.{work.experiment}")
         config = command_line.parse(module.Config, "", work.flags)
-        info = data.Info((28, 28, 1), 1000)
+        info = data.Info(work.shape, 1000)
         state = loop.abstract(module.build(config, info), config, info)["state"]
-        assert kernels(state.params) == sum(inputs * outputs for _, inputs, outputs in work.layers), name
+        assert kernels(state.params) == sum(i * o for _, i, o in (*work.layers, *work.discriminator)), name
     # Five products: two layers in the forward pass, the gradients of both kernels, and that of the hidden units.
     tiny = workloads.Workload("", "", (), 7, ((1, 3, 5), (1, 5, 3)))
     assert tiny.operations == 5 * 2 * 7 * 15
@@ -73,6 +73,20 @@ def test_pytorch_has_the_same_network(name):
     assert total == sum(inputs * outputs for _, inputs, outputs in work.layers)
 
 
+@pytest.mark.parametrize("name", ["resnet_vae 64", "kl_autoencoder 16"])
+def test_pytorch_has_the_same_networks_of_colour_images(name):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[bench]'")
+    work = importlib.import_module("contenders.workloads").WORKLOADS[name]
+    encoder, decoder, *rest = importlib.import_module("pytorch_colour").nets(work._asdict())
+    total = sum(p.numel() for net in (encoder, decoder, *rest) for p in net.parameters() if p.ndim > 1)
+    assert total == sum(inputs * outputs for _, inputs, outputs in (*work.layers, *work.discriminator))
+    height, width, channels = work.shape
+    code = encoder(torch.zeros(2, channels, height, width)).chunk(2, 1)[0]
+    assert decoder(code).shape[2:] == (height, width)
+    if rest:
+        assert rest[0](torch.zeros(2, channels, height, width)).shape == (2, 1, height // 4, width // 4)
+
+
 def test_steps_are_divided_into_epochs():
     turns = importlib.import_module("turns")
     assert turns.epochs(500, 468) == [468, 32]
@@ -104,6 +118,8 @@ def test_contender_evaluates_one_example_only():
     dataset = importlib.import_module("ours").dataset(images)
     assert (len(dataset.train.x), len(dataset.test.x)) == (64, 1)
     np.testing.assert_array_equal(dataset.train.x.reshape(64, 784), images)
+    large = script("benchmark").enlarged(images, (56, 56, 3)).reshape(64, 28, 2, 28, 2, 3)
+    np.testing.assert_array_equal(large[:, :, 1, :, 0, 2].reshape(64, 784), images)
 
 
 @pytest.mark.slow

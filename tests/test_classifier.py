@@ -42,7 +42,7 @@ def test_accuracy_on_mnist_exceeds_99_percent(mnist, tmp_path):
 
 
 def test_loss_against_numpy(small, params):
-    model = classifier.Classifier(3)
+    model = classifier.network(params)
     x, y = jnp.asarray(small.train.x / np.float32(255)), small.train.y
     seen = batch(x, training=False).replace(y=jnp.asarray(y))
     terms, updates = classifier.loss(model, reach=2)(
@@ -57,7 +57,7 @@ def test_loss_against_numpy(small, params):
 
 
 def test_training_images_are_shifted_by_the_keys_of_their_examples(small, params):
-    model, x = classifier.Classifier(3), jnp.asarray(small.train.x / np.float32(255))
+    model, x = classifier.network(params), jnp.asarray(small.train.x / np.float32(255))
     seen = batch(x).replace(y=jnp.asarray(small.train.y), index=jnp.arange(7, 22))
     terms = classifier.loss(model, reach=2)({"params": params}, seen, new_key())[0]
     moved = classifier.shifted(x, seen.keys(new_key()), 2)
@@ -94,14 +94,14 @@ def test_same_seed_is_bit_exact(small, params):
 def test_features_and_logits_against_numpy(small, params):
     x = small.train.x
     scaled = jnp.asarray(x / np.float32(255))
-    maps = np.asarray(nets.Conv((16, 32, 64), pools=(2,)).apply({"params": params["maps"]}, scaled), np.float64)
+    maps = np.asarray(nets.Conv((32, 64, 128), pools=(2,)).apply({"params": params["maps"]}, scaled), np.float64)
     features = classifier.features(params, x)
     np.testing.assert_allclose(features, maps.mean((1, 2)), rtol=1e-5, atol=1e-7)
     hidden, last = (params["head"][f"Dense_{i}"] for i in (0, 1))
     units = maps.reshape(15, -1) @ np.asarray(hidden["kernel"]) + np.asarray(hidden["bias"])[None]
     units = np.where(units > 0, units, np.expm1(units))
     logits = units @ np.asarray(last["kernel"]) + np.asarray(last["bias"])[None]
-    found = classifier.Classifier(3).apply({"params": params}, scaled)
+    found = classifier.network(params).apply({"params": params}, scaled)
     np.testing.assert_allclose(found, logits, rtol=1e-4, atol=1e-5)
     assert classifier.accuracy(params, small.train) == np.mean(logits.argmax(1) == small.train.y)
     for images in (x / np.float32(255), scaled):
@@ -112,7 +112,7 @@ def test_features_of_many_images_are_computed_in_chunks(small, params):
     """Two full chunks and a partial one."""
     count = 2 * classifier.CHUNK + 10
     many = np.resize(small.train.x, (count, *small.shape))
-    expected = np.resize(classifier.features(params, small.train.x), (count, 64))
+    expected = np.resize(classifier.features(params, small.train.x), (count, 128))
     np.testing.assert_allclose(classifier.features(params, many), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -202,7 +202,7 @@ def test_command_writes_the_weights_that_it_trains(few, tmp_path, monkeypatch, c
 def test_command_rejects_bad_arguments_with_a_one_line_error(few, tmp_path, capsys):
     for arguments, said in (
         (("--data", "sprites/none"), "--data sprites/none"),
-        (("--data", few, "--epochs", 0), "--epochs 0 must be at least 1"),
+        (("--data", few, "--epochs", -1), "--epochs -1 must be at least 0"),
         (("--data", few, "--seed", -1), "--seed -1 must be at least 0"),
         (("--data", few, "--epochs", 1, "--out", tmp_path / "none" / "weights"), "cannot be written"),
         (("--data", few, "--seed", 1), "the cache holds only the weights of the default epochs"),

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 from scipy import integrate, optimize, stats
-from skimage.metrics import structural_similarity
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from conftest import trained
 from jaxae import data
@@ -51,6 +51,14 @@ def test_ssim_against_scikit_image(shape):
     smooth = np.broadcast_to(np.linspace(0.9, 1, shape[1], dtype=np.float32)[:, None], x.shape)
     for y in (random_images(3, *shape), np.clip(x + 0.1 * random_images(3, *shape), 0, 1), 1 - x, smooth):
         np.testing.assert_allclose(images.ssim(jnp.asarray(x), jnp.asarray(y)), reference(x, y), atol=1e-6)
+
+
+def test_psnr_against_scikit_image():
+    """100 dB for equal images, whose error is 0."""
+    x, y = np.random.default_rng(0).random((2, 3, 5, 4, 3), np.float32)
+    expected = [peak_signal_noise_ratio(a, b, data_range=1) for a, b in zip(x, y, strict=True)]
+    np.testing.assert_allclose(images.psnr(jnp.asarray(x), jnp.asarray(y)), expected, rtol=1e-5)
+    np.testing.assert_allclose(images.psnr(jnp.asarray(x), jnp.asarray(x)), 100, rtol=1e-6)
 
 
 def test_ssim_of_bright_smooth_images_has_no_cancellation_error():
@@ -218,7 +226,7 @@ def test_reconstruction_quality_is_the_mean_over_all_images():
 
     found = images.reconstruction_quality(decode, z, x)
     original, decoded = jnp.asarray(x / np.float32(255)), decode(z)
-    assert found.keys() == {"mse", "shift_mse", "ssim"}
+    assert found.keys() == {"mse", "shift_mse", "psnr", "ssim"}
     np.testing.assert_allclose(found["mse"], np.mean((decoded - original) ** 2), rtol=1e-5)
     np.testing.assert_allclose(found["shift_mse"], images.shift_mse(original, decoded).mean(), rtol=1e-5)
     np.testing.assert_allclose(found["ssim"], np.mean(reference(np.asarray(original), np.asarray(decoded))), atol=1e-6)

@@ -107,6 +107,43 @@ def test_constant_rate_is_a_number_and_its_warm_up_does_not_depend_on_the_steps(
         optimizers.schedule("cosin", 0.3, 100)
 
 
+def test_large_gradients_are_skipped_and_counted():
+    """Adam on gradients g_t is Adam on those of norm at most the limit; a non-finite one is not hidden."""
+    gradients = [0.5, 3.0, -0.7, -9.0, 0.2]
+    found, reference = optimizers.optimizer("adam", 0.1, skip=2.0), optax.adam(0.1)
+    params = {"a": jnp.array([1.0, 0.0])}
+    pair = [(tx, params, tx.init(params)) for tx in (found, reference)]
+    for g in gradients:
+        for i, (tx, now, state) in enumerate(pair):
+            if i == 0 or abs(g) < 2:
+                updates, state = tx.update({"a": jnp.array([0.6 * g, 0.8 * g])}, state, now)
+                now = optax.apply_updates(now, updates)
+            pair[i] = (tx, now, state)
+    assert equal(pair[0][1]["a"], pair[1][1]["a"])
+    assert all(map(equal, *map(jax.tree.leaves, (pair[0][2].inner, pair[1][2]))))
+    assert pair[0][2].skipped == 2
+    updates, _ = found.update({"a": jnp.array([np.nan, 1.0])}, pair[0][2], params)
+    assert np.isnan(updates["a"]).any()
+
+
+def test_skipping_looks_at_the_norm_before_clipping():
+    clipped = optimizers.optimizer("sgd", 0.1, clip=1.0, skip=4.0)
+    small, large = (jnp.array([norm, 0.0]) for norm in (3.0, 5.0))
+    state = clipped.init(small)
+    np.testing.assert_allclose(clipped.update(small, state)[0], [-0.1, 0], rtol=1e-6)
+    np.testing.assert_array_equal(clipped.update(large, state)[0], [0, 0])
+
+
+def test_fraction_of_skipped_steps_is_a_metric_of_training():
+    """Every step of a limit of 1e-6; with an optimizer of its own, an experiment cannot skip any."""
+    x = np.random.default_rng(0).integers(0, 256, (40, 6, 6, 1)).astype(np.uint8)
+    fields = {"hidden": (), "latent": 2, "epochs": 1, "batch_size": 10, "progress": False, "test": 0, "ema": 0.5}
+    train = next(line for line in jaxae.fit("dense", x, skip=1e-6, **fields).history if line["split"] == "train")
+    assert train["skipped"] == 1
+    with pytest.raises(ValueError, match="skip=2 has no effect: the experiment has an optimizer of its own; omit it"):
+        jaxae.fit("dense", x, skip=2.0, optimizer=optax.sgd(0.1), **fields)
+
+
 def test_averaged_parameters_are_the_exponentially_weighted_sum_of_all_previous_ones():
     """d^n p_0 + (1 - d) sum_i d^(n - i) p_i in evaluation; training is unchanged."""
 

@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.linalg import block_diag, sqrtm
@@ -8,6 +9,7 @@ from jaxae import data, load, run
 from jaxae.errors import InputError
 from jaxae.experiments import dense, vae
 from jaxae.measure import classifier, mixture, quality
+from jaxae.measure import images as similarity
 
 rng = np.random.default_rng(0)
 A = np.array([[2.0, 0.3, 0.0], [0.3, 1.0, -0.4], [0.0, -0.4, 0.5]])
@@ -155,7 +157,7 @@ def test_quality_table_has_the_metrics_of_each_kind_of_sample(runs, digits, digi
     first, _, *lines = capsys.readouterr().out.splitlines()
     assert first.startswith("300 test images; ")
     assert first.endswith(f" {classifier.accuracy(digit_weights, digits.test):.2%}")
-    rows = [line.rsplit(maxsplit=3) for line in lines]
+    rows = [line.rsplit(maxsplit=5) for line in lines]
     names = [" ".join(name.split()) for name, *_ in rows]
     assert names == [
         "data training images",
@@ -176,12 +178,20 @@ def test_quality_table_has_the_metrics_of_each_kind_of_sample(runs, digits, digi
     for row, made in zip(rows, images, strict=True):
         a, b = (classifier.features(digit_weights, x) for x in (test, made))
         assert float(row[1]) == pytest.approx(quality.frechet(a, b), abs=6e-5)
-        assert [float(value) for value in row[2:]] == pytest.approx(quality.precision_recall(a, b), abs=6e-4)
+        assert [float(value) for value in row[2:4]] == pytest.approx(quality.precision_recall(a, b), abs=6e-4)
+
+    for row, model in ((rows[4], first), (rows[6], second)):
+        pair = jnp.asarray(test / np.float32(255)), model.reconstruct(test)
+        assert float(row[4]) == pytest.approx(float(similarity.psnr(*pair).mean()), abs=6e-3)
+        assert float(row[5]) == pytest.approx(float(similarity.ssim(*pair).mean()), abs=6e-5)
+    assert [row[4:] for row in rows[:4]] == [["-", "-"]] * 4
 
 
 def test_quality_rejects_bad_arguments_with_a_one_line_error(runs, tmp_path, capsys):
-    other = tmp_path / "other"
+    other, coloured = tmp_path / "other", tmp_path / "coloured"
     other.mkdir()
+    net = classifier.Classifier(2, (3,))
+    classifier.save(coloured, net.init(jax.random.key(0), jnp.zeros((1, 4, 4, 3)))["params"])
     text = (runs[1] / "config.json").read_text()
     fingerprint = data.load("digits").fingerprint()
     (other / "config.json").write_text(text.replace(fingerprint, "0" * 64))
@@ -191,6 +201,7 @@ def test_quality_rejects_bad_arguments_with_a_one_line_error(runs, tmp_path, cap
         ((tmp_path / "none",), "none"),
         ((runs[0], "--samples", 3), "--samples"),
         ((runs[0], "--classifier", tmp_path / "none"), "holds no classifier"),
+        ((runs[0], "--classifier", coloured), "is of images with 3 channels, not of examples (28, 28, 1)"),
         ((runs[0], "--module", "no.such"), "--module"),
     ):
         assert call("quality", *arguments) == 2

@@ -3,8 +3,9 @@
 Computes Frechet distance, precision and recall (see jaxae/measure/quality.py) against the test images, in the features
 of a classifier of these data, which is trained on first use, for: samples from the prior, if the model has one; samples
 from a Gaussian mixture fitted to the codes of training images; reconstructions of the test images (of corrupted ones
-for denoising and masked models); and, for comparison, training images and noise. Uses the first seed. For runs on
-binary images, the pixels of decoded images are sampled.
+for denoising and masked models), with PSNR and structural similarity (SSIM); and, for comparison, training images and
+noise. Uses the first seed. For runs on binary images, the pixels of decoded images are sampled. Images without classes,
+such as photographs, need the classifier of others, by --classifier.
 """
 
 import math
@@ -15,18 +16,22 @@ from pathlib import Path
 from typing import NoReturn
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from jaxae import run
 from jaxae.commands._arguments import Runs, module_of, parsed
+from jaxae.core.types import Params
 from jaxae.data import Dataset, Split, binary, slices, spread
-from jaxae.measure import classifier, mixture, quality
+from jaxae.errors import InputError
+from jaxae.measure import classifier, images, mixture, quality
 from jaxae.report.figures.base import unit
 from jaxae.training.examples import own_conditions, part_of
 from jaxae.training.trained import Trained
 
 Chunks = Callable[[], Iterator[Split]]
+RECONSTRUCTIONS = "reconstructions"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +45,8 @@ class Options(Runs):
     components: int = 20
     """Number of components of the Gaussian mixture (0: no mixture)."""
     classifier: str = ""
-    """File of classifier weights, written by `jaxae classifier`. (default: that in the cache)"""
+    """File of classifier weights, written by `jaxae classifier`; also of images of another size or with other classes.
+    (default: that in the cache)"""
 
     def __post_init__(self) -> None:
         """Raise ValueError for a number out of range."""
@@ -62,23 +68,38 @@ def measure(options: Options) -> str:
     how = saved[0]["config"]["binarize"]
     models = [run.load_finished(path, module, data)[0][0] for path in options.runs]
     data = binary.as_in_training(data, how)
-    weights = classifier.load(Path(options.classifier), data) if options.classifier else classifier.load_or_train(data)
+    weights = _weights(Path(options.classifier), data) if options.classifier else classifier.load_or_train(data)
 
     count = min(options.samples, len(data.test.x), len(data.train.x) // 2)  # per set; the metrics depend on it
     test, train = (partial(chunks, split, count) for split in (data.test, data.train))
     real = np.concatenate([classifier.features(weights, part.x) for part in test()])
+    small = min(data.shape[:2]) < len(images.WINDOW)
 
     def row(label: str, kind: str, sets: Iterable[np.ndarray]) -> str:
+        similar: list[tuple[float, float]] = []  # PSNR and SSIM of each image
+
+        def compared(sets: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+            for decoded, part in zip(sets, test(), strict=True):
+                pair = jnp.asarray(unit(part.x)), jnp.asarray(decoded)
+                ratio = images.psnr(*pair)
+                similar.extend(zip(ratio, ratio if small else images.ssim(*pair), strict=True))
+                yield decoded
+
+        if kind == RECONSTRUCTIONS:
+            sets = compared(sets)
         rng = np.random.default_rng(options.seed)
 
-        def features(images: np.ndarray) -> np.ndarray:
+        def features(x: np.ndarray) -> np.ndarray:
             if how != "none":  # decoded images are Bernoulli means
-                images = (rng.random(images.shape) < unit(images)).astype(np.float32)
-            return classifier.features(weights, images)
+                x = (rng.random(x.shape) < unit(x)).astype(np.float32)
+            return classifier.features(weights, x)
 
-        made = np.concatenate([features(images) for images in sets])
+        made = np.concatenate([features(x) for x in sets])
         precision, recall = quality.precision_recall(real, made)
-        return f"{label:<{width}}  {kind:<15}  {quality.frechet(real, made):8.4f}  {precision:9.3f}  {recall:6.3f}"
+        line = f"{label:<{width}}  {kind:<15}  {quality.frechet(real, made):8.4f}  {precision:9.3f}  {recall:6.3f}"
+        psnr, ssim = np.mean(similar, axis=0) if similar else (None, None)
+        last = ("-" if psnr is None else f"{psnr:.2f}", "-" if ssim is None or small else f"{ssim:.4f}")
+        return f"{line}  {last[0]:>5}  {last[1]:>6}"
 
     width = max(len(str(path)) for path in [*options.runs, "data"])
     rng = np.random.default_rng(options.seed)
@@ -86,13 +107,25 @@ def measure(options: Options) -> str:
     rows = [row("data", "training images", (part.x for part in train())), row("data", "noise", noise)]
     for path, model in zip(options.runs, models, strict=True):
         rows += [row(str(path), kind, sets) for kind, sets in made(model, data, train, test, count, options)]
+    known = "images or classes are others"
+    if classifier.suits(weights, data):
+        known = f"test accuracy is {classifier.accuracy(weights, data.test):.2%}"
     return "\n".join(
         [
-            f"{count} test images; the classifier's test accuracy is {classifier.accuracy(weights, data.test):.2%}",
-            f"{'':<{width}}  {'':<15}  {'frechet':>8}  {'precision':>9}  {'recall':>6}",
+            f"{count} test images; the classifier's {known}",
+            f"{'':<{width}}  {'':<15}  {'frechet':>8}  {'precision':>9}  {'recall':>6}  {'psnr':>5}  {'ssim':>6}",
             *rows,
         ]
     )
+
+
+def _weights(path: Path, data: Dataset) -> Params:
+    """Weights of a classifier of images with as many channels. InputError for others."""
+    weights = classifier.read(path)
+    channels = weights["maps"]["Convolution_0"]["kernel"].shape[2]
+    if len(data.shape) != 3 or data.shape[2] != channels:
+        raise InputError(f"classifier={path} is of images with {channels} channels, not of examples {data.shape}")
+    return weights
 
 
 def chunks(split: Split, count: int) -> Iterator[Split]:
@@ -122,7 +155,7 @@ def made(
         fitted = mixture.fit(codes, options.components, options.seed)
         yield f"mixture of {options.components}", decoded(model.sample_codes(key(), count, fitted))
     yield (
-        "reconstructions",
+        RECONSTRUCTIONS,
         (
             np.asarray(model.reconstruct(model.corrupted(some, part.start), **part_of(given, part)))
             for part, some in zip(parts, test(), strict=True)

@@ -46,21 +46,7 @@ def key(options: Options) -> str:
 
 def read(path: Path, options: Options, where: str) -> RawDataset:
     """`load` without a cache. where: the source, for messages."""
-    others: Counter[str] = Counter()
-    with _listing(path):
-        suffixes: tuple[str, ...] = pictures.SUFFIXES
-        found = _listed(path, suffixes, others)
-        if not found:
-            others.clear()
-            suffixes = recordings.SUFFIXES
-            found = _listed(path, suffixes, others)
-    if found and all(file.split for file in found):
-        raise InputError(f"{where}: its folder of training examples is empty: fill it, or remove it")
-    if not found:
-        raise InputError(f"{where} has no pictures ({', '.join(pictures.SUFFIXES)}) and no recordings (.wav)")
-    found, notes = _by_patterns(found, path, options, where)
-    if others:
-        notes += ("files left out: " + ", ".join(f"{count:,} {kind}" for kind, count in others.items()),)
+    found, suffixes, notes = listed(path, options, where)
     paths = [file.path for file in found]
     if suffixes is pictures.SUFFIXES:
         decoded = pictures.decode(paths, pictures.Layout(options.size, options.fit, options.background))
@@ -86,6 +72,26 @@ def read(path: Path, options: Options, where: str) -> RawDataset:
         sample_rate=heard.sample_rate,
         applicable=OF_RECORDINGS,
     )
+
+
+def listed(path: Path, options: Options, where: str) -> tuple[list[Listed], tuple[str, ...], tuple[str, ...]]:
+    """The pictures in a folder, or else its recordings; their suffixes; notes. InputError as in `load`."""
+    others: Counter[str] = Counter()
+    with _listing(path):
+        suffixes: tuple[str, ...] = pictures.SUFFIXES
+        found = _listed(path, suffixes, others)
+        if not found:
+            others.clear()
+            suffixes = recordings.SUFFIXES
+            found = _listed(path, suffixes, others)
+    if found and all(file.split for file in found):
+        raise InputError(f"{where}: its folder of training examples is empty: fill it, or remove it")
+    if not found:
+        raise InputError(f"{where} has no pictures ({', '.join(pictures.SUFFIXES)}) and no recordings (.wav)")
+    found, notes = _by_patterns(found, path, options, where)
+    if others:
+        notes += ("files left out: " + ", ".join(f"{count:,} {kind}" for kind, count in others.items()),)
+    return found, suffixes, notes
 
 
 def _listed(path: Path, suffixes: tuple[str, ...], others: "Counter[str]") -> list[Listed]:

@@ -55,7 +55,8 @@ class Options:
     size: int = 0
     """Width and height in pixels to which pictures are resized (0: as they are, all of one size)."""
     fit: pictures.Fit = "crop"
-    """How --size makes pictures square: crop the centre, pad with --background, or stretch."""
+    """How --size makes pictures square: crop the centre, pad with --background, or stretch. random: endless crops at
+    full resolution, from a random place of a random picture in every step; the test split is tiles of others."""
     background: str = "white"
     """Colour behind transparent pixels."""
     sample_rate: int = 0

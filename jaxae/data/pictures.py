@@ -1,7 +1,7 @@
 """Decoding of picture files: PNG, JPEG and others."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -19,14 +19,14 @@ GREY = ("1", "L", "LA", "I;16", "I;16B", "I;16L", "I")
 COLOUR = ("P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 DAMAGED = 0.1  # largest fraction of pictures that may be unreadable
 
-Fit = Literal["crop", "pad", "stretch"]
+Fit = Literal["crop", "pad", "stretch", "random"]
 
 
 class Layout(NamedTuple):
     """How pictures become images of one size.
 
-    size: width and height in pixels (0: as they are). fit: crop the centre, pad with the background, or stretch.
-    background: colour behind transparent pixels.
+    size: width and height in pixels (0: as they are). fit: crop the centre, pad with the background, or stretch;
+    random: as crop, except where `crops` reads a data set. background: colour behind transparent pixels.
     """
 
     size: int = 0
@@ -48,14 +48,33 @@ def decode(paths: Sequence[Path], layout: Layout = Layout()) -> Decoded:  # noqa
     16 bits per channel become 8; resizing is antialiased. Up to a tenth of the files may be unreadable; they are left
     out. InputError for more of them, for pictures of different sizes, and for an unsupported pixel mode or range.
     """
+    if layout.fit != "crop" and not layout.size:
+        raise InputError(f"fit={layout.fit} has no effect without size; set both, or omit it")
+    found = _each(paths, layout, lambda image: _resized(image, layout), alike=True)
+    return Decoded(np.stack(found.x), found.places, found.notes)
+
+
+class Sizes(NamedTuple):
+    """As `Decoded`, with images of different sizes."""
+
+    x: list[UInt8[np.ndarray, "H W C"]]
+    places: list[int]
+    notes: tuple[str, ...]
+
+
+def decode_sizes(paths: Sequence[Path], layout: Layout) -> Sizes:
+    """Decode pictures as `decode` does, but with their own sizes; enlarge those that are smaller than `layout.size`."""
+    return _each(paths, layout, lambda image: _at_least(image, layout.size), alike=False)
+
+
+def _each(paths: Sequence[Path], layout: Layout, resized: Callable[["Image"], "Image"], alike: bool) -> Sizes:
+    """alike: whether all must have the size of the first."""
     from PIL import ImageColor
 
     try:
         ImageColor.getrgb(layout.background)
     except ValueError:
         raise InputError(f"background={layout.background} is not a colour, such as white or #ff8000") from None
-    if layout.fit != "crop" and not layout.size:
-        raise InputError(f"fit={layout.fit} has no effect without size; set both, or omit it")
     arrays: list[np.ndarray] = []
     places: list[int] = []
     changes: Counter[str] = Counter()
@@ -63,7 +82,8 @@ def decode(paths: Sequence[Path], layout: Layout = Layout()) -> Decoded:  # noqa
     colour = False
     for place, path in enumerate(paths):
         try:
-            image, is_grey = _opened(path, layout, changes)
+            opened, is_grey = _opened(path, layout, changes)
+            image = np.asarray(resized(opened))
         except InputError:
             raise
         except Exception as error:  # Pillow raises many types of exceptions
@@ -74,7 +94,7 @@ def decode(paths: Sequence[Path], layout: Layout = Layout()) -> Decoded:  # noqa
         colour = colour or not is_grey
         arrays.append(image)
         places.append(place)
-        if image.shape != arrays[0].shape:
+        if alike and image.shape != arrays[0].shape:
             (h, w), (first_h, first_w) = image.shape[:2], arrays[0].shape[:2]
             first = paths[places[0]].name
             raise InputError(
@@ -84,12 +104,11 @@ def decode(paths: Sequence[Path], layout: Layout = Layout()) -> Decoded:  # noqa
     if broken:
         more = ", ..." * (len(broken) > 1)
         notes.append(f"{_pictures(len(broken), 'damaged ')} left out ({next(iter(broken)).name}{more})")
-    x = np.stack(arrays)
-    return Decoded(x if colour else x[..., :1], places, tuple(notes))
+    return Sizes(arrays if colour else [x[..., :1] for x in arrays], places, tuple(notes))
 
 
-def _opened(path: Path, layout: Layout, changes: "Counter[str]") -> tuple[np.ndarray, bool]:
-    """Pixels [H, W, 3], and whether they are grey."""
+def _opened(path: Path, layout: Layout, changes: "Counter[str]") -> "tuple[Image, bool]":
+    """A picture of three channels, and whether it is grey."""
     from PIL import Image, ImageColor, ImageOps
 
     with Image.open(path, formats=FORMATS) as file:
@@ -111,8 +130,7 @@ def _opened(path: Path, layout: Layout, changes: "Counter[str]") -> tuple[np.nda
         behind = ImageColor.getrgb(layout.background)
         grey = grey and len(set(behind[:3])) == 1
         image = Image.alpha_composite(Image.new("RGBA", image.size, (*behind[:3], 255)), image)
-    image = image.convert("RGB")
-    return np.asarray(_resized(image, layout)), grey
+    return image.convert("RGB"), grey
 
 
 def _pictures(count: int, kind: str = "") -> str:
@@ -139,3 +157,14 @@ def _resized(image: "Image", layout: Layout) -> "Image":
     if layout.fit == "pad":
         return ImageOps.pad(image, square, method, layout.background)
     return ImageOps.fit(image, square, method)
+
+
+def _at_least(image: "Image", size: int) -> "Image":
+    """The picture, enlarged if its shorter side is below `size`."""
+    from PIL import Image
+
+    factor = size / min(image.size)
+    if factor <= 1:
+        return image
+    width, height = (max(size, round(side * factor)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS)

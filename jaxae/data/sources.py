@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxae.data import binary, digits, files, sprites, tfds
+from jaxae.data import binary, crops, digits, files, sprites, tfds
 from jaxae.data.arrays import ARRAY, prepared, require_effect
 from jaxae.data.classes import labels_of
 from jaxae.data.dataset import Dataset, Split
@@ -55,6 +55,8 @@ def named(options: Options, data_dir: str = "", manual_dir: str = "") -> Dataset
     if is_world(options.data):
         _require_world(options, data_dir, manual_dir)
         return WORLDS[world_of(options.data)](options.data)
+    if options.fit == "random":
+        return crops.load(options, path_of)
     raw = read(options, data_dir, manual_dir)
 
     def other(name: str) -> RawDataset:

@@ -67,7 +67,7 @@ def with_splits(raw: RawDataset, test: str, valid: str, read: Callable[[str], Ra
             continue
         if name in splits:
             raise InputError(f"{name}={wanted} has no effect, since the data have a {name} split of their own; omit it")
-        amount = _amount(name, wanted)
+        amount = amount_of(name, wanted)
         if amount is None:
             try:
                 other = read(wanted)
@@ -162,8 +162,8 @@ def _held_out_groups(y: np.ndarray, amount: float, groups: np.ndarray | None) ->
     return held_out_mask(y[first], amount if amount < 1 else amount / len(y))[group]
 
 
-def _amount(name: str, wanted: str) -> float | None:
-    """A fraction below 1, or a number of examples; None for the name of a source."""
+def amount_of(name: str, wanted: str) -> float | None:
+    """A fraction below 1, or a number of examples; None for the name of a source. InputError for another number."""
     try:
         amount = float(wanted)
     except ValueError:

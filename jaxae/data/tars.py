@@ -2,6 +2,8 @@
 
 import tarfile
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from jaxae.data import folders, pictures, recordings
@@ -20,17 +22,24 @@ def load(path: Path, options: Options) -> RawDataset:
     key = f"tar {path.resolve()} {stat.st_size} {stat.st_mtime_ns} {folders.key(options)}"
 
     def read() -> RawDataset:
-        with tempfile.TemporaryDirectory() as unpacked:
-            try:
-                with tarfile.open(path) as tar:
-                    tar.extractall(unpacked, filter="data")
-                return folders.read(_top(Path(unpacked)), options, str(path))
-            except InputError as error:
-                raise InputError(str(error).replace(unpacked, str(path))) from None
-            except Exception as error:  # tarfile and the decompressors raise many types of exceptions
-                raise InputError(f"{path} cannot be unpacked ({first_line(error)}); {BROKEN_FILE}") from None
+        with unpacked(path) as folder:
+            return folders.read(folder, options, str(path))
 
     return cached(key, read)
+
+
+@contextmanager
+def unpacked(path: Path) -> Iterator[Path]:
+    """A temporary folder with the files of a tar. InputError for a damaged tar, and for errors about the folder."""
+    with tempfile.TemporaryDirectory() as name:
+        try:
+            with tarfile.open(path) as tar:
+                tar.extractall(name, filter="data")
+            yield _top(Path(name))
+        except InputError as error:
+            raise InputError(str(error).replace(name, str(path))) from None
+        except Exception as error:  # tarfile and the decompressors raise many types of exceptions
+            raise InputError(f"{path} cannot be unpacked ({first_line(error)}); {BROKEN_FILE}") from None
 
 
 def _top(folder: Path) -> Path:

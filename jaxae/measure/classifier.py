@@ -1,7 +1,7 @@
 """A small convolutional classifier, the feature extractor of `quality`.
 
 Heusel et al. 2017 use a large network trained on photographs. For other images, a network trained on the data at hand
-has more informative features; it is small and trains within two minutes, so weights need not be downloaded.
+has more informative features; it is small and trains within minutes, so weights need not be downloaded.
 """
 
 import logging
@@ -24,13 +24,15 @@ from jaxae.core.experiment import Experiment
 from jaxae.core.step import descend
 from jaxae.core.types import Extra, Params, Variables
 from jaxae.data import Dataset, Split
+from jaxae.data.augmentation import augmented
 from jaxae.data.cache import folder
 from jaxae.devices import plan as plans
 from jaxae.errors import DAMAGED, InputError
 from jaxae.training import epoch
 from jaxae.training.iterate import iterate
 
-EPOCHS = 4
+EPOCHS, COLOUR_EPOCHS = 4, 12
+FILTERS, COLOUR_FILTERS = (16, 32, 64), (32, 64, 128)
 BATCH = 128
 LEARNING_RATE = 2e-3  # initial; cosine decay to 0
 REACH = 1  # maximum shift of training images, in pixels
@@ -39,19 +41,20 @@ VERSION = 2  # increment when training changes the weights
 
 
 class Classifier(nn.Module):
-    """Three convolutions, each with ReLU and pooling, and a dense layer, ELU: 16-32-64-64."""
+    """Convolutions, each with ReLU and pooling, and a dense layer of width 64, ELU."""
 
     classes: int
+    filters: tuple[int, ...] = FILTERS
 
     def setup(self) -> None:
-        self.maps = nets.Conv((16, 32, 64), pools=(2,))
+        self.maps = nets.Conv(self.filters, pools=(2,))
         self.head = nets.MLP((64,), (self.classes,), axes=3, activation=nn.elu)
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B classes"]:
         """Logits."""
         return self.head(self.maps(x))
 
-    def features(self, x: Float[Array, "B H W C"]) -> Float[Array, "B 64"]:
+    def features(self, x: Float[Array, "B H W C"]) -> Float[Array, "B F"]:
         """Global average pooling of the last convolutional layer.
 
         The activations of the dense layer encode the class and little else: on MNIST, noise has a precision of 0.1 to
@@ -86,23 +89,49 @@ def shifted(x: Float[Array, "B H W C"], keys: nets.Keys, reach: int) -> Float[Ar
     return jax.vmap(one)(x, keys)
 
 
-def train(data: Dataset, epochs: int = EPOCHS, seed: int = 0) -> Params:
+def train(data: Dataset, epochs: int = 0, seed: int = 0) -> Params:
     """Weights for these images and classes; the same for the same seed. Adam (Kingma & Ba 2015).
 
-    InputError for data that are not images, or have no classes.
+    epochs: 0, the default, is 4, for colour images 12. Grey images are shifted by up to a pixel; colour images, for
+    which the network is twice as wide, are flipped and cropped. InputError for data that are not images, or have no
+    classes.
     """
     model, count = _model(data), len(data.train.x)
-    size = min(BATCH, count)
+    size, coloured = min(BATCH, count), _coloured(data)
+    epochs = epochs or (COLOUR_EPOCHS if coloured else EPOCHS)
     rate = optax.cosine_decay_schedule(LEARNING_RATE, epoch.first_step(epochs, count, size))
-    objective = loss(model, REACH)
-    experiment = Experiment(model, descend(objective, optax.adam(rate)), objective)
+    objective = loss(model, 0 if coloured else REACH)
+    transition = descend(objective, optax.adam(rate))
+    if coloured:
+        transition = augmented(transition, ("flip", "crop"), data.info)
+    experiment = Experiment(model, transition, objective)
     plan = plans.plan("auto", size, 1, jax.local_devices()[:1])
     *_, last = iterate(experiment, data, epochs=epochs, batch_size=size, seed=seed, plan=plan)
     params: Params = jax.device_get(last.state.params)
     return params
 
 
-def features(params: Params, x: Num[Any, "N H W C"]) -> Float[np.ndarray, "N 64"]:
+def network(params: Params) -> Classifier:
+    """The network with these weights."""
+    layers = params["maps"]
+    filters = tuple(layers[f"Convolution_{number}"]["kernel"].shape[-1] for number in range(len(layers)))
+    return Classifier(len(params["head"]["Dense_1"]["bias"]), filters)
+
+
+def activations(params: Params, x: Float[Array, "B H W C"]) -> list[Float[Array, "B h w F"]]:
+    """Activations of all convolutions of images in [0, 1], before pooling."""
+
+    def captured(module: nn.Module, _: str) -> bool:
+        return isinstance(module, nets.Convolution)
+
+    state = network(params).apply(
+        {"params": params}, x, method="features", capture_intermediates=captured, mutable=["intermediates"]
+    )[1]
+    found: Any = state["intermediates"]["maps"]
+    return [nn.relu(found[name]["__call__"][0]) for name in sorted(found)]
+
+
+def features(params: Params, x: Num[Any, "N H W C"]) -> Float[np.ndarray, "N F"]:
     """`Classifier.features` of images, uint8 or in [0, 1]."""
     return _applied(params, x, "features")
 
@@ -123,14 +152,30 @@ def load(path: Path, data: Dataset) -> Params:
 
     InputError for a file that holds anything else, and as `train`.
     """
+    _model(data)
+    found = read(path)
+    if not suits(found, data):
+        raise InputError(f"{path} holds a classifier of other images or classes; create it with jaxae classifier")
+    return found
+
+
+def suits(params: Params, data: Dataset) -> bool:
+    """Whether these are weights for images and classes of the same shapes."""
+    if len(data.shape) != 3 or not data.classes:
+        return False
     expected = jax.eval_shape(_model(data).init, jax.random.key(0), jnp.zeros((1, *data.shape)))["params"]
+    return _shapes(flatten_dict(params, sep="/")) == _shapes(flatten_dict(expected, sep="/"))
+
+
+def read(path: Path) -> Params:
+    """Read weights written by `save`. InputError for a file that holds anything else."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             found = dict(arrays)
     except (*DAMAGED, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} holds no classifier ({error}); create it with jaxae classifier") from None
-    if _shapes(found) != _shapes(flatten_dict(expected, sep="/")):
-        raise InputError(f"{path} holds a classifier of other images or classes; create it with jaxae classifier")
+    if "maps/Convolution_0/kernel" not in found:
+        raise InputError(f"{path} holds no classifier; create it with jaxae classifier")
     params: Params = unflatten_dict({name: jnp.asarray(array) for name, array in found.items()}, sep="/")
     return params
 
@@ -161,7 +206,11 @@ def _model(data: Dataset) -> Classifier:
         raise InputError(f"examples of shape {data.shape} are not images: the classifier needs [H, W, C]")
     if not data.classes:
         raise InputError("these images have no classes: a classifier needs them")
-    return Classifier(len(data.classes))
+    return Classifier(len(data.classes), COLOUR_FILTERS if _coloured(data) else FILTERS)
+
+
+def _coloured(data: Dataset) -> bool:
+    return data.shape[-1] > 1
 
 
 def _shapes(arrays: dict[str, Any]) -> dict[str, Any]:
@@ -169,7 +218,7 @@ def _shapes(arrays: dict[str, Any]) -> dict[str, Any]:
 
 
 def _applied(params: Params, x: Any, method: str) -> np.ndarray:
-    model = Classifier(len(params["head"]["Dense_1"]["bias"]))
+    model = network(params)
     chunks = (np.asarray(x[i : i + CHUNK]) for i in range(0, len(x), CHUNK))
     scaled = (chunk / np.float32(255) if chunk.dtype == np.uint8 else chunk for chunk in chunks)
     return np.concatenate([_apply(model, method, params, chunk) for chunk in scaled])

@@ -1,4 +1,4 @@
-"""Reconstruction quality: squared error, its minimum over shifts, structural similarity (SSIM)."""
+"""Reconstruction quality: squared error, its minimum over shifts, PSNR, structural similarity (SSIM)."""
 
 from collections.abc import Callable
 from functools import partial
@@ -24,6 +24,12 @@ VALUES = 1000 * 28 * 28  # maximum pixels times channels that are compared at on
 def mse(x: Float[Array, "N H W C"], y: Float[Array, "N H W C"]) -> Float[Array, " N"]:
     """Squared error, mean over the pixels of each image in [0, 1]: (1 / HWC) sum (x - y)^2."""
     return jnp.mean((x - y) ** 2, axis=(1, 2, 3))
+
+
+@jax.jit
+def psnr(x: Float[Array, "N H W C"], y: Float[Array, "N H W C"]) -> Float[Array, " N"]:
+    """Peak signal-to-noise ratio of images in [0, 1], -10 log10 `mse` dB; at most 100, for equal images."""
+    return -10 * jnp.log10(jnp.maximum(mse(x, y), 1e-10))
 
 
 @partial(jax.jit, static_argnames="reach")
@@ -94,16 +100,17 @@ def _along(axis: int, x: Array, y: Array, vx: Array, vy: Array, cov: Array) -> M
 def reconstruction_quality(
     decode: Decode, z: Num[Any, "N *Z"], x: UInt8[Any, "N H W C"] | Float[Any, "N H W C"]
 ) -> dict[str, float]:
-    """`mse`, `shift_mse` and `ssim` of the images x and those decoded from their codes z, means over the images.
+    """Means over the images x, and those decoded from their codes z, of `mse`, `shift_mse`, `psnr` and `ssim`.
 
     x: bytes, or pixels in [0, 1]. Decodes and compares at most `VALUES` pixels times channels at once.
     """
-    total = dict.fromkeys(("mse", "shift_mse", "ssim"), 0.0)
+    measures = {"mse": mse, "shift_mse": shift_mse, "psnr": psnr, "ssim": ssim}
+    total = dict.fromkeys(measures, 0.0)
     size = max(1, VALUES // prod(x.shape[1:]))
     for i in range(0, len(x), size):
         part = x[i : i + size]
         original = jnp.asarray(part.astype(np.float32) / (255 if part.dtype == np.uint8 else 1))
         decoded = decode(z[i : i + size])
-        for name, measure in (("mse", mse), ("shift_mse", shift_mse), ("ssim", ssim)):
+        for name, measure in measures.items():
             total[name] += float(measure(original, decoded).sum()) / len(x)
     return total

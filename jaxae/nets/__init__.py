@@ -13,6 +13,7 @@ from jaxae.nets.conv import Convolution as Convolution
 from jaxae.nets.conv import Deconv as Deconv
 from jaxae.nets.conv import TransposedConvolution as TransposedConvolution
 from jaxae.nets.conv import UpConv as UpConv
+from jaxae.nets.discriminator import PatchDiscriminator as PatchDiscriminator
 from jaxae.nets.layers import Activation as Activation
 from jaxae.nets.layers import Keys as Keys
 from jaxae.nets.layers import linear as linear
@@ -20,6 +21,9 @@ from jaxae.nets.lstm import LSTM as LSTM
 from jaxae.nets.mlp import MLP as MLP
 from jaxae.nets.regularization import Regularization as Regularization
 from jaxae.nets.regularization import drop as drop
+from jaxae.nets.residual import LAST_INPUT as LAST_INPUT
 from jaxae.nets.residual import ResNet as ResNet
 from jaxae.nets.residual import UpResNet as UpResNet
 from jaxae.nets.subset import Subset as Subset
+from jaxae.nets.transformer import PatchDecoder as PatchDecoder
+from jaxae.nets.transformer import PatchEncoder as PatchEncoder

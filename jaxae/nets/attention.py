@@ -30,14 +30,17 @@ def attention(
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention over T positions: [B, T, C] -> [B, T, C]. ValueError if C is no multiple of heads."""
+    """Multi-head self-attention over T positions: [B, T, C] -> [B, T, C]. ValueError if C is no multiple of heads.
+
+    mask: positions to attend to (default: all).
+    """
 
     heads: int = 1
     zero: bool = False  # whether the output starts at 0
     precision: str = "float32"
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T C"]) -> Float[Array, "B T C"]:
+    def __call__(self, x: Float[Array, "B T C"], mask: Bool[Array, "B T"] | None = None) -> Float[Array, "B T C"]:
         width = x.shape[-1]
         if width % self.heads:
             raise ValueError(f"heads={self.heads} does not divide {width} channels; use a divisor")
@@ -46,7 +49,7 @@ class SelfAttention(nn.Module):
             nn.Dense(width, kernel_init=glorot, dot_general=dot, name=name)(x) for name in ("query", "key", "value")
         ]
         query, key, value = (part.reshape(*x.shape[:2], self.heads, -1) for part in parts)
-        mixed = attention(query, key, value, self.precision).reshape(x.shape)
+        mixed = attention(query, key, value, self.precision, mask).reshape(x.shape)
         init = nn.initializers.zeros if self.zero else glorot
         return nn.Dense(width, kernel_init=init, dot_general=dot, name="output")(mixed)
 

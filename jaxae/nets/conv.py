@@ -101,7 +101,7 @@ class UpConv(nn.Module):
     filters: tuple[int, ...]
     kernels: tuple[int, ...] = (3,)
     last: int = 3  # kernel of the last layer
-    bias: float = 0.0  # initial bias of the last layer
+    bias: float | tuple[float, ...] = 0.0  # initial bias of the last layer, of all channels or of each
     ups: tuple[int, ...] = (2,)
     paddings: tuple[str, ...] = ("SAME",)
     activation: Activation = nn.relu

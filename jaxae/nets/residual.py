@@ -19,6 +19,7 @@ from jaxae.nets.layers import Keys, layer_keys, numbered
 from jaxae.nets.mlp import MLP
 from jaxae.nets.regularization import drop
 
+LAST_INPUT = "last_input"  # name of the captured input of the last convolution of an `UpResNet`
 CHANNELS = 8  # per group of the group norm, if they divide the width
 
 
@@ -191,6 +192,7 @@ class UpResNet(nn.Module):
                 x = x[:, : sizes[number][0], : sizes[number][1]]
             x = _level(self, number)(x, keys)
         x = nn.silu(norm(x, "norm"))
+        self.sow("intermediates", LAST_INPUT, x)
         start = self.bias or 0.0
         x = Convolution(self.shape[2], precision=self.precision, bias=start, name="output")(x)
         return x.reshape(*lead, *self.shape)

@@ -10,6 +10,7 @@ import optax
 from jaxae.core.experiment import ExpectedMetrics, Experiment
 from jaxae.core.step import averaged, binarized
 from jaxae.core.types import Info
+from jaxae.data.augmentation import augmented
 from jaxae.run.config import Config
 from jaxae.training import epoch, optimizers
 
@@ -17,11 +18,15 @@ Build = Callable[[Any, Info], Experiment]  # (config, properties of the data) ->
 
 
 def built(config: Config, build: Build, info: Info) -> Experiment:
-    """Build the experiment, with dynamic binarization and averaged parameters if configured."""
+    """Build the experiment, with augmentation, binarization, skipped steps and averages as configured."""
     experiment = build(config, info)
     train = experiment.train
     if config.binarize == "dynamic":
         train = binarized(train)
+    if config.augment:
+        train = augmented(train, config.augment, info)
+    if config.skip:
+        train = optimizers.counted(train, config.skip)
     if config.ema:
         train = averaged(train, config.ema)
     return dataclasses.replace(experiment, train=train)
@@ -53,9 +58,8 @@ def optimizer(
         if config.schedule in get_args(optimizers.Decay) and config.schedule != "constant":
             raise ValueError(f"schedule={config.schedule} {own}; use constant")
         rate = schedule
-    return optimizers.optimizer(
-        config.optimizer, rate, eps=config.eps, weight_decay=config.weight_decay, clip=config.clip
-    )
+    fields = {"eps": config.eps, "weight_decay": config.weight_decay, "clip": config.clip, "skip": config.skip}
+    return optimizers.optimizer(config.optimizer, rate, **fields)
 
 
 def title(name: str, config: Config) -> str:

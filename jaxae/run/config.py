@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import numpy as np
 import optax
 
+from jaxae.data import augmentation
 from jaxae.data.options import Options
 from jaxae.errors import InputError, input_errors
 from jaxae.training import optimizers
@@ -38,6 +39,9 @@ class Training:
     """Sums over the batch. reproducible: the same bits on 1, 2, 4 and 8 devices, but slower."""
     precision: Literal["float32", "mixed"] = "float32"
     """Floating-point precision. mixed: bfloat16 operands, float32 accumulation."""
+    augment: tuple[augmentation.Name, ...] = ()
+    """Random changes of training images, sampled again in every step: flip (left and right), crop (of the image padded
+    by an eighth), colour (brightness, contrast, saturation), in this order."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +62,9 @@ class Optimization:
     """Weight decay of kernels: decoupled for adamw and lion, an L2 penalty for the others (0: none)."""
     clip: float = 0.0
     """Maximum global norm of the gradient (0: no clipping)."""
+    skip: float = 0.0
+    """Global norm of the gradient above which a step leaves the parameters as they are; the metric skipped is the
+    fraction of such steps (0: none)."""
     ema: float = 0.0
     """Decay per step of the moving average of the parameters, which is evaluated and saved (0: none)."""
 
@@ -126,7 +133,7 @@ class Config(Devices, Output, Folders, Optimization, Training, Options):
         """Raise ValueError for an empty list or a number out of range."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if value == () and field.default != () and field.name != "hidden":
+            if value == () and field.default != () and field.name not in ("hidden", "attention"):
                 raise ValueError(f"{field.name}=() is empty: at least one value is needed")
             least = 0 if field.name == "picture_every" or field.default == 0 or isinstance(field.default, float) else 1
             for number in value if isinstance(value, tuple) else (value,):

@@ -2,13 +2,16 @@
 
 import hashlib
 import re
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Int, Key
 
-from jaxae.core.types import Params
+from jaxae.core.batch import Batch
+from jaxae.core.step import Transition
+from jaxae.core.types import Metrics, Params, State
 
 Name: TypeAlias = Literal["adam", "adamw", "adadelta", "adagrad", "lion", "momentum", "nadam", "rmsprop", "sgd"]
 Decay: TypeAlias = Literal["constant", "cosine", "exponential", "linear"]
@@ -23,13 +26,14 @@ def optimizer(
     eps: float = 0.0,
     weight_decay: float = 0.0,
     clip: float = 0.0,
+    skip: float = 0.0,
 ) -> optax.GradientTransformation:
     """An Optax optimizer.
 
     eps: the constant in the denominator (0: Optax's default for this optimizer).
     weight_decay: decoupled for adamw and lion (Loshchilov & Hutter 2019), an L2 penalty
     weight_decay / 2 |params|^2 for the others; of kernels only (see `kernels`). clip: largest global norm of the
-    gradient (0: none).
+    gradient (0: none). skip: global norm of the gradient above which an update is skipped (0: none; see `skipping`).
     ValueError for an unknown name, and for eps with an optimizer that has none.
     """
     makers = {
@@ -57,7 +61,55 @@ def optimizer(
     before = [optax.clip_by_global_norm(clip)] if clip else []
     if weight_decay and not decoupled:
         before.append(optax.add_decayed_weights(weight_decay, kernels))
-    return optax.chain(*before, found) if before else found
+    found = optax.chain(*before, found) if before else found
+    return skipping(found, skip) if skip else found
+
+
+class Skipping(NamedTuple):
+    """State of an optimizer that skips updates."""
+
+    skipped: Int[Array, ""]  # number of skipped updates
+    inner: Any
+
+
+def skipping(optimizer: optax.GradientTransformation, norm: float) -> optax.GradientTransformation:
+    """The optimizer without the updates of gradients whose global norm exceeds `norm`, which change nothing.
+
+    Child 2021, section 4.2 and its code: such gradients of deep variational models are rare and harmful.
+    """
+
+    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        skip = optax.tree.norm(grads) > norm
+        updates, inner = optimizer.update(grads, state.inner, params)
+        updates = jax.tree.map(lambda update: jnp.where(skip, jnp.zeros_like(update), update), updates)
+        inner = jax.tree.map(lambda old, new: jnp.where(skip, old, new), state.inner, inner)
+        return updates, Skipping(state.skipped + skip, inner)
+
+    return optax.GradientTransformation(lambda params: Skipping(jnp.int32(0), optimizer.init(params)), update)
+
+
+def counted(transition: Transition, norm: float) -> Transition:
+    """The transition with the metric `skipped`: 1 in a step that `skipping` skips, else 0, summed over its optimizers.
+
+    ValueError for a transition without such an optimizer.
+    """
+
+    def count(opt_state: Any) -> Any:
+        nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, Skipping))
+        return sum(node.skipped for node in nodes if isinstance(node, Skipping))
+
+    def init(params: Params) -> Any:
+        opt_state = transition.init(params)
+        if isinstance(count(opt_state), int):
+            raise ValueError(f"skip={norm:g} has no effect: the experiment has an optimizer of its own; omit it")
+        return opt_state
+
+    def step(state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, Metrics]:
+        new, metrics = transition.step(state, batch, key)
+        metrics["skipped"] = (count(new.opt_state) - count(state.opt_state)).astype(jnp.float32)
+        return new, metrics
+
+    return Transition(init, step)
 
 
 def kernels(params: Params) -> Any:

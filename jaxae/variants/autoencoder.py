@@ -73,7 +73,7 @@ def pooled(
     *,
     pools: int | None = None,
     padding: str = "SAME",
-    bias: float = 0.0,
+    bias: float | tuple[float, ...] = 0.0,
     precision: str = "float32",
 ) -> tuple[nets.Conv, nets.UpConv]:
     """Encoder of convolutions with max-pooling and decoder of convolutions with upsampling, for images of this shape.

@@ -47,25 +47,67 @@ class Masked(autoencoder.Autoencoder, kw_only=True):
         return super().encode(self._shown(x))
 
 
+class MaskedTransformer(autoencoder.Autoencoder, kw_only=True):
+    """A transformer that encodes the visible patches only; the decoder has a mask token in place of the others.
+
+    He et al. 2022, section 3. The code has a token per patch; those of hidden patches are the mask token, of the
+    encoder's width: the decoder starts with a linear map. Groups: encoder, decoder, mask_token.
+    """
+
+    patch: int  # width of a patch in pixels
+    shown: int  # number of visible patches in training
+    hidden: ClassVar[float] = HIDDEN
+
+    @nn.compact
+    def _codes(self, x: Float[Array, "B H W C"], count: int | None) -> Float[Array, "B R S Z"]:
+        gone = x[:, :: self.patch, :: self.patch, 0] == HIDDEN
+        z = self.encoder(x, ~gone, count)
+        token = self.param("mask_token", nn.initializers.normal(0.02), z.shape[-1:])
+        return jnp.where(gone[..., None], token, z)
+
+    def __call__(
+        self, x: Float[Array, "B H W C"], keys: Keys | None = None, axis: str | None = None
+    ) -> tuple[Float[Array, "B R S Z"], Float[Array, "B H W C"]]:
+        """Codes, and the decoder output before the activation `output`, of images with `shown` visible patches."""
+        z = self._codes(x, self.shown)
+        return z, self.decoder(z, keys, axis)
+
+    def encode(self, x: Float[Array, "B H W C"]) -> Float[Array, "B R S Z"]:
+        """Codes of x with any number of visible patches; pixels of the others have the value `HIDDEN`."""
+        return self._codes(x, None)
+
+
 def patches(shape: tuple[int, ...], patch: int, fraction: float) -> Mask:
     """Hide this fraction of the patches of every image, sampled without replacement, in all channels.
 
     shape: shape of an image. patch: width in pixels; patches are cropped at the right and bottom edges.
     ValueError for examples that are not images, and for a fraction that hides all patches or none.
     """
+    rows, columns, hidden = _hidden(shape, patch, fraction)
+
+    def one(key: Key[Array, ""]) -> Float[Array, "H W C"]:
+        grid = (jax.random.permutation(key, rows * columns) < hidden).reshape(rows, columns, 1).astype(jnp.float32)
+        pixels = grid.repeat(patch, axis=0).repeat(patch, axis=1)[: shape[0], : shape[1]]
+        return jnp.broadcast_to(pixels, shape)
+
+    return lambda key, batch: jax.vmap(one)(batch.keys(key))
+
+
+def shown(shape: tuple[int, ...], patch: int, fraction: float) -> int:
+    """Number of patches of an image that `patches` leaves visible. ValueError as there."""
+    rows, columns, hidden = _hidden(shape, patch, fraction)
+    return rows * columns - hidden
+
+
+def _hidden(shape: tuple[int, ...], patch: int, fraction: float) -> tuple[int, int, int]:
+    """Rows and columns of patches, and the number of hidden ones."""
     if len(shape) != 3:
         raise ValueError(f"examples of shape {shape} are not images: patches need [H, W, C]")
     rows, columns = (-(-size // patch) for size in shape[:2])
     count, hidden = rows * columns, int(fraction * rows * columns + 0.5)
     if not 0 < hidden < count:
         raise ValueError(f"mask_ratio={fraction} hides {hidden} of {count} patches: hide at least one, and not all")
-
-    def one(key: Key[Array, ""]) -> Float[Array, "H W C"]:
-        grid = (jax.random.permutation(key, count) < hidden).reshape(rows, columns, 1).astype(jnp.float32)
-        pixels = grid.repeat(patch, axis=0).repeat(patch, axis=1)[: shape[0], : shape[1]]
-        return jnp.broadcast_to(pixels, shape)
-
-    return lambda key, batch: jax.vmap(one)(batch.keys(key))
+    return rows, columns, hidden
 
 
 def visible(mask: Mask) -> Corrupt:
@@ -92,7 +134,7 @@ def grey(v: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
     return 0.5 + 0.25 * v
 
 
-def loss(model: Masked, objective: Literal["bce", "mse", "normalized"], mask: Mask) -> Loss:
+def loss(model: Masked | MaskedTransformer, objective: Literal["bce", "mse", "normalized"], mask: Mask) -> Loss:
     """Reconstruction error of the hidden pixels, the same weight for each image. Uses the key as `visible` does.
 
     objective: bce or mse, for a model with a logistic output; normalized, the squared error of the decoder output

@@ -59,7 +59,7 @@ class VAE(nn.Module):
         return self.likelihood.mean(self.outputs(z, c))
 
 
-def normal(output: Float[Array, "B Z2"]) -> DiagonalNormal:
+def normal(output: Float[Array, "B *Z2"]) -> DiagonalNormal:
     """A normal distribution from the output of a net, mean and log scale concatenated."""
     return DiagonalNormal(*jnp.split(output, 2, axis=-1))
 
@@ -95,7 +95,7 @@ def dense(
     return encoder, likelihood.decoder(decoder), likelihood
 
 
-def reparameterize(q: DiagonalNormal, eps: Float[Array, "B Z"]) -> Float[Array, "B Z"]:
+def reparameterize(q: DiagonalNormal, eps: Float[Array, "B *Z"]) -> Float[Array, "B *Z"]:
     """z = mean + scale * eps, differentiable in both (Kingma & Welling 2014, equation 10 and section 2.4)."""
     return q.mean + q.scale * eps
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -23,16 +24,16 @@ EPOCHS = 2**31  # never reached
 def build(work: dict[str, Any], images: np.ndarray) -> turns.Steps:
     module = importlib.import_module(f"jaxae.experiments.{work['experiment']}")
     config = command_line.parse(module.Config, "", work["flags"])
-    data = dataset(images)
+    data = dataset(images, work["shape"])
     experiment = module.build(config, data.info)
     if work["net"] == "vae":  # the optimizer of the other contenders
         experiment = dataclasses.replace(experiment, train=descend(experiment.evaluate, optax.adam(work["lr"])))
     return stepper(experiment, config, data)
 
 
-def dataset(images: np.ndarray) -> Dataset:
+def dataset(images: np.ndarray, shape: Sequence[int] = (28, 28, 1)) -> Dataset:
     """All images for training and one for the test split, since the other contenders do not evaluate."""
-    x, y = images.reshape(-1, 28, 28, 1), np.zeros(len(images), np.int32)
+    x, y = images.reshape(-1, *shape), np.zeros(len(images), np.int32)
     return Dataset(Split(x, y), Split(x[:1], y[:1]), ())
 
 
