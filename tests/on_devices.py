@@ -40,6 +40,7 @@ from jaxae.training.start import start
 from jaxae.variants import quantize, tcvae
 from jaxae.variants.dead_latents import unused_steps
 from jaxae.variants.dictionary import Weights
+from jaxae.variants.kl_autoencoder import adaptive_weight
 from jaxae.variants.top_k import BatchTopK
 from short_runs import FIELDS, NAMES
 
@@ -175,11 +176,22 @@ def selection(variables, batch, key):
     return {"loss": jnp.sum((batch.x - z @ weights.decoder) ** 2, axis=1)}, {**statistics, "unused": 1.0 * unused}
 
 
+def adversarial(variables, batch, key):
+    """A loss with the adaptive weight of an adversarial one."""
+    z = batch.x @ variables["params"]["a"]
+    features = jnp.tile(z[:, None, None], (1, 4, 4, 1)) * jnp.linspace(0.5, 1, 4)[:, None, None]
+    slopes = features[..., :2], jnp.tanh(features[..., 1:])
+    weight = batch.repeat(adaptive_weight(batch, features, jnp.ones((3, 3, 3, 2)), *slopes))
+    other = jnp.sum((batch.x @ variables["params"]["b"]) ** 2, axis=1)
+    return {"loss": jnp.sum(z**2, axis=1) + weight * other, "adaptive": weight}, {}
+
+
 TERMS = {
     "mmd": mean_discrepancy,
     "total correlation": total_correlation,
     "codebook": quantization,
     "batch top-k": selection,
+    "adaptive weight": adversarial,
 }
 
 

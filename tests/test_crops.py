@@ -91,8 +91,12 @@ def test_small_pictures_are_enlarged_and_a_tar_is_a_folder(folder, tmp_path):
     ("fields", "says"),
     [
         ({"size": 0}, "fit=random needs the width of the crops in pixels; set size=64"),
-        ({"target_pattern": "x"}, "target_pattern=x has no effect on random crops, which have no classes; omit it"),
+        (
+            {"target_pattern": "x"},
+            "target_pattern=x has no effect on random crops, which are images without classes; omit it",
+        ),
         ({"binarize": "static"}, "binarize=static"),
+        ({"window": 5}, "window=5 has no effect on random crops"),
         ({"kind": "table"}, "kind=table has no effect on random crops"),
         ({"test": "4"}, "test=4 holds out all 4 pictures; use fewer"),
         ({"data": "digits"}, "fit=random needs a folder or a tar of pictures, not data=digits; omit it"),

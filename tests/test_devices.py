@@ -39,9 +39,8 @@ def agree(name, modes, rows, **fields):
 def test_terms_of_the_global_batch_have_the_same_gradients_on_several_devices():
     """Gradients, metrics and updates of one step agree for terms with `Batch.mean` and `Batch.gather`."""
     table = on_devices("terms")
-    assert {
-        f"{term}, pmap {n}" for term in ("mmd", "total correlation", "codebook", "batch top-k") for n in (2, 8)
-    } <= set(table)
+    names = ("mmd", "total correlation", "codebook", "batch top-k", "adaptive weight")
+    assert {f"{term}, pmap {n}" for term in names for n in (2, 8)} <= set(table)
     for row, differences in table.items():
         assert max(differences) <= 1e-5, row
 

@@ -28,7 +28,7 @@ SMALL = short_runs.fields("dense")
 GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text())
 # Figures of noise, of sequences, and of spatial codes; `test_run.py` covers those of a prior and of 2-D codes.
 DRAWN = {"denoising", "sequence", "strided"}
-# Experiments that share model and loss with another one.
+# Experiments that share model and loss with another one, or whose losses have tests of their own.
 SHARED = {"beta_vae", "binary", "deep", "denoising", "infovae", "mirrored", "planar", "sigmoid", "sparse", "strided"}
 SHARED |= {
     "denoising_conv32",
@@ -180,6 +180,11 @@ def test_picture_every_draws_while_training(few, tmp_path):
             id="residual codebooks",
         ),
         pytest.param("cvae", {"hidden": (8,), "latent": 3}, id="condition"),
+        pytest.param(
+            "kl_autoencoder",
+            {**short_runs.FIELDS["kl_autoencoder"], "augment": ("flip", "crop", "colour"), "skip": 0.5, "ema": 0.9},
+            id="patch discriminator",
+        ),
         *(
             pytest.param(name, short_runs.FIELDS[name], id=f"dead latents of {name}")
             for name in ("topk", "batch_topk", "matryoshka", "matching_pursuit")

@@ -137,7 +137,7 @@ def test_codes_of_tokens_may_have_leading_axes(model):
 
 
 def test_remat_of_a_transformer_changes_no_gradient():
-    x = jnp.asarray(rng.normal(size=(2, 5, 8)), jnp.float32)
+    x, weight = (jnp.asarray(rng.normal(size=(2, 5, 8)), jnp.float32) for _ in range(2))
     slopes = []
     for remat in (False, True):
         net = transformer.Transformer(3, 2, remat=remat)

@@ -18,7 +18,7 @@ from jaxae.core.types import Generator
 from jaxae.data import folders, pictures, tars
 from jaxae.data.dataset import Dataset, Split
 from jaxae.data.draws import Draws
-from jaxae.data.options import Options, without_effect
+from jaxae.data.options import OF_PICTURES, SOURCE_OPTIONS, Options, without_effect
 from jaxae.data.splits import HELD_OUT, ORDER, amount_of, held_out_mask
 from jaxae.errors import InputError
 
@@ -44,10 +44,11 @@ def load(options: Options, path_of: Callable[[str], Path | None]) -> Dataset:
     """
     if not options.size:
         raise InputError("fit=random needs the width of the crops in pixels; set size=64")
-    if options.target_pattern:
-        raise without_effect("target_pattern", options.target_pattern, "random crops, which have no classes")
+    for name in ("target_pattern", *(name for name in SOURCE_OPTIONS if name not in OF_PICTURES)):
+        if (value := getattr(options, name)) != getattr(Options(), name):
+            raise without_effect(name, value, "random crops, which are images without classes")
     if options.kind not in ("auto", "image"):
-        raise without_effect("kind", options.kind, "random crops, which are images")
+        raise without_effect("kind", options.kind, "random crops, which are images without classes")
     parts, notes = _read(options, path_of)
     if "valid" in parts and "test" not in parts and not options.test:
         parts["test"] = parts.pop("valid")

@@ -135,9 +135,9 @@ def adaptive_weight(
     def norm(slope: Float[Array, "B H W C"]) -> Float[Array, ""]:
         return jnp.sqrt(jnp.sum(batch.mean(jax.vmap(of_kernel)(features, slope)) ** 2))
 
-    features, of_distance, of_generator = jax.lax.stop_gradient((features, of_distance, of_generator))
-    weight = norm(of_distance) / (norm(of_generator) + 1e-4)
-    return jax.lax.stop_gradient(jnp.minimum(weight, LARGEST))
+    constants = jax.lax.stop_gradient((features, kernel, of_distance, of_generator))
+    features, kernel, of_distance, of_generator = constants
+    return jnp.minimum(norm(of_distance) / (norm(of_generator) + 1e-4), LARGEST)
 
 
 def discriminator_loss(model: KLAutoencoder, factor: optax.Schedule) -> Loss:
