@@ -47,7 +47,7 @@ def trained(encoder, decoder, encoder_bias=0.0, decoder_bias=0.0):
 
 def dataset(x, truth=None, firing=None):
     test = SimpleNamespace(x=x, y=None, context=None, observed=None, factors=None, firing=firing)
-    return SimpleNamespace(test=test, classes=(), dictionary=truth)
+    return SimpleNamespace(test=test, classes=(), covariates=(), dictionary=truth)
 
 
 def world(count=400, features=6, dim=6):

@@ -250,7 +250,7 @@ def test_measure_is_the_estimate_of_a_trained_model_with_its_active_units():
     experiment = SimpleNamespace(model=MODEL, conditional=False)
     trained = SimpleNamespace(experiment=experiment, variables={"params": params}, encode=encode)
     test = SimpleNamespace(x=x, observed=None, y=None, context=None)
-    found = likelihood.measure(OF, 5, trained, SimpleNamespace(test=test, classes=()))
+    found = likelihood.measure(OF, 5, trained, SimpleNamespace(test=test, classes=(), covariates=()))
     assert found.pop("active_units") == 1
     assert found == estimated(params, x, 5, new_key())
 

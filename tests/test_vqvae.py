@@ -356,7 +356,7 @@ def test_usage_and_perplexity_cover_the_codes_of_all_test_images():
     split = data.Split(rows, np.zeros(2400, np.int32))
     scaled = dataclasses.replace(of_all, real=True, scale=Scale(np.full(1, 5.0), np.full(1, 2.0)))
     for model in (of_all, scaled):  # a split is in model units
-        found = usage(model, SimpleNamespace(test=split, classes=()))
+        found = usage(model, SimpleNamespace(test=split, classes=(), covariates=()))
         np.testing.assert_allclose(found["perplexity"], 2 ** (1 / 2 * 1 + 1 / 4 * 2 + 2 / 8 * 3), rtol=1e-6)
         assert found["usage"] == 4 / 10
         np.testing.assert_allclose(found["bits"], 2 * np.log2(10))
