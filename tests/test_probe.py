@@ -36,6 +36,19 @@ def test_error_of_separable_mislabelled_and_xor_classes():
     )  # a line classifies at most three of four corners correctly
 
 
+def test_examples_without_a_class_are_left_out():
+    rng = np.random.default_rng(1)
+    y = np.arange(300) % 2
+    x = rng.normal(size=(2, 300, 3)) + 2 * y[:, None] * np.array([1.0, 0, 0])
+    known = np.arange(300) % 3 > 0
+    x[:, ~known] += 50 * rng.normal(size=(2, 100, 3))
+    hidden = np.where(known, y, -1)
+    alone = x[:, known]
+    expected = probe.error(dataset(alone, y[known], y[known]), *alone)
+    assert probe.error(dataset(x, hidden, hidden), *x) == expected
+    assert 0 < expected < 30
+
+
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     """A run of two seeds on the embedded digits."""

@@ -42,7 +42,8 @@ def read(path: Path, options: Options, features: Sequence[str] = (), training: b
     """
     with _opened(path) as file:
         obs, var = (_require(file, name, path) for name in ("obs", "var"))
-        x = _matrix(_require(_require(file, "layers", path), options.layer, path) if options.layer else _x(file, path))
+        parent = _require(file, "layers", path) if options.layer else file
+        x = _matrix(_require(parent, options.layer or "X", path), path)
         names, genes = _index(obs, path), _index(var, path)
         if x.shape != (len(names), len(genes)):
             raise InputError(f"{path}: the matrix has shape {x.shape}, not {(len(names), len(genes))}")
@@ -75,10 +76,9 @@ def write(path: Path, source: Path, obsm: Mapping[str, np.ndarray], obs: Mapping
         shutil.copyfileobj(original, file)
         file.flush()
         with h5py.File(file.name, "r+") as copy:
-            group = _require(copy, "obsm", source) if "obsm" in copy else copy.create_group("obsm")
-            if "obsm" not in copy.attrs and "encoding-type" not in group.attrs:
-                group.attrs.update({"encoding-type": "dict", "encoding-version": "0.1.0"})
-            for parent, arrays in ((group, obsm), (_require(copy, "obs", source), obs)):
+            if "obsm" not in copy:
+                copy.create_group("obsm").attrs.update({"encoding-type": "dict", "encoding-version": "0.1.0"})
+            for parent, arrays in ((_require(copy, "obsm", source), obsm), (_require(copy, "obs", source), obs)):
                 for name, values in arrays.items():
                     if name in parent:
                         del parent[name]
@@ -106,11 +106,10 @@ def _h5py(path: Path) -> Any:
 
 
 def _require(group: Any, name: str, path: Path) -> Any:
-    """A member of a group of the same file. InputError if there is none."""
+    """A member of a group of the same file. InputError if there is none, and for data in another file."""
     if name not in group:
-        raise InputError(
-            f"{path} has no {group.name.strip('/')}/{name}; it has {', '.join([*group][:20])}".replace(" /", " ")
-        )
+        inside = f"{group.name}/{name}".strip("/")
+        raise InputError(f"{path} has no {inside}; it has {', '.join([*group][:20])}")
     if type(group.get(name, getlink=True)).__name__ != "HardLink":
         raise InputError(f"{path}: {name} is a link to another place, which is not followed")
     found = group[name]
@@ -119,20 +118,17 @@ def _require(group: Any, name: str, path: Path) -> Any:
     return found
 
 
-def _x(file: Any, path: Path) -> Any:
-    return _require(file, "X", path)
-
-
-def _matrix(found: Any) -> Float[np.ndarray, "N G"]:
+def _matrix(found: Any, path: Path) -> Float[np.ndarray, "N G"]:
     """A dense or sparse matrix."""
     if not hasattr(found, "keys"):
         return np.asarray(found[:])
     from scipy import sparse
 
-    kind = str(found.attrs.get("encoding-type", found.attrs.get("h5sparse_format", "csr")))
+    (kind,) = _text([found.attrs.get("encoding-type", found.attrs.get("h5sparse_format", "csr"))]).tolist()
     shape = tuple(int(size) for size in found.attrs.get("shape", found.attrs.get("h5sparse_shape")))
     make: Callable[..., Any] = sparse.csc_matrix if kind.startswith("csc") else sparse.csr_matrix
-    return np.asarray(make(tuple(found[name][:] for name in ("data", "indices", "indptr")), shape=shape).toarray())
+    parts = (_require(found, name, path)[:] for name in ("data", "indices", "indptr"))
+    return np.asarray(make(tuple(parts), shape=shape).toarray())
 
 
 def _names(frame: Any) -> list[str]:

@@ -19,7 +19,7 @@ def measure(model: Trained, dataset: Dataset, iterations: int = ITERATIONS) -> d
 def error(dataset: Dataset, train: np.ndarray, test: np.ndarray, iterations: int = ITERATIONS) -> float:
     """Test error in percent of logistic regression on these features of the two splits, [N, ...] each.
 
-    Features are standardised. iterations: the maximum for the optimizer.
+    Features are standardised; examples without a class are left out. iterations: the maximum for the optimizer.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -29,5 +29,10 @@ def error(dataset: Dataset, train: np.ndarray, test: np.ndarray, iterations: int
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=iterations))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # an unconverged fit is accurate enough
-        classifier.fit(train.reshape(len(train), -1).astype(np.float32), dataset.train.y)
-    return 100 * float(np.mean(classifier.predict(test.reshape(len(test), -1).astype(np.float32)) != dataset.test.y))
+        classifier.fit(*_with_class(train, dataset.train.y))
+    features, y = _with_class(test, dataset.test.y)
+    return 100 * float(np.mean(classifier.predict(features) != y))
+
+
+def _with_class(features: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return features.reshape(len(features), -1)[y >= 0].astype(np.float32), y[y >= 0]
