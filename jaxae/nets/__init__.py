@@ -23,3 +23,4 @@ from jaxae.nets.regularization import drop as drop
 from jaxae.nets.residual import ResNet as ResNet
 from jaxae.nets.residual import UpResNet as UpResNet
 from jaxae.nets.subset import Subset as Subset
+from jaxae.nets.transformer import CausalTransformer as CausalTransformer
