@@ -25,16 +25,21 @@ class Config(quantize.Options, run.Config):
     """Filters in each stride-2 layer of the encoder; the decoder mirrors them."""
 
 
-def build(config: Config, info: run.Info) -> run.Experiment:
-    """The experiment for images of this shape."""
+def model(config: Config, info: run.Info) -> vqvae.VQVAE:
+    """The model for images of this shape."""
     likelihood = likelihoods.Normal() if info.real else likelihoods.Bernoulli()
-    model = vqvae.VQVAE(
+    return vqvae.VQVAE(
         *vqvae.strided(info.shape, config.filters, config.latent, vqvae.bias(likelihood, info), config.precision),
         quantizer=quantize.named(config),
         likelihood=likelihood,
     )
-    loss = vqvae.loss(model)
-    return run.Experiment(model, descend(loss, run.optimizer(config, info)), loss, measures={"codebook": usage})
+
+
+def build(config: Config, info: run.Info) -> run.Experiment:
+    """The experiment for images of this shape."""
+    net = model(config, info)
+    loss = vqvae.loss(net)
+    return run.Experiment(net, descend(loss, run.optimizer(config, info)), loss, measures={"codebook": usage})
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ FIELDS = {
     "deep_svdd": {"epochs": 2, "pretrain": 1},
     "stacked": {"epochs": 4, "greedy": 1},  # one epoch per phase
     # Narrow networks: the same code in less time.
+    "code_prior": {"filters": (4, 6), "width": 8, "layers": 1, "heads": 2},
     "convolutional": {"filters": (4, 6, 6)},
     "denoising": {"filters": (4, 6, 8)},
     "denoising_conv32": {"filters": (4, 6)},

@@ -13,11 +13,12 @@ def attention(
     key: Float[Array, "B S H D"],
     value: Float[Array, "B S H D"],
     precision: str = "float32",
-    mask: Bool[Array, "B S"] | None = None,
+    mask: Bool[Array, "B S"] | Bool[Array, "#B T S"] | None = None,
 ) -> Float[Array, "B T H D"]:
     """softmax(Q K^T / sqrt(D)) V of each of H heads (Vaswani et al. 2017, equation 1); softmax in float32.
 
-    precision: float32, or mixed: bfloat16 operands. mask: positions to attend to (default: all).
+    precision: float32, or mixed: bfloat16 operands. mask: positions to attend to (default: all), the same for all
+    queries or own ones.
     """
     operand = {"float32": jnp.float32, "mixed": jnp.bfloat16}[precision]
 
@@ -25,7 +26,8 @@ def attention(
         return jnp.einsum(subscripts, a.astype(operand), b.astype(operand), preferred_element_type=jnp.float32)
 
     scores = product("bthd,bshd->bhts", query, key) / jnp.sqrt(query.shape[-1])
-    weights = jax.nn.softmax(scores, axis=-1, where=None if mask is None else mask[:, None, None])
+    where = None if mask is None else mask[:, None, None] if mask.ndim == 2 else mask[:, None]
+    weights = jax.nn.softmax(scores, axis=-1, where=where)
     return product("bhts,bshd->bthd", weights, value)
 
 

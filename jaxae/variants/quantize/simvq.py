@@ -2,6 +2,7 @@
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from jaxae.core.batch import Batch
@@ -49,7 +50,7 @@ class SimVQ(Quantizer):
 
     def embed(self, indices: Int[Array, "B *P"]) -> Float[Array, "B *P Z"]:
         """The codes with these indices."""
-        return self.book[indices]
+        return jnp.take(self.book, indices, axis=0)
 
     def nearest(self, z: Float[Array, "B *P Z"]) -> Float[Array, "B *P Z"]:
         """The nearest codes."""

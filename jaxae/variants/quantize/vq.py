@@ -106,7 +106,7 @@ class VQ(Quantizer):
 
     def embed(self, indices: Int[Array, "B *P"]) -> Float[Array, "B *P Z"]:
         """The codes with these indices."""
-        return self.book[indices]
+        return jnp.take(self.book, indices, axis=0)
 
     def nearest(self, z: Float[Array, "B *P Z"]) -> Float[Array, "B *P Z"]:
         """The nearest codes."""
