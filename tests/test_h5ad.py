@@ -142,6 +142,7 @@ def test_links_and_other_files_are_refused(tmp_path):
         data.load(str(broken))
 
 
+@pytest.mark.slow
 def test_encode_writes_codes_into_a_copy(tmp_path, capsys):
     """Of a latent library size, the code without it, and the size as a column; everything else stays."""
     path, out = written(tmp_path / "cells.h5ad"), tmp_path / "coded.h5ad"

@@ -152,6 +152,7 @@ def test_loss_is_the_negative_elbo_and_classes_are_no_condition():
 SMALL = {"epochs": 2, "batch_size": 6, "hidden": (4,), "latent": 2, "progress": False}
 
 
+@pytest.mark.slow
 def test_fit_measures_integration_and_decodes_cells_in_another_batch(tmp_path):
     model = jaxae.fit("scvi", DATA, workdir=tmp_path / "run", figures=False, library="latent", **SMALL)
     again = jaxae.load(tmp_path / "run")
@@ -169,6 +170,7 @@ def test_fit_measures_integration_and_decodes_cells_in_another_batch(tmp_path):
     assert found.keys() == {f"{score}_{of}" for score in ("silhouette", "knn") for of in ("type", "batch")}
 
 
+@pytest.mark.slow
 def test_cells_without_batches_have_no_condition():
     model = jaxae.fit("scvi", X, kind="counts", test=0, **SMALL)
     assert model.condition is None

@@ -96,8 +96,13 @@ class TrainedModel(Protocol):
     def encode(self, x: Any) -> Float[Array, "N *code"]:
         """Codes of examples."""
 
+
+@runtime_checkable
+class Classifier(TrainedModel, Protocol):
+    """A trained model that infers classes."""
+
     def classify(self, x: Any) -> Float[Array, "N K"]:
-        """Probabilities of the classes of examples, of a model that infers them."""
+        """Probabilities of the classes of examples."""
 
 
 @runtime_checkable
@@ -136,6 +141,11 @@ class MeasuredData(Protocol):
     @property
     def classes(self) -> Sequence[str]:
         """Names of the classes."""
+
+
+@runtime_checkable
+class ConditionedData(MeasuredData, Protocol):
+    """Data with covariates."""
 
     @property
     def covariates(self) -> Sequence[str]:

@@ -2,14 +2,16 @@
 
 import numpy as np
 
-from jaxae.core.experiment import MeasuredData, TrainedModel
+from jaxae.core.experiment import Classifier, MeasuredData, TrainedModel
 
 
 def measure(trained: TrainedModel, data: MeasuredData) -> dict[str, float]:
     """`error`: percentage of test examples whose most probable class is not their own; those without one are left out.
 
-    Empty for a test split without classes.
+    Empty for a test split without classes. TypeError for a model without `classify`.
     """
+    if not isinstance(trained, Classifier):
+        raise TypeError(f"{type(trained).__name__} has no classify(x)")
     known = np.flatnonzero(data.test.y >= 0)
     if not len(known):
         return {}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxae.core.experiment import MeasuredData, TrainedModel
+from jaxae.core.experiment import ConditionedData, MeasuredData, TrainedModel
 from jaxae.data.covariates import categories
 from jaxae.data.dataset import spread
 
@@ -17,7 +17,7 @@ def measure(trained: TrainedModel, data: MeasuredData, latent: int) -> dict[str,
     """`scores` of the first `latent` dimensions of the codes of the test split, for its classes and its batches."""
     places = spread(len(data.test.x), LIMIT)
     codes = np.asarray(trained.encode(data.test))[places][:, :latent]
-    batch = batches(data.test.context, data.covariates)
+    batch = batches(data.test.context, data.covariates if isinstance(data, ConditionedData) else ())
     labels = {"type": data.test.y if len(data.classes) > 1 else None, "batch": batch}
     return {
         name: value

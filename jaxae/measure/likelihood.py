@@ -44,9 +44,10 @@ def measure(of: iwae.DensitiesOf, samples: int, trained: TrainedModel, data: Mea
     """`estimate` and `active_units` of a trained model on the test split, with the key of seed 0."""
     key = jax.random.key(0)
     test = data.test
-    classes = 0 if trained.experiment.classes == "unused" else len(data.classes)
+    conditional = trained.experiment.conditional
+    classes = 0 if conditional and trained.experiment.classes == "unused" else len(data.classes)
     y, context = (None if part is None else jnp.asarray(part) for part in (test.y, test.context))
-    c = np.asarray(condition(y, context, classes)) if trained.experiment.conditional else None
+    c = np.asarray(condition(y, context, classes)) if conditional else None
     found = estimate(of, trained.experiment.model, trained.variables, test.x, key, samples, test.observed, c)
     return {**found, "active_units": float(active_units(np.asarray(trained.encode(test))))}
 
