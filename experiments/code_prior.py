@@ -1,7 +1,7 @@
 """A causal transformer over the codes of a quantized autoencoder, to sample from: exact likelihood of the codes.
 
 Group: quantized
-Source: van den Oord, Vinyals & Kavukcuoglu 2017, section 4; a transformer (Vaswani et al. 2017) for their PixelCNN.
+Source: van den Oord, Vinyals & Kavukcuoglu 2017, section 3.3; a transformer (Vaswani et al. 2017) for their PixelCNN.
 Published: no result for these data (van den Oord et al. 2017).
 Command: jaxae code_prior --data mnist
 
@@ -9,18 +9,19 @@ The tokenizer is that of a finished run of `vqvae`, --tokenizer, which stays as 
 the prior, with the fields of `vqvae`, and `loss` becomes comparable between epochs when its codes stop moving.
 """
 
+import dataclasses
 from dataclasses import dataclass
-from functools import partial
 from math import prod
 from pathlib import Path
 
 from jaxae import nets, run
 from jaxae.core.step import alternate, descend
-from jaxae.core.types import Variables
 from jaxae.experiments import vqvae as plain
 from jaxae.measure.codebook import usage
 from jaxae.run.read import load
-from jaxae.variants import code_prior, vqvae
+from jaxae.variants import code_prior, quantize, vqvae
+
+OF_TOKENIZER = {"filters", *(field.name for field in dataclasses.fields(quantize.Options))}
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Config(plain.Config):
     """Two layers of width 64 with four heads, Adam; tokenizer as in `vqvae`."""
 
     tokenizer: str = ""
-    """Run directory of vqvae whose codes are modelled. (default: a tokenizer that is trained at the same time)"""
+    """Run directory of vqvae whose codes are modelled, also when the prior is loaded. (default: a tokenizer that is
+    trained at the same time)"""
     width: int = 64
     """Width of the transformer."""
     layers: int = 2
@@ -43,11 +45,12 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for images of this shape."""
     trained = None
     if config.tokenizer:
+        _require_effect(config)
         there = load(Path(config.tokenizer))
         found = there.experiment.model
         if not isinstance(found, vqvae.VQVAE) or there.shape != info.shape or len(there) > 1:
             raise ValueError(f"tokenizer={config.tokenizer} must be a run of vqvae with one seed on {info.shape} data")
-        tokenizer, trained = found, partial(_variables, there.variables)
+        tokenizer, trained = found, lambda: there.variables
     else:
         tokenizer = plain.model(config, info)
     shape = code_prior.index_shape(tokenizer, info.shape)
@@ -70,8 +73,11 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     )
 
 
-def _variables(variables: Variables) -> Variables:
-    return variables
+def _require_effect(config: Config) -> None:
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in OF_TOKENIZER and value != field.default:
+            raise ValueError(f"{field.name}={value} has no effect with tokenizer={config.tokenizer}; omit it")
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ class Config(variational.Fields, run.Config):
     over all examples: alpha N / (number of examples with a class) for each of them."""
     pretrain: int = 0
     """Epochs of training M1, a variational autoencoder of all examples, whose codes are then the examples of M2
-    (M1+M2); 0: M2 alone."""
+    (M1+M2), before KL warm-up; 0: M2 alone."""
     m1_hidden: tuple[int, ...] = (500, 500)
     """Widths of the hidden layers of M1."""
     m1_latent: int = 50
@@ -50,6 +50,10 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         raise ValueError("m2 needs examples with a class; pass y to fit, or target=COLUMN for a table")
     if config.pretrain >= config.epochs:
         raise ValueError(f"pretrain={config.pretrain} must be below epochs={config.epochs}")
+    if config.pretrain and config.log_likelihood_samples:
+        raise ValueError(
+            "log_likelihood_samples has no effect with pretrain: M1+M2 has no estimate of log p(x); omit it"
+        )
     options: dict[str, Any] = {"precision": config.precision}
     m1 = None
     if config.pretrain:
@@ -67,9 +71,10 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         classes=info.classes,
         m1=m1,
     )
-    warmup = variational.warmup(config, info)
-    loss = m2.loss(model, config.alpha * info.train / info.labelled, warmup)
     first, last = (first_step(n, info.train, config.batch_size) for n in (config.pretrain, config.epochs))
+    warmup = variational.warmup(config, info)
+    after = (lambda step: warmup(step - first)) if callable(warmup) else warmup
+    loss = m2.loss(model, config.alpha * info.train / info.labelled, after)
     groups = ("encoder", "decoder", "classifier")
     train = descend(loss, run.optimizer(config, info, steps=last - first), wrt=groups)
     if m1 is not None:

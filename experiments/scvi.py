@@ -37,7 +37,8 @@ class Config(plain.Config):
     """Likelihood p(x|z): negative-binomial (auto) or zero-inflated-negative-binomial."""
     library: scvi.Library = "observed"
     """Library size of a cell. observed: its total count. latent: its logarithm is the last dimension of the code, with
-    a normal prior whose moments are those of the log totals of the batch."""
+    a normal prior whose moments are those of the log totals of the batch. Only the
+    log-likelihood of observed is given the total."""
     dispersion: scvi.Dispersion = "gene"
     """Inverse dispersion: one for each gene, or one for each gene in each batch."""
     encode_context: bool = False

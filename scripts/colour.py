@@ -94,14 +94,15 @@ def main() -> None:
     images = data.load(str(options.data / "train.tar"), test=str(options.data / "test.tar"))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     known = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
-    done = {(row["model"], row["seed"]) for row in known}
+    done = {(row["model"], row["seed"], row["budget"]) for row in known}
     for seed in options.seeds:
         for name in options.models:
-            if (name, seed) in done:
+            if (name, seed, options.seconds) in done:
                 continue
             began = time.monotonic()
             found = measured(MODELS[name](images.info), images, options.seconds, seed)
-            line = json.dumps({"model": name, "seed": seed, **found, "total_seconds": time.monotonic() - began})
+            found |= {"budget": options.seconds, "total_seconds": time.monotonic() - began}
+            line = json.dumps({"model": name, "seed": seed, **found})
             with options.out.open("a") as file:
                 file.write(f"{line}\n")
             print(line, flush=True)

@@ -64,7 +64,7 @@ def main() -> None:
     known.add_argument("--sides", nargs="+", choices=(OURS, THEIRS, FREE), default=[FREE, OURS, THEIRS])
     known.add_argument("--epochs", type=int, default=0, help="(default: 100 for pbmc, 30 for simulated)")
     known.add_argument("--seeds", type=int, default=3)
-    known.add_argument("--test", type=int, default=500, help="test cells of simulated of which nats are computed")
+    known.add_argument("--test", type=int, default=500, help="test cells of simulated, for nats and integration scores")
     known.add_argument("--limit", type=float, default=float("inf"), help="seconds after which nothing new is started")
     known.add_argument("--python", default=sys.executable, help="interpreter of an environment with scvi-tools")
     options = known.parse_args()
@@ -95,10 +95,11 @@ def jobs(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             yield from ({"set": name, "side": s, "likelihood": k} for s, k in product(sides, options.likelihoods))
             continue
         epochs = options.epochs or (100 if name == "pbmc" else 30)
+        size = {"test": options.test} if name == "simulated" else {}
         if FREE in options.sides:
-            yield {"set": name, "side": FREE}
+            yield {"set": name, "side": FREE, **size}
         for side, kind in product((s for s in options.sides if s != FREE), options.likelihoods):
-            of = {"set": name, "side": side, "likelihood": kind, "epochs": epochs}
+            of = {"set": name, "side": side, "likelihood": kind, "epochs": epochs, **size}
             yield from ({**of, "seed": seed} for seed in range(options.seeds))
 
 
@@ -178,20 +179,22 @@ def result(job: dict[str, Any], path: Path, options: argparse.Namespace) -> dict
 
 def table(found: list[dict[str, Any]]) -> str:
     """Means and standard deviations over seeds."""
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
+    groups: dict[tuple[str, str, str, int, int], list[dict[str, Any]]] = defaultdict(list)
     for row in found:
-        groups[(row["set"], row.get("likelihood", "nb"), row["side"])].append(row)
+        of = (row["set"], row.get("likelihood", "nb"), row["side"], row.get("epochs", 0), row.get("test", 0))
+        groups[of].append(row)
     lines = [
-        f"| set | likelihood | side | seeds | nats a cell | {' | '.join(MEASURES)} | seconds | cells a second |",
-        f"|{'---|' * (len(MEASURES) + 7)}",
+        f"| set | likelihood | side | epochs | seeds | nats | {' | '.join(MEASURES)} | seconds | cells per second |",
+        f"|{'---|' * (len(MEASURES) + 8)}",
     ]
-    for (name, kind, side), each in sorted(groups.items()):
+    for (name, kind, side, epochs, _), each in sorted(groups.items()):
         cells_of = [
             spread([row[key] for row in each if key in row], 2 if key == "nats" else 3) for key in ("nats", *MEASURES)
         ]
         seconds = spread([row["seconds"] for row in each if "seconds" in row], 0)
         rates = " ".join(f"{row['cells_per_second']:,.0f}" for row in each if "cells_per_second" in row)
-        lines.append(f"| {name} | {kind} | {side} | {len(each)} | {' | '.join(cells_of)} | {seconds} | {rates} |")
+        first = f"| {name} | {kind} | {side} | {epochs or ''} | {len(each)} |"
+        lines.append(f"{first} {' | '.join(cells_of)} | {seconds} | {rates} |")
     return "\n".join(lines)
 
 

@@ -83,7 +83,7 @@ def test_loss_is_the_exact_log_likelihood_of_the_codes_and_samples_follow_it():
     rows = np.asarray(model.apply(variables, x, method="indices")) @ [4, 2, 1]
     assert len(set(rows)) > 2
     np.testing.assert_allclose(terms["loss"], -np.log(p[rows]), rtol=1e-5)
-    np.testing.assert_allclose(terms["bits"], -np.log2(p[rows]) / 3, rtol=1e-5)
+    np.testing.assert_allclose(terms["bits_per_index"], -np.log2(p[rows]) / 3, rtol=1e-5)
     codes = code_prior.prior(model)(jax.device_get(variables), new_key(), 4000)  # as a checkpoint holds them
     assert codes.shape == (4000, 3, 1)
     counts = np.bincount((np.asarray(codes)[..., 0] > 0) @ [4, 2, 1], minlength=8)
@@ -96,7 +96,7 @@ def test_logits_start_uniform_and_heads_must_divide_the_width():
     x = jax.random.uniform(new_key(), (2, 4, 4, 1))
     terms, _ = built.evaluate(jax.jit(built.model.init)(new_key(), x), batch(x), new_key())
     np.testing.assert_allclose(terms["loss"], 4 * np.log(8), rtol=1e-6)
-    np.testing.assert_allclose(terms["bits"], 3, rtol=1e-6)
+    np.testing.assert_allclose(terms["bits_per_index"], 3, rtol=1e-6)
     with pytest.raises(ValueError, match="heads=3 does not divide width=8; use a divisor"):
         nets.CausalTransformer(K, T, width=8, heads=3).init(new_key(), jnp.zeros((1, T), jnp.int32))
 

@@ -101,6 +101,20 @@ def test_missing_numbers_are_nan_and_old_files_are_read(tmp_path):
     np.testing.assert_array_equal(before.context["batch"], BATCH)
 
 
+def test_genes_of_the_same_name_and_old_copies_are_refused(tmp_path):
+    path = written(tmp_path / "cells.h5ad")
+    with h5py.File(path, "r+") as file:
+        file["var/_index"][0] = NAMES[1]
+    with pytest.raises(InputError, match=f"two genes have the name {NAMES[1]}; call var_names_make_unique"):
+        h5ad.read(path, data.Options())
+    before = old(tmp_path / "old.h5ad")
+    with h5py.File(before, "r+") as file:
+        file["obsm"] = np.zeros(COUNT, [("X_pca", float, 2)])
+    with pytest.raises(InputError, match="obsm is older than AnnData 0.7"):
+        h5ad.write(tmp_path / "new.h5ad", before, {"z": np.zeros((COUNT, 2))}, {})
+    assert not (tmp_path / "new.h5ad").exists()
+
+
 def test_genes_of_new_data_are_found_by_name(tmp_path):
     path = written(tmp_path / "cells.h5ad")
     cells = h5ad.read(path, data.Options(target="sort", genes="absent"), ("gene4", "gene1"), training=False)

@@ -248,6 +248,8 @@ def test_classifier_learns_from_few_labels_and_is_loaded(tmp_path):
     reconstructed = np.asarray(model.reconstruct(x))
     likely = [model[i].reconstruct(x, y=names[p[i].argmax(1)]) for i in range(2)]
     np.testing.assert_allclose(reconstructed, likely, rtol=1e-4, atol=1e-5)
+    error = np.mean(((reconstructed - x) / model.scale.factor) ** 2, axis=-1)  # in model units
+    np.testing.assert_allclose(model.score(x, by="reconstruction_error"), error, rtol=1e-3, atol=1e-6)
     plain = jaxae.fit("vae", np.eye(20), epochs=1, test=0, progress=False, batch_size=10, hidden=(4,))
     with pytest.raises(ValueError, match="VAE infers no classes; use m2"):
         plain.classify(np.eye(20))

@@ -14,7 +14,8 @@ from conftest import batch, equal, new_key
 from jaxae.core.batch import AXIS, Batch, Layout
 from jaxae.variants import quantize
 from jaxae.variants.quantize import codebook
-from jaxae.variants.quantize.entropy import joint_entropy
+from jaxae.variants.quantize import rotation as rotations
+from jaxae.variants.quantize.entropy import joint_entropy, marginal_entropy
 from jaxae.variants.quantize.named import FIELDS
 
 RNG = np.random.default_rng(0)
@@ -271,14 +272,26 @@ def test_residual_stages_against_numpy():
 
 
 def test_residual_stages_of_grids_and_signs_reduce_the_error_by_their_scale():
-    """5 levels in [-1, 1]: at most 0.25^i after i stages; signs of [-2, 2]: at most 2^(1 - i)."""
+    """L levels: at most (L / 2 rounded down)^-1 / 2 / (L - 1)^(i - 1) after i stages; signs of [-2, 2]: 2^(1 - i)."""
     z = jnp.linspace(-0.999, 0.999, 500).reshape(-1, 1, 1)
     for i in (1, 3):
-        grid = quantize.Residual((quantize.FSQ((5,)),) * i)
-        error = jnp.abs(z - grid(jnp.arctanh(z)).codes)
-        assert 0.9 * 0.25**i < error.max() <= 0.25**i + 1e-5
+        for levels, half in ((5, 1 / 4), (8, 1 / 8)):
+            grid = quantize.Residual((quantize.FSQ((levels,)),) * i)
+            error = jnp.abs(grid.prepare(jnp.arctanh(z)) - grid(jnp.arctanh(z)).codes).max()
+            assert 0.9 < error / (half / (levels - 1) ** (i - 1)) < 1.001
         signs = quantize.Residual((quantize.LFQ(1, entropy=0.0),) * i)
         assert jnp.abs(2 * z - signs(2 * z).codes).max() <= 2.0 ** (1 - i) + 1e-5
+
+
+def test_gradients_of_entropies_and_directions_are_finite_at_zero():
+    """Codes without probability, and vectors of zeros, as on a black part of an image."""
+    logits = 20 * jnp.asarray(RNG.choice([-4.0, 4.0], (8, 9)), jnp.float32)
+    for entropy in (joint_entropy, marginal_entropy):
+        slope = jax.grad(lambda a, entropy=entropy: entropy(a, jnp.full(8, 1 / 8), batch(jnp.zeros((8, 1)))))(logits)
+        assert np.isfinite(slope).all()
+    vectors = jnp.array([[0.0, 0.0], [3.0, 4.0]])
+    slope = jax.grad(lambda a: jnp.sum(rotations.unit(a)[:, 0]))(vectors)
+    np.testing.assert_allclose(slope, [[0, 0], [16 / 125, -12 / 125]], atol=1e-6)
 
 
 def test_quantizer_dropout_uses_the_first_stages_in_the_given_proportion():
@@ -383,7 +396,10 @@ def test_options_without_effect_and_out_of_range_raise():
         ("kmeans=3 has no effect with quantizer=lfq", {"quantizer": "lfq", "kmeans": 3}),
         ("codes=12 must be a power of two with quantizer=bsq", {"quantizer": "bsq", "codes": 12}),
         ("quantizer_dropout=0.5 needs residual=2 or more", {"quantizer_dropout": 0.5}),
-        ("quantizer_dropout=1.5 must be at most 1", {"quantizer_dropout": 1.5, "residual": 2}),
+        ("residual=2 needs distance=euclidean", {"residual": 2, "distance": "cosine"}),
+        ("no effect with reinit_below=0", {"reinit_below": 0.0, "reinit_from": "error"}),
+        ("groups=0 must be at least 1", {"groups": 0}),
+        ("quantizer_dropout=1.5 must be at least 0 and at most 1", {"quantizer_dropout": 1.5, "residual": 2}),
         ("groups=3 does not divide 16 channels; use a divisor", {"groups": 3}),
         ("reinit_below=0.5 must be below 0.5", {"reinit_below": 0.5, "reinit_usage": 0.5}),
     ):

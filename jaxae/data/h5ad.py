@@ -47,6 +47,9 @@ def read(path: Path, options: Options, features: Sequence[str] = (), training: b
         names, genes = _index(obs, path), _index(var, path)
         if x.shape != (len(names), len(genes)):
             raise InputError(f"{path}: the matrix has shape {x.shape}, not {(len(names), len(genes))}")
+        if len({*genes}) < len(genes):
+            twice = next(name for place, name in enumerate(genes) if name in genes[:place])
+            raise InputError(f"{path}: two genes have the name {twice}; call var_names_make_unique() of AnnData")
         if features:
             places = {name: place for place, name in enumerate(genes)}
             if lacking := [name for name in features if name not in places]:
@@ -65,7 +68,7 @@ def read(path: Path, options: Options, features: Sequence[str] = (), training: b
 
 
 def write(path: Path, source: Path, obsm: Mapping[str, np.ndarray], obs: Mapping[str, np.ndarray]) -> None:
-    """Copy a file, with arrays [N, ...] added to `obsm` and columns [N] to `obs`; those of the same name are replaced.
+    """Copy a file, with arrays [N, ...] added to `obsm` and numbers [N] to `obs`, in place of those of the same name.
 
     OSError, and InputError for a source that is not such a file.
     """
@@ -78,6 +81,9 @@ def write(path: Path, source: Path, obsm: Mapping[str, np.ndarray], obs: Mapping
         with h5py.File(file.name, "r+") as copy:
             if "obsm" not in copy:
                 copy.create_group("obsm").attrs.update({"encoding-type": "dict", "encoding-version": "0.1.0"})
+            for name in ("obsm", "obs"):
+                if not isinstance(_require(copy, name, source), h5py.Group):
+                    raise InputError(f"{source}: {name} is older than AnnData 0.7; save it again with a newer AnnData")
             for parent, arrays in ((_require(copy, "obsm", source), obsm), (_require(copy, "obs", source), obs)):
                 for name, values in arrays.items():
                     if name in parent:

@@ -6,8 +6,8 @@ A cell of type t in batch b has the total l ~ LogNormal(log total + T_b, total_s
 
 m_g ~ Gamma(shape) the expression of the gene, U its change by the type, N(0, type_scale^2) in a fraction of the genes
 and otherwise 0, V ~ N(0, batch_scale^2) its change by the batch, and T_b ~ N(0, batch_total^2). Its counts are negative
-binomial with mean l rho_g and inverse dispersion r_g ~ LogNormal(log dispersion, dispersion_scale^2). A count is lost
-(becomes 0) with probability 1 / (1 + (m / dropout)^2) for its mean m.
+binomial with mean l rho_g and inverse dispersion r_g ~ LogNormal(log dispersion, dispersion_scale^2). A count of
+mean c is lost (becomes 0) with probability 1 / (1 + (c / dropout)^2), a logistic function of log c.
 """
 
 from dataclasses import dataclass

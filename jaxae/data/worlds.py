@@ -44,5 +44,5 @@ def changed(world: W, constants: Mapping[str, Any], name: str) -> W:
 def require_least(world: Any, least: Mapping[str, int | float], name: str) -> None:
     """Raise InputError for a constant below its least value."""
     for field, low in least.items():
-        if getattr(world, field) < low:
-            raise InputError(f"data={name}: {field}={getattr(world, field)} must be at least {low}")
+        if not low <= getattr(world, field) < float("inf"):
+            raise InputError(f"data={name}: {field}={getattr(world, field)} must be at least {low}, and finite")

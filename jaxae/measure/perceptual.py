@@ -28,6 +28,11 @@ def distance(params: Params) -> Distance:
         return f / jnp.sqrt(jnp.sum(f**2, axis=-1, keepdims=True) + 1e-10)
 
     def of(x: Float[Array, "B H W C"], y: Float[Array, "B H W C"]) -> Float[Array, " B"]:
+        channels = params["maps"]["Convolution_0"]["kernel"].shape[2]
+        if x.shape[3] != channels:
+            raise ValueError(
+                f"the classifier is of images with {channels} channels, not {x.shape[3]}; train another one"
+            )
         pairs = zip(classifier.activations(params, x), classifier.activations(params, y), strict=True)
         layers = [jnp.sum((normalized(f) - normalized(g)) ** 2, axis=-1).mean((1, 2)) for f, g in pairs]
         return sum(layers, jnp.zeros(len(x)))

@@ -16,7 +16,7 @@ from jaxae.training import apply
 from jaxae.training.examples import Model, Part, condition_of
 from jaxae.training.start import TEST
 from jaxae.training.start import keys as start_keys
-from jaxae.variants import iwae, vae
+from jaxae.variants import iwae, m2, vae
 
 ERROR, ELBO, LIKELIHOOD, DISTANCE = (
     "reconstruction_error",
@@ -28,7 +28,8 @@ ERROR, ELBO, LIKELIHOOD, DISTANCE = (
 
 def general(model: nn.Module) -> tuple[str, ...]:
     """Names of the scores of a model in addition to the terms of its loss."""
-    return (ERROR, DISTANCE, *((ELBO, LIKELIHOOD) if isinstance(model, vae.VAE) else ()))
+    bounded = isinstance(model, vae.VAE) and not isinstance(model, m2.M2)  # whose bound sums over the classes
+    return (ERROR, DISTANCE, *((ELBO, LIKELIHOOD) if bounded else ()))
 
 
 def of_part(model: Model, part: Part, by: str, samples: int) -> Float[np.ndarray, "*S n"]:
@@ -36,9 +37,12 @@ def of_part(model: Model, part: Part, by: str, samples: int) -> Float[np.ndarray
     condition, several = condition_of(model, part.y, part.context), len(model.seeds) > 1
     net, variables = model.experiment.model, model.variables
     if by == ERROR:
-        steps = () if part.steps is None else (part.steps,)
-        z = apply.method(net, "encode", several, False, variables, part.x, *steps, *condition)
-        decoded = apply.method(net, "decode", several, several, variables, z, *condition)
+        if model.experiment.classes == "inferred":
+            decoded = apply.method(net, "reconstruct", several, False, variables, part.x, *condition)
+        else:
+            steps = () if part.steps is None else (part.steps,)
+            z = apply.method(net, "encode", several, False, variables, part.x, *steps, *condition)
+            decoded = apply.method(net, "decode", several, several, variables, z, *condition)
         return np.asarray(reconstruction_error(several, decoded, part.x, part.mask))
     if by in general(net):
         data = (part.x, part.mask, *condition)

@@ -1,4 +1,4 @@
-"""An autoregressive prior over the codes of a quantized autoencoder (van den Oord et al. 2017, section 4)."""
+"""An autoregressive prior over the codes of a quantized autoencoder (van den Oord et al. 2017, section 3.3)."""
 
 from collections.abc import Callable
 from functools import partial
@@ -98,7 +98,7 @@ def index_shape(tokenizer: vqvae.VQVAE, shape: tuple[int, ...]) -> tuple[int, ..
 def loss(model: CodePrior, info: Info | None = None) -> Loss:
     """-log p(indices) in nats per example, exact. info: classes and covariates, for a conditional model.
 
-    Only the prior has a gradient. Terms: `loss`; `bits`, the same in bits per index, at most log2 K for uniform ones.
+    Only the prior has a gradient. Terms: `loss`; `bits_per_index`, the same in bits, log2 K for uniform indices.
     """
 
     def objective(variables: Variables, batch: Batch, key: Key[Array, ""]) -> tuple[Terms, Extra]:  # noqa: ARG001
@@ -107,7 +107,7 @@ def loss(model: CodePrior, info: Info | None = None) -> Loss:
         logits: Any = model.apply(variables, indices, *c, method="logits")
         tokens = indices.reshape(len(indices), -1, 1)
         nats = -jnp.sum(jnp.take_along_axis(jax.nn.log_softmax(logits), tokens, axis=-1), axis=(1, 2))
-        return {"loss": nats, "bits": nats / (tokens.shape[1] * log(2))}, {}
+        return {"loss": nats, "bits_per_index": nats / (tokens.shape[1] * log(2))}, {}
 
     return objective
 

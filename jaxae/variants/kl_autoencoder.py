@@ -1,7 +1,7 @@
 """The first stage of latent diffusion: spatial codes with a small KL term, a perceptual and an adversarial loss.
 
 Rombach, Blattmann, Lorenz, Esser & Ommer 2022, section 3.1 and appendix G; the losses are those of Esser, Rombach &
-Ommer 2021, section 3.2.
+Ommer 2021, section 3.1.
 """
 
 from collections.abc import Callable

@@ -48,7 +48,7 @@ class VQVAE(nn.Module):
         return self.quantizer.embed(indices)
 
     def decode(self, z: Float[Array, "B *P Z"]) -> Float[Array, "B *D"]:
-        """The mean of p(x|z), from the codes nearest to these vectors."""
+        """The mean of p(x|z), from the codes nearest to these vectors, if the quantizer finds them (`nearest`)."""
         return self.likelihood.mean(self.decoder(self.quantizer.nearest(z)))
 
     @property

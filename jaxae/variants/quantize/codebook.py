@@ -89,7 +89,7 @@ def replacements(
 ) -> tuple[Float[Array, "K Z"], Bool[Array, " K"]]:
     """A vector of the global batch for each code, the same on every device, and which unused codes to replace by it.
 
-    It has to differ from all codes, and from the vectors before it that may replace a code.
+    It has to differ from all codes, and from the vectors before it (drawn by error: those that may replace a code).
 
     drawn: uniform, or with a probability proportional to the squared distance from its nearest code, so that few of
     them are near to a code (Arthur & Vassilvitskii 2007, k-means++).

@@ -23,7 +23,7 @@ def joint_entropy(logits: Float[Array, "N Z"], weight: Float[Array, " N"], batch
     half = logits.shape[1] // 2
     first, second = (_product(part) for part in (logits[:, :half], logits[:, half:]))
     mean = batch.total(jnp.matmul((weight[:, None] * first).T, second, precision="highest"))
-    return jnp.sum(jax.scipy.special.entr(mean))
+    return jnp.sum(_plogp(mean))
 
 
 def marginal_entropy(logits: Float[Array, "N Z"], weight: Float[Array, " N"], batch: Batch) -> Float[Array, ""]:
@@ -31,7 +31,12 @@ def marginal_entropy(logits: Float[Array, "N Z"], weight: Float[Array, " N"], ba
     white, black = (
         batch.total(jnp.matmul(weight, jax.nn.sigmoid(sign * logits), precision="highest")) for sign in (1, -1)
     )
-    return jnp.sum(jax.scipy.special.entr(white) + jax.scipy.special.entr(black))
+    return jnp.sum(_plogp(white) + _plogp(black))
+
+
+def _plogp(p: Float[Array, "*K"]) -> Float[Array, "*K"]:
+    """-p log p, with a finite gradient at 0, where that of `jax.scipy.special.entr` is infinite."""
+    return -p * jnp.log(jnp.maximum(p, jnp.finfo(p.dtype).tiny))
 
 
 def _product(logits: Float[Array, "N D"]) -> Float[Array, "N K"]:

@@ -27,8 +27,8 @@ class FSQ(Quantizer):
 
     @property
     def shrink(self) -> tuple[float, ...]:
-        """Half of the distance between levels."""
-        return tuple(0.5 / (count // 2) for count in self.levels)
+        """1 / (L - 1): residuals, up to half of the distance between levels, then fill the range of the levels."""
+        return tuple(1 / (count - 1) for count in self.levels)
 
     def prepare(self, z: Float[Array, "B *P Z"]) -> Float[Array, "B *P Z"]:
         """The vectors within the grid (see `bound`)."""

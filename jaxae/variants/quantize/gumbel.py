@@ -45,7 +45,7 @@ class Gumbel(Quantizer):
             y = jax.nn.softmax(log_y)
             if self.hard:
                 y = jax.nn.one_hot(indices, self.codes) + (y - jax.lax.stop_gradient(y))
-            codes = y @ self.book
+            codes = jnp.matmul(y, self.book, precision="highest")
         else:
             indices = jnp.argmax(log_q, axis=-1)
             codes = self.book[indices]

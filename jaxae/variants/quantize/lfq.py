@@ -43,7 +43,7 @@ class LFQ(Quantizer):
 
     @property
     def shrink(self) -> float:
-        """Residuals of vectors in [-1, 1] are half as large after a shift by the sign."""
+        """Vectors in [-2, 2] have residuals in [-1, 1]."""
         return 0.5
 
     @property

@@ -86,7 +86,7 @@ def named(options: Options) -> Quantizer:
     """The quantizer of these options: a map to fewer channels, groups, residual quantizers, as far as requested.
 
     ValueError for an option that has no effect with this quantizer, a number of codes of lfq or bsq that is no power of
-    two, channels that the groups cannot share equally, and values out of range.
+    two, channels that the groups cannot share equally, residuals of directions, and values out of range.
     """
     name, groups = options.quantizer, options.groups
     for field in dataclasses.fields(Options):
@@ -95,6 +95,12 @@ def named(options: Options) -> Quantizer:
             raise ValueError(f"{field.name}={_spelled(value)} has no effect with quantizer={name}; omit it")
     if options.quantizer_dropout and options.residual == 1:
         raise ValueError(f"quantizer_dropout={options.quantizer_dropout} needs residual=2 or more")
+    if options.distance == "cosine" and options.residual > 1:
+        raise ValueError(f"residual={options.residual} needs distance=euclidean: with cosine all codes have norm 1")
+    if not options.reinit_below and (options.reinit_usage, options.reinit_from) != (1.0, "uniform"):
+        raise ValueError("reinit_usage and reinit_from have no effect with reinit_below=0; omit them")
+    if groups < 1:
+        raise ValueError(f"groups={groups} must be at least 1")
     width = options.code_dim or options.latent
     if name in ("fsq", "lfq", "bsq"):
         width = groups * (len(options.levels) if name == "fsq" else _bits(options))

@@ -21,7 +21,7 @@ class Residual(Quantizer):
     training (their section 3.4, quantizer dropout). Losses of the others are 0; their codebooks see all residuals.
     Loss: the sum of theirs, of the divided residuals; `quantization` is the squared error of the sum of all codes;
     other terms are means.
-    ValueError for quantizers of different sizes, and for a dropout above 1.
+    ValueError for quantizers of different sizes, and for a dropout outside [0, 1].
     """
 
     layers: tuple[Quantizer, ...]
@@ -30,8 +30,8 @@ class Residual(Quantizer):
 
     def __post_init__(self) -> None:
         _require_equal(self.layers)
-        if self.dropout > 1:
-            raise ValueError(f"quantizer_dropout={self.dropout} must be at most 1")
+        if not 0 <= self.dropout <= 1:
+            raise ValueError(f"quantizer_dropout={self.dropout} must be at least 0 and at most 1")
         super().__post_init__()
 
     @property

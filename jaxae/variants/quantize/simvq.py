@@ -37,7 +37,7 @@ class SimVQ(Quantizer):
     @property
     def book(self) -> Float[Array, "K Z"]:
         """The codes."""
-        return self.fixed.value @ self.weights
+        return jnp.matmul(self.fixed.value, self.weights, precision="highest")
 
     def assign(self, z: Float[Array, "B *P Z"], batch: Batch | None, key: Key[Array, ""] | None) -> Quantized:  # noqa: ARG002
         """The nearest codes."""

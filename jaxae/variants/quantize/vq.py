@@ -14,7 +14,7 @@ from jaxae.variants.quantize.rotation import unit
 
 
 class VQ(Quantizer):
-    """The nearest of K codes, learned by moving averages (Razavi, van den Oord & Vinyals 2019, A.1) or by gradient.
+    """The nearest of K codes, learned by moving averages (van den Oord et al. 2017, equations 6 to 8) or by gradient.
 
     Moving averages over global batches, with n_k vectors z of the batch that are nearest to code k:
 
