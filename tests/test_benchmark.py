@@ -31,6 +31,7 @@ def kernels(params):
     return sum(leaf.size for path, leaf in leaves if path[-1].key in ("kernel", "recurrent"))
 
 
+@pytest.mark.slow
 def test_operations_count_every_kernel_of_the_networks():
     """The counts also agree with a hand-computed one."""
     workloads = importlib.import_module("contenders.workloads")

@@ -86,6 +86,7 @@ def test_shifted_images_are_padded_with_zeros():
     assert equal(classifier.shifted(x, jax.random.split(new_key(), 200), 0), x)
 
 
+@pytest.mark.slow
 def test_same_seed_is_bit_exact(small, params):
     assert equal(classifier.train(small), params)
     assert not equal(classifier.train(small, seed=1), params)
@@ -108,6 +109,7 @@ def test_features_and_logits_against_numpy(small, params):
         np.testing.assert_allclose(classifier.features(params, images), features, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_features_of_many_images_are_computed_in_chunks(small, params):
     """Two full chunks and a partial one."""
     count = 2 * classifier.CHUNK + 10

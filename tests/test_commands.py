@@ -541,6 +541,7 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
 """
 
 
+@pytest.mark.slow
 def test_bash_completes_commands_experiments_and_flags(tmp_path):
     done = jaxae_command("--tyro-print-completion", "bash")
     assert (done.returncode, done.stderr) == (0, "")
@@ -583,6 +584,7 @@ def test_fish_completes_commands_experiments_and_flags(tmp_path):
     assert completed_by_fish(script, ["jaxae", "vae", "--kl"]) == {"--kl-warmup", "--kl-cycles", "--kl-weight"}
 
 
+@pytest.mark.slow
 def test_completion_scripts_are_for_the_supported_shells(capsys):
     assert jaxae_command("--tyro-print-completion", "zsh").stdout.startswith("#compdef jaxae")
     for other in ("ksh", "tcsh"):  # tyro writes the script for tcsh with a package that jaxae does not depend on

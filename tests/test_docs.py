@@ -94,6 +94,7 @@ def test_every_public_module_has_a_page(site):
         assert (site / place.with_suffix(".html")).is_file(), path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("page", "shown"),
     [

@@ -31,11 +31,14 @@ DRAWN = {"denoising", "sequence", "strided"}
 # Experiments that share model and loss with another one, or whose losses have tests of their own.
 SHARED = {"beta_vae", "binary", "deep", "denoising", "infovae", "mirrored", "planar", "sigmoid", "sparse", "strided"}
 SHARED |= {
+    "code_prior",
+    "deep_svdd",
     "denoising_conv32",
     "gated",
     "jump_relu",
     "kl_autoencoder",
     "l1",
+    "m2",
     "mae",
     "matching_pursuit",
     "matryoshka",
