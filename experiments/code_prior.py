@@ -1,12 +1,12 @@
 """A causal transformer over the codes of a quantized autoencoder, to sample from: exact likelihood of the codes.
 
+The tokenizer is that of a finished run of `vqvae`, --tokenizer, which stays as it is; otherwise it is trained beside
+the prior, with the fields of `vqvae`, and `loss` becomes comparable between epochs when its codes stop moving.
+
 Group: quantized
 Source: van den Oord, Vinyals & Kavukcuoglu 2017, section 3.3; a transformer (Vaswani et al. 2017) for their PixelCNN.
 Published: no result for these data (van den Oord et al. 2017).
 Command: jaxae code_prior --data mnist
-
-The tokenizer is that of a finished run of `vqvae`, --tokenizer, which stays as it is; otherwise it is trained beside
-the prior, with the fields of `vqvae`, and `loss` becomes comparable between epochs when its codes stop moving.
 """
 
 import dataclasses

@@ -24,7 +24,7 @@ GROUPS = {
     "metrics](#recovered-dictionaries)).",
     "variational": "The objective is a lower bound on the log-likelihood; bounds, priors and data differ.",
     "semi-supervised": "Few training examples have a class; the others are part of the bound.",
-    "single cells": "Counts of genes in single cells, with batches as covariates ([all scores](#single-cells)).",
+    "single cells": "Counts of genes in single cells, with batches as covariates ([all scores](#counts-of-cells)).",
     "missing data": "Importance weighted bounds on the observed entries of examples; the others are imputed ([errors]"
     "(#missing-values)).",
     "disentangled": "A larger weight on the KL term or on the total correlation, so that each latent dimension carries "

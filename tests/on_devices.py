@@ -201,7 +201,7 @@ def gradients(loss, mode, devices):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(size, 5)).astype(np.float32)
     params = {name: 0.5 * rng.normal(size=(5, 3)).astype(np.float32) for name in ("a", "b")}
-    book = {"codes": rng.normal(size=(6, 3)).astype(np.float32), "use": np.linspace(0, 2, 6, dtype=np.float32)}
+    book = {"codes": jnp.asarray(rng.normal(size=(6, 3)), jnp.float32), "use": jnp.linspace(0, 2, 6)}
 
     def make(per_device, layout):
         def one(params, x, key):

@@ -180,7 +180,7 @@ def test_impute_refuses_bad_output_in_one_line(table, capsys):
         ("fish.csv", "is DATA itself"),
         ("filled.parquet", "has another format than"),
         ("filled.png", "rows of a table are not images"),
-        ("filled.txt", "must end in .csv or .tsv or .parquet or .npy or .npz or .png"),
+        ("filled.txt", "must end in one of .csv, .tsv, .parquet, .npy, .npz, .png"),
     ):
         assert call("impute", table / "run", table / "fish.csv", "--out", table / out) == 2
         assert says in capsys.readouterr().err

@@ -86,7 +86,7 @@ def test_bad_input_exits_with_2_and_one_line_in_its_own_process(tmp_path):
         (["--zzz"], "RUN needs a value"),
         (["R", "D", "--out"], "--out needs a value"),
         (["R", "D", "--out", "a.npy", "--member", "one"], "--member: invalid literal for int() with base 10: 'one'"),
-        (["R", "D", "--out", "a.png"], "--out a.png must end in .npy or .csv"),
+        (["R", "D", "--out", "a.png"], "--out a.png must end in one of .npy, .csv, .h5ad"),
     ],
 )
 def test_invalid_arguments_are_named_in_one_line(arguments, line):

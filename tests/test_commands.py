@@ -422,8 +422,8 @@ def test_bad_arguments_exit_with_2_and_one_line_and_write_nothing(one, two, tmp_
     before = sorted(tmp_path.rglob("*"))
     for name, arguments, said in (
         ("encode", (one, tmp_path / "large.npy", "--out", out), "shape [32, 32, 1], and the model of"),
-        ("encode", (one, x, "--out", tmp_path / "out.txt"), "out.txt must end in .npy or .csv"),
-        ("reconstruct", (one, x, "--out", tmp_path / "out.txt"), "out.txt must end in .npy or .csv or .png"),
+        ("encode", (one, x, "--out", tmp_path / "out.txt"), "out.txt must end in one of .npy, .csv, .h5ad"),
+        ("reconstruct", (one, x, "--out", tmp_path / "out.txt"), "out.txt must end in one of .npy, .csv, .png"),
         ("encode", (one, x, "--out", tmp_path / "none" / "out.npy"), "cannot be written (No such file"),
         ("encode", (one, x, "--out", tmp_path / "folder.npy"), "cannot be written (Is a directory)"),
         ("encode", (tmp_path / "unfinished", x, "--out", out), "is not finished"),

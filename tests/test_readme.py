@@ -23,7 +23,7 @@ from jaxae.run import config as configs
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-FOLDERS = ("experiments", "jaxae", "jaxae/*", "jaxae/report/*", "scripts", "tests")
+FOLDERS = ("experiments", "jaxae", "jaxae/*", "jaxae/report/*", "jaxae/variants/*", "scripts", "tests")
 PAGES = [ROOT / "README.md", *(page for name in FOLDERS for page in sorted(ROOT.glob(f"{name}/README.md")))]
 PAGES.remove(ROOT / "jaxae" / "experiments" / "README.md")  # a link
 EXAMPLES = [code for page in PAGES for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.S)]

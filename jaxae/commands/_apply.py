@@ -40,7 +40,7 @@ class ToFile(Conditions, OneRun):
     def __post_init__(self) -> None:
         """Raise ValueError for an unsupported file suffix."""
         if self.out.suffix not in self.suffixes:
-            raise ValueError(f"out={self.out} must end in {' or '.join(self.suffixes)}")
+            raise ValueError(f"out={self.out} must end in one of {', '.join(self.suffixes)}")
 
 
 @dataclass(frozen=True, kw_only=True)
