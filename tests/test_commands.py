@@ -522,6 +522,7 @@ def test_help_names_every_command_and_experiment():
     assert done.stdout.startswith("usage: jaxae score [-h] RUN DATA ")
 
 
+@pytest.mark.slow
 def test_command_imports_no_other_command():
     program = "import sys; from jaxae.commands.main import main\ntry: main({})\nexcept SystemExit: print(*sys.modules)"
     for arguments in (["list"], ["encode"], ["vae", "--nonsense"]):

@@ -43,8 +43,12 @@ SHARED |= {
     "matching_pursuit",
     "matryoshka",
     "miwae",
+    "not_miwae",
+    "outliers",
     "resnet_vae",
+    "scvi",
     "topk",
+    "vampprior",
 }
 
 

@@ -740,6 +740,7 @@ def test_learned_scale_is_one_parameter_that_starts_at_one():
     assert Normal("predicted").parameters(SHAPE) == (3, 2, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["auto", *NAMES])
 def test_vae_experiment_has_the_likelihood_of_its_field(name):
     """The reconstruction term is its negative log-likelihood."""

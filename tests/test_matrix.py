@@ -114,11 +114,16 @@ GROUPS = {
 }
 OF_IMAGES = ("convolutional", "masked", "vqvae")
 KINDS = {"bytes": IMAGES, "colour": COLOUR, "real": REAL, "table": TABLE, "missing": MISSING, "series": SERIES}
-SLOW = {"bytes", "real"}  # trained by the default tests of every experiment
+# The default tests of every experiment train on bytes, and `test_real.py` on real images.
+DEFAULT = {"table": GROUPS, "missing": GROUPS, "colour": OF_IMAGES, "series": ("sequence", "vae")}
+CELLS = [
+    pytest.param(name, kind, marks=() if name in DEFAULT.get(kind, ()) else pytest.mark.slow)
+    for name in GROUPS
+    for kind in KINDS
+]
 
 
-@pytest.mark.parametrize("kind", [pytest.param(k, marks=[pytest.mark.slow] if k in SLOW else []) for k in KINDS])
-@pytest.mark.parametrize("name", GROUPS)
+@pytest.mark.parametrize(("name", "kind"), CELLS)
 def test_every_group_trains_on_every_kind_or_raises(name, kind):
     """Reconstructions are finite, have the shape of the examples and are in their units."""
     x, fields = KINDS[kind], {"epochs": 1, "batch_size": 8, "progress": False, **GROUPS[name]}

@@ -153,6 +153,7 @@ def test_examples_are_combinations_of_the_features_that_fire():
     assert found.info.mean().shape == (6,)
 
 
+@pytest.mark.slow
 def test_a_single_feature_and_no_hierarchy_are_worlds():
     for constants in ({"features": 1, "dim": 2}, {"roots": 0, "depth": 0}, {"roots": 100, "children": 1}):
         found = data.superposition(**{**SMALL, "steps": 0, **constants}, train=8, test=50)
