@@ -7,8 +7,9 @@ and backward, 512 codes. Both libraries run in their own process with one thread
 with two cores, waiting threads distort both. The time is the median (smallest to largest) over all runs of nine
 medians of ten steps each, after 110 steps. Error: squared distance of a vector from its code, mean over all vectors;
 perplexity of the (first) index, of 512. vq and residual compare codebooks of moving averages with k-means, decay and
-expiry as configured; the parameters of the others are not trained. `best` are our options for re-initialisation, in
-place of those of theirs: vectors drawn in proportion to their error, codes below 0.4 of uniform usage.
+expiry as configured, and pass the gradient straight through; simvq has the rotation trick, their default. The
+parameters of the others are not trained. `best` are our options for re-initialisation, in place of those of theirs:
+vectors drawn in proportion to their error, codes below 0.4 of uniform usage.
 
 vector-quantize-pytorch needs its own environment, since it requires torch:
 python -m venv vq && vq/bin/pip install torch vector-quantize-pytorch
@@ -32,7 +33,7 @@ FOLDER = Path(__file__).parent / "contenders"
 BATCH, CODES, STEPS = 4096, 512, 200
 # Theirs expires codes of fewer than 2 vectors: 2 / (4096 / 512) of uniform usage, which is also that of new ones.
 EXPIRY = {"decay": 0.8, "kmeans": 10, "reinit_below": 0.249, "reinit_usage": 0.25}
-THEIRS = {"codebook_size": CODES, "kmeans_init": True, "threshold_ema_dead_code": 2}
+THEIRS = {"codebook_size": CODES, "kmeans_init": True, "threshold_ema_dead_code": 2, "rotation_trick": False}
 BEST = {**EXPIRY, "reinit_below": 0.399, "reinit_usage": 0.4, "reinit_from": "error"}
 SLOW = {"decay": 0.99}
 JOBS: dict[str, tuple[dict[str, Any], tuple[str, dict[str, Any]]]] = {
@@ -46,7 +47,7 @@ JOBS: dict[str, tuple[dict[str, Any], tuple[str, dict[str, Any]]]] = {
     ),
     "fsq": ({"quantizer": "fsq", "levels": (8, 8, 8)}, ("fsq", {"levels": [8, 8, 8]})),
     "lfq": ({"quantizer": "lfq", "codes": CODES}, ("lfq", {"codebook_size": CODES})),
-    "simvq": ({"quantizer": "simvq", "codes": CODES}, ("simvq", {"codebook_size": CODES})),
+    "simvq": ({"quantizer": "simvq", "codes": CODES, "gradient": "rotation"}, ("simvq", {"codebook_size": CODES})),
 }
 
 
