@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jaxae import nets, run
-from jaxae.core import kl_term
 from jaxae.core.step import descend
 from jaxae.experiments import vae as plain
 from jaxae.run import variational
@@ -42,8 +41,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         classes=info.classes,
         prior=net if config.prior == "learned" else None,
     )
-    warmup = variational.warmup(config, info)
-    rate = kl_term.rate(config.kl_weight, warmup, target=config.capacity, of=config.capacity_of, free=config.free_bits)
+    rate = variational.rate(config, info)
     return variational.experiment(
         config,
         info,

@@ -15,7 +15,6 @@ import flax.linen as nn
 import optax
 
 from jaxae import nets, run
-from jaxae.core import kl_term
 from jaxae.core.step import alternate, descend
 from jaxae.experiments import vae as plain
 from jaxae.run import variational
@@ -51,8 +50,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         *variational.dense(config, info, precision=config.precision),
         discriminator=nets.MLP(config.discriminator, (1,), activation=leaky, precision=config.precision),
     )
-    warmup = variational.warmup(config, info)
-    rate = kl_term.rate(config.kl_weight, warmup, target=config.capacity, of=config.capacity_of, free=config.free_bits)
+    rate = variational.rate(config, info)
     loss = factor_vae.loss(model, config.gamma, rate)
     adversary = optax.adam(config.discriminator_lr, b1=0.5)
     train = alternate(

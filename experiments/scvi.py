@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from jaxae import likelihoods, run
-from jaxae.core import kl_term
 from jaxae.core.step import descend
 from jaxae.experiments import vae as plain
 from jaxae.measure import integration
@@ -74,8 +73,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         prior=scvi.Prior(config.latent, moments(info)) if latent_library else None,
         library=config.library,
     )
-    warmup = variational.warmup(config, info)
-    rate = kl_term.rate(config.kl_weight, warmup, target=config.capacity, of=config.capacity_of, free=config.free_bits)
+    rate = variational.rate(config, info)
     built = variational.experiment(
         config,
         info,

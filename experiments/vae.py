@@ -36,8 +36,7 @@ class Config(variational.Fields, run.Config):
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
     model = vae.VAE(*variational.dense(config, info, precision=config.precision))
-    warmup = variational.warmup(config, info)
-    rate = kl_term.rate(config.kl_weight, warmup, target=config.capacity, of=config.capacity_of, free=config.free_bits)
+    rate = variational.rate(config, info)
     return variational.experiment(
         config, info, model, descend(vae.loss(model, rate), run.optimizer(config, info)), vae.loss(model)
     )

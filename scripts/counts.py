@@ -37,6 +37,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent / "contenders"))
 
 import cells
+from dictionaries import rows, same
 
 from jaxae import data
 from jaxae.data import h5ad
@@ -72,7 +73,7 @@ def main() -> None:
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         for job in jobs(options):
-            if any(all(row.get(name) == value for name, value in job.items()) for row in rows(options.out)):
+            if any(same(row, job) for row in rows(options.out)):
                 continue
             if time.monotonic() - began > options.limit:
                 print("the time limit is reached: repeat the command to continue", file=sys.stderr)
@@ -101,11 +102,6 @@ def jobs(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         for side, kind in product((s for s in options.sides if s != FREE), options.likelihoods):
             of = {"set": name, "side": side, "likelihood": kind, "epochs": epochs, **size}
             yield from ({**of, "seed": seed} for seed in range(options.seeds))
-
-
-def rows(path: Path) -> list[dict[str, Any]]:
-    """The results so far."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def arrays(name: str, options: argparse.Namespace) -> dict[str, np.ndarray]:

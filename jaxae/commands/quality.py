@@ -76,13 +76,14 @@ def measure(options: Options) -> str:
     small = min(data.shape[:2]) < len(images.WINDOW)
 
     def row(label: str, kind: str, sets: Iterable[np.ndarray]) -> str:
-        similar: list[tuple[float, float]] = []  # PSNR and SSIM of each image
+        similar: dict[str, list[float]] = {"psnr": [], "ssim": []}  # of each image
 
         def compared(sets: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
             for decoded, part in zip(sets, test(), strict=True):
                 pair = jnp.asarray(unit(part.x)), jnp.asarray(decoded)
-                ratio = images.psnr(*pair)
-                similar.extend(zip(ratio, ratio if small else images.ssim(*pair), strict=True))
+                similar["psnr"].extend(images.psnr(*pair))
+                if not small:
+                    similar["ssim"].extend(images.ssim(*pair))
                 yield decoded
 
         if kind == RECONSTRUCTIONS:
@@ -97,9 +98,11 @@ def measure(options: Options) -> str:
         made = np.concatenate([features(x) for x in sets])
         precision, recall = quality.precision_recall(real, made)
         line = f"{label:<{width}}  {kind:<15}  {quality.frechet(real, made):8.4f}  {precision:9.3f}  {recall:6.3f}"
-        psnr, ssim = np.mean(similar, axis=0) if similar else (None, None)
-        last = ("-" if psnr is None else f"{psnr:.2f}", "-" if ssim is None or small else f"{ssim:.4f}")
-        return f"{line}  {last[0]:>5}  {last[1]:>6}"
+        psnr, ssim = (
+            f"{np.mean(values):.{digits}f}" if values else "-"
+            for values, digits in zip(similar.values(), (2, 4), strict=True)
+        )
+        return f"{line}  {psnr:>5}  {ssim:>6}"
 
     width = max(len(str(path)) for path in [*options.runs, "data"])
     rng = np.random.default_rng(options.seed)
@@ -122,7 +125,7 @@ def measure(options: Options) -> str:
 def _weights(path: Path, data: Dataset) -> Params:
     """Weights of a classifier of images with as many channels. InputError for others."""
     weights = classifier.read(path)
-    channels = weights["maps"]["Convolution_0"]["kernel"].shape[2]
+    channels = classifier.channels(weights)
     if len(data.shape) != 3 or data.shape[2] != channels:
         raise InputError(f"classifier={path} is of images with {channels} channels, not of examples {data.shape}")
     return weights

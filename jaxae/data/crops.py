@@ -19,7 +19,7 @@ from jaxae.data import folders, pictures, tars
 from jaxae.data.dataset import Dataset, Split
 from jaxae.data.draws import Draws
 from jaxae.data.options import OF_PICTURES, SOURCE_OPTIONS, Options, without_effect
-from jaxae.data.splits import HELD_OUT, ORDER, amount_of, held_out_mask
+from jaxae.data.splits import ORDER, amount_of, held_out_mask, renamed, requested
 from jaxae.errors import InputError
 
 Picture = UInt8[np.ndarray, "H W C"]
@@ -50,15 +50,8 @@ def load(options: Options, path_of: Callable[[str], Path | None]) -> Dataset:
     if options.kind not in ("auto", "image"):
         raise without_effect("kind", options.kind, "random crops, which are images without classes")
     parts, notes = _read(options, path_of)
-    if "valid" in parts and "test" not in parts and not options.test:
-        parts["test"] = parts.pop("valid")
-        notes += ("the validation split is used as the test split (test=0.1 holds out another one)",)
-    given = {"test": options.test or ("" if "test" in parts else HELD_OUT), "valid": options.valid}
-    for name, wanted in given.items():
-        if not wanted:
-            continue
-        if name in parts:
-            raise InputError(f"{name}={wanted} has no effect, since the data have a {name} split of their own; omit it")
+    notes += renamed(parts, options.test)
+    for name, wanted in requested(parts, options.test, options.valid).items():
         amount = amount_of(name, wanted)
         if amount is None:
             other, more = _read(replace(options, data=wanted, test_pattern=""), path_of)
@@ -73,12 +66,18 @@ def load(options: Options, path_of: Callable[[str], Path | None]) -> Dataset:
     channels = max(picture.shape[2] for part in parts.values() for picture in part)
     for name, part in parts.items():
         parts[name] = [np.broadcast_to(picture, (*picture.shape[:2], channels)) for picture in part]
-    cut = {name: _split(np.concatenate([tiles(one, options.size) for one in part])) for name, part in parts.items()}
-    train, shape = parts["train"], cut["train"].x.shape
+    train, size = parts["train"], options.size
+    shape = (sum((p.shape[0] // size) * (p.shape[1] // size) for p in train), size, size, channels)
+    evaluated = {"test": train, **parts} if "test" not in parts else parts  # test=0: the tiles of the training pictures
+    cut = {
+        name: _split(np.concatenate([tiles(one, size) for one in evaluated[name]]))
+        for name in ("test", "valid")
+        if name in evaluated
+    }
     generator = Generator(_together(train), _drawing(options.size))
     return Dataset(
         _split(Draws(generator, shape, np.dtype(np.uint8))),
-        cut.get("test", cut["train"]),
+        cut["test"],
         (),
         from_bytes=True,
         valid=cut.get("valid"),

@@ -1,7 +1,7 @@
 """Data sets by name or path."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,8 +21,11 @@ from jaxae.data.superposition import load as load_superposition
 from jaxae.data.worlds import world_of
 from jaxae.errors import InputError
 
-# Data sets that are made from the constants in their names: see `worlds`.
-WORLDS = {"superposition": load_superposition, "simulated_cells": load_cells}
+# Data sets that are made from the constants in their names (see `worlds`), and their kinds.
+WORLDS: dict[str, tuple[Callable[[str], Dataset], Wanted]] = {
+    "superposition": (load_superposition, "table"),
+    "simulated_cells": (load_cells, "counts"),
+}
 
 
 def is_world(name: str) -> bool:
@@ -54,7 +57,7 @@ def named(options: Options, data_dir: str = "", manual_dir: str = "") -> Dataset
     require_valid(options)
     if is_world(options.data):
         _require_world(options, data_dir, manual_dir)
-        return WORLDS[world_of(options.data)](options.data)
+        return WORLDS[world_of(options.data)][0](options.data)
     if options.fit == "random":
         return crops.load(options, path_of)
     raw = read(options, data_dir, manual_dir)
@@ -68,9 +71,8 @@ def named(options: Options, data_dir: str = "", manual_dir: str = "") -> Dataset
 
 def _require_world(options: Options, data_dir: str, manual_dir: str) -> None:
     """Raise InputError for an option that has no effect on a world."""
-    kind: Wanted = "counts" if world_of(options.data) == "simulated_cells" else "table"
-    kept = (options.labels, options.labels_seed)
-    known = replace(Options(), data=options.data, kind=kind, scale="none", labels=kept[0], labels_seed=kept[1])
+    kept = {name: getattr(options, name) for name in ("data", "labels", "labels_seed")}
+    known = replace(Options(), kind=WORLDS[world_of(options.data)][1], scale="none", **kept)
     given = {field.name: getattr(options, field.name) for field in fields(Options)}
     for name, value in {**given, "data_dir": data_dir, "manual_dir": manual_dir}.items():
         if value not in (getattr(known, name, ""), getattr(Options(), name, "")):

@@ -1,7 +1,7 @@
 """Training, validation and test splits: those of the source, of other sources, or held out."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -55,18 +55,10 @@ def with_splits(raw: RawDataset, test: str, valid: str, read: Callable[[str], Ra
     examples are held out, and windows that overlap with them are left out. InputError for a split that exists already,
     and for a source of other examples.
     """
-    splits, classes, notes = dict(raw.splits), raw.classes, raw.notes
-    if "valid" in splits and "test" not in splits and not test:
-        splits["test"] = splits.pop("valid")
-        notes += ("the validation split is used as the test split (test=0.1 holds out another one)",)
+    splits, classes = dict(raw.splits), raw.classes
+    notes = raw.notes + renamed(splits, test)
     held_out: dict[str, float] = {}
-    if "test" not in splits and not test:
-        test = HELD_OUT
-    for name, wanted in (("test", test), ("valid", valid)):
-        if not wanted:
-            continue
-        if name in splits:
-            raise InputError(f"{name}={wanted} has no effect, since the data have a {name} split of their own; omit it")
+    for name, wanted in requested(splits, test, valid).items():
         amount = amount_of(name, wanted)
         if amount is None:
             try:
@@ -104,6 +96,23 @@ def with_splits(raw: RawDataset, test: str, valid: str, read: Callable[[str], Ra
         valid=splits.get("valid"),
         covariates=raw.covariates,
     )
+
+
+def renamed(splits: dict[str, Any], test: str) -> tuple[str, ...]:
+    """Make the validation split of a source the test split if there is no other; notes. test: as in `with_splits`."""
+    if "valid" not in splits or "test" in splits or test:
+        return ()
+    splits["test"] = splits.pop("valid")
+    return ("the validation split is used as the test split (test=0.1 holds out another one)",)
+
+
+def requested(splits: Mapping[str, Any], test: str, valid: str) -> dict[str, str]:
+    """What is to be held out or read, by split; without a test split a tenth. InputError for a split that exists."""
+    wanted = {"test": test or ("" if "test" in splits else HELD_OUT), "valid": valid}
+    for name, value in wanted.items():
+        if value and name in splits:
+            raise InputError(f"{name}={value} has no effect, since the data have a {name} split of their own; omit it")
+    return {name: value for name, value in wanted.items() if value}
 
 
 def held_out_mask(y: Int[np.ndarray, " N"], amount: float, seed: int | None = 0) -> Bool[np.ndarray, " N"]:

@@ -118,6 +118,12 @@ def network(params: Params) -> Classifier:
     return Classifier(len(params["head"]["Dense_1"]["bias"]), filters)
 
 
+def channels(params: Params) -> int:
+    """Channels of the images of a classifier with these weights."""
+    count: int = params["maps"]["Convolution_0"]["kernel"].shape[2]
+    return count
+
+
 def activations(params: Params, x: Float[Array, "B H W C"]) -> list[Float[Array, "B h w F"]]:
     """Activations of all convolutions of images in [0, 1], before pooling."""
 

@@ -28,7 +28,7 @@ def distance(params: Params) -> Distance:
         return f / jnp.sqrt(jnp.sum(f**2, axis=-1, keepdims=True) + 1e-10)
 
     def of(x: Float[Array, "B H W C"], y: Float[Array, "B H W C"]) -> Float[Array, " B"]:
-        channels = params["maps"]["Convolution_0"]["kernel"].shape[2]
+        channels = classifier.channels(params)
         if x.shape[3] != channels:
             raise ValueError(
                 f"the classifier is of images with {channels} channels, not {x.shape[3]}; train another one"

@@ -1,7 +1,5 @@
 """Vision transformers (Dosovitskiy et al. 2021): the patches of an image are the tokens of a transformer."""
 
-from math import ceil
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -109,9 +107,7 @@ class PatchEncoder(nn.Module):
     ) -> Float[Array, "B R S width"]:
         grid = patches(x, self.patch)
         rows, columns = grid.shape[1:3]
-        tokens = _dense(self.width, self.precision, "embedding")(grid.reshape(len(x), -1, grid.shape[-1]))
-        tokens = tokens + jnp.asarray(positions(rows, columns, self.width))[None]
-        net = Transformer(self.depth, self.heads, self.gated, self.remat, self.precision, name="transformer")
+        tokens, net = _tokens(grid, self.width, self.precision, "embedding"), _transformer(self)
         mask = None if visible is None else visible.reshape(len(x), -1)
         if mask is None or count is None:
             return net(tokens, mask).reshape(-1, rows, columns, self.width)
@@ -141,13 +137,22 @@ class PatchDecoder(nn.Module):
         keys: Keys | None = None,  # noqa: ARG002
         axis: str | None = None,  # noqa: ARG002
     ) -> Float[Array, "*lead_and_shape"]:
-        rows, columns = (ceil(size / self.patch) for size in self.shape[:2])
-        tokens = _dense(self.width, self.precision, "input")(z.reshape(-1, rows * columns, z.shape[-1]))
-        tokens = tokens + jnp.asarray(positions(rows, columns, self.width))[None]
-        net = Transformer(self.depth, self.heads, self.gated, self.remat, self.precision, name="transformer")
-        found = _dense(self.patch**2 * self.shape[2], self.precision, "output")(net(tokens))
-        pixels = image(found.reshape(-1, rows, columns, found.shape[-1]), self.patch, self.shape)
+        grid = z.reshape(-1, *z.shape[-3:])
+        tokens = _transformer(self)(_tokens(grid, self.width, self.precision, "input"))
+        found = _dense(self.patch**2 * self.shape[2], self.precision, "output")(tokens)
+        pixels = image(found.reshape(*grid.shape[:3], -1), self.patch, self.shape)
         return pixels.reshape(*z.shape[:-3], *self.shape)
+
+
+def _tokens(grid: Float[Array, "B R S D"], width: int, precision: str, name: str) -> Float[Array, "B T W"]:
+    """A linear map of each place of the grid, plus its position."""
+    _, rows, columns, size = grid.shape
+    tokens = _dense(width, precision, name)(grid.reshape(len(grid), -1, size))
+    return tokens + jnp.asarray(positions(rows, columns, width))[None]
+
+
+def _transformer(net: PatchEncoder | PatchDecoder) -> Transformer:
+    return Transformer(net.depth, net.heads, net.gated, net.remat, net.precision, name="transformer")
 
 
 def _norm(x: jax.Array, name: str) -> jax.Array:

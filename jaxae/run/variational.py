@@ -64,6 +64,17 @@ def warmup(config: Any, info: Info) -> Weight:
     return kl_term.warmup(config.kl_warmup, config.kl_cycles, info.train, config.batch_size)
 
 
+def rate(config: Any, info: Info) -> kl_term.Rate:
+    """The KL term of the loss. config: a `vae.Config`, with weight, warm-up, capacity and free bits."""
+    return kl_term.rate(
+        config.kl_weight,
+        warmup(config, info),
+        target=config.capacity,
+        of=config.capacity_of,
+        free=config.free_bits,
+    )
+
+
 def experiment(
     config: Any,
     info: Info,

@@ -4,19 +4,19 @@ from functools import partial
 from math import log
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxae.core.divergences import mean_over_observed
+from jaxae.core.experiment import Experiment
 from jaxae.core.types import Variables
 from jaxae.training import apply
 from jaxae.training.examples import Model, Part, condition_of
 from jaxae.training.start import TEST
 from jaxae.training.start import keys as start_keys
-from jaxae.variants import iwae, m2, vae
+from jaxae.variants import iwae, vae
 
 ERROR, ELBO, LIKELIHOOD, DISTANCE = (
     "reconstruction_error",
@@ -26,9 +26,10 @@ ERROR, ELBO, LIKELIHOOD, DISTANCE = (
 )
 
 
-def general(model: nn.Module) -> tuple[str, ...]:
+def general(experiment: Experiment) -> tuple[str, ...]:
     """Names of the scores of a model in addition to the terms of its loss."""
-    bounded = isinstance(model, vae.VAE) and not isinstance(model, m2.M2)  # whose bound sums over the classes
+    # The bound of a model that infers classes sums over them.
+    bounded = isinstance(experiment.model, vae.VAE) and experiment.classes != "inferred"
     return (ERROR, DISTANCE, *((ELBO, LIKELIHOOD) if bounded else ()))
 
 
@@ -44,12 +45,12 @@ def of_part(model: Model, part: Part, by: str, samples: int) -> Float[np.ndarray
             z = apply.method(net, "encode", several, False, variables, part.x, *steps, *condition)
             decoded = apply.method(net, "decode", several, several, variables, z, *condition)
         return np.asarray(reconstruction_error(several, decoded, part.x, part.mask))
-    if by in general(net):
+    if by in general(model.experiment):
         data = (part.x, part.mask, *condition)
         return np.asarray(bounds(net, samples, several, variables, data, start_keys(model.seeds, TEST))[by])
     draws = [apply.terms_of(model, part, draw) for draw in range(samples)]
     if by not in draws[0]:
-        able = ", ".join(sorted({*draws[0], *general(net)}))
+        able = ", ".join(sorted({*draws[0], *general(model.experiment)}))
         raise ValueError(f"by={by} is not a score of this model; use one of {able}")
     return np.asarray(np.mean([found[by] for found in draws], axis=0, dtype=np.float64), np.float32)
 

@@ -94,16 +94,18 @@ def loss(
             found = {"mae": per_example(jnp.abs(error)) / size, "mse": per_example(error**2) / size}
             return found if perceptual is None else {**found, "perceptual": perceptual(batch.x, y)}
 
-        def distance(y: Float[Array, "B H W C"]) -> Float[Array, " B"]:
-            found = distances(y)
+        def total(found: Terms) -> Float[Array, " B"]:
             return found["mae" if pixels == "l1" else "mse"] + perceptual_weight * found.get("perceptual", 0.0)
+
+        def distance(y: Float[Array, "B H W C"]) -> Float[Array, " B"]:
+            return total(distances(y))
 
         def generator(y: Float[Array, "B H W C"]) -> Float[Array, " B"]:
             logits: Any = model.apply(variables, y, method="discriminate")
             return -per_example(logits) / logits[0].size
 
-        kl = kl_normal(q)
-        terms = {**distances(y), "kl": kl, "loss": distance(y) + kl_weight * kl / size}
+        kl, found = kl_normal(q), distances(y)
+        terms = {**found, "kl": kl, "loss": total(found) + kl_weight * kl / size}
         if adversarial is not None and batch.training:
             (features,) = captured["intermediates"]["decoder"][LAST_INPUT]
             kernel = variables["params"]["decoder"]["output"]["kernel"]

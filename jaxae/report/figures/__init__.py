@@ -19,7 +19,7 @@ from jaxae.report.figures.images import strip as strip
 from jaxae.report.figures.images import strip_path as strip_path
 from jaxae.report.figures.integration import integration
 from jaxae.report.figures.metrics import loss
-from jaxae.report.figures.plane import FEW, activity, codes, codes_of, latent, tsne
+from jaxae.report.figures.plane import FEW, activity, codes, codes_of, latent, projected, tsne
 from jaxae.training import records
 from jaxae.training.trained import Trained
 from jaxae.variants.dictionary import SparseAutoencoder
@@ -48,9 +48,10 @@ def draw(folder: Path, model: Trained, data: Dataset, lines: list[records.Record
     figures["activity"] = activity(z, title)
     if moving and prod(model.code) > 1:
         figures["latent"] = latent(z, y, data.classes, title)
-        if prod(model.code) > 2 and len(data.test.x) > FEW:
-            figures["tsne"] = tsne(model, data, title)
-        if integrated := integration(model, data, title):
+        shown = projected(model, data) if prod(model.code) > 2 and len(data.test.x) > FEW else None
+        if shown:
+            figures["tsne"] = tsne(shown, data, title)
+        if integrated := integration(model, data, title, shown):
             figures["integration"] = integrated
     return _saved(folder, figures)
 

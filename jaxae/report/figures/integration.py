@@ -6,28 +6,25 @@ import numpy as np
 
 from jaxae.data import Dataset, spread
 from jaxae.measure.integration import batches, scores
-from jaxae.report.figures.base import canvas, colour, encoded, label
-from jaxae.report.figures.plane import plane_of
+from jaxae.report.figures.base import canvas, colour, label
+from jaxae.report.figures.plane import LIMIT, Projected, projected
 from jaxae.training.trained import Trained
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-LIMIT = 2000  # test examples
 
-
-def integration(model: Trained, data: Dataset, title: str) -> "Figure | None":
+def integration(model: Trained, data: Dataset, title: str, shown: Projected | None = None) -> "Figure | None":
     """Codes of test examples in two dimensions, by class and by batch, with their scores; None without batches.
 
-    The batch is the first covariate with categories (see `measure.integration.batches`).
+    The batch is the first covariate with categories (see `measure.integration.batches`). shown: `projected` of the
+    model, if it is known.
     """
     places = spread(len(data.test.x), LIMIT)
     batch = batches(data.test.context, data.covariates)
     if batch is None or len(places) < 3:
         return None
-    z = encoded(model, data.test, places)
-    z = z.reshape(len(z), -1)
-    plane, how = plane_of(z)
+    z, plane, how = shown or projected(model, data)
     names = tuple(name.split("=", 1)[1] for name in data.covariates if "=" in name)
     panels = [("batch", batch[places], names)]
     if data.classes:

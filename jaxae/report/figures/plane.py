@@ -1,6 +1,6 @@
 """Figures of latent codes: as points, as images, and their activity."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from jaxae.report.figures.base import COLOURS, canvas, colour, encoded, label, o
 from jaxae.training.trained import Trained
 
 FEW = 100  # codes, too few for t-SNE
+LIMIT = 2000  # codes in two dimensions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,15 +52,28 @@ def principal(z: np.ndarray, count: int) -> "PCA":
     return PCA(min(count, *z.shape), random_state=0).fit(z.astype(np.float64))
 
 
-def tsne(model: Trained, data: Dataset, title: str) -> "Figure":
-    """t-SNE of the codes of up to 2,000 test examples (van der Maaten & Hinton 2008)."""
-    z, y = codes_of(model, data, 2000)
-    plane, _ = plane_of(z)
-    name = f"{title}: t-SNE of the {z.shape[1]}-dimensional codes of {len(z):,} test examples"
-    return scatter(plane, y, data.classes, ("t-SNE 1", "t-SNE 2"), name)
+class Projected(NamedTuple):
+    """Codes [N, K] of test examples, and in two dimensions."""
+
+    z: np.ndarray
+    plane: np.ndarray  # [N, 2]
+    method: str
 
 
-def plane_of(z: np.ndarray) -> tuple[np.ndarray, str]:
+def projected(model: Trained, data: Dataset) -> Projected:
+    """The codes of up to `LIMIT` test examples, evenly spaced."""
+    z, _ = codes_of(model, data, LIMIT)
+    return Projected(z, *_plane_of(z))
+
+
+def tsne(shown: Projected, data: Dataset, title: str) -> "Figure":
+    """t-SNE of the codes (van der Maaten & Hinton 2008)."""
+    name = f"{title}: t-SNE of the {shown.z.shape[1]}-dimensional codes of {len(shown.z):,} test examples"
+    y = data.test.y[spread(len(data.test.x), LIMIT)]
+    return scatter(shown.plane, y, data.classes, ("t-SNE 1", "t-SNE 2"), name)
+
+
+def _plane_of(z: np.ndarray) -> tuple[np.ndarray, str]:
     """Codes [N, K] in two dimensions, and the name of the method: t-SNE, or for few codes principal components."""
     if z.shape[1] <= 2:
         return np.pad(z, ((0, 0), (0, 2 - z.shape[1]))), "plot"

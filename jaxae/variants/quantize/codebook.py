@@ -1,4 +1,4 @@
-"""A codebook: the nearest codes, their usage in a batch, k-means, and vectors that replace unused codes."""
+"""Codebooks: the nearest codes, their usage in a batch, k-means, and vectors that replace unused codes."""
 
 from typing import Literal, TypeAlias
 
@@ -8,9 +8,35 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxae.core.batch import Batch, Terms
 from jaxae.core.divergences import per_example
+from jaxae.variants.quantize.base import Quantizer
 
 DUPLICATE = 1e-6  # squared distance of vectors that are equal up to rounding, relative to their mean squared norm
 Drawn: TypeAlias = Literal["uniform", "error"]
+
+
+class WithCodebook(Quantizer):
+    """A quantizer with K codes in a table. A subclass defines `book` and `assign`."""
+
+    codes: int  # K
+    latent: int  # Z
+
+    @property
+    def size(self) -> int:
+        """K."""
+        return self.codes
+
+    @property
+    def book(self) -> Float[Array, "K Z"]:
+        """The codes."""
+        raise NotImplementedError
+
+    def embed(self, indices: Int[Array, "B *P"]) -> Float[Array, "B *P Z"]:
+        """The codes with these indices."""
+        return jnp.take(self.book, indices, axis=0)
+
+    def nearest(self, z: Float[Array, "B *P Z"]) -> Float[Array, "B *P Z"]:
+        """The nearest codes."""
+        return self.book[nearest(z, self.book)]
 
 
 def nearest(z: Float[Array, "*P Z"], codes: Float[Array, "K Z"]) -> Int[Array, "*P"]:

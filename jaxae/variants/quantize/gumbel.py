@@ -3,15 +3,15 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from jaxae.core.batch import Batch, Weight
 from jaxae.core.divergences import per_example
-from jaxae.variants.quantize.base import Quantized, Quantizer
-from jaxae.variants.quantize.codebook import nearest
+from jaxae.variants.quantize.base import Quantized
+from jaxae.variants.quantize.codebook import WithCodebook
 
 
-class Gumbel(Quantizer):
+class Gumbel(WithCodebook):
     """One of K learned codes, sampled from q(k|z) = softmax(z W + b); the most probable one without noise.
 
     In training the code is sum_k y_k e_k with y = softmax((log q + g) / temperature) for Gumbel noise g (Jang, Gu &
@@ -20,20 +20,18 @@ class Gumbel(Quantizer):
     `quantization` is |z - e|^2 and has no gradient. The codes are the parameter group `codebook`, W and b are `logits`.
     """
 
-    codes: int  # K
-    latent: int  # Z
     temperature: Weight = 1.0  # a number, or a schedule
     kl_weight: float = 1.0
     hard: bool = True
 
     def setup(self) -> None:
-        self.book = self.param("codebook", nn.initializers.normal(1.0), (self.codes, self.latent))
+        self.weights = self.param("codebook", nn.initializers.normal(1.0), (self.codes, self.latent))
         self.logits = nn.Dense(self.codes)
 
     @property
-    def size(self) -> int:
-        """K."""
-        return self.codes
+    def book(self) -> Float[Array, "K Z"]:
+        """The codes."""
+        return self.weights
 
     def assign(self, z: Float[Array, "B *P Z"], batch: Batch | None, key: Key[Array, ""] | None) -> Quantized:
         """A sample in training, else the most probable code."""
@@ -53,11 +51,3 @@ class Gumbel(Quantizer):
         quantization = per_example((z - jax.lax.stop_gradient(self.book)[indices]) ** 2)
         terms = {"quantization": jax.lax.stop_gradient(quantization), "kl": kl, "loss": self.kl_weight * kl}
         return Quantized(codes, indices, terms)
-
-    def embed(self, indices: Int[Array, "B *P"]) -> Float[Array, "B *P Z"]:
-        """The codes with these indices."""
-        return jnp.take(self.book, indices, axis=0)
-
-    def nearest(self, z: Float[Array, "B *P Z"]) -> Float[Array, "B *P Z"]:
-        """The nearest codes."""
-        return self.book[nearest(z, self.book)]

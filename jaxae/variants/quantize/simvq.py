@@ -3,23 +3,21 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from jaxae.core.batch import Batch
 from jaxae.core.divergences import per_example
-from jaxae.variants.quantize.base import Estimator, Quantized, Quantizer, straight_through
-from jaxae.variants.quantize.codebook import nearest
+from jaxae.variants.quantize.base import Estimator, Quantized, straight_through
+from jaxae.variants.quantize.codebook import WithCodebook, nearest
 
 
-class SimVQ(Quantizer):
+class SimVQ(WithCodebook):
     """The nearest of K codes c W: c are fixed Gaussian vectors, and only W is learned, so that all codes move.
 
     Loss: |sg(z) - e|^2 + commitment |z - sg(e)|^2 (Zhu, Li, Xin, Xia & Xu 2024, section 4). The vectors c are the
     collection `codebook`, W is the parameter group `codebook`.
     """
 
-    codes: int  # K
-    latent: int  # Z
     commitment: float = 0.25
     estimator: Estimator = straight_through
 
@@ -28,11 +26,6 @@ class SimVQ(Quantizer):
         init = nn.initializers.normal(self.latent**-0.5)
         self.fixed = self.variable("codebook", "codes", lambda: init(self.make_rng(), shape))
         self.weights = self.param("codebook", nn.initializers.orthogonal(), (self.latent, self.latent))
-
-    @property
-    def size(self) -> int:
-        """K."""
-        return self.codes
 
     @property
     def book(self) -> Float[Array, "K Z"]:
@@ -47,11 +40,3 @@ class SimVQ(Quantizer):
         terms = {"quantization": per_example((fixed(z) - e) ** 2)}
         terms["loss"] = terms["quantization"] + self.commitment * per_example((z - fixed(e)) ** 2)
         return Quantized(self.estimator(z, e), indices, terms)
-
-    def embed(self, indices: Int[Array, "B *P"]) -> Float[Array, "B *P Z"]:
-        """The codes with these indices."""
-        return jnp.take(self.book, indices, axis=0)
-
-    def nearest(self, z: Float[Array, "B *P Z"]) -> Float[Array, "B *P Z"]:
-        """The nearest codes."""
-        return self.book[nearest(z, self.book)]

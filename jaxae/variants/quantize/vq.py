@@ -8,12 +8,20 @@ from jaxtyping import Array, Float, Int, Key
 from jaxae.core.batch import Batch, Terms
 from jaxae.core.divergences import per_example
 from jaxae.core.seeds import in_any_seed
-from jaxae.variants.quantize.base import Estimator, Quantized, Quantizer, straight_through
-from jaxae.variants.quantize.codebook import Drawn, kmeans, moments, nearest, replacements, usage_terms
+from jaxae.variants.quantize.base import Estimator, Quantized, straight_through
+from jaxae.variants.quantize.codebook import (
+    Drawn,
+    WithCodebook,
+    kmeans,
+    moments,
+    nearest,
+    replacements,
+    usage_terms,
+)
 from jaxae.variants.quantize.rotation import unit
 
 
-class VQ(Quantizer):
+class VQ(WithCodebook):
     """The nearest of K codes, learned by moving averages (van den Oord et al. 2017, equations 6 to 8) or by gradient.
 
     Moving averages over global batches, with n_k vectors z of the batch that are nearest to code k:
@@ -30,8 +38,6 @@ class VQ(Quantizer):
     both. ValueError for a decay that is not below 1, and for reinit_below of reinit_usage or above.
     """
 
-    codes: int  # K
-    latent: int  # Z
     learned: bool = False  # by gradient, not by moving averages
     commitment: float = 0.25
     decay: float = 0.99
@@ -67,11 +73,6 @@ class VQ(Quantizer):
             self.started = self.variable("codebook", "started", jnp.zeros, (), bool)
 
     @property
-    def size(self) -> int:
-        """K."""
-        return self.codes
-
-    @property
     def tracked(self) -> bool:
         """Whether the collection `codebook` exists."""
         return not self.learned or self.reinit_below > 0 or self.kmeans > 0
@@ -103,14 +104,6 @@ class VQ(Quantizer):
         if train:
             terms |= self._track(fixed(z), indices, *train)
         return Quantized(self.estimator(z, e), indices, terms)
-
-    def embed(self, indices: Int[Array, "B *P"]) -> Float[Array, "B *P Z"]:
-        """The codes with these indices."""
-        return jnp.take(self.book, indices, axis=0)
-
-    def nearest(self, z: Float[Array, "B *P Z"]) -> Float[Array, "B *P Z"]:
-        """The nearest codes."""
-        return self.book[nearest(z, self.book)]
 
     def _book(self, state: Float[Array, "K Z"]) -> Float[Array, "K Z"]:
         """The codes with this value of the collection."""
