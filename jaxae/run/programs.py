@@ -71,6 +71,7 @@ def write(folder: Path, model: Trained) -> str:
 def programs(model: Trained) -> dict[str, Program]:
     """The functions of a model of one seed, by name."""
     experiment, known = model.experiment, model.experiment.condition(model.conditions)
+    variables = jax.tree.map(jnp.asarray, model.variables)
     inferred = experiment.classes == "inferred"
     units = "in the units of the data" if model.real or model.scale else "pixels in [0, 1]"
     examples = {"x": _floats(model.shape, f"examples, {units}" + "; NaN where missing" * experiment.missing)}
@@ -90,7 +91,7 @@ def programs(model: Trained) -> dict[str, Program]:
         return (condition(y[None], row, len(known.classes)),)
 
     def apply(name: str, first: Array, *others: Array) -> Array:
-        found: Any = experiment.model.apply(model.variables, first, *others, method=name)
+        found: Any = experiment.model.apply(variables, first, *others, method=name)
         return found
 
     def encoded(x: Array, lengths: Any, c: tuple[Array, ...]) -> Array:
@@ -118,7 +119,7 @@ def programs(model: Trained) -> dict[str, Program]:
 
     def sample(key: Array, y: Any = None, context: Any = None) -> Array:
         c = given(y, context)
-        z: Any = experiment.prior(model.variables, jax.random.wrap_key_data(key), 1, *c)  # type: ignore[misc]
+        z: Any = experiment.prior(variables, jax.random.wrap_key_data(key), 1, *c)  # type: ignore[misc]
         return in_users_units(model, apply("decode", z, *c))[0]
 
     keys = {"key": Input(jax.ShapeDtypeStruct((2,), jnp.uint32), "key of each sample: jax.random.key_data")}
