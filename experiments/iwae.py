@@ -17,6 +17,8 @@ import flax.linen as nn
 import optax
 
 from jaxae import run
+from jaxae.core.batch import Loss
+from jaxae.core.experiment import Prior
 from jaxae.core.step import descend
 from jaxae.run import variational
 from jaxae.training.epoch import first_step
@@ -68,7 +70,13 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     model = vae.VAE(
         *variational.dense(config, info, mean=info.initial_mean(), activation=nn.tanh, precision=config.precision)
     )
-    warmup = variational.warmup(config, info)
+    return experiment(config, info, model, iwae.loss(model, config.samples))
+
+
+def experiment(
+    config: Config, info: run.Info, model: vae.VAE, evaluate: Loss, prior: Prior | None = None
+) -> run.Experiment:
+    """The experiment of a model that is trained on the bound of this configuration."""
     bound = bounds.bounds(
         config.samples,
         groups=config.groups,
@@ -76,10 +84,10 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         elbo_weight=config.elbo_weight,
         alpha=config.alpha,
     )
-    loss = iwae.loss(model, config.samples, config.gradient, warmup, bound)
+    loss = iwae.loss(model, config.samples, config.gradient, variational.warmup(config, info), bound)
     schedule = stages(config, info) if config.schedule == "stages" else None
     return variational.experiment(
-        config, info, model, descend(loss, run.optimizer(config, info, schedule)), iwae.loss(model, config.samples)
+        config, info, model, descend(loss, run.optimizer(config, info, schedule)), evaluate, prior=prior
     )
 
 

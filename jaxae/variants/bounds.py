@@ -3,7 +3,6 @@
 from typing import Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxae.core.divergences import importance_weighted
@@ -75,8 +74,8 @@ def bounds(
 ) -> Bounds:
     """The bounds of decoder and encoder for this number of samples: see `Bound`.
 
-    groups_of: encoder, only its bound has groups: the partially importance weighted bound, PIWAE (Rainforth et al. 2018,
-    section 5.3). ValueError for groups that do not divide the samples, and for a weight outside of [0, 1].
+    groups_of: encoder, only its bound has groups: the partially importance weighted bound, PIWAE (Rainforth et al.
+    2018, section 5.3). ValueError for groups that do not divide the samples, and for a weight outside of [0, 1].
     """
     if groups < 1 or samples % groups:
         raise ValueError(f"groups={groups} must divide samples={samples}")

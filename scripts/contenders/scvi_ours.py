@@ -19,7 +19,6 @@ from jaxae.core.conditions import condition
 from jaxae.experiments import scvi
 from jaxae.training.iterate import iterate
 from jaxae.training.trained import Trained
-from jaxae.variants import iwae
 
 NAMES = {"nb": "negative-binomial", "zinb": "zero-inflated-negative-binomial"}
 
