@@ -1,10 +1,10 @@
 """The hierarchical variational autoencoder with two layers of latent variables.
 
 Group: variational
-Source: Tomczak & Welling 2018, section 3, with a standard normal prior of the upper layer and without their layers for
-each input of a posterior or decoder; gated layers of width 300, 40 latent dimensions in each layer, static binary MNIST.
-Initial weights, optimizer and KL warm-up as in `vampprior`.
-Published: no result in this protocol that could be verified (Tomczak & Welling 2018).
+Source: Tomczak & Welling 2018, the two-level model, with a standard normal prior of the upper layer: gated layers of
+width 300, 40 latent dimensions in each layer, static binary MNIST. Initial weights, optimizer and KL warm-up are those
+of `vampprior`; the inputs of a posterior or decoder share their layers.
+Published: no result for this network (Tomczak & Welling 2018).
 Command: jaxae hvae --data mnist --valid 10000 --keep best --stop-after 50 --log-likelihood-samples 5000
 """
 

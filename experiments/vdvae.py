@@ -25,8 +25,10 @@ class Config(variational.Common, run.Config):
     """Channels of each latent layer."""
     channels: int = 32
     """Channels of the residual networks."""
-    layers: tuple[int, ...] = (0, 2, 2, 1)
-    """Latent layers of each level, from full resolution; height and width halve from level to level."""
+    latent_layers: tuple[int, ...] = (2, 2, 1)
+    """Latent layers at half resolution, at a quarter, and so on."""
+    full_layers: int = 0
+    """Latent layers at full resolution."""
     blocks: int = 1
     """Residual blocks of each level of the encoder."""
     free_bits: float = 0.0
@@ -40,9 +42,10 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     likelihood = likelihoods.named(config.likelihood, config.likelihood_scale, info)
     colour = likelihood.initial(info.initial_mean().mean((0, 1)))  # the mean colour of the training images
     decoder = vdvae.Decoder(likelihood.parameters(info.shape), tuple(colour.tolist()), config.precision)
-    layers = vdvae.layers(info.shape, config.channels, config.latent, config.layers, config.precision)
+    counts = (config.full_layers, *config.latent_layers)
+    layers = vdvae.layers(info.shape, config.channels, config.latent, counts, config.precision)
     model = top_down.TopDown(
-        encoder=vdvae.Encoder(config.channels, config.layers, config.blocks, config.precision),
+        encoder=vdvae.Encoder(config.channels, counts, config.blocks, config.precision),
         layers=layers,
         decoder=likelihood.decoder(decoder),
         likelihood=likelihood,

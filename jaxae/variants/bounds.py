@@ -16,8 +16,8 @@ class Bound(NamedTuple):
 
     With groups of one sample, b = 1 or a = 1 the evidence lower bound, and with one group and a = b = 0 the importance
     weighted bound (Burda, Grosse & Salakhutdinov 2016, equation 8). Several groups: the multiply importance weighted
-    bound, MIWAE; b: the combination CIWAE (Rainforth et al. 2018, sections 5.1 and 5.2). a: the variational Renyi bound
-    (Li & Turner 2016, equation 6), which for a < 0 is no lower bound in the limit of many samples.
+    bound, MIWAE; b: the combination CIWAE (Rainforth et al. 2018, section 5). a: the variational Renyi bound (Li & Turner
+    2016, section 3), which for a < 0 is no lower bound in the limit of many samples.
     """
 
     groups: int = 1  # they divide the number of samples
@@ -75,7 +75,7 @@ def bounds(
     """The bounds of decoder and encoder for this number of samples: see `Bound`.
 
     groups_of: encoder, only its bound has groups: the partially importance weighted bound, PIWAE (Rainforth et al.
-    2018, section 5.3). ValueError for groups that do not divide the samples, and for a weight outside of [0, 1].
+    2018, section 5). ValueError for groups that do not divide the samples, and for a weight outside of [0, 1].
     """
     if groups < 1 or samples % groups:
         raise ValueError(f"groups={groups} must divide samples={samples}")

@@ -134,12 +134,7 @@ class Decoder(nn.Module):
 def layers(
     shape: tuple[int, ...], channels: int, latent: int, counts: tuple[int, ...], precision: str = "float32"
 ) -> tuple[Layer, ...]:
-    """The latent layers of images of this shape, from z_1 on. counts: their number at each level, from full resolution.
-
-    ValueError without a layer.
-    """
-    if not any(counts):
-        raise ValueError(f"layers={counts}: at least one level must have a latent layer")
+    """The latent layers of images of this shape, from z_1 on. counts: their number at each level, full resolution first."""
     levels = [number for number, count in enumerate(counts) for _ in range(count)]
     firsts = [*(above != level for level, above in pairwise(levels)), True]
     where = sizes(shape, len(counts))
