@@ -30,8 +30,7 @@ class Config(variational.Layered, run.Config):
     lr: float = 5e-4
     hidden: tuple[int, ...] = (300, 300)
     """Widths of the hidden layers of encoder and prior; the decoder mirrors them."""
-    latent: tuple[int, ...] = (40, 40)
-    """Number of latent dimensions of each layer, from the one nearest to the data."""
+    latent: tuple[int, ...] = (40, 40)  # type: ignore[assignment]
     kl_warmup: float = 100.0
 
 

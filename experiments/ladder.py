@@ -29,8 +29,7 @@ class Config(variational.Layered, run.Config):
     batch_size: int = 256
     hidden: tuple[int, ...] = (512, 256, 128, 64, 64)
     """Width of the two dense layers below each latent layer, in the encoder and in the decoder."""
-    latent: tuple[int, ...] = (64, 32, 16, 8, 4)
-    """Number of latent dimensions of each layer, from the one nearest to the data."""
+    latent: tuple[int, ...] = (64, 32, 16, 8, 4)  # type: ignore[assignment]
     kl_warmup: float = 200.0
 
 

@@ -24,8 +24,11 @@ from test_vae import OFFSET, SIGMA, W, means
 A, SHIFT, SCALE = np.array([0.8, -1.5]), np.array([0.1, -0.3]), 0.7
 NOISE = SIGMA**2 / (W**2).sum(0)  # variance of x in the coordinates z_1 + SKIP z_2
 KINDS = ["bottom_up", "hvae", "ladder"]
-TOP_DOWN = KINDS[1:]
-FEWER = ["bottom_up", pytest.param("hvae", marks=pytest.mark.slow), "ladder"]
+
+
+def default(*kinds):
+    """All kinds; those that are not named in the slow suite."""
+    return [kind if kind in kinds else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
 
 
 def skip(kind):
@@ -125,7 +128,7 @@ def test_every_sample_of_the_exact_posterior_has_the_weight_of_the_likelihood(ki
     np.testing.assert_allclose(-terms["loss"], exact, atol=2e-4)
 
 
-@pytest.mark.parametrize("kind", TOP_DOWN)
+@pytest.mark.parametrize("kind", default("hvae")[1:])
 def test_evidence_lower_bound_is_the_likelihood_at_the_exact_posterior_and_lower_elsewhere(kind):
     """In expectation, with KL in closed form; elsewhere it is the expectation of log p - log q."""
     model, params, x, exact = linear_gaussian(kind)
@@ -140,7 +143,7 @@ def test_evidence_lower_bound_is_the_likelihood_at_the_exact_posterior_and_lower
         np.testing.assert_allclose(found[name], one[name], rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", default("bottom_up"))
 def test_kl_of_the_layers_against_numpy(kind):
     """E KL(q(z_2) || N(0, I)) and the other layer of a perturbed posterior; they sum to the KL term."""
     model, params, x, _ = linear_gaussian(kind, perturbed=1.0)
@@ -165,7 +168,7 @@ def test_kl_of_the_layers_against_numpy(kind):
     np.testing.assert_allclose(found["kl_2"], expected.mean(), rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", FEWER)
+@pytest.mark.parametrize("kind", default("bottom_up"))
 def test_importance_sampling_converges_to_the_likelihood(kind):
     model, params, x, exact = linear_gaussian(kind, perturbed=1.0)
     found = likelihood.estimate(iwae.densities(model), model, {"params": params}, x, new_key(), 2000)
@@ -173,7 +176,7 @@ def test_importance_sampling_converges_to_the_likelihood(kind):
     assert found["elbo"] < exact.mean() - 0.05
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", default("bottom_up", "ladder"))
 def test_prior_is_the_normal_distribution_of_the_model(kind):
     model, params, *_ = linear_gaussian(kind)
     covariance = np.block([[np.diag(A**2 + SCALE**2), np.diag(A)], [np.diag(A), np.eye(2)]])
@@ -185,7 +188,7 @@ def test_prior_is_the_normal_distribution_of_the_model(kind):
     np.testing.assert_allclose(found, p.logpdf(np.asarray(z[:50], np.float64)), atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", default("bottom_up", "hvae"))
 def test_code_is_the_mean_of_the_posterior_and_decodes_to_the_mean_of_x(kind):
     """Means of linear layers are those of the joint posterior."""
     model, params, x, _ = linear_gaussian(kind)
@@ -210,7 +213,7 @@ def of_posterior(kind, gradient):
     return {"encoder": gradient["encoder"], **{name: gradient[name]["of_q"] for name in ("layers_0", "layers_1")}}
 
 
-@pytest.mark.parametrize("kind", FEWER)
+@pytest.mark.parametrize("kind", default("ladder"))
 def test_doubly_reparameterized_gradient_is_zero_at_the_exact_posterior(kind):
     model, params, x, _ = linear_gaussian(kind)
     found = slope(iwae.loss(model, 4, "dreg"), params, x[:5], new_key())
@@ -275,6 +278,7 @@ def images():
     return model, params, jax.tree.unflatten(tree, moved), x
 
 
+@pytest.mark.slow
 def test_residual_hierarchy_starts_with_the_posterior_at_the_prior(images):
     model, params, _, x = images
     terms, _ = jax.jit(top_down.loss(model))({"params": params}, batch(x), new_key())
@@ -282,6 +286,7 @@ def test_residual_hierarchy_starts_with_the_posterior_at_the_prior(images):
     assert max(float(jnp.abs(terms[name]).max()) for name in ("kl", "kl_1", "kl_2", "kl_3")) < 1e-5
 
 
+@pytest.mark.slow
 def test_kl_of_a_residual_hierarchy_is_the_expectation_of_its_log_densities(images):
     """For each layer, over 2,000 samples of q; so densities, samples and closed form are of the same variables."""
     model, _, params, x = images

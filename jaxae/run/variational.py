@@ -54,6 +54,8 @@ class Fields(Common):
 class Layered(Fields):
     """The same, for `layered`."""
 
+    latent: tuple[int, ...] = (2, 2)  # type: ignore[assignment]
+    """Number of latent dimensions of each layer, from the one nearest to the data."""
     free_bits: float = 0.0
     """Free bits: nats of KL per layer of latent variables that are not penalised (0: none)."""
 

@@ -16,8 +16,8 @@ class Bound(NamedTuple):
 
     With groups of one sample, b = 1 or a = 1 the evidence lower bound, and with one group and a = b = 0 the importance
     weighted bound (Burda, Grosse & Salakhutdinov 2016, equation 8). Several groups: the multiply importance weighted
-    bound, MIWAE; b: the combination CIWAE (Rainforth et al. 2018, section 5). a: the variational Renyi bound (Li & Turner
-    2016, section 3), which for a < 0 is no lower bound in the limit of many samples.
+    bound, MIWAE; b: the combination CIWAE (Rainforth et al. 2018, section 5). a: the variational Renyi bound (Li &
+    Turner 2016, section 3), which for a < 0 is no lower bound in the limit of many samples.
     """
 
     groups: int = 1  # they divide the number of samples
@@ -45,7 +45,7 @@ class Bound(NamedTuple):
         """
         log_w = self._grouped(log_weights)
         v = jax.nn.softmax((1 - self.alpha) * log_w, axis=1)
-        part = 1.0  # of the slopes that depends on the weights
+        part: float | Array = 1.0  # of the slopes that depends on the weights
         if self.elbo_weight:
             part = (1 - self.elbo_weight) * v / (self.elbo_weight / v.shape[1] + (1 - self.elbo_weight) * v)
         return (1 - kl_weight * (1 - self.alpha) * part * (1 - v)).reshape(log_weights.shape)

@@ -26,7 +26,7 @@ from jaxae.variants.vae import normal, reparameterize
 class Posterior:
     """q(z|x) of a hierarchy: an `iwae.Posterior`. Its samples and densities are functions of its own variables."""
 
-    variables: Variables
+    variables: Any
     features: Any  # of B examples
     model: "Hierarchy" = struct.field(pytree_node=False)
 
@@ -87,8 +87,8 @@ class Hierarchy(vae.VAE, kw_only=True):
         """z_1, ..., z_L, or the noise of each."""
         return jnp.split(z, [*accumulate(self.sizes)][:-1], axis=1)
 
-    def __call__(self, x: Float[Array, "B *D"], c: vae.Condition = None) -> Float[Array, "B *P"]:
-        """The decoder output at the code of x."""
+    def __call__(self, x: Float[Array, "B *D"], c: vae.Condition = None) -> Any:
+        """The decoder output at the code of x, [B, *P]."""
         z = self.encode(x, c)
         self.log_priors(z)
         return self.outputs(z, c)

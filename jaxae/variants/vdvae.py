@@ -25,7 +25,7 @@ def sizes(shape: tuple[int, ...], levels: int) -> list[tuple[int, int]]:
     return found
 
 
-def enlarged(x: Float[Array, "B h w C"], size: tuple[int, int]) -> Float[Array, "B H W C"]:
+def enlarged(x: Float[Array, "B h w C"], size: tuple[int, ...]) -> Float[Array, "B H W C"]:
     """The image doubled, by repeating pixels, until it reaches the size; what exceeds it is cropped."""
     while x.shape[1] < size[0] or x.shape[2] < size[1]:
         x = upsample(x, 2)
@@ -134,7 +134,7 @@ class Decoder(nn.Module):
 def layers(
     shape: tuple[int, ...], channels: int, latent: int, counts: tuple[int, ...], precision: str = "float32"
 ) -> tuple[Layer, ...]:
-    """The latent layers of images of this shape, from z_1 on. counts: their number at each level, full resolution first."""
+    """The latent layers of images of this shape, from z_1 on. counts: number at each level, full resolution first."""
     levels = [number for number, count in enumerate(counts) for _ in range(count)]
     firsts = [*(above != level for level, above in pairwise(levels)), True]
     where = sizes(shape, len(counts))
