@@ -31,6 +31,7 @@ FIELDS = {
     "denoising": {"filters": (4, 6, 8)},
     "denoising_conv32": {"filters": (4, 6)},
     "fsq": {"filters": (4, 6)},
+    "hvae": {"hidden": (12, 12), "latent": (4, 3)},
     "kl_autoencoder": {  # the discriminator starts after two of five steps
         "filters": (4, 8),
         "attention": (1,),
@@ -38,11 +39,14 @@ FIELDS = {
         "discriminator": (4, 6, 8),
         "adversarial_start": 0.4,
     },
+    "ladder": {"hidden": (12, 8), "latent": (4, 3)},
     "mae": {"width": 8, "depth": 2, "decoder_width": 8, "decoder_depth": 1, "heads": 2},
     "mirrored": {"filters": (4, 6, 6, 6)},
     "resnet_vae": {"filters": (4, 8), "blocks": 1, "latent": 4, "attention": (1,), "heads": 2},
     "sequence": {"hidden": 12, "latent": 8},
     "strided": {"filters": (4, 6, 6, 6)},
+    "two_layer_iwae": {"hidden": (16,), "upper_hidden": (8,), "latent": (5, 3), "samples": 2},
+    "vdvae": {"channels": 8, "latent_layers": (2, 1), "latent": 1},
     "vqvae": {"filters": (4, 6)},
     "scvi": {"data": "simulated_cells,train=160,test=80,genes=12", "batch_size": 32, "latent": 3, "library": "latent"},
     # With all that training changes without gradients: dead latents, resampling, a controlled coefficient.

@@ -35,9 +35,11 @@ SHARED |= {
     "deep_svdd",
     "denoising_conv32",
     "gated",
+    "hvae",
     "jump_relu",
     "kl_autoencoder",
     "l1",
+    "ladder",
     "m2",
     "mae",
     "matching_pursuit",
@@ -48,7 +50,9 @@ SHARED |= {
     "resnet_vae",
     "scvi",
     "topk",
+    "two_layer_iwae",
     "vampprior",
+    "vdvae",
 }
 
 
