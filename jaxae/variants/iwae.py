@@ -42,13 +42,16 @@ def decoded(
 ) -> tuple[LogDensities, Float[Array, "BK *P"]]:
     """The log densities at z, and the parameters of p(x|z)."""
     b, k, dimensions = z.shape
+    flowed: Any = model.apply(variables, z, data[0], *data[2:], method="flow")
+    codes, log_det = flowed
     x, observed, *c = jax.tree.map(lambda part: jnp.repeat(part, k, axis=0), data)
-    flat = z.reshape(b * k, dimensions)
+    flat = codes.reshape(b * k, dimensions)
     outputs: Any = model.apply(variables, flat, *c, method="outputs")
     prior: Any = model.apply(variables, flat, *c, method="log_prior")
     wide = DiagonalNormal(*(jnp.repeat(part, k, axis=0) for part in q))
-    each = (log_likelihood(model.likelihood, outputs, x, observed), prior, log_normal(wide, flat))
-    return LogDensities(*(values.reshape(b, k) for values in each)), outputs
+    each = (log_likelihood(model.likelihood, outputs, x, observed), prior, log_normal(wide, z.reshape(flat.shape)))
+    found = LogDensities(*(values.reshape(b, k) for values in each))
+    return found._replace(posterior=found.posterior - log_det), outputs
 
 
 def samples_of(q: DiagonalNormal, eps: Float[Array, "B K Z"]) -> Float[Array, "B K Z"]:
