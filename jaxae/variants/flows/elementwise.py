@@ -1,12 +1,13 @@
 """The protocol of increasing functions of one number, whose parameters a net computes."""
 
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from jaxtyping import Array, Float
 
 Mapped: TypeAlias = tuple[Float[Array, "*lead D"], Float[Array, "*lead D"]]  # values, logarithms of the derivative
 
 
+@runtime_checkable
 class Elementwise(Protocol):
     """An increasing function of each dimension, the identity where its parameters are 0."""
 
