@@ -19,6 +19,7 @@ from jaxae.nets.layers import Activation as Activation
 from jaxae.nets.layers import Keys as Keys
 from jaxae.nets.layers import linear as linear
 from jaxae.nets.lstm import LSTM as LSTM
+from jaxae.nets.made import MADE as MADE
 from jaxae.nets.mlp import MLP as MLP
 from jaxae.nets.regularization import Regularization as Regularization
 from jaxae.nets.regularization import drop as drop

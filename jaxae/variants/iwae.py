@@ -57,12 +57,15 @@ def decoded(
 ) -> tuple[LogDensities, Float[Array, "BK *P"]]:
     """The log densities at z, and the parameters of p(x|z)."""
     b, k, dimensions = z.shape
+    flowed: Any = model.apply(variables, z, data[0], *data[2:], method="flow")
+    codes, log_det = flowed
     x, observed, *c = jax.tree.map(lambda part: jnp.repeat(part, k, axis=0), data)
-    flat = z.reshape(b * k, dimensions)
+    flat = codes.reshape(b * k, dimensions)
     outputs: Any = model.apply(variables, flat, *c, method="outputs")
     prior: Any = model.apply(variables, flat, *c, method="log_prior")
     likelihood = log_likelihood(model.likelihood, outputs, x, observed)
-    return LogDensities(likelihood.reshape(b, k), prior.reshape(b, k), q.log_prob(z)), outputs
+    posterior = q.log_prob(z) - log_det
+    return LogDensities(likelihood.reshape(b, k), prior.reshape(b, k), posterior), outputs
 
 
 def loss(
