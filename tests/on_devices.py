@@ -1,7 +1,7 @@
 """Train an experiment on several devices, and print the largest relative differences as JSON.
 
 Arguments: the experiment's module; the set of plans (`all`; `split`, on 1, 2, 4 and 8 devices without microbatches;
-`fast`, three of them; `one`, pmap on 4 devices; `bits`, the reproducible ones, with the experiment's own optimizer);
+`fast`, four of them; `one`, pmap on 4 devices; `fsdp`, on 2 and 8 devices; `bits`, the reproducible ones, with the experiment's own optimizer);
 fields as JSON. Each plan runs with one seed and, unless the set is `fast` or `one`, also with four. `terms` in place of
 a module: one gradient of each term of the global batch, on 2 and 8 devices.
 Runs in a separate process, since the number of virtual devices is fixed when JAX starts.
@@ -58,14 +58,15 @@ class Way(NamedTuple):
         return f"{self.mode if self.reduction == 'fast' else self.reduction} {self.devices}{more}"
 
 
-FAST = [Way("pmap", 4), Way("pmap", 2, accumulate=4), Way("jit", 2)]
+FAST = [Way("pmap", 4), Way("pmap", 2, accumulate=4), Way("jit", 2), Way("fsdp", 4)]
+FSDP = [Way("fsdp", 2), Way("fsdp", 8), Way("fsdp", 8, "fast", 4)]
 SPLIT = [Way(mode, n) for mode in ("pmap", "jit") for n in (1, 2, 4, 8)]
 BITS = [Way("auto", n, "reproducible") for n in (1, 2, 4, 8)]
 MICROBATCHES = [
     *BITS,
     *(Way(mode, n, "fast", 4) for mode, n in (("auto", 1), ("pmap", 4), ("jit", 2))),
 ]
-CHOSEN = {"all": SPLIT + MICROBATCHES, "split": SPLIT, "fast": FAST, "one": FAST[:1], "bits": BITS}
+CHOSEN = {"all": SPLIT + MICROBATCHES, "split": SPLIT, "fast": FAST, "one": FAST[:1], "fsdp": FSDP, "bits": BITS}
 RATES = {"planar": 10.0, "sigmoid": 10.0}  # all others: 1e-3
 
 
