@@ -1,5 +1,6 @@
 """Device plans. No other file uses pmap, meshes or named shardings."""
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -182,6 +183,15 @@ def state_shardings(tree: Any, plan: Plan, seeded: bool) -> Any:
         return NamedSharding(plan.mesh, PartitionSpec(*[None] * longest, AXIS))
 
     return jax.tree.map(sharding, tree)
+
+
+def bytes_per_device(tree: Any, plan: Plan | None, seeded: bool) -> int:
+    """Bytes that a state, or its shapes, takes on each device; without a plan, on one."""
+    total = 0
+    for leaf in jax.tree.leaves(tree):
+        shape = leaf.shape if plan is None else state_shardings(leaf, plan, seeded).shard_shape(leaf.shape)
+        total += math.prod(shape) * leaf.dtype.itemsize
+    return total
 
 
 def _whole(plan: Plan, seeded: bool) -> NamedSharding:

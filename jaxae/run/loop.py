@@ -151,7 +151,9 @@ def train(
                         write(now.epoch, "valid", now.valid)
                     shown.epoch([line for line in lines[-3:] if line["epoch"] == now.epoch], rate())
                     if kept is not None and now.valid is not None:
-                        kept = selection.update(kept, processes.gather(state), now.epoch, now.valid["loss"], config.selection)
+                        kept = selection.update(
+                            kept, processes.gather(state), now.epoch, now.valid["loss"], config.selection
+                        )
                     finished = step if save_every else now.epoch
                     pause(finished % config.checkpoint_every == 0 or ended())
                     if ended():
