@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from jaxae.nets.layers import Keys, layer_keys, numbered
+from jaxae.nets.layers import Keys, layer_keys
 
 Place: TypeAlias = tuple[str, str]  # (collection, name) of an array
 Arrays: TypeAlias = dict[Place, Any]
@@ -155,16 +155,17 @@ def _tree(tree: Any) -> Net:
     def join(arrays: Arrays) -> Any:
         return structure.unflatten([arrays[leaf.place] if isinstance(leaf, _At) else leaf for leaf in leaves])
 
-    return Net({}, join, False, False)
+    return Net({}, join, noisy=False, nnx=False)
 
 
-def _variables(module: Any) -> tuple[list[tuple[Place, Any]], Any, Any, Any]:
-    """The arrays by place, their state, the state of random numbers, and the graph."""
+def _variables(module: Any) -> tuple[list[tuple[Place, Any]], list[Any], list[Any], Any]:
+    """The arrays by place; the variables that hold them and those of random numbers, both with paths; the graph."""
     from flax import nnx
 
-    graph, noise, rest = nnx.split(module, nnx.RngState, ...)
+    graph, *states = nnx.split(module, nnx.RngState, ...)
+    noise, rest = (list(nnx.to_flat_state(state)) for state in states)
     arrays = []
-    for path, variable in nnx.to_flat_state(rest):
+    for path, variable in rest:
         of_params = isinstance(variable, nnx.Param)
         kind = "params" if of_params else nnx.variable_name_from_type(type(variable), allow_register=True)
         arrays.append(((kind, ".".join(map(str, path))), variable.get_value()))
@@ -174,22 +175,18 @@ def _variables(module: Any) -> tuple[list[tuple[Place, Any]], Any, Any, Any]:
 def _module(module: Any) -> Net:
     from flax import nnx
 
-    places, rest, noise, graph = _variables(module)
+    arrays, rest, noise, graph = _variables(module)
     # Without their values, which belong to this trace.
-    empty = [(path, variable.replace(None)) for path, variable in nnx.to_flat_state(rest)]
-    streams = [
-        (path, variable.replace(None), variable.get_value().shape) for path, variable in nnx.to_flat_state(noise)
-    ]
+    empty = [(path, variable.replace(None), place) for (path, variable), (place, _) in zip(rest, arrays, strict=True)]
+    streams = [(path, variable.replace(None), variable.shape) for path, variable in noise]
 
     def join(arrays: Arrays, key: Key[Array, ""]) -> Any:
-        states = [
-            (path, variable.replace(arrays[place])) for (path, variable), (place, _) in zip(empty, places, strict=True)
-        ]
+        states = [(path, variable.replace(arrays[place])) for path, variable, place in empty]
         for number, (path, variable, shape) in enumerate(streams):
-            is_key = isinstance(variable, nnx.RngKey)
-            own = numbered(key[None], jnp.uint32(number))[0] if is_key else None
-            value = jnp.zeros(shape, jnp.uint32) if own is None else jax.random.split(own, shape) if shape else own
+            value = jnp.zeros(shape, jnp.uint32)  # a count
+            if isinstance(variable, nnx.RngKey):
+                value = jax.random.split(jax.random.fold_in(key, number), shape)
             states.append((path, variable.replace(value)))
         return nnx.merge(graph, nnx.from_flat_state(states))
 
-    return Net({}, join, bool(streams), True)
+    return Net({}, join, noisy=bool(streams), nnx=True)

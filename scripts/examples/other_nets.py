@@ -87,6 +87,9 @@ print("test loss of two seeds after the first and the last epoch:", *history[0],
 
 # %%
 again = jaxae.load("runs/other_nets", experiment)
-print("equal codes of the loaded run:", bool((again.encode(jnp.ones((1, 8, 8, 1))) == trained.encode(jnp.ones((1, 8, 8, 1)))).all()))
+print(
+    "equal codes of the loaded run:",
+    bool((again.encode(jnp.ones((1, 8, 8, 1))) == trained.encode(jnp.ones((1, 8, 8, 1)))).all()),
+)
 alone = jaxae.fit(experiment, "digits", seed=1, **options)
 print("test loss of seed 1 alone:", [line["loss"] for line in alone.history if line["split"] == "test"][-1])
