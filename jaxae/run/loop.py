@@ -139,9 +139,9 @@ def train(
                 if now.test is None:
                     shown.update(now.epoch, step, float(np.mean(now.train["loss"])), rate())
                     if draw and (step == last or picture_due(config, now.epoch, step, now.done)):
-                        host = jax.device_get(processes.gather(state))
+                        complete = processes.gather(state)
                         if board:
-                            draw(host, step, board)
+                            draw(jax.device_get(complete), step, board)
                     if now.done:
                         write(now.epoch, "train", now.train)
                     pause(not now.done and save_every > 0 and step % save_every == 0)

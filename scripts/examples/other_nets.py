@@ -25,10 +25,10 @@ from jaxae.variants import autoencoder
 
 # %%
 class Encoder(nnx.Module):
-    """64-128-8, with batch norm and dropout."""
+    """784-128-8, with batch norm and dropout."""
 
     def __init__(self, rngs):
-        self.hidden = nnx.Linear(64, 128, rngs=rngs)
+        self.hidden = nnx.Linear(784, 128, rngs=rngs)
         self.norm = nnx.BatchNorm(128, rngs=rngs)
         self.dropout = nnx.Dropout(0.1, rngs=rngs)
         self.code = nnx.Linear(128, 8, rngs=rngs)
@@ -44,20 +44,20 @@ encoder = nets.wrap(lambda key: Encoder(nnx.Rngs(key)))
 # ## A decoder of plain functions
 #
 # A pair of pure functions: one returns the parameters, as any pytree, the other applies them to a batch. A module of
-# Equinox is such a pytree, with a method for a single example: `nets.wrap(lambda key: eqx.nn.MLP(8, 64, 128, 1,
-# key=key), lambda net, z: jax.vmap(net)(z).reshape(-1, 8, 8, 1))`.
+# Equinox is such a pytree, with a method for a single example: `nets.wrap(lambda key: eqx.nn.MLP(8, 784, 128, 1,
+# key=key), lambda net, z: jax.vmap(net)(z).reshape(-1, 28, 28, 1))`.
 
 
 # %%
 def parameters(key):
     first, second = jax.random.split(key)
     glorot = jax.nn.initializers.glorot_uniform()
-    return [(glorot(first, (8, 128)), jnp.zeros(128)), (glorot(second, (128, 64)), jnp.zeros(64))]
+    return [(glorot(first, (8, 128)), jnp.zeros(128)), (glorot(second, (128, 784)), jnp.zeros(784))]
 
 
 def decode(params, z):
     (a, b), (c, d) = params
-    return (jax.nn.relu(z @ a + b) @ c + d).reshape(-1, 8, 8, 1)
+    return (jax.nn.relu(z @ a + b) @ c + d).reshape(-1, 28, 28, 1)
 
 
 decoder = nets.wrap(parameters, decode)
@@ -71,7 +71,7 @@ decoder = nets.wrap(parameters, decode)
 model = autoencoder.Autoencoder(encoder, decoder)  # with a logistic output
 loss = autoencoder.loss(model, "bce")
 experiment = jaxae.Experiment(model, jaxae.descend(loss, optax.adam(1e-3)), loss, unit="nats per pixel")
-options = {"epochs": 20, "batch_size": 64, "progress": False}
+options = {"epochs": 10, "batch_size": 64, "progress": False}
 trained = jaxae.fit(experiment, "digits", seeds=2, workdir="runs/other_nets", figures=False, **options)
 
 for name, part in trained.variables.items():
@@ -87,9 +87,7 @@ print("test loss of two seeds after the first and the last epoch:", *history[0],
 
 # %%
 again = jaxae.load("runs/other_nets", experiment)
-print(
-    "equal codes of the loaded run:",
-    bool((again.encode(jnp.ones((1, 8, 8, 1))) == trained.encode(jnp.ones((1, 8, 8, 1)))).all()),
-)
+x = jnp.ones((1, 28, 28, 1))
+print("equal codes of the loaded run:", bool((again.encode(x) == trained.encode(x)).all()))
 alone = jaxae.fit(experiment, "digits", seed=1, **options)
 print("test loss of seed 1 alone:", [line["loss"] for line in alone.history if line["split"] == "test"][-1])
