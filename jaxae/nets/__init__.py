@@ -29,3 +29,4 @@ from jaxae.nets.residual import UpResNet as UpResNet
 from jaxae.nets.subset import Subset as Subset
 from jaxae.nets.transformer import PatchDecoder as PatchDecoder
 from jaxae.nets.transformer import PatchEncoder as PatchEncoder
+from jaxae.nets.wrapped import wrap as wrap
