@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from jaxae.core.experiment import MeasuredData
+from jaxae.core.experiment import MeasuredData, RecordedData
 from jaxae.training.examples import parts
 
 
@@ -25,7 +25,7 @@ def usage(trained: Any, data: MeasuredData) -> dict[str, float]:
     """`perplexity`, exp of the entropy of code usage, from 1 to K, and `usage`, the fraction of codes in use.
 
     With several quantizers for each vector, the means over them. trained: see `indices`; the model has an attribute
-    `codes`, K. `bits`: those of the indices of an example, log2(K) each.
+    `codes`, K. `bits`: those of the indices of an example, log2(K) each; `bits_per_second` of recordings.
     """
     from scipy import stats
 
@@ -34,8 +34,11 @@ def usage(trained: Any, data: MeasuredData) -> dict[str, float]:
     several = found.ndim == len(trained.code) + 1  # a last axis of quantizers
     each = found.reshape(-1, found.shape[-1]).T if several else found.reshape(1, -1)
     counts = [np.unique(one, return_counts=True)[1] for one in each]
+    bits = found[0].size * log2(size)
+    rate = data.sample_rate if isinstance(data, RecordedData) else 0
     return {
         "perplexity": float(np.mean([np.exp(stats.entropy(count)) for count in counts])),
         "usage": float(np.mean([len(count) / size for count in counts])),
-        "bits": found[0].size * log2(size),
+        "bits": bits,
+        **({"bits_per_second": bits * rate / data.test.x.shape[1]} if rate else {}),
     }

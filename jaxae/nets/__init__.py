@@ -28,3 +28,5 @@ from jaxae.nets.residual import UpResNet as UpResNet
 from jaxae.nets.subset import Subset as Subset
 from jaxae.nets.transformer import PatchDecoder as PatchDecoder
 from jaxae.nets.transformer import PatchEncoder as PatchEncoder
+from jaxae.nets.wave import WaveDecoder as WaveDecoder
+from jaxae.nets.wave import WaveEncoder as WaveEncoder
