@@ -54,13 +54,9 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         quantizer=quantize.named(config),
         likelihood=likelihoods.Normal(),
     )
-    loss = codec.loss(
-        model, config.windows, waveform=config.waveform, spectrum=config.spectrum, segment=config.segment
-    )
+    loss = codec.loss(model, config.windows, waveform=config.waveform, spectrum=config.spectrum, segment=config.segment)
     train = descend(loss, run.optimizer(config, info))
-    return run.Experiment(
-        model, train, loss, sequences=True, unit="per {value}", measures={"codebook": usage}
-    )
+    return run.Experiment(model, train, loss, sequences=True, unit="per {value}", measures={"codebook": usage})
 
 
 if __name__ == "__main__":

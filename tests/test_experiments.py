@@ -32,6 +32,7 @@ DRAWN = {"denoising", "sequence", "strided"}
 SHARED = {"beta_vae", "binary", "deep", "denoising", "infovae", "mirrored", "planar", "sigmoid", "sparse", "strided"}
 SHARED |= {
     "code_prior",
+    "codec",
     "deep_svdd",
     "denoising_conv32",
     "gated",
@@ -40,6 +41,7 @@ SHARED |= {
     "l1",
     "m2",
     "mae",
+    "masked_prior",
     "matching_pursuit",
     "matryoshka",
     "miwae",
@@ -49,6 +51,7 @@ SHARED |= {
     "scvi",
     "topk",
     "vampprior",
+    "vqvae2",
 }
 
 

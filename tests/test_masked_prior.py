@@ -13,6 +13,7 @@ from jaxae import nets
 from jaxae.core.types import Info
 from jaxae.experiments import masked_prior as experiment
 from jaxae.variants import masked_prior, quantize, vqvae
+from test_residual import randomized
 
 K, T = 2, 3
 EVERY = np.array(list(itertools.product(range(K), repeat=T)))
@@ -89,9 +90,7 @@ def test_loss_is_the_mean_over_masked_indices_and_its_bound_that_of_random_order
     chances = np.diff(1 - 2 / np.pi * np.arccos(np.arange(4) / 3))
     assert float(terms["loss"].mean()) == pytest.approx(chances @ averages(np.mean), abs=0.05)
     bound = averages(np.mean).mean() * T
-    orders = [
-        sum(nats((order[i], *order[i + 1 :]))[0] for i in range(T)) for order in itertools.permutations(range(T))
-    ]
+    orders = [sum(nats((order[i], *order[i + 1 :]))[0] for i in range(T)) for order in itertools.permutations(range(T))]
     assert np.mean(orders) == pytest.approx(bound, rel=1e-9)
     assert float(terms["bits_per_index"].mean()) * T * np.log(2) == pytest.approx(bound, abs=0.05)
     # One masked index: the conditional is the softmax of its logits; values of single examples.
@@ -143,14 +142,17 @@ def test_samples_follow_the_distribution_by_enumeration(variables, p, steps, tem
     assert np.ptp(expected) > 0.05
 
 
-def test_logits_depend_on_the_condition_and_start_uniform():
+def test_logits_depend_on_the_condition_and_on_all_inputs_and_start_uniform():
     net = nets.MaskedTransformer(K, T, width=8, heads=2, layers=1)
     tokens, c = jnp.asarray(INPUTS[:4]), jnp.ones((4, 2))
     params = jax.jit(net.init)(new_key(), tokens, c)
     assert not np.any(net.apply(params, tokens, c))
-    moved = jax.tree.map(lambda leaf: leaf + 0.3, params)
-    moved["params"]["logits"]["kernel"] += jnp.arange(16.0).reshape(8, 2) ** 2 / 100
-    assert np.abs(np.asarray(net.apply(moved, tokens, c) - net.apply(moved, tokens, -c))).max() > 1e-3
+    moved = randomized(params)
+    apply = jax.jit(net.apply)
+    first = np.asarray(apply(moved, tokens, c))
+    assert np.abs(first - np.asarray(apply(moved, tokens, -c))).max() > 1e-3
+    later = np.asarray(apply(moved, tokens.at[:, 2].set((tokens[:, 2] + 1) % 3), c))
+    assert np.abs(later - first)[:, 0].max() > 1e-3
 
 
 def test_steps_are_checked_when_the_experiment_is_built():

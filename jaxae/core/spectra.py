@@ -26,8 +26,8 @@ def power(x: Float[Array, "*lead T"], window: int) -> Float[Array, "*lead F K"]:
     padding = [(0, 0)] * (x.ndim - 1) + [(window // 2, (frames + 1) * hop - steps)]
     parts = jnp.pad(x, padding).reshape(*x.shape[:-1], frames + 3, hop)
     cut = jnp.concatenate([parts[..., i : i + frames, :] for i in range(4)], axis=-1)  # a gather has a slow gradient
-    weights = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)
-    weights = jnp.asarray(weights / np.sqrt(np.sum(weights**2)), jnp.float32)
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)
+    weights = jnp.asarray(hann / np.sqrt(np.sum(hann**2)), jnp.float32)
     found = jnp.fft.rfft(cut * weights.reshape(*[1] * x.ndim, -1))
     return found.real**2 + found.imag**2
 

@@ -26,7 +26,8 @@ def usage(trained: Any, data: MeasuredData, levels: Sequence[int] = ()) -> dict[
     """`perplexity`, exp of the entropy of code usage, from 1 to K, and `usage`, the fraction of codes in use.
 
     With several quantizers, of each vector or of the positions from each of `levels` on, the means over them. trained:
-    see `indices`; the model has an attribute `codes`, K. `bits`: those of the indices of an example, log2(K) each; `bits_per_second` of recordings.
+    see `indices`; the model has an attribute `codes`, K. `bits`: those of the indices of an example, log2(K) each;
+    `bits_per_second` of recordings.
     """
     from scipy import stats
 

@@ -1,7 +1,7 @@
 """Convolutional encoders and decoders of signals, after SoundStream.
 
-Zeghidour, Luebs, Omran, Skoglund & Tagliasacchi 2021, section 3.1 and figure 3, not causal: convolutions of stride s and
-width 2 s between levels of residual units, ELU. A signal is an image of width 1.
+Zeghidour, Luebs, Omran, Skoglund & Tagliasacchi 2021, section 3.1 and figure 3, not causal: convolutions of stride s
+and width 2 s between levels of residual units, ELU. A signal is an image of width 1.
 """
 
 from math import prod

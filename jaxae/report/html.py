@@ -129,8 +129,8 @@ def render(template: str, **values: Any) -> str:
     style = (PAGE / "style.css").read_text()
     script = "".join((PAGE / f"{name}.js").read_text() for name in ("charts", "wall", "main"))
     policy = (
-        f"default-src 'none'; img-src data:; media-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
-        "base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; img-src data:; media-src data:; style-src '{_hash(style)}'; "
+        f"script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'"
     )
     ours = {"policy": policy, "style": Markup(style), "script": Markup(script)}  # noqa: S704 (files of this package)
     return environment.get_template(template).render(**ours, **values)

@@ -15,7 +15,10 @@ from jaxae.variants.vqvae import VQVAE
 
 
 class Codec(VQVAE):
-    """Signals [B, T, *D], of any length T: codes [B, t, Z] of frames. Signals are 0 after their end, so masks are unused."""
+    """Signals [B, T, *D], of any length T: codes [B, t, Z] of frames.
+
+    Signals are 0 after their end, so that masks are not used.
+    """
 
     def encode(self, x: Float[Array, "B T *D"], mask: Float[Array, "B T"] | None = None) -> Float[Array, "B t Z"]:  # noqa: ARG002
         """The codes, as vectors."""
@@ -79,7 +82,10 @@ def loss(
 def segments(
     batch: Batch, key: Key[Array, ""], length: int
 ) -> tuple[Float[Array, "B {length} *D"], Float[Array, "B {length}"] | None]:
-    """A segment of each signal, at a place uniform among those within it, and its mask; short signals from the start."""
+    """A segment of each signal, at a place uniform among those within it, and its mask.
+
+    Signals that are shorter start with the segment.
+    """
     x, mask = batch.x, batch.observed
     ends = jnp.full(len(x), x.shape[1]) if mask is None else per_example(mask).astype(jnp.int32)
 

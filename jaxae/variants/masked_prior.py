@@ -104,7 +104,7 @@ def loss(model: MaskedPrior, info: Info | None = None) -> Loss:
 def masks(batch: Batch, key: Key[Array, ""], length: int, *, uniform: bool = False) -> Bool[Array, "B {length}"]:
     """Which indices of each example are masked: ceil(length cos(pi u / 2)) of them, or from 1 to length uniformly."""
 
-    def one(key: Key[Array, ""]) -> Bool[Array, "{length}"]:
+    def one(key: Key[Array, ""]) -> Bool[Array, " _"]:
         number, places = jax.random.split(key)
         u = jax.random.uniform(number)
         share = 1 - u if uniform else jnp.cos(pi / 2 * u)

@@ -1,8 +1,9 @@
 """Recordings: spectrograms of test recordings and of their reconstructions, and both as WAV files."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -33,9 +34,9 @@ def spectrograms(model: Trained, data: Dataset, title: str) -> "Figure":
     window = max(4, 4 * round(WINDOW * data.sample_rate / 4))
     figure = canvas(f"{title}: spectrograms of test recordings and their reconstructions", 2.4 * SHOWN, 5.0)
     axes = figure.subplots(2, len(places), sharey=True, squeeze=False)
-    image = None
+    image: Any = None
     for place, column, *pair in zip(places, axes.T, before, after, strict=True):
-        levels = [10 * np.log10(np.asarray(power(np.asarray(x, np.float32), window)) + 1e-20).T for x in pair]
+        levels = [10 * np.log10(np.asarray(power(jnp.asarray(x, jnp.float32), window)) + 1e-20).T for x in pair]
         top = levels[0].max()
         for axis, level in zip(column, levels, strict=True):
             extent = (0, len(pair[0]) / data.sample_rate, 0, data.sample_rate / 2000)
@@ -53,7 +54,8 @@ def spectrograms(model: Trained, data: Dataset, title: str) -> "Figure":
 def recordings(folder: Path, model: Trained, data: Dataset) -> None:
     """Write the recordings of `spectrograms` and their reconstructions as WAV files of 16 bits.
 
-    Their first `LONGEST` samples. Values are relative to the largest magnitude of the original if it exceeds 1; others are clipped to [-1, 1].
+    Their first `LONGEST` samples, divided by the largest magnitude of the original if it exceeds 1, and clipped to
+    [-1, 1].
     """
     from scipy.io import wavfile
 
