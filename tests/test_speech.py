@@ -32,8 +32,8 @@ def test_bytes_of_packets_in_an_ogg_file():
 
 
 def test_row_ignores_padding_and_measures_a_gain(monkeypatch):
-    x = np.random.default_rng(0).normal(size=(3, 600, 1)).astype(np.float32)
-    split = Split(x, np.zeros(3, int), np.array([600, 500, 300]))
+    x = np.random.default_rng(0).normal(size=(3, 2100, 1)).astype(np.float32)
+    split = Split(x, np.zeros(3, int), np.array([2100, 500, 300]))
     split = split._replace(x=x * speech.within(split)[..., None])
     monkeypatch.setattr(speech.classifier, "accuracy", lambda *_: 0.875)
     data = Dataset(split, split, ("a",), "series", sample_rate=8000)
