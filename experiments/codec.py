@@ -20,18 +20,19 @@ from jaxae.variants import codec, quantize
 
 @dataclass(frozen=True)
 class Config(quantize.Options, run.Config):
-    """Strided convolutions of 32, 64 and 128 filters with residual units, and their mirror image, ELU, Adam."""
+    """Strided convolutions of 16, 32 and 64 filters with residual units, and their mirror image, ELU, Adam."""
 
     series: ClassVar[bool] = True
     epochs: int = 50
     batch_size: int = 32
+    lr: float = 2e-3
     codes: int = 256
     latent: int = 32
     residual: int = 3
     kmeans: int = 10
-    filters: tuple[int, ...] = (32, 64, 128)
+    filters: tuple[int, ...] = (16, 32, 64)
     """Filters of each level of the encoder; the decoder mirrors them."""
-    strides: tuple[int, ...] = (4, 4, 4)
+    strides: tuple[int, ...] = (8, 4, 2)
     """Stride of the convolution before each level; a frame has as many samples as their product."""
     units: int = 1
     """Residual units of each level."""

@@ -35,11 +35,15 @@ def spectrograms(model: Trained, data: Dataset, title: str) -> "Figure":
     figure = canvas(f"{title}: spectrograms of test recordings and their reconstructions", 2.4 * SHOWN, 5.0)
     axes = figure.subplots(2, len(places), sharey=True, squeeze=False)
     image: Any = None
-    for place, column, *pair in zip(places, axes.T, before, after, strict=True):
-        levels = [10 * np.log10(np.asarray(power(jnp.asarray(x, jnp.float32), window)) + 1e-20).T for x in pair]
+    padded = np.stack([[np.pad(x, (0, data.shape[0] - len(x))) for x in rows] for rows in (before, after)])
+    powers = np.asarray(power(jnp.asarray(padded, jnp.float32), window))
+    for number, (place, column) in enumerate(zip(places, axes.T, strict=True)):
+        seconds = len(before[number]) / data.sample_rate
+        frames = -(-len(before[number]) // (window // 4))
+        levels = 10 * np.log10(powers[:, number, :frames] + 1e-20).swapaxes(1, 2)
         top = levels[0].max()
         for axis, level in zip(column, levels, strict=True):
-            extent = (0, len(pair[0]) / data.sample_rate, 0, data.sample_rate / 2000)
+            extent = (0, seconds, 0, data.sample_rate / 2000)
             image = axis.imshow(level - top, origin="lower", aspect="auto", extent=extent, vmin=-RANGE, vmax=0)
             axis.tick_params(labelsize=7)
         column[1].set_xlabel("seconds", fontsize=8)
