@@ -26,7 +26,8 @@ FIELDS = {
     "deep_svdd": {"epochs": 2, "pretrain": 1},
     "stacked": {"epochs": 4, "greedy": 1},  # one epoch per phase
     # Narrow networks: the same code in less time.
-    "code_prior": {"filters": (4, 6), "width": 8, "layers": 1, "heads": 2},
+    **{name: {"filters": (4, 6), "width": 8, "layers": 1, "heads": 2} for name in ("code_prior", "masked_prior")},
+    "codec": {"filters": (4, 6), "strides": (2, 2), "latent": 4, "codes": 8, "windows": (8, 16), "segment": 16},
     "convolutional": {"filters": (4, 6, 6)},
     "denoising": {"filters": (4, 6, 8)},
     "denoising_conv32": {"filters": (4, 6)},
@@ -47,7 +48,7 @@ FIELDS = {
     "strided": {"filters": (4, 6, 6, 6)},
     "two_layer_iwae": {"hidden": (16,), "upper_hidden": (8,), "latent": (5, 3), "samples": 2},
     "vdvae": {"channels": 8, "latent_layers": (2, 1), "latent": 1},
-    "vqvae": {"filters": (4, 6)},
+    **{name: {"filters": (4, 6)} for name in ("vqvae", "vqvae2")},
     "scvi": {"data": "simulated_cells,train=160,test=80,genes=12", "batch_size": 32, "latent": 3, "library": "latent"},
     # With all that training changes without gradients: dead latents, resampling, a controlled coefficient.
     **{name: {"latent": 16, "active": 3, "dead_after": 2} for name in ("topk", "batch_topk", "matching_pursuit")},

@@ -32,6 +32,7 @@ DRAWN = {"denoising", "sequence", "strided"}
 SHARED = {"beta_vae", "binary", "deep", "denoising", "infovae", "mirrored", "planar", "sigmoid", "sparse", "strided"}
 SHARED |= {
     "code_prior",
+    "codec",
     "deep_svdd",
     "denoising_conv32",
     "flow_vae",
@@ -43,6 +44,7 @@ SHARED |= {
     "ladder",
     "m2",
     "mae",
+    "masked_prior",
     "matching_pursuit",
     "matryoshka",
     "miwae",
@@ -54,6 +56,7 @@ SHARED |= {
     "two_layer_iwae",
     "vampprior",
     "vdvae",
+    "vqvae2",
 }
 
 
