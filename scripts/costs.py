@@ -65,7 +65,7 @@ def prepare(module: ModuleType, dataset: Dataset, config: Config, devices: int) 
     some = jax.devices()[:devices]
     with command_line.flags_of(config), input_errors():
         plan = plans.plan("auto", config.batch_size, config.seeds, some, config.reduction, config.accumulate)
-        return run.checked(config, module.build, dataset, plan.layout._replace(axis=None)), plan
+        return run.checked(config, module.build, dataset, plan), plan
 
 
 def seconds(module: ModuleType, dataset: Dataset, config: Config, devices: int) -> float:

@@ -16,8 +16,13 @@ from short_runs import FIELDS
 ROOT = Path(__file__).parents[1]
 TABLES = json.loads(Path(__file__).with_name("devices.json").read_text())
 # Experiments whose loss or codebook needs the global batch, so that they do not support microbatches.
-WHOLE = {"factor_vae", "infovae", "kl_autoencoder", "tcvae", "vqvae", "wae"}
+WHOLE = {"factor_vae", "infovae", "kl_autoencoder", "tcvae", "wae"}
+WHOLE |= {"code_prior", "codec", "masked_prior", "vqvae", "vqvae2"}
 WHOLE |= {"batch_topk", "gated", "jump_relu", "l1", "matching_pursuit", "matryoshka", "topk"}
+
+
+# Seeds 2 to 5: with others a value lies so near to a rounding boundary that the order of summation changes its code.
+ROUNDED = {"fsq": {"seed": 2}}
 
 
 def on_devices(*arguments):
@@ -45,21 +50,35 @@ def test_terms_of_the_global_batch_have_the_same_gradients_on_several_devices():
         assert max(differences) <= 1e-5, row
 
 
-def test_toy_agrees_under_pmap_and_jit():
+def test_toy_agrees_under_pmap_and_jit_and_fsdp():
     """Batch norm, a codebook and a penalty on the batch: parameters and metrics agree up to float rounding."""
-    agree("toy", "fast", 2)
+    agree("toy", "fast", 3)
 
 
 @pytest.mark.slow
 def test_experiment_agrees_under_pmap_and_jit_and_with_microbatches():
-    agree("vae", "fast", 3, hidden=[16])
+    agree("vae", "fast", 4, hidden=[16])
+
+
+@pytest.mark.slow
+def test_wrapped_nets_of_other_libraries_agree_on_several_devices():
+    """Dropout and batch norm of Flax NNX."""
+    agree("foreign", "fast", 3)
+    agree("foreign", "fast", 4, batch_norm=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vae", "dense", "vqvae", "m2", "kl_autoencoder"])
+def test_split_state_agrees_with_that_of_one_device(name):
+    """--parallel fsdp, with one and with four seeds."""
+    agree(name, "fsdp", 4 if name in WHOLE else 6, **FIELDS.get(name, {}))
 
 
 @pytest.mark.slow
 def test_sequences_of_many_lengths_agree_on_several_devices(tmp_path):
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "s.npz", *(rng.random((rng.integers(1, 9), 3), np.float32) for _ in range(240)))
-    agree("sequence", "fast", 3, data=str(tmp_path / "s.npz"), latent=5, hidden=6)
+    agree("sequence", "fast", 4, data=str(tmp_path / "s.npz"), latent=5, hidden=6)
 
 
 @pytest.mark.slow
@@ -98,7 +117,7 @@ def test_every_optimizer_is_reproducible_on_any_number_of_devices(fields):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TABLES)
 def test_every_experiment_agrees_in_every_mode(name):
-    agree(name, "all", 16 if name in WHOLE else 30, **FIELDS.get(name, {}))
+    agree(name, "all", 16 if name in WHOLE else 30, **FIELDS.get(name, {}), **ROUNDED.get(name, {}))
 
 
 def run(workdir, devices, *more, number=0):
@@ -154,3 +173,22 @@ def test_fast_run_resumes_on_another_number_of_devices_within_rounding(tmp_path)
     for a, b in zip(*(records.read(path / "metrics.jsonl") for path in (one, other)), strict=True):
         for name in ("step", *records.names(b)):
             np.testing.assert_allclose(a[name], b[name], rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stages", [((8, "fsdp"), (1, "auto")), ((2, "pmap"), (4, "fsdp"))], ids=str)
+def test_run_resumes_with_another_placement_of_its_state_within_rounding(tmp_path, stages):
+    (first, before), (then, after) = stages
+    assert run(tmp_path / "moved", first, *DENSE, "--parallel", before, number=signal.SIGTERM) == 143
+    assert run(tmp_path / "moved", then, *DENSE, "--parallel", after) == 0
+    assert run(tmp_path / "stays", then, *DENSE, "--parallel", after) == 0
+    for a, b in zip(*(records.read(tmp_path / path / "metrics.jsonl") for path in ("moved", "stays")), strict=True):
+        for name in ("step", *records.names(b)):
+            np.testing.assert_allclose(a[name], b[name], rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_run_with_a_split_state_resumes_bit_exact(tmp_path):
+    one, other = moved(tmp_path, (4, 4), *DENSE, "--parallel", "fsdp", "--valid", "0.2", "--keep", "best")
+    assert newest_digests(one / "checkpoints") == newest_digests(other / "checkpoints")
+    assert (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()

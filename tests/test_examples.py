@@ -74,3 +74,16 @@ def test_new_variant_decorrelates_codes_and_matches_its_formula(tmp_path):
     assert reached < 1.2 * error
     assert "its codes (359, 8)" in printed
     assert_draws(tmp_path / "new_variant.png")
+
+
+@pytest.mark.slow
+def test_nets_of_other_libraries_train_load_and_have_seeds(tmp_path):
+    printed = run("other_nets", tmp_path)
+    assert "params {'decoder': ['0.0', '0.1', '1.0', '1.1'], 'encoder': ['code.bias', 'code.kernel'," in printed
+    assert "batch_stats {'encoder': ['norm.mean', 'norm.var']}" in printed
+    *first, one, two = numbers(printed, "test loss of two seeds after the first and the last epoch:")
+    assert max(one, two) < 0.8 * min(first)
+    assert one != two
+    (alone,) = numbers(printed, "test loss of seed 1 alone:")
+    assert alone == pytest.approx(two, rel=1e-2)
+    assert "equal codes of the loaded run: True" in printed

@@ -32,15 +32,19 @@ DRAWN = {"denoising", "sequence", "strided"}
 SHARED = {"beta_vae", "binary", "deep", "denoising", "infovae", "mirrored", "planar", "sigmoid", "sparse", "strided"}
 SHARED |= {
     "code_prior",
+    "codec",
     "deep_svdd",
     "denoising_conv32",
     "flow_vae",
     "gated",
+    "hvae",
     "jump_relu",
     "kl_autoencoder",
     "l1",
+    "ladder",
     "m2",
     "mae",
+    "masked_prior",
     "matching_pursuit",
     "matryoshka",
     "miwae",
@@ -49,7 +53,10 @@ SHARED |= {
     "resnet_vae",
     "scvi",
     "topk",
+    "two_layer_iwae",
     "vampprior",
+    "vdvae",
+    "vqvae2",
 }
 
 

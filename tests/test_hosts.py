@@ -123,7 +123,7 @@ def test_metrics_of_two_processes_equal_those_of_one_with_as_many_devices(cluste
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["pmap", "jit"])
+@pytest.mark.parametrize("mode", ["pmap", "jit", "fsdp"])
 def test_parameters_of_two_processes_equal_those_of_one_with_as_many_devices(one, tmp_path, mode):
     workdir = tmp_path / "run"
     with two(workdir, *FEW, "--parallel", mode) as processes:
@@ -131,6 +131,26 @@ def test_parameters_of_two_processes_equal_those_of_one_with_as_many_devices(one
     here, there = (np.concatenate([np.ravel(leaf) for leaf in leaves(path)]) for path in (workdir, one))
     assert np.linalg.norm(here - there) < 1e-5 * np.linalg.norm(there)
     same_metrics(*(records.read(path / "metrics.jsonl") for path in (workdir, one)))
+
+
+@pytest.mark.slow
+def test_split_state_of_two_processes_resumes_bit_exact_and_on_one_device(tmp_path):
+    """The state, the best one so far, and pictures of it are gathered from both processes."""
+    flags = (*EPOCHS, "--parallel", "fsdp", "--valid", "0.2", "--keep", "best", "--figures", "all")
+    whole, workdir = tmp_path / "whole", tmp_path / "run"
+    with two(whole, *flags) as processes:
+        done(processes)
+    with two(workdir, *flags) as processes:
+        wait_for(processes, workdir, 3)
+        processes[1].send_signal(signal.SIGTERM)
+        assert [process.wait(60) for process in processes] == [143, 143]
+    with two(workdir, *flags) as processes:
+        done(processes)
+    assert (workdir / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    assert newest_digests(workdir / "checkpoints") == newest_digests(whole / "checkpoints")
+    with started(1, command(workdir, *flags, "--epochs", "21", "--parallel", "auto")) as processes:
+        done(processes)
+    assert records.read(workdir / "metrics.jsonl")[-1]["epoch"] == 21
 
 
 def leaves(workdir):

@@ -1,5 +1,7 @@
 """Gradient accumulation gives the means of the global batch."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,7 @@ from conftest import batch
 from jaxae import data, run
 from jaxae.core.batch import AXIS, Layout
 from jaxae.core.reduction import gradient, sums
-from jaxae.devices.plan import plan
+from jaxae.devices.plan import bytes_per_device, plan, state_shardings
 from jaxae.errors import InputError
 from jaxae.experiments import mirrored, vampprior
 from jaxae.run import Info
@@ -131,7 +133,8 @@ def test_batch_norm_in_microbatches_raises_before_anything_is_written(tmp_path, 
         (4, {"reduction": "reproducible"}, "batch_size=4 is not divisible by 8 shards; use 8"),
         (32, {"reduction": "reproducible", "accumulate": 2}, "omit accumulate=2"),
         (32, {"reduction": "reproducible", "parallel": "jit"}, "omit parallel=jit"),
-        (32, {"parallel": "pmpa"}, "parallel=pmpa is unknown; use one of auto, pmap, jit"),
+        (32, {"reduction": "reproducible", "parallel": "fsdp"}, "omit parallel=fsdp"),
+        (32, {"parallel": "pmpa"}, "parallel=pmpa is unknown; use one of auto, pmap, jit, fsdp"),
         (32, {"reduction": "exact"}, "reduction=exact is unknown; use one of fast, reproducible"),
     ],
 )
@@ -150,6 +153,21 @@ def test_plan_divides_microbatches_among_devices():
     assert plan("auto", 24, 1, devices[:2], "fast", 3).layout == Layout(AXIS, 3)
     assert plan("jit", 24, 1, devices[:2], "fast", 3).layout == Layout(None, 3)
     assert plan("auto", 24, 1, devices[:1]).layout == Layout()
+
+
+def test_state_is_split_along_its_longest_divisible_axis():
+    split = plan("fsdp", 24, 2, jax.devices()[:1] * 8)
+    assert (split.mode, split.layout) == ("fsdp", Layout())
+    arrays = {(64, 64): (64, 8), (128, 64): (16, 64), (3, 3, 32, 12): (3, 3, 4, 12), (2, 784, 500): (2, 98, 500)}
+    arrays |= {(1023,): (1023,), (1024,): (128,), (8, 8): (8, 8), (1025, 3): (1025, 3), (): ()}
+    for shape, shard in arrays.items():
+        state = {"w": jax.ShapeDtypeStruct(shape, jnp.float32)}
+        assert state_shardings(state, split, True)["w"].shard_shape(shape) == shard
+        assert bytes_per_device(state, split, True) == 4 * math.prod(shard)
+        assert bytes_per_device(state, split._replace(mode="jit"), True) == 4 * math.prod(shape)
+    seeds = plan("fsdp", 24, 8, jax.devices()[:1] * 8)  # each device trains a seed
+    assert seeds.mode == "seeds"
+    assert bytes_per_device(jax.ShapeDtypeStruct((8, 5), jnp.float32), seeds, True) == 20
 
 
 @pytest.mark.slow

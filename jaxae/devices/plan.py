@@ -1,5 +1,6 @@
 """Device plans. No other file uses pmap, meshes or named shardings."""
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -14,15 +15,16 @@ from jaxae.core.reduction import SHARDS
 from jaxae.devices.processes import SINGLE_PROCESS, Processes
 
 SEEDS = "seeds"
-MODES = ("auto", "pmap", "jit")
+MODES = ("auto", "pmap", "jit", "fsdp")
 REDUCTIONS = ("fast", "reproducible")
+SMALL = 1024  # numbers: a state's arrays of fewer are replicated
 Make = Callable[[PerDevice, Layout], Callable[..., Any]]  # (per_device, layout) -> program on a per-device batch
 
 
 class Plan(NamedTuple):
     """How a run uses its devices."""
 
-    mode: str  # "one" device; "pmap" or "jit" split the batch; "seeds" splits the seeds
+    mode: str  # "one" device; "pmap" or "jit" split the batch; "fsdp" also the state; "seeds" splits the seeds
     mesh: Mesh
     seeds: int
     layout: Layout = UNSPLIT  # of a batch
@@ -46,8 +48,8 @@ def plan(
     """Choose how to split seeds or batches over devices (default: all).
 
     Seeds are split if their number is divisible by the number of devices, since they need no communication; otherwise
-    the batch is, by pmap unless parallel=jit.
-    parallel: auto, pmap or jit. reduction: fast or reproducible. accumulate: microbatches per device.
+    the batch is, by pmap unless parallel=jit or parallel=fsdp, which also splits parameters and optimizer state.
+    parallel: auto, pmap, jit or fsdp. reduction: fast or reproducible. accumulate: microbatches per device.
     ValueError for unknown values, for a batch size that is not divisible, and for mutually exclusive arguments.
     """
     for name, value, known in (("parallel", parallel, MODES), ("reduction", reduction, REDUCTIONS)):
@@ -57,8 +59,8 @@ def plan(
     n = len(devices)
     mesh = Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
     if reduction == "reproducible":  # one form of program for any number of devices
-        if parallel == "jit" or accumulate > 1:
-            other = "parallel=jit" if parallel == "jit" else f"accumulate={accumulate}"
+        if parallel in ("jit", "fsdp") or accumulate > 1:
+            other = f"accumulate={accumulate}" if parallel in ("auto", "pmap") else f"parallel={parallel}"
             raise ValueError(f"reduction=reproducible sets pmap and microbatches; omit {other}")
         if SHARDS % n:
             raise ValueError(f"reduction=reproducible needs 1, 2, 4 or {SHARDS} devices, not {n}")
@@ -72,8 +74,8 @@ def plan(
         return Plan("seeds" if spread else "one", names, seeds, Layout(None, accumulate), processes)
     microbatches = f" x {accumulate} microbatches" if accumulate > 1 else ""
     _divides(batch_size, n * accumulate, f"by {n} devices{microbatches}")
-    if parallel == "jit":
-        return Plan("jit", mesh, seeds, Layout(None, accumulate), processes)
+    if parallel in ("jit", "fsdp"):
+        return Plan(parallel, mesh, seeds, Layout(None, accumulate), processes)
     return Plan("pmap", mesh, seeds, Layout(AXIS, accumulate), processes)
 
 
@@ -120,9 +122,15 @@ def compile(make: Make, plan: Plan, seeded: Sequence[bool], example: tuple[Any, 
         now = _ahead(mapped, (np.array(here), *example), plan) if example else mapped
         numbers = _put(np.arange(plan.devices), NamedSharding(plan.mesh, PartitionSpec(AXIS)), plan)
         return lambda *args: now(numbers, *args)
-    if plan.mode == "jit":
+    if plan.mode in ("jit", "fsdp"):
         split = NamedSharding(plan.mesh, PartitionSpec(AXIS))
-        compiled = jax.jit(over_seeds(lambda x: jax.lax.with_sharding_constraint(x, split)))
+        program = over_seeds(lambda x: jax.lax.with_sharding_constraint(x, split))
+
+        def sharded(*args: Any) -> Any:
+            results = program(*args)
+            return jax.lax.with_sharding_constraint(results, state_shardings(results, plan, plan.seeds > 1))
+
+        compiled = jax.jit(sharded if plan.mode == "fsdp" else program)
     elif plan.mode == "seeds":
         specs = tuple(PartitionSpec(SEEDS) if s else PartitionSpec() for s in seeded)
         function = over_seeds(lambda x: x)
@@ -150,16 +158,54 @@ def memory() -> int:
 
 def place(tree: Any, plan: Plan, seeded: bool) -> Any:
     """Place arrays for the plan's compiled functions: replicated on every device, or split over seeds."""
-    spec = PartitionSpec(SEEDS) if seeded and plan.mode == "seeds" else PartitionSpec()
-    return _put(tree, NamedSharding(plan.mesh, spec), plan)
+    sharding = _whole(plan, seeded)
+    return _put(tree, jax.tree.map(lambda _: sharding, tree), plan)
 
 
-def _put(tree: Any, sharding: NamedSharding, plan: Plan) -> Any:
-    def put(leaf: Any) -> Any:
+def place_state(tree: Any, plan: Plan, seeded: bool) -> Any:
+    """Place a state, or totals: as `place`, or in shards."""
+    return _put(tree, state_shardings(tree, plan, seeded), plan)
+
+
+def state_shardings(tree: Any, plan: Plan, seeded: bool) -> Any:
+    """The sharding of every array of a state, or of its shapes.
+
+    fsdp splits an array of at least `SMALL` numbers along its longest axis that the number of devices divides, the last
+    of equal ones: a split output axis of a square matrix needs communication of activations only. Other arrays, and
+    those of other modes, are placed as by `place`.
+    """
+
+    def sharding(leaf: Any) -> NamedSharding:
+        axes = [i for i, length in enumerate(leaf.shape) if length % plan.devices == 0]
+        if plan.mode != "fsdp" or leaf.size < SMALL or not axes:
+            return _whole(plan, seeded)
+        longest = max(axes, key=lambda i: (leaf.shape[i], i))
+        return NamedSharding(plan.mesh, PartitionSpec(*[None] * longest, AXIS))
+
+    return jax.tree.map(sharding, tree)
+
+
+def bytes_per_device(tree: Any, plan: Plan | None, seeded: bool) -> int:
+    """Bytes that a state, or its shapes, takes on each device; without a plan, on one."""
+    total = 0
+    for leaf in jax.tree.leaves(tree):
+        shape = leaf.shape if plan is None else state_shardings(leaf, plan, seeded).shard_shape(leaf.shape)
+        total += math.prod(shape) * leaf.dtype.itemsize
+    return total
+
+
+def _whole(plan: Plan, seeded: bool) -> NamedSharding:
+    return NamedSharding(plan.mesh, PartitionSpec(SEEDS) if seeded and plan.mode == "seeds" else PartitionSpec())
+
+
+def _put(tree: Any, shardings: Any, plan: Plan) -> Any:
+    def put(leaf: Any, sharding: NamedSharding) -> Any:
+        if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
+            return leaf
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(put(jax.random.key_data(leaf)))
+            return jax.random.wrap_key_data(put(jax.random.key_data(leaf), sharding))
         host = np.asarray(leaf)
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
     # With several processes, device_put would compare the arrays of all of them.
-    return jax.tree.map(put, tree) if plan.processes.is_multiprocess else jax.device_put(tree, sharding)
+    return jax.tree.map(put, tree, shardings) if plan.processes.is_multiprocess else jax.device_put(tree, shardings)

@@ -100,19 +100,38 @@ class Processes:
         return json.loads(self.broadcast_tree(text).tobytes())
 
     def broadcast_tree(self, tree: Any) -> Any:
-        """Broadcast arrays from the main process, bit for bit."""
+        """Broadcast arrays from the main process, bit for bit; those split over processes stay where they are."""
         if not self.is_multiprocess:
             return tree
-        leaves, structure = jax.tree.flatten(jax.device_get(tree))
+
+        def one(leaf: Any) -> Any:
+            if _spans_processes(leaf):
+                return leaf
+            host = np.asarray(leaf)
+            sent = multihost_utils.broadcast_one_to_all(np.ravel(host).view(np.uint8))  # singly, to save memory
+            return np.asarray(sent).view(host.dtype).reshape(host.shape)
+
         with self.waiting():
-            sent = multihost_utils.broadcast_one_to_all([np.ravel(leaf).view(np.uint8) for leaf in leaves])
-        back = [np.asarray(b).view(a.dtype).reshape(a.shape) for a, b in zip(leaves, sent, strict=True)]
-        return jax.tree.unflatten(structure, back)
+            return jax.tree.map(one, tree)
+
+    def gather(self, tree: Any) -> Any:
+        """Copy the arrays that are split over processes to the host of each; all processes have to call this."""
+
+        def one(leaf: Any) -> Any:
+            split = _spans_processes(leaf) and not leaf.is_fully_replicated
+            return multihost_utils.process_allgather(leaf, tiled=True) if split else leaf
+
+        with self.waiting():
+            return jax.tree.map(one, tree) if self.is_multiprocess else tree
 
     def _wait(self, seconds: float) -> None:
         """Barrier of the coordination service on process 0, with a timeout, which collectives do not take."""
         client: Any = distributed.global_state.client
         client.wait_at_barrier(f"jaxae-{next(self.barriers)}", int(1000 * seconds))
+
+
+def _spans_processes(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
 
 
 SINGLE_PROCESS = Processes()

@@ -104,8 +104,9 @@ class Output:
 class Devices:
     """Fields of devices and processes."""
 
-    parallel: Literal["auto", "pmap", "jit"] = "auto"
-    """Data parallelism on several devices: pmap, or jit with shardings. auto: pmap."""
+    parallel: Literal["auto", "pmap", "jit", "fsdp"] = "auto"
+    """Data parallelism on several devices: pmap, or jit with shardings; fsdp: jit with parameters and optimizer state
+    split over the devices too. auto: pmap."""
     accumulate: int = 1
     """Gradient accumulation: microbatches per device, for less memory and the same result."""
     coordinator: str = ""

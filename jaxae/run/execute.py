@@ -2,17 +2,14 @@
 
 import ctypes
 import dataclasses
-import math
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
-
 from jaxae import data
-from jaxae.core.batch import UNSPLIT, Layout
+from jaxae.core.batch import UNSPLIT
 from jaxae.core.experiment import Experiment
 from jaxae.core.types import Info, State
 from jaxae.data import Dataset
@@ -105,7 +102,7 @@ def _outdated(
             f"it cannot be extended to {config.epochs}; use another workdir, or overwrite=True to start again"
         )
     last = epoch.first_step(epochs, len(dataset.train.x), config.batch_size)
-    pictures = [*(workdir / "figures").glob("*.png")]
+    pictures = [*(workdir / "figures").glob("*.png"), *(workdir / "figures").glob("*.wav")]
     if not loop.picture_due(config, epochs, last, done=True):
         pictures.append(figures.strip_path(workdir / STRIPS, last))
     return (workdir / "report.html", workdir / "result.json", *pictures)
@@ -200,12 +197,14 @@ def planned(
         plan = plans.plan(
             config.parallel, config.batch_size, config.seeds, None, config.reduction, config.accumulate, processes
         )
-    # Building the experiment for this layout raises an error for a loss that cannot be split into microbatches.
-    return checked(config, build, dataset, plan.layout._replace(axis=None)), plan
+    return checked(config, build, dataset, plan), plan
 
 
-def checked(config: Config, build: Build, dataset: Dataset, layout: Layout = UNSPLIT) -> Experiment:
-    """The experiment. InputError, before anything is written, for a configuration incompatible with the data."""
+def checked(config: Config, build: Build, dataset: Dataset, plan: plans.Plan | None = None) -> Experiment:
+    """The experiment. InputError, before anything is written, for a configuration incompatible with the data.
+
+    plan: for which the loss must be able to be split into microbatches, and the state must fit a device.
+    """
     with input_errors():
         experiment = built(config, build, dataset.info)
         if dataset.train.observed is not None and not experiment.missing:
@@ -227,10 +226,11 @@ def checked(config: Config, build: Build, dataset: Dataset, layout: Layout = UNS
             used = any("the validation split is used as the test split" in note for note in dataset.notes)
             but = ", but that of the data serves as the test split; hold out a test split with test=0.1"
             raise ValueError(f"{field} needs a validation split{but if used else '; hold one out with valid=0.1'}")
-        # The nets check their shapes only here.
+        # The nets check their shapes only here, and losses that cannot be split into microbatches.
+        layout = UNSPLIT if plan is None else plan.layout._replace(axis=None)
         state = loop.abstract(experiment, config, dataset.info, layout)
         records.check_names(state["totals"]["sum"])
-    needed = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    needed = plans.bytes_per_device(state, plan, config.seeds > 1)
     if needed > (there := plans.memory()):
         raise InputError(
             f"parameters and optimizer state take {needed / 2**30:,.0f} GiB of {there / 2**30:,.0f}; use fewer "

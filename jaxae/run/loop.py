@@ -74,12 +74,14 @@ def train(
     last = epoch.first_step(config.epochs, len(data.train.x), config.batch_size)
     metrics_file = workdir / "metrics.jsonl"
     with Checkpoints(workdir / "checkpoints") if writes else NoCheckpoints() as checkpoints:
-        restored = checkpoints.restore(abstract(experiment, config, data.info))
-        if restored:
-            items, meta = restored
+        shapes_of = abstract(experiment, config, data.info)
+        restored = checkpoints.restore(shapes_of)
+        if processes.broadcast_json(restored is not None):  # by the main process; the others receive its arrays
+            items, meta = restored or (jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes_of), NEW)
         else:
-            new = start(experiment, data.info, config.batch_size, seeds, initial=initial())
-            items, meta = as_items(*new, selection.init(new[0]) if config.selection.needs_validation else None), NEW
+            new = start(experiment, data.info, config.batch_size, seeds, initial=initial(), plan=plan)
+            kept = selection.init(processes.gather(new[0])) if config.selection.needs_validation else None
+            items, meta = as_items(*new, kept), NEW
         if writes:
             records.truncate(metrics_file, meta["size"])
         meta, lines = processes.broadcast_json([meta, records.read(metrics_file) if writes else []])
@@ -102,10 +104,11 @@ def train(
                 "seconds": seconds,
                 "images": images,
             }
-            save = partial(checkpoints.save, step, as_items(state, totals, kept), meta)
-            stopping = processes.maximum(float(stop(partial(save, wait=True)))) > 0
+            items = as_items(state, totals, kept)
+            save = partial(checkpoints.save, step, meta=meta)
+            stopping = processes.maximum(float(stop(partial(save, items, wait=True)))) > 0
             if due or stopping:
-                save(wait=stopping or ended())  # before the stop is reported
+                save(processes.gather(items), wait=stopping or ended())  # before the stop is reported
             if stopping:
                 processes.shutdown()
                 raise Interrupted
@@ -135,8 +138,10 @@ def train(
                 step, state, totals = now.step, now.state, now.totals
                 if now.test is None:
                     shown.update(now.epoch, step, float(np.mean(now.train["loss"])), rate())
-                    if board and draw and (step == last or picture_due(config, now.epoch, step, now.done)):
-                        draw(jax.device_get(state), step, board)
+                    if draw and (step == last or picture_due(config, now.epoch, step, now.done)):
+                        complete = processes.gather(state)
+                        if board:
+                            draw(jax.device_get(complete), step, board)
                     if now.done:
                         write(now.epoch, "train", now.train)
                     pause(not now.done and save_every > 0 and step % save_every == 0)
@@ -146,13 +151,16 @@ def train(
                         write(now.epoch, "valid", now.valid)
                     shown.epoch([line for line in lines[-3:] if line["epoch"] == now.epoch], rate())
                     if kept is not None and now.valid is not None:
-                        kept = selection.update(kept, state, now.epoch, now.valid["loss"], config.selection)
+                        kept = selection.update(
+                            kept, processes.gather(state), now.epoch, now.valid["loss"], config.selection
+                        )
                     finished = step if save_every else now.epoch
                     pause(finished % config.checkpoint_every == 0 or ended())
                     if ended():
                         break
         stop(None)
-        return Outcome(jax.device_get(kept.state if kept else state), wall + time.monotonic(), rate(), kept)
+        final = jax.device_get(processes.gather(kept.state if kept else state))
+        return Outcome(final, wall + time.monotonic(), rate(), kept)
 
 
 def configured(experiment: Experiment, data: Dataset, config: Config, plan: Plan, **options: Any) -> Iterator[Snapshot]:

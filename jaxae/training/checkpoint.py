@@ -149,11 +149,11 @@ class Checkpoints:
                 step,
                 [f"{path} is {there.get(path, 'missing')} there, {ours.get(path, 'missing')} here" for path in other],
             )
-        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        placed = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), abstract)
-        arrays = {name: _some(tree) if skip else ocp.args.StandardRestore(tree) for name, tree in placed.items()}
+        # NumPy arrays, since the state may exceed one device; these hold one number each.
+        hosts = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), abstract)
+        arrays = {name: _some(tree) if skip else ocp.args.StandardRestore(tree) for name, tree in hosts.items()}
         restored = self._manager.restore(step, args=ocp.args.Composite(**arrays))
-        items = jax.device_get({name: restored[name] for name in abstract})
+        items = {name: restored[name] for name in abstract}
         if wrong := [path for path, value in digests(items).items() if meta["sha256"].get(path) != value]:
             raise ValueError(f"{wrong[0]} does not match its SHA-256")
         return items, meta["meta"]

@@ -15,7 +15,7 @@ from jaxae.core.types import Info, State
 from jaxae.data import Dataset
 from jaxae.data.draws import Draws
 from jaxae.devices import plan as plans
-from jaxae.devices.plan import Plan, place
+from jaxae.devices.plan import Plan, place, place_state
 from jaxae.training import epoch, nonfinite
 from jaxae.training.epoch import Totals
 from jaxae.training.feed import blocks, exceed, feed
@@ -127,7 +127,9 @@ def iterate(
     numbers = range(seed, seed + seeds)
 
     def first() -> tuple[State, Totals]:
-        return start(experiment, data.info, batch_size, numbers, initial=initial) if resume is None else resume
+        if resume is not None:
+            return resume
+        return start(experiment, data.info, batch_size, numbers, initial=initial, plan=plan)
 
     return _iterate(experiment, data, epochs, batch_size, numbers, plan, first, stops, data_limit, compiler or compiled)
 
@@ -184,7 +186,7 @@ def _iterate(
     evaluated_splits = {"test": data.test} if data.valid is None else {"test": data.test, "valid": data.valid}
     evaluated = [blocks(split, plan, batch_size, streams) for split in evaluated_splits.values()]
     sizes = [len(split.x) for split in evaluated_splits.values()]
-    state, totals = (place(item, plan, several) for item in first())
+    state, totals = (place_state(item, plan, several) for item in first())
     step = int(np.ravel(jax.device_get(state.step))[0])
     # Compile training and evaluation before the first step, while there is nothing to save.
     train, evaluate = compiler(
@@ -218,7 +220,7 @@ def _iterate(
             ended = time.monotonic()
             if not nonfinite.finite(host, all_finite):
                 one = epoch.step(experiment.train, data.shape, batch_size, lambda x: x, Layout())
-                raise nonfinite.explain(train, one, args, batch_size, steps, numbers)
+                raise nonfinite.explain(partial(_gathered, train, plan), one, args, batch_size, steps, numbers)
             step += steps
             seconds = ended - waited if at_once else 0.0  # the first one is slower
             # All processes must dispatch the same number of steps.
@@ -265,6 +267,11 @@ def seeded(plan: Plan, training: Arguments) -> tuple[tuple[bool, ...], tuple[boo
         False,
         False,
     )
+
+
+def _gathered(train: Callable[..., Any], plan: Plan, *args: Any) -> Any:
+    """Results with the arrays that are split over processes on the host."""
+    return plan.processes.gather(train(*args))
 
 
 def _sum(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from jaxae.core.batch import UNSPLIT, Batch, Layout
 from jaxae.core.experiment import Experiment
 from jaxae.core.reduction import sums
 from jaxae.core.types import Examples, Extra, Info, Params, State
+from jaxae.devices.plan import Plan, place, state_shardings
 from jaxae.training import epoch
 from jaxae.training.epoch import Totals
 
@@ -28,15 +29,21 @@ def start(
     seeds: range,
     layout: Layout = UNSPLIT,
     initial: Initial | None = None,
+    plan: Plan | None = None,
 ) -> tuple[State, Totals]:
     """The state before the first step and zero totals; with several seeds, a leading axis of seeds.
 
-    initial: initial parameters and other collections (default: random ones).
+    initial: initial parameters and other collections (default: random ones). plan: with fsdp, the state is initialised
+    in shards, since it may exceed one device.
     ValueError for a transition or a loss that does not support this layout.
     """
     options = UNOPTIMIZED if jax.default_backend() == "cpu" else None
     first = partial(initialise, experiment, info, batch_size, layout)
-    return jax.jit(first, compiler_options=options)(keys(seeds, INIT), initial)
+    of = keys(seeds, INIT)
+    if plan is None or plan.mode != "fsdp":
+        return jax.jit(first, compiler_options=options)(of, initial)
+    shards = state_shardings(jax.eval_shape(first, of, initial), plan, len(seeds) > 1)
+    return jax.jit(first, compiler_options=options, out_shardings=shards)(place(of, plan, False), initial)
 
 
 def shapes(

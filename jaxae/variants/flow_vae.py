@@ -42,8 +42,8 @@ class FlowVAE(vae.VAE, kw_only=True):
         return self._flow(q.mean, context)[0]
 
     def flow(
-        self, z: Float[Array, "B K Z"], x: Float[Array, "B *D"], c: vae.Condition = None
-    ) -> tuple[Float[Array, "B K Z"], Float[Array, "B K"]]:
+        self, z: Float[Array, "B S Z"], x: Float[Array, "B *D"], c: vae.Condition = None
+    ) -> tuple[Float[Array, "B S Z"], Float[Array, "B S"]]:
         """f(z0, h) and log |det df / dz0|, for samples z0 of `posterior`."""
         return self._flow(z, self._normal_and_context(x, c)[1][:, None])
 

@@ -44,10 +44,10 @@ class VAE(nn.Module):
 
     def flow(
         self,
-        z: Float[Array, "B K Z"],
+        z: Float[Array, "B S Z"],
         x: Float[Array, "B *D"],  # noqa: ARG002
         c: Condition = None,  # noqa: ARG002
-    ) -> tuple[Float[Array, "B K Z"], Float[Array, "B K"]]:
+    ) -> tuple[Float[Array, "B S Z"], Float[Array, "B S"]]:
         """Samples of `posterior` to latent codes, with log |det| of the Jacobian: the identity (see `flow_vae`)."""
         return z, jnp.zeros(z.shape[:2])
 
