@@ -1,5 +1,10 @@
-"""Write the model of a finished or saved run in the format of another library.
+"""Write the model of a finished or saved run for use without jaxae.
 
+safetensors: its parameters and other variables as model.safetensors, with the config.json of the run; `jaxae.load`
+reads the folder. Needs the extra `lm` (`pip install 'jaxae[lm]'`).
+stablehlo: its functions as programs in the format of jax.export, which need JAX and flatbuffers only: encode, decode,
+reconstruct, score and, with a prior, sample. programs.json describes their inputs, which have the units of the data.
+Needs the extra `export` (`pip install 'jaxae[export]'`).
 saelens: a sparse autoencoder as SAELens' folder of cfg.json and sae_weights.safetensors, which `jaxae.load` reads too.
 Its inputs are in the units of the data, pixels in [0, 1]; the scaling of the data is folded into the weights. Needs the
 extra `lm` (`pip install 'jaxae[lm]'`).
@@ -15,7 +20,7 @@ from jaxae import run
 from jaxae.commands._apply import of_member, trained
 from jaxae.commands._arguments import OneRun, parsed
 from jaxae.commands._output import writing_folder
-from jaxae.run import command_line, saelens
+from jaxae.run import command_line, programs, saelens, tensors
 from jaxae.training.trained import Trained
 
 
@@ -26,19 +31,25 @@ class Format(NamedTuple):
     mark: str
 
 
-FORMATS: Mapping[str, Format] = MappingProxyType({"saelens": Format(saelens.write, saelens.WEIGHTS)})
+FORMATS: Mapping[str, Format] = MappingProxyType(
+    {
+        "stablehlo": Format(programs.write, programs.MARK),
+        "safetensors": Format(tensors.write, tensors.WEIGHTS),
+        "saelens": Format(saelens.write, saelens.WEIGHTS),
+    }
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(OneRun):
     """Arguments of `jaxae export`."""
 
-    format: Literal["saelens"]
+    format: Literal["safetensors", "stablehlo", "saelens"]
     """Format to write."""
     out: Path
     """Folder to write."""
     member: int = -1
-    """Index of the seed whose model is written, from 0 (-1: that of a run with one seed)."""
+    """Index of the seed whose model is written, from 0 (-1: that of a run with one seed; safetensors: of all seeds)."""
     overwrite: bool = False
     """Replace the folder in --out."""
 

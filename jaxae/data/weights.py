@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Shaped
 
 from jaxae.errors import BROKEN_FILE, InputError, first_line
 
@@ -41,9 +41,10 @@ def params(path: Path, net: nn.Module, tensors: Mapping[str, str], *inputs: Any,
     return jax.tree.unflatten(structure, found)
 
 
-def read(path: Path, names: set[str] | None = None) -> dict[str, Float[np.ndarray, "..."]]:
-    """The tensors of a file as float32; of those in `names`, if given, the ones that the file holds.
+def read(path: Path, names: set[str] | None = None, dtype: Any = np.float32) -> dict[str, Shaped[np.ndarray, "..."]]:
+    """The tensors of a file; of those in `names`, if given, the ones that the file holds.
 
+    dtype: into which they are converted (None: not converted).
     InputError for a file that cannot be read, and without the package `safetensors`.
     """
     _require(path)
@@ -52,12 +53,12 @@ def read(path: Path, names: set[str] | None = None) -> dict[str, Float[np.ndarra
     try:
         with safe_open(path, framework="numpy") as file:
             chosen = [name for name in file.keys() if names is None or name in names]  # noqa: SIM118 (no mapping)
-            return {name: np.asarray(file.get_tensor(name), np.float32) for name in chosen}
+            return {name: np.asarray(file.get_tensor(name), dtype) for name in chosen}
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} cannot be read ({first_line(error)}); {BROKEN_FILE}") from None
 
 
-def save(path: Path, arrays: Mapping[str, Float[np.ndarray, "..."]]) -> None:
+def save(path: Path, arrays: Mapping[str, Shaped[np.ndarray, "..."]]) -> None:
     """Write arrays into a file. OSError; InputError without the package `safetensors`."""
     _require(path)
     from safetensors.numpy import save

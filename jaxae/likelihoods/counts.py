@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Key
 from jaxae.core.batch import Terms
 from jaxae.core.divergences import clipped, exp_remainder, mean_over_observed, per_example
 from jaxae.likelihoods.base import Data
-from jaxae.likelihoods.gamma import binet, binet_slope
+from jaxae.likelihoods.gamma import binet, binet_of_counts, binet_slope
 from jaxae.likelihoods.location_scale import Learned
 
 HALF_LOG_2PI = 0.5 * log(2 * pi)
@@ -185,8 +185,8 @@ def _negative_binomial(
     The derivative is in closed form, since automatic derivatives take five times as long.
     """
     r, count = jnp.exp(log_r), _positive(x)
-    stirling = _stirling(x) + binet(count + r) - binet(r) - 0.5 * jnp.log1p(count / r)
-    none = -r * nn.softplus(log_mean - log_r)
+    stirling = _stirling(x) + binet_of_counts(count, r) - binet(r) - 0.5 * jnp.log1p(count / r)
+    none = -r * jnp.log1p(jnp.exp(log_mean) / r)
     return jnp.where(x > 0, stirling - _deviance(count, r, _log_ratio(log_mean, x)), none)
 
 
@@ -203,7 +203,8 @@ def _negative_binomial_jvp(primals: tuple[Any, Any, Any], tangents: tuple[Any, A
     share = 1 / (mean + r)
     w = (mean - x) * share
     logs = jnp.where(jnp.abs(w) < 0.35, -_log1p_remainder(-w), jnp.log((x + r) * share) + w)
-    of_r = r * (logs + binet_slope(x + r) - binet_slope(r)) + 0.5 * x / (x + r)
+    slopes = jnp.where(x > 0, binet_of_counts(_positive(x), r, slope=True) - binet_slope(r), 0.0)
+    of_r = r * (logs + slopes) + 0.5 * x / (x + r)
     return _negative_binomial(*primals), -r * w * tangents[0] + of_r * tangents[1]
 
 
@@ -223,7 +224,8 @@ def _log_ratio(log_mean: Float[Array, "*D"], x: Float[Array, "*D"]) -> Float[Arr
 
 def _stirling(x: Float[Array, "*D"]) -> Float[Array, "*D"]:
     """The log mass of a count x > 0 under the Poisson distribution of mean x."""
-    return -binet(_positive(x)) - 0.5 * jnp.log(_positive(x)) - HALF_LOG_2PI
+    count = _positive(x)
+    return -binet_of_counts(count, jnp.zeros_like(x[:1])) - 0.5 * jnp.log(count) - HALF_LOG_2PI
 
 
 def _deviance(x: Float[Array, "B *D"], r: Float[Array, "R *D"], d: Float[Array, "B *D"]) -> Float[Array, "B *D"]:

@@ -1,5 +1,6 @@
 """The gamma function without the cancellation between its logarithms at large arguments."""
 
+from functools import reduce
 from math import prod
 
 import jax.numpy as jnp
@@ -17,13 +18,17 @@ def binet(a: Float[Array, "*D"]) -> Float[Array, "*D"]:
     """
     small = a < SHIFT
     low = jnp.where(small, a, 1.0)
-    high = jnp.where(small, a + SHIFT, a)
     ratios = prod((low + k) / (low + SHIFT) for k in range(SHIFT))
     shifted = (low - 0.5) * jnp.log1p(SHIFT / low) - SHIFT - jnp.log(ratios)
-    inverse, series = 1 / high, jnp.zeros_like(high)
+    return _series(jnp.where(small, a + SHIFT, a)) + jnp.where(small, shifted, 0.0)
+
+
+def _series(a: Float[Array, "*D"]) -> Float[Array, "*D"]:
+    """`binet` for a >= SHIFT."""
+    inverse, series = 1 / a, jnp.zeros_like(a)
     for coefficient in SERIES:
         series = series * inverse**2 + coefficient
-    return series * inverse + jnp.where(small, shifted, 0.0)
+    return series * inverse
 
 
 def binet_slope(a: Float[Array, "*D"]) -> Float[Array, "*D"]:
@@ -32,12 +37,28 @@ def binet_slope(a: Float[Array, "*D"]) -> Float[Array, "*D"]:
     By the derivative of the series of `binet`, from a + 4 for a < 4.
     """
     small = a < SHIFT
-    low = jnp.where(small, a, 1.0)
-    inverse = 1 / jnp.where(small, a + SHIFT, a)
-    square, series = inverse**2, jnp.zeros_like(a)
-    for place, coefficient in enumerate(SERIES):
-        series = series * square - (2 * (len(SERIES) - place) - 1) * coefficient
+    low, high = jnp.where(small, a, 1.0), jnp.where(small, a + SHIFT, a)
     ends = low * (low + 3)  # the sum of 1 / (a + k), k = 0, 1, 2, 3, in one division
     reciprocals = (2 * low + 3) * (2 * ends + 2) / (ends * (ends + 2))
-    shifted = jnp.log1p(SHIFT / low) - SHIFT * (low - 0.5) / (low * (low + SHIFT)) - reciprocals + SHIFT * inverse
-    return series * square + jnp.where(small, shifted, 0.0)
+    shifted = jnp.log1p(SHIFT / low) - SHIFT * (low - 0.5) / (low * (low + SHIFT)) - reciprocals + SHIFT / high
+    return _series_slope(high) + jnp.where(small, shifted, 0.0)
+
+
+def _series_slope(a: Float[Array, "*D"]) -> Float[Array, "*D"]:
+    """`binet_slope` for a >= SHIFT."""
+    square, series = 1 / a**2, jnp.zeros_like(a)
+    for place, coefficient in enumerate(SERIES):
+        series = series * square - (2 * (len(SERIES) - place) - 1) * coefficient
+    return series * square
+
+
+def binet_of_counts(x: Float[Array, "B *D"], a: Float[Array, "R *D"], slope: bool = False) -> Float[Array, "B *D"]:
+    """`binet`, or `binet_slope`, of x + a for whole numbers x >= 1.
+
+    Where a, [1, *D], is that of all examples, sums below SHIFT, which need logarithms, are evaluated once for each x.
+    """
+    function, series = (binet_slope, _series_slope) if slope else (binet, _series)
+    if len(a) > 1:
+        return function(x + a)
+    found = series(jnp.maximum(x + a, SHIFT))
+    return reduce(lambda found, n: jnp.where(x == n, function(a + n), found), range(1, SHIFT), found)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +17,7 @@ from jaxae.data import Dataset
 from jaxae.data.options import Options
 from jaxae.errors import DAMAGED, InputError, first_line
 from jaxae.run import config as configs
-from jaxae.run import directory, loop, results, saelens
+from jaxae.run import directory, loop, results, saelens, tensors
 from jaxae.run.build import Build, built, title
 from jaxae.run.config import Config
 from jaxae.run.diverged import FOLDER
@@ -31,7 +31,8 @@ from jaxae.training.trained import Trained
 def load(path: str | Path, experiment: ModuleType | Experiment | None = None, **fields: Any) -> Trained:
     """The trained model of a run directory, from its config.json and newest intact checkpoint; of all its seeds.
 
-    path: a run directory, or a folder of SAELens (see `saelens.read`).
+    path: a run directory, or a folder that `jaxae export` wrote in the format safetensors or saelens; also a folder of
+    SAELens itself (see `saelens.read`). The model of a folder has no state of the optimizer.
 
     experiment: its module, or the `Experiment` itself; needed only for one outside the package `jaxae.experiments`.
     fields: configuration fields that were passed as objects and are not in config.json; only `optimizer`, an Optax
@@ -47,7 +48,11 @@ def load(path: str | Path, experiment: ModuleType | Experiment | None = None, **
     saved, found, config, info = described(path, experiment, fields)
     with _model_of(path):
         abstract = loop.abstract(found, config, info)
-    if optimizers.is_fingerprint(saved["config"]["optimizer"]) and "optimizer" not in fields:
+    save: Callable[[Path, Trained], None] | None
+    if tensors.is_folder(path):
+        state, save = tensors.read(path, abstract["state"]), None
+        found = dataclasses.replace(found, train=found.train._replace(step=without_optimizer))
+    elif optimizers.is_fingerprint(saved["config"]["optimizer"]) and "optimizer" not in fields:
         state = restored_for_use(path, abstract, bool(config.ema))
         save = saver(config, saved)
         found = dataclasses.replace(found, train=found.train._replace(step=without_optimizer))
