@@ -17,10 +17,12 @@ import flax.linen as nn
 import optax
 
 from jaxae import run
+from jaxae.core.batch import Loss
+from jaxae.core.experiment import Prior
 from jaxae.core.step import descend
 from jaxae.run import variational
 from jaxae.training.epoch import first_step
-from jaxae.variants import iwae, vae
+from jaxae.variants import bounds, iwae, vae
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,20 @@ class Config(variational.Fields, run.Config):
     """Learning rate schedule. stages: that of the source; cosine and linear decay to 0, exponential to a hundredth of
     --lr."""
     eps: float = 1e-4
-    gradient: Literal["plain", "dreg"] = "plain"
-    """Gradient estimator. dreg: doubly reparameterized for the encoder (Tucker et al. 2018)."""
+    gradient: bounds.Gradient = "plain"
+    """Gradient estimator of the encoder. dreg: doubly reparameterized (Tucker et al. 2019); stl: sticking the landing
+    (Roeder et al. 2017), biased unless the bound is the evidence lower bound."""
+    groups: int = 1
+    """Number of groups of samples in the training loss, the mean of their bounds. (multiply importance weighted,
+    Rainforth et al. 2018; default: importance weighted)"""
+    groups_of: Literal["both", "encoder"] = "both"
+    """Whose bound has groups. encoder: partially importance weighted (Rainforth et al. 2018)."""
+    elbo_weight: float = 0.0
+    """Weight, up to 1, of the evidence lower bound within the training loss, and 1 minus it of the importance weighted
+    bound. (combination of both, Rainforth et al. 2018)"""
+    alpha: float = 0.0
+    """Order of the variational Renyi bound in the training loss; 0: importance weighted, 1: evidence lower bound (Li &
+    Turner 2016)."""
 
 
 def stages(config: Config, info: run.Info) -> optax.Schedule:
@@ -56,11 +70,24 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     model = vae.VAE(
         *variational.dense(config, info, mean=info.initial_mean(), activation=nn.tanh, precision=config.precision)
     )
-    warmup = variational.warmup(config, info)
-    loss = iwae.loss(model, config.samples, config.gradient, warmup)
+    return experiment(config, info, model, iwae.loss(model, config.samples))
+
+
+def experiment(
+    config: Config, info: run.Info, model: vae.VAE, evaluate: Loss, prior: Prior | None = None
+) -> run.Experiment:
+    """The experiment of a model that is trained on the bound of this configuration."""
+    bound = bounds.bounds(
+        config.samples,
+        groups=config.groups,
+        groups_of=config.groups_of,
+        elbo_weight=config.elbo_weight,
+        alpha=config.alpha,
+    )
+    loss = iwae.loss(model, config.samples, config.gradient, variational.warmup(config, info), bound)
     schedule = stages(config, info) if config.schedule == "stages" else None
     return variational.experiment(
-        config, info, model, descend(loss, run.optimizer(config, info, schedule)), iwae.loss(model, config.samples)
+        config, info, model, descend(loss, run.optimizer(config, info, schedule)), evaluate, prior=prior
     )
 
 

@@ -26,11 +26,13 @@ FIELDS = {
     "deep_svdd": {"epochs": 2, "pretrain": 1},
     "stacked": {"epochs": 4, "greedy": 1},  # one epoch per phase
     # Narrow networks: the same code in less time.
-    "code_prior": {"filters": (4, 6), "width": 8, "layers": 1, "heads": 2},
+    **{name: {"filters": (4, 6), "width": 8, "layers": 1, "heads": 2} for name in ("code_prior", "masked_prior")},
+    "codec": {"filters": (4, 6), "strides": (2, 2), "latent": 4, "codes": 8, "windows": (8, 16), "segment": 16},
     "convolutional": {"filters": (4, 6, 6)},
     "denoising": {"filters": (4, 6, 8)},
     "denoising_conv32": {"filters": (4, 6)},
     "fsq": {"filters": (4, 6)},
+    "hvae": {"hidden": (12, 12), "latent": (4, 3)},
     "kl_autoencoder": {  # the discriminator starts after two of five steps
         "filters": (4, 8),
         "attention": (1,),
@@ -38,12 +40,15 @@ FIELDS = {
         "discriminator": (4, 6, 8),
         "adversarial_start": 0.4,
     },
+    "ladder": {"hidden": (12, 8), "latent": (4, 3)},
     "mae": {"width": 8, "depth": 2, "decoder_width": 8, "decoder_depth": 1, "heads": 2},
     "mirrored": {"filters": (4, 6, 6, 6)},
     "resnet_vae": {"filters": (4, 8), "blocks": 1, "latent": 4, "attention": (1,), "heads": 2},
     "sequence": {"hidden": 12, "latent": 8},
     "strided": {"filters": (4, 6, 6, 6)},
-    "vqvae": {"filters": (4, 6)},
+    "two_layer_iwae": {"hidden": (16,), "upper_hidden": (8,), "latent": (5, 3), "samples": 2},
+    "vdvae": {"channels": 8, "latent_layers": (2, 1), "latent": 1},
+    **{name: {"filters": (4, 6)} for name in ("vqvae", "vqvae2")},
     "scvi": {"data": "simulated_cells,train=160,test=80,genes=12", "batch_size": 32, "latent": 3, "library": "latent"},
     # With all that training changes without gradients: dead latents, resampling, a controlled coefficient.
     **{name: {"latent": 16, "active": 3, "dead_after": 2} for name in ("topk", "batch_topk", "matching_pursuit")},

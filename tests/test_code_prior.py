@@ -12,8 +12,10 @@ import jaxae
 from conftest import batch, equal, new_key
 from jaxae import nets
 from jaxae.core.types import Info
-from jaxae.experiments import code_prior as experiment
-from jaxae.experiments import vqvae as tokenizers
+from jaxae.experiments import code_prior as code_prior_run
+from jaxae.experiments import masked_prior as masked_prior_run
+from jaxae.experiments import vqvae as vqvae_run
+from jaxae.experiments import vqvae2 as vqvae2_run
 from jaxae.variants import code_prior, quantize, vqvae
 
 K, T, C = 3, 3, 2
@@ -92,7 +94,9 @@ def test_loss_is_the_exact_log_likelihood_of_the_codes_and_samples_follow_it():
 
 
 def test_logits_start_uniform_and_heads_must_divide_the_width():
-    built = experiment.build(experiment.Config(filters=(2,), codes=8, width=8, heads=2, layers=1), Info((4, 4, 1), 10))
+    built = code_prior_run.build(
+        code_prior_run.Config(filters=(2,), codes=8, width=8, heads=2, layers=1), Info((4, 4, 1), 10)
+    )
     x = jax.random.uniform(new_key(), (2, 4, 4, 1))
     terms, _ = built.evaluate(jax.jit(built.model.init)(new_key(), x), batch(x), new_key())
     np.testing.assert_allclose(terms["loss"], 4 * np.log(8), rtol=1e-6)
@@ -102,14 +106,15 @@ def test_logits_start_uniform_and_heads_must_divide_the_width():
 
 
 @pytest.mark.slow
-def test_prior_of_a_finished_run_keeps_its_tokenizer_and_samples_by_class(tmp_path):
+@pytest.mark.parametrize(("tokenizers", "experiment"), [(vqvae_run, code_prior_run), (vqvae2_run, masked_prior_run)])
+def test_prior_of_a_finished_run_keeps_its_tokenizer_and_samples_by_class(tokenizers, experiment, tmp_path):
     """The variables of the tokenizer are those of the run; training changes the prior alone."""
     rng = np.random.default_rng(0)
     x, y = rng.integers(0, 256, (40, 8, 8, 1)).astype(np.uint8), np.arange(40) % 2
     fields = {"epochs": 1, "batch_size": 20, "figures": False, "progress": False, "test": 8}
     small = {"filters": (4,), "codes": 4, "latent": 4, "residual": 2}
-    there = jaxae.fit(tokenizers, x, workdir=tmp_path / "vqvae", **fields, **small)
-    own = {"tokenizer": str(tmp_path / "vqvae"), "width": 8, "heads": 2, "layers": 1, "class_conditional": True}
+    there = jaxae.fit(tokenizers, x, workdir=tmp_path / "tokenizer", **fields, **small)
+    own = {"tokenizer": str(tmp_path / "tokenizer"), "width": 8, "heads": 2, "layers": 1, "class_conditional": True}
     model = jaxae.fit(experiment, x, y=y, workdir=tmp_path / "prior", **fields, **own)
     assert equal(model.params["tokenizer"], there.params)
     assert equal(model.extra["codebook"]["tokenizer"], there.extra["codebook"])

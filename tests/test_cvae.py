@@ -76,7 +76,7 @@ def test_weights_at_the_exact_posterior_are_the_conditional_likelihood():
     """log p(x, z|c) - log q(z|x, c) = log p(x|c) for every z."""
     (c,) = vae.condition_of(MODEL, examples())
     q = MODEL.apply(variables(), jnp.asarray(X), c, method="posterior")
-    z = iwae.samples_of(q, jax.random.normal(new_key(), (6, 7, 2)))
+    z = q.samples(jax.random.normal(new_key(), (6, 7, 2)))
     found = iwae.densities(MODEL)(variables(), (jnp.asarray(X), None, c), q, z)
     np.testing.assert_allclose(found.log_weights(), np.tile(LOG_P[:, None], 7), rtol=1e-4)
 

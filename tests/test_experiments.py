@@ -32,14 +32,19 @@ DRAWN = {"denoising", "sequence", "strided"}
 SHARED = {"beta_vae", "binary", "deep", "denoising", "infovae", "mirrored", "planar", "sigmoid", "sparse", "strided"}
 SHARED |= {
     "code_prior",
+    "codec",
     "deep_svdd",
     "denoising_conv32",
+    "flow_vae",
     "gated",
+    "hvae",
     "jump_relu",
     "kl_autoencoder",
     "l1",
+    "ladder",
     "m2",
     "mae",
+    "masked_prior",
     "matching_pursuit",
     "matryoshka",
     "miwae",
@@ -48,7 +53,10 @@ SHARED |= {
     "resnet_vae",
     "scvi",
     "topk",
+    "two_layer_iwae",
     "vampprior",
+    "vdvae",
+    "vqvae2",
 }
 
 
@@ -236,6 +244,7 @@ VARIATIONAL = {
     "miwae": ["--samples", "3"],
     "tcvae": [],
     "infovae": [],
+    "flow_vae": ["--prior-flow", "realnvp", "--flow-hidden", "8"],
     "cvae": [],
     "vampprior": ["--components", "8"],
     "factor_vae": ["--discriminator", "8"],

@@ -288,7 +288,7 @@ def test_weights_of_not_miwae_against_numpy(kind):
     filled = np.where(observed, x, 0).astype(np.float32)
     examples = batch(filled, mask=jnp.asarray(observed, jnp.float32))
     q = model.apply({"params": params}, examples.x, method="posterior")
-    z = iwae.samples_of(q, examples.noise(jax.random.split(new_key())[0], (5, 2)))
+    z = q.samples(examples.noise(jax.random.split(new_key())[0], (5, 2)))
     data = (examples.x, examples.observed)
     keys = examples.keys(jax.random.split(new_key())[1])
     found = not_miwae.draws(model, {"params": params}, data, q, z, keys)
@@ -318,7 +318,7 @@ def test_not_miwae_without_missing_entries_is_iwae_and_the_probability_of_the_ma
     examples, variables = batch(x), {"params": params}
     terms, _ = not_miwae.loss(model, 5)(variables, examples, new_key())
     q = model.apply(variables, examples.x, method="posterior")
-    z = iwae.samples_of(q, examples.noise(jax.random.split(new_key())[0], (5, 2)))
+    z = q.samples(examples.noise(jax.random.split(new_key())[0], (5, 2)))
     log_w = iwae.densities(model)(variables, (examples.x, None), q, z).log_weights()
     log_p = np.log(special.expit(logits_of("linear", params, x.astype(float)))).sum(1)
     expected = special.logsumexp(np.asarray(log_w, float), axis=1) - np.log(5) + log_p

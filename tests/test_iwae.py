@@ -71,7 +71,7 @@ def test_bound_of_five_samples_against_scipy(gradient, kl_weight):
     examples = batch(x).replace(step=jnp.int32(6))
     b = kl_weight(6) if callable(kl_weight) else kl_weight
     q = model.apply({"params": params}, examples.x, method="posterior")
-    z = np.asarray(iwae.samples_of(q, examples.noise(new_key(), (5, 2))), np.float64)
+    z = np.asarray(q.samples(examples.noise(new_key(), (5, 2))), np.float64)
     log_p, prior, posterior = densities(params, x, z)
     terms, _ = iwae.loss(model, 5, gradient, kl_weight)({"params": params}, examples, new_key())
     expected = special.logsumexp(log_p + b * (prior - posterior), axis=1) - np.log(5)
@@ -102,7 +102,7 @@ def test_plain_gradient_is_that_of_a_numpy_reference():
     def log_weights(params):
         variables = {"params": params}
         q = model.apply(variables, one.x, method="posterior")
-        found = of(variables, (one.x, None), q, iwae.samples_of(q, eps))
+        found = of(variables, (one.x, None), q, q.samples(eps))
         return found.likelihood + kl_weight * (found.prior - found.posterior)
 
     weights = np.asarray(jax.nn.softmax(log_weights(params), axis=1))
@@ -113,9 +113,9 @@ def test_plain_gradient_is_that_of_a_numpy_reference():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), slope, expected)
 
 
-def slopes(gradient, params, model, x, samples, count, kl_weight=1.0):
+def slopes(gradient, params, model, x, samples, count, kl_weight=1.0, **options):
     """Gradients of the loss for `count` keys: {"encoder": [count, P], "decoder": [count, P]}."""
-    loss = iwae.loss(model, samples, gradient, kl_weight)
+    loss = iwae.loss(model, samples, gradient, kl_weight, **options)
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(new_key(), jnp.arange(count))
     descent = jax.grad(lambda p, key: means(loss, p, batch(x), key)["loss"])
     found = jax.jit(jax.vmap(descent, in_axes=(None, 0)))(params, keys)
@@ -214,7 +214,7 @@ def test_samples_are_counted_when_chunks_do_not_divide_their_number():
     variables, whole = {"params": params}, batch(x)
     q = MODEL.apply(variables, whole.x, method="posterior")
     chunks = [whole.noise(jax.random.fold_in(new_key(), i), (50, 2)) for i in range(2)]
-    z = iwae.samples_of(q, jnp.concatenate(chunks, axis=1)[:, :70])
+    z = q.samples(jnp.concatenate(chunks, axis=1)[:, :70])
     log_p, prior, posterior = densities(params, x, np.asarray(z, np.float64))
     w = log_p + prior - posterior
     log_x = special.logsumexp(w, axis=1) - np.log(70)
@@ -261,7 +261,7 @@ def test_log_prior_agrees_with_the_kl_divergence():
     x = jnp.asarray(x[:1])
     q = MODEL.apply({"params": params}, x, method="posterior")
     eps = jax.random.normal(new_key(), (1, 200_000, 2))
-    terms = OF({"params": params}, (x, None), q, iwae.samples_of(q, eps))
+    terms = OF({"params": params}, (x, None), q, q.samples(eps))
     gap = np.asarray(terms.posterior - terms.prior, np.float64)
     assert abs(gap.mean() - float(divergences.kl_normal(q)[0])) < 4 * gap.std() / np.sqrt(gap.size)
 

@@ -13,7 +13,7 @@ from jaxae.core import divergences, kl_term, reduction
 from jaxae.core.batch import AXIS, Layout
 from jaxae.core.step import descend
 from jaxae.core.types import Examples, Info, State
-from jaxae.experiments import beta_vae, binary, factor_vae, infovae, tcvae, vampprior
+from jaxae.experiments import beta_vae, binary, factor_vae, flow_vae, infovae, tcvae, vampprior
 from jaxae.experiments import iwae as iwae_experiment
 from jaxae.experiments import vae as experiment
 from jaxae.training import epoch
@@ -270,6 +270,7 @@ EXPERIMENTS = {
         lambda m, w: w * 0.4 * m["kl"] + 900 * m["mmd"],
     ),
     "vampprior": (vampprior, {"components": 4}, lambda m, w: w * m["kl"]),
+    "flow_vae": (flow_vae, {"prior_flow": "maf"}, lambda m, w: w * m["kl"]),
 }
 WARMUPS = {
     "linear": ({"kl_warmup": 2.0}, {0: 0, 5: 0.25, 13: 0.65, 20: 1, 77: 1}),
@@ -289,7 +290,13 @@ def test_kl_warm_up_with_kl_weight_0_raises():
         ("tcvae", "cyclical"),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
-            for case in (("binary", "linear"), ("beta_vae", "linear"), ("tcvae", "linear"), ("infovae", "cyclical"))
+            for case in (
+                ("binary", "linear"),
+                ("beta_vae", "linear"),
+                ("tcvae", "linear"),
+                ("infovae", "cyclical"),
+                ("flow_vae", "linear"),
+            )
         ),
     ],
 )

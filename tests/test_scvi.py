@@ -64,7 +64,7 @@ def test_log_densities_against_an_independent_numpy_model(kind, library, dispers
     found, variables = built(likelihood=kind, library=library, dispersion=dispersion)
     c = jnp.asarray(C, jnp.float32)
     q = found.model.apply(variables, jnp.asarray(X), c, method="posterior")
-    z = iwae.samples_of(q, jax.random.normal(new_key(), (COUNT, 2, q.mean.shape[1])))
+    z = q.samples(jax.random.normal(new_key(), (COUNT, 2, q.mean.shape[1])))
     log = iwae.densities(found.model)(variables, (jnp.asarray(X), None, c), q, z)
     totals = np.log(X.sum(1, dtype=np.float64))
     means, stds = (np.array([of(totals[b == BATCH]) for b in range(3)])[BATCH] for of in (np.mean, np.std))

@@ -27,6 +27,20 @@ class DiagonalNormal(NamedTuple):
         """The standard deviation."""
         return jnp.exp(clipped(self.log_scale))
 
+    @property
+    def size(self) -> int:
+        """Number of dimensions."""
+        return prod(self.mean.shape[1:])
+
+    def samples(self, eps: Float[Array, "B K D"]) -> Float[Array, "B K D"]:
+        """mean + scale * eps, for K samples of standard normal noise per example."""
+        return self.mean[:, None] + self.scale[:, None] * eps
+
+    def log_prob(self, x: Float[Array, "B K D"]) -> Float[Array, "B K"]:
+        """Log densities at K points per example."""
+        wide = DiagonalNormal(*(part[:, None] for part in self))
+        return per_example(log_normal_terms(wide, x).reshape(-1, x.shape[2])).reshape(x.shape[:2])
+
 
 @partial(jax.custom_jvp, nondiff_argnums=(1, 2))
 def clipped(

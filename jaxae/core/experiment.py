@@ -153,6 +153,15 @@ class ConditionedData(MeasuredData, Protocol):
 
 
 @runtime_checkable
+class RecordedData(MeasuredData, Protocol):
+    """Data that may be recordings."""
+
+    @property
+    def sample_rate(self) -> int:
+        """Of recordings, in Hz; 0 for other data."""
+
+
+@runtime_checkable
 class SparseSplit(MeasuredSplit, Protocol):
     """A split of examples that are sparse combinations of true features."""
 

@@ -12,7 +12,6 @@ from jaxtyping import Array, Float, Key, Num, UInt8
 
 from jaxae.core.batch import Batch
 from jaxae.core.conditions import condition
-from jaxae.core.divergences import DiagonalNormal
 from jaxae.core.experiment import Measure, MeasuredData, TrainedModel
 from jaxae.core.types import Variables
 from jaxae.data.rows import chunks
@@ -118,10 +117,10 @@ def _sums(
     x = x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x
     number = first + jnp.arange(len(x))
     batch = Batch(x, number, jnp.ones(len(x)), jnp.int32(0))
-    q: DiagonalNormal = model.apply(variables, x, *c, method="posterior")  # type: ignore[assignment]
+    q: Any = model.apply(variables, x, *c, method="posterior")
 
     def body(i: jax.Array, totals: jax.Array) -> jax.Array:
-        z = iwae.samples_of(q, batch.noise(jax.random.fold_in(key, i), (per, q.mean.shape[1])))
+        z = q.samples(batch.noise(jax.random.fold_in(key, i), (per, q.size)))
         terms = of(variables, (x, observed, *c), q, z)
         counts = (i * per + jnp.arange(per) < samples)[None]  # the last chunk may exceed `samples`
         log_w = jnp.where(counts, terms.log_weights(), -jnp.inf)

@@ -1,6 +1,6 @@
-"""A causal transformer over tokens, with a cache of keys and values for one token at a time."""
+"""Transformers over tokens: causal, with a cache of keys and values for one token at a time; and of masked tokens."""
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -27,6 +27,7 @@ class Block(nn.Module):
     width: int
     heads: int
     precision: str = "float32"
+    causal: bool = True
 
     def setup(self) -> None:
         dot = dot_general(self.precision)
@@ -36,10 +37,11 @@ class Block(nn.Module):
         self.inner, self.outer = nn.Dense(4 * self.width, dot_general=dot), nn.Dense(self.width, dot_general=dot)
 
     def __call__(self, x: Float[Array, "B T C"]) -> Float[Array, "B T C"]:
-        """All positions; each attends to those up to itself."""
+        """All positions; each attends to all, or if causal to those up to itself."""
         query, key, value = self._heads(x)
         places = jnp.arange(x.shape[1])
-        return self._rest(x, query, Cache(key, value), (places[:, None] >= places[None])[None])
+        mask = (places[:, None] >= places[None])[None] if self.causal else None
+        return self._rest(x, query, Cache(key, value), mask)
 
     def step(self, x: Float[Array, "B 1 C"], position: Int[Array, ""], cache: Cache) -> tuple[jax.Array, Cache]:
         """One position [B, 1, C], given the cache of those before it; and the cache with its keys and values."""
@@ -52,18 +54,14 @@ class Block(nn.Module):
         return [part.reshape(*x.shape[:2], self.heads, -1) for part in parts]
 
     def _rest(
-        self, x: Float[Array, "B T C"], query: Float[Array, "B T H D"], cache: Cache, mask: Bool[Array, "1 T S"]
+        self, x: Float[Array, "B T C"], query: Float[Array, "B T H D"], cache: Cache, mask: Bool[Array, "1 T S"] | None
     ) -> Float[Array, "B T C"]:
         x = x + self.mixed(attention(query, *cache, self.precision, mask).reshape(x.shape))
         return x + self.outer(nn.gelu(self.inner(self.norms[1](x))))
 
 
-class CausalTransformer(nn.Module):
-    """Logits of each of T tokens from the tokens before it, and from a condition.
-
-    The first input is a learned vector plus a linear map of the condition, if there is one. The logits start at 0,
-    those of a uniform distribution. ValueError if the width is no multiple of the heads.
-    """
+class _Tokens(nn.Module):
+    """The parts that both transformers share. ValueError if the width is no multiple of the heads."""
 
     tokens: int  # K
     length: int  # T
@@ -72,17 +70,53 @@ class CausalTransformer(nn.Module):
     layers: int = 2
     precision: str = "float32"
 
+    causal: ClassVar[bool] = True
+    others: ClassVar[int] = 0  # tokens from K on, which are inputs only
+
     def setup(self) -> None:
         if self.width % self.heads:
             raise ValueError(f"heads={self.heads} does not divide width={self.width}; use a divisor")
-        self.embedding = nn.Embed(self.tokens, self.width)
-        init = nn.initializers.normal(0.02)
-        self.places = self.param("places", init, (self.length, self.width))
-        self.start = self.param("start", init, (self.width,))
+        self.embedding = nn.Embed(self.tokens + self.others, self.width)
+        self.places = self.param("places", nn.initializers.normal(0.02), (self.length, self.width))
         self.condition = nn.Dense(self.width, use_bias=False)
-        self.blocks = tuple(Block(self.width, self.heads, self.precision) for _ in range(self.layers))
+        self.blocks = tuple(Block(self.width, self.heads, self.precision, self.causal) for _ in range(self.layers))
         self.norm = nn.LayerNorm()
         self.logits = nn.Dense(self.tokens, kernel_init=nn.initializers.zeros)
+
+    def _output(self, x: Float[Array, "B T C"]) -> Float[Array, "B T K"]:
+        for block in self.blocks:
+            x = block(x)
+        return self.logits(self.norm(x))
+
+
+class MaskedTransformer(_Tokens):
+    """Logits of each of T tokens from all inputs, of which some are K, the mask token, and from a condition.
+
+    A linear map of the condition is added to all inputs. The logits start at 0, those of a uniform distribution.
+    ValueError if the width is no multiple of the heads.
+    """
+
+    causal: ClassVar[bool] = False
+    others: ClassVar[int] = 1
+
+    def __call__(
+        self, tokens: Int[Array, "B T"], condition: Float[Array, "B c"] | None = None
+    ) -> Float[Array, "B T K"]:
+        """Logits of every token."""
+        x = self.embedding(tokens) + self.places[None]
+        return self._output(x if condition is None else x + self.condition(condition)[:, None])
+
+
+class CausalTransformer(_Tokens):
+    """Logits of each of T tokens from the tokens before it, and from a condition.
+
+    The first input is a learned vector plus a linear map of the condition, if there is one. The logits start at 0,
+    those of a uniform distribution. ValueError if the width is no multiple of the heads.
+    """
+
+    def setup(self) -> None:
+        super().setup()
+        self.start = self.param("start", nn.initializers.normal(0.02), (self.width,))
 
     def __call__(
         self, tokens: Int[Array, "B T"], condition: Float[Array, "B c"] | None = None
@@ -90,9 +124,7 @@ class CausalTransformer(nn.Module):
         """Logits of every token."""
         first = self._first(len(tokens), condition)[:, None]
         x = jnp.concatenate([first, self.embedding(tokens[:, :-1])], axis=1) + self.places[None]
-        for block in self.blocks:
-            x = block(x)
-        return self.logits(self.norm(x))
+        return self._output(x)
 
     def step(
         self,

@@ -27,6 +27,7 @@ ALT = {
     "worst": "Test rows of largest reconstruction error, and the columns that cause it",
     "imputed": "Missing entries of test examples, imputed, and observed ones",
     "scores": "Test rows of the highest anomaly score, with p-values, and the columns with the largest errors",
+    "spectrograms": "Spectrograms of test recordings and their reconstructions",
     "extremes": "Test examples of smallest and largest reconstruction error",
     "codes": "Latent codes as images",
     "manifold": "Decoded grid of the 2-D latent space",
@@ -56,12 +57,13 @@ def write(
     lines: list[records.Record],
     result: dict[str, Any],
     pictures: Sequence[Path],
+    sounds: Sequence[Path] = (),
     text: Activations | None = None,
 ) -> None:
     """Write the HTML report of a run.
 
-    saved, lines, result: config.json, metrics.jsonl and result.json. pictures: PNG files. text: the language
-    model activations from which the data were read.
+    saved, lines, result: config.json, metrics.jsonl and result.json. pictures: PNG files. sounds: WAV files, see
+    `sound.recordings`. text: the language model activations from which the data were read.
     """
     shape = "x".join(map(str, saved["data"]["shape"]))
     about = (
@@ -89,6 +91,7 @@ def write(
             (ALT.get(name, name), picture)
             for name, picture in zip(names, _embedded([found[n] for n in names]), strict=True)
         ],
+        sounds=[(path.stem, _base64("audio/wav", path.read_bytes())) for path in sounds],
         features=latents,
         layers=layers(model.experiment.model, model.shape, model.condition),
         data={
@@ -126,8 +129,8 @@ def render(template: str, **values: Any) -> str:
     style = (PAGE / "style.css").read_text()
     script = "".join((PAGE / f"{name}.js").read_text() for name in ("charts", "wall", "main"))
     policy = (
-        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
-        "base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; img-src data:; media-src data:; style-src '{_hash(style)}'; "
+        f"script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'"
     )
     ours = {"policy": policy, "style": Markup(style), "script": Markup(script)}  # noqa: S704 (files of this package)
     return environment.get_template(template).render(**ours, **values)
@@ -198,6 +201,10 @@ def _embedded(paths: list[Path]) -> list[str]:
         if sum(map(len, pictures)) < BUDGET:
             break
     return pictures
+
+
+def _base64(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _hash(text: str) -> str:

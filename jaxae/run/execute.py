@@ -102,7 +102,7 @@ def _outdated(
             f"it cannot be extended to {config.epochs}; use another workdir, or overwrite=True to start again"
         )
     last = epoch.first_step(epochs, len(dataset.train.x), config.batch_size)
-    pictures = [*(workdir / "figures").glob("*.png")]
+    pictures = [*(workdir / "figures").glob("*.png"), *(workdir / "figures").glob("*.wav")]
     if not loop.picture_due(config, epochs, last, done=True):
         pictures.append(figures.strip_path(workdir / STRIPS, last))
     return (workdir / "report.html", workdir / "result.json", *pictures)

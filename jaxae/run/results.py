@@ -73,6 +73,7 @@ def write_report(workdir: Path, title: str, model: Trained, data: Dataset, resul
         lines=records.read(workdir / "metrics.jsonl"),
         result=result,
         pictures=sorted((workdir / "figures").glob("*.png")),
+        sounds=sorted((workdir / "figures").glob("*.wav")),
         text=activations.read(folder) if folder else None,
     )
 

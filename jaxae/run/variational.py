@@ -4,16 +4,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
+import optax
 
 from jaxae import likelihoods
 from jaxae.core import kl_term
 from jaxae.core.batch import Loss, Weight
 from jaxae.core.experiment import Experiment, Prior
-from jaxae.core.step import Transition
+from jaxae.core.step import Transition, descend
 from jaxae.core.types import Info
 from jaxae.likelihoods import Likelihood
 from jaxae.measure.likelihood import measures
-from jaxae.variants import vae
+from jaxae.variants import hierarchy, top_down, vae
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,16 @@ class Fields(Common):
     """Widths of the encoder's hidden layers; the decoder mirrors them."""
 
 
+@dataclass(frozen=True)
+class Layered(Fields):
+    """The same, for `layered`."""
+
+    latent: tuple[int, ...] = (2, 2)  # type: ignore[assignment]
+    """Number of latent dimensions of each layer, from the one nearest to the data."""
+    free_bits: float = 0.0
+    """Free bits: nats of KL per layer of latent variables that are not penalised (0: none)."""
+
+
 def dense(config: Fields, info: Info, **options: Any) -> tuple[nn.Module, nn.Module, Likelihood]:
     """Encoder, decoder and likelihood of a `vae.VAE`, with the arguments `options` of `vae.dense`.
 
@@ -57,6 +68,12 @@ def dense(config: Fields, info: Info, **options: Any) -> tuple[nn.Module, nn.Mod
     likelihood = likelihoods.named(config.likelihood, config.likelihood_scale, info)
     given = {"hidden": config.hidden, "mean": info.initial_mean() if info.counts else None, **options}
     return vae.dense(info.shape, latent=config.latent, likelihood=likelihood, **given)
+
+
+def likelihood(config: Common, info: Info) -> tuple[Likelihood, tuple[float, ...]]:
+    """The likelihood, and the initial bias of the decoder for the mean training example."""
+    found = likelihoods.named(config.likelihood, config.likelihood_scale, info)
+    return found, tuple(found.initial(info.initial_mean()).ravel().tolist())
 
 
 def warmup(config: Any, info: Info) -> Weight:
@@ -99,3 +116,13 @@ def experiment(
         conditional=conditional,
         measures=measures(model, config.log_likelihood_samples, config.binarize),
     )
+
+
+def layered(config: Any, info: Info, model: top_down.TopDown, optimizer: optax.GradientTransformation) -> Experiment:
+    """The experiment of a hierarchy that is trained on the evidence lower bound, with free bits per layer.
+
+    config: an experiment's, with `Common` and free_bits.
+    """
+    rate = kl_term.rate(1.0, warmup(config, info), free=config.free_bits)
+    train = descend(top_down.loss(model, rate), optimizer)
+    return experiment(config, info, model, train, top_down.loss(model), prior=hierarchy.prior(model))

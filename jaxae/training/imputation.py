@@ -189,7 +189,7 @@ def _by_importance(
     def body(i: jax.Array, state: Any) -> Any:
         top, first, second, best, drawn = state
         of_codes, of_entries, of_draws = jax.random.split(jax.random.fold_in(key, i), 3)
-        z = iwae.samples_of(q, batch.noise(of_codes, (per, q.mean.shape[1])))
+        z = q.samples(batch.noise(of_codes, (per, q.size)))
         found = of(model, variables, data, q, z, batch.keys(of_entries))
         log_w = jnp.where((i * per + jnp.arange(per) < samples)[None], found.log_weights, -jnp.inf)
         new = jnp.maximum(top, log_w.max(1))

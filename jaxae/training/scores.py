@@ -88,8 +88,8 @@ def bounds(
         q: Any = model.apply(variables, x, *c, method="posterior")
 
         def log_weight(key: Key[Array, ""]) -> Float[Array, " B"]:
-            eps = jax.random.normal(key, (1, 1, q.mean.shape[1]))
-            z = iwae.samples_of(q, jnp.broadcast_to(eps, (len(x), 1, q.mean.shape[1])))
+            eps = jax.random.normal(key, (1, 1, q.size))
+            z = q.samples(jnp.broadcast_to(eps, (len(x), 1, q.size)))
             return of(variables, data, q, z).log_weights()[:, 0]
 
         log_w = jax.lax.map(log_weight, jax.random.split(key, samples))

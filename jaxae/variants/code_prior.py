@@ -1,6 +1,7 @@
 """An autoregressive prior over the codes of a quantized autoencoder (van den Oord et al. 2017, section 3.3)."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from math import log, prod
 from typing import Any
@@ -10,7 +11,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from jaxae import nets
 from jaxae.core.batch import Batch, Loss, Terms
 from jaxae.core.conditions import condition
 from jaxae.core.experiment import Prior
@@ -18,6 +18,23 @@ from jaxae.core.types import Extra, Info, Variables
 from jaxae.variants import vqvae
 
 TOKENIZER = "tokenizer"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Fields of a prior over codes. For `class Config(code_prior.Options, vqvae.Config)`."""
+
+    tokenizer: str = ""
+    """Run directory of vqvae or vqvae2 whose codes are modelled, also when the prior is loaded. (default: a tokenizer
+    that is trained at the same time)"""
+    width: int = 64
+    """Width of the transformer."""
+    layers: int = 2
+    """Number of layers of the transformer."""
+    heads: int = 4
+    """Number of attention heads in each layer."""
+    class_conditional: bool = False
+    """Whether the prior depends on class and covariates."""
 
 
 class CodePrior(nn.Module):
@@ -28,7 +45,7 @@ class CodePrior(nn.Module):
     """
 
     tokenizer: vqvae.VQVAE
-    prior: nets.CausalTransformer
+    prior: nn.Module  # a `CausalTransformer`
     shape: tuple[int, ...]  # of the indices of an example
     trained: Callable[[], Variables] | None = None
 
@@ -49,7 +66,8 @@ class CodePrior(nn.Module):
 
     def logits(self, indices: Int[Array, "B *I"], c: Float[Array, "B c"] | None = None) -> Float[Array, "B T K"]:
         """Logits of each index, given those before it."""
-        return self.prior(indices.reshape(len(indices), -1), c)
+        found: jax.Array = self.prior(indices.reshape(len(indices), -1), c)
+        return found
 
     def encode(self, x: Float[Array, "B *D"], c: Float[Array, "B c"] | None = None) -> Float[Array, "B *P Z"]:  # noqa: ARG002
         """The codes of the tokenizer, as vectors."""
@@ -70,16 +88,17 @@ class CodePrior(nn.Module):
 
     def sample(self, key: Key[Array, ""], n: int, c: Float[Array, "{n} c"] | None = None) -> Float[Array, "{n} *P Z"]:
         """n samples of the codes: one index after the other, with a cache of keys and values."""
+        net: Any = self.prior
 
         def one(carry: Any, place: tuple[Any, Any]) -> tuple[Any, Any]:
             before, caches = carry
             position, own = place
-            logits, caches = self.prior.step(before, c, position, caches)
+            logits, caches = net.step(before, c, position, caches)
             token = jax.random.categorical(own, logits)
             return (token, caches), token
 
         length = prod(self.shape)
-        start = jnp.zeros(n, jnp.int32), self.prior.caches(n)
+        start = jnp.zeros(n, jnp.int32), net.caches(n)
         _, tokens = jax.lax.scan(one, start, (jnp.arange(length), jax.random.split(key, length)))
         return self.tokenizer.embed(tokens.T.reshape(n, *self.shape))
 

@@ -1,17 +1,32 @@
-"""The importance weighted autoencoder (Burda, Grosse & Salakhutdinov 2016), and its doubly reparameterized gradient."""
+"""The importance weighted autoencoder (Burda, Grosse & Salakhutdinov 2016), with other bounds and gradients."""
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from jaxae.core.batch import Batch, Loss, Terms, Weight
-from jaxae.core.divergences import DiagonalNormal, importance_weighted, log_normal
 from jaxae.core.types import Extra, Variables
 from jaxae.likelihoods import log_likelihood
+from jaxae.variants.bounds import IMPORTANCE_WEIGHTED, Bounds, Gradient
 from jaxae.variants.vae import VAE, condition_of
+
+
+@runtime_checkable
+class Posterior(Protocol):
+    """q(z|x) of B examples, a pytree: a `DiagonalNormal`, or that of a hierarchy."""
+
+    @property
+    def size(self) -> int:
+        """Number of latent dimensions."""
+
+    def samples(self, eps: Float[Array, "B K Z"]) -> Float[Array, "B K Z"]:
+        """K samples per example from standard normal noise, differentiable in both."""
+
+    def log_prob(self, z: Float[Array, "B K Z"]) -> Float[Array, "B K"]:
+        """log q(z|x)."""
 
 
 class LogDensities(NamedTuple):
@@ -29,7 +44,7 @@ class LogDensities(NamedTuple):
 # Examples x, their mask or None, and their condition, if the model is conditional.
 Data: TypeAlias = tuple[Any, ...]
 # (variables, data, q(z|x), z) -> densities
-DensitiesOf: TypeAlias = Callable[[Variables, Data, DiagonalNormal, Float[Array, "B K Z"]], LogDensities]
+DensitiesOf: TypeAlias = Callable[[Variables, Data, Posterior, Float[Array, "B K Z"]], LogDensities]
 
 
 def densities(model: VAE) -> DensitiesOf:
@@ -38,39 +53,43 @@ def densities(model: VAE) -> DensitiesOf:
 
 
 def decoded(
-    model: VAE, variables: Variables, data: Data, q: DiagonalNormal, z: Float[Array, "B K Z"]
+    model: VAE, variables: Variables, data: Data, q: Posterior, z: Float[Array, "B K Z"]
 ) -> tuple[LogDensities, Float[Array, "BK *P"]]:
     """The log densities at z, and the parameters of p(x|z)."""
     b, k, dimensions = z.shape
+    flowed: Any = model.apply(variables, z, data[0], *data[2:], method="flow")
+    codes, log_det = flowed
     x, observed, *c = jax.tree.map(lambda part: jnp.repeat(part, k, axis=0), data)
-    flat = z.reshape(b * k, dimensions)
+    flat = codes.reshape(b * k, dimensions)
     outputs: Any = model.apply(variables, flat, *c, method="outputs")
     prior: Any = model.apply(variables, flat, *c, method="log_prior")
-    wide = DiagonalNormal(*(jnp.repeat(part, k, axis=0) for part in q))
-    each = (log_likelihood(model.likelihood, outputs, x, observed), prior, log_normal(wide, flat))
-    return LogDensities(*(values.reshape(b, k) for values in each)), outputs
+    likelihood = log_likelihood(model.likelihood, outputs, x, observed)
+    posterior = q.log_prob(z) - log_det
+    return LogDensities(likelihood.reshape(b, k), prior.reshape(b, k), posterior), outputs
 
 
-def samples_of(q: DiagonalNormal, eps: Float[Array, "B K Z"]) -> Float[Array, "B K Z"]:
-    """z_k = mean + scale * eps_k."""
-    return q.mean[:, None] + q.scale[:, None] * eps
-
-
-def loss(model: VAE, samples: int, gradient: Literal["plain", "dreg"] = "plain", kl_weight: Weight = 1.0) -> Loss:
+def loss(
+    model: VAE,
+    samples: int,
+    gradient: Gradient = "plain",
+    kl_weight: Weight = 1.0,
+    bounds: Bounds = IMPORTANCE_WEIGHTED,
+) -> Loss:
     """The negative importance weighted bound (Burda et al. 2016, equation 8) with K = `samples`, nats per example.
 
-    gradient: plain, or dreg, the doubly reparameterized gradient of the encoder (Tucker et al. 2018, equation 8), with
-    the same expectation and a signal-to-noise ratio that does not fall with K. kl_weight: weight of the KL term within
-    log w, for KL warm-up.
+    gradient: of the encoder. plain; dreg, the doubly reparameterized gradient (Tucker et al. 2019, equation 8), with
+    the same expectation and a signal-to-noise ratio that does not fall with K; stl, sticking the landing (Roeder, Wu &
+    Duvenaud 2017), which omits the derivative of log q(z|x) at a fixed z: with the same expectation for the evidence
+    lower bound, biased for other bounds. kl_weight: weight of the KL term within log w, for KL warm-up. bounds: other
+    bounds of decoder and encoder; `loss` is that of the decoder.
     Terms: `loss`; `elbo`, the mean over the samples of log w with `kl_weight` = 1, an estimate of the bound for K = 1.
     """
-    of = densities(model)
-    bound = (_doubly_reparameterized if gradient == "dreg" else _plain)(of)
+    bound = _bound(densities(model), gradient, bounds)
 
     def negative_bound(variables: Variables, batch: Batch, key: Key[Array, ""]) -> tuple[Terms, Extra]:
         c = condition_of(model, batch)
         q: Any = model.apply(variables, batch.x, *c, method="posterior")
-        z = samples_of(q, batch.noise(key, (samples, q.mean.shape[1])))
+        z = q.samples(batch.noise(key, (samples, q.size)))
         data = (batch.x, batch.observed, *c)
         value, elbo = bound(variables, data, q, z, jnp.float32(batch.scheduled(kl_weight)))
         return {"loss": -value, "elbo": elbo}, {}
@@ -78,46 +97,48 @@ def loss(model: VAE, samples: int, gradient: Literal["plain", "dreg"] = "plain",
     return negative_bound
 
 
-Bound: TypeAlias = Callable[..., tuple[Float[Array, " B"], Float[Array, " B"]]]
+def _bound(
+    of: DensitiesOf, gradient: Gradient, bounds: Bounds
+) -> Callable[..., tuple[Float[Array, " B"], Float[Array, " B"]]]:
+    """The bound and the evidence lower bound, as functions of variables, data, q, z and KL weight.
 
-
-def _bounds(found: LogDensities, kl_weight: Float[Array, ""]) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
-    return importance_weighted(found.log_weights(kl_weight)), found.log_weights().mean(1)
-
-
-def _plain(of: DensitiesOf) -> Bound:
-    return lambda variables, data, q, z, kl_weight: _bounds(of(variables, data, q, z), kl_weight)
-
-
-def _doubly_reparameterized(of: DensitiesOf) -> Bound:
-    """The bound whose derivative is sum_k v_k d log w_k in the decoder, v_k the normalized weights, and in the samples
+    The derivative in the variables of p(x, z) is sum_k s_k d log w_k, s_k the slopes of the decoder's bound; in q and
+    z, on which the encoder acts, those of the encoder's bound replace them. stl and dreg hold q within log w fixed,
+    and dreg multiplies the derivative in z_k by the factors of the bound: with one group and KL weight b,
 
         sum_k ((1 - b) v_k + b v_k^2) d log w_k / dz_k,
 
-    b the weight of the KL term: q within log w is held fixed, and the encoder learns through the samples only. The
-    omitted term, -b v_k d log q(z_k|x) at a fixed z_k, has the expectation of -b (v_k - v_k^2) d log w_k / dz_k
-    (Tucker et al. 2018, equation 5). Adding that to v_k gives the factor above; b = 1 gives their equation 8.
+    v_k being the normalized weights; b = 1 gives equation 8 of Tucker et al. 2019.
     """
 
     @jax.custom_vjp
     def bound(
-        variables: Any, data: Any, q: DiagonalNormal, z: jax.Array, kl_weight: jax.Array
+        variables: Any, data: Any, q: Posterior, z: jax.Array, kl_weight: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        return _bounds(of(variables, data, q, z), kl_weight)
+        return values(of(variables, data, q, z), kl_weight)
 
-    def forward(variables: Any, data: Any, q: DiagonalNormal, z: jax.Array, kl_weight: jax.Array) -> Any:
-        def log_weights(variables: Any, z: jax.Array) -> tuple[jax.Array, LogDensities]:
+    def values(found: LogDensities, kl_weight: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return bounds.decoder.value(found.log_weights(kl_weight)), found.log_weights().mean(1)
+
+    def forward(variables: Any, data: Any, q: Posterior, z: jax.Array, kl_weight: jax.Array) -> Any:
+        def log_weights(variables: Any, q: Posterior, z: jax.Array) -> tuple[jax.Array, LogDensities]:
             found = of(variables, data, q, z)
             return found.log_weights(kl_weight), found
 
-        log_w, pull, found = jax.vjp(log_weights, variables, z, has_aux=True)
-        fixed = jax.tree.map(jnp.zeros_like, (data, q, kl_weight))
-        return _bounds(found, kl_weight), (pull, jax.nn.softmax(log_w, axis=1), kl_weight, fixed)
+        log_w, pull, found = jax.vjp(log_weights, variables, q, z, has_aux=True)
+        return values(found, kl_weight), (pull, log_w, kl_weight, data)
 
-    def backward(saved: Any, slopes: tuple[jax.Array, jax.Array]) -> Any:
-        pull, v, b, (data, q, zero) = saved
-        variables, z = pull(slopes[0][:, None] * v)  # the term `elbo` has no derivative
-        return variables, data, q, ((1 - b) + b * v)[..., None] * z, zero
+    def backward(saved: Any, cotangents: tuple[jax.Array, jax.Array]) -> Any:
+        pull, log_w, kl_weight, data = saved
+        slope = cotangents[0][:, None]  # the term `elbo` has no derivative
+        variables, q, z = pull(slope * bounds.decoder.slopes(log_w))
+        if bounds.encoder != bounds.decoder:
+            _, q, z = pull(slope * bounds.encoder.slopes(log_w))
+        if gradient != "plain":
+            q = jax.tree.map(jnp.zeros_like, q)
+        if gradient == "dreg":
+            z = bounds.encoder.factors(log_w, kl_weight)[..., None] * z
+        return variables, jax.tree.map(jnp.zeros_like, data), q, z, jnp.zeros_like(kl_weight)
 
     bound.defvjp(forward, backward)
     return bound

@@ -10,7 +10,6 @@ from typing import NamedTuple, TypeAlias
 import jax
 from jaxtyping import Array, Float, Key
 
-from jaxae.core.divergences import DiagonalNormal
 from jaxae.core.types import Variables
 from jaxae.likelihoods import Likelihood
 from jaxae.variants import iwae
@@ -30,7 +29,7 @@ class Draws(NamedTuple):
 
 # (model, variables, data, q(z|x), z, a key per example) -> draws
 DrawsOf: TypeAlias = Callable[
-    [VAE, Variables, iwae.Data, DiagonalNormal, Float[Array, "B K Z"], Key[Array, " B"]], Draws
+    [VAE, Variables, iwae.Data, iwae.Posterior, Float[Array, "B K Z"], Key[Array, " B"]], Draws
 ]
 
 
@@ -38,7 +37,7 @@ def draws(
     model: VAE,
     variables: Variables,
     data: iwae.Data,
-    q: DiagonalNormal,
+    q: iwae.Posterior,
     z: Float[Array, "B K Z"],
     keys: Key[Array, " B"],
 ) -> Draws:

@@ -84,7 +84,7 @@ def draws(
     model: NotMIWAE,
     variables: Variables,
     data: iwae.Data,
-    q: DiagonalNormal,
+    q: iwae.Posterior,
     z: Float[Array, "B K Z"],
     keys: Key[Array, " B"],
 ) -> miwae.Draws:
@@ -97,7 +97,7 @@ def _weighed(
     model: NotMIWAE,
     variables: Variables,
     data: iwae.Data,
-    q: DiagonalNormal,
+    q: iwae.Posterior,
     z: Float[Array, "B K Z"],
     keys: Key[Array, " B"],
 ) -> tuple[iwae.LogDensities, Float[Array, "B K"], Float[Array, "B K *D"]]:
@@ -130,7 +130,7 @@ def loss(model: NotMIWAE, samples: int, kl_weight: Weight = 1.0) -> Loss:
         c = vae.condition_of(model, batch)
         codes, entries = jax.random.split(key)
         q: Any = model.apply(variables, batch.x, *c, method="posterior")
-        z = iwae.samples_of(q, batch.noise(codes, (samples, q.mean.shape[1])))
+        z = q.samples(batch.noise(codes, (samples, q.size)))
         data = (batch.x, batch.observed, *c)
         found, log_missing, _ = _weighed(model, variables, data, q, z, batch.keys(entries))
         log_w = found.log_weights(batch.scheduled(kl_weight)) + log_missing

@@ -35,8 +35,21 @@ class VAE(nn.Module):
         return q, self.outputs(q.mean, c)
 
     def posterior(self, x: Float[Array, "B *D"], c: Condition = None) -> DiagonalNormal:
-        """q(z|x, c). The encoder's input is log(1 + x) for counts (Lopez et al. 2018), x for other data."""
-        return normal(self.encoder(beside(jnp.log1p(x) if self.likelihood.data == "counts" else x, c)))
+        """q(z|x, c)."""
+        return normal(self.encoded(x, c))
+
+    def encoded(self, x: Float[Array, "B *D"], c: Condition = None) -> Float[Array, "B *E"]:
+        """The encoder's output. Its input is log(1 + x) for counts (Lopez et al. 2018), x for other data."""
+        return self.encoder(beside(jnp.log1p(x) if self.likelihood.data == "counts" else x, c))
+
+    def flow(
+        self,
+        z: Float[Array, "B S Z"],
+        x: Float[Array, "B *D"],  # noqa: ARG002
+        c: Condition = None,  # noqa: ARG002
+    ) -> tuple[Float[Array, "B S Z"], Float[Array, "B S"]]:
+        """Samples of `posterior` to latent codes, with log |det| of the Jacobian: the identity (see `flow_vae`)."""
+        return z, jnp.zeros(z.shape[:2])
 
     def encode(self, x: Float[Array, "B *D"], c: Condition = None) -> Float[Array, "B Z"]:
         """The mean of q(z|x, c): deterministic."""

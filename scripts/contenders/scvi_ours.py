@@ -19,7 +19,6 @@ from jaxae.core.conditions import condition
 from jaxae.experiments import scvi
 from jaxae.training.iterate import iterate
 from jaxae.training.trained import Trained
-from jaxae.variants import iwae
 
 NAMES = {"nb": "negative-binomial", "zinb": "zero-inflated-negative-binomial"}
 
@@ -75,7 +74,7 @@ def log_weights_of(model: Trained, split: data.Split) -> np.ndarray:
     x, c = jnp.asarray(split.x), condition(None, jnp.asarray(split.context), 0)
     q = net.apply(model.variables, x, c, method="posterior")
     eps = np.random.default_rng(int(split.x.sum())).normal(size=(len(x), cells.SAMPLES, q.mean.shape[1]))
-    z = iwae.samples_of(q, jnp.asarray(eps, jnp.float32))
+    z = q.samples(jnp.asarray(eps, jnp.float32))
     outputs = outputs_of(net, model.variables, z.reshape(-1, z.shape[-1]), jnp.repeat(c, cells.SAMPLES, axis=0))
     parts = np.asarray(outputs, np.float64).reshape(len(x), cells.SAMPLES, -1, split.x.shape[1]).transpose(2, 0, 1, 3)
     factor = split.x.sum(1, dtype=np.float64)[:, None, None] / net.likelihood.total

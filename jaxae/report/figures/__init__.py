@@ -11,7 +11,7 @@ from jaxae.core.types import Sampler
 from jaxae.data import Dataset, spread
 from jaxae.measure import latents, mixture
 from jaxae.report.figures import errors as errors
-from jaxae.report.figures import images, imputed, series, sparse, table, walks
+from jaxae.report.figures import images, imputed, series, sound, sparse, table, walks
 from jaxae.report.figures.base import COLOURS as COLOURS
 from jaxae.report.figures.base import displayed, encoded, save
 from jaxae.report.figures.conditions import at_first
@@ -119,6 +119,9 @@ def _of_images(folder: Path, model: Trained, data: Dataset, title: str, prior: S
 def _of_series(folder: Path, model: Trained, data: Dataset, title: str, prior: Sampler | None) -> "Figures":
     model, strips = replace(model, scale=data.scale), sorted((folder / "training").glob("*.png"))
     figures = {"reconstructions": series.curves(model, data, title)}
+    if sound.is_audible(data):
+        figures["spectrograms"] = sound.spectrograms(model, data, title)
+        sound.recordings(folder, model, data)
     if len(data.test.x) > 10:
         figures["extremes"] = series.extremes(model, data, title)
     if strips:

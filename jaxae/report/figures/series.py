@@ -143,8 +143,10 @@ def posterior_band(
     if not isinstance(q, DiagonalNormal):
         return None
     noise = jax.random.normal(jax.random.key(0), (DRAWS, *q.mean.shape))
-    z = np.asarray(q.mean[None] + q.scale[None] * noise)
-    decoded = (np.asarray(model.decode(z[:, i], **part_of(given, i))) for i in range(len(split.x)))
+    z = jnp.swapaxes(q.mean[None] + q.scale[None] * noise, 0, 1)
+    if hasattr(net, "flow"):
+        z, _ = net.apply(model.variables, z, jnp.asarray(split.x, jnp.float32), *c, method="flow")
+    decoded = (np.asarray(model.decode(codes, **part_of(given, i))) for i, codes in enumerate(z))
     return np.stack([np.quantile(draws, BAND, axis=0) for draws in decoded], 1)
 
 

@@ -1,0 +1,112 @@
+"""Normalizing flows as posterior (Rezende & Mohamed 2015) and as prior (Chen et al. 2017) of an autoencoder."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from jaxae.core import divergences
+from jaxae.core.batch import Batch, Loss, Terms, Weight
+from jaxae.core.divergences import DiagonalNormal
+from jaxae.core.experiment import Prior
+from jaxae.core.types import Extra, Variables
+from jaxae.variants import vae
+from jaxae.variants.flows import Flow
+
+
+class FlowVAE(vae.VAE, kw_only=True):
+    """A variational autoencoder whose codes z = f(z0, h) are a flow of samples z0 of `posterior`.
+
+    The encoder's outputs beyond the 2 Z of mean and log scale are the context h. p(z) is the density of a flow of
+    N(0, I). Parameter groups: encoder, decoder, posterior_flow, prior_flow.
+    """
+
+    latent: int  # Z
+    posterior_flow: Flow | None = None  # f; None: the identity
+    prior_flow: Flow | None = None  # None: p(z) = N(0, I)
+
+    def __call__(self, x: Float[Array, "B *D"], c: vae.Condition = None) -> tuple[DiagonalNormal, Float[Array, "B *P"]]:
+        """q(z0|x), and the decoder output at the code of its mean."""
+        z = self.encode(x, c)
+        self.log_prior(z, c)
+        return self.posterior(x, c), self.outputs(z, c)
+
+    def posterior(self, x: Float[Array, "B *D"], c: vae.Condition = None) -> DiagonalNormal:
+        """q(z0|x), before the flow."""
+        return self._normal_and_context(x, c)[0]
+
+    def encode(self, x: Float[Array, "B *D"], c: vae.Condition = None) -> Float[Array, "B Z"]:
+        """The flow of the mean of q(z0|x): deterministic."""
+        q, context = self._normal_and_context(x, c)
+        return self._flow(q.mean, context)[0]
+
+    def flow(
+        self, z: Float[Array, "B S Z"], x: Float[Array, "B *D"], c: vae.Condition = None
+    ) -> tuple[Float[Array, "B S Z"], Float[Array, "B S"]]:
+        """f(z0, h) and log |det df / dz0|, for samples z0 of `posterior`."""
+        return self._flow(z, self._normal_and_context(x, c)[1][:, None])
+
+    def sample(
+        self, x: Float[Array, "B *D"], eps: Float[Array, "B Z"], c: vae.Condition = None
+    ) -> tuple[Float[Array, "B Z"], Float[Array, " B"]]:
+        """A code z for each example from standard normal noise, and log q(z|x).
+
+        log q(z|x) = log q(z0|x) - log |det df / dz0| (Rezende & Mohamed 2015, equation 13).
+        """
+        q, context = self._normal_and_context(x, c)
+        start = vae.reparameterize(q, eps)
+        z, log_det = self._flow(start, context)
+        return z, divergences.log_normal(q, start) - log_det
+
+    def log_prior(self, z: Float[Array, "N Z"], c: vae.Condition = None) -> Float[Array, " N"]:
+        """log p(z) = log N(u; 0, I) + log |det du / dz|, for z = flow(u)."""
+        if self.prior_flow is None:
+            return super().log_prior(z, c)
+        u, log_det = self.prior_flow.inverse(z)
+        return super().log_prior(u, c) + log_det
+
+    def from_noise(self, u: Float[Array, "N Z"]) -> Float[Array, "N Z"]:
+        """Samples of p(z), from samples of N(0, I)."""
+        return u if self.prior_flow is None else self.prior_flow.forward(u)[0]
+
+    def _normal_and_context(self, x: jax.Array, c: vae.Condition) -> tuple[DiagonalNormal, jax.Array]:
+        parameters, context = jnp.split(self.encoded(x, c), [2 * self.latent], axis=-1)
+        return vae.normal(parameters), context
+
+    def _flow(self, z: jax.Array, context: jax.Array) -> tuple[jax.Array, jax.Array]:
+        if self.posterior_flow is None:
+            return z, jnp.zeros(z.shape[:-1])
+        return self.posterior_flow.forward(z, context if context.shape[-1] else None)
+
+
+def prior(model: FlowVAE) -> Prior:
+    """Samples from p(z)."""
+
+    def sample(variables: Variables, key: Key[Array, ""], n: int) -> Float[Array, "N Z"]:
+        return model.apply(variables, jax.random.normal(key, (n, model.latent)), method="from_noise")  # type: ignore[return-value]
+
+    return sample
+
+
+def loss(model: FlowVAE, kl_weight: Weight = 1.0) -> Loss:
+    """The negative evidence lower bound with one sample, whose KL term is log q(z|x) - log p(z).
+
+    Rezende & Mohamed 2015, equation 15. Terms: `loss`, `reconstruction`, `kl`, nats per example; the likelihood's
+    `errors`.
+    """
+
+    def negative_elbo(variables: Variables, batch: Batch, key: Key[Array, ""]) -> tuple[Terms, Extra]:
+        c = vae.condition_of(model, batch)
+        found: Any = model.apply(variables, batch.x, batch.noise(key, (model.latent,)), *c, method="sample")
+        z, log_q = found
+        error, outputs = vae.reconstruction(model, variables, batch, z)
+        kl = log_q - jnp.asarray(model.apply(variables, z, *c, method="log_prior"))
+        return {
+            "loss": error + batch.scheduled(kl_weight) * kl,
+            "reconstruction": error,
+            "kl": kl,
+            **model.likelihood.errors(outputs, batch.x, batch.observed),
+        }, {}
+
+    return negative_elbo

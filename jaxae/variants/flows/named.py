@@ -1,0 +1,44 @@
+"""Flows by name."""
+
+from typing import Literal
+
+from jaxae.nets import MADE
+from jaxae.variants.flows.affine import Affine
+from jaxae.variants.flows.autoregressive import Autoregressive
+from jaxae.variants.flows.base import Chain, Flow, Inverted, Reverse
+from jaxae.variants.flows.coupling import Coupling
+from jaxae.variants.flows.planar import Planar
+from jaxae.variants.flows.radial import Radial
+from jaxae.variants.flows.spline import Spline
+
+Name = Literal["planar", "radial", "realnvp", "spline", "iaf", "maf"]
+
+
+def named(
+    name: Name, steps: int, dimensions: int, hidden: tuple[int, ...] = (), context: int = 0, bins: int = 8
+) -> Flow:
+    """A flow of `steps` steps of vectors of this many dimensions.
+
+    The order of the dimensions is reversed from step to step, but for planar and radial, and restored at the end.
+    hidden: widths of the nets of all but planar and radial. context: its length, 0 without. bins: of spline.
+    Along `forward`, iaf needs one pass of its nets and maf one per dimension; along `inverse` it is the reverse.
+    ValueError for fewer steps than 1, and for coupling flows (realnvp, spline) of one dimension.
+    """
+    if steps < 1:
+        raise ValueError(f"flow_steps={steps} must be at least 1")
+    if name in ("realnvp", "spline") and dimensions < 2:
+        raise ValueError(f"latent={dimensions} must be at least 2 for {name}, which divides the latent dimensions")
+    if name in ("planar", "radial"):
+        return Chain(tuple((Planar if name == "planar" else Radial)(dimensions) for _ in range(steps)))
+    flows: list[Flow] = []
+    for _ in range(steps):
+        match name:
+            case "realnvp":
+                step: Flow = Coupling(dimensions, hidden, Affine())
+            case "spline":
+                step = Coupling(dimensions, hidden, Spline(bins))
+            case _:
+                step = Autoregressive(MADE(dimensions, hidden, Affine().parameters, context), Affine())
+        flows += [step, Reverse()]
+    chain = Chain(tuple(flows[: len(flows) - steps % 2]))
+    return Inverted(chain) if name == "maf" else chain
