@@ -82,7 +82,7 @@ def test_nets_of_other_libraries_train_load_and_have_seeds(tmp_path):
     assert "params {'decoder': ['0.0', '0.1', '1.0', '1.1'], 'encoder': ['code.bias', 'code.kernel'," in printed
     assert "batch_stats {'encoder': ['norm.mean', 'norm.var']}" in printed
     *first, one, two = numbers(printed, "test loss of two seeds after the first and the last epoch:")
-    assert max(one, two) < 0.8 * min(first)
+    assert max(one, two) < 0.9 * min(first)
     assert one != two
     (alone,) = numbers(printed, "test loss of seed 1 alone:")
     assert alone == pytest.approx(two, rel=1e-2)

@@ -108,7 +108,7 @@ def test_flows_that_are_the_identity_give_the_bound_of_the_diagonal_model():
 def test_importance_sampling_with_a_flow_posterior_agrees_with_the_exact_likelihood():
     """A random planar flow, which depends on the example: the bound is below, and the estimate is right."""
     x, exact = data(np.zeros(2), np.eye(2))
-    model, params = model_of("planar", context=3, size=0.1)
+    model, params = model_of("planar", context=3, size=0.2)
     to_mean = W @ np.linalg.inv(PRECISION) / SIGMA**2
     kernel = params["encoder"]["Dense_0"]["kernel"].at[:, :4].set(0).at[:, :2].set(to_mean)
     bias = jnp.concatenate(

@@ -38,7 +38,8 @@ def wrap(make: Callable[[Any], Any], apply: Callable[..., Any] | None = None, *,
     Arrays of floats become parameters, named by their paths; other arrays become the collection `constants`. Modules of
     NNX are in training mode in training, with an own key for every example and batch statistics over the global batch
     (of `nnx.BatchNorm`); their other variables become collections, as by `nnx.bridge.ToLinen`.
-    ValueError for `apply` or `noise` with a module of NNX, and for `noise` without `apply`.
+    ValueError for `noise` without `apply`, and as the module is called for `apply` with a module of NNX, and for two
+    arrays of the same name.
     """
     if noise and apply is None:
         raise ValueError("noise=True has no effect without apply; pass a function (net, x, keys)")
@@ -118,8 +119,12 @@ def shapes(make: Callable[[Any], Any]) -> Net:
 
 
 def taken(net: Any) -> Arrays:
-    """The arrays of a net, without the state of random numbers."""
-    return dict(_variables(net)[0] if _is_nnx(net) else _leaves(net)[0])
+    """The arrays of a net, without the state of random numbers. ValueError for two of the same name."""
+    arrays = _variables(net)[0] if _is_nnx(net) else _leaves(net)[0]
+    found = dict(arrays)
+    if len(found) < len(arrays):
+        raise ValueError(f"two arrays of the net have the same name, among {sorted(name for _, name in found)}")
+    return found
 
 
 def _is_nnx(net: Any) -> bool:

@@ -114,7 +114,8 @@ def programs(model: Trained) -> dict[str, Program]:
     def score(x: Array, lengths: Any = None, y: Any = None, context: Any = None) -> Array:
         found, observed = _in_model_units(model, x)
         if lengths is not None:
-            observed = observed * (jnp.arange(model.shape[0]) < lengths)[None, :, None]
+            within = jnp.arange(model.shape[0]) < lengths
+            observed = observed * within.reshape(1, -1, *[1] * (x.ndim - 1))
         return mean_over_observed((decoded(found, lengths, given(y, context)) - found) ** 2, observed)[0]
 
     def sample(key: Array, y: Any = None, context: Any = None) -> Array:

@@ -83,7 +83,7 @@ class Hierarchy(vae.VAE, kw_only=True):
         """Number of latent dimensions of all layers."""
         return sum(self.sizes)
 
-    def layers_of(self, z: Float[Array, "N Z"]) -> list[Float[Array, "N Z_l"]]:
+    def layers_of(self, z: Float[Array, "N Z"]) -> list[Float[Array, "N _"]]:
         """z_1, ..., z_L, or the noise of each."""
         return jnp.split(z, [*accumulate(self.sizes)][:-1], axis=1)
 
@@ -159,7 +159,7 @@ class BottomUp(Hierarchy, kw_only=True):
         return self.decoder(self.layers_of(z)[0])
 
 
-def _log_densities(each: list[DiagonalNormal], layers: list[Float[Array, "N Z_l"]]) -> Float[Array, "N L"]:
+def _log_densities(each: list[DiagonalNormal], layers: list[Float[Array, "N _"]]) -> Float[Array, "N L"]:
     return jnp.stack([log_normal(one, z) for one, z in zip(each, layers, strict=True)], axis=1)
 
 

@@ -76,7 +76,7 @@ trained = jaxae.fit(experiment, "digits", seeds=2, workdir="runs/other_nets", fi
 
 for name, part in trained.variables.items():
     print(name, {net: sorted(arrays) for net, arrays in part.items()})
-history = [line["loss"] for line in trained.history if line["split"] == "test"]
+history = [line["loss"]["seeds"] for line in trained.history if line["split"] == "test"]
 print("test loss of two seeds after the first and the last epoch:", *history[0], *history[-1])
 
 # %% [markdown]
