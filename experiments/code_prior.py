@@ -1,7 +1,7 @@
-"""A causal transformer over the codes of a quantized autoencoder, to sample from: exact likelihood of the codes.
+"""An autoregressive transformer prior over the codes of a quantized autoencoder, with exact likelihood of the codes.
 
-The tokenizer is that of a finished run of `vqvae`, --tokenizer, which stays as it is; otherwise it is trained beside
-the prior, with the fields of `vqvae`, and `loss` becomes comparable between epochs when its codes stop moving.
+The tokenizer is that of a finished run of `vqvae` or `vqvae2`, --tokenizer, and is not trained further; otherwise it is
+trained beside the prior, with the fields of `vqvae`, and `loss` is comparable between epochs once its codes are stable.
 
 Group: quantized
 Source: van den Oord, Vinyals & Kavukcuoglu 2017, section 3.3; a transformer (Vaswani et al. 2017) for their PixelCNN.
@@ -55,7 +55,7 @@ class Tokenized(NamedTuple):
 def tokenized(config: plain.Config, directory: str, info: run.Info) -> Tokenized:
     """The tokenizer of this run directory, or if it is "" an untrained one.
 
-    ValueError for a run that is no tokenizer of these examples, and for fields without effect.
+    ValueError unless it is a run of vqvae or vqvae2 on such examples with one seed, and for fields without effect.
     """
     if not directory:
         own = plain.model(config, info)
@@ -64,7 +64,7 @@ def tokenized(config: plain.Config, directory: str, info: run.Info) -> Tokenized
     there = load(Path(directory))
     found = there.experiment.model
     if not isinstance(found, vqvae.VQVAE) or there.shape != info.shape or len(there) > 1:
-        raise ValueError(f"tokenizer={directory} must be a run of vqvae with one seed on {info.shape} data")
+        raise ValueError(f"tokenizer={directory} must be a run of vqvae or vqvae2 with one seed on {info.shape} data")
     return Tokenized(found, code_prior.index_shape(found, info.shape), lambda: there.variables)
 
 

@@ -1,6 +1,7 @@
-"""A neural codec of speech and other signals: residual codes of frames, from convolutions, with a spectral loss.
+"""A neural audio codec: strided convolutions, residual vector quantization of frames, and a spectral loss.
 
-125 frames a second at 8 kHz, with three codes of 8 bits each: 3,000 bits per second. --residual 6 doubles the bit rate.
+At 8 kHz it has 125 frames per second with three codes of 8 bits each: 3,000 bits per second. --residual 6 doubles the
+bit rate.
 
 Group: quantized
 Source: Zeghidour, Luebs, Omran, Skoglund & Tagliasacchi 2021 (SoundStream), without its discriminators; the
@@ -20,7 +21,7 @@ from jaxae.variants import codec, quantize
 
 @dataclass(frozen=True)
 class Config(quantize.Options, run.Config):
-    """Strided convolutions of 16, 32 and 64 filters with residual units, and their mirror image, ELU, Adam."""
+    """Strided convolutions of 16, 32 and 64 filters with residual units, a mirrored decoder, ELU, Adam."""
 
     series: ClassVar[bool] = True
     epochs: int = 50
@@ -33,21 +34,21 @@ class Config(quantize.Options, run.Config):
     filters: tuple[int, ...] = (16, 32, 64)
     """Filters of each level of the encoder; the decoder mirrors them."""
     strides: tuple[int, ...] = (8, 4, 2)
-    """Stride of the convolution before each level; a frame has as many samples as their product."""
+    """Stride of the convolution before each level; their product is the number of samples of a frame."""
     units: int = 1
-    """Residual units of each level."""
+    """Number of residual units in each level."""
     segment: int = 2048
-    """Samples of the random segment of each recording that a training step uses (0: all samples)."""
+    """Number of samples of the random segment of each recording in a training step (0: the whole recording)."""
     windows: tuple[int, ...] = (128, 256, 512)
-    """Samples of the windows of the STFT loss."""
+    """Window lengths of the multi-resolution STFT loss, in samples."""
     waveform: float = 1.0
-    """Weight of the mean absolute error of samples."""
+    """Weight of the mean absolute error of the waveform."""
     spectrum: float = 1.0
-    """Weight of the STFT loss."""
+    """Weight of the multi-resolution STFT loss."""
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:
-    """The experiment for signals, or images as signals of rows, of this shape."""
+    """The experiment for signals of this shape; an image is a signal of rows."""
     options: dict[str, Any] = {"units": config.units, "precision": config.precision}
     model = codec.Codec(
         nets.WaveEncoder(config.filters, config.strides, config.latent, **options),

@@ -1,6 +1,7 @@
-"""A transformer that fills in masked codes of a quantized autoencoder, many at a time, to sample from: MaskGIT.
+"""MaskGIT: a bidirectional transformer prior over the codes of a quantized autoencoder.
 
-The tokenizer is that of a finished run, --tokenizer, or is trained beside the prior, as in `code_prior`.
+It is sampled by parallel decoding of masked codes. The tokenizer is that of a finished run, --tokenizer, or is trained
+beside the prior, as in `code_prior`.
 
 Group: quantized
 Source: Chang, Zhang, Jiang, Liu & Freeman 2022, without label smoothing and guidance; a pre-norm transformer.
@@ -22,15 +23,16 @@ class Config(code_prior.Options, plain.Config):
     """Two layers of width 64 with four heads, Adam; tokenizer as in `vqvae`."""
 
     steps: int = 8
-    """Steps of sampling."""
+    """Number of decoding steps of a sample."""
     choice_temperature: float = 4.5
-    """Weight of the noise in the choice of the codes that a step keeps: 0 keeps the most probable ones."""
+    """Temperature of the Gumbel noise that is added to the confidence of the sampled codes in the first steps (0: each
+    step keeps the most probable ones)."""
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for images of this shape."""
     tokenizer, shape, trained = causal.tokenized(config, config.tokenizer, info)
-    masked_prior.masked_counts(prod(shape), config.steps)  # raises for a wrong number of steps
+    masked_prior.masked_counts(prod(shape), config.steps)  # raises for steps out of range
     net = nets.MaskedTransformer(
         tokenizer.codes, prod(shape), config.width, config.heads, config.layers, precision=config.precision
     )

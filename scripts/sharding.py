@@ -1,9 +1,9 @@
 """Memory per device with and without --parallel fsdp: python scripts/sharding.py dense --hidden 4096 4096 4096
 
 Compiles the training program for 1, 2, 4 and 8 devices (virtual ones on a CPU), with the state replicated (--parallel
-jit) and split (fsdp), without running it. Prints the bytes of parameters and optimizer state on each device, what XLA's
-memory analysis says of the program on each device, the largest array that is gathered, and the numbers of collectives.
-All other flags are those of the experiment.
+jit) and sharded (fsdp), without running it. Prints in MiB the parameters and optimizer state on each device, XLA's
+memory analysis of the program on each device, and the largest array that is gathered; and the numbers of collectives.
+All other flags are those of the experiment; --parallel and --reduction have no effect.
 """
 
 import argparse
@@ -45,12 +45,14 @@ def sharding(_: loop.Stop) -> str:
     config = command_line.parse(module.Config, module.__doc__ or "", flags)
     dataset = run.loaded(config)
     experiment = run.checked(config, module.build, dataset)
-    head = ("state, MiB", "arguments", "results", "temporary", "largest gathered", "collectives")
+    head = ("state", "arguments", "results", "temporary", "largest array gathered", "collectives in a step")
     lines = [f"| devices | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
     for number in options.numbers:
         for mode in ("jit", "fsdp") if number > 1 else ("jit",):
-            plan = plans.plan(mode, config.batch_size, config.seeds, jax.devices()[:number])
-            lines.append(f"| {number}, {plan.mode} | {' | '.join(row(experiment, dataset, config, plan))} |")
+            devices = jax.devices()[:number]
+            plan = plans.plan(mode, config.batch_size, config.seeds, devices, accumulate=config.accumulate)
+            how = f", `--parallel {mode}`" if number > 1 else ""
+            lines.append(f"| {number}{how} | {' | '.join(row(experiment, dataset, config, plan))} |")
     return "\n".join(lines)
 
 
@@ -75,10 +77,21 @@ def row(experiment: run.Experiment, dataset: Dataset, config: Config, plan: plan
         memory.output_size_in_bytes,
         memory.temp_size_in_bytes,
     )
-    gathered = [math.prod(map(int, shape.split(","))) for shape in re.findall(r"= f32\[([\d,]+)\]\S* all-gather", text)]
     found = Counter(re.findall(rf" ({'|'.join(COLLECTIVES)})(?:-start)?\(", text))
-    each = [f"{size / MIB:,.1f}" for size in (*bytes_of, 4 * max(gathered, default=0))]
-    return [*each, ", ".join(f"{found[name]} {name}" for name in COLLECTIVES if found[name])]
+    each = [f"{size / MIB:,.1f}" for size in bytes_of]
+    gathered = largest_gathered(text)
+    return [
+        *each,
+        f"{gathered / MIB:,.1f}" if gathered else "",
+        ", ".join(f"{found[name]} {name}" for name in COLLECTIVES if found[name]),
+    ]
+
+
+def largest_gathered(text: str) -> int:
+    """Bytes of the largest array that a compiled program gathers, 0 for none. text: its HLO."""
+    results = re.findall(r"= (.*?) all-gather(?:-start)?\(", text)
+    shapes = [found for result in results for found in re.findall(r"[a-z]+(\d+)\[([\d,]+)\]", result)]
+    return max((int(bits) * math.prod(map(int, shape.split(","))) // 8 for bits, shape in shapes), default=0)
 
 
 if __name__ == "__main__":

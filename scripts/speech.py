@@ -11,8 +11,9 @@ of a classifier of spectrograms that is trained on the original recordings of th
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from math import log2
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,9 +26,9 @@ from jaxtyping import Float
 
 import jaxae
 from jaxae import run
-from jaxae.core import spectra
 from jaxae.data import Dataset, Split
 from jaxae.measure import classifier
+from jaxae.variants import spectra
 
 WINDOW = 128  # samples, of the spectrograms that are classified
 SIZE = 32, 64  # their frequencies and times
@@ -55,25 +56,31 @@ def main(options: Options) -> None:
     """Print the table."""
     _, data = run.same_data([options.codec])
     model = jaxae.load(options.codec)
-    weights = digits(data, options)
+    accuracy = partial(classifier.accuracy, digits(data, options))
     print("| recordings | bits per second | log-spectral distance | SI-SDR | accuracy |\n|---|---|---|---|---|")
-    print(row("original", 0.0, data.test.x, data, weights))
+    print(row("original", 0.0, data.test.x, data, accuracy))
     for count in options.quantizers:
         rate, y = decoded(model, data, count)
-        print(row(f"codec, {count} quantizers", rate, y, data, weights))
+        print(row(f"codec, {count} quantizers", rate, y, data, accuracy))
     for kilobits in options.opus:
         rate, y = by_opus(data, kilobits)
-        print(row(f"Opus at {kilobits:g} kbit/s", rate, y, data, weights))
+        print(row(f"Opus at {kilobits:g} kbit/s", rate, y, data, accuracy))
 
 
-def row(name: str, rate: float, y: Float[np.ndarray, "N T 1"], data: Dataset, weights: Any) -> str:
-    """Measures of these versions of the test recordings, in model units."""
+def row(
+    name: str,
+    rate: float,
+    y: Float[np.ndarray, "N T 1"],
+    data: Dataset,
+    accuracy: Callable[[Split], float],
+) -> str:
+    """Measures of these versions of the test recordings, in model units. accuracy: of the classifier on pictures."""
     x, mask = data.test.x, within(data.test)
     y = y * mask[..., None]
     parts = [tuple(jnp.asarray(a[i : i + CHUNK]) for a in (x, y, mask)) for i in range(0, len(x), CHUNK)]
     lsd = np.concatenate([spectra.log_spectral_distance(a, b, 256, m) for a, b, m in parts])
     ratio = np.concatenate([spectra.signal_to_distortion(a, b) for a, b, _ in parts])
-    right = classifier.accuracy(weights, data.test._replace(x=pictures(y), lengths=None))
+    right = accuracy(data.test._replace(x=pictures(y), lengths=None))
     quality = (
         " | ".join(["-"] * 3) if name == "original" else f"{rate:,.0f} | {lsd.mean():.2f} dB | {ratio.mean():.2f} dB"
     )

@@ -86,7 +86,7 @@ def test_a_column_of_numbers_whose_title_looks_like_a_category_is_none(tmp_path)
         (b"x,y\n1,2\n2,3\n", "row 0, column y: 2 is not empty"),
     ],
 )
-def test_lines_that_are_not_the_rows_are_refused(content, says):
+def test_lines_that_are_not_the_rows_raise(content, says):
     missing = np.array([[False, True], [False, False]])
     with pytest.raises(ValueError, match=says):
         cells.filled_text(content, ".csv", ("x", "y"), missing, np.ones((2, 2)))

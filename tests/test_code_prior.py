@@ -125,5 +125,5 @@ def test_prior_of_a_finished_run_keeps_its_tokenizer_and_samples_by_class(tokeni
     assert equal(samples, model.sample(new_key(), 5, y="1"))
     assert samples.shape == (5, 8, 8, 1)
     assert 0 <= samples.min() < samples.max() <= 1
-    with pytest.raises(ValueError, match="must be a run of vqvae with one seed"):
+    with pytest.raises(ValueError, match="must be a run of vqvae or vqvae2 with one seed"):
         experiment.build(experiment.Config(tokenizer=str(tmp_path / "prior")), Info((8, 8, 1), 40))

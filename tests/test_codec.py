@@ -13,9 +13,8 @@ from scipy.io import wavfile
 import jaxae
 from conftest import batch, new_key
 from jaxae import nets
-from jaxae.core import spectra
 from jaxae.experiments import codec as experiment
-from jaxae.variants import codec, quantize
+from jaxae.variants import codec, quantize, spectra
 from test_residual import randomized
 
 rng = np.random.default_rng(0)

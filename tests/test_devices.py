@@ -9,10 +9,12 @@ from typing import get_args
 import numpy as np
 import pytest
 
+from conftest import script
 from jaxae.training import optimizers, records
 from jaxae.training.checkpoint import newest_digests
 from short_runs import FIELDS
 
+sharding = script("sharding")
 ROOT = Path(__file__).parents[1]
 TABLES = json.loads(Path(__file__).with_name("devices.json").read_text())
 # Experiments whose loss or codebook needs the global batch, so that they do not support microbatches.
@@ -192,3 +194,16 @@ def test_run_with_a_split_state_resumes_bit_exact(tmp_path):
     one, other = moved(tmp_path, (4, 4), *DENSE, "--parallel", "fsdp", "--valid", "0.2", "--keep", "best")
     assert newest_digests(one / "checkpoints") == newest_digests(other / "checkpoints")
     assert (one / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
+
+
+def test_largest_gathered_array_of_a_program_for_any_dtype_and_asynchronous():
+    text = """
+  %all-gather.1 = f32[8,512]{1,0} all-gather(f32[1,512]{1,0} %p), dimensions={0}
+  %all-gather.2 = (f32[16]{0}, bf16[8,4,512]{2,1,0}) all-gather(f32[2]{0} %q, bf16[1,4,512]{2,1,0} %r), dimensions={0}
+  %start = (s32[1,99]{1,0}, s32[8,99]{1,0}) all-gather-start(s32[1,99]{1,0} %s), dimensions={0}
+  %all-reduce = f32[999,999]{1,0} all-reduce(f32[999,999]{1,0} %t), to_apply=%add
+"""
+    lines = text.strip().splitlines()
+    expected = [4 * 8 * 512, 2 * 8 * 4 * 512, 4 * 8 * 99, 0]
+    assert [sharding.largest_gathered(line) for line in lines] == expected
+    assert sharding.largest_gathered(text) == max(expected)

@@ -234,7 +234,7 @@ def test_data_without_a_truth_are_measured_without_it():
     assert "mcc" not in dictionary.measure(trained(truth.T, truth), dataset(x, truth, None))
 
 
-def test_models_without_a_matrix_of_latents_are_refused():
+def test_models_without_a_matrix_of_latents_raise():
     model, x = trained(np.eye(3), np.eye(3)), np.ones((4, 3))
     model.variables["params"]["encoder"] = jnp.ones((3, 2))
     model.variables["params"]["encoder_bias"] = jnp.ones(2)

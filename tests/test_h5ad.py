@@ -101,7 +101,7 @@ def test_missing_numbers_are_nan_and_old_files_are_read(tmp_path):
     np.testing.assert_array_equal(before.context["batch"], BATCH)
 
 
-def test_genes_of_the_same_name_and_old_copies_are_refused(tmp_path):
+def test_genes_of_the_same_name_and_old_copies_raise(tmp_path):
     path = written(tmp_path / "cells.h5ad")
     with h5py.File(path, "r+") as file:
         file["var/_index"][0] = NAMES[1]
@@ -138,7 +138,7 @@ def test_unknown_names_raise(fields, says, tmp_path):
         data.load(str(written(tmp_path / "cells.h5ad")), **fields)
 
 
-def test_links_and_other_files_are_refused(tmp_path):
+def test_links_and_other_files_raise(tmp_path):
     path, other = written(tmp_path / "cells.h5ad"), tmp_path / "other.h5"
     with h5py.File(other, "w") as file:
         file["X"] = X

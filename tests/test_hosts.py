@@ -134,7 +134,7 @@ def test_parameters_of_two_processes_equal_those_of_one_with_as_many_devices(one
 
 
 @pytest.mark.slow
-def test_split_state_of_two_processes_resumes_bit_exact_and_on_one_device(tmp_path):
+def test_sharded_state_of_two_processes_resumes_bit_exact_and_on_one_device(tmp_path):
     """The state, the best one so far, and pictures of it are gathered from both processes."""
     flags = ("--epochs", "8", "--parallel", "fsdp", "--valid", "0.2", "--keep", "best", "--figures", "all")
     whole, workdir = tmp_path / "whole", tmp_path / "run"

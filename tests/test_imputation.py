@@ -401,7 +401,7 @@ def test_conditional_model_imputes_under_the_condition_of_each_example():
         net.impute(rows, 10)
 
 
-def test_observed_pixels_out_of_range_are_refused_beside_missing_ones():
+def test_observed_pixels_out_of_range_raise_beside_missing_ones():
     model = replace(linear(None)[0], real=False)
     pixels = np.array([[0.1, 0.2, 0.9, np.nan], [0.5, 0.0, 1.0, 0.3]], np.float32)
     assert np.isfinite(model.encode(pixels)).all()
@@ -410,7 +410,7 @@ def test_observed_pixels_out_of_range_are_refused_beside_missing_ones():
             method(255 * pixels)
 
 
-def test_models_without_a_likelihood_are_refused_in_one_line():
+def test_models_without_a_likelihood_raise_in_one_line():
     plain = autoencoder.Autoencoder(nets.MLP((), (2,)), nets.MLP((), (4,)))
     loss = autoencoder.loss(plain, "mse")
     model = trained(jaxae.Experiment(plain, descend(loss, optax.adam(1e-3)), loss), {}, {}, (4,))

@@ -58,10 +58,12 @@ def agree(found, **expected):
 
 def test_programs_of_a_table_take_its_units_and_missing_entries(tmp_path):
     table = TABLE.copy()
+    table[:, 2] += 1e6  # where float32 has steps of 1/16
     table[::5, 1] = np.nan
     model = jaxae.fit("vae", table, epochs=1, batch_size=20, hidden=(8,), test=0, progress=False)
     x, z, keys = table[:9], RNG.normal(size=(9, 2)).astype(np.float32), jax.random.split(jax.random.key(3), 9)
     found = written(tmp_path, model, {"x": x, "z": z, "key": np.asarray(jax.random.key_data(keys))})
+    np.testing.assert_allclose(found["decode"][:, 2], model.decode(z)[:, 2], rtol=0, atol=1 / 16)
     agree(
         found,
         encode=model.encode(x),
@@ -125,7 +127,24 @@ def test_programs_of_every_experiment_agree_with_the_model(tmp_path, digits, nam
         agree(here, sample=np.concatenate(each))
 
 
-def test_several_seeds_are_refused(tmp_path):
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["codec", "sequence"])
+def test_series_with_lengths_have_the_codes_of_their_split(tmp_path, name):
+    lengths = np.arange(20, 44)
+    rows = 5 + np.random.default_rng(1).normal(size=(lengths.sum(), 1))
+    np.savez(tmp_path / "series.npz", x=rows.astype(np.float32), lengths=lengths)
+    small = {"filters": (4, 6), "strides": (2, 2), "windows": (8, 16)} if name == "codec" else {}
+    model = jaxae.fit(name, str(tmp_path / "series.npz"), epochs=1, batch_size=8, progress=False, **small)
+    test = data.load(str(tmp_path / "series.npz")).test
+    x = np.asarray(model.scale.offset + model.scale.factor * test.x, np.float32)  # the padding is about 5
+    expected = model.encode(test)
+    np.testing.assert_allclose(model.encode(x, test.lengths), expected, rtol=1e-5, atol=1e-5)
+    found = written(tmp_path, model, {"x": x, "lengths": test.lengths.astype(np.int32), "z": np.asarray(expected)})
+    score = model.score(test, "reconstruction_error")
+    agree(found, encode=expected, reconstruct=model.reconstruct(test), score=score)
+
+
+def test_several_seeds_raise(tmp_path):
     model = jaxae.fit("dense", TABLE, seeds=2, epochs=1, batch_size=20, hidden=(8,), test=0, progress=False)
     with pytest.raises(InputError, match="2 seeds"):
         programs.write(tmp_path, model)

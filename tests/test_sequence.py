@@ -1,3 +1,4 @@
+import dataclasses
 from functools import cache, partial
 from importlib import import_module
 
@@ -10,10 +11,11 @@ from scipy.special import expit
 from conftest import batch, equal, new_key, trained
 from jaxae import data, run
 from jaxae.core.reduction import gradient
-from jaxae.core.types import Examples
+from jaxae.core.types import Examples, Scale
 from jaxae.errors import InputError
 from jaxae.experiments import sequence as experiment
 from jaxae.training.epoch import gather
+from jaxae.training.examples import parts
 from jaxae.variants import autoencoder, sequence
 
 LENGTHS = (6, 1, 3)
@@ -265,6 +267,19 @@ def test_code_of_a_padded_sequence_with_its_length_is_that_of_the_sequence_alone
     assert np.all(np.abs(model.encode(test.x) - codes).max(1) > 1e-6)  # without lengths the padding is encoded, too
     full = np.full(len(test.x), 7)
     close(model.encode(test.x, full), model.encode(test.x))
+
+
+def test_padding_is_0_in_model_units():
+    known = experiment.build(experiment.Config(latent=4, hidden=5), data.Info((7, 3), 23))
+    scale = Scale(np.array([5.0, -2, 1]), np.array([2.0, 3, 0.5]))
+    model = dataclasses.replace(trained(known, network(7)[1], {}, (7, 3)), scale=scale, real=True)
+    x = np.array(padded(ragged(), 7).x)
+    (part,) = parts(model, x, np.array(LENGTHS))
+    expected = (x - scale.offset) / scale.factor * np.asarray(part.steps)[..., None]
+    np.testing.assert_allclose(part.x, expected, rtol=1e-6)
+    assert np.asarray(part.steps).sum(1).tolist() == [*LENGTHS]
+    (alone,) = parts(model, ragged())
+    np.testing.assert_array_equal(alone.x, part.x)
 
 
 @pytest.mark.parametrize("name", ["simple", "tied", "stacked", "vae", "convolutional"])

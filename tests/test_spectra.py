@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import signal
 
-from jaxae.core import spectra
+from jaxae.variants import spectra
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(3, 90, 2))

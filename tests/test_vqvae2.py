@@ -111,6 +111,6 @@ def test_usage_is_the_mean_over_levels_with_their_own_codebooks(model, parts):
     assert found["bits"] == 21 * 3
 
 
-def test_series_are_refused():
+def test_series_raise():
     with pytest.raises(ValueError, match=r"examples of shape \(9, 1\) are not images"):
         experiment.build(experiment.Config(), Info((9, 1), 10))

@@ -1,8 +1,9 @@
-"""Write the model of a finished or saved run for use without jaxae.
+"""Write the model of a finished or saved run in a portable format.
 
 safetensors: its parameters and other variables as model.safetensors, with the config.json of the run; `jaxae.load`
-reads the folder. Needs the extra `lm` (`pip install 'jaxae[lm]'`).
-stablehlo: its functions as programs in the format of jax.export, which need JAX and flatbuffers only: encode, decode,
+reads the folder. That of a prior over codes (`--tokenizer RUN`) needs this run too. Needs the extra `lm`
+(`pip install 'jaxae[lm]'`).
+stablehlo: its functions as programs in the format of jax.export, which need only JAX and flatbuffers: encode, decode,
 reconstruct, score and, with a prior, sample. programs.json describes their inputs, which have the units of the data.
 Needs the extra `export` (`pip install 'jaxae[export]'`).
 saelens: a sparse autoencoder as SAELens' folder of cfg.json and sae_weights.safetensors, which `jaxae.load` reads too.

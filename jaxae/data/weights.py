@@ -63,7 +63,7 @@ def save(path: Path, arrays: Mapping[str, Shaped[np.ndarray, "..."]]) -> None:
     _require(path)
     from safetensors.numpy import save
 
-    path.write_bytes(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
+    path.write_bytes(save({name: np.asarray(array, order="C") for name, array in arrays.items()}))
 
 
 def _require(path: Path) -> None:

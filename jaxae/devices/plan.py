@@ -17,14 +17,14 @@ from jaxae.devices.processes import SINGLE_PROCESS, Processes
 SEEDS = "seeds"
 MODES = ("auto", "pmap", "jit", "fsdp")
 REDUCTIONS = ("fast", "reproducible")
-SMALL = 1024  # numbers: a state's arrays of fewer are replicated
+SMALL = 1024  # elements: smaller arrays of a state are replicated
 Make = Callable[[PerDevice, Layout], Callable[..., Any]]  # (per_device, layout) -> program on a per-device batch
 
 
 class Plan(NamedTuple):
     """How a run uses its devices."""
 
-    mode: str  # "one" device; "pmap" or "jit" split the batch; "fsdp" also the state; "seeds" splits the seeds
+    mode: str  # "one" device; "pmap" or "jit" split the batch; "fsdp" also shards the state; "seeds" splits the seeds
     mesh: Mesh
     seeds: int
     layout: Layout = UNSPLIT  # of a batch
@@ -48,7 +48,7 @@ def plan(
     """Choose how to split seeds or batches over devices (default: all).
 
     Seeds are split if their number is divisible by the number of devices, since they need no communication; otherwise
-    the batch is, by pmap unless parallel=jit or parallel=fsdp, which also splits parameters and optimizer state.
+    the batch is, by pmap unless parallel=jit or parallel=fsdp, which also shards parameters and optimizer state.
     parallel: auto, pmap, jit or fsdp. reduction: fast or reproducible. accumulate: microbatches per device.
     ValueError for unknown values, for a batch size that is not divisible, and for mutually exclusive arguments.
     """
@@ -170,9 +170,9 @@ def place_state(tree: Any, plan: Plan, seeded: bool) -> Any:
 def state_shardings(tree: Any, plan: Plan, seeded: bool) -> Any:
     """The sharding of every array of a state, or of its shapes.
 
-    fsdp splits an array of at least `SMALL` numbers along its longest axis that the number of devices divides, the last
-    of equal ones: a split output axis of a square matrix needs communication of activations only. Other arrays, and
-    those of other modes, are placed as by `place`.
+    fsdp shards an array of at least `SMALL` elements along the longest axis that the number of devices divides, the
+    last of equal ones: a sharded output axis of a square matrix needs communication of activations only. Other
+    arrays, and those of other modes, are placed as by `place`.
     """
 
     def sharding(leaf: Any) -> NamedSharding:

@@ -100,7 +100,10 @@ class Processes:
         return json.loads(self.broadcast_tree(text).tobytes())
 
     def broadcast_tree(self, tree: Any) -> Any:
-        """Broadcast arrays from the main process, bit for bit; those split over processes stay where they are."""
+        """Broadcast arrays from the main process, bit for bit.
+
+        Arrays on devices of several processes are returned as they are.
+        """
         if not self.is_multiprocess:
             return tree
 

@@ -27,18 +27,18 @@ class Net(NamedTuple):
 
 
 def wrap(make: Callable[[Any], Any], apply: Callable[..., Any] | None = None, *, noise: bool = False) -> "Wrapped":
-    """A Flax Linen module with the arrays and the function of a net of another library, for use as encoder or decoder.
+    """Wrap a net of another library as a Flax Linen module, for use as encoder or decoder.
 
     make: a function of a key that returns the net: an `nnx.Module`, such as `lambda key: nnx.Linear(784, 10,
     rngs=nnx.Rngs(key))`, or a pytree with arrays, such as an Equinox module, or the parameters of a pair of pure
     functions (make, apply).
-    apply: (net, x [B, *D]) -> [B, *Z]; default: net(x), of a pytree with a single example at a time, as in Equinox.
+    apply: (net, x [B, *D]) -> [B, *Z]; default: net(x) for NNX, and for a pytree net(x) of one example, as in Equinox.
     noise: whether a third argument of `apply` is a key per example [B] in training, and None otherwise.
 
-    Arrays of floats become parameters, named by their paths; other arrays become the collection `constants`. Modules of
-    NNX are in training mode in training, with an own key for every example and batch statistics over the global batch
-    (of `nnx.BatchNorm`); their other variables become collections, as by `nnx.bridge.ToLinen`.
-    ValueError for `noise` without `apply`, and as the module is called for `apply` with a module of NNX, and for two
+    Floating-point arrays become parameters, named by their paths; other arrays the collection `constants`. Modules of
+    NNX are in training mode in training, with a key per example; `nnx.BatchNorm` takes statistics of the global batch.
+    Their other variables become collections, as in `nnx.bridge.ToLinen`.
+    ValueError for `noise` without `apply`; when the module is called, for `apply` with a module of NNX, and for two
     arrays of the same name.
     """
     if noise and apply is None:
@@ -59,7 +59,7 @@ class Wrapped(nn.Module):
     ) -> Float[Array, "B *Z"]:
         new: Arrays = {}
         if self.is_initializing():
-            new = taken(self.make(self.make_rng("params")))
+            new = arrays_of(self.make(self.make_rng("params")))
         net = shapes(self.make)
         if net.nnx and self.function is not None:
             raise ValueError("apply has no effect on a module of NNX; omit it, or give the module a __call__")
@@ -91,7 +91,7 @@ def apply_nnx(
         module.eval() if keys is None else module.train()
         module.set_attributes(nnx.BatchNorm, axis_name=axes, raise_if_not_found=False)
         y = module(x)
-        after = taken(module)
+        after = arrays_of(module)
         return y, {place: after[place] for place in arrays}
 
     if keys is None or not net.noisy:
@@ -112,14 +112,14 @@ def shapes(make: Callable[[Any], Any]) -> Net:
     def arrays(key: Key[Array, ""]) -> Arrays:
         net = make(key)
         found.append(_module(net) if _is_nnx(net) else _tree(net))
-        return taken(net)
+        return arrays_of(net)
 
     of = jax.eval_shape(arrays, jax.random.key(0))
     return found[0]._replace(arrays=of)
 
 
-def taken(net: Any) -> Arrays:
-    """The arrays of a net, without the state of random numbers. ValueError for two of the same name."""
+def arrays_of(net: Any) -> Arrays:
+    """The arrays of a net, without its random number streams. ValueError for two of the same name."""
     arrays = _variables(net)[0] if _is_nnx(net) else _leaves(net)[0]
     found = dict(arrays)
     if len(found) < len(arrays):

@@ -63,7 +63,7 @@ def write(
     """Write the HTML report of a run.
 
     saved, lines, result: config.json, metrics.jsonl and result.json. pictures: PNG files. sounds: WAV files, see
-    `sound.recordings`. text: the language model activations from which the data were read.
+    `sound.write`. text: the language model activations from which the data were read.
     """
     shape = "x".join(map(str, saved["data"]["shape"]))
     about = (

@@ -106,7 +106,7 @@ class Devices:
 
     parallel: Literal["auto", "pmap", "jit", "fsdp"] = "auto"
     """Data parallelism on several devices: pmap, or jit with shardings; fsdp: jit with parameters and optimizer state
-    split over the devices too. auto: pmap."""
+    sharded over the devices too. auto: pmap."""
     accumulate: int = 1
     """Gradient accumulation: microbatches per device, for less memory and the same result."""
     coordinator: str = ""

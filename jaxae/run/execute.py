@@ -232,9 +232,10 @@ def checked(config: Config, build: Build, dataset: Dataset, plan: plans.Plan | N
         records.check_names(state["totals"]["sum"])
     needed = plans.bytes_per_device(state, plan, config.seeds > 1)
     if needed > (there := plans.memory()):
+        fsdp = "" if config.parallel == "fsdp" else ", or parallel=fsdp on several devices"
         raise InputError(
             f"parameters and optimizer state take {needed / 2**30:,.0f} GiB of {there / 2**30:,.0f}; use fewer "
-            "seeds or a smaller network"
+            f"seeds or a smaller network{fsdp}"
         )
     if epoch.first_step(config.epochs, len(dataset.train.x), config.batch_size) >= 2**31:
         raise InputError(f"epochs={config.epochs}: more than {2**31} steps; use fewer, or a larger batch_size")

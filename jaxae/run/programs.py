@@ -1,7 +1,7 @@
 """The functions of a trained model as StableHLO programs, which run without jaxae.
 
-Each is a file NAME.stablehlo, which `jax.export.deserialize(bytes).call(*inputs)` runs on any number of rows;
-programs.json describes the inputs and outputs. Weights, scaling and the mean of p(x|z) are part of the program.
+`jax.export.deserialize(bytes).call(*inputs)` runs a file NAME.stablehlo on any number of rows; programs.json describes
+inputs and outputs. Each program contains the weights and the scaling of the data.
 """
 
 import json
@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int
 
 from jaxae.core.conditions import condition
 from jaxae.core.divergences import mean_over_observed
+from jaxae.core.types import Scale
 from jaxae.errors import InputError
 from jaxae.training.examples import in_users_units
 from jaxae.training.trained import Trained
@@ -24,14 +26,14 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 class Input(NamedTuple):
-    """An argument of a program: a row of it, and what it means."""
+    """An argument of a program: shape and dtype of a row, and its meaning."""
 
     row: jax.ShapeDtypeStruct
     meaning: str
 
 
 class Program(NamedTuple):
-    """A function of one row of each argument, by name."""
+    """A function of one row of each of its inputs, which are named."""
 
     function: Callable[..., Array]
     inputs: dict[str, Input]
@@ -39,10 +41,10 @@ class Program(NamedTuple):
 
 
 def write(folder: Path, model: Trained) -> str:
-    """Write the programs of the model of one seed into an existing folder, and return the name of its module.
+    """Write the programs of a model of one seed into an existing folder, and return the class name of its module.
 
-    encode: codes, as `model.encode`. decode, reconstruct: as the methods. score: the mean squared error of the
-    reconstruction in squared model units, as `model.score(x, "reconstruction_error")`. sample, of a model with a prior:
+    encode, decode, reconstruct: as the methods of `Trained`. score: the mean squared error of the reconstruction in
+    squared model units, as `model.score(x, "reconstruction_error")`. sample, for a model with a prior:
     `model.sample(key, 1)` for each key. InputError for several seeds, and without the package `flatbuffers`.
     """
     try:
@@ -50,7 +52,7 @@ def write(folder: Path, model: Trained) -> str:
     except ImportError:
         raise InputError(f"{folder}: needs the package flatbuffers: pip install 'jaxae[export]'") from None
     if len(model) > 1:
-        raise InputError(f"the model has {len(model)} seeds, and a program holds one; use member=0 to {len(model) - 1}")
+        raise InputError(f"the model has {len(model)} seeds, and a program is of one; use member=0 to {len(model) - 1}")
     (rows,) = jax.export.symbolic_shape("rows")
     about: dict[str, Any] = {"platforms": PLATFORMS, "programs": {}}
     for name, program in programs(model).items():
@@ -75,7 +77,7 @@ def programs(model: Trained) -> dict[str, Program]:
     inferred = experiment.classes == "inferred"
     units = "in the units of the data" if model.real or model.scale else "pixels in [0, 1]"
     examples = {"x": _floats(model.shape, f"examples, {units}" + "; NaN where missing" * experiment.missing)}
-    steps = {"lengths": Input(jax.ShapeDtypeStruct((), jnp.int32), "steps of each series")}
+    steps = {"lengths": Input(jax.ShapeDtypeStruct((), jnp.int32), "length of each series in steps")}
     series = steps if experiment.sequences else {}
     codes = {"z": _floats(model.code, "codes")}
     labels, covariates = _condition(model)
@@ -85,7 +87,7 @@ def programs(model: Trained) -> dict[str, Program]:
         if not experiment.conditional:
             return ()
         if context is not None and known.scale is not None:
-            context = (context - jnp.asarray(known.scale.offset)) / jnp.asarray(known.scale.factor)
+            context = _scaled(context, known.scale)
         y = jnp.int32(-1) if y is None else y
         row = None if context is None else context[None].astype(jnp.float32)
         return (condition(y[None], row, len(known.classes)),)
@@ -103,19 +105,16 @@ def programs(model: Trained) -> dict[str, Program]:
         return apply("reconstruct", x, *c) if inferred else apply("decode", encoded(x, lengths, c), *c)
 
     def encode(x: Array, lengths: Any = None, y: Any = None, context: Any = None) -> Array:
-        return encoded(_in_model_units(model, x)[0], lengths, given(y, context))[0]
+        return encoded(_in_model_units(model, x, lengths)[0], lengths, given(y, context))[0]
 
     def decode(z: Array, y: Any = None, context: Any = None) -> Array:
         return in_users_units(model, apply("decode", z[None], *given(y, context)))[0]
 
     def reconstruct(x: Array, lengths: Any = None, y: Any = None, context: Any = None) -> Array:
-        return in_users_units(model, decoded(_in_model_units(model, x)[0], lengths, given(y, context)))[0]
+        return in_users_units(model, decoded(_in_model_units(model, x, lengths)[0], lengths, given(y, context)))[0]
 
     def score(x: Array, lengths: Any = None, y: Any = None, context: Any = None) -> Array:
-        found, observed = _in_model_units(model, x)
-        if lengths is not None:
-            within = jnp.arange(model.shape[0]) < lengths
-            observed = observed * within.reshape(1, -1, *[1] * (x.ndim - 1))
+        found, observed = _in_model_units(model, x, lengths)
         return mean_over_observed((decoded(found, lengths, given(y, context)) - found) ** 2, observed)[0]
 
     def sample(key: Array, y: Any = None, context: Any = None) -> Array:
@@ -137,12 +136,12 @@ def programs(model: Trained) -> dict[str, Program]:
 
 
 def _by_name(program: Program) -> Callable[..., Array]:
-    """The function with its inputs by place."""
+    """The function with positional inputs."""
     return lambda *values: program.function(**dict(zip(program.inputs, values, strict=True)))
 
 
 def _condition(model: Trained) -> tuple[dict[str, Input], dict[str, Input]]:
-    """The inputs of a conditional model: the class, and the covariates."""
+    """The inputs of a conditional model: class and covariates."""
     if not model.experiment.conditional:
         return {}, {}
     known = model.experiment.condition(model.conditions)
@@ -156,10 +155,21 @@ def _floats(shape: tuple[int, ...], meaning: str) -> Input:
     return Input(jax.ShapeDtypeStruct(shape, jnp.float32), meaning)
 
 
-def _in_model_units(model: Trained, x: Float[Array, "*D"]) -> tuple[Float[Array, "1 *D"], Float[Array, "1 *D"]]:
-    """One example, 0 where an entry is missing, and 1 where it is observed."""
-    if model.scale is not None:
-        offset, factor = (jnp.asarray(part, jnp.float32) for part in model.scale)
-        x = (x - offset) / factor
+def _in_model_units(
+    model: Trained, x: Float[Array, "*D"], lengths: Int[Array, ""] | None
+) -> tuple[Float[Array, "1 *D"], Float[Array, "1 *D"]]:
+    """One example, 0 where an entry is missing or after the end of a series, and 1 where it is observed."""
+    x = x if model.scale is None else _scaled(x, model.scale)
     known = ~jnp.isnan(x)
+    if lengths is not None:
+        known = known & (jnp.arange(len(x)) < lengths).reshape(-1, *[1] * (x.ndim - 1))
     return jnp.where(known, x, 0)[None], known[None].astype(jnp.float32)
+
+
+def _scaled(x: Float[Array, "*D"], scale: Scale) -> Float[Array, "*D"]:
+    """Model units, accurate to float32 also where the offset is large: its rounding error is subtracted separately."""
+    row = (*[1] * (x.ndim - 1), -1)
+    offset, factor = (np.asarray(part, np.float64).reshape(row) for part in scale)
+    high = offset.astype(np.float32)
+    near = jax.lax.optimization_barrier(x - high)  # otherwise the compiler adds both constants
+    return (near - (offset - high).astype(np.float32)) / factor.astype(np.float32)

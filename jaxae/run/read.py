@@ -22,7 +22,7 @@ from jaxae.run.build import Build, built, title
 from jaxae.run.config import Config
 from jaxae.run.diverged import FOLDER
 from jaxae.run.find import find, names
-from jaxae.run.save import saver, without_optimizer
+from jaxae.run.save import saver, without_optimizer, without_state
 from jaxae.training import optimizers, records
 from jaxae.training.checkpoint import Checkpoints
 from jaxae.training.trained import Trained
@@ -32,12 +32,13 @@ def load(path: str | Path, experiment: ModuleType | Experiment | None = None, **
     """The trained model of a run directory, from its config.json and newest intact checkpoint; of all its seeds.
 
     path: a run directory, or a folder that `jaxae export` wrote in the format safetensors or saelens; also a folder of
-    SAELens itself (see `saelens.read`). The model of a folder has no state of the optimizer.
+    SAELens itself (see `saelens.read`). The model of a folder has no optimizer state; that of
+    safetensors can be neither trained nor saved.
 
     experiment: its module, or the `Experiment` itself; needed only for one outside the package `jaxae.experiments`.
     fields: configuration fields that were passed as objects and are not in config.json; only `optimizer`, an Optax
     transformation.
-    Without it the model is loaded without the state of the optimizer, and can be neither trained nor saved again.
+    Without it the model is loaded without its optimizer state, and can be neither trained nor saved again.
     InputError for a directory that holds no run, or no intact checkpoint.
     """
     path = Path(path)
@@ -45,13 +46,15 @@ def load(path: str | Path, experiment: ModuleType | Experiment | None = None, **
         if experiment is not None or set(fields) > {"optimizer"}:
             raise InputError(f"{path} is a folder of SAELens; pass nothing else, or an optimizer")
         return saelens.read(path, **fields)
+    if tensors.is_folder(path) and fields:
+        raise InputError(f"{path} is a folder of safetensors without optimizer state; omit {', '.join(fields)}")
     saved, found, config, info = described(path, experiment, fields)
     with _model_of(path):
         abstract = loop.abstract(found, config, info)
-    save: Callable[[Path, Trained], None] | None
+    save: Callable[..., None]
     if tensors.is_folder(path):
-        state, save = tensors.read(path, abstract["state"]), None
-        found = dataclasses.replace(found, train=found.train._replace(step=without_optimizer))
+        state, save = tensors.read(path, abstract["state"]), without_state
+        found = dataclasses.replace(found, train=found.train._replace(step=without_state))
     elif optimizers.is_fingerprint(saved["config"]["optimizer"]) and "optimizer" not in fields:
         state = restored_for_use(path, abstract, bool(config.ema))
         save = saver(config, saved)
@@ -88,7 +91,7 @@ def restored(path: Path, items: dict[str, Any], skip: tuple[str, ...] = ()) -> d
 
 
 def restored_for_use(path: Path, abstract: dict[str, Any], averaged: bool) -> State:
-    """The model's state, without that of the optimizer, in the newest intact checkpoint. InputError as in `restored`.
+    """The model's state, without the optimizer state, in the newest intact checkpoint. InputError as in `restored`.
 
     abstract: shapes and dtypes of the run's items. averaged: whether the run has moving averages of the parameters,
     which are restored too.

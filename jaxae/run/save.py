@@ -27,8 +27,10 @@ def saver(
     totals: Totals | None = None,
     last: State | None = None,
     kept: SelectionState | None = None,
-) -> Callable[[Path, Trained], None]:
-    """The function behind `Trained.save`, for the models of a run.
+) -> Callable[..., None]:
+    """The function behind `Trained.save`, for the models of a run: (path, model, *, checkpoint=True).
+
+    With checkpoint=False it writes config.json and metrics.jsonl only, into an existing folder.
 
     description: the run's description, as in config.json. totals: sums over the steps of an epoch that is not finished,
     without which a model within an epoch cannot be saved. last, kept: the last state, and the kept one, of a run that
@@ -36,7 +38,15 @@ def saver(
     """
     info = directory.info_of(description)
 
-    def save(path: Path, model: Trained) -> None:
+    def save(path: Path, model: Trained, *, checkpoint: bool = True) -> None:
+        own = dataclasses.replace(config, seed=model.seeds[0], seeds=len(model.seeds), workdir="")
+        command = command_line.command(own, description["experiment"]) if description["command"] else ""
+        fields = {**configs.to_json(own), "optimizer": description["config"]["optimizer"]}
+        new = {**description, "saved": True, "config": fields, "command": command}
+        if not checkpoint:
+            records.write_json(path / "config.json", new)
+            _write_history(path, model)
+            return
         if configs.to_json(config)["optimizer"] != description["config"]["optimizer"]:
             without_optimizer()
 
@@ -54,25 +64,29 @@ def saver(
         else:
             sums = of_model(totals)
         items = loop.as_items(state, sums, None if kept is None else of_model(kept)._replace(state=model.state))
-        own = dataclasses.replace(config, seed=model.seeds[0], seeds=len(model.seeds), workdir="")
-        command = command_line.command(own, description["experiment"]) if description["command"] else ""
         with directory.locked(path):
-            about = {"saved": True, "config": configs.to_json(own), "command": command}
-            new = {**description, **about}
             if (path / "config.json").exists() and directory.difference(directory.read(path / "config.json"), new):
                 raise InputError(f"{path} holds another model; delete it, or save into another folder")
             directory.prepare(path, own, new)
-            metrics = path / "metrics.jsonl"
-            records.truncate(metrics, 0)
-            for line in model.history:
-                records.append(metrics, line)
+            _write_history(path, model)
             with Checkpoints(path / "checkpoints") as checkpoints:
-                meta = {**loop.NEW, "size": metrics.stat().st_size}
+                meta = {**loop.NEW, "size": (path / "metrics.jsonl").stat().st_size}
                 checkpoints.save(step, jax.device_get(items), meta, wait=True)
 
     return save
 
 
+def _write_history(path: Path, model: Trained) -> None:
+    records.truncate(path / "metrics.jsonl", 0)
+    for line in model.history:
+        records.append(path / "metrics.jsonl", line)
+
+
 def without_optimizer(*_: Any) -> NoReturn:
     """Raise ValueError for a model whose optimizer is unknown. It is also the training step of such a model."""
     raise ValueError("the model was loaded without its optimizer; pass it to jaxae.load(path, optimizer=...)")
+
+
+def without_state(*_: Any, **__: Any) -> NoReturn:
+    """Raise ValueError for a model of a folder of safetensors. It is training step and saver of such a model."""
+    raise ValueError("a folder of safetensors has no optimizer state; train or save the model of its run")

@@ -33,7 +33,7 @@ class Part(NamedTuple):
     """Some of the examples, in model units."""
 
     first: int  # index of the first one
-    x: Float[Array, "n *D"]  # 0 where an entry is missing
+    x: Float[Array, "n *D"]  # 0 where an entry is missing, and after the end of a sequence
     observed: Float[Array, "n *D"] | None  # 1 where measured, 0 where missing; None: all
     steps: Float[Array, "n T"] | None  # 1 within a sequence, 0 after its end; None: all of one length
     y: Int[Array, " n"] | None = None  # classes and covariates in model units, for a conditional model
@@ -138,11 +138,14 @@ def parts(
         seen = None if known is None else np.asarray(known[chunk])
         if not isinstance(x, Split):
             part, seen = _checked(units, part)
+        steps = None if lengths is None else _within(part.shape[1], np.asarray(lengths)[chunk])
+        if steps is not None:  # scaling moves the padding away from 0
+            part = part * steps.reshape(*steps.shape, *[1] * (part.ndim - 2))
         yield Part(
             first,
             jnp.asarray(part),
             None if seen is None else jnp.asarray(seen, jnp.float32),
-            None if lengths is None else jnp.asarray(_within(part.shape[1], np.asarray(lengths)[chunk])),
+            None if steps is None else jnp.asarray(steps),
             None if y is None else jnp.asarray(y[chunk]),
             None if context is None else jnp.asarray(context[chunk]),
         )

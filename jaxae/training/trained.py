@@ -52,7 +52,7 @@ class Trained:
     shape: tuple[int, ...]  # of one example
     seeds: range = range(1)
     history: Sequence[dict[str, Any]] = ()  # metrics of every epoch and split
-    saver: Callable[[Path, "Trained"], None] | None = None  # what `save` calls
+    saver: Callable[..., None] | None = None  # what `save` calls with path and model
     scale: Scale | None = None  # from model units to the user's; None if they are the same
     real: bool = False  # real numbers or counts, not pixels in [0, 1]
     from_bytes: bool = True  # whether the data were uint8, divided by 255
@@ -255,7 +255,7 @@ class Trained:
 
         The model may be what `jaxae.fit` or `jaxae.load` returned, one seed of it, or a copy with another state, as
         from `dataclasses.replace(model, state=snapshot.state)`. ValueError for a model without a configuration, or one
-        loaded without its Optax transformation, and for a folder that is not empty.
+        loaded without its Optax transformation or from a folder of safetensors, and for a folder that is not empty.
         """
         if self.saver is None:
             raise ValueError("the model has no configuration; save a model that jaxae.fit or jaxae.load returned")

@@ -65,7 +65,7 @@ class CodePrior(nn.Module):
         return self.logits(found.indices, c)
 
     def logits(self, indices: Int[Array, "B *I"], c: Float[Array, "B c"] | None = None) -> Float[Array, "B T K"]:
-        """Logits of each index, given those before it."""
+        """Logits of each index, as `prior` gives them."""
         found: jax.Array = self.prior(indices.reshape(len(indices), -1), c)
         return found
 

@@ -1,4 +1,4 @@
-"""A neural codec of signals: a quantized autoencoder with a spectral loss (Zeghidour et al. 2021, SoundStream)."""
+"""A neural audio codec: a quantized autoencoder of frames with a spectral loss (Zeghidour et al. 2021, SoundStream)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,15 +9,15 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxae.core.batch import Batch, Loss, Terms
 from jaxae.core.divergences import mean_over_observed, per_example
-from jaxae.core.spectra import log_spectral_distance, signal_to_distortion, spectral_distances
 from jaxae.core.types import Extra, Variables
+from jaxae.variants.spectra import log_spectral_distance, signal_to_distortion, spectral_distances
 from jaxae.variants.vqvae import VQVAE
 
 
 class Codec(VQVAE):
-    """Signals [B, T, *D], of any length T: codes [B, t, Z] of frames.
+    """Codes [B, t, Z] of the frames of signals [B, T, *D] of any length T.
 
-    Signals are 0 after their end, so that masks are not used.
+    Padding is 0, so that masks have no effect.
     """
 
     def encode(self, x: Float[Array, "B T *D"], mask: Float[Array, "B T"] | None = None) -> Float[Array, "B t Z"]:  # noqa: ARG002
@@ -43,9 +43,10 @@ def loss(
 ) -> Loss:
     """waveform |x - y| + spectrum times the multi-resolution STFT loss + the loss of the quantizer, as means.
 
-    The first is the mean over samples; the second the sum of both terms of `spectral_distances` for these windows; the
-    third that of the quantizer divided by frames and dimensions of a code. Both signals are 0 after their end.
-    segment: train on a random segment of so many samples of each signal (0, or at least T: the whole signal).
+    The first term is the mean over samples, the second the sum of both `spectral_distances` for these windows, and the
+    third the loss of the quantizer divided by the number of frames and of latent dimensions. Both signals are 0 after
+    their end. segment: number of samples of a random segment of each signal, on which it trains (0, or at least T: the
+    whole signal).
 
     Terms: `loss`; `mae`, |x - y|, and `mse`, in model units; `convergence`, `log_spectrum`, see `spectral_distances`;
     `lsd`, log-spectral distance in dB, of the middle window; `si_sdr`, in dB; those of the quantizer.
@@ -82,9 +83,9 @@ def loss(
 def segments(
     batch: Batch, key: Key[Array, ""], length: int
 ) -> tuple[Float[Array, "B {length} *D"], Float[Array, "B {length}"] | None]:
-    """A segment of each signal, at a place uniform among those within it, and its mask.
+    """A segment of each signal, with uniformly random start, and its mask.
 
-    Signals that are shorter start with the segment.
+    Shorter signals start with the segment and are padded.
     """
     x, mask = batch.x, batch.observed
     ends = jnp.full(len(x), x.shape[1]) if mask is None else per_example(mask).astype(jnp.int32)

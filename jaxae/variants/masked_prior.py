@@ -1,6 +1,6 @@
-"""A prior over the codes of a quantized autoencoder that fills in masked codes, many at a time: MaskGIT.
+"""MaskGIT: a bidirectional transformer prior over the codes of a quantized autoencoder.
 
-Chang, Zhang, Jiang, Liu & Freeman 2022.
+It is sampled by parallel decoding of masked codes (Chang, Zhang, Jiang, Liu & Freeman 2022).
 """
 
 from math import cos, floor, log, pi, prod
@@ -17,12 +17,12 @@ from jaxae.variants.code_prior import CodePrior
 
 
 class MaskedPrior(CodePrior):
-    """p(index | indices that are not masked), by a transformer whose token K is the mask.
+    """p(index | unmasked indices), by a bidirectional transformer; K is the mask token.
 
-    `prior` is a `MaskedTransformer`. Sampling starts from masks only. In each of `steps` steps all masked indices are
-    sampled, and the least confident ones are masked again (section 3.2 of the paper). The confidence is the log
-    probability of the sample plus temperature (1 - s / steps) g in step s, g Gumbel noise, as in the authors' code.
-    ValueError unless there are as many indices as steps, or more.
+    `prior` is a `MaskedTransformer`. Sampling starts with all indices masked. Each of `steps` steps samples all masked
+    indices and masks the least confident ones again (section 3.2 of the paper). The confidence in step s is the log
+    probability of the sample plus temperature (1 - s / steps) g with Gumbel noise g, as in the authors' code.
+    ValueError unless steps is from 1 to the number of indices.
     """
 
     steps: int = 8
@@ -51,7 +51,7 @@ class MaskedPrior(CodePrior):
 def masked_counts(length: int, steps: int) -> list[int]:
     """Number of masked indices after each step: floor(length cos(pi s / (2 steps))), the cosine schedule.
 
-    At least one index is filled in by each step. ValueError unless steps is from 1 to length.
+    Each step unmasks at least one index. ValueError unless steps is from 1 to length.
     """
     if not 1 <= steps <= length:
         raise ValueError(f"steps={steps} must be from 1 to the {length} indices of an example")
@@ -64,15 +64,17 @@ def masked_counts(length: int, steps: int) -> list[int]:
 
 
 def loss(model: MaskedPrior, info: Info | None = None) -> Loss:
-    """-log p of masked indices given the others, in nats per masked index. info: classes, for a conditional model.
+    """-log p of masked indices given the others, in nats per masked index.
 
-    A fraction cos(pi u / 2), rounded up, of the indices of an example is masked, u uniform in [0, 1), at places chosen
-    uniformly (the paper's sections 3.1 and 3.3). Only the prior has a gradient.
+    info: classes and covariates, for a conditional model.
 
-    Terms: `loss`; `accuracy`, of the most probable indices of the masked ones. In evaluation `bits_per_index`, a bound
-    for sampling one index after the other in random order: with n of T indices masked, n uniform from 1 to T, the
+    A fraction cos(pi u / 2), rounded up, of the indices of an example is masked, with u uniform in [0, 1) and uniformly
+    random positions (the paper's sections 3.1 and 3.3). Only the prior has a gradient.
+
+    Terms: `loss`; `accuracy` of the most probable index at masked positions. In evaluation `bits_per_index`, a bound
+    for sampling the indices one by one in random order: with n of T indices masked, n uniform from 1 to T, the
     expectation of T / n times the sum of -log p of the masked ones is at least -log p of all (Uria, Murray & Larochelle
-    2014; Hoogeboom et al. 2022, equation 6). It compares with that of `code_prior`, which is exact.
+    2014; Hoogeboom et al. 2022, equation 6). That of `code_prior` is exact.
     """
 
     def objective(variables: Variables, batch: Batch, key: Key[Array, ""]) -> tuple[Terms, Extra]:
@@ -81,7 +83,7 @@ def loss(model: MaskedPrior, info: Info | None = None) -> Loss:
         indices = found.reshape(len(found), -1)
 
         def nats(is_masked: Bool[Array, "B T"]) -> tuple[Float[Array, "B T"], Bool[Array, "B T"]]:
-            """-log p of masked indices, 0 for the others; and whether they are the most probable ones."""
+            """-log p of masked indices, 0 for the others; and which masked indices are the most probable ones."""
             logits: Any = model.apply(variables, jnp.where(is_masked, model.codes, indices), *c, method="logits")
             log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), indices[..., None], axis=-1)[..., 0]
             return jnp.where(is_masked, -log_p, 0), is_masked & (jnp.argmax(logits, -1) == indices)

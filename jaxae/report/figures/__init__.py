@@ -120,8 +120,9 @@ def _of_series(folder: Path, model: Trained, data: Dataset, title: str, prior: S
     model, strips = replace(model, scale=data.scale), sorted((folder / "training").glob("*.png"))
     figures = {"reconstructions": series.curves(model, data, title)}
     if sound.is_audible(data):
-        figures["spectrograms"] = sound.spectrograms(model, data, title)
-        sound.recordings(folder, model, data)
+        pairs = sound.pairs_of(model, data)
+        figures["spectrograms"] = sound.spectrograms(pairs, data, title)
+        sound.write(folder, pairs, data.sample_rate)
     if len(data.test.x) > 10:
         figures["extremes"] = series.extremes(model, data, title)
     if strips:

@@ -1,17 +1,17 @@
 """Recordings: spectrograms of test recordings and of their reconstructions, and both as WAV files."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from jaxae.core.spectra import power
 from jaxae.data import Dataset, spread
 from jaxae.report.figures.base import canvas, encoded, in_units, label
 from jaxae.report.figures.conditions import own
 from jaxae.training.trained import Trained
+from jaxae.variants.spectra import power
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,14 +23,32 @@ WINDOW = 0.032  # seconds of a spectrogram's window
 RANGE = 70.0  # dB below the largest power
 
 
+class Pairs(NamedTuple):
+    """Test recordings and their reconstructions, in the user's units, without padding."""
+
+    places: Int[np.ndarray, " N"]  # indices of the recordings
+    before: list[Float[np.ndarray, " _"]]  # samples of each recording
+    after: list[Float[np.ndarray, " _"]]  # and of its reconstruction
+
+
+def pairs_of(model: Trained, data: Dataset) -> Pairs:
+    """Five test recordings."""
+    places = spread(len(data.test.x), SHOWN)
+    decoded = np.asarray(model.decode(encoded(model, data.test, places), **own(model, data, places)))[..., 0]
+    x = in_units(data, data.test.x[places])[..., 0]
+    lengths = [len(x[0])] * len(x) if data.test.lengths is None else data.test.lengths[places].tolist()
+    before, after = ([row[:length] for row, length in zip(rows, lengths, strict=True)] for rows in (x, decoded))
+    return Pairs(places, before, after)
+
+
 def is_audible(data: Dataset) -> bool:
     """Whether the examples are recordings of one channel that are not too short to be heard."""
     return data.sample_rate > 0 and data.shape[1:] == (1,) and data.shape[0] >= SHORTEST * data.sample_rate
 
 
-def spectrograms(model: Trained, data: Dataset, title: str) -> "Figure":
-    """Spectrograms of five test recordings above those of their reconstructions, with one scale of dB."""
-    places, before, after = _pairs(model, data)
+def spectrograms(pairs: Pairs, data: Dataset, title: str) -> "Figure":
+    """Spectrograms of test recordings above those of their reconstructions, with one scale of dB."""
+    places, before, after = pairs
     window = max(4, 4 * round(WINDOW * data.sample_rate / 4))
     figure = canvas(f"{title}: spectrograms of test recordings and their reconstructions", 2.4 * SHOWN, 5.0)
     axes = figure.subplots(2, len(places), sharey=True, squeeze=False)
@@ -55,29 +73,16 @@ def spectrograms(model: Trained, data: Dataset, title: str) -> "Figure":
     return figure
 
 
-def recordings(folder: Path, model: Trained, data: Dataset) -> None:
-    """Write the recordings of `spectrograms` and their reconstructions as WAV files of 16 bits.
+def write(folder: Path, pairs: Pairs, sample_rate: int) -> None:
+    """Write recordings and their reconstructions as WAV files of 16 bits.
 
     Their first `LONGEST` samples, divided by the largest magnitude of the original if it exceeds 1, and clipped to
     [-1, 1].
     """
     from scipy.io import wavfile
 
-    _, before, after = _pairs(model, data)
-    for number, pair in enumerate(zip(before, after, strict=True), 1):
+    for number, pair in enumerate(zip(pairs.before, pairs.after, strict=True), 1):
         largest = max(1.0, float(np.abs(pair[0]).max()))
         for name, x in zip(("original", "reconstruction"), pair, strict=True):
             part = (x / largest).clip(-1, 1)[:LONGEST]
-            wavfile.write(folder / f"{number} {name}.wav", data.sample_rate, np.round(32767 * part).astype(np.int16))
-
-
-def _pairs(
-    model: Trained, data: Dataset
-) -> tuple[np.ndarray, list[Float[np.ndarray, " _"]], list[Float[np.ndarray, " _"]]]:
-    """Indices of test recordings, their samples in the user's units without padding, and those of reconstructions."""
-    places = spread(len(data.test.x), SHOWN)
-    decoded = np.asarray(model.decode(encoded(model, data.test, places), **own(model, data, places)))[..., 0]
-    x = in_units(data, data.test.x[places])[..., 0]
-    lengths = [len(x[0])] * len(x) if data.test.lengths is None else data.test.lengths[places].tolist()
-    before, after = ([row[:length] for row, length in zip(rows, lengths, strict=True)] for rows in (x, decoded))
-    return places, before, after
+            wavfile.write(folder / f"{number} {name}.wav", sample_rate, np.round(32767 * part).astype(np.int16))
