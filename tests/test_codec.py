@@ -180,5 +180,6 @@ def test_run_writes_sounds_spectrograms_and_the_bit_rate(tmp_path):
     again = np.asarray(model.reconstruct(found.x[:1], found.lengths[:1]))[0, :steps, 0]
     np.testing.assert_allclose(decoded / 32767, again.clip(-1, 1), atol=1e-3)
     page = (workdir / "report.html").read_text()
-    assert len(re.findall(r'<audio controls preload="none" src="data:audio/wav;base64,', page)) == 6
+    sounds = re.findall(r'<audio controls preload="none" src="data:audio/wav;base64,', page)
+    assert len(sounds) == 2 * min(5, len(found.x))
     assert "media-src data:" in page

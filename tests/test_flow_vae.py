@@ -115,9 +115,9 @@ def test_importance_sampling_with_a_flow_posterior_agrees_with_the_exact_likelih
         [jnp.asarray(-OFFSET @ to_mean), jnp.full(2, -0.3), params["encoder"]["Dense_0"]["bias"][4:]]
     )
     params["encoder"] = {"Dense_0": {"kernel": kernel, "bias": bias.astype(jnp.float32)}}
-    found = estimated(model, params, x, 5000)
+    found = estimated(model, params, x, 20_000)
     assert found["log_likelihood"] == pytest.approx(exact, abs=4 * found["monte_carlo_error"] + 1e-3)
-    assert found["monte_carlo_error"] < 0.02
+    assert found["monte_carlo_error"] < 0.03
     assert found["elbo"] < exact - 0.1
 
 
