@@ -30,11 +30,11 @@ class Config(variational.Fields, run.Config):
     latent: int = 50
     """Number of latent dimensions."""
     posterior_flow: Literal["none", flows.Name] = "iaf"
-    """Flow of the posterior samples, which also depends on outputs of the encoder. maf needs a pass for each latent
-    dimension."""
+    """Flow of the posterior samples, which also depends on outputs of the encoder. maf needs one pass of its
+    nets per latent dimension."""
     prior_flow: Literal["none", flows.Name] = "none"
-    """Flow from N(0, I) to the prior. iaf needs a pass for each latent dimension in training; planar is no prior, since
-    it has no inverse in closed form. maf is the flow as prior that iaf is as posterior."""
+    """Flow from N(0, I) to the prior. iaf needs one pass of its nets per latent dimension in training. planar cannot be
+    a prior, since it has no inverse in closed form. maf as prior and iaf as posterior have the same networks."""
     flow_steps: int = 2
     """Number of steps of each flow."""
     flow_hidden: tuple[int, ...] = (200,)
@@ -42,7 +42,7 @@ class Config(variational.Fields, run.Config):
     flow_context: int = 50
     """Outputs of the encoder on which the posterior flow depends."""
     flow_bins: int = 8
-    """Number of bins of spline."""
+    """Number of bins of the splines of spline."""
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:

@@ -3,7 +3,8 @@
 Group: variational
 Source: Tomczak & Welling 2018, the two-level model, with a standard normal prior of the upper layer: gated layers of
 width 300, 40 latent dimensions in each layer, static binary MNIST. Initial weights, optimizer and KL warm-up are those
-of `vampprior`; the inputs of a posterior or decoder share their layers.
+of `vampprior`. In place of a first layer for each input, the posterior of z_1 concatenates the features of x with z_2,
+and the decoder z_1 with z_2.
 Published: no result for this network (Tomczak & Welling 2018).
 Command: jaxae hvae --data mnist --valid 10000 --keep best --stop-after 50 --log-likelihood-samples 5000
 """

@@ -46,13 +46,14 @@ class Config(variational.Fields, run.Config):
     """Gradient estimator of the encoder. dreg: doubly reparameterized (Tucker et al. 2019); stl: sticking the landing
     (Roeder et al. 2017), biased unless the bound is the evidence lower bound."""
     groups: int = 1
-    """Number of groups of samples in the training loss, the mean of their bounds. (multiply importance weighted,
-    Rainforth et al. 2018; default: importance weighted)"""
+    """Number of groups of samples in the training loss, which is the mean of the bounds of all groups (multiply
+    importance weighted bound, Rainforth et al. 2018)."""
     groups_of: Literal["both", "encoder"] = "both"
-    """Whose bound has groups. encoder: partially importance weighted (Rainforth et al. 2018)."""
+    """Networks that are trained on the bound with groups. encoder: partially importance weighted bound (Rainforth et
+    al. 2018)."""
     elbo_weight: float = 0.0
-    """Weight, up to 1, of the evidence lower bound within the training loss, and 1 minus it of the importance weighted
-    bound. (combination of both, Rainforth et al. 2018)"""
+    """Weight of the evidence lower bound in the training loss, in [0, 1]; the importance weighted bound has the weight
+    1 - elbo_weight (Rainforth et al. 2018)."""
     alpha: float = 0.0
     """Order of the variational Renyi bound in the training loss; 0: importance weighted, 1: evidence lower bound (Li &
     Turner 2016)."""
@@ -77,7 +78,7 @@ def experiment(
     config: Config, info: run.Info, model: vae.VAE, evaluate: Loss, prior: Prior | None = None
 ) -> run.Experiment:
     """The experiment of a model that is trained on the bound of this configuration."""
-    bound = bounds.bounds(
+    bound = bounds.of_samples(
         config.samples,
         groups=config.groups,
         groups_of=config.groups_of,

@@ -58,8 +58,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
         "remat": config.remat,
         "precision": config.precision,
     }
-    colour = likelihood.initial(info.initial_mean().mean((0, 1)))  # the mean colour of the training images
-    decoder = nets.UpResNet(likelihood.parameters(info.shape), bias=tuple(colour.tolist()), **options)
+    decoder = nets.UpResNet(likelihood.parameters(info.shape), bias=variational.colour(likelihood, info), **options)
     encoder = nets.ResNet(outputs=(2 * config.latent,), **options)
     model = vae.VAE(encoder, likelihood.decoder(decoder), likelihood)
     warmup = variational.warmup(config, info)

@@ -7,7 +7,7 @@ from scipy import special, stats
 
 from conftest import batch, new_key
 from jaxae.variants import iwae
-from jaxae.variants.bounds import Bound, bounds
+from jaxae.variants.bounds import Bound, of_samples
 from test_iwae import slopes
 from test_vae import linear_gaussian, wrong_encoder
 
@@ -35,7 +35,7 @@ def test_bound_reduces_to_its_neighbours():
     elbo, importance = LOG_W.mean(1), special.logsumexp(LOG_W, axis=1) - np.log(12)
     for bound in (Bound(groups=12, alpha=0.4), Bound(3, elbo_weight=1.0), Bound(3, alpha=1.0)):
         np.testing.assert_allclose(of(bound), elbo, rtol=1e-5)
-    for bound in (Bound(), bounds(12, groups=4, groups_of="encoder").decoder):
+    for bound in (Bound(), of_samples(12, groups=4, groups_of="encoder").decoder):
         np.testing.assert_allclose(of(bound), importance, rtol=1e-5)
     np.testing.assert_allclose(of(Bound(alpha=-200.0)), LOG_W.max(1) - np.log(12) / 201, rtol=1e-4)
     np.testing.assert_allclose(of(Bound(alpha=0.999)), elbo, rtol=2e-2)
@@ -81,10 +81,10 @@ def test_factors_of_a_weight_of_zero_are_finite():
 
 def test_decoder_and_encoder_follow_the_gradients_of_their_bounds():
     model, params, x, _ = wrong_encoder()
-    partial = bounds(6, groups=3, groups_of="encoder", alpha=0.4)
+    partial = of_samples(6, groups=3, groups_of="encoder", alpha=0.4)
     found, both, none = (
         slopes("plain", params, model, x[:5], 6, 1, 0.3, bounds=each)
-        for each in (partial, bounds(6, groups=3, alpha=0.4), bounds(6, alpha=0.4))
+        for each in (partial, of_samples(6, groups=3, alpha=0.4), of_samples(6, alpha=0.4))
     )
     np.testing.assert_allclose(found["encoder"], both["encoder"], rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(found["decoder"], none["decoder"], rtol=1e-4, atol=1e-6)
@@ -95,12 +95,12 @@ def test_decoder_and_encoder_follow_the_gradients_of_their_bounds():
 @pytest.mark.parametrize(
     ("gradient", "bound"),
     [
-        ("stl", bounds(6, alpha=1.0)),
-        ("dreg", bounds(6, groups=2, elbo_weight=0.3, alpha=0.4)),
-        ("dreg", bounds(6, groups=2)),
-        ("dreg", bounds(6, groups=2, groups_of="encoder")),
-        ("dreg", bounds(6, elbo_weight=0.3)),
-        ("dreg", bounds(6, alpha=0.4)),
+        ("stl", of_samples(6, alpha=1.0)),
+        ("dreg", of_samples(6, groups=2, elbo_weight=0.3, alpha=0.4)),
+        ("dreg", of_samples(6, groups=2)),
+        ("dreg", of_samples(6, groups=2, groups_of="encoder")),
+        ("dreg", of_samples(6, elbo_weight=0.3)),
+        ("dreg", of_samples(6, alpha=0.4)),
     ],
     ids=["stl", "all", "groups", "groups of the encoder", "combination", "order"],
 )
@@ -125,13 +125,13 @@ def test_sticking_the_landing_is_biased_for_the_importance_weighted_bound():
 
 def test_sticking_the_landing_is_zero_at_the_exact_posterior():
     model, params, x, _ = linear_gaussian()
-    found = slopes("stl", params, model, x[:5], 4, 1, bounds=bounds(4, elbo_weight=1.0))
+    found = slopes("stl", params, model, x[:5], 4, 1, bounds=of_samples(4, elbo_weight=1.0))
     assert np.abs(found["encoder"]).max() < 1e-4 < 1e-2 < np.abs(found["decoder"]).max()
 
 
 def test_loss_is_the_negative_bound_of_the_decoder():
     model, params, x, _ = wrong_encoder()
-    partial = bounds(6, groups=3, groups_of="encoder", elbo_weight=0.3, alpha=0.4)
+    partial = of_samples(6, groups=3, groups_of="encoder", elbo_weight=0.3, alpha=0.4)
     examples, variables = batch(x[:5]), {"params": params}
     terms, _ = iwae.loss(model, 6, "stl", 0.7, partial)(variables, examples, new_key())
     q = model.apply(variables, examples.x, method="posterior")
@@ -141,6 +141,6 @@ def test_loss_is_the_negative_bound_of_the_decoder():
 
 
 @pytest.mark.parametrize(("fields", "message"), [({"groups": 4}, "groups=4"), ({"elbo_weight": 1.5}, "elbo_weight")])
-def test_bounds_that_make_no_sense_raise(fields, message):
+def test_indivisible_groups_and_weights_outside_0_1_raise(fields, message):
     with pytest.raises(ValueError, match=message):
-        bounds(6, **fields)
+        of_samples(6, **fields)

@@ -305,6 +305,7 @@ def train(name, workdir, **fields):
 
 def test_bad_configuration_raises_before_anything_is_written(few, tmp_path):
     np.savez(tmp_path / "s.npz", *(np.zeros((n + 1, 3), np.float32) for n in range(40)))
+    np.save(tmp_path / "t.npy", np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32))
     sequences = {"data": str(tmp_path / "s.npz")}
     for says, name, fields in (
         (
@@ -328,6 +329,8 @@ def test_bad_configuration_raises_before_anything_is_written(few, tmp_path):
         ("total needs the global batch", "vqvae", {"accumulate": 2}),
         ("a microbatch cannot update .* batch norm", "mirrored", {"accumulate": 2, "batch_norm": True}),
         ("greedy=20 epochs for each layer leave none of epochs=60", "stacked", {"epochs": 60}),
+        (r"hidden=\(4,\) must have one width for each of 2 layers", "ladder", {"hidden": (4,), "latent": (2, 2)}),
+        (r"examples of shape \(3,\) are not images: vdvae needs", "vdvae", {"data": str(tmp_path / "t.npy")}),
         ("data holds sequences of different lengths; use an experiment for sequences", "simple", sequences),
         ("data holds sequences of different lengths; use an experiment for sequences", "convolutional", sequences),
     ):

@@ -62,9 +62,16 @@ def test_log_determinant_is_that_of_the_jacobian_and_the_inverse_inverts(name):
         np.testing.assert_allclose(back[1], -log_det, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", names("spline", "iaf", "maf"))
-def test_flows_are_the_identity_initially(name):
-    flow = flows.named(name, 3, 4, (8,), 2)
+@pytest.mark.parametrize(
+    ("name", "hidden"),
+    [
+        *((name, (8,)) for name in ("planar", "radial", "realnvp")),
+        *((name, ()) for name in ("realnvp", "iaf")),
+        *(pytest.param(name, (8,), marks=pytest.mark.slow) for name in ("spline", "iaf", "maf")),
+    ],
+)
+def test_flows_are_the_identity_initially(name, hidden):
+    flow = flows.named(name, 3, 4, hidden, 2)
     start = jax.jit(lambda key, z, context: flow.init_with_output(key, z, context, method="forward")[0])
     z = vectors(5, 4)
     found, log_det = start(new_key(), z, vectors(5, 2))
@@ -220,9 +227,12 @@ def test_spline_against_numpy():
     np.testing.assert_allclose(log_back, -log_slope, rtol=1e-4, atol=1e-5)
 
 
-def test_named_flows_reject_no_steps_and_halves_of_one_dimension():
-    with pytest.raises(ValueError, match="flow_steps=0 must be at least 1"):
+def test_named_flows_reject_no_steps_no_bins_and_halves_of_one_dimension():
+    with pytest.raises(ValueError, match="steps=0 must be at least 1"):
         flows.named("iaf", 0, 4, (8,))
     for name in ("realnvp", "spline"):
-        with pytest.raises(ValueError, match=f"latent=1 must be at least 2 for {name}"):
+        with pytest.raises(ValueError, match=f"dimensions=1 must be at least 2 for {name}"):
             flows.named(name, 1, 1, (8,))
+    for bins in (0, 1000):
+        with pytest.raises(ValueError, match=f"bins={bins} must be at least 1 and below 1000"):
+            flows.named("spline", 1, 2, (8,), bins=bins)

@@ -17,7 +17,8 @@ from jaxae.core.divergences import DiagonalNormal
 from jaxae.likelihoods import Normal
 from jaxae.measure import likelihood
 from jaxae.variants import hierarchy, hvae, iwae, ladder, top_down, vdvae
-from jaxae.variants.bounds import bounds
+from jaxae.variants.bounds import of_samples
+from test_imputation import conditional, mask, of_reals
 from test_vae import OFFSET, SIGMA, W, means
 
 # z_2 ~ N(0, I), z_1 = A z_2 + SHIFT + SCALE noise, x = W (z_1 + SKIP z_2) + OFFSET + SIGMA noise; A and SKIP diagonal.
@@ -228,7 +229,7 @@ def test_doubly_reparameterized_gradient_is_zero_at_the_exact_posterior(kind):
 def test_gradients_of_a_hierarchy_have_the_same_expectation(kind, gradient):
     """Also in the parameters that prior and posterior of a ladder share. stl: of the evidence lower bound."""
     model, params, x, _ = linear_gaussian(kind, perturbed=1.0)
-    count, bound = 4000, bounds(4, alpha=1.0) if gradient == "stl" else bounds(4)
+    count, bound = 4000, of_samples(4, alpha=1.0) if gradient == "stl" else of_samples(4)
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(new_key(), jnp.arange(count))
 
     def found(kind):
@@ -252,6 +253,72 @@ def test_free_bits_are_per_layer():
     nats = (kl[0] + kl[1]) / 2
     found = means(top_down.loss(model, kl_term.free_bits(0.7, nats)), params, batch(x))
     np.testing.assert_allclose(found["loss"], terms["reconstruction"] + 0.7 * (nats + kl[1]), rtol=1e-5)
+
+
+def test_imputation_with_a_hierarchy_is_the_conditional_expectation():
+    """With a wide q(z_1|x), which is wrong for incomplete examples."""
+    model, params, x, _ = linear_gaussian("bottom_up")
+    q = params["encoder"]["Dense_0"]
+    params["encoder"]["Dense_0"] = {"kernel": 0.7 * q["kernel"], "bias": jnp.array([0.1, -0.1, 0.0, 0.0])}
+    whole = W * A[None]
+    covariance = whole @ whole.T + SCALE**2 * W @ W.T + SIGMA**2 * np.eye(4)
+    observed = mask(x)
+    mean, deviation = conditional(x, observed, W @ SHIFT + OFFSET, covariance)
+    found = of_reals(model, params).impute(np.where(observed, x, np.nan), 2000)
+    missing = ~observed
+    error = (found.x - mean)[missing] / found.standard_error[missing]
+    assert np.abs(error).max() < 5
+    assert np.median(found.standard_error[missing]) < 0.05
+    np.testing.assert_allclose(found.deviation[missing], deviation[missing], rtol=0.25)
+
+
+def test_hierarchy_has_no_kl_of_each_dimension():
+    model, params, *_ = linear_gaussian("hvae")
+    with pytest.raises(NotImplementedError, match=r"use top_down\.loss or iwae\.loss"):
+        model.apply({"params": params}, None, method="kl")
+
+
+def test_three_layers_are_generated_and_inferred_in_order():
+    """Layers of one dimension, against NumPy; kernel, bias and log scale of each net."""
+    ups, downs = ((0.5, 0.1, -0.3), (-0.7, 0.3, 0.2)), ((0.9, -0.2, 0.1), (-1.2, 0.4, -0.5))
+    model = hierarchy.BottomUp(
+        encoder=net(2), decoder=net(4), ups=(net(2), net(2)), downs=(net(2), net(2)), latent=(1, 1, 1)
+    )
+    params = {f"ups_{i}": dense([[a]], [b], [s]) for i, (a, b, s) in enumerate(ups)}
+    params |= {f"downs_{i}": dense([[a]], [b], [s]) for i, (a, b, s) in enumerate(downs)}
+    eps = np.random.default_rng(0).normal(size=(5, 3))
+
+    def found(method, *given):
+        given = jax.tree.map(lambda part: jnp.asarray(part, jnp.float32), given)
+        return np.asarray(model.apply({"params": params}, *given, method=method))
+
+    def normal(layer, z):
+        a, b, log_scale = layer
+        return a * z + b, np.exp(log_scale)
+
+    z = [None, None, eps[:, 2]]
+    for i in (1, 0):
+        mean, scale = normal(downs[i], z[i + 1])
+        z[i] = mean + scale * eps[:, i]
+    generated = np.stack(z, axis=1)
+    np.testing.assert_allclose(found("generate", eps), generated, rtol=1e-5, atol=1e-5)
+    log_p = [stats.norm.logpdf(z[i], *normal(downs[i], z[i + 1])) for i in (0, 1)] + [stats.norm.logpdf(z[2])]
+    np.testing.assert_allclose(found("log_priors", generated), np.stack(log_p, axis=1), rtol=1e-4, atol=1e-4)
+    q = DiagonalNormal(np.full((5, 1), 0.3), np.full((5, 1), -0.4))
+    z = [0.3 + np.exp(-0.4) * eps[:, 0], None, None]
+    for i in (0, 1):
+        mean, scale = normal(ups[i], z[i])
+        z[i + 1] = mean + scale * eps[:, i + 1]
+    inferred = np.stack(z, axis=1)
+    np.testing.assert_allclose(found("infer", q, eps), inferred, rtol=1e-5, atol=1e-5)
+    log_q = [stats.norm.logpdf(z[0], 0.3, np.exp(-0.4))]
+    log_q += [stats.norm.logpdf(z[i + 1], *normal(ups[i], z[i])) for i in (0, 1)]
+    np.testing.assert_allclose(found("log_posteriors", q, inferred), np.stack(log_q, axis=1), rtol=1e-4, atol=1e-4)
+
+
+def test_residual_hierarchy_needs_a_latent_layer():
+    with pytest.raises(ValueError, match=r"counts=\(0, 0\): at least one latent layer is needed"):
+        vdvae.layers((4, 4, 1), 4, 2, (0, 0))
 
 
 def test_combined_density_is_the_normalized_product():

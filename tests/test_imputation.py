@@ -56,14 +56,14 @@ def of_reals(model, params, seeds=range(1), scale=None):
     return Trained(experiment(model), state, (width,), seeds, scale=scale, real=True)
 
 
-def conditional(x, observed):
-    """Mean and standard deviation of the missing entries of the linear-Gaussian model, given the observed ones."""
+def conditional(x, observed, centre=OFFSET, covariance=COVARIANCE):
+    """Mean and standard deviation of missing entries given the observed ones, of N(centre, covariance)."""
     mean, deviation = x.astype(float).copy(), np.zeros(x.shape)
     for i, known in enumerate(observed):
         m = ~known
-        gain = COVARIANCE[np.ix_(m, known)] @ np.linalg.inv(COVARIANCE[np.ix_(known, known)])
-        mean[i, m] = OFFSET[m] + gain @ (x[i, known] - OFFSET[known])
-        deviation[i, m] = np.sqrt(np.diag(COVARIANCE[np.ix_(m, m)] - gain @ COVARIANCE[np.ix_(known, m)]))
+        gain = covariance[np.ix_(m, known)] @ np.linalg.inv(covariance[np.ix_(known, known)])
+        mean[i, m] = centre[m] + gain @ (x[i, known] - centre[known])
+        deviation[i, m] = np.sqrt(np.diag(covariance[np.ix_(m, m)] - gain @ covariance[np.ix_(known, m)]))
     return mean, deviation
 
 

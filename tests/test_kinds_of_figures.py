@@ -223,6 +223,38 @@ def test_band_has_the_quantiles_of_the_decoded_posterior():
     np.testing.assert_allclose(figure.axes[0].lines[1].get_ydata(), 7 + 6 * x[0, :, 0], rtol=1e-5)
 
 
+class Shared:
+    """q(z|x), an `iwae.Posterior`: one number of noise for all steps, with standard deviation 0.5."""
+
+    size = 1
+
+    def __init__(self, mean):
+        self.mean = mean
+
+    def samples(self, eps):
+        return self.mean[:, None] + 0.5 * eps
+
+    def log_prob(self, z):
+        raise NotImplementedError
+
+
+class OfShared(Gaussian):
+    """The same decoder with this posterior."""
+
+    def posterior(self, x):
+        return Shared(x[..., 0])
+
+
+def test_band_of_a_posterior_that_is_no_diagonal_normal_has_the_quantiles_of_its_samples():
+    x = rng.normal(size=(20, 40, 1)).astype(np.float32)
+    net = trained(Experiment(OfShared(), Transition(dict, dict), dict), {}, {}, (40, 1))
+    model = dataclasses.replace(net, real=True)
+    low, high = (series.posterior_band(model, data.Split(x, np.full(20, -1))) - 3 * x) / 1.5
+    assert low.mean() == pytest.approx(-1.645, abs=0.15)
+    assert high.mean() == pytest.approx(1.645, abs=0.15)
+    assert np.ptp(low, axis=1).max() < 1e-4
+
+
 def sequences():
     """Twenty series of up to 6 steps in two dimensions; one dimension of step 1 of the first is missing."""
     x, lengths = rng.random((20, 6, 2), np.float32), np.arange(20) % 4 + 3

@@ -1,7 +1,8 @@
 """Write the codes of new data under the model of a finished or saved run.
 
-Variational models give the posterior mean. Float images are quantized to 256 levels first, as in training. With several
-seeds, the array has a leading axis of seeds, and the table repeats its columns for each seed (`z0_seed3`, `z1_seed3`,
+Variational models give the posterior mean; with a flow, its image; hierarchies, the mean of each layer given the means
+of the layers inferred before it. Float images are quantized to 256 levels first, as in training. With several seeds,
+the array has a leading axis of seeds, and the table repeats its columns for each seed (`z0_seed3`, `z1_seed3`,
 `z0_seed4`, ...).
 """
 

@@ -55,7 +55,8 @@ def _series_slope(a: Float[Array, "*D"]) -> Float[Array, "*D"]:
 def binet_of_counts(x: Float[Array, "B *D"], a: Float[Array, "R *D"], slope: bool = False) -> Float[Array, "B *D"]:
     """`binet`, or `binet_slope`, of x + a for whole numbers x >= 1.
 
-    Where a, [1, *D], is that of all examples, sums below SHIFT, which need logarithms, are evaluated once for each x.
+    If a has the shape [1, *D], the values for counts x < SHIFT, which need logarithms, are evaluated once per count and
+    not once per example.
     """
     function, series = (binet_slope, _series_slope) if slope else (binet, _series)
     if len(a) > 1:

@@ -1,4 +1,4 @@
-"""MADE: a net with masked kernels, whose outputs of a dimension depend on the dimensions before it."""
+"""MADE, the masked autoencoder for distribution estimation: outputs of a dimension depend on those before it."""
 
 from itertools import pairwise
 from typing import Any
@@ -32,7 +32,9 @@ class MADE(nn.Module):
         inits = [*[init] * len(self.hidden), nn.initializers.zeros]
         self.kernels = [self.param(f"kernel_{i}", inits[i], widths[i : i + 2]) for i in range(len(inits))]
         self.biases = [self.param(f"bias_{i}", nn.initializers.zeros, (width,)) for i, width in enumerate(widths[1:])]
-        self.of_context: Any = self.param("kernel_context", init, (self.context, widths[1])) if self.context else None
+        self.of_context: Any = (
+            self.param("kernel_context", inits[0], (self.context, widths[1])) if self.context else None
+        )
 
     def __call__(
         self, x: Float[Array, "*lead D"], context: Float[Array, "*outer H"] | None = None

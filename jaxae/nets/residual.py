@@ -29,6 +29,14 @@ def norm(x: Float[Array, "B *P C"], name: str) -> Float[Array, "B *P C"]:
     return nn.GroupNorm(groups, epsilon=1e-6, use_fast_variance=False, name=name)(x)
 
 
+def sizes(shape: tuple[int, ...], levels: int) -> list[tuple[int, int]]:
+    """Height and width at each level: those of the image, halved and rounded up from level to level."""
+    found = [(shape[0], shape[1])]
+    for _ in range(levels - 1):
+        found.append((-(-found[-1][0] // 2), -(-found[-1][1] // 2)))
+    return found
+
+
 class Block(nn.Module):
     """x + f(x), f twice norm, SiLU and a 3 x 3 convolution: [B, H, W, C] -> [B, H, W, C].
 
@@ -176,11 +184,9 @@ class UpResNet(nn.Module):
         keys: Keys | None = None,
         axis: str | None = None,  # noqa: ARG002
     ) -> Float[Array, "*lead_and_shape"]:
-        sizes = [self.shape[:2]]
-        for _ in self.filters[1:]:
-            sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
-        small = (*sizes[-1], self.filters[-1])
-        spatial = z.ndim > 3 and z.shape[-3:-1] == sizes[-1]
+        each = sizes(self.shape, len(self.filters))
+        small = (*each[-1], self.filters[-1])
+        spatial = z.ndim > 3 and z.shape[-3:-1] == each[-1]
         lead = z.shape[:-3] if spatial else z.shape[:-1]
         if spatial:
             x = Convolution(self.filters[-1], 1, precision=self.precision, name="input")(z.reshape(-1, *z.shape[-3:]))
@@ -189,7 +195,7 @@ class UpResNet(nn.Module):
         for number, filters in reversed(list(enumerate(self.filters))):
             if number < len(self.filters) - 1:
                 x = Convolution(filters, up=2, precision=self.precision, name=f"up{number}")(x)
-                x = x[:, : sizes[number][0], : sizes[number][1]]
+                x = x[:, : each[number][0], : each[number][1]]
             x = _level(self, number)(x, keys)
         x = nn.silu(norm(x, "norm"))
         self.sow("intermediates", LAST_INPUT, x)

@@ -51,13 +51,19 @@ class Fields(Common):
 
 
 @dataclass(frozen=True)
-class Layered(Fields):
+class FreeBits(Common):
     """The same, for `layered`."""
+
+    free_bits: float = 0.0
+    """Free bits: nats of KL per latent layer that are not penalised (0: none)."""
+
+
+@dataclass(frozen=True)
+class Layered(FreeBits, Fields):
+    """The same, with dense networks."""
 
     latent: tuple[int, ...] = (2, 2)  # type: ignore[assignment]
     """Number of latent dimensions of each layer, from the one nearest to the data."""
-    free_bits: float = 0.0
-    """Free bits: nats of KL per layer of latent variables that are not penalised (0: none)."""
 
 
 def dense(config: Fields, info: Info, **options: Any) -> tuple[nn.Module, nn.Module, Likelihood]:
@@ -74,6 +80,11 @@ def likelihood(config: Common, info: Info) -> tuple[Likelihood, tuple[float, ...
     """The likelihood, and the initial bias of the decoder for the mean training example."""
     found = likelihoods.named(config.likelihood, config.likelihood_scale, info)
     return found, tuple(found.initial(info.initial_mean()).ravel().tolist())
+
+
+def colour(likelihood: Likelihood, info: Info) -> tuple[float, ...]:
+    """The initial bias of a convolutional decoder for the mean colour of the training images."""
+    return tuple(likelihood.initial(info.initial_mean().mean((0, 1))).tolist())
 
 
 def warmup(config: Any, info: Info) -> Weight:
@@ -121,7 +132,7 @@ def experiment(
 def layered(config: Any, info: Info, model: top_down.TopDown, optimizer: optax.GradientTransformation) -> Experiment:
     """The experiment of a hierarchy that is trained on the evidence lower bound, with free bits per layer.
 
-    config: an experiment's, with `Common` and free_bits.
+    config: an experiment's, with `FreeBits`.
     """
     rate = kl_term.rate(1.0, warmup(config, info), free=config.free_bits)
     train = descend(top_down.loss(model, rate), optimizer)

@@ -176,7 +176,8 @@ def _by_importance(
     x, _, *c = data
     b = len(x)
     q: Any = model.apply(variables, x, *c, method="posterior")
-    outputs: Any = model.apply(variables, q.mean, *c, method="outputs")
+    code: Any = model.apply(variables, x, *c, method="encode")
+    outputs: Any = model.apply(variables, code, *c, method="outputs")
     centre = model.likelihood.mean(outputs)  # sums of squares are about it, since they cancel far from it
     batch, axes = Batch(x, index, jnp.ones(b), jnp.int32(0)), x.ndim - 1
 

@@ -86,7 +86,11 @@ class Trained:
     def encode(
         self, x: Examples, lengths: Int[Any, " N"] | None = None, *, y: Any = None, context: Any = None
     ) -> Float[Array, "*S_N_code"]:
-        """Codes, float32; deterministic (the posterior mean for variational models)."""
+        """Codes, float32; deterministic.
+
+        Those of variational models are the posterior mean; with a flow, its image; of a hierarchy, the mean of each
+        layer given the means of the layers inferred before it.
+        """
         found = []
         for part in parts(self, x, lengths, Given(y, context)):
             if part.steps is not None and not self.experiment.sequences:

@@ -14,10 +14,11 @@ Gradient = Literal["plain", "stl", "dreg"]
 class Bound(NamedTuple):
     """The mean over groups of b mean(log w) + (1 - b) log(mean(w^(1 - a))) / (1 - a), each mean over a group.
 
-    With groups of one sample, b = 1 or a = 1 the evidence lower bound, and with one group and a = b = 0 the importance
-    weighted bound (Burda, Grosse & Salakhutdinov 2016, equation 8). Several groups: the multiply importance weighted
-    bound, MIWAE; b: the combination CIWAE (Rainforth et al. 2018, section 5). a: the variational Renyi bound (Li &
-    Turner 2016, section 3), which for a < 0 is no lower bound in the limit of many samples.
+    Groups of one sample, b = 1 or a = 1 give the evidence lower bound; one group with a = b = 0 gives the importance
+    weighted bound (Burda, Grosse & Salakhutdinov 2016, equation 8). Several groups give the multiply importance
+    weighted bound, and b > 0 its combination with the evidence lower bound (Rainforth et al. 2018, section 5). a is the
+    order of the variational Renyi bound (Li & Turner 2016, section 3), which for a < 0 is no lower bound in the limit
+    of many samples.
     """
 
     groups: int = 1  # they divide the number of samples
@@ -37,11 +38,11 @@ class Bound(NamedTuple):
         return jax.grad(lambda log_w: self.value(log_w).sum())(log_weights)
 
     def factors(self, log_weights: Float[Array, "B K"], kl_weight: Float[Array, ""]) -> Float[Array, "B K"]:
-        """(s - c d) / s of slopes s, their derivatives d with respect to their own log weight, and the KL weight c.
+        """(s - c h) / s of slopes s, their derivatives h with respect to their own log weight, and the KL weight c.
 
         The doubly reparameterized gradient multiplies the gradient with respect to the samples by these factors, where
-        q within log w is held fixed. It replaces the omitted term, -c s d log q(z|x) at a fixed z, whose expectation is
-        that of -c d (d log w / dz) (Tucker et al. 2019, equation 5, for any function s of the samples).
+        q within log w is held fixed. This replaces the omitted term, -c s d log q(z|x) at a fixed z, whose expectation
+        is that of -c h (d log w / dz) (Tucker et al. 2019, equation 5, for any function s of the samples).
         """
         log_w = self._grouped(log_weights)
         v = jax.nn.softmax((1 - self.alpha) * log_w, axis=1)
@@ -64,7 +65,7 @@ class Bounds(NamedTuple):
 IMPORTANCE_WEIGHTED = Bounds()
 
 
-def bounds(
+def of_samples(
     samples: int,
     *,
     groups: int = 1,
@@ -74,8 +75,8 @@ def bounds(
 ) -> Bounds:
     """The bounds of decoder and encoder for this number of samples: see `Bound`.
 
-    groups_of: encoder, only its bound has groups: the partially importance weighted bound, PIWAE (Rainforth et al.
-    2018, section 5). ValueError for groups that do not divide the samples, and for a weight outside of [0, 1].
+    groups_of: encoder, only its bound has groups: the partially importance weighted bound (Rainforth et al. 2018,
+    section 5). ValueError for groups that do not divide the samples, and for a weight outside of [0, 1].
     """
     if groups < 1 or samples % groups:
         raise ValueError(f"groups={groups} must divide samples={samples}")

@@ -6,12 +6,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from jaxae.core import divergences
 from jaxae.core.batch import Batch, Loss, Terms, Weight
 from jaxae.core.divergences import DiagonalNormal
 from jaxae.core.experiment import Prior
 from jaxae.core.types import Extra, Variables
-from jaxae.variants import vae
+from jaxae.variants import iwae, vae
 from jaxae.variants.flows import Flow
 
 
@@ -47,24 +46,16 @@ class FlowVAE(vae.VAE, kw_only=True):
         """f(z0, h) and log |det df / dz0|, for samples z0 of `posterior`."""
         return self._flow(z, self._normal_and_context(x, c)[1][:, None])
 
-    def sample(
-        self, x: Float[Array, "B *D"], eps: Float[Array, "B Z"], c: vae.Condition = None
-    ) -> tuple[Float[Array, "B Z"], Float[Array, " B"]]:
-        """A code z for each example from standard normal noise, and log q(z|x).
-
-        log q(z|x) = log q(z0|x) - log |det df / dz0| (Rezende & Mohamed 2015, equation 13).
-        """
-        q, context = self._normal_and_context(x, c)
-        start = vae.reparameterize(q, eps)
-        z, log_det = self._flow(start, context)
-        return z, divergences.log_normal(q, start) - log_det
-
     def log_prior(self, z: Float[Array, "N Z"], c: vae.Condition = None) -> Float[Array, " N"]:
         """log p(z) = log N(u; 0, I) + log |det du / dz|, for z = flow(u)."""
         if self.prior_flow is None:
             return super().log_prior(z, c)
         u, log_det = self.prior_flow.inverse(z)
         return super().log_prior(u, c) + log_det
+
+    def kl(self, q: DiagonalNormal, c: vae.Condition = None) -> Float[Array, "B Z"]:
+        """NotImplementedError: the density of a flow is known at its samples alone."""
+        raise NotImplementedError("KL(q || p) of a flow has no closed form; use flow_vae.loss or iwae.loss")
 
     def from_noise(self, u: Float[Array, "N Z"]) -> Float[Array, "N Z"]:
         """Samples of p(z), from samples of N(0, I)."""
@@ -81,9 +72,9 @@ class FlowVAE(vae.VAE, kw_only=True):
 
 
 def prior(model: FlowVAE) -> Prior:
-    """Samples from p(z)."""
+    """Samples from p(z), the same under every condition."""
 
-    def sample(variables: Variables, key: Key[Array, ""], n: int) -> Float[Array, "N Z"]:
+    def sample(variables: Variables, key: Key[Array, ""], n: int, *condition: jax.Array) -> Float[Array, "N Z"]:  # noqa: ARG001
         return model.apply(variables, jax.random.normal(key, (n, model.latent)), method="from_noise")  # type: ignore[return-value]
 
     return sample
@@ -92,16 +83,16 @@ def prior(model: FlowVAE) -> Prior:
 def loss(model: FlowVAE, kl_weight: Weight = 1.0) -> Loss:
     """The negative evidence lower bound with one sample, whose KL term is log q(z|x) - log p(z).
 
-    Rezende & Mohamed 2015, equation 15. Terms: `loss`, `reconstruction`, `kl`, nats per example; the likelihood's
-    `errors`.
+    log q(z|x) = log q(z0|x) - log |det df / dz0| (Rezende & Mohamed 2015, equations 13 and 15). Terms: `loss`,
+    `reconstruction`, `kl`, nats per example; the likelihood's `errors`.
     """
 
     def negative_elbo(variables: Variables, batch: Batch, key: Key[Array, ""]) -> tuple[Terms, Extra]:
         c = vae.condition_of(model, batch)
-        found: Any = model.apply(variables, batch.x, batch.noise(key, (model.latent,)), *c, method="sample")
-        z, log_q = found
-        error, outputs = vae.reconstruction(model, variables, batch, z)
-        kl = log_q - jnp.asarray(model.apply(variables, z, *c, method="log_prior"))
+        q: Any = model.apply(variables, batch.x, *c, method="posterior")
+        z = q.samples(batch.noise(key, (1, q.size)))
+        found, outputs = iwae.decoded(model, variables, (batch.x, batch.observed, *c), q, z)
+        error, kl = -found.likelihood[:, 0], (found.posterior - found.prior)[:, 0]
         return {
             "loss": error + batch.scheduled(kl_weight) * kl,
             "reconstruction": error,

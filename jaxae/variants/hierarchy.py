@@ -106,11 +106,15 @@ class Hierarchy(vae.VAE, kw_only=True):
         """log p(z)."""
         return self.log_priors(z).sum(1)
 
+    def kl(self, q: Any, c: vae.Condition = None) -> Float[Array, "B Z"]:
+        """NotImplementedError: the KL of a layer depends on the samples of the others."""
+        raise NotImplementedError("KL(q || p) of a hierarchy has no closed form; use top_down.loss or iwae.loss")
+
 
 class BottomUp(Hierarchy, kw_only=True):
     """q(z|x) = q(z_1|x) q(z_2|z_1) ... and p(x, z) = p(z_L) ... p(z_1|z_2) p(x|z_1), p(z_L) = N(0, I).
 
-    Burda et al. 2016, equations 1 and 5. Groups: encoder, decoder, ups_0, ..., downs_0, ....
+    Burda et al. 2016, equations 1 and 5. Parameter groups: encoder, decoder, ups_0, ..., downs_0, ....
     """
 
     latent: tuple[int, ...]  # dimensions of each layer
@@ -138,13 +142,13 @@ class BottomUp(Hierarchy, kw_only=True):
         """log q(z_l|z_(l - 1))."""
         layers = self.layers_of(z)
         each = [features, *(normal(up(layer)) for up, layer in zip(self.ups, layers, strict=False))]
-        return _log_densities(each, layers)
+        return log_densities(each, layers)
 
     def log_priors(self, z: Float[Array, "N Z"]) -> Float[Array, "N L"]:
         """log p(z_l|z_(l + 1))."""
         layers = self.layers_of(z)
         each = [normal(down(layer)) for down, layer in zip(self.downs, layers[1:], strict=True)]
-        return _log_densities([*each, standard_normal(layers[-1])], layers)
+        return log_densities([*each, standard_normal(layers[-1])], layers)
 
     def generate(self, eps: Float[Array, "N Z"]) -> Float[Array, "N Z"]:
         """A sample of p(z) from standard normal noise."""
@@ -159,7 +163,8 @@ class BottomUp(Hierarchy, kw_only=True):
         return self.decoder(self.layers_of(z)[0])
 
 
-def _log_densities(each: list[DiagonalNormal], layers: list[Float[Array, "N _"]]) -> Float[Array, "N L"]:
+def log_densities(each: list[DiagonalNormal], layers: list[Float[Array, "N _"]]) -> Float[Array, "N L"]:
+    """The log density of each layer."""
     return jnp.stack([log_normal(one, z) for one, z in zip(each, layers, strict=True)], axis=1)
 
 

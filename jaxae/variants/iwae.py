@@ -81,7 +81,8 @@ def loss(
     the same expectation and a signal-to-noise ratio that does not fall with K; stl, sticking the landing (Roeder, Wu &
     Duvenaud 2017), which omits the derivative of log q(z|x) at a fixed z: with the same expectation for the evidence
     lower bound, biased for other bounds. kl_weight: weight of the KL term within log w, for KL warm-up. bounds: other
-    bounds of decoder and encoder; `loss` is that of the decoder.
+    bounds of decoder and encoder; `loss` is that of the decoder. Of a model with a posterior flow, dreg, stl and the
+    encoder's bound apply to q(z0|x) alone: the flow and its context follow the plain gradient of the decoder's bound.
     Terms: `loss`; `elbo`, the mean over the samples of log w with `kl_weight` = 1, an estimate of the bound for K = 1.
     """
     bound = _bound(densities(model), gradient, bounds)
@@ -104,11 +105,12 @@ def _bound(
 
     The derivative in the variables of p(x, z) is sum_k s_k d log w_k, s_k the slopes of the decoder's bound; in q and
     z, on which the encoder acts, those of the encoder's bound replace them. stl and dreg hold q within log w fixed,
-    and dreg multiplies the derivative in z_k by the factors of the bound: with one group and KL weight b,
+    and dreg multiplies the derivative in z_k by the factors of the bound: for the importance weighted bound with the KL
+    weight c,
 
-        sum_k ((1 - b) v_k + b v_k^2) d log w_k / dz_k,
+        sum_k ((1 - c) v_k + c v_k^2) d log w_k / dz_k,
 
-    v_k being the normalized weights; b = 1 gives equation 8 of Tucker et al. 2019.
+    v_k being the normalized weights; c = 1 gives equation 8 of Tucker et al. 2019.
     """
 
     @jax.custom_vjp

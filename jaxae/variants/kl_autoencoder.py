@@ -26,7 +26,10 @@ LARGEST = 1e4  # adaptive weight
 
 
 class KLAutoencoder(nn.Module):
-    """Posteriors with spatial codes, a decoder and a discriminator. Groups: encoder, decoder, discriminator."""
+    """Posteriors with spatial codes, a decoder and a discriminator.
+
+    Parameter groups: encoder, decoder, discriminator.
+    """
 
     encoder: nn.Module  # [B, H, W, C] -> [B, h, w, 2 Z], means and log scales
     decoder: nn.Module  # [*lead, h, w, Z] -> [*lead, H, W, C], an `UpResNet`

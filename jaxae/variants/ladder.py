@@ -15,10 +15,13 @@ from jaxae.variants.vae import normal
 
 
 class Layer(hvae.Layer):
-    """q(z_l|x, z_(l + 1)) combines p(z_l|z_(l + 1)) with what the features say about z_l; the state is z_(l + 1)."""
+    """q(z_l|x, z_(l + 1)) is proportional to p(z_l|z_(l + 1)) times a normal density whose parameters are of x alone.
+
+    The state is z_(l + 1).
+    """
 
     def posterior(self, state: Float[Array, "N S"], p: DiagonalNormal, features: Float[Array, "N F"]) -> DiagonalNormal:  # noqa: ARG002
-        """q(z_l|x, z_(l + 1)); that of z_L is of the features alone."""
+        """q(z_l|x, z_(l + 1)); q(z_L|x) depends on the features alone."""
         q = normal(self.of_q(features))
         return q if self.of_p is None else combined(q, p)
 

@@ -26,7 +26,10 @@ HIDDEN = -1.0  # value of hidden pixels in the input, which no pixel in [0, 1] h
 
 
 class Masked(autoencoder.Autoencoder, kw_only=True):
-    """An autoencoder that replaces hidden patches by a learned mask token. Groups: encoder, decoder, mask_token."""
+    """An autoencoder that replaces hidden patches by a learned mask token.
+
+    Parameter groups: encoder, decoder, mask_token.
+    """
 
     patch: int  # width of a patch in pixels
     hidden: ClassVar[float] = HIDDEN
@@ -51,7 +54,7 @@ class MaskedTransformer(autoencoder.Autoencoder, kw_only=True):
     """A transformer that encodes the visible patches only; the decoder has a mask token in place of the others.
 
     He et al. 2022, section 3. The code has a token per patch; those of hidden patches are the mask token, of the
-    encoder's width: the decoder starts with a linear map. Groups: encoder, decoder, mask_token.
+    encoder's width: the decoder starts with a linear map. Parameter groups: encoder, decoder, mask_token.
     """
 
     patch: int  # width of a patch in pixels

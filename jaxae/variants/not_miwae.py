@@ -54,7 +54,7 @@ def missingness(kind: Kind, shape: tuple[int, ...], hidden: int = 128) -> nn.Mod
 
 
 class NotMIWAE(vae.VAE, kw_only=True):
-    """A variational autoencoder with a model of missingness. Groups: encoder, decoder, missingness.
+    """A variational autoencoder with a model of missingness. Parameter groups: encoder, decoder, missingness.
 
     ValueError for a likelihood of pixels or counts, whose samples have no gradient.
     """

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxae.core import kl_term
 from jaxae.core.batch import Batch, Loss, Terms
-from jaxae.core.divergences import DiagonalNormal, kl_normals_terms, log_normal, per_example
+from jaxae.core.divergences import DiagonalNormal, kl_normals_terms, per_example
 from jaxae.core.types import Extra, Variables
 from jaxae.likelihoods import log_likelihood
 from jaxae.nets import Activation
@@ -18,9 +18,9 @@ from jaxae.variants.vae import reparameterize
 
 
 class Layer(nn.Module):
-    """A layer of latent variables. A state, zeros above z_L, carries what lower layers and x depend on.
+    """A layer of latent variables: p(z_l|state), q(z_l|state, features of x), and the state for the layer below.
 
-    p(z_l|state), q(z_l|state, features of x), and the state below the layer.
+    The state carries what the layers below and x depend on. Above z_L it is 0.
     """
 
     def prior(self, state: Float[Array, "N *S"]) -> tuple[DiagonalNormal, Float[Array, "N *T"]]:
@@ -73,7 +73,10 @@ Choose = Callable[[int, DiagonalNormal, DiagonalNormal | None], Float[Array, "N 
 
 
 class TopDown(hierarchy.Hierarchy, kw_only=True):
-    """q(z|x) = q(z_L|x) ... q(z_1|z_2, ..., z_L, x). Groups: encoder, decoder, layers_0 (z_1), layers_1, ...."""
+    """q(z|x) = q(z_L|x) ... q(z_1|z_2, ..., z_L, x).
+
+    Parameter groups: encoder, decoder, layers_0 (of z_1), layers_1, ....
+    """
 
     encoder: nn.Module  # [B, *D] -> features [B, ...] for each layer, a tuple
     layers: tuple[Layer, ...]  # of z_1, ..., z_L
@@ -86,12 +89,12 @@ class TopDown(hierarchy.Hierarchy, kw_only=True):
 
     def features(self, x: Float[Array, "B *D"]) -> Any:
         """The features of each layer."""
-        return self.encoder(jnp.log1p(x) if self.likelihood.data == "counts" else x)
+        return self.encoded(x)
 
     def descend(self, n: int, choose: Choose, features: Any = None) -> tuple[list[Step], Float[Array, "{n} *S"]]:
         """A pass from z_L to z_1: a step for each of z_1, ..., z_L, and the input of the decoder.
 
-        choose: z_l from its place, p and, with features, q.
+        choose: z_l, given its place, p(z_l|...) and q(z_l|...), which is None without features.
         """
         state, steps = jnp.zeros((n, *self.start)), []
         for place in reversed(range(len(self.layers))):
@@ -115,11 +118,12 @@ class TopDown(hierarchy.Hierarchy, kw_only=True):
     def log_posteriors(self, features: Any, z: Float[Array, "N Z"]) -> Float[Array, "N L"]:
         """log q(z_l|z_(l + 1), ..., z_L, x)."""
         steps, _ = self._at(z, features)
-        return jnp.stack([log_normal(_known(step.q), step.z) for step in steps], axis=1)
+        return hierarchy.log_densities([_known(step.q) for step in steps], [step.z for step in steps])
 
     def log_priors(self, z: Float[Array, "N Z"]) -> Float[Array, "N L"]:
         """log p(z_l|z_(l + 1), ..., z_L)."""
-        return jnp.stack([log_normal(step.p, step.z) for step in self._at(z)[0]], axis=1)
+        steps, _ = self._at(z)
+        return hierarchy.log_densities([step.p for step in steps], [step.z for step in steps])
 
     def generate(self, eps: Float[Array, "N Z"]) -> Float[Array, "N Z"]:
         """A sample of p(z) from standard normal noise."""

@@ -27,7 +27,7 @@ PIXELS = around(0.05)
 
 
 class VampVAE(vae.VAE, kw_only=True):
-    """A variational autoencoder with p(z) = (1 / K) sum_k q(z|u_k). Groups: encoder, decoder, pseudo_inputs.
+    """A variational autoencoder with p(z) = (1 / K) sum_k q(z|u_k). Parameter groups: encoder, decoder, pseudo_inputs.
 
     Pseudo-inputs u of pixels are clipped to [0, 1], of counts at 0, and posteriors have a log scale in `LOG_SCALE`, as
     in the authors' code.

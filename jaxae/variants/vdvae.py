@@ -1,6 +1,7 @@
 """A top-down residual network as in the very deep variational autoencoder (Child 2021).
 
-Layers of latent variables, images of few channels, from a low resolution to the full one; after Kingma et al. 2016.
+Each layer of latent variables is an image of few channels; their resolution increases from z_L to z_1 (as in Kingma et
+al. 2016).
 """
 
 from itertools import pairwise
@@ -13,16 +14,8 @@ from jaxtyping import Array, Float
 from jaxae.core.divergences import DiagonalNormal
 from jaxae.nets import Convolution
 from jaxae.nets.resampling import upsample
-from jaxae.nets.residual import Block, Level, norm
+from jaxae.nets.residual import Block, Level, norm, sizes
 from jaxae.variants import top_down
-
-
-def sizes(shape: tuple[int, ...], levels: int) -> list[tuple[int, int]]:
-    """Height and width at each level: those of the image, halved and rounded up from level to level."""
-    found = [(shape[0], shape[1])]
-    for _ in range(levels - 1):
-        found.append((-(-found[-1][0] // 2), -(-found[-1][1] // 2)))
-    return found
 
 
 def enlarged(x: Float[Array, "B h w C"], size: tuple[int, ...]) -> Float[Array, "B H W C"]:
@@ -134,8 +127,13 @@ class Decoder(nn.Module):
 def layers(
     shape: tuple[int, ...], channels: int, latent: int, counts: tuple[int, ...], precision: str = "float32"
 ) -> tuple[Layer, ...]:
-    """The latent layers of images of this shape, from z_1 on. counts: number at each level, full resolution first."""
+    """The latent layers of images of this shape, from z_1 on. counts: number at each level, full resolution first.
+
+    ValueError without any latent layer.
+    """
     levels = [number for number, count in enumerate(counts) for _ in range(count)]
+    if not levels:
+        raise ValueError(f"counts={counts}: at least one latent layer is needed")
     firsts = [*(above != level for level, above in pairwise(levels)), True]
     where = sizes(shape, len(counts))
     return tuple(

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jaxae.core.divergences import DiagonalNormal
 from jaxae.core.types import Sampler
 from jaxae.data import Dataset, Split
 from jaxae.report.figures import conditions, errors, walks
@@ -17,6 +16,7 @@ from jaxae.report.figures.base import COLOURS, MISSING, canvas, encoded, in_unit
 from jaxae.report.figures.conditions import grid, own, repeated
 from jaxae.training.examples import condition_of, part_of
 from jaxae.training.trained import Trained
+from jaxae.variants import iwae
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -140,10 +140,9 @@ def posterior_band(
     )
     c = condition_of(model, split.y, split.context)
     q = net.apply(model.variables, jnp.asarray(split.x, jnp.float32), *steps, *c, method="posterior")
-    if not isinstance(q, DiagonalNormal):
+    if not isinstance(q, iwae.Posterior):
         return None
-    noise = jax.random.normal(jax.random.key(0), (DRAWS, *q.mean.shape))
-    z = jnp.swapaxes(q.mean[None] + q.scale[None] * noise, 0, 1)
+    z = q.samples(jax.random.normal(jax.random.key(0), (len(split.x), DRAWS, q.size)))
     if hasattr(net, "flow"):
         z, _ = net.apply(model.variables, z, jnp.asarray(split.x, jnp.float32), *c, method="flow")
     decoded = (np.asarray(model.decode(codes, **part_of(given, i))) for i, codes in enumerate(z))

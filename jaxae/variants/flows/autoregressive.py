@@ -13,8 +13,8 @@ class Autoregressive(Flow):
     """f_i(z) = T(z_i; parameters of z_1, ..., z_(i - 1)), with the parameters of all dimensions from one MADE.
 
     With affine T, `forward` is a step of the inverse autoregressive flow (Kingma et al. 2016, equation 10), and its
-    inverse is a step of the masked autoregressive flow (Papamakarios, Pavlakou & Murray 2017, equation 3), for which
-    `inverse` needs one pass for each dimension.
+    inverse is a step of the masked autoregressive flow (Papamakarios, Pavlakou & Murray 2017, equation 3). `forward`
+    needs one pass of the net, `inverse` one per dimension.
     """
 
     net: MADE  # P outputs

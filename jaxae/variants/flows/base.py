@@ -14,8 +14,8 @@ Flowed: TypeAlias = tuple[Float[Array, "*lead Z"], Float[Array, "*lead"]]  # vec
 class Flow(nn.Module):
     """An invertible map of vectors [*lead, Z], with the logarithm of its Jacobian determinant.
 
-    log q(f(z)) = log q(z) - log |det df / dz| (Rezende & Mohamed 2015, equation 5). All flows but `Reverse` are the
-    identity initially.
+    log q(f(z)) = log q(z) - log |det df / dz| (Rezende & Mohamed 2015, equation 5). Every flow except `Reverse` is
+    the identity initially.
     """
 
     def forward(self, z: Float[Array, "*lead Z"], context: Context = None) -> Flowed:
@@ -33,7 +33,7 @@ class Chain(Flow):
     flows: tuple[Flow, ...]
 
     def forward(self, z: Float[Array, "*lead Z"], context: Context = None) -> Flowed:
-        """The last flow of ... of the first, and the sum of the log determinants."""
+        """All flows in order, and the sum of their log determinants."""
         total = jnp.zeros(z.shape[:-1])
         for flow in self.flows:
             z, log_det = flow.forward(z, context)

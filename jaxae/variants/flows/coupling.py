@@ -10,18 +10,19 @@ from jaxae.variants.flows.elementwise import Elementwise
 
 
 class Coupling(Flow):
-    """The first half is unchanged; the second is T(z_2; parameters of z_1) (equations 4, 5 and 8).
+    """z_1, the first half, is unchanged; z_2 becomes T(z_2; parameters that depend on z_1) (equations 4, 5 and 8).
 
     With affine T it is the coupling layer of RealNVP (Dinh, Sohl-Dickstein & Bengio 2017), with splines that of Durkan
     et al. 2019.
     """
 
     dimensions: int  # at least 2
-    hidden: tuple[int, ...]  # widths of the net
+    hidden: tuple[int, ...]  # widths of the net; (): linear
     elementwise: Elementwise
 
     def setup(self) -> None:
-        self.net = nets.MLP(self.hidden[:-1], self.hidden[-1:], final=nn.relu)
+        if self.hidden:
+            self.net = nets.MLP(self.hidden[:-1], self.hidden[-1:], final=nn.relu)
         size = (self.dimensions - self.dimensions // 2) * self.elementwise.parameters
         self.last = nn.Dense(size, kernel_init=nn.initializers.zeros)
 
@@ -41,5 +42,6 @@ class Coupling(Flow):
         """Both halves, and the parameters of the second."""
         kept, rest = jnp.split(z, [self.dimensions // 2], axis=-1)
         known = [kept] if context is None else [kept, jnp.broadcast_to(context, (*z.shape[:-1], context.shape[-1]))]
-        parameters = self.last(self.net(jnp.concatenate(known, axis=-1)))
+        h = jnp.concatenate(known, axis=-1)
+        parameters = self.last(self.net(h) if self.hidden else h)
         return kept, rest, parameters.reshape(*rest.shape, self.elementwise.parameters)

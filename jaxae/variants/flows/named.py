@@ -17,17 +17,19 @@ Name = Literal["planar", "radial", "realnvp", "spline", "iaf", "maf"]
 def named(
     name: Name, steps: int, dimensions: int, hidden: tuple[int, ...] = (), context: int = 0, bins: int = 8
 ) -> Flow:
-    """A flow of `steps` steps of vectors of this many dimensions.
+    """A flow of `steps` steps on vectors of this many dimensions.
 
-    The order of the dimensions is reversed from step to step, but for planar and radial, and restored at the end.
-    hidden: widths of the nets of all but planar and radial. context: its length, 0 without. bins: of spline.
-    Along `forward`, iaf needs one pass of its nets and maf one per dimension; along `inverse` it is the reverse.
-    ValueError for fewer steps than 1, and for coupling flows (realnvp, spline) of one dimension.
+    Except for planar and radial, the order of the dimensions is reversed from step to step, and restored at the end.
+    hidden: widths of the nets, which planar and radial do not have. context: its length (0: none). bins: of spline.
+    iaf needs one pass of its nets for `forward` and one per dimension for `inverse`; maf the reverse.
+    ValueError for no steps, for bins below 1 or above 999, and for coupling flows (realnvp, spline) of one dimension.
     """
     if steps < 1:
-        raise ValueError(f"flow_steps={steps} must be at least 1")
+        raise ValueError(f"steps={steps} must be at least 1")
+    if name == "spline" and not 1 <= bins < 1000:
+        raise ValueError(f"bins={bins} must be at least 1 and below 1000")
     if name in ("realnvp", "spline") and dimensions < 2:
-        raise ValueError(f"latent={dimensions} must be at least 2 for {name}, which divides the latent dimensions")
+        raise ValueError(f"dimensions={dimensions} must be at least 2 for {name}, whose steps divide them into halves")
     if name in ("planar", "radial"):
         return Chain(tuple((Planar if name == "planar" else Radial)(dimensions) for _ in range(steps)))
     flows: list[Flow] = []
