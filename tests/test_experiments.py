@@ -31,10 +31,12 @@ DRAWN = {"denoising", "sequence", "strided"}
 # Experiments that share model and loss with another one, or whose losses have tests of their own.
 SHARED = {"beta_vae", "binary", "deep", "denoising", "infovae", "mirrored", "planar", "sigmoid", "sparse", "strided"}
 SHARED |= {
+    "aae",
     "code_prior",
     "codec",
     "deep_svdd",
     "denoising_conv32",
+    "factor_vae",
     "flow_vae",
     "gated",
     "hvae",
@@ -52,6 +54,7 @@ SHARED |= {
     "outliers",
     "resnet_vae",
     "scvi",
+    "stacked",
     "topk",
     "two_layer_iwae",
     "vampprior",

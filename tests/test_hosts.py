@@ -114,6 +114,7 @@ def same_metrics(ours, theirs):
             np.testing.assert_allclose(a[name], b[name], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_slurm_variables_join_the_processes(cluster):
     assert json.loads((cluster / "config.json").read_text())["device"]["count"] == 4
 
