@@ -83,8 +83,8 @@ def test_encoder_and_decoder_against_numpy(model):
     np.testing.assert_allclose(found[0], y[:37], rtol=1e-3, atol=1e-3)
 
 
-def test_as_many_strides_as_filters():
-    with pytest.raises(ValueError, match=r"strides=\[4\]: 1 values for 2 filters; give as many"):
+def test_unequal_numbers_of_strides_and_filters_raise():
+    with pytest.raises(ValueError, match=r"strides=\[4\] must have 2 values"):
         nets.WaveEncoder((4, 6), (4,), 3).init(new_key(), jnp.asarray(X))
 
 

@@ -158,7 +158,7 @@ class RecordedData(MeasuredData, Protocol):
 
     @property
     def sample_rate(self) -> int:
-        """Of recordings, in Hz; 0 for other data."""
+        """Sampling rate of recordings in Hz; 0 for other data."""
 
 
 @runtime_checkable

@@ -25,9 +25,9 @@ def indices(trained: Any, x: Any) -> Int[np.ndarray, "N *P"]:
 def usage(trained: Any, data: MeasuredData, levels: Sequence[int] = ()) -> dict[str, float]:
     """`perplexity`, exp of the entropy of code usage, from 1 to K, and `usage`, the fraction of codes in use.
 
-    With several quantizers, of each vector or of the positions from each of `levels` on, the means over them. trained:
-    see `indices`; the model has an attribute `codes`, K. `bits`: those of the indices of an example, log2(K) each;
-    `bits_per_second` of recordings.
+    With several quantizers per vector, or codebooks that change at the positions `levels`, both are means over the
+    codebooks. trained: see `indices`; the model has an attribute `codes`, K. `bits`: size of the indices of an example,
+    log2(K) each; `bits_per_second`: the bit rate, for recordings.
     """
     from scipy import stats
 

@@ -46,7 +46,7 @@ class TransposedConvolution1D(nn.Module):
 
 
 class Unit(nn.Module):
-    """x + f(x), f twice ELU and a convolution, of width `kernel` and of width 1, which starts at 0."""
+    """x + f(x), f: ELU, a convolution of width `kernel`, ELU, and a convolution of width 1 that is 0 initially."""
 
     kernel: int
     precision: str = "float32"
@@ -61,7 +61,7 @@ class Unit(nn.Module):
 class WaveEncoder(nn.Module):
     """[B, T, *D] -> [B, ceil(T / hop), latent], hop the product of the strides; `units` residual units in each level.
 
-    ValueError for another number of strides than of filters.
+    ValueError unless there are as many strides as filters.
     """
 
     filters: tuple[int, ...]  # of each level
@@ -109,5 +109,7 @@ class WaveDecoder(nn.Module):
 
 def _levels(filters: tuple[int, ...], strides: tuple[int, ...]) -> list[tuple[int, int]]:
     if len(filters) != len(strides):
-        raise ValueError(f"strides={list(strides)}: {len(strides)} values for {len(filters)} filters; give as many")
+        raise ValueError(
+            f"strides={list(strides)} must have {len(filters)} values, one for each of filters={list(filters)}"
+        )
     return list(zip(filters, strides, strict=True))

@@ -203,7 +203,7 @@ def planned(
 def checked(config: Config, build: Build, dataset: Dataset, plan: plans.Plan | None = None) -> Experiment:
     """The experiment. InputError, before anything is written, for a configuration incompatible with the data.
 
-    plan: for which the loss must be able to be split into microbatches, and the state must fit a device.
+    plan: the loss must support its microbatches, and the state must fit into the memory of each device.
     """
     with input_errors():
         experiment = built(config, build, dataset.info)
@@ -226,7 +226,7 @@ def checked(config: Config, build: Build, dataset: Dataset, plan: plans.Plan | N
             used = any("the validation split is used as the test split" in note for note in dataset.notes)
             but = ", but that of the data serves as the test split; hold out a test split with test=0.1"
             raise ValueError(f"{field} needs a validation split{but if used else '; hold one out with valid=0.1'}")
-        # The nets check their shapes only here, and losses that cannot be split into microbatches.
+        # Tracing raises the errors of nets for wrong shapes, and of losses that do not support microbatches.
         layout = UNSPLIT if plan is None else plan.layout._replace(axis=None)
         state = loop.abstract(experiment, config, dataset.info, layout)
         records.check_names(state["totals"]["sum"])

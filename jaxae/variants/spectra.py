@@ -1,4 +1,4 @@
-"""Spectra of signals: the short-time Fourier transform, and distances of signals."""
+"""The short-time Fourier transform, and spectral distances between signals."""
 
 from collections.abc import Sequence
 from math import log
@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from jaxae.core.divergences import per_example
 
-FLOOR = 1e-6  # added to powers: 60 dB below white noise of variance 1, and so a finite gradient of silence
+FLOOR = 1e-6  # added to powers: 60 dB below white noise of variance 1; keeps the gradient of silence finite
 
 
 def power(x: Float[Array, "*lead T"], window: int) -> Float[Array, "*lead F K"]:

@@ -22,7 +22,7 @@ class Levels(NamedTuple):
 
 
 class VQVAE2(VQVAE, kw_only=True):
-    """The top level quantizes features of the bottom ones, which are quantized given the top codes.
+    """Two levels of codes: the top level quantizes features of half the resolution, the bottom level given its codes.
 
     Algorithm 1 of the paper: h = encoder(x); e_top = top_quantizer(top_encoder(h)); e_bottom = quantizer(a linear map
     of h and top_decoder(e_top)); the decoder gets both, the top codes repeated to the size of the bottom ones. Codes
