@@ -138,9 +138,10 @@ def parts(
         seen = None if known is None else np.asarray(known[chunk])
         if not isinstance(x, Split):
             part, seen = _checked(units, part)
-        steps = None if lengths is None else _within(part.shape[1], np.asarray(lengths)[chunk])
-        if steps is not None:  # scaling moves the padding away from 0
-            part = part * steps.reshape(*steps.shape, *[1] * (part.ndim - 2))
+        steps = None
+        if lengths is not None:
+            steps = (np.arange(part.shape[1]) < np.asarray(lengths)[chunk, None]).astype(np.float32)
+            part = part * steps.reshape(*steps.shape, *[1] * (part.ndim - 2))  # the scaled padding is not 0
         yield Part(
             first,
             jnp.asarray(part),
@@ -297,7 +298,3 @@ def _padded(units: Units, series: Sequence[Any]) -> tuple[np.ndarray, np.ndarray
         shapes = sorted({part.shape for part in each})
         raise ValueError(f"series have shapes {shapes[:3]}, not [T, {units.shape[1]}] with T at most {units.shape[0]}")
     return padded(each, units.shape[0]), lengths
-
-
-def _within(steps: int, lengths: np.ndarray) -> np.ndarray:
-    return (np.arange(steps)[None] < lengths[:, None]).astype(np.float32)
