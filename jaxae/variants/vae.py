@@ -38,8 +38,11 @@ class VAE(nn.Module):
         """q(z|x, c)."""
         return normal(self.encoded(x, c))
 
-    def encoded(self, x: Float[Array, "B *D"], c: Condition = None) -> Float[Array, "B *E"]:
-        """The encoder's output. Its input is log(1 + x) for counts (Lopez et al. 2018), x for other data."""
+    def encoded(self, x: Float[Array, "B *D"], c: Condition = None) -> Any:
+        """The encoder's output: [B, E]; of a hierarchy, the features of all layers.
+
+        Its input is log(1 + x) for counts (Lopez et al. 2018), x for other data.
+        """
         return self.encoder(beside(jnp.log1p(x) if self.likelihood.data == "counts" else x, c))
 
     def flow(
