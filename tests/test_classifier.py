@@ -142,6 +142,7 @@ def test_file_without_classifier_weights_raises(small, params, digits, tmp_path)
         classifier.load(tmp_path / "none", small)
 
 
+@pytest.mark.slow
 def test_cache_is_filled_once_and_a_damaged_file_is_replaced(small, params, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("JAXAE_CACHE", str(tmp_path / "cache"))
     caplog.set_level(logging.INFO, "jaxae")

@@ -131,6 +131,7 @@ def test_several_seeds_give_a_leading_axis_and_member_selects_one(two, file, tmp
     np.testing.assert_array_equal(np.load(out), model.sample(jax.random.key(0), 1234, noise=True))
 
 
+@pytest.mark.slow
 def test_csv_has_a_row_for_each_image_of_a_folder(one, two, folder, tmp_path):
     path, names = folder
     out = tmp_path / "out.csv"

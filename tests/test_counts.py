@@ -226,6 +226,7 @@ def test_models_of_counts_survive_saving_and_loading_and_check_their_input(tmp_p
     assert np.isfinite(json.loads((run / "result.json").read_text())["likelihood"]["log_likelihood"])
 
 
+@pytest.mark.slow
 def test_poisson_vae_recovers_the_rates_of_two_groups():
     """The size factor explains the totals: decoded means have the mean total, in the proportions of the group."""
     fields = {**SMALL, "epochs": 150, "lr": 1e-2, "latent": 1}

@@ -74,6 +74,7 @@ def test_programs_of_a_table_take_its_units_and_missing_entries(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_programs_of_a_conditional_model_take_classes_and_covariates_in_the_units_of_the_data(tmp_path):
     age = (40 + 9 * RNG.normal(size=60)).astype(np.float32)
     label, colour = np.where(RNG.random(60) < 0.5, "a", "b"), np.where(RNG.random(60) < 0.5, "red", "blue")

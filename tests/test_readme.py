@@ -118,6 +118,7 @@ def test_python_examples_run(tmp_path, monkeypatch):
         assert Path(arguments[arguments.index("--out") + 1]).exists()
 
 
+@pytest.mark.slow
 def test_commands_on_a_table_sample_by_condition_impute_and_score(tmp_path, monkeypatch, capsys):
     """The commands, with fewer epochs, on a table with a missing cell."""
     monkeypatch.chdir(tmp_path)

@@ -469,6 +469,7 @@ def test_large_images_are_downsampled_by_averaging():
     assert small(x[:, :64]).shape == (3, 64, 64, 3)
 
 
+@pytest.mark.slow
 def test_class_names_are_not_parsed_as_mathematics_in_figures(runs, monkeypatch):
     """Matplotlib's mathtext cannot parse a class name like $a^$."""
     from matplotlib.figure import Figure

@@ -659,6 +659,7 @@ def test_links_to_other_directories_raise(finished, tmp_path, name, overwrite):
     assert len(list(outside.iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_colour_images_train_in_mixed_precision(tmp_path):
     x = np.random.default_rng(0).integers(0, 256, (60, 6, 9, 3), dtype=np.uint8)
     np.save(tmp_path / "x.npy", x)

@@ -281,6 +281,7 @@ def test_names_hold_the_constants():
     assert (found.kind, found.real, len(found.train.x)) == ("table", True, 9)
 
 
+@pytest.mark.slow
 def test_fit_trains_on_a_world_by_name(tmp_path):
     name = "superposition,features=36,dim=6,roots=2,steps=0,train=32,test=40"
     model = jaxae.fit(

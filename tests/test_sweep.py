@@ -120,6 +120,7 @@ def test_boolean_fields_are_set_by_true_and_false(tmp_path):
         assert str(config.batch_norm) == point["batch_norm"]
 
 
+@pytest.mark.slow
 def test_table_marks_a_point_that_diverged(tmp_path, capsys):
     said = sweep(tmp_path, "lr=1e30,1e-3", more=(*SMALL, "--parallel", "auto"))
     assert "| 1e30 | diverged |" in said

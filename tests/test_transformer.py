@@ -98,6 +98,7 @@ def test_tokens_of_the_visible_patches_alone_are_those_of_masked_attention(model
     assert not np.any(np.all(np.asarray(in_training)[~hidden] == token, axis=-1))
 
 
+@pytest.mark.slow
 def test_hidden_pixels_of_a_transformer_reach_neither_codes_nor_gradient(model):
     """The loss has a gradient in the mask token, but none in the hidden pixels of its input."""
     built, variables = model
@@ -136,6 +137,7 @@ def test_codes_of_tokens_may_have_leading_axes(model):
     np.testing.assert_allclose(built.model.apply(variables, z, method="decode"), each, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_remat_of_a_transformer_changes_no_gradient():
     x, weight = (jnp.asarray(rng.normal(size=(2, 5, 8)), jnp.float32) for _ in range(2))
     slopes = []
