@@ -86,11 +86,7 @@ class Trained:
     def encode(
         self, x: Examples, lengths: Int[Any, " N"] | None = None, *, y: Any = None, context: Any = None
     ) -> Float[Array, "*S_N_code"]:
-        """Codes, float32; deterministic.
-
-        Those of variational models are the posterior mean; with a flow, its image; of a hierarchy, the mean of each
-        layer given the means of the layers inferred before it.
-        """
+        """Codes, float32; deterministic: for variational models the posterior mean, or its image under a flow."""
         found = []
         for part in parts(self, x, lengths, Given(y, context)):
             if part.steps is not None and not self.experiment.sequences:
@@ -183,7 +179,8 @@ class Trained:
         def codes(variables: Variables) -> Float[Array, "n *code"]:
             return own(variables, key, n, *condition)
 
-        return jax.vmap(codes)(self.variables) if self._several else codes(self.variables)
+        variables = jax.tree.map(jnp.asarray, self.variables)
+        return jax.vmap(codes)(variables) if self._several else codes(variables)
 
     def terms(
         self, x: Examples, lengths: Int[Any, " N"] | None = None, *, y: Any = None, context: Any = None
@@ -281,8 +278,7 @@ class Trained:
     @property
     def params(self) -> Params:
         """Parameters, or their moving averages if any."""
-        params: Params = self.variables["params"]
-        return params
+        return self.variables["params"]
 
     @property
     def extra(self) -> Extra:
