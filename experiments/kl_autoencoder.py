@@ -61,8 +61,7 @@ class Config(run.Config):
 
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for images of this shape."""
-    if len(info.shape) != 3:
-        raise ValueError(f"examples of shape {info.shape} are not images: kl_autoencoder needs [H, W, C]")
+    info.require_images("kl_autoencoder")
     if config.classifier and info.real:
         raise ValueError(f"classifier={config.classifier} needs pixels in [0, 1], but the data are real numbers")
     options: dict[str, Any] = {

@@ -46,8 +46,7 @@ class Config(variational.Common, run.Config):
 
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for images of this shape."""
-    if len(info.shape) != 3:
-        raise ValueError(f"examples of shape {info.shape} are not images: resnet_vae needs [H, W, C]")
+    info.require_images("resnet_vae")
     likelihood = likelihoods.named(config.likelihood, config.likelihood_scale, info)
     options: dict[str, Any] = {
         "filters": config.filters,

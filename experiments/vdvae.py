@@ -35,8 +35,7 @@ class Config(variational.FreeBits, run.Config):
 
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for images of this shape."""
-    if len(info.shape) != 3:
-        raise ValueError(f"examples of shape {info.shape} are not images: vdvae needs [H, W, C]")
+    info.require_images("vdvae")
     likelihood = likelihoods.named(config.likelihood, config.likelihood_scale, info)
     colour = variational.colour(likelihood, info)
     decoder = vdvae.Decoder(likelihood.parameters(info.shape), colour, config.precision)

@@ -28,8 +28,7 @@ class Config(plain.Config):
 
 def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for images of this shape. ValueError for other examples."""
-    if len(info.shape) != 3:
-        raise ValueError(f"examples of shape {info.shape} are not images: vqvae2 needs [H, W, C]")
+    info.require_images("vqvae2")
     likelihood = likelihoods.Normal() if info.real else likelihoods.Bernoulli()
     width, step = config.filters[-1], 2 ** len(config.filters)
     size = -(-info.shape[0] // step), -(-info.shape[1] // step)

@@ -110,6 +110,11 @@ class Info(NamedTuple):
         """The smallest and the largest value of the data in model units."""
         return (0.0 if self.counts else -inf, inf) if self.real or self.counts else (0.0, 1.0)
 
+    def require_images(self, name: str) -> None:
+        """Raise ValueError for examples that are not images [H, W, C], for the experiment of this name."""
+        if len(self.shape) != 3:
+            raise ValueError(f"examples of shape {self.shape} are not images: {name} needs [H, W, C]")
+
     def initial_mean(self) -> Float[np.ndarray, "*D"]:
         """The mean training example, to initialise a decoder; pixels are clipped away from 0 and 1, counts from 0.
 

@@ -7,6 +7,7 @@ from jaxae.data.dataset import Dataset as Dataset
 from jaxae.data.dataset import Split as Split
 from jaxae.data.dataset import slices as slices
 from jaxae.data.dataset import spread as spread
+from jaxae.data.dataset import within as within
 from jaxae.data.generated import generated as generated
 from jaxae.data.options import Options as Options
 from jaxae.data.simulated_cells import simulated_cells as simulated_cells

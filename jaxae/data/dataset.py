@@ -159,3 +159,9 @@ def slices(count: int, size: int, limit: int = VALUES) -> Iterator[slice]:
     step = max(1, limit // max(size, 1))
     step -= step % 1000 if step > 1000 else 0
     return (slice(first, first + step) for first in range(0, count, step))
+
+
+def within(lengths: Int[np.ndarray, " N"], steps: int) -> Bool[np.ndarray, "N {steps}"]:
+    """Whether each of `steps` steps is within its series, of these lengths."""
+    found: np.ndarray = np.arange(steps) < lengths[:, None]
+    return found

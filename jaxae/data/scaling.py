@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxae.core.types import Scale
-from jaxae.data.dataset import Dataset, Split
+from jaxae.data.dataset import Dataset, Split, within
 from jaxae.data.rows import chunks, has_missing, mapped
 from jaxae.errors import InputError
 
@@ -127,7 +127,7 @@ def _known(part: np.ndarray) -> np.ndarray:
 
 def _steps(split: Split) -> np.ndarray:
     """Whether a step is within its sequence."""
-    return np.arange(split.x.shape[1])[None] < np.asarray(split.lengths)[:, None]
+    return within(np.asarray(split.lengths), split.x.shape[1])
 
 
 def _within_unit(x: Any) -> bool:

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from jaxae.data import archives
 from jaxae.data.classes import labels
 from jaxae.data.covariates import Columns, columns, stacked
-from jaxae.data.dataset import Split
+from jaxae.data.dataset import Split, within
 from jaxae.data.kinds import numbers
 from jaxae.data.options import OF_SERIES, Options
 from jaxae.data.splits import RawDataset
@@ -112,7 +112,7 @@ def padded(parts: Sequence[np.ndarray], longest: int) -> np.ndarray:
     """Series [T, D] of up to `longest` steps as [N, `longest`, D], padded with 0."""
     lengths, rows = np.array([len(part) for part in parts]), np.concatenate(parts)
     x = np.zeros((len(parts), longest, rows.shape[1]), rows.dtype)
-    x[np.arange(longest)[None] < lengths[:, None]] = rows
+    x[within(lengths, longest)] = rows
     return x
 
 

@@ -118,9 +118,8 @@ def programs(model: Trained) -> dict[str, Program]:
         return mean_over_observed((decoded(found, lengths, given(y, context)) - found) ** 2, observed)[0]
 
     def sample(key: Array, y: Any = None, context: Any = None) -> Array:
-        c = given(y, context)
-        z: Any = experiment.prior(variables, jax.random.wrap_key_data(key), 1, *c)  # type: ignore[misc]
-        return in_users_units(model, apply("decode", z, *c))[0]
+        z: Any = experiment.prior(variables, jax.random.wrap_key_data(key), 1, *given(y, context))  # type: ignore[misc]
+        return decode(z[0], y, context)
 
     keys = {"key": Input(jax.ShapeDtypeStruct((2,), jnp.uint32), "key of each sample: jax.random.key_data")}
     found = {

@@ -13,7 +13,7 @@ from jaxae.core.batch import Batch
 from jaxae.core.conditions import condition
 from jaxae.core.experiment import Experiment
 from jaxae.core.types import Conditions, Scale, State, Variables
-from jaxae.data import Dataset, Split, cells, covariates
+from jaxae.data import Dataset, Split, cells, covariates, within
 from jaxae.data.arrays import array, require_values
 from jaxae.data.classes import indices
 from jaxae.data.covariates import categories
@@ -140,7 +140,7 @@ def parts(
             part, seen = _checked(units, part)
         steps = None
         if lengths is not None:
-            steps = (np.arange(part.shape[1]) < np.asarray(lengths)[chunk, None]).astype(np.float32)
+            steps = within(np.asarray(lengths)[chunk], part.shape[1]).astype(np.float32)
             part = part * steps.reshape(*steps.shape, *[1] * (part.ndim - 2))  # the scaled padding is not 0
         yield Part(
             first,

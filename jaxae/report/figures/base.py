@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxae.core.types import Scale
-from jaxae.data import Dataset, Split, slices, spread
+from jaxae.data import Dataset, Split, slices, spread, within
 from jaxae.data.dataset import VALUES
 from jaxae.training.trained import Trained
 
@@ -71,7 +71,7 @@ def pictures(x: np.ndarray, lengths: np.ndarray | None = None) -> np.ndarray:
     if x.ndim == 4:
         return x if x.shape[3] < 4 else x[..., :3] * x[..., 3:] + 1 - x[..., 3:]
     if lengths is not None:
-        x = x * (np.arange(x.shape[1]) < lengths[:, None])[..., None]
+        x = x * within(lengths, x.shape[1])[..., None]
     band = -(-max(28, x.shape[1] // 3) // x.shape[2])
     return np.repeat(x.swapaxes(1, 2), band, axis=1)[..., None]
 

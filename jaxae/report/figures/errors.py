@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxae.data import Dataset, slices
+from jaxae.data import Dataset, slices, within
 from jaxae.report.figures.base import encoded, in_units
 from jaxae.training.examples import own_conditions
 from jaxae.training.trained import Trained
@@ -59,7 +59,7 @@ def squared_errors(data: Dataset, places: np.ndarray, y: Float[np.ndarray, "N *D
     errors = (in_units(data, test.x) - y) ** 2
     known = np.ones(errors.shape, bool) if test.observed is None else test.observed > 0
     if test.lengths is not None:
-        steps = np.arange(errors.shape[1]) < np.asarray(test.lengths)[:, None]
+        steps = within(np.asarray(test.lengths), errors.shape[1])
         known = known & steps.reshape(*steps.shape, *[1] * (errors.ndim - 2))
     axes = tuple(range(1, errors.ndim))
     means: np.ndarray = (errors * known).sum(axes) / np.maximum(known.sum(axes), 1)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxae.core.types import Sampler
-from jaxae.data import Dataset, Split
+from jaxae.data import Dataset, Split, within
 from jaxae.report.figures import conditions, errors, walks
 from jaxae.report.figures.base import COLOURS, MISSING, canvas, encoded, in_units, label, missing, remark, ten
 from jaxae.report.figures.conditions import grid, own, repeated
@@ -135,9 +135,7 @@ def posterior_band(
     net: Any = model.experiment.model
     if not hasattr(net, "posterior"):
         return None
-    steps = (
-        () if split.lengths is None else ((np.arange(split.x.shape[1]) < split.lengths[:, None]).astype(np.float32),)
-    )
+    steps = () if split.lengths is None else (within(split.lengths, split.x.shape[1]).astype(np.float32),)
     c = condition_of(model, split.y, split.context)
     q = net.apply(model.variables, jnp.asarray(split.x, jnp.float32), *steps, *c, method="posterior")
     if not isinstance(q, iwae.Posterior):
@@ -162,8 +160,7 @@ def _shown(data: Dataset, places: np.ndarray) -> Float[np.ndarray, "N T D"]:
 def _within(data: Dataset, places: np.ndarray) -> Bool[np.ndarray, "N T"]:
     """Whether a step is within its series."""
     lengths = np.full(len(places), data.shape[0]) if data.test.lengths is None else data.test.lengths[places]
-    found: np.ndarray = np.arange(data.shape[0]) < np.asarray(lengths)[:, None]
-    return found
+    return within(np.asarray(lengths), data.shape[0])
 
 
 def _pairs(
@@ -177,7 +174,7 @@ def _pairs(
     """Up to ten test series with their reconstructions, a panel each."""
     from matplotlib.lines import Line2D
 
-    x, within, absent = _shown(data, places), _within(data, places), missing(data, places)
+    x, inside, absent = _shown(data, places), _within(data, places), missing(data, places)
     few = data.shape[0] <= POINTS
     marks: dict[str, Any] = {"marker": ".", "linestyle": "none"} if few else {"alpha": 0.4, "linewidth": 1.0}
     figure = canvas(about + remark(data, places), 12.0, 5.2)
@@ -185,7 +182,7 @@ def _pairs(
     for axis in axes.flat[len(places) :]:
         axis.set_axis_off()
     for i, axis in enumerate(axes.flat[: len(places)]):
-        steps = within[i]
+        steps = inside[i]
         for number, colour in enumerate(_colours(data)):
             if band is not None:
                 low, high = band[:, i, steps, number]
