@@ -53,7 +53,7 @@ def train(
     A default batch size that exceeds the number of training examples becomes that number.
     Raises InputError, errors.Diverged, errors.Interrupted, and OSError when the disk is full or the directory lost.
     """
-    workdir = Path(config.workdir or f"runs/{name.removesuffix('.py')}-{Path(config.data).stem}")
+    workdir = Path(config.workdir or f"runs/{name.removesuffix('.py')}-{data.title(config.data)}")
     with processes.main_process_first():  # which prepares the data
         dataset = loaded(config) if known is None else known
     if (count := len(dataset.train.x)) < config.batch_size:
@@ -150,6 +150,7 @@ def _fill(
     )
     if not plan.processes.is_main_process:
         return
+    dataset = dataset.shown
     _release_memory()
     if progress:
         say("training done: evaluating and drawing figures" if draws else "training done: evaluating")
