@@ -35,16 +35,13 @@ def main() -> None:
 
 
 def rates(stop: loop.Stop) -> str:
-    """The table: a row for each kind of examples and each format."""
+    """Print a row for each kind of examples and each format."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mib", type=int, default=256, help="of examples of each kind (default: %(default)s)")
     parser.add_argument("--turns", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--only", choices=KINDS, nargs="+", default=[*KINDS], help="default: all")
     options = parser.parse_args()
-    lines = [
-        "| examples | bytes | format | per s | MB per s | per CPU s | MB per CPU s |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    print("| examples | bytes | format | per s | MB per s | per CPU s | MB per CPU s |\n|---|---|---|---|---|---|---|")
     for kind in options.only:
         shape, dtype = KINDS[kind]
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
@@ -67,8 +64,8 @@ def rates(stop: loop.Stop) -> str:
         for format, turns in found.items():
             wall, cpu = (statistics.median(turn[i] for turn in turns) for i in (0, 1))
             numbers = [f"{rate:,.0f}" for rate in (wall, wall * size / 1e6, cpu, cpu * size / 1e6)]
-            lines.append(f"| {kind} | {size:,} | {format} | {' | '.join(numbers)} |")
-    return "\n".join(lines)
+            print(f"| {kind} | {size:,} | {format} | {' | '.join(numbers)} |", flush=True)
+    return ""
 
 
 def read(folder: Path, seed: int, size: int) -> tuple[float, float]:

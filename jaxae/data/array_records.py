@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxae.data.shards import File, Layout, Piece
+from jaxae.data.pieces import File, Layout, Piece
 from jaxae.errors import InputError, first_line
 
 NAME = re.compile(r"\.array_?record(-\d+-of-\d+)?$")  # with or without the number that TFDS appends

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxae.data.shards import File, Layout, Piece
+from jaxae.data.pieces import File, Layout, Piece
 from jaxae.errors import InputError, first_line
 
 SUFFIX = ".parquet"

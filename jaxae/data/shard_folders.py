@@ -16,9 +16,10 @@ from jaxae.data.cache import cached_array
 from jaxae.data.dataset import Dataset, Kind, Split
 from jaxae.data.lanes import require_grain
 from jaxae.data.options import OF_SHARDS, SOURCE_OPTIONS, Options, without_effect
+from jaxae.data.pieces import File, Format, Layout
 from jaxae.data.rows import Rows
 from jaxae.data.scaling import in_model_units
-from jaxae.data.shards import File, Format, Layout, Shards
+from jaxae.data.shards import Shards
 from jaxae.data.splits import NAMES, amount_of, renamed, requested
 from jaxae.errors import InputError
 

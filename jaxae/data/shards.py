@@ -3,53 +3,13 @@
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from jaxae.data import array_records, row_groups
+from jaxae.data.pieces import File, Format, Layout, Piece
 from jaxae.data.rows import indices
-
-Format = Literal["array_record", "parquet"]
-
-
-class File(NamedTuple):
-    """A file with the number of rows of each of its row groups; an ArrayRecord file counts as one."""
-
-    path: str
-    groups: tuple[int, ...]
-
-    @property
-    def rows(self) -> int:
-        """Number of rows."""
-        return sum(self.groups)
-
-
-class Piece(NamedTuple):
-    """Consecutive rows of a file."""
-
-    path: str
-    start: int
-    stop: int
-
-
-class Layout(NamedTuple):
-    """How an example is stored."""
-
-    shape: tuple[int, ...]
-    type: str  # NumPy's string of the dtype
-    columns: tuple[str, ...] = ()  # of Parquet
-    header: str = ""  # of a record of ArrayRecord, in hexadecimal digits
-    left_out: tuple[str, ...] = ()  # other columns
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of the numbers."""
-        return np.dtype(self.type)
-
-    @property
-    def size(self) -> int:
-        """Bytes of an example."""
-        return int(np.prod(self.shape)) * self.dtype.itemsize
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,8 +78,6 @@ class Shards:
 
     def __getitem__(self, places: Any) -> np.ndarray:
         """Read the rows selected by an index array, a slice or a mask."""
-        from jaxae.data import array_records, row_groups
-
         wanted = indices(places, len(self))
         flat = wanted.ravel()
         found = np.empty((len(flat), *self.layout.shape), self.dtype)
