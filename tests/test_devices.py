@@ -43,6 +43,7 @@ def agree(name, modes, rows, **fields):
         assert max(differences) <= (0 if modes == "bits" else 1e-5), way
 
 
+@pytest.mark.slow
 def test_terms_of_the_global_batch_have_the_same_gradients_on_several_devices():
     """Gradients, metrics and updates of one step agree for terms with `Batch.mean` and `Batch.gather`."""
     table = on_devices("terms")
