@@ -45,9 +45,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     optimizer = run.optimizer(config, info)
     if config.penalty == "spectral":
         optimizer = constraints.spectral(optimizer)
-    return run.Experiment(
-        model, descend(loss, optimizer), autoencoder.loss(model, "mse"), unit="per {value}"
-    )
+    return run.Experiment(model, descend(loss, optimizer), autoencoder.loss(model, "mse"), unit="per {value}")
 
 
 if __name__ == "__main__":
