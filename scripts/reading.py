@@ -76,7 +76,7 @@ def read(folder: Path, seed: int, size: int) -> tuple[float, float]:
             os.fsync(opened.fileno())
             os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     lanes = Lanes(shards, BATCH, seed, threads=1)
-    steps = max(1, BLOCK // (BATCH * size))
+    steps = max(1, min(BLOCK // (BATCH * size), len(shards) // BATCH))
     began, used, done = time.perf_counter(), time.process_time(), 0
     while (done + steps) * BATCH <= len(shards):
         lanes.read(done, steps, [range(BATCH)])

@@ -68,9 +68,9 @@ def done(processes, timeout=120):
     return said
 
 
-def wait_for(processes, workdir, lines):
+def wait_for(processes, workdir, lines, timeout=60):
     """Wait until metrics.jsonl has this many lines."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + timeout
     metrics = workdir / "metrics.jsonl"
     while not metrics.exists() or metrics.read_bytes().count(b"\n") < lines:
         assert time.monotonic() < end
