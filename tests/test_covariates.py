@@ -399,11 +399,11 @@ def test_unsuitable_models_and_data_raise_one_line(tmp_path):
             lambda: jaxae.fit("cvae", data.from_arrays(X), context=AGE, **SMALL),
         ),
         (
-            "the test split has examples of class 9, and the training split has none",
+            "the test split has examples of class 9, but the training split has none",
             lambda: jaxae.fit("cvae", data.from_arrays(X, Y, test=X[:2], test_y=[1, 9]), **SMALL),
         ),
         (
-            "the test split has examples without a class, and the training split has none; .* pass test_y",
+            "the test split has examples without a class, but the training split has none; .* pass test_y",
             lambda: jaxae.fit("cvae", data.from_arrays(X, Y, test=X[:2]), **SMALL),
         ),
     ):

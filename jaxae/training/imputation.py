@@ -27,7 +27,7 @@ from jaxae.training.start import IMPUTE, folded
 from jaxae.training.start import keys as start_keys
 from jaxae.variants import iwae, miwae, not_miwae, vae
 
-EXAMPLES = 20  # imputed at once, fewer being padded; of each one `chunk_of` / 20 codes are decoded at once
+EXAMPLES = 20  # imputed at once (fewer are padded); for each of them, `chunk_of` / 20 codes are decoded at once
 
 
 class Imputed(NamedTuple):
@@ -37,7 +37,7 @@ class Imputed(NamedTuple):
     for bit. A data frame gives a data frame, whose missing strings are the most probable category.
     standard_error: that of the expectation, from the importance weights (an underestimate for an effective sample size
     near 1). deviation: the standard deviation of the entry given the observed ones. Both are 0 where an entry is
-    observed; of a column of strings they are those of the probability of the category.
+    observed; in a column of strings they refer to the probability of the category.
     ess: effective sample size (sum w)^2 / sum w^2 of each example (Kong 1992); infinite for a complete one.
     draws: the examples with missing entries sampled from their joint distribution, for multiple imputation.
     """
@@ -149,7 +149,7 @@ def _moments(
     key: Any,
     samples: jax.Array,
 ) -> Moments:
-    """Moments by this many samples, `per` at a time."""
+    """Moments estimated from this many samples, `per` at a time."""
 
     def one(variables: Variables, key: Key[Array, ""]) -> Moments:
         return _by_importance(model, per, draws, variables, data, index, key, samples)
@@ -178,7 +178,7 @@ def _by_importance(
     q: Any = model.apply(variables, x, *c, method="posterior")
     code: Any = model.apply(variables, x, *c, method="encode")
     outputs: Any = model.apply(variables, code, *c, method="outputs")
-    centre = model.likelihood.mean(outputs)  # sums of squares are about it, since they cancel far from it
+    centre = model.likelihood.mean(outputs)  # sums of squares are taken about it, to avoid cancellation
     batch, axes = Batch(x, index, jnp.ones(b), jnp.int32(0)), x.ndim - 1
 
     def wide(values: jax.Array, axes: int) -> jax.Array:
@@ -230,7 +230,7 @@ def _sum(w: Float[Array, "B K"], values: Float[Array, "B K *D"]) -> Float[Array,
 
 
 def _mixed(found: Moments) -> Moments:
-    """Moments of the mixture of all seeds in equal parts; each draw is from the next seed."""
+    """Moments of the mixture of all seeds with equal weights; successive draws are from successive seeds."""
     seeds = len(found.mean)
     mean = found.mean.mean(0)
     error = np.sqrt((found.standard_error**2).sum(0)) / seeds
@@ -242,20 +242,20 @@ def _mixed(found: Moments) -> Moments:
 
 
 def _in_place(model: Model, values: np.ndarray, rows: np.ndarray, found: Moments, shape: tuple[int, ...]) -> Imputed:
-    """Fill the missing entries of the rows in. shape: that of the result, with an axis of seeds if it has one."""
+    """Fill in the missing entries of the rows. shape: that of the result, with an axis of seeds if it has one."""
     axis = found.ess.ndim - 1
     lead, missing = found.ess.shape[:axis], np.isnan(values[rows])
     at: Any = (*[slice(None)] * axis, rows)
     factor = np.float32(1) if model.scale is None else model.scale.factor.astype(np.float32)
 
     def spread(part: np.ndarray) -> np.ndarray:
-        """The numbers of missing entries among 0 for all others."""
+        """These numbers at the missing entries, in the user's scale, and 0 at all others."""
         result = np.zeros((*lead, *values.shape), np.float32)
         result[at] = np.where(missing, factor * part, 0)
         return result.reshape(shape)
 
     def filled(part: np.ndarray) -> np.ndarray:
-        """The examples with their missing entries from these, which are in model units."""
+        """The examples with these values, which are in model units, at their missing entries."""
         result = np.broadcast_to(values, (*lead, *values.shape)).copy()
         result[at] = np.where(missing, np.asarray(in_users_units(model, jnp.asarray(part))), values[rows])
         return result.reshape(shape)

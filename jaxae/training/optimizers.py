@@ -73,7 +73,7 @@ class Skipping(NamedTuple):
 
 
 def skipping(optimizer: optax.GradientTransformation, norm: float) -> optax.GradientTransformation:
-    """The optimizer without the updates of gradients whose global norm exceeds `norm`, which change nothing.
+    """The optimizer, skipping updates with a global gradient norm above `norm`: they leave params and state unchanged.
 
     Child 2021, section 4.2 and its code: such gradients of deep variational models are rare and harmful.
     """

@@ -62,7 +62,7 @@ def reconstruction_error(
     x: Float[Array, "B *D"],
     observed: Float[Array, "B *O"] | None,
 ) -> Float[Array, "*S B"]:
-    """Mean squared error of the observed entries, in squared model units. several: of several seeds."""
+    """Mean squared error of the observed entries, in squared model units. several: decoded has an axis of seeds."""
 
     def error(decoded: Float[Array, "B *D"]) -> Float[Array, " B"]:
         return mean_over_observed((decoded - x) ** 2, observed)
@@ -78,7 +78,7 @@ def bounds(
 
     K = `samples` posterior samples, with the same noise for every example; w_k = p(x, z_k) / q(z_k|x). In expectation
     they are upper bounds on -log p(x), and the second is tighter for larger K (Burda et al. 2016, equation 8 and
-    theorem 1). x are the observed entries, without the mask: a model of missingness (`not_miwae`) has no part in it.
+    theorem 1). x are the observed entries, without the mask: a model of missingness (`not_miwae`) does not enter.
     model: a `vae.VAE`. data: examples, their mask or None, and their condition, if there is one.
     """
     of = iwae.densities(model)
@@ -115,7 +115,7 @@ def mahalanobis(codes: Float[np.ndarray, "N Z"], reference: Float[np.ndarray, "M
 def latent_distance(
     several: bool, codes: Float[np.ndarray, "*S_N_code"], reference: Float[np.ndarray, "*S_M_code"]
 ) -> Float[np.ndarray, "*S N"]:
-    """`mahalanobis` of the flat codes of every seed. several: of several seeds."""
+    """`mahalanobis` of the flat codes of every seed. several: both arguments have an axis of seeds."""
     sets = (codes, reference) if several else (codes[None], reference[None])
     flat = (part.reshape(*part.shape[:2], -1) for part in sets)
     found = np.stack([mahalanobis(*pair) for pair in zip(*flat, strict=True)]).astype(np.float32)
