@@ -114,7 +114,7 @@ def _require_columns(options: Options, model: Trained) -> None:
     shape = [*model.shape]
     if options.columns and len(shape) > 1:
         raise InputError(
-            f"--columns {options.columns} names columns of a table, and an example of {options.run} has "
+            f"--columns {options.columns} names columns of a table, but an example of {options.run} has "
             f"shape {shape}; omit it"
         )
     if options.columns > shape[0]:

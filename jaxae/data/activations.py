@@ -39,7 +39,7 @@ def read(folder: Path) -> Activations:
         of = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("tokens", "positions", "lines")}
         vocabulary = json.loads((folder / VOCABULARY).read_text(encoding="utf-8"))
         if x.ndim != 2 or any(array.shape != x.shape[:1] or array.dtype.kind != "i" for array in of.values()):
-            raise ValueError(f"its arrays are not of {len(x):,} tokens")
+            raise ValueError(f"its arrays do not all have {len(x):,} tokens")
         if not (of["tokens"].min() >= 0 and of["tokens"].max() < len(vocabulary)):
             raise ValueError(f"its tokens are not those of {VOCABULARY}")
         return Activations(x, **of, vocabulary=tuple(map(str, vocabulary)))

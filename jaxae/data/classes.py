@@ -16,14 +16,14 @@ Labels = tuple[list[Int[np.ndarray, " N"]], tuple[str, ...]]
 def labels(parts: Sequence[Any], counts: Sequence[int], where: str) -> Labels:
     """The class of each example, counted from 0, and the names of the classes, for the labels of every split.
 
-    parts: strings, booleans, integers, also stored as floats, or one-hot rows, [N] or [N, 1] or [N, K]; empty strings
-    and NaN are examples without a class, -1; or None for a split without classes. counts: number of examples.
-    InputError for other labels, and for a training split, the first one, without classes beside one that has them.
+    parts: strings, booleans, integers (possibly stored as floats) or one-hot rows, [N] or [N, 1] or [N, K]; empty
+    strings and NaN mean no class, -1; None for a split without classes. counts: number of examples. InputError for
+    other labels, and for a training split (the first one) without classes if another split has them.
     """
     if all(part is None for part in parts):
         return [np.full(count, -1, np.int32) for count in counts], ()
     if parts[0] is None:
-        raise InputError(f"{where}: one split has classes and the training split has none; pass the classes of both")
+        raise InputError(f"{where}: a split has classes, but the training split has none; pass the classes of both")
     if any(part is None for part in parts):
         some = [place for place, part in enumerate(parts) if part is not None]
         known_parts, classes = labels([parts[place] for place in some], [counts[place] for place in some], where)
@@ -63,7 +63,7 @@ def labels_of(y: Int[np.ndarray, " N"], classes: Sequence[str]) -> np.ndarray:
 def indices(y: Any, classes: Sequence[str], count: int) -> Int[np.ndarray, " N"]:
     """The indices in `classes` of labels as in `labels`; one label is that of all `count` examples.
 
-    An integer is an index itself if no name of a class is an integer. InputError for other labels.
+    An integer is an index if no class has an integer as its name. InputError for other labels.
     """
     y = np.asarray(y)
     (found,), names = labels([np.full(count, y) if y.ndim == 0 else y], [count], "condition")

@@ -40,7 +40,7 @@ def load(options: Options, path_of: Callable[[str], Path | None]) -> Dataset:
     An epoch has as many crops as the training pictures have tiles. `options.test` and `options.valid` hold out
     pictures, as they hold out examples of other data; without either, and without folders of splits, a tenth. Pictures
     that are smaller than a crop are enlarged. The examples have no classes. path_of: the path that a name denotes.
-    InputError as in `folders.load`, and for data that are no pictures.
+    InputError as in `folders.load`, and for data that are not pictures.
     """
     if not options.size:
         raise InputError("fit=random needs the width of the crops in pixels; set size=64")

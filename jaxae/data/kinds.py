@@ -101,7 +101,7 @@ def _images(
         raise InputError(f"{where}: all pixels are NaN")
     if first.dtype.kind == "f" and extremes[0][0] >= 0 and extremes[0][1] <= 1 < DARK * high:
         raise InputError(
-            f"{where}: training pixels are in [0, 1], those of another split reach {high:g}; scale all alike"
+            f"{where}: training pixels are in [0, 1], but those of another split reach {high:g}; scale all alike"
         )
     if training and low == high:
         raise InputError(f"{where}: all pixels of all images are {low:g}: there is nothing to learn")

@@ -40,7 +40,7 @@ class Options:
     """Training examples that keep their class, the same number of each class; the others train without one, for a
     semi-supervised experiment (0: all)."""
     labels_seed: int = 0
-    """Seed of the choice of --labels."""
+    """Seed of the random choice of the examples of --labels."""
     drop: tuple[str, ...] = ()
     """Columns of a table to leave out."""
     layer: str = ""
@@ -53,10 +53,11 @@ class Options:
     test_pattern: str = ""
     """Regular expression; files of a folder or tar whose paths contain a match are the test split. (default: none)"""
     size: int = 0
-    """Width and height in pixels to which pictures are resized (0: as they are, all of one size)."""
+    """Width and height in pixels to which pictures are resized (0: not resized; all must have the same size)."""
     fit: pictures.Fit = "crop"
     """How --size makes pictures square: crop the centre, pad with --background, or stretch. random: endless crops at
-    full resolution, from a random place of a random picture in every step; the test split is tiles of others."""
+    full resolution, each from a random place of a random picture; the test split consists of tiles of held-out
+    pictures."""
     background: str = "white"
     """Colour behind transparent pixels."""
     sample_rate: int = 0

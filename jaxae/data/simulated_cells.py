@@ -57,7 +57,7 @@ class Genes(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """Cells."""
+    """Sampled cells."""
 
     counts: Int[np.ndarray, "N genes"]
     kind: Int[np.ndarray, " N"]  # type

@@ -69,7 +69,7 @@ def with_splits(raw: RawDataset, test: str, valid: str, read: Callable[[str], Ra
             _require_alike(raw, other.kind, every.x, f"{name}={wanted}")
             if raw.covariates != other.covariates:
                 mine, theirs = (", ".join(names) or "no covariates" for names in (raw.covariates, other.covariates))
-                raise InputError(f"{name}={wanted} has {theirs}, but the training split has {mine}; give both alike")
+                raise InputError(f"{name}={wanted} has {theirs}, but the training split has {mine}; use the same ones")
             new = tuple(label for label in other.classes if label not in classes)
             classes += new if classes else ()
             places = np.array([classes.index(label) if classes else -1 for label in other.classes] + [-1], np.int32)

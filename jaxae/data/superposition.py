@@ -155,13 +155,13 @@ def arrays(world: World) -> Features:
 
     rng = np.random.default_rng(world.seed)
     shape, of, p = (world.features, world.dim), trees(world), frequencies(world)
-    start = rng.normal(size=shape).astype(np.float32)  # single: a large world takes long
+    start = rng.normal(size=shape).astype(np.float32)  # single precision, since a large world takes long
     of_dictionary = f"orthogonalized {shape}, {world.steps} steps at {world.lr!r}, seed {world.seed}"
     dictionary = cached_array(of_dictionary, lambda: orthogonalized(start, world.steps, world.lr))
     bias = rng.normal(size=world.dim)
     factor = world.correlation * rng.normal(size=(world.features, world.rank))
     size = np.linalg.norm(factor, axis=1, keepdims=True)
-    factor *= np.minimum(1, np.sqrt(0.99) / np.maximum(size, 1e-12))  # an own variance of at least 0.01
+    factor *= np.minimum(1, np.sqrt(0.99) / np.maximum(size, 1e-12))  # at least 0.01 of the variance is not shared
     own = np.sqrt(1 - np.sum(factor**2, axis=1))
     threshold = -ndtri(compensated(p, of) if world.compensate else p)
     mean = np.linspace(world.mean, world.last_mean, world.features)

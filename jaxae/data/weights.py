@@ -19,7 +19,7 @@ def params(path: Path, net: nn.Module, tensors: Mapping[str, str], *inputs: Any,
 
     tensors: name of the tensor of each parameter, by the parameter's path in the tree (`layer_{i}/query/kernel`);
     {i} stands for the first number in the path. A parameter called `kernel` is [in, out], its tensor [out, in]. inputs:
-    arguments of the net, arrays or their shapes. prefix: what the names of all tensors may start with (`bert.`).
+    arguments of the net, arrays or their shapes. prefix: optional in the names of all tensors (`bert.`).
     Other tensors are not read. ValueError for a parameter that `tensors` lacks; InputError for a missing tensor, one of
     another shape, and as in `read`.
     """

@@ -245,7 +245,7 @@ class Trained:
         Each becomes its expectation given the observed entries, by self-normalized importance sampling (Mattei &
         Frellsen 2019, section 3.3), with a standard error and a standard deviation; see `Imputed`. draws: number of
         multiple imputations. mixture: with several seeds, use the mixture of their distributions; the result then has
-        no axis of seeds. seed: of the samples, with the index of the example. A data frame gives a data
+        no axis of seeds. seed: determines the samples, with the index of each example. A data frame gives a data
         frame: columns are found by name, and those that are not in the training table stay as they are.
         ValueError for a model without a likelihood, and for counts.
         """
