@@ -12,7 +12,7 @@ from jaxae.core.batch import Batch, Loss
 from jaxae.core.step import Transition
 from jaxae.core.types import Conditions, Variables
 
-# (variables, key, N) -> codes; of a conditional model (variables, key, N, condition)
+# (variables, key, N) -> codes; for a conditional model, (variables, key, N, condition)
 Prior: TypeAlias = Callable[..., Float[Array, "N *code"]]
 Corrupt: TypeAlias = Callable[[Key[Array, ""], Batch], Float[Array, "B *D"]]  # (key, batch) -> encoder input
 ExpectedMetrics: TypeAlias = Mapping[str, float | tuple[float, float]]  # test metric -> upper bound, or range

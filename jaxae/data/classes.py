@@ -39,7 +39,10 @@ def labels(parts: Sequence[Any], counts: Sequence[int], where: str) -> Labels:
         known = ~np.isnan(joined)
         whole = joined[known]
         if not np.array_equal(whole, np.round(whole)) or np.isinf(whole).any():
-            raise InputError(f"{where}: y holds real numbers from {whole.min():g} to {whole.max():g}, not classes")
+            raise InputError(
+                f"{where}: y holds real numbers from {whole.min():g} to {whole.max():g}, not classes; omit it, or pass "
+                "integers or strings"
+            )
         joined = np.where(known, joined, 0).astype(np.int64)
     names, places = np.unique(joined[known], return_inverse=True)
     if len(names) > CLASSES:

@@ -1,7 +1,7 @@
 """Random crops of pictures of any size: an endless source.
 
 Each training example is a square of a picture at its full resolution: the picture is sampled uniformly, then the place.
-The test split is all of the held-out pictures, cut into tiles.
+The test split consists of the held-out pictures, cut into tiles.
 """
 
 from collections.abc import Callable

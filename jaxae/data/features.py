@@ -73,7 +73,7 @@ def example(key: Key[Array, ""], features: Features, *, trees: Trees) -> Float[A
 
 
 def magnitudes(key: Key[Array, ""], features: Features, *, trees: Trees) -> Float[Array, " F"]:
-    """The magnitudes f of all features in the example of the same key; 0 where one does not fire."""
+    """The magnitudes f of all features in the example with the same key; 0 where one does not fire."""
 
     def put(f: Float[Array, " F"], active: Active) -> Float[Array, " F"]:
         return f.at[active.feature.ravel()].add(active.magnitude.ravel())
@@ -82,7 +82,7 @@ def magnitudes(key: Key[Array, ""], features: Features, *, trees: Trees) -> Floa
 
 
 def firing(key: Key[Array, ""], features: Features, *, trees: Trees) -> Bool[Array, " F"]:
-    """Which features fire in the example of the same key."""
+    """Which features fire in the example with the same key."""
     return magnitudes(key, features, trees=trees) > 0
 
 

@@ -24,7 +24,7 @@ OPTIONS = ("target", "context", "layer", "genes")  # that apply to such a file
 
 
 class Cells(NamedTuple):
-    """The content of a file that is used."""
+    """The parts of a file that are used."""
 
     x: Float[np.ndarray, "N G"]
     genes: tuple[str, ...]
@@ -138,7 +138,7 @@ def _matrix(found: Any, path: Path) -> Float[np.ndarray, "N G"]:
 
 
 def _names(frame: Any) -> list[str]:
-    """Columns of `obs` or `var`; of old files a compound dataset."""
+    """Columns of `obs` or `var`, which is a compound dataset in old files."""
     return [*frame] if hasattr(frame, "keys") else [*(frame.dtype.names or ())]
 
 

@@ -13,7 +13,7 @@ from jaxae.errors import InputError
 class Options:
     """Fields of the data."""
 
-    series: ClassVar[bool] = False  # whether --kind auto makes series of arrays of rank 2 and 3
+    series: ClassVar[bool] = False  # whether --kind auto reads arrays of rank 2 and 3 as series
 
     data: str = "digits"
     """Data set: digits (embedded), sprites (known factors), superposition (known dictionary), simulated_cells, mnist or
@@ -21,7 +21,7 @@ class Options:
     or WAV recordings, or of a folder of `jaxae activations`."""
     kind: Wanted = "auto"
     """Kind of data. auto: arrays [N, H, W] and [N, H, W, C] are images, [N, D] tables; an experiment for sequences
-    makes series of [N, T] and [N, T, D]. counts: non-negative integers [N, D], for variational experiments."""
+    reads [N, T] and [N, T, D] as series. counts: non-negative integers [N, D], for variational experiments."""
     scale: Scaling = "auto"
     """Scaling by the training split. standard: mean 0 and variance 1 for each feature or channel. unit: range [0, 1].
     auto: standard for real numbers, none for images and series in [0, 1] and for counts."""

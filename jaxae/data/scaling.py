@@ -133,6 +133,6 @@ def _steps(split: Split) -> np.ndarray:
 def _within_unit(x: Any) -> bool:
     if x.dtype == np.uint8:
         return True
-    return all(  # NaN aside
+    return all(  # ignores NaN
         np.fmin.reduce(part, None, initial=0) >= 0 and np.fmax.reduce(part, None, initial=0) <= 1 for part in chunks(x)
     )

@@ -90,7 +90,7 @@ def assembled(
     longest, width = int(lengths.max()), parts[0].shape[1]
     if len(parts) * longest * width * 4 > SIZE:
         raise InputError(
-            f"{where}: {len(parts):,} sequences padded to {longest:,} steps exceed 2 GiB: cut them, for example by "
+            f"{where}: {len(parts):,} sequences padded to {longest:,} steps exceed 2 GiB; cut them, for example by "
             "window=1000"
         )
     x = padded(parts, longest)

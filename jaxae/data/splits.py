@@ -107,7 +107,7 @@ def renamed(splits: dict[str, Any], test: str) -> tuple[str, ...]:
 
 
 def requested(splits: Mapping[str, Any], test: str, valid: str) -> dict[str, str]:
-    """What is to be held out or read, by split; without a test split a tenth. InputError for a split that exists."""
+    """Amount or source of each requested split, a tenth for a missing test split. InputError for one that exists."""
     wanted = {"test": test or ("" if "test" in splits else HELD_OUT), "valid": valid}
     for name, value in wanted.items():
         if value and name in splits:
@@ -162,7 +162,7 @@ def _divided(raw: RawDataset, held_out: dict[str, float]) -> dict[str, Split]:
 
 
 def _held_out_groups(y: np.ndarray, amount: float, groups: np.ndarray | None) -> np.ndarray:
-    """`held_out_mask`, of whole groups; of a single group the last examples."""
+    """`held_out_mask` of complete groups; for a single group, that of its last examples."""
     if groups is None:
         return held_out_mask(y, amount)
     _, first, group = np.unique(groups, return_index=True, return_inverse=True)

@@ -33,7 +33,7 @@ class Table(NamedTuple):
 def read(path: Path, options: Options, features: Sequence[str] = ()) -> Table:
     """The columns of a file, except target, context and drop: numbers, and a column per category of strings.
 
-    features: the columns to return, of a table that was read before (default: all). The first line of a CSV file holds
+    features: the columns to return, as returned for another table (default: all). The first line of a CSV file holds
     the names, unless it has numbers only. InputError for dates, for IDs, for an unknown column, and for other content.
     """
     with _arrow_errors(path):

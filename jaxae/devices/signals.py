@@ -110,7 +110,7 @@ def cannot_write(error: OSError) -> NoReturn:
 
 
 def _failed(args: threading.ExceptHookArgs) -> None:
-    """Exception hook of threads: if a full disk ends TensorBoard's thread, the main thread would wait for it."""
+    """Exception hook of threads: end the process if the disk is full, since the main thread waits for TensorBoard's."""
     if isinstance(args.exc_value, OSError):
         cannot_write(args.exc_value)
     threading.__excepthook__(args)

@@ -166,7 +166,7 @@ def _is_unit(rows: Float[Any, "n d"]) -> bool:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    """The fields of cfg.json, with the architecture that versions before 6 left out. InputError if not supported."""
+    """The fields of cfg.json; adds the architecture, which old versions left out. InputError if not supported."""
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         config.setdefault("architecture", "standard")

@@ -27,8 +27,8 @@ class Portion(NamedTuple):
     """Data of the next steps."""
 
     data: Examples | Generator  # on the device; with an axis of seeds if streamed
-    order: jax.Array  # of the rows of data; of a generator, the key of its examples
-    start: int  # in the order; of a generator, the number of the first example
+    order: jax.Array  # of the rows of data; for a generator, the key of its examples
+    start: int  # in the order; for a generator, the number of the first example
     steps: int  # number of steps that it covers
 
 

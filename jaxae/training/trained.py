@@ -134,7 +134,7 @@ class Trained:
         return self._decode(z, Given(y, context, x if isinstance(x, Split) else None))
 
     def classify(self, x: Examples, *, context: Any = None) -> Float[Array, "*S N K"]:
-        """Probabilities of `conditions.classes`. ValueError for a model that does not infer classes, as m2 does."""
+        """Probabilities of `conditions.classes`. ValueError for a model that, unlike m2, does not infer classes."""
         return apply.classified(self, x, context)
 
     def corrupted(self, x: Examples, first: int = 0) -> Float[Array, "N *shape"]:
@@ -170,8 +170,8 @@ class Trained:
             return prior(key, n)
         if self.experiment.prior is None:
             raise ValueError(
-                f"{type(self.experiment.model).__name__} has no prior to sample from; pass one that is fitted to its "
-                "codes, by jaxae.measure.mixture.fit"
+                f"{type(self.experiment.model).__name__} has no prior to sample from; fit one to its codes with "
+                "jaxae.measure.mixture.fit, and pass it"
             )
         own = self.experiment.prior
         condition = condition_of(self, *conditioned(self, n, Given(y, context)))
