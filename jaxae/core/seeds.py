@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool
 
 @custom_vmap
 def in_any_seed(flag: Bool[Array, ""]) -> Bool[Array, ""]:
-    """Whether the flag is true for any seed: without an axis of seeds under vmap, so that `cond` runs one branch."""
+    """Whether the flag is true for any seed; under vmap without an axis of seeds, so that `cond` runs one branch."""
     return flag
 
 

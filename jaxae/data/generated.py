@@ -27,7 +27,7 @@ def generated(
     """Endless training examples, each the result of `draw(key, arrays)`, and a test split generated once.
 
     draw: a pure JAX function. The training step calls it with a separate key for every example, a function of the seed
-    and of the number of the example, step * batch_size + index in the batch. No example repeats within 2**32. The
+    and of the number of the example, step * batch_size + index in the batch. Numbers repeat only after 2**32. The
     examples are the same on any number of devices, and in a run that is resumed.
     shape: of one example: (D,) a row of a table, (T, D) a series, (H, W, C) an image. train: number of examples in an
     epoch. test: number of test examples, the same for all seeds. arrays: any arrays that `draw` needs, as a pytree;

@@ -138,7 +138,7 @@ def hold_out(x: np.ndarray, y: np.ndarray, classes: tuple[str, ...]) -> Dataset:
 
 
 def _no_source(name: str) -> RawDataset:
-    raise InputError(f"{name} is neither a fraction nor a number of examples")
+    raise InputError(f"{name} is neither a fraction nor a number of examples; pass one of them")
 
 
 def _divided(raw: RawDataset, held_out: dict[str, float]) -> dict[str, Split]:

@@ -40,8 +40,8 @@ class Training:
     precision: Literal["float32", "mixed"] = "float32"
     """Floating-point precision. mixed: bfloat16 operands, float32 accumulation."""
     augment: tuple[augmentation.Name, ...] = ()
-    """Random changes of training images, sampled again in every step: flip (left and right), crop (of the image padded
-    by an eighth), colour (brightness, contrast, saturation), in this order."""
+    """Data augmentation: random changes of training images, sampled again in every step: flip (left and right), crop
+    (of the image padded by an eighth), colour (brightness, contrast, saturation), in this order."""
 
 
 @dataclasses.dataclass(frozen=True)
