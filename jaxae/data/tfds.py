@@ -179,5 +179,6 @@ def _decode(tfds: Any, builder: Any, name: str) -> RawDataset:
 def _unknown(name: str, known: list[str]) -> InputError:
     near = difflib.get_close_matches(name, known, 3, 0.4)
     return InputError(
-        f"data={name}: there is no such file or data set" + (f"; did you mean {', '.join(near)}?" if near else "")
+        f"data={name}: there is no such file or data set"
+        + (f"; did you mean {', '.join(near)}?" if near else "; check the name")
     )

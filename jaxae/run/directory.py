@@ -74,7 +74,9 @@ def prepare(workdir: Path, config: Config, description: dict[str, Any], outdated
         if links := [
             name for name in (*RUN_FILES, "checkpoints/*") for path in workdir.glob(name) if path.is_symlink()
         ]:
-            raise InputError(f"workdir={workdir}: {links[0]} is a link, but a run writes into itself only; remove it")
+            raise InputError(
+                f"workdir={workdir}: {links[0]} is a link, but a run writes only into its own directory; remove it"
+            )
         for name in RUN_FILES:
             (workdir / f"{name}.tmp").unlink(missing_ok=True)  # left by a run that was killed while writing
         if file.exists():

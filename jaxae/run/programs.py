@@ -33,7 +33,7 @@ class Input(NamedTuple):
 
 
 class Program(NamedTuple):
-    """A function of one row of each of its inputs, which are named."""
+    """A function of one row of each of its named inputs."""
 
     function: Callable[..., Array]
     inputs: dict[str, Input]
