@@ -84,9 +84,9 @@ def _ragged(given: dict[str, Any], ys: dict[str, Any], contexts: dict[str, Any],
         ]
         for name, parts in given.items()
     }
-    of = _columns(contexts, dict(zip(given, counts, strict=True)), WHERE)
+    by_split = _columns(contexts, dict(zip(given, counts, strict=True)), WHERE)
     of_bytes = all(np.asarray(part).dtype == np.uint8 for parts in given.values() for part in parts)
-    return _series(series, found, classes, of, options, WHERE)._replace(from_bytes=of_bytes)
+    return _series(series, found, classes, by_split, options, WHERE)._replace(from_bytes=of_bytes)
 
 
 def _series(
@@ -164,12 +164,12 @@ def assembled(
     of_bytes = kind == "series" and images[0].dtype == np.uint8
     counts = [len(x) // number for x, number in zip(examples, frames.values(), strict=True)]
     found, classes = labels([ys[name] for name in xs], counts, where)
-    of = _columns(contexts, dict(zip(xs, counts, strict=True)), where) if contexts else {}
+    by_split = _columns(contexts, dict(zip(xs, counts, strict=True)), where) if contexts else {}
     if kind == "series" and options.window:
         series = {name: [*x] for name, x in zip(xs, examples, strict=True)}
-        return _series(series, found, classes, of, options, where)._replace(from_bytes=of_bytes)
+        return _series(series, found, classes, by_split, options, where)._replace(from_bytes=of_bytes)
     splits = {name: Split(x, np.repeat(y, frames[name])) for name, x, y in zip(xs, examples, found, strict=True)}
-    for name, columns in of.items():
+    for name, columns in by_split.items():
         context = np.repeat(covariates.stacked(columns), frames[name], axis=0)
         splits[name] = splits[name]._replace(context=context)
     groups = None
@@ -184,7 +184,7 @@ def assembled(
         from_bytes=of_bytes,
         groups=groups,
         applicable=OF_SERIES if kind == "series" else (),
-        covariates=tuple(of.get("train", ())),
+        covariates=tuple(by_split.get("train", ())),
     )
 
 

@@ -70,12 +70,12 @@ def indices(y: Any, classes: Sequence[str], count: int) -> Int[np.ndarray, " N"]
     """
     y = np.asarray(y)
     (found,), names = labels([np.full(count, y) if y.ndim == 0 else y], [count], "condition")
-    of = {name: index for index, name in enumerate(classes)}
+    index_of = {name: index for index, name in enumerate(classes)}
     strings = not any(name.lstrip("-").isdecimal() for name in classes)
-    of |= {str(index): index for index in range(len(classes)) if strings and y.dtype.kind in "iu"}
-    if unknown := [name for name in names if name not in of]:
+    index_of |= {str(index): index for index in range(len(classes)) if strings and y.dtype.kind in "iu"}
+    if unknown := [name for name in names if name not in index_of]:
         raise InputError(f"y={unknown[0]} is not a class; use one of {', '.join(classes[:20])}")
-    return np.array([*(of[name] for name in names), -1], np.int32)[found]
+    return np.array([*(index_of[name] for name in names), -1], np.int32)[found]
 
 
 def _column(y: np.ndarray, count: int, where: str) -> np.ndarray:

@@ -94,22 +94,22 @@ def tiles(picture: Picture, size: int) -> UInt8[np.ndarray, "N size size C"]:
     return cut.reshape(rows * columns, size, size, -1)
 
 
-def crop(key: Key[Array, ""], of: Pictures, size: int) -> UInt8[Array, "size size C"]:
+def crop(key: Key[Array, ""], source: Pictures, size: int) -> UInt8[Array, "size size C"]:
     """A square of this size at a random place of a random picture."""
     which, *where = jax.random.split(key, 3)
-    number = jax.random.randint(which, (), 0, len(of.first))
-    height, width = of.sizes[number]
+    number = jax.random.randint(which, (), 0, len(source.first))
+    height, width = source.sizes[number]
     row, column = (
         jax.random.randint(k, (), 0, side - size + 1) for k, side in zip(where, (height, width), strict=True)
     )
     places = jnp.arange(size)
     rows, columns = (row + places) * width, column + places
-    return of.pixels[of.first[number] + rows[:, None] + columns[None]]
+    return source.pixels[source.first[number] + rows[:, None] + columns[None]]
 
 
 def _drawing(size: int) -> Callable[[Key[Array, ""], Pictures], UInt8[Array, "size size C"]]:
-    def draw(key: Key[Array, ""], of: Pictures) -> UInt8[Array, "size size C"]:
-        return crop(key, of, size)
+    def draw(key: Key[Array, ""], source: Pictures) -> UInt8[Array, "size size C"]:
+        return crop(key, source, size)
 
     return draw
 

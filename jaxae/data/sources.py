@@ -127,8 +127,8 @@ class Found(NamedTuple):
 
     def arguments(self, name: str, y: bool, context: bool) -> dict[str, Any]:
         """Arguments of `from_arrays` for the split `name`. y, context: whether to pass the classes, the covariates."""
-        of = {f"{name}_y": self.labels} if y else {}
-        return {name: self.split.x, **of, **({f"{name}_context": self.columns or None} if context else {})}
+        classes = {f"{name}_y": self.labels} if y else {}
+        return {name: self.split.x, **classes, **({f"{name}_context": self.columns or None} if context else {})}
 
 
 def examples(

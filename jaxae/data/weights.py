@@ -26,11 +26,11 @@ def params(path: Path, net: nn.Module, tensors: Mapping[str, str], *inputs: Any,
     wanted = jax.eval_shape(net.init, jax.random.key(0), *inputs)["params"]
     leaves, structure = jax.tree.flatten_with_path(wanted)
     names = {"/".join(part.key for part in keys): leaf.shape for keys, leaf in leaves}
-    of = {parameter: _tensor(parameter, tensors) for parameter in names}
-    held = read(path, {prefix + name for name in of.values()} | {*of.values()})
+    tensor_of = {parameter: _tensor(parameter, tensors) for parameter in names}
+    held = read(path, {prefix + name for name in tensor_of.values()} | {*tensor_of.values()})
     found = []
     for parameter, shape in names.items():
-        name = of[parameter]
+        name = tensor_of[parameter]
         if name not in held and prefix + name not in held:
             raise InputError(f"{path} has no tensor {name}; use weights of that model")
         x = held[name if name in held else prefix + name]

@@ -200,16 +200,16 @@ def info_of(saved: dict[str, Any]) -> Info:
     about = saved["data"]
     real, missing = (bool(about.get(name, False)) for name in ("real", "missing"))
     total = None if about.get("total") is None else float(about["total"])
-    of = conditions_of(saved)
+    conditions = conditions_of(saved)
     return Info(
         tuple(about["shape"]),
         about["train"],
         real=real,
         missing=missing,
         total=total,
-        classes=len(of.classes),
-        context=len(of.covariates),
-        labelled=about.get("labelled", about["train"] if of.classes else 0),
+        classes=len(conditions.classes),
+        context=len(conditions.covariates),
+        labelled=about.get("labelled", about["train"] if conditions.classes else 0),
     )
 
 

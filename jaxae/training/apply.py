@@ -34,8 +34,8 @@ def method(
 def of_all(trained: Model, name: str, x: Examples, given: Given) -> jax.Array:
     """A method (x, condition) of a conditional model, for all examples; with several seeds a leading axis of seeds."""
     several = len(trained.seeds) > 1
-    of = partial(method, trained.experiment.model, name, several, False, trained.variables)
-    found = [of(part.x, *condition_of(trained, part.y, part.context)) for part in parts(trained, x, given=given)]
+    call = partial(method, trained.experiment.model, name, several, False, trained.variables)
+    found = [call(part.x, *condition_of(trained, part.y, part.context)) for part in parts(trained, x, given=given)]
     return jnp.concatenate(found, axis=int(several))
 
 

@@ -163,8 +163,8 @@ def conditioned(units: Units, count: int, given: Given, inferred: bool = False) 
     if given.split is None:
         fixed = (mine if own is None else own for own, mine in zip(given[:2], units.fixed[:2], strict=True))
         given = Given(*fixed)
-    of = categories(known.covariates)
-    wanted = {"y": (given.y, known.classes), "context": (given.context, of)}
+    named = categories(known.covariates)
+    wanted = {"y": (given.y, known.classes), "context": (given.context, named)}
     for name, (value, names) in wanted.items():
         if value is not None and not (units.experiment.conditional and names):
             lacking = f"it depends on no {'classes' if name == 'y' else 'covariates'}"
@@ -172,7 +172,7 @@ def conditioned(units: Units, count: int, given: Given, inferred: bool = False) 
             raise ValueError(f"{name} has no effect on {model}: {why}; omit it")
         lacks = value is None and given.split is None and not (inferred and name == "y")
         if units.experiment.conditional and names and lacks:
-            what = f"a class of {', '.join(known.classes[:20])}" if name == "y" else f"covariates {', '.join(of)}"
+            what = f"a class of {', '.join(known.classes[:20])}" if name == "y" else f"covariates {', '.join(named)}"
             raise ValueError(f"{model} is conditional; pass {name}, {what}: one for all examples, or one for each")
     if not units.experiment.conditional:
         return None, None
@@ -182,7 +182,7 @@ def conditioned(units: Units, count: int, given: Given, inferred: bool = False) 
     if given.y is not None:
         y = indices(given.y, known.classes, count)
     if given.context is not None:
-        columns = covariates.columns(covariates.repeated(given.context, count, [*of]), count, "context", [*of])
+        columns = covariates.columns(covariates.repeated(given.context, count, [*named]), count, "context", [*named])
         context = covariates.in_model_units(columns, known)
     return y if known.classes else None, context
 

@@ -66,7 +66,7 @@ def impute(model: Model, x: Any, samples: int, draws: int, seed: int, mixture: b
             raise ValueError("a data frame has no axis of seeds; pass mixture=True, or impute with model[i]")
         before = cells.of_frame(x, model.features)
         found = impute(model, before, samples, draws, seed, mixture, given)
-        frames = [cells.filled_frame(x, model.features, before, of) for of in (found.x, *found.draws)]
+        frames = [cells.filled_frame(x, model.features, before, filled) for filled in (found.x, *found.draws)]
         return found._replace(x=frames[0], draws=frames[1:])
     _require(model, samples, draws)
     values, shape = _values(model, x)
@@ -76,12 +76,12 @@ def impute(model: Model, x: Any, samples: int, draws: int, seed: int, mixture: b
     chosen: Any = x.take(rows) if isinstance(x, Split) else values[rows]
     for part in parts(model, chosen) if len(rows) else ():
         at = rows[part.first : part.first + len(part.x)]
-        y, context = (None if of is None else of[at] for of in conditions)
+        y, context = (None if column is None else column[at] for column in conditions)
         each += _of_part(model, part._replace(y=y, context=context), at, samples, draws, seed)
     lead = (len(model.seeds),) if len(model.seeds) > 1 else ()
     one = model.shape
     none = Moments(*(np.zeros((*lead, 0, *tail), np.float32) for tail in (one, one, one, (), (draws, *one))))
-    joined = Moments(*(np.concatenate(of, axis=len(lead)) for of in zip(none, *each, strict=True)))
+    joined = Moments(*(np.concatenate(field, axis=len(lead)) for field in zip(none, *each, strict=True)))
     if lead and mixture:
         joined, lead = _mixed(joined), ()
     return _in_place(model, values, rows, joined, (*lead, *shape))
@@ -128,12 +128,12 @@ def _of_part(model: Model, part: Part, at: np.ndarray, samples: int, draws: int,
     found = []
     for first in range(0, len(at), size):
         places = np.minimum(np.arange(first, first + size), len(at) - 1)
-        data = (part.x[places], observed[places], *(of[places] for of in c))
-        of = _moments(
+        data = (part.x[places], observed[places], *(array[places] for array in c))
+        moments = _moments(
             model.experiment.model, several, per, draws, model.variables, data, jnp.asarray(at[places]), keys, samples
         )
         used = min(size, len(at) - first)
-        found.append(Moments(*(np.asarray(value)[(*[slice(None)] * several, slice(used))] for value in of)))
+        found.append(Moments(*(np.asarray(value)[(*[slice(None)] * several, slice(used))] for value in moments)))
     return found
 
 
@@ -172,7 +172,7 @@ def _by_importance(
     Sums over the samples so far have weights relative to the largest one. A draw is the sample with the largest log
     weight plus Gumbel noise: resampling in proportion to the weights (Gumbel-max).
     """
-    of: Any = not_miwae.draws if isinstance(model, not_miwae.NotMIWAE) else miwae.draws
+    draw_samples: Any = not_miwae.draws if isinstance(model, not_miwae.NotMIWAE) else miwae.draws
     x, _, *c = data
     b = len(x)
     q: Any = model.apply(variables, x, *c, method="posterior")
@@ -191,7 +191,7 @@ def _by_importance(
         top, first, second, best, drawn = state
         of_codes, of_entries, of_draws = jax.random.split(jax.random.fold_in(key, i), 3)
         z = q.samples(batch.noise(of_codes, (per, q.size)))
-        found = of(model, variables, data, q, z, batch.keys(of_entries))
+        found = draw_samples(model, variables, data, q, z, batch.keys(of_entries))
         log_w = jnp.where((i * per + jnp.arange(per) < samples)[None], found.log_weights, -jnp.inf)
         new = jnp.maximum(top, log_w.max(1))
         w, old = jnp.exp(log_w - new[:, None]), jnp.exp(top - new)

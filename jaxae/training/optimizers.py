@@ -74,7 +74,7 @@ class Skipping(NamedTuple):
 
 
 def skipping(optimizer: optax.GradientTransformation, norm: float) -> optax.GradientTransformation:
-    """The optimizer, skipping updates with a global gradient norm above `norm`: they leave params and state unchanged.
+    """The optimizer, skipping steps whose gradient has a global norm above `norm`; a skipped step changes nothing.
 
     Child 2021, section 4.2 and its code: such gradients of deep variational models are rare and harmful.
     """

@@ -81,7 +81,7 @@ def bounds(
     theorem 1). x are the observed entries, without the mask: a model of missingness (`not_miwae`) does not enter.
     model: a `vae.VAE`. data: examples, their mask or None, and their condition, if there is one.
     """
-    of = iwae.densities(model)
+    densities = iwae.densities(model)
 
     def one(variables: Variables, key: Key[Array, ""]) -> dict[str, Float[Array, " B"]]:
         x, _, *c = data
@@ -90,7 +90,7 @@ def bounds(
         def log_weight(key: Key[Array, ""]) -> Float[Array, " B"]:
             eps = jax.random.normal(key, (1, 1, q.size))
             z = q.samples(jnp.broadcast_to(eps, (len(x), 1, q.size)))
-            return of(variables, data, q, z).log_weights()[:, 0]
+            return densities(variables, data, q, z).log_weights()[:, 0]
 
         log_w = jax.lax.map(log_weight, jax.random.split(key, samples))
         return {ELBO: -log_w.mean(0), LIKELIHOOD: log(samples) - jax.nn.logsumexp(log_w, axis=0)}
