@@ -179,7 +179,7 @@ def test_csv_round_trip_from_the_command_line(table, capsys):
 def test_impute_refuses_bad_output_in_one_line(table, capsys):
     for out, says in (
         ("fish.csv", "is DATA itself"),
-        ("filled.parquet", "has another format than"),
+        ("filled.parquet", "differs in format from"),
         ("filled.png", "rows of a table are not images"),
         ("filled.txt", "must end in one of .csv, .tsv, .parquet, .npy, .npz, .png"),
     ):

@@ -139,7 +139,7 @@ def test_windows_and_frames_have_the_covariates_of_their_series_and_video(tmp_pa
         ({"age": np.where(np.arange(COUNT) % 2, 1e308, -1e308)}, "age has values too large"),
         ({"age": AGE[:9]}, r"age has shape \(9,\), not \(60,\): one per example"),
         ({"age": np.zeros((COUNT, 2))}, r"age has shape \(60, 2\)"),
-        ({"age": np.array([{}] * COUNT)}, "age holds neither numbers nor strings only"),
+        ({"age": np.array([{}] * COUNT)}, "age is neither all numbers nor all strings"),
         (np.zeros((COUNT, 2, 2)), r"context has shape \(60, 2, 2\); pass shape \[N\] or \[N, C\]"),
     ],
 )
@@ -153,7 +153,7 @@ def test_test_split_with_covariates_unlike_those_of_training_raises(tmp_path):
     train = write(tmp_path / "t.csv", X, **CONTEXT)
     for text, test, fields in (
         (
-            "colour=pink is not a category of the training data: blue, dark grey, red",
+            "colour=pink is not a category of the training data; use blue, dark grey, red",
             {"age": AGE, "colour": ["pink"] * 60},
             {},
         ),
@@ -172,7 +172,7 @@ def test_test_split_with_covariates_unlike_those_of_training_raises(tmp_path):
         data.load(str(tmp_path / "x.npy"), context=("age",))
     np.savez(tmp_path / "c.npz", x=X, context=AGE)
     with pytest.raises(
-        InputError, match="test=.* has no covariates, but the training split has context; give both alike"
+        InputError, match="test=.* has no covariates, but the training split has context; use the same ones"
     ):
         data.load(str(tmp_path / "c.npz"), test=str(tmp_path / "x.npy"))
     with pytest.raises(
@@ -399,11 +399,11 @@ def test_unsuitable_models_and_data_raise_one_line(tmp_path):
             lambda: jaxae.fit("cvae", data.from_arrays(X), context=AGE, **SMALL),
         ),
         (
-            "the test split has examples of class 9, and the training split has none",
+            "the test split has examples of class 9, but the training split has none",
             lambda: jaxae.fit("cvae", data.from_arrays(X, Y, test=X[:2], test_y=[1, 9]), **SMALL),
         ),
         (
-            "the test split has examples without a class, and the training split has none; .* pass test_y",
+            "the test split has examples without a class, but the training split has none; .* pass test_y",
             lambda: jaxae.fit("cvae", data.from_arrays(X, Y, test=X[:2]), **SMALL),
         ),
     ):

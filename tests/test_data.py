@@ -244,7 +244,7 @@ def bad_inputs(folder):
         "corrupt gzip": (file("bad.gz", bytes(damaged)), "damaged"),
         "wrong magic number": (file("magic", b"\0\0\x0d\x03" + raw[4:]), "magic number 00000d03"),
         "labels instead of images": (file("labels", idx_bytes(np.arange(9))), "magic number 00000801"),
-        "sizes differ": (str(folder / "sizes"), "001.png: 4x3 pixels, but 000.png has 4x5"),
+        "sizes differ": (str(folder / "sizes"), "001.png has 4x3 pixels, but 000.png has 4x5"),
         "truncated picture": (str(folder / "broken"), "000.png cannot be read"),
         "picture beside classes": (str(folder / "mixed"), "beside folders"),
         "folder without images": (str(folder / "empty"), "has no pictures"),

@@ -317,8 +317,8 @@ def test_bad_configuration_raises_before_anything_is_written(few, tmp_path):
 @pytest.mark.parametrize(
     ("says", "name", "fields"),
     [
-        (r"^kernels=\(\) is empty: at least one value is needed", "convolutional", {"kernels": ()}),
-        (r"^filters=\(\) is empty: at least one value is needed", "strided", {"filters": ()}),
+        (r"^kernels=\(\) is empty; give at least one value", "convolutional", {"kernels": ()}),
+        (r"^filters=\(\) is empty; give at least one value", "strided", {"filters": ()}),
         ("^kernels=0 must be at least 1", "strided", {"kernels": (0,)}),
     ],
 )

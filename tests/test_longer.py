@@ -178,7 +178,7 @@ def test_warm_start_records_its_source_and_a_failed_one_writes_nothing(x, tmp_pa
     found = []
     for number, source in enumerate((0, 0, 1)):
         workdir, start = tmp_path / f"warm{number}", str(tmp_path / f"source{source}")
-        with pytest.raises(InputError, match="holds other parameters"):
+        with pytest.raises(InputError, match="has different parameters"):
             jaxae.fit(vae, x, init_from=start, workdir=workdir, **{**fields, "hidden": (16,)})
         model = jaxae.fit(vae, x, init_from=start, workdir=workdir, **fields)
         found.append(json.loads((workdir / "config.json").read_text())["init_from"])

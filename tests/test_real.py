@@ -329,7 +329,7 @@ def test_splits_of_different_ranges_raise():
     with pytest.raises(InputError, match="has splits of types uint8 and float64; pass all of them as bytes"):
         data.from_arrays(x, test=x / 255)
     with pytest.raises(
-        InputError, match=r"training pixels are in .*, those of another split reach 25\d; scale all alike"
+        InputError, match=r"training pixels are in .*, but those of another split reach 25\d; scale all alike"
     ):
         data.from_arrays(x / 255, test=x.astype(float))
 

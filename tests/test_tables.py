@@ -212,7 +212,7 @@ def test_new_table_is_encoded_as_the_training_table(tmp_path):
     [
         (
             "a,b\n1,2\n3,4\nunknown,5\n6,7\n",
-            "column a has numbers and strings such as 'unknown'; empty them",
+            "column a has numbers and strings such as 'unknown'; clear these",
         ),
         ("a;b\n1,5;2\n2,5;3\n3,5;2\n", "column a has decimal commas, such as 1,5; use points"),
     ],

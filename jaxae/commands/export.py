@@ -1,7 +1,7 @@
 """Write the model of a finished or saved run in a portable format.
 
 safetensors: its parameters and other variables as model.safetensors, with the config.json of the run; `jaxae.load`
-reads the folder. That of a prior over codes (`--tokenizer RUN`) needs this run too. Needs the extra `lm`
+reads the folder. That of a prior over codes also needs the run of its `--tokenizer`. Needs the extra `lm`
 (`pip install 'jaxae[lm]'`).
 stablehlo: its functions as programs in the format of jax.export, which need only JAX and flatbuffers: encode, decode,
 reconstruct, score and, with a prior, sample. programs.json describes their inputs, which have the units of the data.
@@ -26,7 +26,7 @@ from jaxae.training.trained import Trained
 
 
 class Format(NamedTuple):
-    """A format: what writes a model into a folder and describes it, and a file by which such a folder is known."""
+    """A format: a function that writes a model into a folder and describes it, and a file that marks the folder."""
 
     write: Callable[[Path, Trained], str]
     mark: str

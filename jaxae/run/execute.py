@@ -85,8 +85,8 @@ def _outdated(
 ) -> tuple[Path, ...]:
     """Files to delete from the directory of this run with fewer epochs; empty if it holds no such run.
 
-    Its results, its figures, and the picture that was due as the last one only. InputError if its steps depend on the
-    number of epochs: then another number gives another run.
+    They are its results, its figures, and the picture of its last step, unless that is due in a longer run too.
+    InputError if its steps depend on the number of epochs: then another number gives another run.
     """
     file = workdir / "config.json"
     if config.overwrite or not file.exists():

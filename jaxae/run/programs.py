@@ -33,7 +33,7 @@ class Input(NamedTuple):
 
 
 class Program(NamedTuple):
-    """A function of one row of each of its inputs, which are named."""
+    """A function of one row of each of its named inputs."""
 
     function: Callable[..., Array]
     inputs: dict[str, Input]
@@ -52,7 +52,7 @@ def write(folder: Path, model: Trained) -> str:
     except ImportError:
         raise InputError(f"{folder}: needs the package flatbuffers: pip install 'jaxae[export]'") from None
     if len(model) > 1:
-        raise InputError(f"the model has {len(model)} seeds, and a program is of one; use member=0 to {len(model) - 1}")
+        raise InputError(f"the model has {len(model)} seeds, but a program has one; use member=0 to {len(model) - 1}")
     (rows,) = jax.export.symbolic_shape("rows")
     about: dict[str, Any] = {"platforms": PLATFORMS, "programs": {}}
     for name, program in programs(model).items():
@@ -166,9 +166,9 @@ def _in_model_units(
 
 
 def _scaled(x: Float[Array, "*D"], scale: Scale) -> Float[Array, "*D"]:
-    """Model units, accurate to float32 also where the offset is large: its rounding error is subtracted separately."""
+    """Model units, accurate to float32 even for a large offset, since its rounding error is subtracted separately."""
     row = (*[1] * (x.ndim - 1), -1)
     offset, factor = (np.asarray(part, np.float64).reshape(row) for part in scale)
     high = offset.astype(np.float32)
-    near = jax.lax.optimization_barrier(x - high)  # otherwise the compiler adds both constants
+    near = jax.lax.optimization_barrier(x - high)  # otherwise the compiler would merge both constants
     return (near - (offset - high).astype(np.float32)) / factor.astype(np.float32)
