@@ -153,8 +153,8 @@ def total_correlation(variables, batch, key):
     """The three terms of the KL decomposition, with different weights."""
     q = DiagonalNormal(batch.x @ variables["params"]["a"], batch.x @ variables["params"]["b"])
     z = q.mean + jnp.exp(q.log_scale) * batch.noise(key, q.mean.shape[1:])
-    everyone = DiagonalNormal(*(batch.gather(part) for part in q))
-    mutual, correlation, divergence = tcvae.kl_decomposition(q, z, everyone, 1000)
+    global_q = DiagonalNormal(*(batch.gather(part) for part in q))
+    mutual, correlation, divergence = tcvae.kl_decomposition(q, z, global_q, 1000)
     return {"loss": 0.5 * mutual + 6 * correlation + 0.8 * divergence, "correlation": correlation}, {}
 
 

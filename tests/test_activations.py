@@ -244,7 +244,7 @@ def test_failed_writing_leaves_no_folder(model, tmp_path):
         ({"config": {"model_type": "gpt2"}}, "model_type='gpt2' is not supported; use a model with model_type='bert'"),
         ({"config": {"hidden_act": "relu"}}, "hidden_act='relu' is not supported"),
         ({"config": {"hidden_size": "6"}}, "hidden_size='6' must be a positive integer"),
-        ({"config": {"num_attention_heads": 4}}, "hidden_size 6 is no multiple of num_attention_heads 4"),
+        ({"config": {"num_attention_heads": 4}}, "hidden_size=6 must be a multiple of num_attention_heads=4"),
         ({"config": {"intermediate_size": 11}}, r"intermediate.dense.bias becomes \[10\], not \[11\]; use weights of"),
         ({"config": {"num_hidden_layers": 3}, "layer": 3}, "has no tensor encoder.layer.2.*; use weights of"),
         ({"layer": 3}, r"--layer 3 does not exist; use 0 \(the embeddings\) to 2"),

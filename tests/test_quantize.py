@@ -113,7 +113,7 @@ def test_replacements_are_drawn_in_proportion_to_the_squared_error():
 
 
 def test_reinitialized_codes_have_the_given_usage_and_leave_it_to_their_vectors():
-    vq = quantize.VQ(3, 1, decay=0.5, reinit_below=0.2, reinit_usage=0.3, drawn="error")
+    vq = quantize.VQ(3, 1, decay=0.5, reinit_below=0.2, reinit_usage=0.3, sampling="error")
     z = jnp.array([1.0, 1.1, 5.0, 0.9]).reshape(4, 1, 1)
     variables = {"codebook": {"codes": jnp.array([[1.0], [2.0], [-9.0]]), "use": jnp.array([1.0, 1.0, 0.1])}}
     _, updates, _ = applied(vq, z, variables)
@@ -409,7 +409,7 @@ def test_options_without_effect_and_out_of_range_raise():
         quantize.LFQ(31, joint=False)
     with pytest.raises(ValueError, match="bits=25 are too many for an exact entropy"):
         quantize.LFQ(25)
-    with pytest.raises(ValueError, match=r"quantizers of \[4, 8\] codes"):
+    with pytest.raises(ValueError, match=r"layers have \[4, 8\] codes"):
         quantize.Residual((quantize.LFQ(2), quantize.LFQ(3)))
 
 

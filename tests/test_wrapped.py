@@ -196,9 +196,9 @@ def test_functions_with_noise_receive_keys_in_training_only():
 def test_conflicting_arguments_raise():
     with pytest.raises(ValueError, match="noise=True has no effect without apply"):
         nets.wrap(lambda key: {}, noise=True)
-    with pytest.raises(ValueError, match="two arrays of the net have the same name, among"):
+    with pytest.raises(ValueError, match="two arrays of the net have the same name; rename one of"):
         nets.wrap(lambda key: {"a.b": jnp.ones(1), "a": {"b": jnp.ones(1)}}, len).init(new_key(), jnp.ones((1, 2)))
-    with pytest.raises(ValueError, match="apply has no effect on a module of NNX"):
+    with pytest.raises(ValueError, match="apply has no effect on an NNX module"):
         nets.wrap(lambda key: nnx.Linear(2, 2, rngs=nnx.Rngs(key)), lambda net, x: x).init(new_key(), jnp.ones((1, 2)))
 
 

@@ -138,8 +138,8 @@ def factor_score(
     Each vote samples `batch` examples, with replacement, that have the same value of one factor, and selects the latent
     dimension of smallest variance, relative to its variance over all examples. A majority-vote classifier from selected
     dimension to factor is fitted on `train_votes`; the score is its accuracy on `test_votes` others. Every
-    factor has the same number of votes: the expectation is that of votes for random factors, with less variance.
-    Dimensions that have collapsed to the prior are excluded (see `active`); if all have, the score is 1 / F.
+    factor has the same number of votes, which has the expectation of votes for random factors, with less variance.
+    Dimensions that have collapsed to the prior are excluded (see `active`); if all have collapsed, the score is 1 / F.
     """
     codes, factors = _checked(codes, factors)
     used, count = active(codes), factors.shape[1]

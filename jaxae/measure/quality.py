@@ -1,4 +1,4 @@
-"""Sample quality: the feature distribution of generated images against that of real ones.
+"""Sample quality: the feature distribution of generated images compared with that of real ones.
 
 Features are activations of a network (see `classifier.features`); unlike pixels, they do not depend on the alignment of
 images. All metrics depend on the number of images; compare only values for the same number.

@@ -19,7 +19,7 @@ RATE = 0.01  # of that average
 
 
 class Target(NamedTuple):
-    """The number of active latents that the controller of the coefficient aims at, from a training step on."""
+    """The number of active latents that the controller of the coefficient aims at, and the step at which it starts."""
 
     active: float
     start: float = 0
@@ -122,5 +122,5 @@ def loss(
 
 
 def is_zero(weight: float | Float[Array, ""]) -> bool:
-    """Whether a weight is 0; a traced one is not."""
+    """Whether a weight is the number 0; False for a traced weight."""
     return isinstance(weight, int | float) and weight == 0

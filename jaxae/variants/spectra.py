@@ -41,8 +41,8 @@ def spectral_distances(
     """The two terms of the multi-resolution STFT loss (Yamamoto, Song & Kim 2020, equations 4 to 6).
 
     With magnitudes X and Y, the root of `power` plus `FLOOR`: spectral convergence |X - Y| / |X| in the Frobenius norm,
-    and the mean |log X - log Y|; each the mean over windows. mask: 1 within a signal; frames centred after its end are
-    left out. Both signals have to be 0 there.
+    and the mean |log X - log Y|, both averaged over windows. mask: 1 within a signal; frames centred after its end are
+    left out. Both signals must be 0 there.
     """
     convergence, logarithm = [], []
     for window in windows:

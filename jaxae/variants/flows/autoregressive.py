@@ -1,4 +1,4 @@
-"""Autoregressive flows: the function of a dimension depends on the dimensions before it."""
+"""Autoregressive flows: the transformation of each dimension depends on the dimensions before it."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ class Autoregressive(Flow):
         return z, log_slopes.sum(-1)
 
     def inverse(self, z: Float[Array, "*lead Z"], context: Context = None) -> Flowed:
-        """Pass i gives dimension i, from the dimensions before it."""
+        """Invert one dimension per pass: pass i computes dimension i from the dimensions before it."""
 
         def improved(found: jax.Array) -> tuple[jax.Array, jax.Array]:
             return self.elementwise.inverse(self.net(found, context), z)
