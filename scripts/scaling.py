@@ -97,7 +97,7 @@ def noise(folder: Path, count: int) -> Dataset:
 
 
 def numbers(folder: Path, count: int, kind: str) -> Dataset:
-    """`count` rows of random numbers of this type in a file, with some mean and variance; 100 of them as test split."""
+    """`count` rows of random numbers of this type in a file, not standardized; the first 100 are the test split."""
     path = folder / f"{kind}.npy"
     rng = np.random.default_rng(0)
     x = np.lib.format.open_memmap(path, "w+", np.dtype(getattr(jnp, kind)), (count, 28, 28, 1))

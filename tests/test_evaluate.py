@@ -366,7 +366,9 @@ def test_roughness_of_a_constant_decoder_is_nan():
 def test_codes_on_a_line_raise():
     line = ring(10)[:, :1] * np.ones((1, 2))
     for measure in (plane.holes, lambda z: plane.roughness(pixels(jnp.sin), z)):
-        with pytest.raises(ValueError, match="^10 codes of 2 dimensions lie in a subspace: they have no normal density$"):
+        with pytest.raises(
+            ValueError, match="^10 codes of 2 dimensions lie in a subspace: they have no normal density$"
+        ):
             measure(line)
 
 

@@ -60,8 +60,8 @@ def asymmetry(z: Num[Any, "N Z"]) -> float:
 def holes(z: Num[Any, "N Z"], seed: int = 0) -> float:
     """Fraction of samples of a normal distribution fitted to the codes with no code nearby: 0.01 for normal codes.
 
-    The codes are whitened, and 10,000 points are sampled from N(0, I). "Nearby" is the 0.99 quantile of the distances from
-    these points to the nearest of N samples of N(0, I).
+    The codes are whitened, and 10,000 points are sampled from N(0, I). "Nearby" is the 0.99 quantile of the distances
+    from these points to the nearest of N samples of N(0, I).
     """
     from scipy.spatial import cKDTree
 

@@ -1,6 +1,6 @@
 """Hand-written PyTorch of `resnet_vae` and `kl_autoencoder`, eager or with `torch.compile`.
 
-The same networks, losses and number of passes as in jaxae: the discriminator's step decodes anew, without a gradient.
+The same networks, losses and number of passes as in jaxae: the discriminator's step decodes again, without a gradient.
 Data on the device, fused Adam, channels-last convolutions, denormals flushed to zero, autocast for bfloat16.
 """
 
