@@ -54,7 +54,7 @@ class Config(run.Config):
     adversarial_start: float = 5.0
     """Epochs before the discriminator starts."""
     adversarial_lr: float = 2e-4
-    """Constant learning rate of the discriminator, which is trained with Adam; no other optimizer field applies to it."""
+    """Constant learning rate of the discriminator, which Adam trains; no other optimizer field applies to it."""
     discriminator: tuple[int, ...] = (32, 64, 128)
     """Channels of the discriminator's layers."""
 

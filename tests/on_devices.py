@@ -3,8 +3,7 @@
 Arguments: the experiment's module; the set of plans (`all`; `split`, on 1, 2, 4 and 8 devices without microbatches;
 `fast`, four of them; `one`, pmap on 4 devices; `fsdp`, on 2 and 8 devices; `bits`, the reproducible ones, with the
 experiment's own optimizer); fields as JSON. Each plan runs with one seed and, unless the set is `fast` or `one`, also
-with four. `terms` in place of
-a module: one gradient of each term of the global batch, on 2 and 8 devices.
+with four. `terms` in place of a module: one gradient of each term of the global batch, on 2 and 8 devices.
 Runs in a separate process, since the number of virtual devices is fixed when JAX starts.
 `python tests/on_devices.py tests/devices.json [NAME ...]` records the table of all experiments, or of those named.
 """

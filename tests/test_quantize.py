@@ -75,7 +75,7 @@ def lloyd(z, start, iterations):
 
 @pytest.mark.parametrize(("n", "k"), [(60, 7), (4, 6)])
 def test_kmeans_against_numpy_from_the_same_vectors(n, k):
-    """Of 4 vectors some start two of 6 centres; the second one has no vectors and stays."""
+    """Some of 4 vectors start two of 6 centres, the second of which gets no vectors and does not move."""
     z = vectors(n, 3)
     start, _ = codebook.kmeans(z, k, new_key(), 0)
     assert {tuple(row) for row in np.asarray(start)} <= {tuple(row) for row in np.asarray(z)}
@@ -103,7 +103,7 @@ def test_kmeans_of_the_first_batch_starts_the_codebook_once(learned):
     assert jnp.abs(again.codes).max() < 10  # no k-means of the second batch
 
 
-def test_replacements_are_drawn_in_proportion_to_the_squared_error():
+def test_replacements_are_sampled_in_proportion_to_the_squared_error():
     z = jnp.array([0.0, 1.0, 2.0, 7.0]).reshape(4, 1, 1)
     codes = jnp.concatenate([jnp.array([[0.0], [6.0]]), jnp.full((4998, 1), 1e3)])
     fresh, _ = codebook.replacements(z, codes, jnp.ones(5000, bool), "error", batch(z), new_key())
