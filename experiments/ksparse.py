@@ -17,7 +17,7 @@ from jaxae.variants import autoencoder, ksparse
 
 @dataclass(frozen=True)
 class Config(run.Config):
-    """784-1000-784, linear, one matrix, squared error, Adam."""
+    """784-1000-784, linear, tied weights, squared error, Adam."""
 
     epochs: int = 10
     latent: int = 1000

@@ -143,7 +143,7 @@ def table(tmp_path_factory):
 
 @pytest.mark.slow
 def test_csv_round_trip_from_the_command_line(table, capsys):
-    """Missing numbers and strings, a text column, a class, a covariate, units; all bytes of the other cells are kept."""
+    """Missing numbers and strings, a text column, a class, a covariate, units; the other cells keep all their bytes."""
     source = (table / "fish.csv").read_bytes().decode()
     arguments = (table / "run", table / "fish.csv", "--samples", 40, "--draws", 2)
     assert call("impute", *arguments, "--out", table / "filled.csv") == 0

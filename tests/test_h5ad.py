@@ -62,7 +62,7 @@ def written(path, x=X, kind="dense"):
 
 
 def old(path):
-    """A file in the first format: names in `index`, codes beside their categories."""
+    """A file in the first format: names in `index`, codes next to their categories."""
     with h5py.File(path, "w") as file:
         file["X"] = X
         obs, var = file.create_group("obs"), file.create_group("var")

@@ -193,7 +193,7 @@ def test_warm_start_records_its_source_and_a_failed_one_writes_nothing(x, tmp_pa
 @pytest.mark.slow
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_replay_repeats_the_step_at_which_a_run_diverged(x, tmp_path, seeds):
-    """It starts from the state before the step, its rows and its key; `replay` names the first layer whose output overflows."""
+    """From the state before the step, with its rows and its key; it names the first layer whose output overflows."""
     fields = {**FIELDS, "hidden": (8,), "optimizer": "sgd", "lr": 1e25, "seeds": seeds}
     with pytest.raises(Diverged) as error:
         jaxae.fit(vae, x, epochs=3, workdir=tmp_path, **fields)

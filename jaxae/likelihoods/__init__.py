@@ -47,7 +47,7 @@ COUNTS = {
     "zero-inflated-negative-binomial": ZeroInflatedNegativeBinomial,
 }
 SCALED = ("normal", "laplace", "student-t")  # likelihoods with a fixed scale
-NEEDS = {  # by data of a likelihood: its data, and the field that gives them
+NEEDS = {  # by the data of a likelihood: their name, and the field that selects them
     "binary": ("data in [0, 1]", "scale=unit"),
     "unit": ("data in [0, 1]", "scale=unit"),
     "levels": ("data in [0, 1]", "scale=unit"),

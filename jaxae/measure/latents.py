@@ -14,7 +14,7 @@ from jaxae.data.dataset import VALUES
 from jaxae.training.trained import Trained
 
 LIMIT = 100_000  # examples
-WORK = 2e11  # multiplications of the encoder for all of them, unless that is fewer than `FEWEST` examples
+WORK = 2e11  # multiplications of the encoder for all these examples, unless that is fewer than `FEWEST` examples
 FEWEST = 2_000
 
 Part = tuple[Num[np.ndarray, "m *D"], Int[np.ndarray, " g"], Int[np.ndarray, " g"]]

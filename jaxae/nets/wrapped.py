@@ -21,8 +21,8 @@ class Net(NamedTuple):
     """A net without its arrays."""
 
     arrays: Arrays  # their shapes
-    join: Callable[..., Any]  # (arrays) -> net; of NNX (arrays, key of its noise) -> module
-    noisy: bool  # whether a module of NNX has streams of random numbers
+    join: Callable[..., Any]  # (arrays) -> net; for NNX (arrays, key of its noise) -> module
+    noisy: bool  # whether an NNX module has streams of random numbers
     nnx: bool
 
 
@@ -38,8 +38,8 @@ def wrap(make: Callable[[Any], Any], apply: Callable[..., Any] | None = None, *,
     Floating-point arrays become parameters, named by their paths; other arrays become the collection `constants`. NNX
     modules are in training mode in training, with a key per example; `nnx.BatchNorm` uses statistics of the global
     batch. Their other variables become collections, as in `nnx.bridge.ToLinen`.
-    ValueError for `noise` without `apply`; when the module is called, for `apply` with a module of NNX, and for two
-    arrays of the same name.
+    ValueError for `noise` without `apply`; when the module is called, for `apply` with an NNX module, and for two
+    arrays with the same name.
     """
     if noise and apply is None:
         raise ValueError("noise=True has no effect without apply; pass a function (net, x, keys)")
@@ -119,7 +119,7 @@ def shapes(make: Callable[[Any], Any]) -> Net:
 
 
 def arrays_of(net: Any) -> Arrays:
-    """The arrays of a net, without its random number streams. ValueError for two of the same name."""
+    """The arrays of a net, without its random number streams. ValueError for two with the same name."""
     arrays = _variables(net)[0] if _is_nnx(net) else _leaves(net)[0]
     found = dict(arrays)
     if len(found) < len(arrays):

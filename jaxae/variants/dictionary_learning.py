@@ -64,7 +64,7 @@ def loss(
     """Squared error of scaled inputs, summed over their values, plus coefficient times the rule's penalty, plus AuxK.
 
     target: of a controller that multiplies the coefficient. levels: widths of Matryoshka's prefixes of the dictionary,
-    increasing, besides the complete one; the squared errors of all prefixes are added, each with the codes of one
+    increasing, in addition to the complete one; the squared errors of all prefixes are added, each with the codes of one
     selection (Bussmann et al. 2025), and each prefix has the auxiliary loss of the latents that it adds. dead_after:
     steps without activity on the global batch after which a latent is dead.
 

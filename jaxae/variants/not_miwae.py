@@ -1,4 +1,4 @@
-"""not-MIWAE (Ipsen, Mattei & Frellsen 2021): missing entries whose missingness depends on their values."""
+"""not-MIWAE (Ipsen, Mattei & Frellsen 2021): entries that are missing because of their values."""
 
 from typing import Any, Literal, get_args
 

@@ -1,6 +1,6 @@
 """A top-down residual network as in the very deep variational autoencoder (Child 2021).
 
-Each layer of latent variables is an image of few channels; their resolution increases from z_L to z_1 (as in Kingma et
+Each layer of latent variables is an image with few channels; their resolution increases from z_L to z_1 (as in Kingma et
 al. 2016).
 """
 
@@ -92,7 +92,7 @@ def _flat(x: Float[Array, "N H W C"]) -> Float[Array, "N Z"]:
 class Encoder(nn.Module):
     """The bottom-up network: the features of a latent layer are the output of the last residual block of its level.
 
-    [B, H, W, C] -> ([B, h, w, channels], ...), for the layers from the first level on.
+    [B, H, W, C] -> ([B, h, w, channels], ...), for the latent layers in order, those of the first level first.
     """
 
     channels: int

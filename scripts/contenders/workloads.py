@@ -22,8 +22,8 @@ class Workload(NamedTuple):
     def operations(self) -> float:
         """Floating-point operations of a step: the forward pass and two gradients, without that of the images.
 
-        With a discriminator: its forward pass and the gradient of the decoded images in the step of the decoder, in its
-        own step another decoded batch, and two batches with the gradient of its parameters.
+        A discriminator adds its forward pass and the gradient of the decoded images to the step of the decoder; its own
+        step decodes another batch, and has two batches with the gradient of its parameters.
         """
         each = [places * inputs * outputs for places, inputs, outputs in self.layers]
         total = 3 * sum(each) - each[0]

@@ -31,6 +31,6 @@ class Autoregressive(Flow):
         def improved(found: jax.Array) -> tuple[jax.Array, jax.Array]:
             return self.elementwise.inverse(self.net(found, context), z)
 
-        first = improved(jnp.zeros_like(z))  # creates the parameters outside of the loop
+        first = improved(jnp.zeros_like(z))  # creates the parameters outside the loop
         found, log_slopes = jax.lax.fori_loop(1, z.shape[-1], lambda _, last: improved(last[0]), first)
         return found, log_slopes.sum(-1)
