@@ -65,11 +65,11 @@ def main() -> None:
     known.add_argument("--sides", nargs="+", choices=(OURS, THEIRS, FREE), default=[FREE, OURS, THEIRS])
     known.add_argument("--epochs", type=int, default=0, help="(default: 100 for pbmc, 30 for simulated)")
     known.add_argument("--seeds", type=int, default=3)
-    known.add_argument("--test", type=int, default=500, help="test cells of simulated, for nats and integration scores")
-    known.add_argument("--limit", type=float, default=float("inf"), help="seconds after which nothing new is started")
+    known.add_argument("--test", type=int, default=500, help="simulated test cells, for nats and integration scores")
+    known.add_argument("--limit", type=float, default=float("inf"), help="seconds after which no other run starts")
     known.add_argument("--python", default=sys.executable, help="interpreter of an environment with scvi-tools")
     options = known.parse_args()
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # of this process and all that it starts
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # for this process and its children
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         for job in jobs(options):

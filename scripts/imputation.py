@@ -94,7 +94,7 @@ def features(table: Table, folder: Path) -> np.ndarray:
 
 
 def removed(x: np.ndarray, columns: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """The standardized table, and a copy without the values above the mean in its first columns (0: half of them)."""
+    """The standardized table, and a copy without the values above the mean in its first `columns` (0: half)."""
     x = (x - x.mean(0)) / x.std(0)
     columns, missing = columns or x.shape[1] // 2, x.copy()
     missing[:, :columns][x[:, :columns] > 0] = np.nan

@@ -31,7 +31,8 @@ from jaxae.errors import InputError
 
 FOLDER = Path(__file__).parent / "contenders"
 BATCH, CODES, STEPS = 4096, 512, 200
-# Theirs expires codes with fewer than 2 vectors: 2 / (4096 / 512) of uniform usage, which is also that of new codes.
+# The other library replaces codes with fewer than 2 vectors, 2 / (4096 / 512) of uniform usage, and sets their usage
+# to 2.
 EXPIRY = {"decay": 0.8, "kmeans": 10, "reinit_below": 0.249, "reinit_usage": 0.25}
 THEIRS = {"codebook_size": CODES, "kmeans_init": True, "threshold_ema_dead_code": 2, "rotation_trick": False}
 BEST = {**EXPIRY, "reinit_below": 0.399, "reinit_usage": 0.4, "reinit_from": "error"}

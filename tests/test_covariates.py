@@ -519,7 +519,7 @@ def test_picture_of_samples_has_a_row_for_each_class(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_new_folder_needs_classes_by_the_pattern_of_training(tmp_path, capsys):
+def test_encode_reads_classes_of_a_folder_with_the_training_pattern(tmp_path, capsys):
     for number in range(12):
         name = f"{'ab'[number % 2]}-{number}.wav"
         wave = rng.integers(-1000, 1000, 16).astype(np.int16)

@@ -81,7 +81,7 @@ def test_log_scales_are_clipped_and_gradients_are_those_at_the_limit(log_scale):
         np.testing.assert_allclose(slope, np.broadcast_to(expected[name][1], (1, 4)), rtol=2e-6, err_msg=name)
 
 
-def test_log_scale_outside_of_its_limits_returns():
+def test_log_scale_outside_its_limits_returns():
     """Training brings it back from either side."""
     step = jax.jit(jax.grad(lambda s: divergences.kl_normal(DiagonalNormal(jnp.ones((1, 1)), s))[0]))
     for start in (25.0, -25.0):

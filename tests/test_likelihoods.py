@@ -487,7 +487,7 @@ def test_student_t_of_any_degrees_of_freedom_against_scipy(df):
 
 
 @pytest.mark.parametrize("df", [0.5, 2e4, np.nan])
-def test_degrees_of_freedom_outside_of_their_limits_raise(df):
+def test_degrees_of_freedom_outside_their_limits_raise(df):
     with pytest.raises(ValueError, match=r"df=.* must be from 1 to 10,000"):
         StudentT(1.0, df)
 
@@ -665,7 +665,7 @@ def test_named_rejects_a_scale_that_the_likelihood_does_not_take(name, scale, sa
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, np.inf, np.nan, 2e-9, 5e8])
-def test_scale_outside_of_its_limits_raises(scale):
+def test_scale_outside_its_limits_raises(scale):
     with pytest.raises(ValueError, match=r"scale=.* must be positive, from 2\.1e-9 to 4\.8e8"):
         Normal(scale)
     assert [Normal(scale).scale for scale in (2.1e-9, 4.8e8)] == [2.1e-9, 4.8e8]

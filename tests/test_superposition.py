@@ -154,7 +154,7 @@ def test_examples_are_combinations_of_the_features_that_fire():
 
 
 @pytest.mark.slow
-def test_a_single_feature_and_no_hierarchy_are_worlds():
+def test_a_single_feature_and_no_hierarchy_are_valid():
     for constants in ({"features": 1, "dim": 2}, {"roots": 0, "depth": 0}, {"roots": 100, "children": 1}):
         found = data.superposition(**{**SMALL, "steps": 0, **constants}, train=8, test=50)
         fires = found.test.firing[:]

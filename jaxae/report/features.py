@@ -19,11 +19,11 @@ from jaxae.report.figures.base import bitmap, data_url, displayed, in_units, ori
 from jaxae.training.trained import Trained
 from jaxae.variants.dictionary import SparseAutoencoder
 
-MOST_ACTIVE = 16  # latents that are shown
-OTHERS = 16  # further ones, of all frequencies
-TOP = 8  # examples of each of them, of different sequences
+MOST_ACTIVE = 16  # latents shown
+OTHERS = 16  # further latents shown, of all frequencies
+TOP = 8  # examples of each latent, from different sequences
 NEIGHBOURS = 4
-WINDOW = 16  # tokens shown before and after the one of the largest activation
+WINDOW = 16  # tokens shown before and after the one with the largest activation
 SHADES = 9  # above 0: classes of `style.css`
 CAUSES = 4  # columns shown of a row
 

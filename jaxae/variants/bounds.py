@@ -17,8 +17,8 @@ class Bound(NamedTuple):
     Groups of one sample, b = 1 or a = 1 give the evidence lower bound; one group with a = b = 0 gives the importance
     weighted bound (Burda, Grosse & Salakhutdinov 2016, equation 8). Several groups give the multiply importance
     weighted bound, and b > 0 its combination with the evidence lower bound (Rainforth et al. 2018, section 5). a is the
-    order of the variational Renyi bound (Li & Turner 2016, section 3), which for a < 0 is not a lower bound in the limit
-    of many samples.
+    order of the variational Renyi bound (Li & Turner 2016, section 3). With many samples that is not a lower bound for
+    a < 0.
     """
 
     groups: int = 1  # a divisor of the number of samples

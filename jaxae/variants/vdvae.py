@@ -1,7 +1,7 @@
 """A top-down residual network as in the very deep variational autoencoder (Child 2021).
 
-Each layer of latent variables is an image with few channels; their resolution increases from z_L to z_1 (as in Kingma et
-al. 2016).
+Each layer of latent variables is an image with few channels; their resolution increases from z_L to z_1 (as in Kingma
+et al. 2016).
 """
 
 from itertools import pairwise

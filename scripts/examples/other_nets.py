@@ -17,7 +17,7 @@ from jaxae import nets
 from jaxae.variants import autoencoder
 
 # %% [markdown]
-# ## An encoder of Flax NNX
+# ## An encoder in Flax NNX
 #
 # `wrap` takes a function of a key, so that every seed has its own initial parameters. In training the module is in
 # training mode: each example has a key of its own for dropout, and batch norm takes means over all devices.

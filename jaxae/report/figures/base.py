@@ -30,7 +30,7 @@ def ten(data: Dataset) -> np.ndarray:
 
 
 def at_most(data: Dataset, count: int) -> int:
-    """`count`, or the smaller number of examples that have `VALUES` numbers."""
+    """`count`, or the number of examples that have `VALUES` numbers if that is smaller."""
     return min(count, max(1, VALUES // prod(data.shape)))
 
 

@@ -25,8 +25,8 @@ MAX_COLUMNS = 40  # of the bar chart of errors
 PAIRED = 5  # columns of a pair plot
 POINTS = 1000  # rows of a pair plot
 WORST = 6  # rows
-CAUSES = 4  # columns of each of them: those with the largest errors
-UNMEASURED = 3  # columns of each of them that were not measured
+CAUSES = 4  # columns of each worst row: those with the largest errors
+UNMEASURED = 3  # unmeasured columns of each worst row
 
 
 def column_rmse(model: Trained, data: Dataset) -> Float[np.ndarray, " D"]:
