@@ -45,7 +45,7 @@ class Config(plain.Config):
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:
-    """The experiment for data of this shape. ValueError for data other than counts, and for another likelihood."""
+    """The experiment for data of this shape. ValueError for other data than counts, and other likelihoods."""
     if not info.counts or len(info.shape) != 1:
         raise ValueError("scvi is for counts; read them with kind=counts, from a table, an array [N, D] or .h5ad")
     named = likelihoods.named(config.likelihood, config.likelihood_scale, info)

@@ -50,8 +50,8 @@ CONTENDERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "plain Flax loop": ("plain_flax", "flax", {}),
 }
 MIXED = (OURS, "PyTorch", "torch.compile")  # contenders that support bfloat16
-COLOUR = ("resnet_vae", "kl_autoencoder")  # networks of colour images, which these contenders have
-LARGE = 4096  # number of images, where they are enlarged
+COLOUR = ("resnet_vae", "kl_autoencoder")  # networks for colour images; only some contenders have them
+LARGE = 4096  # number of images in workloads with enlarged images
 
 
 class Contender:

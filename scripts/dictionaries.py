@@ -67,10 +67,10 @@ def main() -> None:
     known.add_argument("--seeds", type=int, default=5)
     known.add_argument("--test", type=int, default=100_000, help="examples of the evaluation")
     known.add_argument("--speed", type=float, default=0.0, help="also time jaxae, for this many seconds per rate")
-    known.add_argument("--limit", type=float, default=float("inf"), help="seconds after which nothing new is started")
+    known.add_argument("--limit", type=float, default=float("inf"), help="seconds after which no other run starts")
     known.add_argument("--python", default=sys.executable, help="interpreter of an environment with sae-lens")
     options = known.parse_args()
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # of this process and all that it starts
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # for this process and its children
     out, began = Path(options.out), time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         constants = Path(folder) / "constants.npz"

@@ -62,7 +62,7 @@ def main() -> None:
     if unknown := set(options.names) - set(JOBS):
         raise InputError(f"NAME={unknown.pop()} is unknown; use one of {', '.join(JOBS)}")
     core = min(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {core})  # of this process and all that it starts
+    os.sched_setaffinity(0, {core})  # for this process and its children
     print("| quantizer | ours, ms | theirs, ms | theirs / ours | error, ours | theirs | perplexity, ours | theirs |")
     print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:

@@ -179,7 +179,7 @@ def selection(variables, batch, key):
 
 
 def adversarial(variables, batch, key):
-    """A loss with the adaptive weight of an adversarial one."""
+    """A loss with the adaptive weight of an adversarial loss."""
     z = batch.x @ variables["params"]["a"]
     features = jnp.tile(z[:, None, None], (1, 4, 4, 1)) * jnp.linspace(0.5, 1, 4)[:, None, None]
     slopes = features[..., :2], jnp.tanh(features[..., 1:])

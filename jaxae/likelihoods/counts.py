@@ -1,4 +1,4 @@
-"""Likelihoods of counts: Poisson and negative binomial, also zero-inflated, with a size factor of every example."""
+"""Likelihoods of counts: Poisson and negative binomial, also zero-inflated, with a size factor for every example."""
 
 from dataclasses import dataclass
 from math import log, log1p, pi

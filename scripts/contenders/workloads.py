@@ -54,7 +54,7 @@ def denoising(batch: int) -> Workload:
 def residual(filters: tuple[int, ...], side: int, into: int, out: int) -> tuple[tuple[int, int, int], ...]:
     """The residual networks of an encoder and its decoder, a block per level and attention in the last.
 
-    Without the layers of the code, and without the products of attention that have no kernel. into, out: channels.
+    Without the layers of the code, and without the products of attention, which have no kernel. into, out: channels.
     """
     sides = [side // 2**number for number in range(len(filters))]
     blocks = [(s * s, 9 * f, f) for s, f in zip(sides, filters, strict=True) for _ in range(4)]  # of both networks
