@@ -226,7 +226,7 @@ def test_band_has_the_quantiles_of_the_decoded_posterior():
 
 
 class Shared:
-    """q(z|x), an `iwae.Posterior`: one number of noise for all steps, with standard deviation 0.5."""
+    """q(z|x), an `iwae.Posterior`: the same noise for all steps, with standard deviation 0.5."""
 
     size = 1
 

@@ -50,7 +50,7 @@ def measure(trained: TrainedModel, data: MeasuredData, size: int = SIZE) -> dict
     With a known dictionary: `mcc`, `uniqueness`, `precision`, `recall`, `f1` (see the functions of these
     names), and `true_l0` the mean number of true features that fire.
 
-    ValueError for other parameters or codes.
+    ValueError for a model without a parameter `decoder`, or without one code per example.
     """
     decoder = trained.variables["params"].get("decoder")
     if getattr(decoder, "ndim", 0) != 2:

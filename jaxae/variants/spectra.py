@@ -85,7 +85,7 @@ def signal_to_distortion(x: Float[Array, "B T C"], y: Float[Array, "B T C"]) -> 
 def _powers(
     x: Float[Array, "B T C"], y: Float[Array, "B T C"], window: int, mask: Float[Array, "B T"] | None
 ) -> tuple[Float[Array, "B C F K"], Float[Array, "B C F K"], Float[Array, "B 1 F 1"]]:
-    """Powers plus `FLOOR` of both, and whether a frame is centred within the signal."""
+    """The power of both signals, plus `FLOOR`, and whether a frame is centred within the signal."""
     p, q = (power(jnp.swapaxes(signal, 1, 2), window) + FLOOR for signal in (x, y))
     inside = jnp.ones((len(x), p.shape[2])) if mask is None else mask[:, :: window // 4]
     return p, q, inside[:, None, :, None]

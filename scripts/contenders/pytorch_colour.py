@@ -96,7 +96,7 @@ def same() -> list[nn.Module]:
 
 
 def nets(work: dict[str, Any]) -> tuple[nn.Module, ...]:
-    """Encoder, decoder and, of `kl_autoencoder`, discriminator."""
+    """Encoder, decoder and, for `kl_autoencoder`, discriminator."""
     if work["net"] == "resnet_vae":
         side, latent = 32 // 2 ** (len(FILTERS) - 1), work["latent"]
         size = side * side * FILTERS[-1]
