@@ -3,11 +3,11 @@
 python scripts/quantizers.py --python vq/bin/python [NAME ...]
 
 100,000 vectors of 16 dimensions around 512 centres (standard normal, noise 0.3), batches of 4,096 random ones, forward
-and backward, 512 codes. Each library runs in its own process with one thread; both are pinned to the same core and
-take turns, since waiting threads distort the times on two cores. The time is the median (smallest to largest) over all runs of nine
-medians of ten steps each, after 110 steps. Error: squared distance of a vector from its code, mean over all vectors;
-perplexity of the (first) index, of 512. vq and residual compare codebooks of moving averages with k-means, decay and
-expiry as configured, and pass the gradient straight through; simvq has the rotation trick, their default. The
+and backward, 512 codes. Each library runs in its own process with one thread; both are pinned to the same core and take
+turns, since waiting threads distort the times on two cores. The time is the median (smallest to largest) over all runs
+of nine medians of ten steps each, after 110 steps. Error: squared distance of a vector from its code, mean over all
+vectors; perplexity of the (first) index, of 512. vq and residual compare codebooks of moving averages with k-means,
+decay and expiry as configured, and pass the gradient straight through; simvq has the rotation trick, their default. The
 parameters of the others are not trained. `best` has our options for re-initialisation in place of theirs: vectors are
 sampled in proportion to their error, and replace codes below 0.4 of uniform usage.
 
