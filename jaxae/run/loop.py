@@ -75,7 +75,9 @@ def train(
     metrics_file = workdir / "metrics.jsonl"
     with Checkpoints(workdir / "checkpoints") if writes else NoCheckpoints() as checkpoints:
         shapes_of = cache(partial(abstract, experiment, config, data.info))
-        restored = None if checkpoints.empty else checkpoints.restore(shapes_of())
+        restored = None
+        if isinstance(checkpoints, Checkpoints) and not checkpoints.empty:
+            restored = checkpoints.restore(shapes_of())
         if processes.broadcast_json(restored is not None):  # by the main process; the others receive its arrays
             items, meta = restored or (jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes_of()), NEW)
         else:

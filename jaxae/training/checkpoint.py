@@ -167,8 +167,6 @@ class Checkpoints:
 class NoCheckpoints:
     """Null object of `Checkpoints`, for processes that do not write."""
 
-    empty = True
-
     def __enter__(self) -> "NoCheckpoints":
         return self
 
