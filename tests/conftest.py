@@ -31,7 +31,6 @@ from jaxae.training.trained import Trained
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_enable_x64", False)
-jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_legacy_prng_key", "error")
 
 HOSTILE = "</script><script>document.title = 'taken'</script>'\"&<img src=x onerror=\"document.title = 'taken'\">"
@@ -43,7 +42,11 @@ gc.set_threshold(100_000, 50, 50)
 
 
 def pytest_configure(config):
-    """Halve the compile time of the default suite: no LLVM optimization, no MLIR fusion emitters."""
+    """Halve the compile time of the default suite: no LLVM optimization, no MLIR fusion emitters.
+
+    Every other suite checks in every test that no key is used twice, the default suite only in those of `key_reuse`.
+    """
+    jax.config.update("jax_debug_key_reuse", config.option.markexpr != "not slow")
     if config.option.markexpr == "not slow":
         flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
         flags += " --xla_cpu_use_fusion_emitters=false"
@@ -171,9 +174,9 @@ def equal(a, b):
 
 
 @pytest.fixture
-def flax_scans():
-    """Flax initialises a recurrent cell within the scan over time, with the same key at every step."""
-    with jax.debug_key_reuse(False):
+def key_reuse():
+    """Raise an error for a key that is used twice; the check takes a seventh of the time of tracing."""
+    with jax.debug_key_reuse(True):
         yield
 
 

@@ -229,6 +229,7 @@ def test_subset_sees_a_fixed_half_of_the_columns_another_one_with_another_key():
     assert np.asarray(nets.Subset(net.net, 0.01).init(jax.random.key(0), x)["columns"]["kept"]).sum() == 1
 
 
+@pytest.mark.slow
 def test_outliers_of_a_table_score_highest():
     x = RNG.normal(size=(200, 5)).astype(np.float32)
     x[:4] += 12

@@ -130,11 +130,13 @@ def test_optional_fields_may_be_missing():
     assert jax.jit(lambda b: b.mean(b.x))(bare).shape == (1,)
 
 
-def test_key_reuse_is_an_error_in_every_test():
-    """A reused key, or one of the old type, raises in every test."""
+def test_key_reuse_is_an_error(key_reuse):
     key = jax.random.key(0)
     jax.random.normal(key)
     with pytest.raises(jax.errors.KeyReuseError):
         jax.random.uniform(key)
+
+
+def test_a_key_of_the_old_type_is_an_error_in_every_test():
     with pytest.raises(ValueError, match="Legacy"):
         jax.random.normal(jax.random.PRNGKey(0))

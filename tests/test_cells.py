@@ -141,6 +141,7 @@ def table(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_csv_round_trip_from_the_command_line(table, capsys):
     """Missing numbers and strings, a text column, a class, a covariate, units; all bytes of the other cells stay."""
     source = (table / "fish.csv").read_bytes().decode()
@@ -186,6 +187,7 @@ def test_impute_refuses_bad_output_in_one_line(table, capsys):
         assert says in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_data_frame_round_trip(table):
     """The data frame of the file, with its class and covariate: the cells of the command line."""
     pandas = pytest.importorskip("pandas")
@@ -244,6 +246,7 @@ def test_model_of_a_data_frame_remembers_its_columns(tmp_path):
         model.impute(frame)
 
 
+@pytest.mark.slow
 def test_data_frame_is_read_as_its_file(table):
     """Strings are categories; classes, covariates and columns to leave out have names; columns of splits too."""
     pandas = pytest.importorskip("pandas")

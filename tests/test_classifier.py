@@ -31,6 +31,7 @@ def params(small):
     return jax.tree.map(jnp.asarray, classifier.train(small))
 
 
+@pytest.mark.slow
 def test_accuracy_on_held_out_digits_exceeds_96_percent(digits, digit_weights):
     assert classifier.accuracy(digit_weights, digits.test) > 0.96
 
@@ -157,6 +158,7 @@ def test_cache_is_filled_once_and_a_damaged_file_is_replaced(small, params, tmp_
     assert classifier.cache_path(other) != classifier.cache_path(small)
 
 
+@pytest.mark.slow
 def test_cache_that_cannot_be_written_is_reported(small, params, tmp_path, monkeypatch, caplog):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("JAXAE_CACHE", str(tmp_path / "file"))

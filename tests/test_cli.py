@@ -49,6 +49,7 @@ def finished(tmp_path_factory):
     return folder / "runs" / "vae-digits"
 
 
+@pytest.mark.slow
 def test_repeating_a_finished_command_prints_the_result_again(finished, monkeypatch, capsys):
     monkeypatch.chdir(finished.parents[1])
     assert call(*ARGS) == 0

@@ -150,6 +150,7 @@ def test_csv_has_a_row_for_each_image_of_a_folder(one, two, folder, tmp_path):
         np.testing.assert_array_equal(values, expected.reshape(-1, 4).T)
 
 
+@pytest.mark.slow
 def test_scores_have_p_values_against_a_split_whose_scores_are_kept(one, two, tmp_path, capsys):
     np.save(tmp_path / "x.npy", X[:4])
     for workdir, by in ((one, "latent_distance"), (two, "mse")):
@@ -331,6 +332,7 @@ def test_sequences_are_padded_to_the_length_of_the_run(tmp_path):
     assert not (tmp_path / "none.npy").exists()
 
 
+@pytest.mark.slow
 def test_experiment_outside_the_package_is_loaded_by_its_module(tmp_path, monkeypatch, capsys):
     (tmp_path / "mine.py").write_text("from jaxae.experiments.dense import Config, build\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -380,6 +382,7 @@ def test_model_saved_from_python_is_applied(tmp_path, capsys, fields):
     assert directory.read(mine / "config.json")["command"] == ""
 
 
+@pytest.mark.slow
 def test_model_saved_from_python_is_finished_by_its_command(tmp_path, capsys):
     """The extended run is unfinished until then."""
     mine, out = tmp_path / "mine", tmp_path / "out.npy"
@@ -578,6 +581,7 @@ def completed_by_fish(script, words):
     return {name for name in names if name.startswith(words[-1])}
 
 
+@pytest.mark.slow
 def test_fish_completes_commands_experiments_and_flags(tmp_path):
     script = tmp_path / "completion"
     script.write_text(_completion.script(["--tyro-print-completion", "fish"], COMMANDS, experiments.names()))

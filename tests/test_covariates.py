@@ -423,6 +423,7 @@ def trained(tmp_path_factory):
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_run_keeps_names_and_scale_of_its_conditions(trained):
     model, found = (
         jaxae.load(trained),
@@ -517,6 +518,7 @@ def test_picture_of_samples_has_a_row_for_each_class(tmp_path, capsys):
         assert says in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_new_folder_needs_classes_by_the_pattern_of_training(tmp_path, capsys):
     for number in range(12):
         name = f"{'ab'[number % 2]}-{number}.wav"

@@ -157,6 +157,7 @@ def small(experiment, found, **fields):
     return experiment.build(config, found.info)
 
 
+@pytest.mark.slow
 def test_constant_condition_changes_nothing():
     """A constant covariate is 0 in model units: training from the same parameters gives the same losses and parameters.
 

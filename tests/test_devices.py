@@ -18,7 +18,7 @@ sharding = script("sharding")
 ROOT = Path(__file__).parents[1]
 TABLES = json.loads(Path(__file__).with_name("devices.json").read_text())
 # Experiments whose loss or codebook needs the global batch, so that they do not support microbatches.
-WHOLE = {"factor_vae", "infovae", "kl_autoencoder", "tcvae", "wae"}
+WHOLE = {"dip_vae", "factor_vae", "geco", "infovae", "kl_autoencoder", "swae", "tcvae", "wae"}
 WHOLE |= {"code_prior", "codec", "masked_prior", "vqvae", "vqvae2"}
 WHOLE |= {"batch_topk", "gated", "jump_relu", "l1", "matching_pursuit", "matryoshka", "topk"}
 
@@ -43,6 +43,7 @@ def agree(name, modes, rows, **fields):
         assert max(differences) <= (0 if modes == "bits" else 1e-5), way
 
 
+@pytest.mark.slow
 def test_terms_of_the_global_batch_have_the_same_gradients_on_several_devices():
     """Gradients, metrics and updates of one step agree for terms with `Batch.mean` and `Batch.gather`."""
     table = on_devices("terms")

@@ -34,6 +34,7 @@ def assert_draws(path):
     assert pixels.std() > 20
 
 
+@pytest.mark.slow
 def test_own_data_becomes_codes_samples_scores_and_a_run(tmp_path):
     printed = run("own_data", tmp_path)
     first, last = numbers(printed, "test loss after the first and the last epoch:")

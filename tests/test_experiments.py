@@ -28,39 +28,9 @@ SMALL = short_runs.fields("dense")
 GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text())
 # Figures of noise, of sequences, and of spatial codes; `test_run.py` covers those of a prior and of 2-D codes.
 DRAWN = {"denoising", "sequence", "strided"}
-# Experiments that share model and loss with another one, or whose losses have tests of their own.
-SHARED = {"beta_vae", "binary", "deep", "denoising", "infovae", "mirrored", "planar", "sigmoid", "sparse", "strided"}
-SHARED |= {
-    "aae",
-    "code_prior",
-    "codec",
-    "deep_svdd",
-    "denoising_conv32",
-    "factor_vae",
-    "flow_vae",
-    "gated",
-    "hvae",
-    "jump_relu",
-    "kl_autoencoder",
-    "l1",
-    "ladder",
-    "m2",
-    "mae",
-    "masked_prior",
-    "matching_pursuit",
-    "matryoshka",
-    "miwae",
-    "not_miwae",
-    "outliers",
-    "resnet_vae",
-    "scvi",
-    "stacked",
-    "topk",
-    "two_layer_iwae",
-    "vampprior",
-    "vdvae",
-    "vqvae2",
-}
+# One of every kind; the losses of the others have tests of their own.
+DEFAULT = {"batch_topk", "convolutional", "cvae", "dense", "masked", "sequence", "vae", "vqvae"}
+pytestmark = pytest.mark.usefixtures("key_reuse")
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +43,7 @@ def module(name):
     return importlib.import_module(f"jaxae.experiments.{name}")
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SHARED)) for n in NAMES])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in DEFAULT)) for n in NAMES])
 def test_experiment_trains_loads_and_reaches_its_golden_values(name, few, tmp_path):
     """Encoder, decoder and reconstruction agree, every metric is finite, and the figures are drawn."""
     experiment = module(name)
@@ -260,6 +230,7 @@ WITH_LIKELIHOOD = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind"), WITH_LIKELIHOOD)
 def test_every_likelihood_trains_from_the_command_line(name, kind, few, tmp_path, capsys):
     experiment, workdir = module(name), tmp_path / "run"

@@ -227,6 +227,7 @@ def test_page_escapes_tokens_and_names():
     assert "A darker token" not in rows
 
 
+@pytest.mark.slow
 def test_report_of_a_run_finds_the_text_beside_its_data(sparse_run):
     assert call("report", sparse_run) == 0
     page = (sparse_run / "report.html").read_text()

@@ -34,6 +34,7 @@ def x():
     return jaxae.data.load("digits").train.x[:200]
 
 
+@pytest.mark.slow
 def test_fitted_seeds_encode_sample_score_save_and_load(x, tmp_path):
     """Four seeds from an array."""
     model = jaxae.fit(vae, x, latent=3, epochs=2, seeds=4, hidden=(16,), batch_size=32, progress=False)
@@ -82,6 +83,7 @@ def test_evaluate_repeats_the_metrics_of_training(x):
     np.testing.assert_allclose(noisy.evaluate(test)["loss"], noisy.history[-1]["loss"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_fit_with_a_workdir_equals_the_command(x, tmp_path):
     np.save(tmp_path / "x.npy", x)
     flags = ["--data", str(tmp_path / "x.npy"), "--epochs", "2", "--hidden", "16", "--batch-size", "32"]
@@ -229,6 +231,7 @@ def squared(variables, batch, key):
     return {"loss": per_example((Linear().apply(variables, batch.x) - batch.x) ** 2)}, {}
 
 
+@pytest.mark.slow
 def test_loss_and_optax_chain_train_without_a_config(x, tmp_path):
     chain = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(optax.cosine_decay_schedule(1e-2, 12)))
     experiment = jaxae.Experiment(Linear(), train=jaxae.descend(squared, chain), evaluate=squared)
@@ -261,6 +264,7 @@ def own(loss=squared, optimizer=None):
     return jaxae.Experiment(Linear(), jaxae.descend(loss, optimizer or optax.adam(1e-2)), loss)
 
 
+@pytest.mark.slow
 def test_workdir_of_another_loss_or_optimizer_raises(x, tmp_path):
     """Its files are kept."""
 
@@ -378,6 +382,7 @@ def test_booleans_are_0_and_255_and_ragged_lists_raise(x):
         jaxae.data.from_arrays([np.zeros((8, 8)), np.zeros((8, 9))])
 
 
+@pytest.mark.slow
 def test_early_stopped_iterate_equals_fit_of_as_many_epochs(x):
     experiment = vae.build(vae.Config(hidden=(16,), batch_size=32), jaxae.data.from_arrays(x, test=0).info)
     data, best, seen = jaxae.data.from_arrays(x, test=0), np.inf, []
@@ -430,6 +435,7 @@ def test_run_with_an_optax_transformation_is_loaded_without_it(x, tmp_path, fiel
     assert newest_digests(tmp_path / "saved/checkpoints") == newest_digests(tmp_path / "run/checkpoints")
 
 
+@pytest.mark.slow
 def test_iteration_that_stops_early_is_saved_as_a_copy_of_a_model(x, tmp_path):
     """The example of the docstring of `iterate`."""
     data = jaxae.data.from_arrays(x)

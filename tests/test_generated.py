@@ -275,6 +275,7 @@ def test_an_epoch_of_a_billion_examples_stores_none():
         iterate(EXPERIMENT, found, epochs=5, batch_size=8)
 
 
+@pytest.mark.slow
 def test_diverged_step_is_saved_with_its_examples(tmp_path):
     """An example is infinite if a uniform number from its key is below 0.002."""
 

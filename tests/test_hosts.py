@@ -119,6 +119,7 @@ def test_slurm_variables_join_the_processes(cluster):
     assert json.loads((cluster / "config.json").read_text())["device"]["count"] == 4
 
 
+@pytest.mark.slow
 def test_metrics_of_two_processes_equal_those_of_one_with_as_many_devices(cluster, one):
     same_metrics(*(records.read(path / "metrics.jsonl") for path in (cluster, one)))
 

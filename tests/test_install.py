@@ -30,6 +30,7 @@ def wheel(tmp_path_factory):
     return found
 
 
+@pytest.mark.slow
 def test_wheel_holds_the_library_and_no_top_level_experiments(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()

@@ -195,6 +195,7 @@ def test_later_steps_do_not_change_earlier_snapshots():
     assert equal(kept, copies)
 
 
+@pytest.mark.slow
 def test_several_seeds_equal_the_run_of_each_seed():
     fields = {"epochs": 2, "batch_size": SIZE, "plan": plan("auto", SIZE, 3)}
     *_, together = iterate.iterate(PLAIN, DATA, seed=5, seeds=3, **fields)

@@ -135,6 +135,7 @@ def test_rows_of_the_highest_scores_have_p_values_and_the_columns_that_contribut
     assert {cells[line, 2].get_text().get_text() for line in (1, 4)} == {"0.032"}  # 1 / 31
 
 
+@pytest.mark.slow
 def test_rows_of_a_table_are_written_as_numbers_only(tmp_path, capsys):
     jaxae.fit("dense", rng.normal(size=(60, 4)), epochs=1, batch_size=20, hidden=(4,), latent=2).save(tmp_path / "run")
     np.save(tmp_path / "x.npy", rng.normal(size=(5, 4)))
@@ -179,6 +180,7 @@ def test_figures_of_a_table_are_no_pictures(tmp_path):
     assert wall.wall(half((3,)), rows()) is None
 
 
+@pytest.mark.slow
 def test_comparison_draws_tables_and_series_as_figures():
     """One figure for each run, with the name of the run, and no strip of originals."""
     for model, found in ((half((3,)), rows()), (half((6, 2), sequences=True), sequences())):

@@ -156,6 +156,7 @@ def test_warm_start_needs_only_the_parameters_of_its_source(x, tmp_path, monkeyp
     del sys.modules["my_dense"]
 
 
+@pytest.mark.slow
 def test_warm_start_of_another_network_raises(x, tmp_path):
     jaxae.fit(vae, x, workdir=tmp_path / "source", epochs=1, hidden=(8,), seeds=2, **FIELDS)
     with pytest.raises(

@@ -182,6 +182,7 @@ def test_experiment_hides_the_fraction_of_its_fields():
     np.testing.assert_allclose(terms["loss"], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_trained_model_takes_images_with_hidden_pixels():
     """From `corrupted`, as the figures do, or the user's own; other pixels out of range raise."""
     x = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1)).astype(np.uint8)

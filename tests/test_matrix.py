@@ -14,6 +14,7 @@ from jaxae import data
 from test_data import idx_bytes
 from test_pictures import save
 
+pytestmark = pytest.mark.usefixtures("key_reuse")
 rng = np.random.default_rng(0)
 IMAGES = rng.integers(0, 256, (24, 12, 9, 1)).astype(np.uint8)
 COLOUR = rng.integers(0, 256, (24, 9, 14, 3)).astype(np.uint8)
@@ -114,8 +115,13 @@ GROUPS = {
 }
 OF_IMAGES = ("convolutional", "masked", "vqvae")
 KINDS = {"bytes": IMAGES, "colour": COLOUR, "real": REAL, "table": TABLE, "missing": MISSING, "series": SERIES}
-# The default tests of every experiment train on bytes, and `test_real.py` on real images.
-DEFAULT = {"table": GROUPS, "missing": GROUPS, "colour": OF_IMAGES, "series": ("sequence", "vae")}
+# The default tests of experiments train on bytes, and `test_real.py` on real images.
+DEFAULT = {
+    "table": ("dense", "vae", "cvae"),
+    "missing": ("vae", "cvae", "dense"),
+    "colour": ("convolutional", "vqvae"),
+    "series": ("sequence", "vae"),
+}
 CELLS = [
     pytest.param(name, kind, marks=() if name in DEFAULT.get(kind, ()) else pytest.mark.slow)
     for name in GROUPS

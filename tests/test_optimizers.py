@@ -167,6 +167,7 @@ def test_averaged_parameters_are_the_exponentially_weighted_sum_of_all_previous_
             averaged(plain, decay)
 
 
+@pytest.mark.slow
 def test_averaged_parameters_are_evaluated_saved_and_loaded(tmp_path):
     x = jaxae.data.load("digits").train.x[:100]
     fields = {"epochs": 3, "hidden": (8,), "batch_size": 32, "progress": False, "test": 0, "figures": False}

@@ -86,6 +86,7 @@ def test_probe_prints_mean_and_deviation_over_seeds_for_each_run(two, capsys):
     np.testing.assert_allclose(deviation, np.std(errors, ddof=1), rtol=0.05)
 
 
+@pytest.mark.slow
 def test_probe_rejects_bad_runs_with_a_one_line_error(two, tmp_path, capsys):
     unfinished = tmp_path / "unfinished"
     shutil.copytree(two, unfinished)

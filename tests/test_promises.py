@@ -29,6 +29,7 @@ def finished(tmp_path_factory):
     return run.train(dataclasses.replace(SMALL, workdir=str(path)), dense.build, "dense")
 
 
+@pytest.mark.slow
 def test_repeated_run_is_bit_exact(finished, capsys):
     assert call("repeat", finished) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("equal bit for bit")

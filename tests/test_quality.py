@@ -187,6 +187,7 @@ def test_quality_table_has_the_metrics_of_each_kind_of_sample(runs, digits, digi
     assert [row[4:] for row in rows[:4]] == [["-", "-"]] * 4
 
 
+@pytest.mark.slow
 def test_quality_rejects_bad_arguments_with_a_one_line_error(runs, tmp_path, capsys):
     other, coloured = tmp_path / "other", tmp_path / "coloured"
     other.mkdir()

@@ -224,6 +224,7 @@ def test_variational_experiments_train_on_tables_with_missing_entries(name):
     np.testing.assert_allclose(samples.mean(0), np.nanmean(x, axis=0), atol=1.5 * spread.max(), rtol=0.1)
 
 
+@pytest.mark.slow
 def test_user_units_survive_saving_and_loading(tmp_path):
     model = jaxae.fit("vae", TABLE, test=0, **SMALL)
     model.save(tmp_path / "run")
@@ -356,6 +357,7 @@ def test_series_of_different_lengths_from_python():
         data.from_arrays([np.ones(3), np.ones(0)])
 
 
+@pytest.mark.slow
 def test_model_accepts_the_inputs_of_fit():
     """Other integers are bytes, videos are frames; models of real numbers take bytes as numbers."""
     x = rng.integers(0, 256, (20, 4, 5)).astype(np.uint8)
@@ -398,6 +400,7 @@ def test_options_are_checked():
         require_valid(options)
 
 
+@pytest.mark.slow
 def test_model_takes_a_split_as_a_whole():
     """A split is in model units, unlike an array."""
     x = np.where(rng.random(TABLE.shape) < 0.2, np.nan, TABLE)
@@ -412,6 +415,7 @@ def test_model_takes_a_split_as_a_whole():
     assert equal(pixels.encode(images.test), pixels.encode(images.test.x))
 
 
+@pytest.mark.slow
 def test_model_takes_a_list_of_series():
     parts = [rng.normal(size=(n, 2)) for n in (5, 3, 7, 4)]
     model = jaxae.fit("sequence", parts, test=0, epochs=1, batch_size=2, hidden=4, latent=3, progress=False)

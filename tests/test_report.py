@@ -106,6 +106,7 @@ def point(page, u, v, do="move"):
     {"move": page.mouse.move, "click": page.mouse.click, "tap": page.touchscreen.tap}[do](x, y)
 
 
+@pytest.mark.slow
 def test_pixels_under_the_pointer_are_those_of_the_decoder(runs, visit):
     """Exact to one grey level on the grid, bilinear between grid points; also by touch."""
     model, page = jaxae.load(runs[0])[0], visit(runs[0] / "report.html", has_touch=True)

@@ -250,6 +250,7 @@ class Documented(vae.Config):
     hidden: tuple[int, ...] = (4,)
 
 
+@pytest.mark.slow
 def test_expected_results_are_those_of_the_data(few, tmp_path):
     """Only the documented configuration has expected results."""
 
@@ -318,6 +319,7 @@ def test_truncated_line_and_damaged_checkpoint_are_repaired_on_resume(finished, 
     assert (workdir / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_each_of_several_seeds_equals_its_single_run(finished, tmp_path):
     config = dataclasses.replace(SMALL, seeds=2)
     many = go(tmp_path / "many", seeds=2)
@@ -572,6 +574,7 @@ def test_infinite_parameters_are_a_divergence(tmp_path):
         go(tmp_path / "run", build)
 
 
+@pytest.mark.slow
 def test_stop_between_checkpoints_saves(finished, tmp_path):
     """Any call of `stop` may be the first to return True."""
     for calls in (0, 1, 4):
@@ -624,6 +627,7 @@ def test_crash_within_an_epoch_resumes_from_the_newest_checkpoint(finished, tmp_
     assert (workdir / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_last_stop_call_comes_after_the_last_save(tmp_path):
     seen = []
 

@@ -209,6 +209,7 @@ def losses_of(model, split="valid"):
 BEST = {"epochs": 12, "valid": 0.25, "test": 0.25, "keep": "best", "figures": False, **SMALL}
 
 
+@pytest.mark.slow
 def test_best_epoch_is_kept(tmp_path):
     """In memory, by `save`, and by `load`."""
     model = jaxae.fit("dense", NOISE, **BEST)

@@ -64,6 +64,7 @@ def saved(workdir, at_least):
     assert step in [line["step"] for line in records.read(workdir / "metrics.jsonl")]
 
 
+@pytest.mark.slow
 def test_full_disk_ends_the_run_and_keeps_what_was_saved(tmp_path):
     with mounted(tmp_path, "-o", "size=30m"):
         workdir = tmp_path / "run"

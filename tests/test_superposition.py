@@ -228,6 +228,7 @@ def test_constants_are_those_of_the_fields():
     np.testing.assert_allclose((1 / (1 + np.sum(strong.slope.astype(float) ** 2, 1))).min(), 0.01, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_true_dictionary_recovers_the_world():
     """Orthogonal features: their own encoder with a threshold below all magnitudes finds every firing."""
     found = data.superposition(

@@ -63,6 +63,7 @@ def test_fields_that_change_the_compiled_step_are_not_shared():
     assert sharing.traceable_fields(vae, vae.Config(**FIELDS), ["kl_warmup", "lr", "capacity"]) == ("lr",)
 
 
+@pytest.mark.slow
 def test_point_is_finished_when_its_last_file_is_written(tmp_path):
     """The last file is result.json without figures, report.html with figures."""
     config = vae.Config(**FIELDS, workdir=str(tmp_path / "run"))
@@ -153,6 +154,7 @@ def test_shard_without_points_writes_only_the_table(tmp_path):
     assert "1e-3" in said
 
 
+@pytest.mark.slow
 def test_points_of_another_sweep_raise(tmp_path):
     """All points are checked, not only those of this shard."""
     sweep(tmp_path, "lr=1e-3,1e-2")

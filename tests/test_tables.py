@@ -116,6 +116,7 @@ def test_damaged_parquet_raises(tmp_path):
         data.load(str(tmp_path / "t.parquet"))
 
 
+@pytest.mark.slow
 def test_model_of_a_table_takes_and_gives_named_columns(tmp_path):
     rng = np.random.default_rng(0)
     lines = [f"{a:.4f},{100 * a + b:.3f},{'xy'[int(a > 0)]}" for a, b in rng.normal(size=(60, 2))]

@@ -32,6 +32,7 @@ def exported(run, out):
     return jaxae.load(out)
 
 
+@pytest.mark.slow
 def test_a_folder_has_the_model_of_every_seed_and_the_metrics_of_its_run(tmp_path):
     fields = {"epochs": 2, "batch_size": 20, "hidden": (8,), "test": 10, "seeds": 2, "ema": 0.5, "progress": False}
     fields["kl_warmup"] = 9.0

@@ -72,6 +72,7 @@ def test_loss_against_numpy(model, parts):
     np.testing.assert_allclose(terms["loss"], reconstruction + 1.6 * squares[0] + 1.3 * squares[1], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_codes_are_those_of_the_top_level_then_those_of_the_bottom_level(model, parts):
     net, variables = model
     _, (k_top, k_bottom), books, logits = parts

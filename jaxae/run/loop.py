@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -76,10 +76,12 @@ def train(
     last = epoch.first_step(config.epochs, len(data.train.x), config.batch_size)
     metrics_file = workdir / "metrics.jsonl"
     with Checkpoints(workdir / "checkpoints") if writes else NoCheckpoints() as checkpoints:
-        shapes_of = abstract(experiment, config, data.info)
-        restored = checkpoints.restore(shapes_of)
+        shapes_of = cache(partial(abstract, experiment, config, data.info))
+        restored = None
+        if isinstance(checkpoints, Checkpoints) and not checkpoints.empty:
+            restored = checkpoints.restore(shapes_of())
         if processes.broadcast_json(restored is not None):  # by the main process; the others receive its arrays
-            items, meta = restored or (jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes_of), NEW)
+            items, meta = restored or (jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes_of()), NEW)
         else:
             new = start(experiment, data.info, config.batch_size, seeds, initial=initial(), plan=plan)
             kept = selection.init(processes.gather(new[0])) if config.selection.needs_validation else None

@@ -105,6 +105,11 @@ class Checkpoints:
         except OSError:
             return errno.ENOENT
 
+    @property
+    def empty(self) -> bool:
+        """Whether there is no checkpoint, not even a damaged one."""
+        return self._manager.latest_step() is None
+
     def restore(self, abstract: Items, skip: tuple[str, ...] = ()) -> tuple[Items, dict[str, Any]] | None:
         """The newest intact checkpoint as (items, meta); None if there is none.
 
@@ -170,9 +175,6 @@ class NoCheckpoints:
 
     def save(self, step: int, items: Items, meta: dict[str, Any], wait: bool = False) -> None:
         """Like `Checkpoints.save`."""
-
-    def restore(self, abstract: Items) -> None:
-        """Like `Checkpoints.restore`."""
 
 
 def newest_digests(directory: Path) -> dict[str, str]:
