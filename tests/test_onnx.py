@@ -110,7 +110,7 @@ def test_random_bits_and_normal_numbers_are_those_of_jax():
 
         def normal(key):
             first, second = jax.random.split(jax.random.wrap_key_data(key))
-            return jax.random.normal(first, (5, 3)) + jax.random.uniform(second, (3,))[None]
+            return jax.random.normal(first, (50, 30)) + jax.random.uniform(second, (30,))[None]
 
         def bits(key):
             return (jax.random.bits(jax.random.wrap_key_data(key), (7,)) >> 9).astype(jnp.int32)
