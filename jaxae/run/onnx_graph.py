@@ -108,7 +108,10 @@ class Graph:
         known |= dict(zip(jaxpr.jaxpr.invars, values, strict=True))
 
         def read(v: Any) -> Any:
-            return np.asarray(v.val, v.aval.dtype) if isinstance(v, Literal) else known[v]
+            if not isinstance(v, Literal):
+                return known[v]
+            aval: Any = v.aval
+            return np.asarray(v.val, aval.dtype)
 
         for eqn in jaxpr.jaxpr.eqns:
             given = [read(v) for v in eqn.invars]
