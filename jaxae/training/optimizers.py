@@ -74,7 +74,7 @@ class Skipping(NamedTuple):
 
 
 def skipping(optimizer: optax.GradientTransformation, norm: float) -> optax.GradientTransformation:
-    """The optimizer without the updates of gradients whose global norm exceeds `norm`, which change nothing.
+    """The optimizer, skipping steps whose gradient has a global norm above `norm`; a skipped step changes nothing.
 
     Child 2021, section 4.2 and its code: such gradients of deep variational models are rare and harmful.
     """
