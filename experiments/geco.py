@@ -1,7 +1,7 @@
 """GECO: a variational autoencoder whose reconstruction error has a tolerance, in place of a KL weight.
 
 Group: variational
-Source: Rezende & Viola 2018. The tolerance is of -log p(x|z) in place of their squared error, and relative to it.
+Source: Rezende & Viola 2018. The tolerance is for -log p(x|z), not for a squared error; the excess is relative to it.
 Published: no result for this network (Rezende & Viola 2018).
 Command: jaxae geco --data mnist --seeds 3
 """
@@ -27,7 +27,7 @@ class Config(variational.Fields, run.Config):
     tolerance: float = 80.0
     """Tolerance of the reconstruction error -log p(x|z), nats per example."""
     multiplier_rate: float = 0.01
-    """Relative growth of the multiplier per step and relative excess of the error."""
+    """Relative growth of the multiplier per step, if the error is twice its tolerance."""
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:

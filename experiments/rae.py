@@ -2,7 +2,7 @@
 
 Group: regularized
 Source: Ghosh, Sajjadi, Vergari, Black & Schoelkopf 2020, with 16 latent dimensions on MNIST. Their networks are
-convolutional, and their weights of the terms are not published for these ones.
+convolutional, and no weights of the terms are published for dense ones.
 Published: Frechet distance in Inception features of samples from a mixture 8.69 (RAE-L2), of a plain autoencoder 10.66,
 of a VAE 17.66 (Ghosh et al. 2020, table 1); not comparable with other features.
 Command: jaxae rae --data mnist --seeds 3
@@ -29,9 +29,9 @@ class Config(run.Config):
     """Weight beta of |z|^2 / 2, relative to the squared error summed over the values of an example."""
     penalty: Literal["l2", "gradient", "spectral", "none"] = "l2"
     """Regularizer of the decoder. l2: sum of squares of its parameters. gradient: half the squared Frobenius norm of
-    its Jacobian. spectral: none in the loss, but kernels of spectral norm at most 1."""
+    its Jacobian. spectral: no term in the loss, but kernels with a spectral norm of at most 1."""
     penalty_weight: float = 1e-3
-    """Weight lambda of l2 or gradient."""
+    """Weight lambda of the regularizer l2 or gradient."""
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:

@@ -43,6 +43,7 @@ COMMANDS = [
     "report",
     "sample",
     "score",
+    "share",
     "sweep",
 ]
 X = data.load("digits").test.x

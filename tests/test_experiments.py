@@ -283,7 +283,7 @@ def test_bad_configuration_raises_before_anything_is_written(few, tmp_path):
     sequences = {"data": str(tmp_path / "s.npz")}
     for says, name, fields in (
         (
-            r"strides=\[2, 2, 2\]: 3 values for 2 filters; give 2, or one for all",
+            r"strides=\[2, 2, 2\]: 3 values for 2 filters; use 2, or one for all",
             "mirrored",
             {"filters": (2, 4), "strides": (2, 2, 2)},
         ),

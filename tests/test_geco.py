@@ -38,7 +38,7 @@ def test_multiplier_follows_the_moving_average_of_the_relative_excess():
         average = excess if average is None else 0.9 * average + 0.1 * excess
         value = np.clip(value * np.exp(0.5 * average), 1 / 1.6, 1.6)
     np.testing.assert_allclose(state["constraint"]["multiplier"], value, rtol=1e-5)
-    assert value == 1.6  # clipped, as not after the first step
+    assert value == 1.6  # clipped, unlike after the first step
 
 
 @pytest.mark.parametrize("tolerance", [3.4, 4.2])

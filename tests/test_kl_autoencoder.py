@@ -197,7 +197,7 @@ def weights():
 
 
 def test_perceptual_distance_against_numpy(weights):
-    """Of two layers, the second after pooling; 0 for equal images, and images of another size are allowed."""
+    """Two layers, the second after pooling; the distance of equal images is 0, and their size may be another."""
     y = jnp.asarray(rng.random((4, 8, 8, 3)), jnp.float32)
     expected = np.zeros(4)
     both = [jnp.asarray(X), y]

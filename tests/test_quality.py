@@ -106,7 +106,7 @@ def test_too_few_examples_raise():
     with pytest.raises(InputError, match="at least 2"):
         quality.frechet(a, a[:1])
     for real, made in ((a, np.zeros((9, 2))), (np.zeros((9, 2)), a)):
-        with pytest.raises(InputError, match="3 examples have no 3 neighbours each: at least 4"):
+        with pytest.raises(InputError, match="3 examples have no 3 neighbours each; use at least 4"):
             quality.precision_recall(real, made)
 
 

@@ -96,6 +96,10 @@ class Output:
     """Pictures and report.html to write. none: neither."""
     overwrite: bool = False
     """Delete the run in --workdir, and start again."""
+    track: Literal["none", "trackio", "wandb", "mlflow"] = "none"
+    """Tracker of metrics, pictures and parameters, besides TensorBoard."""
+    track_project: str = "jaxae"
+    """Project (MLflow: experiment) of --track."""
     summary: bool = False
     """Print the layers of each net (name, output shape, parameters), and exit."""
 

@@ -33,6 +33,7 @@ RUN_FILES = (
     "checkpoints",
     "diverged",
     "tensorboard",
+    "tracking.json",
     "figures",
     "scores",
     "config.json",

@@ -35,7 +35,7 @@ from jaxae.training.trained import Trained
 OPTIMIZER_FIELDS = ("lr", "schedule", "warmup_steps", "eps", "weight_decay", "clip")
 PROCESS_FIELDS = ("coordinator", "num_processes", "process_id", "heartbeat", "patience")
 # Fields of the run directory.
-RUN_FIELDS = ("checkpoint_every", "checkpoint_unit", "picture_every", "overwrite", "log_likelihood_samples", "figures")
+RUN_FIELDS = ("log_likelihood_samples", *(field.name for field in dataclasses.fields(configs.Output)))
 # Options for reading arrays.
 OF_ARRAYS = (
     "y",

@@ -30,8 +30,8 @@ def projected(
 def unit_norm(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
     """Keep rows of `decoder` at norm 1: remove the gradient along each row, and normalize the updated rows.
 
-    Bricken et al. 2023; Gao et al. 2024, appendix A. Otherwise Adam's moments would hold the gradient that the
-    projection undoes.
+    Bricken et al. 2023; Gao et al. 2024, appendix A. Otherwise Adam's moments would accumulate the component of the
+    gradient that the projection undoes.
     """
 
     def remove(grads: Params, params: Params) -> Params:
@@ -50,7 +50,7 @@ def tangent(grad: Float[Array, "n d"], rows: Float[Array, "n d"]) -> Float[Array
 
 
 def non_negative(optimizer: optax.GradientTransformation, name: str) -> optax.GradientTransformation:
-    """The optimizer, with this parameter at least 0."""
+    """The optimizer, followed by a projection that keeps this parameter non-negative."""
     return projected(optimizer, lambda params: {**params, name: jnp.maximum(params[name], 0)})
 
 
