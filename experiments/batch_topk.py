@@ -20,7 +20,7 @@ class Config(dictionary.Fields, run.Config):
     """One hidden layer of 4,096 latents, squared error, Adam."""
 
     active: int = 25
-    """Mean number of active latents of the examples of a batch (k)."""
+    """Mean number of active latents per example in a batch (k)."""
     auxiliary: float = 1.0
 
 

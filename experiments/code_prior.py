@@ -1,10 +1,12 @@
 """An autoregressive transformer prior over the codes of a quantized autoencoder, with exact likelihood of the codes.
 
-The tokenizer is that of a finished run of `vqvae` or `vqvae2`, --tokenizer, and is not trained further; otherwise it is
-trained beside the prior, with the fields of `vqvae`, and `loss` is comparable between epochs once its codes are stable.
+The tokenizer is that of a finished run of `vqvae` or `vqvae2` (--tokenizer), which is not trained further. By default
+it is trained together with the prior, with the fields of `vqvae`; then `loss` is comparable between epochs only once
+its codes are stable.
 
 Group: quantized
-Source: van den Oord, Vinyals & Kavukcuoglu 2017, section 3.3; a transformer (Vaswani et al. 2017) for their PixelCNN.
+Source: van den Oord, Vinyals & Kavukcuoglu 2017, section 3.3; a transformer (Vaswani et al. 2017) replaces their
+PixelCNN.
 Published: no result for these data (van den Oord et al. 2017).
 Command: jaxae code_prior --data mnist
 """
@@ -53,9 +55,10 @@ class Tokenized(NamedTuple):
 
 
 def tokenized(config: plain.Config, directory: str, info: run.Info) -> Tokenized:
-    """The tokenizer of this run directory, or if it is "" an untrained one.
+    """The tokenizer of this run directory; an untrained one if the directory is "".
 
-    ValueError unless it is a run of vqvae or vqvae2 on such examples with one seed, and for fields without effect.
+    ValueError unless it is a run of vqvae or vqvae2 with one seed on examples of this shape, and for fields without
+    effect.
     """
     if not directory:
         own = plain.model(config, info)

@@ -34,11 +34,11 @@ class Config(quantize.Options, run.Config):
     filters: tuple[int, ...] = (16, 32, 64)
     """Filters of each level of the encoder; the decoder mirrors them."""
     strides: tuple[int, ...] = (8, 4, 2)
-    """Stride of the convolution before each level; their product is the number of samples of a frame."""
+    """Stride of the convolution before each level; their product is the number of samples per frame."""
     units: int = 1
     """Number of residual units in each level."""
     segment: int = 2048
-    """Number of samples of the random segment of each recording in a training step (0: the whole recording)."""
+    """Length, in samples, of the random segment of each recording in a training step (0: the whole recording)."""
     windows: tuple[int, ...] = (128, 256, 512)
     """Window lengths of the multi-resolution STFT loss, in samples."""
     waveform: float = 1.0

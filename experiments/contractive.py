@@ -21,7 +21,7 @@ from jaxae.variants import autoencoder, contractive, tied
 
 @dataclass(frozen=True)
 class Config(run.Config):
-    """784-1000-784, sigmoid code, one matrix, cross-entropy, Adam."""
+    """784-1000-784, sigmoid code, tied weights, cross-entropy, Adam."""
 
     epochs: int = 10
     latent: int = 1000

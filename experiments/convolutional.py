@@ -40,7 +40,7 @@ def experiment(
     corrupt: Corrupt | None = None,
     **network: Any,
 ) -> run.Experiment:
-    """The experiment for images of this shape; also of `denoising` and `denoising_conv32`.
+    """The experiment for images of this shape, which `denoising` and `denoising_conv32` also use.
 
     objective, corrupt: see `autoencoder.loss`. network: further arguments of `autoencoder.pooled`.
     """

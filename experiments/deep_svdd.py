@@ -50,7 +50,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     first, last = (first_step(n, info.train, config.batch_size) for n in (config.pretrain, config.epochs))
     before, after = (run.optimizer(config, info, steps=n) for n in (first, last - first))
     loss = deep_svdd.loss(model)
-    # A saved model, whose examples are not available, has its centre.
+    # A loaded model has no examples, and does not need them, since its centre is saved.
     examples = np.zeros((1, *info.shape), np.float32) if info.examples is None else info.examples(EXAMPLES)
     pretraining = [(first, descend(autoencoder.loss(model, "mse"), before))] if config.pretrain else []
     train = phases(

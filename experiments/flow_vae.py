@@ -40,9 +40,9 @@ class Config(variational.Fields, run.Config):
     flow_hidden: tuple[int, ...] = (200,)
     """Widths of the hidden layers of the nets of a step."""
     flow_context: int = 50
-    """Outputs of the encoder on which the posterior flow depends."""
+    """Number of outputs of the encoder on which the posterior flow depends."""
     flow_bins: int = 8
-    """Number of bins of the splines of spline."""
+    """Number of bins of each spline of a spline flow."""
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:

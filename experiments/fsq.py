@@ -4,7 +4,7 @@ Group: quantized
 Source: Mentzer, Minnen, Agustsson & Tschannen 2023.
 Published: no result for these data (Mentzer et al. 2023).
 Command: jaxae fsq --data mnist --seeds 3
-Measured: reconstruction 54.84 +- 1.2 nats per image, perplexity 31.05 +- 5 of 1,000 over three seeds; 139 s for all on
+Measured: reconstruction 54.84 +- 1.2 nats per image, perplexity 31.05 +- 5 of 1,000 over three seeds; 139 s in total on
 two shared CPU cores. Two seeds use nearly all codes; the third uses 36 % of them.
 """
 

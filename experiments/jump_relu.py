@@ -2,7 +2,7 @@
 
 Group: sparse dictionaries
 Source: Rajamanoharan et al. 2024, "Jumping ahead: improving reconstruction fidelity with JumpReLU sparse autoencoders".
-The threshold is trained as itself, not as a logarithm.
+The trained parameter is the threshold itself, not its logarithm.
 Published: on SynthSAEBench-16k at 25 active latents and 200 M samples F1 0.7317 +- 0.0034, MCC 0.7527, explained
 variance 0.7951 over five seeds (arXiv 2602.14687).
 Command: jaxae jump_relu --data superposition/eighth,shared=true --epochs 2 --latent 512 --lr 1e-3 --seeds 5

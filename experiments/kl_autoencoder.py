@@ -2,8 +2,8 @@
 
 Group: adversarial and MMD
 Source: Rombach, Blattmann, Lorenz, Esser & Ommer 2022, section 3.1 and appendix G (KL-regularized); losses and adaptive
-weight of Esser, Rombach & Ommer 2021. Their perceptual distance is that of a network trained on photographs; here it is
-in the features of a classifier of this repository (`jaxae classifier`).
+weight of Esser, Rombach & Ommer 2021. Their perceptual distance uses a network trained on photographs; here it uses the
+features of a classifier trained by `jaxae classifier`.
 Published: no result for these networks.
 Command: jaxae kl_autoencoder --data cifar10
 """
@@ -41,12 +41,12 @@ class Config(run.Config):
     remat: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
     pixels: kl_autoencoder.Pixels = "l1"
-    """Distance of pixels. l1: mean absolute error. l2: mean squared error."""
+    """Distance between pixels. l1: mean absolute error. l2: mean squared error."""
     kl_weight: float = 1e-6
     """Weight of the KL term in nats, divided by the number of pixels times channels."""
     classifier: str = ""
-    """File of weights that `jaxae classifier --out` wrote, of images of as many channels: its activations give the
-    perceptual distance. It is read again when the run is resumed. (default: no perceptual distance)"""
+    """File of weights written by `jaxae classifier --out` for images with as many channels, whose activations the
+    perceptual distance compares. It is read again when the run is resumed. (default: no perceptual distance)"""
     perceptual_weight: float = 1.0
     """Weight of the perceptual distance."""
     adversarial_weight: float = 0.5
@@ -54,7 +54,7 @@ class Config(run.Config):
     adversarial_start: float = 5.0
     """Epochs before the discriminator starts."""
     adversarial_lr: float = 2e-4
-    """Constant learning rate of the discriminator, by Adam; no other field of the optimizer applies to it."""
+    """Constant learning rate of the discriminator, which Adam trains; no other optimizer field applies to it."""
     discriminator: tuple[int, ...] = (32, 64, 128)
     """Channels of the discriminator's layers."""
 
@@ -63,7 +63,9 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for images of this shape."""
     info.require_images("kl_autoencoder")
     if config.classifier and info.real:
-        raise ValueError(f"classifier={config.classifier} needs pixels in [0, 1], but the data are real numbers")
+        raise ValueError(
+            f"classifier={config.classifier} needs pixels in [0, 1], but the data are real numbers; use scale=unit"
+        )
     options: dict[str, Any] = {
         "filters": config.filters,
         "blocks": config.blocks,

@@ -17,7 +17,7 @@ from jaxae.variants import autoencoder, ksparse
 
 @dataclass(frozen=True)
 class Config(run.Config):
-    """784-1000-784, linear, one matrix, squared error, Adam."""
+    """784-1000-784, linear, tied weights, squared error, Adam."""
 
     epochs: int = 10
     latent: int = 1000
@@ -25,8 +25,8 @@ class Config(run.Config):
     active: int = 25
     """Nonzero latent dimensions at the end of training (k)."""
     active_start: int = 100
-    """Nonzero latent dimensions at the first step, or all if there are fewer; falls to --active within half of the
-    steps."""
+    """Nonzero latent dimensions at the first step, or all if there are fewer; the number decreases to --active within
+    the first half of the steps."""
     alpha: float = 3.0
     """Nonzero latent dimensions after training, as a multiple of --active (the source uses 1 to 3)."""
 
@@ -40,7 +40,8 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     for k in (model.active, model.evaluated):
         if not 0 < k <= config.latent:
             raise ValueError(
-                f"active={config.active} alpha={config.alpha} cannot keep {k} of latent={config.latent} dimensions"
+                f"active={config.active} alpha={config.alpha} cannot keep {k} of latent={config.latent} dimensions; "
+                f"active and alpha * active must be from 1 to {config.latent}"
             )
     if start < config.active:
         raise ValueError(f"active_start={config.active_start} must be at least active={config.active}")

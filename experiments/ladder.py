@@ -3,7 +3,8 @@
 Group: variational
 Source: Sonderby, Raiko, Maaloe, Sonderby & Winther 2016, five layers, leaky rectifiers, KL warm-up over 200 epochs,
 dynamic binarization; without their batch norm.
-Published: log-likelihood -81.74 nats with batch norm, finetuned with several importance samples (Sonderby et al. 2016).
+Published: log-likelihood -81.74 nats with batch norm, fine-tuned with several importance samples (Sonderby et al.
+2016).
 Command: jaxae ladder --data mnist --log-likelihood-samples 5000
 """
 

@@ -36,8 +36,8 @@ class Config(variational.Fields, run.Config):
     """Weight of the cross-entropy of q(y|x), averaged over the examples with a class, relative to the bound averaged
     over all examples: alpha N / (number of examples with a class) for each of them."""
     pretrain: int = 0
-    """Epochs of training M1, a variational autoencoder of all examples, whose codes are then the examples of M2
-    (M1+M2), before KL warm-up; 0: M2 alone."""
+    """Epochs of training M1, a variational autoencoder of all examples, before M2 is trained on its codes (M1+M2); KL
+    warm-up starts with M2. (0: M2 alone)"""
     m1_hidden: tuple[int, ...] = (500, 500)
     """Widths of the hidden layers of M1."""
     m1_latent: int = 50

@@ -2,8 +2,8 @@
 
 Group: denoising and masked
 Source: He, Chen, Xie, Li, Dollar & Girshick 2022: 75 % of the patches are hidden from the encoder, a small decoder has
-mask tokens in their place, the loss is the squared error of normalized patches; AdamW, cosine decay. Their transformers
-are larger, their images those of ImageNet.
+mask tokens in their place, and the loss is the squared error of normalized patches; AdamW, cosine decay. Their
+transformers are larger, and are trained on ImageNet.
 Published: no result for MNIST (He et al. 2022).
 Command: jaxae mae --data mnist --warmup-steps 400
 """
@@ -38,7 +38,7 @@ class Config(plain.Masking):
     heads: int = 4
     """Heads of the self-attention."""
     gated: bool = False
-    """Gated dense nets in the layers, with as many parameters."""
+    """Use gated dense nets, with as many parameters, in the layers."""
     remat: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
 

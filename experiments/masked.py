@@ -22,7 +22,7 @@ from jaxae.variants import autoencoder, masked
 
 @dataclass(frozen=True)
 class Masking(run.Config):
-    """What is hidden, and what is predicted; also of `mae`."""
+    """Fields of the mask and of the target, which `mae` shares."""
 
     epochs: int = 20
     batch_size: int = 128
@@ -46,12 +46,12 @@ class Config(Masking):
 
 
 def output(config: Masking) -> nets.Activation:
-    """From the decoder output to pixels."""
+    """The map from decoder outputs to pixels."""
     return masked.grey if config.predict == "normalized" else nn.sigmoid
 
 
 def experiment(config: Masking, info: run.Info, model: masked.Masked | masked.MaskedTransformer) -> run.Experiment:
-    """The experiment of a model of images of this shape; also of `mae`."""
+    """The experiment of a model for images of this shape, which `mae` also uses."""
     if info.real:
         raise ValueError("masked needs pixels in [0, 1], but the data are real numbers; use scale=unit")
     normalized = config.predict == "normalized"

@@ -1,7 +1,7 @@
 """MaskGIT: a bidirectional transformer prior over the codes of a quantized autoencoder.
 
-It is sampled by parallel decoding of masked codes. The tokenizer is that of a finished run, --tokenizer, or is trained
-beside the prior, as in `code_prior`.
+It is sampled by parallel decoding of masked codes. The tokenizer is that of a finished run (--tokenizer), or is trained
+together with the prior, as in `code_prior`.
 
 Group: quantized
 Source: Chang, Zhang, Jiang, Liu & Freeman 2022, without label smoothing and guidance; a pre-norm transformer.

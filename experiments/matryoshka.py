@@ -1,4 +1,4 @@
-"""The Matryoshka sparse autoencoder: BatchTopK whose first latents alone also have to reconstruct the example.
+"""The Matryoshka sparse autoencoder: BatchTopK in which prefixes of the latents must also reconstruct the example.
 
 Group: sparse dictionaries
 Source: Bussmann, Nabeshima, Karvonen & Nanda 2025, "Learning multi-level features with Matryoshka sparse autoencoders".
@@ -20,9 +20,9 @@ class Config(dictionary.Fields, run.Config):
     """One hidden layer of 4,096 latents in four levels, squared errors, Adam."""
 
     active: int = 25
-    """Mean number of active latents of the examples of a batch (k)."""
+    """Mean number of active latents per example in a batch (k)."""
     levels: tuple[int, ...] = (128, 512, 2048)
-    """Numbers of latents of the inner dictionaries, each the first ones of --latent."""
+    """Sizes of the inner dictionaries, each a prefix of the --latent latents."""
     auxiliary: float = 1.0
 
 

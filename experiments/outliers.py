@@ -1,4 +1,4 @@
-"""A variational autoencoder for outliers in tables: heavy tails, and seeds that see different columns.
+"""A variational autoencoder for outliers in tables: a heavy-tailed likelihood, and an ensemble over columns and seeds.
 
 Group: anomalies
 Source: Kingma & Welling 2014, with a Student-t likelihood, which outliers among the training rows do not dominate. The

@@ -1,8 +1,8 @@
-"""scVI: counts of genes in single cells; codes are independent of the batch, which the decoder receives.
+"""scVI: gene counts of single cells; codes are independent of the batch, which the decoder receives.
 
 Group: single cells
 Source: Lopez, Regier, Cole, Jordan & Yosef 2018; one hidden layer of 128, 10 latent dimensions and batches of 128 as in
-scvi-tools, without its batch norm and dropout; the output layer also sees the batch.
+scvi-tools, without its batch norm and dropout; the output layer also receives the batch.
 Published: no result for these cells (Lopez et al. 2018).
 Command: jaxae scvi --data simulated_cells --seeds 3 --log-likelihood-samples 100
 """
@@ -35,9 +35,9 @@ class Config(plain.Config):
     likelihood: likelihoods.Name = "auto"
     """Likelihood p(x|z): negative-binomial (auto) or zero-inflated-negative-binomial."""
     library: scvi.Library = "observed"
-    """Library size of a cell. observed: its total count. latent: its logarithm is the last dimension of the code, with
-    a normal prior whose moments are those of the log totals of the batch. Only the
-    log-likelihood of observed is given the total."""
+    """Library size of a cell. observed: its total count; the log-likelihood is then conditional on the total. latent:
+    its logarithm is the last dimension of the code, with a normal prior whose moments are those of the log totals of
+    the batch."""
     dispersion: scvi.Dispersion = "gene"
     """Inverse dispersion: one for each gene, or one for each gene in each batch."""
     encode_context: bool = False
@@ -45,7 +45,7 @@ class Config(plain.Config):
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:
-    """The experiment for data of this shape. ValueError for data other than counts, and for another likelihood."""
+    """The experiment for data of this shape. ValueError for other data than counts, and other likelihoods."""
     if not info.counts or len(info.shape) != 1:
         raise ValueError("scvi is for counts; read them with kind=counts, from a table, an array [N, D] or .h5ad")
     named = likelihoods.named(config.likelihood, config.likelihood_scale, info)
@@ -89,7 +89,7 @@ def build(config: Config, info: run.Info) -> run.Experiment:
 
 
 def moments(info: run.Info) -> tuple[tuple[float, ...], ...]:
-    """Those of the log totals of the training cells; zeros without them, as for a saved model, which has its own."""
+    """Moments of the log totals of the training cells; zeros for a loaded model, which has saved its own."""
     if info.log_totals is None:
         return ((0.0,) * (1 + info.context),) * 2
     return tuple(tuple(row) for row in scvi.library_moments(*info.log_totals()).tolist())

@@ -36,7 +36,8 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape."""
     if config.greedy * (len(config.hidden) + 1) >= config.epochs:
         raise ValueError(
-            f"greedy={config.greedy} epochs for each layer leave none of epochs={config.epochs} to fine-tune"
+            f"greedy={config.greedy} epochs for each layer leave none of epochs={config.epochs} to fine-tune; use "
+            f"more than {config.greedy * (len(config.hidden) + 1)} epochs"
         )
     widths = (*config.hidden, config.latent)
     model = stacked.Stacked(info.shape, widths, output=autoencoder.output(info), precision=config.precision)

@@ -18,7 +18,7 @@ from jaxae.variants import autoencoder, tied
 
 @dataclass(frozen=True)
 class Config(run.Config):
-    """784-32-784, ReLU code, one matrix, cross-entropy, Adadelta."""
+    """784-32-784, ReLU code, tied weights, cross-entropy, Adadelta."""
 
     batch_size: int = 256
     optimizer: optimizers.Name = "adadelta"

@@ -26,7 +26,7 @@ class Config(iwae.Config):
     latent: tuple[int, ...] = (100, 50)  # type: ignore[assignment]
     """Number of latent dimensions of each layer, from the one nearest to the data."""
     upper_hidden: tuple[int, ...] = (100, 100)
-    """Widths of the hidden layers between two latent layers upwards; downwards they are reversed."""
+    """Widths of the hidden layers between two latent layers in the encoder; the decoder mirrors them."""
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:

@@ -27,7 +27,7 @@ class Config(plain.Config):
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:
-    """The experiment for images of this shape. ValueError for other examples."""
+    """The experiment for images of this shape. ValueError for data without images."""
     info.require_images("vqvae2")
     likelihood = likelihoods.Normal() if info.real else likelihoods.Bernoulli()
     width, step = config.filters[-1], 2 ** len(config.filters)

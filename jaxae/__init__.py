@@ -5,8 +5,8 @@
 
 `fit` trains an experiment on an array, a path or a named data set and returns a `Trained` model; `load` reads a run;
 `replay` names the first non-finite value of a diverged run. `iterate` is the training loop as a generator of
-`Snapshot`s, on a data set from `data.from_arrays` or `data.load`. A custom `Experiment` is a Flax module, a loss on a
-`Batch`, and a `Transition`: `descend`, `alternate` or `phases`. The built-in ones are the modules of the package
+`Snapshot`s, for a data set from `data.from_arrays` or `data.load`. A custom `Experiment` is a Flax module, a loss on a
+`Batch`, and a `Transition`: `descend`, `alternate` or `phases`. The built-in experiments are the modules of the package
 `jaxae.experiments`. All names are imported on first use, so that `import jaxae` is fast.
 """
 

@@ -47,7 +47,7 @@ DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionEr
 
 
 def first_line(error: Exception, longest: int = 300) -> str:
-    """First line of another library's error, of at most `longest` characters."""
+    """First line of the message of another library's error, cut to `longest` characters."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:longest].rstrip(":")
 
 

@@ -8,8 +8,8 @@ python scripts/anomalies.py --table results.jsonl
 DATA is a folder with anomalies/ (NAME.npz of x and y, sets.json) or series/. Contaminated: detectors train on all rows,
 of which at most 11 % are outliers, and score the same rows. Novelty: they train on half of the normal rows (shuffled by
 seed) and score all other rows. Streams: they train on windows of the training stream, and the score of a point is the
-mean over the windows that hold it. Labels are used for evaluation only. PyOD's detectors (extra `bench`) keep their
-default parameters, receive standardized columns, and run in a process of --python.
+mean over the windows that contain it. Labels are used for evaluation only. PyOD's detectors (extra `bench`) have their
+default parameters, receive standardized columns, and run with the interpreter --python.
 """
 
 import argparse
@@ -34,7 +34,7 @@ OURS: dict[str, tuple[dict[str, Any], str]] = {
     "dense": ({"hidden": (512,), "latent": 8, "batch_size": 128}, "reconstruction_error"),
     "deep_svdd": ({"batch_size": 128}, "loss"),
 }
-STEPS = {"outliers": 300, "dense": 1000, "deep_svdd": 1000}  # of training, at least; an experiment counts epochs
+STEPS = {"outliers": 300, "dense": 1000, "deep_svdd": 1000}  # of training, rounded up to complete epochs
 PYOD = ("AutoEncoder", "VAE", "DeepSVDD", "IForest", "PCA")
 CHOSEN = ("magic", "spambase", "twonorm", "ring", "ionosphere", "sonar", "phoneme", "page-blocks0", "wisconsin")
 IMBALANCED = (
@@ -54,7 +54,7 @@ SECONDS = ("seconds", "seconds_per_model")
 
 
 class Problem(NamedTuple):
-    """Rows that train, and rows, or points, that are scored."""
+    """Rows to train on, and rows or points to score."""
 
     name: str
     train: np.ndarray  # [N, D]
@@ -94,7 +94,7 @@ def main() -> None:
 
 
 def problems(data: Path, protocol: str, names: list[str] | None, seeds: int) -> Iterator[list[Problem]]:
-    """For every set its problem, or by the novelty protocol one for each seed."""
+    """The problem of every set; under the novelty protocol one for each seed."""
     if protocol == "streams":
         yield from ([stream(data / "series", name)] for name in names or STREAMS)
         return
@@ -109,7 +109,7 @@ def problems(data: Path, protocol: str, names: list[str] | None, seeds: int) -> 
 
 
 def halved(name: str, x: np.ndarray, y: np.ndarray, seed: int) -> Problem:
-    """The novelty protocol: half of the normal rows train, all others are scored."""
+    """The novelty protocol: train on half of the normal rows, and score all others."""
     normal = np.random.default_rng(seed).permutation(np.flatnonzero(y == 0))
     train, rest = np.split(normal, [len(normal) // 2])
     scored = np.concatenate([rest, np.flatnonzero(y)])
@@ -117,7 +117,7 @@ def halved(name: str, x: np.ndarray, y: np.ndarray, seed: int) -> Problem:
 
 
 def stream(folder: Path, name: str) -> Problem:
-    """Windows of a stream of one dimension, of every fourth start in training."""
+    """Windows of a one-dimensional stream; for training, every fourth of them."""
     with np.load(folder / f"{name}-train.npz", allow_pickle=False) as arrays:
         train = arrays["x"][:, 0]
     with np.load(folder / f"{name}-test.npz", allow_pickle=False) as arrays:
@@ -129,8 +129,8 @@ def stream(folder: Path, name: str) -> Problem:
 def measured(name: str, every: list[Problem], options: argparse.Namespace) -> dict[str, Any]:
     """AUROC and average precision of every seed and of the ensemble, distinct scores, models trained, seconds.
 
-    By the novelty protocol a detector of PyOD trains a model for each seed, and an experiment as many models, the
-    ensemble, for each: `seconds_per_model` compares them.
+    Under the novelty protocol a PyOD detector trains one model per seed, and an experiment an ensemble of as many
+    models per seed; `seconds_per_model` makes them comparable.
     """
     each = [
         scored(name, problem, options.seeds if name in OURS or len(every) == 1 else 1, seed, options)
@@ -138,7 +138,7 @@ def measured(name: str, every: list[Problem], options: argparse.Namespace) -> di
     ]
     found, seconds = [scores for scores, _ in each], sum(seconds for _, seconds in each)
     models = sum(len(scores) for scores in found)
-    # By the novelty protocol a seed has its own rows, and the first row of scores is its own.
+    # Under the novelty protocol each seed has its own rows, and the first row of scores is that of the seed itself.
     own = list(found[0]) if len(every) == 1 else [scores[0] for scores in found]
     singles = [metrics(every[min(seed, len(every) - 1)], scores) for seed, scores in enumerate(own)]
     together = [
@@ -162,7 +162,7 @@ def measured(name: str, every: list[Problem], options: argparse.Namespace) -> di
 def scored(
     name: str, problem: Problem, seeds: int, first: int, options: argparse.Namespace
 ) -> tuple[np.ndarray, float]:
-    """Scores of the test rows [seeds, M], and the seconds of training, with compilation, and scoring."""
+    """Scores of the test rows [seeds, M], and the seconds of training and scoring, with compilation."""
     if name in OURS:
         fields, by = OURS[name]
         began = time.perf_counter()
@@ -183,7 +183,7 @@ def scored(
 
 
 def metrics(problem: Problem, scores: np.ndarray) -> dict[str, float]:
-    """AUROC and average precision of rows; of a stream, of points, with the recall of events."""
+    """AUROC and average precision of rows; for a stream those of points, and the recall of events."""
     labels = problem.labels
     if len(labels) != len(scores):  # windows
         scores = anomalies.point_scores(scores, np.arange(len(scores)), WINDOW, len(labels))
@@ -233,7 +233,7 @@ def cell(values: Any) -> str:
 
 
 def total(values: list[Any], key: str) -> str:
-    """Mean over sets, with the deviation over seeds of that mean; the sum of seconds. Empty if a set lacks a value."""
+    """Mean over sets and its standard deviation over seeds, or the sum of seconds. Empty if a set lacks a value."""
     if key in ("distinct", "models") or None in values:
         return ""
     return f"{sum(values):.2f}" if key in SECONDS else cell(np.mean(values, axis=0).tolist())

@@ -11,9 +11,9 @@ affects all of them alike. For jaxae, the compiled program that its experiments 
   larger of its floating-point operations at the rate of a large matrix product and its bytes at the bandwidth of a
   long array, both measured in the same turn. Operations are counted from the definition of the network.
 
-With --whole, instead: the time of `jaxae vae --epochs 10` from the start of its process to its end, pictures included,
-beside the time of training the same network in PyTorch; and the time from the start of the process to the first step,
-with an empty and with a filled compilation cache.
+With --whole it measures instead the time of `jaxae vae --epochs 10` from the start of its process to its end, pictures
+included, and that of training the same network in PyTorch; and the time from the start of the process to the first
+step, with an empty and with a filled compilation cache.
 
 A contender that is not installed is skipped with a message: pip install -e '.[bench]' installs all of them.
 """
@@ -50,8 +50,8 @@ CONTENDERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "plain Flax loop": ("plain_flax", "flax", {}),
 }
 MIXED = (OURS, "PyTorch", "torch.compile")  # contenders that support bfloat16
-COLOUR = ("resnet_vae", "kl_autoencoder")  # networks of colour images, which these contenders have
-LARGE = 4096  # images of another size than those of the data
+COLOUR = ("resnet_vae", "kl_autoencoder")  # networks for colour images; only some contenders have them
+LARGE = 4096  # number of images in workloads with enlarged images
 
 
 class Contender:
@@ -101,9 +101,9 @@ def measure(
         path = images.with_name(f"{work.net}.npy")
         np.save(path, enlarged(np.load(images, mmap_mode="r")[:LARGE], work.shape))
         images = path
-    told = {"images": str(images), "device": options.device, "precision": precision, "flags": flags}
-    told |= {field: getattr(work, field) for field in ("net", "experiment", "batch", "lr", "hidden", "latent", "shape")}
-    running = {"limit": Contender("limit", told)}
+    task = {"images": str(images), "device": options.device, "precision": precision, "flags": flags}
+    task |= {field: getattr(work, field) for field in ("net", "experiment", "batch", "lr", "hidden", "latent", "shape")}
+    running = {"limit": Contender("limit", task)}
     try:
         for contender in options.contenders:
             script, _, more = CONTENDERS[contender]
@@ -114,7 +114,7 @@ def measure(
                     continue
                 script = script.replace("pytorch", "pytorch_colour")
             try:
-                running[contender] = Contender(script, told | more)
+                running[contender] = Contender(script, task | more)
             except InputError as error:
                 print(f"{name}: {contender} is skipped: {error}", file=sys.stderr)
                 continue
@@ -130,9 +130,9 @@ def measure(
             turn: dict[str, Any] = {"limit": 1e3 * max(work.operations / rates[0], work.moved / rates[1])}
             for contender, count in counts.items():
                 running[contender].turn(max(3, count // 5))  # warm up after the idle time
-                said = running[contender].turn(count)
+                reply = running[contender].turn(count)
                 once = 1 if contender == OURS else work.seeds  # the others train their seeds sequentially
-                turn[contender] = said | {"ms": 1e3 * once * said["seconds"] / count}
+                turn[contender] = reply | {"ms": 1e3 * once * reply["seconds"] / count}
             turns.append(turn)
     finally:
         for process in running.values():
@@ -198,7 +198,7 @@ def main() -> None:
         "--json",
         type=Path,
         default=Path("runs/benchmark.json"),
-        help="file of the results, with the table as .md beside it (default: %(default)s)",
+        help="file of the results; the table is written beside it as .md (default: %(default)s)",
     )
     options = parser.parse_args()
     try:
@@ -217,7 +217,7 @@ def benchmark(options: argparse.Namespace, names: dict[str, Workload]) -> str:
     options.contenders = wanted
     images = training_images(options)
     if images.shape[1:] != (28, 28, 1):
-        raise InputError(f"--data {options.data}: {images.shape[1:]}, not images of 28x28; use others")
+        raise InputError(f"--data {options.data} has examples of shape {images.shape[1:]}; use grey images of 28x28")
     chosen = options.workloads or (names if options.device == "gpu" else WORKLOADS)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -229,8 +229,8 @@ def benchmark(options: argparse.Namespace, names: dict[str, Workload]) -> str:
                     continue  # the LSTMs of jaxae stay in float32
                 label = name if precision == "float32" else f"{name}, bfloat16"
                 rows += measure(label, names[name], precision, options, path)
-                said = written({"rows": rows}, options)
-    return said
+                text = written({"rows": rows}, options)
+    return text
 
 
 def training_images(options: argparse.Namespace) -> np.ndarray:
@@ -253,8 +253,8 @@ def written(result: dict[str, Any], options: argparse.Namespace) -> str:
 
 def whole(options: argparse.Namespace) -> str:
     """Time a complete experiment and its start; return the seconds, one line each."""
-    told = {"device": options.device, "precision": "float32", "compile": False, "optimizer": "rmsprop"}
-    told |= {"net": "vae", "batch": 100, "lr": 1e-3, "hidden": 256, "latent": 2}
+    task = {"device": options.device, "precision": "float32", "compile": False, "optimizer": "rmsprop"}
+    task |= {"net": "vae", "batch": 100, "lr": 1e-3, "hidden": 256, "latent": 2}
     images = training_images(options)
     where = ["--data", options.data, "--data-dir", options.data_dir, "--manual-dir", options.manual_dir]
     torch = importlib.util.find_spec("torch") is not None
@@ -283,7 +283,7 @@ def whole(options: argparse.Namespace) -> str:
             workdir = str(folder / f"run{turn}")
             ours.append(seconds("-m", "jaxae", "vae", "--epochs", "10", *where, "--workdir", workdir))
             if torch:
-                contender = Contender("pytorch", told | {"images": str(folder / "images.npy")})
+                contender = Contender("pytorch", task | {"images": str(folder / "images.npy")})
                 theirs.append(contender.turn(10 * len(images) // 100)["seconds"])
                 contender.end()
         result = json.loads((folder / "run0" / "result.json").read_text())

@@ -4,7 +4,7 @@
 
 trains, for every seed, `resnet_vae`, the dense `vae` and a convolutional network with a mirrored decoder, all with the
 same likelihood, latent dimensions and optimizer, each until its steps have taken this time (compilation excluded), and
-evaluates it on the test split. Prints a JSON object per run; one that is in --out already is not repeated.
+evaluates it on the test split. Prints a JSON object per run; a run that is already in --out is not repeated.
 """
 
 import argparse
@@ -41,7 +41,7 @@ COMMON: dict[str, Any] = {
 
 
 def residual(info: Info) -> Experiment:
-    """`resnet_vae` with 16, 32 and 64 channels, a block each."""
+    """`resnet_vae` with 16, 32 and 64 channels, one block per level."""
     config = resnet_vae.Config(**COMMON, filters=(16, 32, 64), blocks=1)
     return resnet_vae.build(config, info)
 
@@ -52,7 +52,7 @@ def mlp(info: Info) -> Experiment:
 
 
 def mirrored(info: Info) -> Experiment:
-    """Convolutions of stride 2 with 32, 64 and 128 filters, and transposed ones."""
+    """Convolutions of stride 2 with 32, 64 and 128 filters, and a mirrored decoder."""
     config = dense.Config(**COMMON)
     likelihood = likelihoods.named(config.likelihood, 1.0, info)
     shape: dict[str, Any] = {"filters": (32, 64, 128), "strides": (2,), "activation": nn.leaky_relu}
@@ -75,7 +75,7 @@ def measured(experiment: Experiment, images: Dataset, seconds: float, seed: int)
             evaluated = now
             break
     if evaluated is None:
-        raise SystemExit(f"{epochs} epochs took {spent:.0f} s only")
+        raise SystemExit(f"{epochs} epochs took only {spent:.0f} s; use --seconds {spent:.0f} or less")
     model = Trained(experiment, evaluated.state, images.shape)
     terms = model.evaluate(images.test)
     bits = math.prod(images.shape) * math.log(2)

@@ -1,7 +1,7 @@
-"""Autoencoders against principal components at the same code size, and against JPEG at the same bytes.
+"""Compare autoencoders with principal components at the same code size, and with JPEG at the same number of bytes.
 
-Source: Chollet 2016, who states that it is difficult to compress images better than JPEG by an autoencoder, and that a
-linear one comes close to principal components.
+Source: Chollet 2016, who states that it is difficult to compress images better than JPEG with an autoencoder, and that
+a linear one comes close to principal components.
 Command: python scripts/compress.py --data mnist --latents 4 8 16 32 64 --epochs 30 --workdir runs/compression
 Measured: squared error per pixel on the MNIST test split, seed 0 (18 minutes on two shared CPU
 cores):
@@ -12,17 +12,17 @@ cores):
     principal components  0.04737  0.03641  0.02538  0.01521  0.00775
     JPEG                        -        -        -  0.01219  0.00554
 
-The second statement holds, the first in part. The linear autoencoder comes within 1 % of principal components. The
+The second statement holds, and the first in part. The linear autoencoder comes within 1 % of principal components. The
 dense one has the smallest error of all from 4 to 64 bytes. JPEG has no rate below 30 bytes, beats both linear codes at
-32 and 64, reaches the smallest error of the dense one at 71, and falls below all of these autoencoders at higher rates
-(quality 50: 162 bytes, 0.00118). With one file per image it needs at least 200 bytes, 170 of them for header and
-tables.
+32 and 64, reaches the smallest error of the dense one at 71, and has a smaller error than all of these autoencoders at
+higher rates (quality 50: 162 bytes, 0.00118). With one file per image it needs at least 200 bytes, 170 of them for
+header and tables.
 
-The comparison is not like for like. JPEG is not fitted to digits. The decoders are, and the receiver needs them. With
-64 numbers, 1.9 MB for the dense autoencoder and 0.2 MB for the components, which is 191 and 20 bytes for each of 10,000
-images. On the other hand, a code takes one byte per number (uniform quantization between the extremes of the training
-codes, with clipping), which adds next to no error, and has no entropy coding, unlike JPEG: the table has the entropy,
-which is about a tenth smaller.
+The comparison is not like for like. JPEG is not fitted to digits. The decoders are, and the receiver needs them: with
+64 numbers they take 1.9 MB for the dense autoencoder and 0.2 MB for the components, or 191 and 20 bytes for each of
+10,000 images. On the other hand, a code takes one byte per number (uniform quantization between the extremes of the
+training codes, with clipping), which adds next to no error, and has no entropy coding, unlike JPEG; the table has the
+entropy, which is about a tenth smaller.
 
 The workdir holds a run for each autoencoder, compression.md and compression.png. Repeating the command resumes.
 """
@@ -209,7 +209,7 @@ def contest(options: argparse.Namespace, dataset: data.Dataset, stop: loop.Stop)
     if sizes[0] < 1 or sizes[-1] > most:
         raise InputError(f"--latents {' '.join(map(str, sizes))} must be from 1 to {most}")
     if (options.workdir / "config.json").exists():
-        raise InputError(f"--workdir {options.workdir} is a run directory; give another")
+        raise InputError(f"--workdir {options.workdir} is a run directory; name another folder")
     models = {size: trained(options, dataset.info, size, stop) for size in sizes}
     pca = components(train, sizes[-1])
     return [
@@ -244,7 +244,7 @@ def table(title: str, coders: list[Measured], jpegs: list[Jpeg]) -> str:
 
 
 def picture(title: str, coders: list[Measured], jpegs: list[Jpeg]) -> Figure:
-    """PSNR over bytes per image."""
+    """PSNR against bytes per image."""
     curves = {
         f"{name}, one byte per number": [(m.size, m.error) for m in coders if m.name == name]
         for name in dict.fromkeys(m.name for m in coders)
@@ -272,8 +272,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def compare(argv: Sequence[str] | None = None, stop: loop.Stop = loop.never) -> str:
-    """Train, measure, write the files, and return the table. Raises InputError, errors.Diverged and
-    errors.Interrupted."""
+    """Train, measure, write the files, and return the table.
+
+    Raises InputError, errors.Diverged and errors.Interrupted.
+    """
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="digits", help="data set, as for the experiments (default: digits)")
     parser.add_argument("--data-dir", default="", help="folder of prepared TFDS data sets")

@@ -1,7 +1,7 @@
 """Time ratios of seeds, reductions and microbatches: python scripts/costs.py vae --batch-size 128
 
-Several seeds in one program against as many sequential runs; --reduction reproducible against fast on 1, 2, 4 and 8
-devices (virtual ones on a CPU); --accumulate 4 against 1. Times are of training only, without compilation and
+Compares several seeds in one program with as many sequential runs, --reduction reproducible with fast on 1, 2, 4 and 8
+devices (virtual ones on a CPU), and --accumulate 4 with 1. Times are those of training, without compilation and
 evaluation; the runs of the two alternatives are interleaved. Prints the median ratio over the turns, with minimum and
 maximum. All other flags are those of the experiment.
 """
@@ -50,14 +50,14 @@ def costs(_: loop.Stop) -> str:
         for one in both:
             prepare(module, dataset, *one)  # InputError before anything is timed
     print(f"{name} on {jax.devices()[0].device_kind}, batch size {config.batch_size}: ratio of times", file=sys.stderr)
-    said = []
+    lines = []
     for title, *both in rows:
         ratios = []
         for _ in range(options.turns):
             slow, fast = (seconds(module, dataset, *one) for one in both)
             ratios.append(slow / fast)
-        said.append(f"| {title} | {statistics.median(ratios):.2f} | {min(ratios):.2f} to {max(ratios):.2f} |")
-    return "\n".join(said)
+        lines.append(f"| {title} | {statistics.median(ratios):.2f} | {min(ratios):.2f} to {max(ratios):.2f} |")
+    return "\n".join(lines)
 
 
 def prepare(module: ModuleType, dataset: Dataset, config: Config, devices: int) -> tuple[run.Experiment, plans.Plan]:

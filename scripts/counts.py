@@ -1,18 +1,18 @@
-"""Compare scvi with scvi-tools and with a negative binomial without a model, on cells of known or no types.
+"""Compare scvi with scvi-tools and with a model-free negative binomial, on cells with and without known types.
 
 python scripts/counts.py $DATA/pbmc --out runs.jsonl --python scvi/bin/python
 
-Sets: simulated (`simulated_cells`, 8,000 training cells of 6 types in 3 batches, 1,000 genes) and pbmc (the folder of
-two files of 200 blood cells each, which are the batches: the genes that are highly variable in both and seen in a cell;
-40 cells are held out by a fixed seed). Both libraries train on the same cells, each in its own process with one thread
-on one core, one seed after another, with one hidden layer of 128, 10 latent dimensions, batches of 128, learning rate
-0.001 and without KL warm-up; everything else is the default of each. speed: cells a second on 10,000 cells of 4,000
-genes.
+Sets: simulated (`simulated_cells`, 8,000 training cells of 6 types in 3 batches, 1,000 genes) and pbmc (two files of
+200 blood cells each, which are the batches, on the genes that are highly variable in both and observed in a cell; 40
+cells are held out by a fixed seed). Both libraries train on the same cells, each in its own process with one thread on
+one core, one seed after another, with one hidden layer of 128, 10 latent dimensions, batches of 128, learning rate
+0.001 and without KL warm-up; everything else is the default of each. The set speed measures cells per second on 10,000
+cells of 4,000 genes.
 
 nats: -log p of a held-out cell given its total and batch, by importance sampling with 100 samples from each model's own
 posterior, with the formulas of `contenders/cells.py` (NumPy, float64) for both. `model-free` is a negative binomial of
 mean (total of the cell) x (share of the gene) with one dispersion per gene by maximum likelihood. Integration scores
-are those of `jaxae/measure/integration.py` for the codes of the test cells, of pbmc for those of all cells.
+are those of `jaxae/measure/integration.py` for the codes of the test cells, or for pbmc of all cells.
 
 Each result is appended to the file; a repeated command runs only what is missing. `--limit 300` starts no new job after
 300 seconds. scvi-tools needs its own environment: python -m venv scvi && scvi/bin/pip install scvi-tools.
@@ -57,7 +57,7 @@ def main() -> None:
     """Run what is missing, and print the table."""
     known = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     known.add_argument("pbmc", type=Path, nargs="?", help="folder of the files of pbmc")
-    known.add_argument("--out", type=Path, required=True, help="file of results, one JSON object a line")
+    known.add_argument("--out", type=Path, required=True, help="file of results, one JSON object per line")
     known.add_argument(
         "--sets", nargs="+", choices=("simulated", "pbmc", "speed"), default=["simulated", "pbmc", "speed"]
     )
@@ -65,11 +65,11 @@ def main() -> None:
     known.add_argument("--sides", nargs="+", choices=(OURS, THEIRS, FREE), default=[FREE, OURS, THEIRS])
     known.add_argument("--epochs", type=int, default=0, help="(default: 100 for pbmc, 30 for simulated)")
     known.add_argument("--seeds", type=int, default=3)
-    known.add_argument("--test", type=int, default=500, help="test cells of simulated, for nats and integration scores")
-    known.add_argument("--limit", type=float, default=float("inf"), help="seconds after which nothing new is started")
+    known.add_argument("--test", type=int, default=500, help="simulated test cells, for nats and integration scores")
+    known.add_argument("--limit", type=float, default=float("inf"), help="seconds after which no other run starts")
     known.add_argument("--python", default=sys.executable, help="interpreter of an environment with scvi-tools")
     options = known.parse_args()
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # of this process and all that it starts
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # for this process and its children
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         for job in jobs(options):
@@ -89,7 +89,7 @@ def main() -> None:
 
 
 def jobs(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Everything to run: the fields by which a result is known."""
+    """All jobs, as the fields that identify their results."""
     for name in options.sets:
         if name == "speed":
             sides = [side for side in options.sides if side != FREE]
@@ -120,7 +120,10 @@ def arrays(name: str, options: argparse.Namespace) -> dict[str, np.ndarray]:
 
 
 def of_pbmc(folder: Path | None) -> dict[str, np.ndarray]:
-    """The cells of both files, on the genes that are highly variable in both and seen in a cell. InputError without."""
+    """The cells of both files, on the genes that are highly variable in both and observed in a cell.
+
+    InputError without the folder.
+    """
     if folder is None:
         raise InputError("pbmc needs the folder of its files: python scripts/counts.py FOLDER")
     variable = [h5ad.read(folder / name, Options(genes="highly_variable")).genes for name in FILES]

@@ -8,7 +8,7 @@ in its own process with one thread on one core. jaxae trains all seeds as one pr
 Both are evaluated with the same metrics on the same number of new examples. The rates include data generation; those of
 jaxae are timed separately for one seed, for all seeds with their own examples, and for all seeds with shared examples.
 In the evaluation, as in its published table, SAELens' BatchTopK and Matryoshka keep the largest codes of each batch;
-those of jaxae keep the codes above their threshold of inference.
+those of jaxae keep the codes above their inference threshold.
 
 --data is a folder of `jaxae activations`. Every tenth line of its text is held out, and --test of their tokens are the
 test examples. --samples is rounded up to complete passes over the other tokens. Both libraries scale the inputs so that
@@ -54,7 +54,7 @@ METRICS = ("f1", "mcc", "explained_variance", "uniqueness", "l0", "dead")
 def main() -> None:
     """Run what is missing, and print the tables."""
     known = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    known.add_argument("--out", required=True, help="file of results, one JSON object a line")
+    known.add_argument("--out", required=True, help="file of results, one JSON object per line")
     known.add_argument("--world", choices=[*WORLDS], default="eighth")
     known.add_argument("--data", default="", help="folder of jaxae activations, in place of a world")
     known.add_argument("--latent", type=int, default=4096, help="latents with --data")
@@ -66,11 +66,11 @@ def main() -> None:
     known.add_argument("--batch", type=int, default=1024)
     known.add_argument("--seeds", type=int, default=5)
     known.add_argument("--test", type=int, default=100_000, help="examples of the evaluation")
-    known.add_argument("--speed", type=float, default=0.0, help="also time jaxae, for so many seconds per rate")
-    known.add_argument("--limit", type=float, default=float("inf"), help="seconds after which nothing new is started")
+    known.add_argument("--speed", type=float, default=0.0, help="also time jaxae, for this many seconds per rate")
+    known.add_argument("--limit", type=float, default=float("inf"), help="seconds after which no other run starts")
     known.add_argument("--python", default=sys.executable, help="interpreter of an environment with sae-lens")
     options = known.parse_args()
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # of this process and all that it starts
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # for this process and its children
     out, began = Path(options.out), time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         constants = Path(folder) / "constants.npz"
@@ -96,7 +96,7 @@ def main() -> None:
 
 
 def jobs(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Everything to run: the fields by which a result is known."""
+    """All jobs, as the fields that identify their results."""
     alike = {name: getattr(options, name) for name in ("world", "samples", "batch", "test")}
     if options.data:
         alike |= {"world": options.data, "latent": options.latent}
@@ -172,7 +172,7 @@ def result(job: dict[str, Any], options: argparse.Namespace, constants: Path, wo
 
 
 def exported(world: str) -> dict[str, np.ndarray]:
-    """The constants of a world as SAELens takes them."""
+    """The constants of a world in the parametrization of SAELens."""
     found = arrays(WORLDS[world])
     own = 1 / np.sqrt(1 + np.sum(found.slope.astype(np.float64) ** 2, axis=1))
     values = {

@@ -162,7 +162,7 @@ def compare(tree: Path, names: list[str], folder: Path) -> int:
 
 
 def row(run: Run, new: Path, old: Path) -> tuple[tuple[float, float] | None, str]:
-    """The largest relative differences of metrics and of gradients, and a remark, unless they are small."""
+    """The largest relative differences of metrics and of gradients, and a remark if they are not small."""
     codes = [file.read_text() if (file := run.workdir(folder) / "code").exists() else "" for folder in (new, old)]
     if codes == ["2", "2"] and re.search("accumulate|reproducible", run.way):
         return None, "an error in both"  # the loss needs the global batch

@@ -8,8 +8,8 @@ lose their large values, since the other methods then reach their published erro
     python scripts/imputation.py --tables ../shared/data/tables --runs runs/imputation
     python scripts/imputation.py --tables ../shared/data/tables --runs runs/imputation --sets red --methods not-miwae
 
-Every result is written into results.json in --runs as soon as it is known and is not computed again; the training of
-our models resumes when it was interrupted.
+Every result is written into results.json in --runs as soon as it is known, and is not computed again; interrupted
+training of our models resumes.
 """
 
 import csv
@@ -29,7 +29,7 @@ from jaxae.training.records import write_json
 
 
 class Table(NamedTuple):
-    """Where a table comes from, what is no feature in it, and the published errors."""
+    """The file of a table, its columns that are not features, and the published errors."""
 
     file: str
     left_out: tuple[str, ...]
@@ -94,7 +94,7 @@ def features(table: Table, folder: Path) -> np.ndarray:
 
 
 def removed(x: np.ndarray, columns: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """The standardized table, and a copy without the values above the mean in its first columns (0: half of them)."""
+    """The standardized table, and a copy without the values above the mean in its first `columns` (0: half)."""
     x = (x - x.mean(0)) / x.std(0)
     columns, missing = columns or x.shape[1] // 2, x.copy()
     missing[:, :columns][x[:, :columns] > 0] = np.nan
@@ -174,7 +174,7 @@ def table(results: dict[str, dict[str, list[float]]], methods: tuple[str, ...]) 
 
 
 def main(options: Options) -> None:
-    """Compute what is not known yet, and print the table."""
+    """Compute the missing results, and print the table."""
     options.runs.mkdir(parents=True, exist_ok=True)
     file = options.runs / "results.json"
     results: dict[str, dict[str, list[float]]] = json.loads(file.read_text()) if file.exists() else {}

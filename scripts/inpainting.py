@@ -4,7 +4,7 @@
 
 Trains `jaxae miwae` on the training images with half of their pixels missing, and imputes test images with half of
 theirs missing. Prints the root mean squared error of the removed pixels, in [0, 1], of every method, and the bound on
-the observed pixels; writes a picture of ten images into --runs. The training resumes when it was interrupted.
+the observed pixels; writes a picture of ten images into --runs. Interrupted training resumes.
 """
 
 from dataclasses import dataclass

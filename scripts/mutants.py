@@ -1,7 +1,7 @@
 """Mutation score of the unit tests: python scripts/mutants.py [WORD ...]
 
 A mutant is the library with one error in a loss, bound, divergence, schedule or metric; it is killed if one of the unit
-tests that `mutants.toml` names beside it fails. The script copies the library and its tests into a temporary folder,
+tests that `mutants.toml` lists for it fails. The script copies the library and its tests into a temporary folder,
 checks that these tests pass there, and then applies one mutant at a time. WORD: run only the mutants whose "FILE:
 DESCRIPTION" or issue contains one of the words. Exit code 1 if a mutant survives, if its old text does not occur
 exactly once in its file, or if its tests do not run.

@@ -1,15 +1,15 @@
-"""Compare quantizers with vector-quantize-pytorch: time of a step, error and perplexity after 200 steps.
+"""Compare quantizers with vector-quantize-pytorch: time per step, error and perplexity after 200 steps.
 
 python scripts/quantizers.py --python vq/bin/python [NAME ...]
 
 100,000 vectors of 16 dimensions around 512 centres (standard normal, noise 0.3), batches of 4,096 random ones, forward
-and backward, 512 codes. Both libraries run in their own process with one thread, pinned to the same core, in turn;
-with two cores, waiting threads distort both. The time is the median (smallest to largest) over all runs of nine
-medians of ten steps each, after 110 steps. Error: squared distance of a vector from its code, mean over all vectors;
-perplexity of the (first) index, of 512. vq and residual compare codebooks of moving averages with k-means, decay and
-expiry as configured, and pass the gradient straight through; simvq has the rotation trick, their default. The
-parameters of the others are not trained. `best` are our options for re-initialisation, in place of those of theirs:
-vectors drawn in proportion to their error, codes below 0.4 of uniform usage.
+and backward, 512 codes. Each library runs in its own process with one thread; both are pinned to the same core and take
+turns, since waiting threads distort the times on two cores. The time is the median (smallest to largest) over all runs
+of nine medians of ten steps each, after 110 steps. Error: squared distance of a vector from its code, mean over all
+vectors; perplexity of the (first) index, of 512. vq and residual compare codebooks of moving averages with k-means,
+decay and expiry as configured, and pass the gradient straight through; simvq has the rotation trick, their default. The
+parameters of the others are not trained. `best` has our options for re-initialisation in place of theirs: vectors are
+sampled in proportion to their error, and replace codes below 0.4 of uniform usage.
 
 vector-quantize-pytorch needs its own environment, since it requires torch:
 python -m venv vq && vq/bin/pip install torch vector-quantize-pytorch
@@ -31,7 +31,8 @@ from jaxae.errors import InputError
 
 FOLDER = Path(__file__).parent / "contenders"
 BATCH, CODES, STEPS = 4096, 512, 200
-# Theirs expires codes of fewer than 2 vectors: 2 / (4096 / 512) of uniform usage, which is also that of new ones.
+# The other library replaces codes with fewer than 2 vectors, 2 / (4096 / 512) of uniform usage, and sets their usage
+# to 2.
 EXPIRY = {"decay": 0.8, "kmeans": 10, "reinit_below": 0.249, "reinit_usage": 0.25}
 THEIRS = {"codebook_size": CODES, "kmeans_init": True, "threshold_ema_dead_code": 2, "rotation_trick": False}
 BEST = {**EXPIRY, "reinit_below": 0.399, "reinit_usage": 0.4, "reinit_from": "error"}
@@ -61,7 +62,7 @@ def main() -> None:
     if unknown := set(options.names) - set(JOBS):
         raise InputError(f"NAME={unknown.pop()} is unknown; use one of {', '.join(JOBS)}")
     core = min(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {core})  # of this process and all that it starts
+    os.sched_setaffinity(0, {core})  # for this process and its children
     print("| quantizer | ours, ms | theirs, ms | theirs / ours | error, ours | theirs | perplexity, ours | theirs |")
     print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:

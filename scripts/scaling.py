@@ -97,7 +97,7 @@ def noise(folder: Path, count: int) -> Dataset:
 
 
 def numbers(folder: Path, count: int, kind: str) -> Dataset:
-    """`count` rows of random numbers of this type in a file, with some mean and variance; 100 of them as test split."""
+    """`count` rows of random numbers of this type in a file, not standardized; the first 100 are the test split."""
     path = folder / f"{kind}.npy"
     rng = np.random.default_rng(0)
     x = np.lib.format.open_memmap(path, "w+", np.dtype(getattr(jnp, kind)), (count, 28, 28, 1))
@@ -118,7 +118,7 @@ def rates(
     for turn in range(turns + 1):
         for how, snapshots in running.items():
             # The first turn is a short warm-up, in which dispatches still have few steps.
-            rate = steps_a_second(snapshots, seconds if turn else seconds / 5, stop)
+            rate = steps_per_second(snapshots, seconds if turn else seconds / 5, stop)
             if turn:
                 found[how].append(rate * configs[how].batch_size)
     return {how: statistics.median(values) for how, values in found.items()}
@@ -137,7 +137,7 @@ def training(data: Dataset, config: vae.Config) -> Iterator[Snapshot]:
     )
 
 
-def steps_a_second(snapshots: Iterator[Snapshot], seconds: float, stop: loop.Stop) -> float:
+def steps_per_second(snapshots: Iterator[Snapshot], seconds: float, stop: loop.Stop) -> float:
     """Steps per second, measured over this many seconds."""
     step, done, spent = next(snapshots).step, 0, 0.0
     while spent < seconds:

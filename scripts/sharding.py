@@ -37,7 +37,7 @@ def sharding(_: loop.Stop) -> str:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", help="name of the experiment, such as dense")
     parser.add_argument(
-        "--numbers", type=int, nargs="+", default=[1, 2, 4, 8], help="of devices (default: %(default)s)"
+        "--numbers", type=int, nargs="+", default=[1, 2, 4, 8], help="numbers of devices (default: %(default)s)"
     )
     options, flags = parser.parse_known_args()
     jax.config.update("jax_num_cpu_devices", 8)

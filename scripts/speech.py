@@ -1,4 +1,4 @@
-"""Measure a run of `jaxae codec` on recordings with classes, beside Opus (opusenc and opusdec of opus-tools).
+"""Compare a run of `jaxae codec` on recordings with classes with Opus (opusenc and opusdec of opus-tools).
 
     python scripts/speech.py runs/codec --classifier runs/digits.npz --quantizers 3 6 --opus 6
 
@@ -31,7 +31,7 @@ from jaxae.measure import classifier
 from jaxae.variants import spectra
 
 WINDOW = 128  # samples, of the spectrograms that are classified
-SIZE = 32, 64  # their frequencies and times
+SIZE = 32, 64  # numbers of their frequencies and times
 FLOOR, TOP = -50.0, 50.0  # dB that are black and white, relative to white noise of the variance of the data
 CHUNK = 50  # recordings per call
 
@@ -47,9 +47,9 @@ class Options:
     epochs: int = 20
     """Passes over the training split, for the classifier."""
     quantizers: tuple[int, ...] = (3, 6)
-    """Numbers of quantizers."""
+    """Numbers of quantizers to decode from."""
     opus: tuple[float, ...] = (6.0,)
-    """Bit rates of Opus in kbit/s (none: without it)."""
+    """Bit rates of Opus in kbit/s (none: without Opus)."""
 
 
 def main(options: Options) -> None:
@@ -74,7 +74,7 @@ def row(
     data: Dataset,
     accuracy: Callable[[Split], float],
 ) -> str:
-    """Measures of these versions of the test recordings, in model units. accuracy: of the classifier on pictures."""
+    """The metrics of a version y of the test recordings, in model units. accuracy: accuracy of the classifier."""
     x, mask = data.test.x, within(data.test)
     y = y * mask[..., None]
     right = accuracy(data.test._replace(x=pictures(y), lengths=None))
@@ -107,7 +107,7 @@ def pictures(x: Float[np.ndarray, "N T 1"]) -> Float[np.ndarray, "N K F 1"]:
 
 
 def digits(data: Dataset, options: Options) -> Any:
-    """Weights of the classifier: those in the file, or trained ones, which are written."""
+    """Weights of the classifier: those in the file; without it, they are trained and written."""
     parts = (split._replace(x=pictures(split.x), lengths=None) for split in (data.train, data.test))
     images = Dataset(*parts, data.classes)
     if options.classifier.exists():

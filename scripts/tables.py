@@ -23,8 +23,8 @@ GROUPS = {
     "sparse dictionaries": "A linear decoder of sparse codes, as trained on the activations of language models ([all "
     "metrics](#recovered-dictionaries)).",
     "variational": "The objective is a lower bound on the log-likelihood; bounds, priors and data differ.",
-    "semi-supervised": "Few training examples have a class; the others are part of the bound.",
-    "single cells": "Counts of genes in single cells, with batches as covariates ([all scores](#counts-of-cells)).",
+    "semi-supervised": "Few training examples have a class; the others contribute to the bound.",
+    "single cells": "Gene counts of single cells, with batches as covariates ([all scores](#counts-of-cells)).",
     "missing data": "Importance weighted bounds on the observed entries of examples; the others are imputed ([errors]"
     "(#missing-values)).",
     "disentangled": "A larger weight on the KL term or on the total correlation, so that each latent dimension carries "
@@ -32,7 +32,7 @@ GROUPS = {
     "quantized": "Discrete latent codes, from a learned codebook or a fixed grid.",
     "adversarial and MMD": "A discriminator or the maximum mean discrepancy (MMD) matches the aggregate posterior to "
     "the prior.",
-    "anomalies": "The score of an example, such as a row of a table, is how anomalous it is.",
+    "anomalies": "Each example, such as a row of a table, gets a score of how anomalous it is.",
     "other": "Experiments whose docstring names none of these groups.",
 }
 HEAD = """# Experiments
@@ -75,8 +75,8 @@ TABLES = {
         """
 ## Reconstruction quality
 
-Test images against their reconstructions by the first seed: `mse`, `shift_mse` (the minimum over shifts by up to two
-pixels) and `ssim`, the structural similarity.
+Test images are compared with their reconstructions by the first seed: `mse`, `shift_mse` (the minimum over shifts by up
+to two pixels) and `ssim`, the structural similarity.
 """,
     ),
     "likelihood": (
@@ -102,8 +102,8 @@ Percentage of test examples whose most probable class under q(y|x) is not their 
         """
 ## Integration of batches
 
-Codes of the test split (`jaxae/measure/integration.py`): silhouettes, and the accuracy of the 15 nearest neighbours;
-those of types should be high, those of batches low.
+Silhouettes of the codes of the test split, and the accuracy of their 15 nearest neighbours
+(`jaxae/measure/integration.py`); those of types should be high, those of batches low.
 """,
     ),
     "codebook": (
@@ -157,7 +157,7 @@ def files(name: str, pictures: list[str]) -> dict[str, str]:
 def measured(found: dict[str, Any], text: str) -> str:
     """The metrics of an entry in the words of `text` (a docstring's `Measured`), and its bounds.
 
-    If `text` is empty, or has a number that is not in the entry: the loss and every metric with an expected result.
+    If `text` is empty, or has a number that is not in the entry, the loss and every metric with an expected result.
     """
     words = re.split(r" over \w+ seeds| \(seed \d+\)", text)[0].replace("+-", "±")
     parts = [found["metrics"], *(found.get(key) or {} for key in TABLES)]
@@ -170,14 +170,14 @@ def measured(found: dict[str, Any], text: str) -> str:
     return words + {True: f" ({bounds}: reached)", False: f" ({bounds}: **not reached**)", None: ""}[found["reached"]]
 
 
-def row(name: str, found: dict[str, Any], said: dict[str, str]) -> str:
+def row(name: str, found: dict[str, Any], doc: dict[str, str]) -> str:
     """The table row of an entry, from its results and the fields of its docstring."""
     runs = f"{found['epochs']} × {found['seeds']}"  # noqa: RUF001
     pictures = files(name, found["pictures"]).items()
     cells = (
-        f"[`{name}`]({name}.py): {said['Idea']}",
-        said.get("Published", "-").rstrip("."),
-        measured(found, said.get("Measured", "")),
+        f"[`{name}`]({name}.py): {doc['Idea']}",
+        doc.get("Published", "-").rstrip("."),
+        measured(found, doc.get("Measured", "")),
         runs if found["data"] == "mnist" else f"{runs}, {found['data']}",
         found["time"],
         " ".join(f"[![{kind} of {name}]({file})]({file})" for kind, file in pictures),
@@ -185,30 +185,30 @@ def row(name: str, found: dict[str, Any], said: dict[str, str]) -> str:
     return f"| {' | '.join(cells)} |\n"
 
 
-def source(name: str, said: dict[str, str]) -> str:
+def source(name: str, doc: dict[str, str]) -> str:
     """The list item below the table: the source, and the remarks after the measured results."""
-    _, *remarks = re.split(r"(?<=\.) (?=[A-Z])", said.get("Measured", ""), maxsplit=1)
-    return f"- `{name}`: {' '.join((said['Source'], *remarks)).replace('+-', '±')}\n"
+    _, *remarks = re.split(r"(?<=\.) (?=[A-Z])", doc.get("Measured", ""), maxsplit=1)
+    return f"- `{name}`: {' '.join((doc['Source'], *remarks)).replace('+-', '±')}\n"
 
 
-def groups(results: dict[str, Any], said: dict[str, dict[str, str]]) -> dict[str, list[str]]:
+def groups(results: dict[str, Any], doc: dict[str, dict[str, str]]) -> dict[str, list[str]]:
     """Group -> names of its entries."""
     *named, other = GROUPS
-    of = {name: said[name].get("Group", other) for name in results}
+    of = {name: doc[name].get("Group", other) for name in results}
     found = {group: [name for name in results if of[name] == group] for group in named}
     return found | {other: [name for name in results if of[name] not in named]}
 
 
 def page(results: dict[str, dict[str, Any]], docstrings: dict[str, str]) -> str:
     """The page of these entries of results.json and the docstrings of their experiments."""
-    said = {name: fields(docstrings[name]) for name in results}
+    doc = {name: fields(docstrings[name]) for name in results}
     devices = " and ".join(sorted({found["device"] for found in results.values()}))
     text = HEAD.format(device=devices)
-    for group, names in groups(results, said).items():
+    for group, names in groups(results, doc).items():
         if names:
             text += f"\n### {group[0].upper()}{group[1:]}\n\n{GROUPS[group]}\n\n"
-            text += _head(COLUMNS) + "".join(row(name, results[name], said[name]) for name in names)
-            text += "\nSources and remarks:\n\n" + "".join(source(name, said[name]) for name in names)
+            text += _head(COLUMNS) + "".join(row(name, results[name], doc[name]) for name in names)
+            text += "\nSources and remarks:\n\n" + "".join(source(name, doc[name]) for name in names)
     return text + _measures(results) + (Path(__file__).parent / "evaluations.md").read_text("utf-8")
 
 

@@ -1,11 +1,11 @@
 """Interrupt a run at random moments, and restart it until it is finished: python scripts/torture.py --kills 25
 
-The signal is SIGKILL, which no process can handle, or that of --signal TERM or INT. It is sent at any moment, while the
-run starts, compiles, trains, evaluates, saves or draws. The result must equal that of an uninterrupted run bit for bit:
-the SHA-256 of every array of the last checkpoint (parameters, optimizer state, extra, step) and metrics.jsonl. After
-TERM and INT the exit code must be 128 + signal, and every recorded step must be saved (the run makes no other
-checkpoints between its start and its end). The script prints the longest time from a signal to the end of the process,
-and fails if it is above 3 seconds. Arguments after -- are the command. Exit code 0: no difference.
+The signal is SIGKILL, which no process can handle, or with --signal TERM or INT that signal. It is sent at any moment,
+while the run starts, compiles, trains, evaluates, saves or draws. The result must equal that of an uninterrupted run
+bit for bit: the SHA-256 of every array of the last checkpoint (parameters, optimizer state, extra, step) and
+metrics.jsonl. After TERM and INT the exit code must be 128 + signal, and every recorded step must be saved (the run
+makes no other checkpoints between its start and its end). The script prints the longest time from a signal to the end
+of the process, and fails if it is above 3 seconds. Arguments after -- are the command. Exit code 0: no difference.
 """
 
 import argparse

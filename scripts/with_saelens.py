@@ -1,7 +1,7 @@
 """Exchange sparse autoencoders with SAELens, in an environment with sae-lens: python scripts/with_saelens.py FOLDER
 
-Loads each model in FOLDER/ours with SAELens, and writes its codes and reconstructions of FOLDER/x.npy [N, d] into
-`out.npz` beside it; saves a random model of each architecture with SAELens into FOLDER/theirs, with the same.
+Loads each model in FOLDER/ours with SAELens, and writes its codes and reconstructions of FOLDER/x.npy [N, d] into its
+folder as `out.npz`; saves a random model of each architecture with SAELens into FOLDER/theirs, with such an `out.npz`.
 `tests/test_saelens.py` compares both with jaxae: JAXAE_SAELENS=PYTHON pytest -m slow tests/test_saelens.py, where
 PYTHON is that of the environment.
 """

@@ -3,8 +3,7 @@
 Arguments: the experiment's module; the set of plans (`all`; `split`, on 1, 2, 4 and 8 devices without microbatches;
 `fast`, four of them; `one`, pmap on 4 devices; `fsdp`, on 2 and 8 devices; `bits`, the reproducible ones, with the
 experiment's own optimizer); fields as JSON. Each plan runs with one seed and, unless the set is `fast` or `one`, also
-with four. `terms` in place of
-a module: one gradient of each term of the global batch, on 2 and 8 devices.
+with four. `terms` in place of a module: one gradient of each term of the global batch, on 2 and 8 devices.
 Runs in a separate process, since the number of virtual devices is fixed when JAX starts.
 `python tests/on_devices.py tests/devices.json [NAME ...]` records the table of all experiments, or of those named.
 """
@@ -153,8 +152,8 @@ def total_correlation(variables, batch, key):
     """The three terms of the KL decomposition, with different weights."""
     q = DiagonalNormal(batch.x @ variables["params"]["a"], batch.x @ variables["params"]["b"])
     z = q.mean + jnp.exp(q.log_scale) * batch.noise(key, q.mean.shape[1:])
-    everyone = DiagonalNormal(*(batch.gather(part) for part in q))
-    mutual, correlation, divergence = tcvae.kl_decomposition(q, z, everyone, 1000)
+    global_q = DiagonalNormal(*(batch.gather(part) for part in q))
+    mutual, correlation, divergence = tcvae.kl_decomposition(q, z, global_q, 1000)
     return {"loss": 0.5 * mutual + 6 * correlation + 0.8 * divergence, "correlation": correlation}, {}
 
 
@@ -180,7 +179,7 @@ def selection(variables, batch, key):
 
 
 def adversarial(variables, batch, key):
-    """A loss with the adaptive weight of an adversarial one."""
+    """A loss with the adaptive weight of an adversarial loss."""
     z = batch.x @ variables["params"]["a"]
     features = jnp.tile(z[:, None, None], (1, 4, 4, 1)) * jnp.linspace(0.5, 1, 4)[:, None, None]
     slopes = features[..., :2], jnp.tanh(features[..., 1:])

@@ -1,5 +1,4 @@
-"""Train every experiment for a few steps: prints the SHA-256 of all its arrays, and writes its golden values into a
-file.
+"""Train every experiment for a few steps, print the SHA-256 of all its arrays, and write its golden values to a file.
 
 Run in a separate process. `python tests/short_runs.py tests/golden.json [NAME ...]` records the golden values of all
 experiments, or of those named; other entries are kept.

@@ -99,7 +99,7 @@ def states(ids):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A folder with the random model, as its tensors are named in checkpoints with a head: `bert.`."""
+    """A folder with the random model, whose tensors have the prefix `bert.`, as in checkpoints with a head."""
     folder = tmp_path_factory.mktemp("model")
     safetensors.save_file({f"bert.{name}": array for name, array in WEIGHTS.items()}, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(CONFIG))
@@ -144,7 +144,7 @@ def test_activations_are_those_of_every_token_of_the_text(written):
     assert found.vocabulary == tuple(PIECES)
 
 
-def test_summary_and_record_say_what_was_read(written):
+def test_summary_and_record_state_what_was_read(written):
     options, lines, found = written
     first, *rest = lines.split("\n")
     assert f"layer 1 of {options.model}: {len(found.x)} tokens of 6 lines, 6 float32 each" in first
@@ -178,7 +178,7 @@ def test_smaller_types_round_the_activations(model, tmp_path, written, dtype, st
     assert 0 < np.abs(x.astype(np.float32) / written[2].x - 1).max() <= step
 
 
-def test_special_tokens_are_seen_by_the_model_and_left_out_of_the_folder(model, tmp_path, written):
+def test_special_tokens_are_passed_to_the_model_and_left_out_of_the_folder(model, tmp_path, written):
     _, line, found = write(model, tmp_path, dtype="float32", drop_special=True)
     whole = written[2]
     kept = ~np.isin(whole.tokens, [2, 3])
@@ -198,7 +198,7 @@ def test_limit_keeps_complete_lines(model, tmp_path, limit, drop, count):
 
 
 def test_tokens_of_a_line_stay_in_one_split(written):
-    """Training and test split together are all rows; standardized by the training split as any table."""
+    """Training and test split together are all rows; standardized by the training split like any table."""
     options, _, found = written
     for name in (options.out, options.out / "activations.npy"):
         d = data.load(str(name), test="0.4")
@@ -244,7 +244,7 @@ def test_failed_writing_leaves_no_folder(model, tmp_path):
         ({"config": {"model_type": "gpt2"}}, "model_type='gpt2' is not supported; use a model with model_type='bert'"),
         ({"config": {"hidden_act": "relu"}}, "hidden_act='relu' is not supported"),
         ({"config": {"hidden_size": "6"}}, "hidden_size='6' must be a positive integer"),
-        ({"config": {"num_attention_heads": 4}}, "hidden_size 6 is no multiple of num_attention_heads 4"),
+        ({"config": {"num_attention_heads": 4}}, "hidden_size=6 must be a multiple of num_attention_heads=4"),
         ({"config": {"intermediate_size": 11}}, r"intermediate.dense.bias becomes \[10\], not \[11\]; use weights of"),
         ({"config": {"num_hidden_layers": 3}, "layer": 3}, "has no tensor encoder.layer.2.*; use weights of"),
         ({"layer": 3}, r"--layer 3 does not exist; use 0 \(the embeddings\) to 2"),

@@ -480,7 +480,7 @@ def test_kernel_of_infovae_is_1_for_equal_codes():
     np.testing.assert_allclose(terms["mmd"][0], expected / 7, rtol=1e-5)
 
 
-def test_info_vae_compares_samples_of_the_posterior_with_the_prior():
+def test_infovae_compares_samples_of_the_posterior_with_the_prior():
     """For posteriors N(0, I) the MMD of samples is 0 on average, and that of posterior means is not."""
     model = vae.VAE(encoder=Given(0.0), decoder=nets.MLP((), (2,)))
     x = np.zeros((20, 2), np.float32)

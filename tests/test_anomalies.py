@@ -58,7 +58,7 @@ def test_ensemble_is_the_mean_or_the_median_of_standardized_scores():
     np.testing.assert_allclose(anomalies.ensemble(score), stats.zscore(score, axis=1).mean(0))
 
 
-def test_point_scores_are_means_over_the_windows_that_hold_the_point():
+def test_point_scores_are_means_over_the_windows_that_contain_the_point():
     starts = anomalies.window_starts(11, 4, 3)
     np.testing.assert_array_equal(starts, [0, 3, 6, 7])
     score = np.array([1.0, 2.0, 4.0, 8.0])
@@ -213,7 +213,7 @@ def test_centre_of_deep_svdd_survives_a_stop_and_equals_that_of_the_seed_alone(t
     assert equal(whole.params, one.params)
 
 
-def test_subset_sees_a_fixed_half_of_the_columns_another_one_with_another_key():
+def test_subset_is_a_fixed_half_of_the_columns_that_depends_on_the_key():
     net = nets.Subset(nets.MLP((), (3,)), 0.5)
     x = jnp.asarray(RNG.normal(size=(2, 10)), jnp.float32)
     kept = []

@@ -62,7 +62,7 @@ def test_colour_against_numpy(channels):
     assert np.any(expected > 1) or np.any(expected < 0)
 
 
-def test_changes_are_a_function_of_the_key_and_the_index_of_the_example():
+def test_augmentations_are_a_function_of_the_key_and_the_index_of_the_example():
     names = ("crop",)
     whole = batch(X)
     found = seen(names, whole)
@@ -74,7 +74,7 @@ def test_changes_are_a_function_of_the_key_and_the_index_of_the_example():
     assert len({image.tobytes() for image in np.asarray(seen(names, same))}) == 6
 
 
-def test_changes_are_applied_in_order_with_different_keys():
+def test_augmentations_are_applied_in_order_with_different_keys():
     part = batch(X)
     keys = part.keys(jax.random.split(new_key())[0])
 
@@ -99,7 +99,7 @@ def test_microbatches_of_a_reproducible_reduction_have_the_same_images():
         (Info((8, 8, 1), 6, real=True), "colour needs pixels in .*, but the data are real numbers"),
     ],
 )
-def test_data_without_such_changes_raise(info, says):
+def test_data_that_cannot_be_augmented_raise(info, says):
     with pytest.raises(ValueError, match=says):
         seen(("colour",), batch(X), info=info)
 

@@ -19,7 +19,7 @@ X = np.array([[1 / 3, 1, 0, 2.5], [0.001, 0.2, 0.7, -12345.678], [7e-9, 1, 0, 7]
 
 
 def test_filled_text_differs_in_the_missing_cells_only():
-    """Line ends, quotes, blank lines, numbers as written, and a last line without an end stay."""
+    """Line ends, quotes, blank lines, numbers as written, and a last line without an end are kept."""
     found = cells.filled_text(TEXT.encode(), ".csv", FEATURES, MISSING, X).decode()
     assert found == (
         'id;width;kind;"no, it";note\r\n'
@@ -62,12 +62,12 @@ def test_categories_that_need_quotes_are_quoted():
         ("=1", "=1"),
     ],
 )
-def test_a_filled_cell_has_the_digits_of_its_number_in_float32(value, text):
+def test_filled_cell_has_the_digits_of_its_number_in_float32(value, text):
     assert cells.text_of(value) == text
     assert isinstance(value, str) or np.float32(text) == np.float32(value)
 
 
-def test_a_column_of_numbers_whose_title_looks_like_a_category_is_none(tmp_path):
+def test_column_of_numbers_whose_title_looks_like_a_category_is_not_one(tmp_path):
     """Column `a`, which the model does not use, and column `a=b` of the model."""
     content, missing = b"a,a=b,x\n,,1\nu,3,2\n", np.array([[True, False], [False, False]])
     found = cells.filled_text(content, ".csv", ("a=b", "x"), missing, np.array([[7.0, 1], [3, 2]]))
@@ -86,7 +86,7 @@ def test_a_column_of_numbers_whose_title_looks_like_a_category_is_none(tmp_path)
         (b"x,y\n1,2\n2,3\n", "row 0, column y: 2 is not empty"),
     ],
 )
-def test_lines_that_are_not_the_rows_raise(content, says):
+def test_lines_that_do_not_match_the_rows_raise(content, says):
     missing = np.array([[False, True], [False, False]])
     with pytest.raises(ValueError, match=says):
         cells.filled_text(content, ".csv", ("x", "y"), missing, np.ones((2, 2)))
@@ -124,7 +124,7 @@ def test_parquet_keeps_types_and_all_other_cells(tmp_path):
 def table(tmp_path_factory):
     """A CSV file with text, a class, a covariate and missing cells, and a conditional model of it.
 
-    Its lines end in CRLF, but for the last one, which has no end; its text is quoted, with a comma.
+    Its lines end in CRLF, except the last one, which has no end; its text is quoted, with a comma.
     """
     folder = tmp_path_factory.mktemp("fish")
     rng = np.random.default_rng(0)
@@ -143,7 +143,7 @@ def table(tmp_path_factory):
 
 @pytest.mark.slow
 def test_csv_round_trip_from_the_command_line(table, capsys):
-    """Missing numbers and strings, a text column, a class, a covariate, units; all bytes of the other cells stay."""
+    """Missing numbers and strings, a text column, a class, a covariate, units; the other cells keep all their bytes."""
     source = (table / "fish.csv").read_bytes().decode()
     arguments = (table / "run", table / "fish.csv", "--samples", 40, "--draws", 2)
     assert call("impute", *arguments, "--out", table / "filled.csv") == 0
@@ -179,7 +179,7 @@ def test_csv_round_trip_from_the_command_line(table, capsys):
 def test_impute_refuses_bad_output_in_one_line(table, capsys):
     for out, says in (
         ("fish.csv", "is DATA itself"),
-        ("filled.parquet", "has another format than"),
+        ("filled.parquet", "differs in format from"),
         ("filled.png", "rows of a table are not images"),
         ("filled.txt", "must end in one of .csv, .tsv, .parquet, .npy, .npz, .png"),
     ):

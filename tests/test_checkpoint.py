@@ -202,7 +202,7 @@ def test_checkpoint_of_other_code_raises_and_is_kept(tmp_path, read_only):
         params = {**STATE.params, "a": change}
         other = jax.eval_shape(lambda: {**ITEMS, "state": STATE._replace(params=params)})  # noqa: B023
         with pytest.raises(
-            InputError, match=r"checkpoint 3 was written by other code: state/params/a is float32\[50, 40\]"
+            InputError, match=r"checkpoint 3 was written by different code: state/params/a is float32\[50, 40\]"
         ):
             restore(tmp_path, other, read_only=read_only)
     fewer = jax.eval_shape(lambda: {**ITEMS, "state": STATE._replace(opt_state=STATE.opt_state[:2])})

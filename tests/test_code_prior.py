@@ -52,7 +52,7 @@ def test_probabilities_of_all_sequences_sum_to_one_and_depend_on_the_condition()
     assert np.abs(other - log_p).max() > 0.1
 
 
-def test_cached_steps_have_the_logits_of_the_whole_sequence():
+def test_cached_steps_have_the_logits_of_the_complete_sequence():
     model, variables = net()
     whole, _ = log_probabilities(model, variables, CONDITION)
     step = jax.jit(lambda *given: model.apply(variables, *given, method="step"))

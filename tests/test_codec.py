@@ -104,7 +104,7 @@ def stft_terms(x, y, windows, length):
 
 
 def test_loss_against_scipy(model):
-    """Padding takes no part, also where the decoder output is not 0; evaluation uses whole signals."""
+    """Padding has no effect, even where the decoder output is not 0; evaluation uses complete signals."""
     net, variables = model
     loss = jax.jit(codec.loss(net, (8, 16), waveform=0.7, spectrum=0.4, segment=8))
     terms, updates = loss(variables, batch(X, mask=jnp.asarray(MASK), training=False), new_key())
@@ -130,7 +130,7 @@ def test_loss_against_scipy(model):
 
 
 def test_segments_lie_within_the_signals_at_all_places():
-    """Of signals 0, 1, 2, ...: consecutive values below the length, from any place; the same for the same key."""
+    """Segments of 0, 1, 2, ... are consecutive values below the length, from any place, equal for equal keys."""
     x = np.arange(40, dtype=np.float32)[None, :, None] * np.ones((400, 1, 1), np.float32)
     mask = np.ones((400, 40), np.float32)
     mask[200:, 12:] = 0

@@ -43,6 +43,7 @@ COMMANDS = [
     "report",
     "sample",
     "score",
+    "share",
     "sweep",
 ]
 X = data.load("digits").test.x
@@ -240,7 +241,7 @@ def test_columns_of_scores_are_those_of_a_table(one, orders, tmp_path, capsys):
     np.save(tmp_path / "x.npy", X[:4])
     rows = orders / "run", orders / "orders.csv"
     for where, wrong, said in (
-        ((one, tmp_path / "x.npy"), ("--columns", 1), "--columns 1 names columns of a table, and an example of"),
+        ((one, tmp_path / "x.npy"), ("--columns", 1), "--columns 1 names columns of a table, but an example of"),
         (rows, ("--columns", 5), "--columns 5: the table has 4 columns"),
         (rows, ("--columns", -1), "--columns -1 must be at least 0"),
         (rows, ("--columns", 1, "--out", "x.npy"), "--columns 1 adds names, which no .npy holds; use --out scores.csv"),

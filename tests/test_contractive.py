@@ -80,7 +80,7 @@ def test_loss_is_reconstruction_and_weighted_norm(norm):
     assert updates == {}
 
 
-def test_updates_are_those_of_the_reconstruction():
+def test_collections_are_those_of_the_reconstruction_loss():
     net, params, x = model()
     plain = autoencoder.loss(net, "bce")
 

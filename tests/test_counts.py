@@ -95,7 +95,7 @@ def test_columns_of_a_data_frame_name_the_counts():
     ],
 )
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_other_numbers_are_no_counts(value, says, split):
+def test_other_numbers_are_not_counts(value, says, split):
     x = MISSING.copy()
     x[7, 2] = value
     train, test = (x, MISSING) if split == "train" else (MISSING, x)
@@ -124,7 +124,7 @@ def test_messages_name_the_column(tmp_path):
         (COUNTS.reshape(8, 5, 10), {}, r"shape \(8, 5, 10\) is not a table"),
     ],
 )
-def test_options_and_shapes_without_meaning_for_counts_raise(x, fields, says):
+def test_options_and_shapes_that_do_not_apply_to_counts_raise(x, fields, says):
     with pytest.raises(InputError, match=says):
         data.from_arrays(x, test=0, kind="counts", **fields)
 
@@ -133,7 +133,7 @@ def vae_of(dataset):
     return jaxae.fit("vae", dataset, epochs=1, batch_size=10, hidden=(8,), latent=2, progress=False)
 
 
-def test_experiments_without_a_likelihood_of_counts_refuse_them():
+def test_experiments_without_a_likelihood_for_counts_reject_them():
     says = "the data are counts; use kind=table, or an experiment that models them: beta_vae, .*vampprior"
     with pytest.raises(InputError, match=says) as error:
         jaxae.fit("dense", COUNTS, **SMALL)
@@ -153,7 +153,7 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("iwae", "vamppri
 
 @pytest.mark.parametrize("name", ["vae", *SLOW])
 def test_variational_experiments_train_on_counts_with_missing_entries(name):
-    """Their losses fall, and reconstructions are expected counts, which tell the two groups of examples apart."""
+    """Their losses fall, and reconstructions are expected counts, which separate the two groups of examples."""
     fields = {**SMALL, "epochs": 40, "lr": 1e-2}
     if name == "tcvae":
         fields |= {"beta": 1.0, "batch_size": 40, "epochs": 200}  # it estimates q(z) from the batch
@@ -212,7 +212,7 @@ def test_pseudo_inputs_of_counts_are_not_negative():
 
 
 @pytest.mark.slow
-def test_models_of_counts_survive_saving_and_loading_and_check_their_input(tmp_path):
+def test_models_of_counts_are_saved_and_loaded_and_check_their_input(tmp_path):
     np.save(tmp_path / "x.npy", MISSING)
     run = tmp_path / "run"
     model = jaxae.fit("vae", tmp_path / "x.npy", workdir=run, log_likelihood_samples=5, **SMALL)

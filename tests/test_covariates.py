@@ -139,11 +139,11 @@ def test_windows_and_frames_have_the_covariates_of_their_series_and_video(tmp_pa
         ({"age": np.where(np.arange(COUNT) % 2, 1e308, -1e308)}, "age has values too large"),
         ({"age": AGE[:9]}, r"age has shape \(9,\), not \(60,\): one per example"),
         ({"age": np.zeros((COUNT, 2))}, r"age has shape \(60, 2\)"),
-        ({"age": np.array([{}] * COUNT)}, "age holds neither numbers nor strings only"),
+        ({"age": np.array([{}] * COUNT)}, "age is neither all numbers nor all strings"),
         (np.zeros((COUNT, 2, 2)), r"context has shape \(60, 2, 2\); pass shape \[N\] or \[N, C\]"),
     ],
 )
-def test_unusable_covariates_raise_one_line(context, says):
+def test_unusable_covariates_raise_one_line_errors(context, says):
     with pytest.raises(InputError, match=says) as error:
         data.from_arrays(X, context=context)
     assert "\n" not in str(error.value)
@@ -153,7 +153,7 @@ def test_test_split_with_covariates_unlike_those_of_training_raises(tmp_path):
     train = write(tmp_path / "t.csv", X, **CONTEXT)
     for text, test, fields in (
         (
-            "colour=pink is not a category of the training data: blue, dark grey, red",
+            "colour=pink is not a category of the training data; use blue, dark grey, red",
             {"age": AGE, "colour": ["pink"] * 60},
             {},
         ),
@@ -172,7 +172,7 @@ def test_test_split_with_covariates_unlike_those_of_training_raises(tmp_path):
         data.load(str(tmp_path / "x.npy"), context=("age",))
     np.savez(tmp_path / "c.npz", x=X, context=AGE)
     with pytest.raises(
-        InputError, match="test=.* has no covariates, but the training split has context; give both alike"
+        InputError, match="test=.* has no covariates, but the training split has context; use the same ones"
     ):
         data.load(str(tmp_path / "c.npz"), test=str(tmp_path / "x.npy"))
     with pytest.raises(
@@ -355,7 +355,7 @@ def test_replay_repeats_the_step_with_its_covariates(tmp_path):
     assert found.nonfinite[0].endswith("loss")
 
 
-def test_missing_and_unknown_conditions_raise_one_line(model):
+def test_missing_and_unknown_conditions_raise_one_line_errors(model):
     for says, call_it in (
         ("Linear is conditional; pass y, a class of 0, 1, 2", lambda: model.encode(X)),
         ("pass context, covariates age, colour: one for all", lambda: model.score(X, y=1)),
@@ -379,7 +379,7 @@ def test_missing_and_unknown_conditions_raise_one_line(model):
 SMALL = {"epochs": 1, "batch_size": 10, "progress": False, "hidden": (4,)}
 
 
-def test_unsuitable_models_and_data_raise_one_line(tmp_path):
+def test_unsuitable_models_and_data_raise_one_line_errors(tmp_path):
     plain = jaxae.fit("vae", X, y=Y, **SMALL)
     table = write(tmp_path / "t.csv", X, **CONTEXT)
     for says, call_it in (
@@ -399,11 +399,11 @@ def test_unsuitable_models_and_data_raise_one_line(tmp_path):
             lambda: jaxae.fit("cvae", data.from_arrays(X), context=AGE, **SMALL),
         ),
         (
-            "the test split has examples of class 9, and the training split has none",
+            "the test split has examples of class 9, but the training split has none",
             lambda: jaxae.fit("cvae", data.from_arrays(X, Y, test=X[:2], test_y=[1, 9]), **SMALL),
         ),
         (
-            "the test split has examples without a class, and the training split has none; .* pass test_y",
+            "the test split has examples without a class, but the training split has none; .* pass test_y",
             lambda: jaxae.fit("cvae", data.from_arrays(X, Y, test=X[:2]), **SMALL),
         ),
     ):
@@ -519,7 +519,7 @@ def test_picture_of_samples_has_a_row_for_each_class(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_new_folder_needs_classes_by_the_pattern_of_training(tmp_path, capsys):
+def test_encode_reads_classes_of_a_folder_with_the_training_pattern(tmp_path, capsys):
     for number in range(12):
         name = f"{'ab'[number % 2]}-{number}.wav"
         wave = rng.integers(-1000, 1000, 16).astype(np.int16)

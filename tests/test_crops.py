@@ -60,7 +60,7 @@ def test_tiles_are_a_centred_grid():
 
 
 def test_test_split_is_the_tiles_of_other_pictures(folder):
-    """Of those in test/; of a tenth of the pictures, or a number; of another folder; of the training pictures."""
+    """They are those in test/, a tenth or a number of all pictures, those of another folder, or training pictures."""
     expected = crops.tiles(PICTURES["d"], 4)
     found = data.load(str(folder / "split"), size=4, fit="random")
     np.testing.assert_array_equal(found.test.x, expected)
@@ -77,7 +77,7 @@ def test_test_split_is_the_tiles_of_other_pictures(folder):
     assert len(every.test.x) == len(every.train.x) == total
 
 
-def test_small_pictures_are_enlarged_and_a_tar_is_a_folder(folder, tmp_path):
+def test_small_pictures_are_enlarged_and_a_tar_is_read_as_a_folder(folder, tmp_path):
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         tar.add(folder / "split", arcname="")
     a, b = (data.load(str(path), size=8, fit="random") for path in (folder / "split", tmp_path / "x.tar"))

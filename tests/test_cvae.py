@@ -66,7 +66,7 @@ def examples(places=slice(None)):
     return batch(X[places]).replace(y=jnp.asarray(Y[places]), context=jnp.asarray(CONTEXT[places]))
 
 
-def test_condition_is_the_one_hot_class_beside_the_covariates():
+def test_condition_is_the_one_hot_class_followed_by_the_covariates():
     np.testing.assert_allclose(condition(jnp.asarray(Y), jnp.asarray(CONTEXT), 2), C, rtol=1e-6)
     np.testing.assert_array_equal(condition(jnp.asarray(Y), None, 2), C[:, :2])
     np.testing.assert_array_equal(condition(None, jnp.asarray(CONTEXT), 0), CONTEXT)
@@ -88,7 +88,7 @@ def test_weights_at_the_exact_posterior_are_the_conditional_likelihood():
 
 @pytest.mark.parametrize("weight", [1.0, 0.3])
 def test_elbo_is_the_conditional_likelihood_minus_the_error_of_the_posterior(weight):
-    """-E[reconstruction] - KL(q || p(z|c)) = log p(x|c) - KL(q || p(z|x, c)), with the KL term weighted as asked."""
+    """-E[reconstruction] - KL(q || p(z|c)) = log p(x|c) - KL(q || p(z|x, c)), times the KL weight."""
     wrong, draws = 0.4, 4000
     many = examples(np.repeat(np.arange(6), draws))
     terms, _ = jax.jit(vae.loss(MODEL, lambda kl, _: weight * divergences.per_example(kl)))(

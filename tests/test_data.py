@@ -83,7 +83,7 @@ def test_cache_is_used_and_a_damaged_file_is_replaced(monkeypatch, tmp_path):
     assert len(made) == 3
 
 
-def test_cache_that_cannot_be_written_only_warns(monkeypatch, tmp_path, caplog):
+def test_cache_that_cannot_be_written_only_logs_a_warning(monkeypatch, tmp_path, caplog):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("JAXAE_CACHE", str(tmp_path / "file"))
     raw = cache.cached("key", lambda: RawDataset({"train": data.Split(COLOUR, np.zeros(30, np.int32))}))
@@ -244,7 +244,7 @@ def bad_inputs(folder):
         "corrupt gzip": (file("bad.gz", bytes(damaged)), "damaged"),
         "wrong magic number": (file("magic", b"\0\0\x0d\x03" + raw[4:]), "magic number 00000d03"),
         "labels instead of images": (file("labels", idx_bytes(np.arange(9))), "magic number 00000801"),
-        "sizes differ": (str(folder / "sizes"), "001.png: 4x3 pixels, but 000.png has 4x5"),
+        "sizes differ": (str(folder / "sizes"), "001.png has 4x3 pixels, but 000.png has 4x5"),
         "truncated picture": (str(folder / "broken"), "000.png cannot be read"),
         "picture beside classes": (str(folder / "mixed"), "beside folders"),
         "folder without images": (str(folder / "empty"), "has no pictures"),
@@ -505,7 +505,7 @@ def test_unsupported_file_raises_and_lists_the_formats(tmp_path):
     assert data.load(str(tmp_path / "X.NPY")).shape == (8, 8, 1) or data.load(str(tmp_path / "X.NPY")).shape[2] == 1
 
 
-def test_arrays_with_other_names_are_noted(tmp_path):
+def test_arrays_with_other_names_are_reported(tmp_path):
     np.savez(tmp_path / "a.npz", x=GREY, weights=np.ones(3))
     assert "left out: the arrays weights" in data.load(str(tmp_path / "a.npz")).notes
     np.savez(tmp_path / "b.npz", faces=GREY)

@@ -113,7 +113,7 @@ def test_seconds_per_model_compare_ensembles_with_single_models(folder, monkeypa
     assert (both[0]["rows"], both[0]["distinct"], len(both[0]["ensemble_auroc"])) == (40, 40, 1)
 
 
-def test_experiment_sees_the_training_rows_without_labels_for_at_least_its_steps(folder, monkeypatch):
+def test_experiment_receives_the_training_rows_without_labels_for_at_least_its_steps(folder, monkeypatch):
     fitted = {}
 
     def fit(name, x, **options):

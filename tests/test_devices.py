@@ -18,7 +18,7 @@ sharding = script("sharding")
 ROOT = Path(__file__).parents[1]
 TABLES = json.loads(Path(__file__).with_name("devices.json").read_text())
 # Experiments whose loss or codebook needs the global batch, so that they do not support microbatches.
-WHOLE = {"factor_vae", "infovae", "kl_autoencoder", "tcvae", "wae"}
+WHOLE = {"dip_vae", "factor_vae", "geco", "infovae", "kl_autoencoder", "swae", "tcvae", "wae"}
 WHOLE |= {"code_prior", "codec", "masked_prior", "vqvae", "vqvae2"}
 WHOLE |= {"batch_topk", "gated", "jump_relu", "l1", "matching_pursuit", "matryoshka", "topk"}
 

@@ -152,7 +152,7 @@ def test_examples_of_zeros_have_no_shrinkage():
     np.testing.assert_allclose(found["shrinkage"], np.mean([np.hypot(6, 3) / 5, 2 / 2]), rtol=1e-6)
 
 
-def test_classification_by_hand():
+def test_classification_against_a_calculation_by_hand():
     # Of four latents: one fires with its feature twice of three and three times; one never; one whose feature never
     # fires; one that fires only where its feature does not.
     sums = dictionary.Totals(
@@ -197,7 +197,7 @@ def test_images_of_bytes_are_measured_as_pixels_in_0_1():
     np.testing.assert_allclose(first["l1"], np.mean(pixels.sum(1)) / 255 / 2, rtol=1e-5)
 
 
-def test_dead_and_dense_latents():
+def test_dead_and_dense_latents_are_counted():
     x = np.zeros((100, 4))
     x[:1, 1] = x[:10, 2] = x[:11, 3] = 1.0
     found = dictionary.measure(trained(np.eye(4), np.eye(4)), dataset(x))
@@ -217,7 +217,7 @@ def test_a_single_latent_has_no_coherence_and_random_ones_that_of_the_gram_matri
 
 
 @pytest.mark.parametrize(("latents", "features"), [(3, 5), (5, 3)])
-def test_mcc_of_different_numbers_matches_as_many_as_there_are(latents, features):
+def test_mcc_of_unequal_numbers_matches_the_smaller_number(latents, features):
     truth = np.eye(6)[:features]
     assert dictionary.mcc(np.eye(6)[:latents] * 3, truth) == pytest.approx(1)
     mixed = np.array([[1.0, 0.9], [0.9, 0.0]])  # the greedy matching takes (0, 0) first
@@ -225,7 +225,7 @@ def test_mcc_of_different_numbers_matches_as_many_as_there_are(latents, features
     assert dictionary.mcc(mixed, np.eye(2)) == pytest.approx(max(np.trace(cos), cos[0, 1] + cos[1, 0]) / 2)
 
 
-def test_data_without_a_truth_are_measured_without_it():
+def test_data_without_a_known_dictionary_are_measured_without_it():
     truth, firing, x = world()
     assert isinstance(dataset(x), MeasuredData)
     assert isinstance(dataset(x, truth, firing), SparseData)

@@ -206,7 +206,7 @@ def test_step_and_jump_relu_have_the_straight_through_gradients_of_the_paper():
 
 @pytest.mark.parametrize(("coefficient", "ends"), [(2.0, {0.03}), (0.0, {0.0, 0.03})])
 def test_adam_moves_a_small_threshold_by_the_learning_rate(coefficient, ends):
-    """A threshold that is kept as a logarithm would move by a fiftieth of it. 0.01 - 0.02 is projected to 0."""
+    """A threshold that is stored as a logarithm would move by a fiftieth of it. 0.01 - 0.02 is projected to 0."""
     net = SparseAutoencoder((D,), N, JumpReLU(0.01, 5.0))
     variables = net.init(new_key(), jnp.zeros((1, D)))
     loss = dictionary_learning.loss(net, coefficient)
@@ -250,7 +250,7 @@ def test_units_that_differ_between_features_cannot_be_folded_into_tied_weights()
 
 @pytest.mark.parametrize("k", [1, 3, 8, 11])
 def test_is_largest_against_numpy(k):
-    """Also of negative and infinite values, and of rows that are shorter than k."""
+    """Values include negative and infinite ones, and rows may be shorter than k."""
     z = np.random.default_rng(3).normal(size=(30, 8)).astype(np.float32)
     z[:3, 2], z[3:5, 6], z[7, :6] = -np.inf, np.inf, -np.inf
     expected = z >= np.sort(z, axis=1)[:, -min(k, 8)][:, None]
@@ -365,7 +365,7 @@ def resampling(seed, unused, every=4, step=3):
     return state, train.step(state, x, jax.random.key(seed))[0], error
 
 
-def test_resampling_points_dead_latents_to_examples_and_resets_their_moments():
+def test_resampling_points_dead_latents_at_examples_and_resets_their_moments():
     """Norms are mean norms of the other latents, times 0.2 for the encoder; the other latents do not change."""
     unused = [4, 0, 9, 3, 0, 0, 0]
     before, after, _ = resampling(0, unused)

@@ -41,7 +41,7 @@ def test_kl_against_the_formula_in_float64():
 
 @pytest.mark.parametrize("run", [jax.jit, lambda f: f], ids=["jit", "eager"])
 def test_kl_and_its_gradient_keep_all_digits(run):
-    """Over the whole range of log scales, down to variances that differ from 1 by 2e-8."""
+    """Over all permitted log scales, and down to variances that differ from 1 by 2e-8."""
     small = np.logspace(-8, 0, 33)
     log_scale = np.concatenate([np.linspace(-20, 20, 401), small, -small]).astype(np.float32)
     mean, log_scale = np.meshgrid(np.float32([0, 1e-6, 0.3, -40]), log_scale)
@@ -56,7 +56,7 @@ def test_kl_and_its_gradient_keep_all_digits(run):
 
 @pytest.mark.parametrize("log_scale", [-20.5, -44.5, -88.8, -1e4, -3e38, 20.5, 44.5, 88.8, 1e4, 3e38])
 def test_log_scales_are_clipped_and_gradients_are_those_at_the_limit(log_scale):
-    """Values and gradients are finite, and equal float64 ones; gradients outside of the limits are not zero."""
+    """Values and gradients are finite, and equal float64 ones; gradients outside the limits are not zero."""
     x = jnp.array([[1.0, 1.5, -1e9, 1e9]])
     mean, limit = jnp.ones((1, 4)), np.clip(log_scale, -20, 20)
 
@@ -81,7 +81,7 @@ def test_log_scales_are_clipped_and_gradients_are_those_at_the_limit(log_scale):
         np.testing.assert_allclose(slope, np.broadcast_to(expected[name][1], (1, 4)), rtol=2e-6, err_msg=name)
 
 
-def test_log_scale_outside_of_its_limits_returns():
+def test_log_scale_outside_its_limits_returns():
     """Training brings it back from either side."""
     step = jax.jit(jax.grad(lambda s: divergences.kl_normal(DiagonalNormal(jnp.ones((1, 1)), s))[0]))
     for start in (25.0, -25.0):

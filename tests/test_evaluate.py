@@ -324,7 +324,7 @@ def pixels(function):
 
 @pytest.mark.parametrize(("z", "d"), [(1, 1), (2, 784), (5, 3)])
 def test_roughness_of_a_linear_decoder_is_one(z, d):
-    own = np.random.default_rng(0)  # codes of a small scale beside their mean of 5 would lose digits in float32
+    own = np.random.default_rng(0)  # codes much smaller than their mean of 5 would lose digits in float32
     codes = own.normal(size=(100, z)) @ own.normal(size=(z, z)) + 5
     weights = jnp.asarray(own.normal(size=(z, d)), jnp.float32)
     assert plane.roughness(pixels(lambda v: v @ weights + 0.3), codes) == pytest.approx(1, abs=1e-4)
@@ -366,7 +366,9 @@ def test_roughness_of_a_constant_decoder_is_nan():
 def test_codes_on_a_line_raise():
     line = ring(10)[:, :1] * np.ones((1, 2))
     for measure in (plane.holes, lambda z: plane.roughness(pixels(jnp.sin), z)):
-        with pytest.raises(ValueError, match="^10 codes of 2 dimensions lie in fewer: they have no normal density$"):
+        with pytest.raises(
+            ValueError, match="^10 codes of 2 dimensions lie in a subspace: they have no normal density$"
+        ):
             measure(line)
 
 

@@ -283,7 +283,7 @@ def test_bad_configuration_raises_before_anything_is_written(few, tmp_path):
     sequences = {"data": str(tmp_path / "s.npz")}
     for says, name, fields in (
         (
-            r"strides=\[2, 2, 2\]: 3 values for 2 filters; give 2, or one for all",
+            r"strides=\[2, 2, 2\]: 3 values for 2 filters; use 2, or one for all",
             "mirrored",
             {"filters": (2, 4), "strides": (2, 2, 2)},
         ),
@@ -317,8 +317,8 @@ def test_bad_configuration_raises_before_anything_is_written(few, tmp_path):
 @pytest.mark.parametrize(
     ("says", "name", "fields"),
     [
-        (r"^kernels=\(\) is empty: at least one value is needed", "convolutional", {"kernels": ()}),
-        (r"^filters=\(\) is empty: at least one value is needed", "strided", {"filters": ()}),
+        (r"^kernels=\(\) is empty; give at least one value", "convolutional", {"kernels": ()}),
+        (r"^filters=\(\) is empty; give at least one value", "strided", {"filters": ()}),
         ("^kernels=0 must be at least 1", "strided", {"kernels": (0,)}),
     ],
 )

@@ -158,7 +158,7 @@ def test_neighbours_are_the_largest_cosines_of_decoder_rows():
 
 
 def test_rows_are_shown_in_the_units_of_the_data():
-    """The columns farthest from their means, of the test rows of the largest values."""
+    """The columns farthest from their means, in the test rows with the largest values."""
     named = DATA._replace(features=("a", "b", "<c>", "d"))
     for latent in features(MODEL, named)["latents"]:
         order = np.argsort(-CODES[:, latent["number"]], kind="stable")[:8]

@@ -212,7 +212,7 @@ def test_limit_is_for_all_splits_together():
 
 
 @pytest.mark.parametrize("count", [60, 61, 23])
-def test_evaluation_in_streamed_blocks_equals_that_of_the_whole_split(count):
+def test_evaluation_in_streamed_blocks_equals_that_of_the_complete_split(count):
     """The blocks are the split in order; the means over all examples, with noise by example, are the sums of theirs."""
     whole, one = split(count, lengths=True), plan("auto", 5, 1)
     row = whole.x[:1].nbytes

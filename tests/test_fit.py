@@ -135,7 +135,7 @@ def test_test_is_the_test_split_of_a_named_data_set_or_all_examples_of_a_path(x,
         np.testing.assert_allclose(model.evaluate(expected)["loss"], model.history[-1]["loss"], rtol=1e-5)
 
 
-def test_numbers_of_numpy_are_numbers(x, untyped):
+def test_numpy_scalars_are_accepted_as_numbers(x, untyped):
     model = jaxae.fit(dense, x, epochs=np.int64(1), seeds=np.int64(2), lr=np.float32(1e-3), **SMALL)
     assert len(model) == 2
     snapshots = jaxae.iterate(own(), jaxae.data.from_arrays(x), epochs=1, batch_size=90, every=np.int64(1))
@@ -196,7 +196,7 @@ def test_arguments_of_wrong_types_raise_with_the_expected_type(x, call, said, un
 
 
 def test_unknown_experiment_raises_and_suggests_the_nearest(x):
-    with pytest.raises(ValueError, match=r"experiment=vaee is unknown: did you mean vae\?"):
+    with pytest.raises(ValueError, match=r"experiment=vaee is unknown; did you mean vae\?"):
         jaxae.fit("vaee", x)
     with pytest.raises(ValueError, match="experiment=zzz is unknown: there are aae, .*, wae"):
         jaxae.fit("zzz", x)

@@ -118,7 +118,7 @@ def test_planar_flow_against_numpy_and_invertible_where_w_u_is_below_minus_1():
     t = np.tanh(np.asarray(z, np.float64) @ w + b)
     np.testing.assert_allclose(found, z + t[:, None] * u, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(log_det, np.log(1 + (1 - t**2) * (w @ u)), rtol=1e-4, atol=1e-6)
-    with pytest.raises(NotImplementedError, match="Planar has no inverse in closed form"):
+    with pytest.raises(NotImplementedError, match="Planar has no closed-form inverse"):
         flows.Planar(3).apply(variables, z, method="inverse")
 
 

@@ -79,7 +79,7 @@ def folder(tmp_path_factory):
 
 @contextmanager
 def watched(folder):
-    """Fail if the body writes outside of the folder or starts a program."""
+    """Fail if the body writes outside the folder or starts a program."""
     offences.clear()
     allowed[:] = [os.path.realpath(folder), os.path.realpath(os.environ["JAX_COMPILATION_CACHE_DIR"])]
     try:

@@ -266,7 +266,7 @@ class Flat(nn.Module):
         return self.param("a", nn.initializers.zeros, (1, 1)) + x.reshape(-1, 1)
 
 
-def test_an_epoch_of_a_billion_examples_stores_none():
+def test_epoch_of_a_billion_examples_stores_none():
     found = dataset(10**9)
     now = next(iter(iterate(EXPERIMENT, found, epochs=4, batch_size=8)))
     assert now.step == 1

@@ -36,7 +36,7 @@ def categorical(group, name, values):
 
 
 def written(path, x=X, kind="dense"):
-    """A file as anndata 0.8 and later write it."""
+    """A file in the format of anndata 0.8 and later."""
     with h5py.File(path, "w") as file:
         if kind == "dense":
             array(file, "X", x)
@@ -62,7 +62,7 @@ def written(path, x=X, kind="dense"):
 
 
 def old(path):
-    """A file in the first format: names in `index`, codes beside their categories."""
+    """A file in the first format: names in `index`, codes next to their categories."""
     with h5py.File(path, "w") as file:
         file["X"] = X
         obs, var = file.create_group("obs"), file.create_group("var")
@@ -73,7 +73,7 @@ def old(path):
 
 
 @pytest.mark.parametrize("kind", ["dense", "csr", "csc"])
-def test_counts_classes_and_covariates_of_a_file(kind, tmp_path):
+def test_counts_classes_and_covariates_of_a_file_are_read(kind, tmp_path):
     path = written(tmp_path / "cells.h5ad", kind=kind)
     found = data.load(str(path), kind="counts", target="kind", context=("batch",), test="0")
     np.testing.assert_array_equal(found.train.x, X)
@@ -158,7 +158,7 @@ def test_links_and_other_files_raise(tmp_path):
 
 @pytest.mark.slow
 def test_encode_writes_codes_into_a_copy(tmp_path, capsys):
-    """Of a latent library size, the code without it, and the size as a column; everything else stays."""
+    """A latent library size is written as a column, and the code without it; everything else is unchanged."""
     path, out = written(tmp_path / "cells.h5ad"), tmp_path / "coded.h5ad"
     fields = {"kind": "counts", "context": ("batch",), "genes": "variable", "test": 0.25, "epochs": 1, "seeds": 2}
     fields |= {"batch_size": 9, "hidden": (4,), "latent": 3, "library": "latent", "workdir": tmp_path / "run"}

@@ -28,7 +28,7 @@ KINDS = ["bottom_up", "hvae", "ladder"]
 
 
 def default(*kinds):
-    """All kinds; those that are not named in the slow suite."""
+    """All kinds; those that are not named are left to the slow suite."""
     return [kind if kind in kinds else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
 
 
@@ -37,7 +37,7 @@ def skip(kind):
 
 
 def dense(kernel, bias, log_scale=()):
-    """A dense layer: an affine mean, beside constant log scales."""
+    """A dense layer: an affine mean, and constant log scales."""
     log_scale = np.asarray(log_scale)
     return {"Dense_0": {"kernel": np.pad(kernel, ((0, 0), (0, log_scale.size))), "bias": np.append(bias, log_scale)}}
 
@@ -232,7 +232,7 @@ def test_doubly_reparameterized_gradient_is_zero_at_the_exact_posterior(kind):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("gradient", ["dreg", "stl"])
 def test_gradients_of_a_hierarchy_have_the_same_expectation(kind, gradient):
-    """Also in the parameters that prior and posterior of a ladder share. stl: of the evidence lower bound."""
+    """This includes parameters that prior and posterior of a ladder share; stl is tested on the ELBO."""
     model, params, x, _ = linear_gaussian(kind, perturbed=1.0)
     count, bound = 4000, of_samples(4, alpha=1.0) if gradient == "stl" else of_samples(4)
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(new_key(), jnp.arange(count))

@@ -41,6 +41,26 @@ def test_wheel_holds_the_library_and_no_top_level_experiments(wheel):
     assert {"jaxae/py.typed", "jaxae/experiments/results.json", "jaxae/report/page/report.html"} <= set(names)
 
 
+@pytest.mark.slow
+def test_version_is_that_of_the_git_tag(tmp_path):
+    copy_repository(tmp_path)
+
+    def version():
+        command = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", tmp_path / "dist", tmp_path]
+        subprocess.run(command, check=True, capture_output=True)
+        (found,) = (tmp_path / "dist").glob("*.whl")
+        found.unlink()
+        return found.name.split("-")[1]
+
+    assert version() == "0.1.0"  # without git
+    git = ("git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b.c")
+    for command in (("init", "-q"), ("add", "-A"), ("commit", "-qm", "first")):
+        subprocess.run([*git, *command], check=True)
+    assert ".dev" in version()  # a clone without tags
+    subprocess.run([*git, "tag", "v1.2.3"], check=True)
+    assert version() == "1.2.3"
+
+
 def use(python, scripts, folder, env):
     """Use the library in an empty folder: command line, load, score, fit."""
     subprocess.run([scripts / "jaxae", "vae", *SHORT, "--workdir", "run"], cwd=folder, env=env, check=True)

@@ -172,7 +172,7 @@ def test_traversal_of_a_table_has_a_line_for_each_column():
             assert line.get_label() == found.features[column]
 
 
-def test_figures_of_a_table_are_no_pictures(tmp_path):
+def test_tables_have_their_own_figures_and_no_decoded_latent_space(tmp_path):
     lines = [records.record(1, 10, split, {"loss": np.float32(1)}) for split in ("train", "test")]
     paths = figures.draw(tmp_path, half((3,)), rows(), lines, "title")
     names = {"loss", "pairs", "columns", "worst", "scores", "traversal", "activity", "latent"}
@@ -226,7 +226,7 @@ def test_band_has_the_quantiles_of_the_decoded_posterior():
 
 
 class Shared:
-    """q(z|x), an `iwae.Posterior`: one number of noise for all steps, with standard deviation 0.5."""
+    """q(z|x), an `iwae.Posterior`: the same noise for all steps, with standard deviation 0.5."""
 
     size = 1
 
@@ -247,7 +247,7 @@ class OfShared(Gaussian):
         return Shared(x[..., 0])
 
 
-def test_band_of_a_posterior_that_is_no_diagonal_normal_has_the_quantiles_of_its_samples():
+def test_band_of_a_posterior_that_is_not_diagonal_normal_has_the_quantiles_of_its_samples():
     x = rng.normal(size=(20, 40, 1)).astype(np.float32)
     net = trained(Experiment(OfShared(), Transition(dict, dict), dict), {}, {}, (40, 1))
     model = dataclasses.replace(net, real=True)
@@ -464,7 +464,7 @@ def test_quality_of_pixels_in_unit_range_equals_that_of_bytes():
         ("counts", "nats per row, rows/s, per value"),
     ],
 )
-def test_words_follow_the_kind(kind, expected):
+def test_nouns_of_units_follow_the_kind_of_data(kind, expected):
     assert data.worded("nats per {example}, {examples}/s, per {value}", kind) == expected
 
 

@@ -203,7 +203,7 @@ def weights():
 
 
 def test_perceptual_distance_against_numpy(weights):
-    """Of two layers, the second after pooling; 0 for equal images, and images of another size are allowed."""
+    """Two layers, the second after pooling; the distance of equal images is 0, and their size may be another."""
     y = rng.random((4, 8, 8, 3)).astype(np.float32)
     expected = np.zeros(4)
     both = [X, y]

@@ -102,7 +102,7 @@ def test_number_of_active_dimensions_out_of_range_raises(fields, says):
 
 
 @pytest.mark.parametrize(("start", "counts"), [(9, (9, 6, 3, 3)), (100, (12, 8, 3, 3))])
-def test_number_of_dimensions_falls_in_the_first_half_of_training(start, counts):
+def test_number_of_active_dimensions_decreases_in_the_first_half_of_training(start, counts):
     """From 9, or from all 12 of them, to 3 within 50 of 100 steps; alpha times 3 remain in evaluation."""
     config = experiment.Config(
         latent=12, active=3, active_start=start, alpha=2.0, epochs=5, batch_size=5, optimizer="sgd"

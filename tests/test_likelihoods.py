@@ -205,7 +205,7 @@ def test_gradient_of_log_prob_against_finite_differences(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_mean_against_scipy(name):
-    """The mean of a logistic mixture to half a level."""
+    """The mean of a logistic mixture agrees to half a level."""
     params, outputs = decoded(ALL[name])
     error = 0.5 / 255 if name == "logistic-mixture" else 1e-7
     np.testing.assert_allclose(ALL[name].mean(outputs), reference(name, params, outputs).mean(), rtol=1e-5, atol=error)
@@ -213,7 +213,7 @@ def test_mean_against_scipy(name):
 
 @pytest.mark.parametrize("df", [3.5, 30.0])
 def test_samples_of_student_t_have_the_gradient_in_the_degrees_of_freedom(df):
-    """That of E|x| for scale 1 and its closed form: 2 sqrt(df / pi) gamma((df + 1) / 2) / (gamma(df / 2) (df - 1))."""
+    """The gradient of E|x| at scale 1, which is 2 sqrt(df / pi) gamma((df + 1) / 2) / (gamma(df / 2) (df - 1))."""
 
     def size(raw):
         outputs = jnp.stack([jnp.zeros(100_000), jnp.full(100_000, raw), jnp.zeros(100_000)], axis=1)
@@ -523,7 +523,7 @@ def test_student_t_of_any_degrees_of_freedom_against_scipy(df):
 
 
 @pytest.mark.parametrize("df", [0.5, 2e4, np.nan])
-def test_degrees_of_freedom_outside_of_their_limits_raise(df):
+def test_degrees_of_freedom_outside_their_limits_raise(df):
     with pytest.raises(ValueError, match=r"df=.* must be from 1 to 10,000"):
         StudentT(1.0, df)
 
@@ -629,7 +629,7 @@ def test_inverse_dispersion_is_one_parameter_per_column():
     np.testing.assert_array_equal(found[:, 5:], np.tile(np.arange(5.0), (2, 1)))
 
 
-def test_encoder_sees_the_logarithm_of_counts():
+def test_encoder_receives_the_logarithm_of_counts():
     """The encoder input is log(1 + x) for counts (Lopez et al. 2018), x for other data."""
     for likelihood, seen in ((NegativeBinomial(), np.log1p), (Normal(), np.asarray)):
         model = vae.VAE(*vae.dense((4,), (), 2, likelihood))
@@ -702,7 +702,7 @@ def test_named_rejects_a_scale_that_the_likelihood_does_not_take(name, scale, sa
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, np.inf, np.nan, 2e-9, 5e8])
-def test_scale_outside_of_its_limits_raises(scale):
+def test_scale_outside_its_limits_raises(scale):
     with pytest.raises(ValueError, match=r"scale=.* must be positive, from 2\.1e-9 to 4\.8e8"):
         Normal(scale)
     assert [Normal(scale).scale for scale in (2.1e-9, 4.8e8)] == [2.1e-9, 4.8e8]
@@ -809,7 +809,7 @@ def test_decoder_starts_at_the_mean_training_image(name):
 
 @pytest.mark.parametrize("name", ["bernoulli", "continuous-bernoulli", "logistic-mixture", "categorical"])
 def test_values_just_outside_the_unit_interval_have_finite_densities(name):
-    """As those of a test split scaled by the range of the training split."""
+    """They occur in a test split that is scaled by the range of the training split."""
     likelihood = likelihoods.named(name)
     outputs = np.random.default_rng(0).normal(size=(3, *likelihood.parameters((4,)))).astype(np.float32)
     x = np.float32([[-0.3, 0.0, 1.0, 1.2]] * 3)

@@ -136,7 +136,7 @@ def test_training_starts_from_the_parameters_of_another_run(x, tmp_path, module,
 @pytest.mark.slow
 @pytest.mark.parametrize("ema", [0.0, 0.5])
 def test_warm_start_needs_only_the_parameters_of_its_source(x, tmp_path, monkeypatch, ema):
-    """Not its optimizer, nor its experiment, which may be outside the package; moving averages are its parameters."""
+    """It needs neither optimizer nor experiment, which may be outside the package; averages count as parameters."""
     (tmp_path / "my_dense.py").write_text("from jaxae.experiments.dense import Config, build\n")
     monkeypatch.syspath_prepend(tmp_path)
     module = importlib.import_module("my_dense")
@@ -178,7 +178,7 @@ def test_warm_start_records_its_source_and_a_failed_one_writes_nothing(x, tmp_pa
     found = []
     for number, source in enumerate((0, 0, 1)):
         workdir, start = tmp_path / f"warm{number}", str(tmp_path / f"source{source}")
-        with pytest.raises(InputError, match="holds other parameters"):
+        with pytest.raises(InputError, match="has different parameters"):
             jaxae.fit(vae, x, init_from=start, workdir=workdir, **{**fields, "hidden": (16,)})
         model = jaxae.fit(vae, x, init_from=start, workdir=workdir, **fields)
         found.append(json.loads((workdir / "config.json").read_text())["init_from"])
@@ -193,7 +193,7 @@ def test_warm_start_records_its_source_and_a_failed_one_writes_nothing(x, tmp_pa
 @pytest.mark.slow
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_replay_repeats_the_step_at_which_a_run_diverged(x, tmp_path, seeds):
-    """From the state before it, its rows and its key; `replay` names the first layer whose output overflows."""
+    """From the state before the step, with its rows and its key; it names the first layer whose output overflows."""
     fields = {**FIELDS, "hidden": (8,), "optimizer": "sgd", "lr": 1e25, "seeds": seeds}
     with pytest.raises(Diverged) as error:
         jaxae.fit(vae, x, epochs=3, workdir=tmp_path, **fields)

@@ -69,7 +69,7 @@ KEY = 7
 
 
 def noise():
-    """That of the loss with this key."""
+    """The noise of the loss with this key."""
     return np.asarray(examples().noise(jax.random.split(jax.random.key(KEY))[1], (K, Z)), np.float64)
 
 
@@ -148,7 +148,7 @@ def test_codes_of_examples_without_a_class_are_those_of_the_most_probable_one():
 
 
 @pytest.mark.slow
-def test_m1_is_trained_first_and_m2_then_sees_its_codes():
+def test_m1_is_trained_first_and_m2_then_on_its_codes():
     """Pretraining moves M1 alone, the rest M2 alone; the features are samples in training and means in evaluation."""
     info = INFO._replace(context=0, train=9)
     found, variables = built(info, pretrain=1, epochs=3, m1_hidden=(6,), m1_latent=3)
@@ -193,7 +193,7 @@ def test_labels_keep_the_same_number_of_each_class_by_seed():
     assert f"({len(y) - 43:,} examples without a class)" in data.summary(found)
 
 
-def test_hidden_labels_are_those_of_nan_in_the_data():
+def test_hidden_labels_equal_nan_labels_in_the_data():
     """--labels is a way to write -1, NaN or an empty string for the classes of the other examples."""
     y = np.arange(40) % 4
     hidden = data.from_arrays(np.eye(40), y, test=np.eye(40), test_y=y, labels=8)
@@ -212,7 +212,7 @@ def test_hidden_labels_are_those_of_nan_in_the_data():
         (0, 2, np.arange(20) % 4, "labels_seed=2 has no effect without labels"),
     ],
 )
-def test_impossible_numbers_of_labels_raise(count, seed, y, says):
+def test_numbers_of_labels_out_of_range_raise(count, seed, y, says):
     found = data.from_arrays(np.eye(20), y, test=0)
     with pytest.raises(InputError, match=says):
         keep(found, count, seed)

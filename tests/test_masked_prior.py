@@ -45,7 +45,7 @@ def p(variables):
     return {tuple(row.tolist()): probabilities for row, probabilities in zip(INPUTS, each, strict=True)}
 
 
-def test_schedule_by_hand_and_one_index_at_least_in_each_step():
+def test_schedule_against_a_calculation_by_hand_with_at_least_one_index_per_step():
     assert masked_prior.masked_counts(16, 4) == [14, 11, 6, 0]  # 16 times 0.924, 0.707, 0.383, 0
     assert masked_prior.masked_counts(100, 3) == [86, 50, 0]
     assert masked_prior.masked_counts(3, 3) == [2, 1, 0]
@@ -59,7 +59,7 @@ def test_schedule_by_hand_and_one_index_at_least_in_each_step():
             masked_prior.masked_counts(3, steps)
 
 
-def test_masks_have_cosine_or_uniform_counts_and_uniform_places():
+def test_masks_have_cosine_or_uniform_counts_and_uniform_positions():
     many = batch(np.zeros((4000, 1), np.float32))
     for uniform in (False, True):
         found = np.asarray(masked_prior.masks(many, new_key(), 5, uniform=uniform))
@@ -72,12 +72,12 @@ def test_masks_have_cosine_or_uniform_counts_and_uniform_places():
 
 
 def test_loss_is_the_mean_over_masked_indices_and_its_bound_that_of_random_orders(variables, p):
-    """Of 100 copies of one example with their masks; the expected bound over all masks is that over all six orders."""
+    """100 copies of one example have their own masks; the expected bound over all masks is that over all orders."""
     model, part = small(), batch(np.repeat(X, 100, 0), training=False)
     row = np.asarray(apply(model, variables, X, method="indices"))[0]
 
     def nats(hidden):
-        """-log p of the hidden indices, given the others; those of one masked index are of its softmax."""
+        """-log p of the hidden indices given the others; for a single index, that of its softmax."""
         tokens = tuple(K if i in hidden else int(row[i]) for i in range(T))
         return [-np.log(p[tokens][i, row[i]]) for i in hidden]
 
@@ -131,7 +131,7 @@ def in_random_order(p):
 
 
 @pytest.mark.parametrize(("steps", "temperature"), [(1, 4.5), (2, 0.0), (3, 0.0), (3, 1e6)])
-def test_samples_follow_the_distribution_by_enumeration(variables, p, steps, temperature):
+def test_samples_follow_the_distribution_found_by_enumeration(variables, p, steps, temperature):
     """One step: independent; no noise: the most confident ones are kept; large noise: a random order."""
     model = small(steps=steps, temperature=temperature)
     expected = in_random_order(p) if temperature > 5 else reference(p, masked_prior.masked_counts(T, steps))

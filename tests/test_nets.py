@@ -411,7 +411,7 @@ def test_regularization_follows_the_activation_of_hidden_layers(net):
 def test_inconsistent_lists_and_shapes_raise_one_line_errors():
     x = jnp.zeros((1, 8, 8, 1))
     for net, says in (
-        (nets.Conv((2, 3, 4), kernels=(3, 3)), r"kernels=\[3, 3\]: 2 values for 3 filters; give 3, or one for all"),
+        (nets.Conv((2, 3, 4), kernels=(3, 3)), r"kernels=\[3, 3\]: 2 values for 3 filters; use 3, or one for all"),
         (nets.Conv((2, 3), strides=()), r"strides=\[\]: 0 values for 2"),
         (nets.Conv((2,), pools=(2, 2)), r"pools=\[2, 2\]: 2 values for 1"),
         (

@@ -135,7 +135,7 @@ def test_skipping_looks_at_the_norm_before_clipping():
 
 
 def test_fraction_of_skipped_steps_is_a_metric_of_training():
-    """Every step of a limit of 1e-6; with an optimizer of its own, an experiment cannot skip any."""
+    """A limit of 1e-6 skips every step; an experiment with its own optimizers cannot skip any."""
     x = np.random.default_rng(0).integers(0, 256, (40, 6, 6, 1)).astype(np.uint8)
     fields = {"hidden": (), "latent": 2, "epochs": 1, "batch_size": 10, "progress": False, "test": 0, "ema": 0.5}
     train = next(line for line in jaxae.fit("dense", x, skip=1e-6, **fields).history if line["split"] == "train")
@@ -230,7 +230,7 @@ def test_experiments_have_the_optimizers_of_their_sources():
         ({"schedule": "cosine"}, "schedule=cosine has no effect with .* own learning rate schedule; use constant"),
     ],
 )
-def test_schedule_fields_raise_with_an_own_schedule(fields, said):
+def test_schedule_fields_raise_with_a_custom_schedule(fields, said):
     own = optax.constant_schedule(0.1)
     with pytest.raises(ValueError, match=f"^{said}$"):
         run.optimizer(dense.Config(**fields), jaxae.Info((2, 2, 1), 100), own)

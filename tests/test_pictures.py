@@ -1,4 +1,4 @@
-"""Pictures as people have them: orientation, transparency, 16 bits, sizes, damaged files, folders of splits."""
+"""Pictures as users have them: orientation, transparency, 16 bits, sizes, damaged files, folders of splits."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def save(folder, images, name="{:02}.png", **options):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_pictures_are_rotated_by_their_exif_orientation(tmp_path, orientation):
-    """The stored pixels are those that, turned by the EXIF orientation, give the picture."""
+    """The stored pixels give the picture when they are turned by the EXIF orientation."""
     inverse = {
         1: lambda a: a,
         2: lambda a: a[:, ::-1],
@@ -42,7 +42,7 @@ def test_pictures_are_rotated_by_their_exif_orientation(tmp_path, orientation):
 
 @pytest.mark.parametrize(("background", "behind"), [("white", 255), ("black", 0)])
 def test_transparent_pixels_are_composed_onto_the_background(tmp_path, background, behind):
-    """Black ink on transparent paper: all that is seen is in the alpha channel."""
+    """Black ink on transparent paper: everything visible is in the alpha channel."""
     alpha = PIXELS[..., :1]
     save(tmp_path / "p", np.concatenate([np.zeros_like(PIXELS), alpha], axis=3))
     if background == "black":
@@ -89,7 +89,7 @@ def test_pictures_of_different_sizes_name_the_fix(tmp_path):
         data.load(str(tmp_path / "p"))
 
 
-def test_a_few_damaged_pictures_are_left_out_with_a_note(tmp_path):
+def test_few_damaged_pictures_are_left_out_with_a_note(tmp_path):
     save(tmp_path / "p", PIXELS)
     (tmp_path / "p" / "05.png").write_bytes((tmp_path / "p" / "05.png").read_bytes()[:99])
     found = data.load(str(tmp_path / "p"))
@@ -168,7 +168,7 @@ PHOTOS = MNIST.parent / "photos" / "pictures"
 
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="no photographs in JAXAE_DATA")
-def test_photographs():
+def test_photographs_have_classes_and_a_note_on_a_damaged_one():
     found = data.load(str(PHOTOS), size=48)
     assert (len(found.train.x) + len(found.test.x), found.shape) == (60, (48, 48, 3))
     assert found.classes == ("Häuser und Blüten", "cat", "things")

@@ -20,7 +20,7 @@ pytest.importorskip("flatbuffers", reason="the extra export is not installed")
 
 RNG = np.random.default_rng(0)
 TABLE = (5 + 3 * RNG.normal(size=(60, 4))).astype(np.float32)
-# Runs every program of a folder on the inputs of its file, in a process that knows JAX only.
+# Runs every program of a folder on the inputs of its file, in a process that imports JAX but not jaxae.
 RUNS = """
 import json, sys
 from pathlib import Path

@@ -106,7 +106,7 @@ def test_too_few_examples_raise():
     with pytest.raises(InputError, match="at least 2"):
         quality.frechet(a, a[:1])
     for real, made in ((a, np.zeros((9, 2))), (np.zeros((9, 2)), a)):
-        with pytest.raises(InputError, match="3 examples have no 3 neighbours each: at least 4"):
+        with pytest.raises(InputError, match="3 examples have no 3 neighbours each; use at least 4"):
             quality.precision_recall(real, made)
 
 
@@ -202,7 +202,7 @@ def test_quality_rejects_bad_arguments_with_a_one_line_error(runs, tmp_path, cap
         ((tmp_path / "none",), "none"),
         ((runs[0], "--samples", 3), "--samples"),
         ((runs[0], "--classifier", tmp_path / "none"), "holds no classifier"),
-        ((runs[0], "--classifier", coloured), "is of images with 3 channels, not of examples (28, 28, 1)"),
+        ((runs[0], "--classifier", coloured), "is for images with 3 channels, not examples (28, 28, 1)"),
         ((runs[0], "--module", "no.such"), "--module"),
     ):
         assert call("quality", *arguments) == 2

@@ -76,7 +76,7 @@ def lloyd(z, start, iterations):
 
 @pytest.mark.parametrize(("n", "k"), [(60, 7), (4, 6)])
 def test_kmeans_against_numpy_from_the_same_vectors(n, k):
-    """Of 4 vectors some start two of 6 centres; the second one has no vectors and stays."""
+    """Some of 4 vectors start two of 6 centres, the second of which gets no vectors and does not move."""
     z, kmeans = vectors(n, 3), jax.jit(codebook.kmeans, static_argnums=(1, 3))
     start, _ = kmeans(z, k, new_key(), 0)
     assert {tuple(row) for row in np.asarray(start)} <= {tuple(row) for row in np.asarray(z)}
@@ -104,7 +104,7 @@ def test_kmeans_of_the_first_batch_starts_the_codebook_once(learned):
     assert np.abs(again.codes).max() < 10  # no k-means of the second batch
 
 
-def test_replacements_are_drawn_in_proportion_to_the_squared_error():
+def test_replacements_are_sampled_in_proportion_to_the_squared_error():
     z = jnp.array([0.0, 1.0, 2.0, 7.0]).reshape(4, 1, 1)
     codes = np.concatenate([[[0.0], [6.0]], np.full((4998, 1), 1e3)]).astype(np.float32)
     replacements = jax.jit(codebook.replacements, static_argnums=3)
@@ -115,7 +115,7 @@ def test_replacements_are_drawn_in_proportion_to_the_squared_error():
 
 
 def test_reinitialized_codes_have_the_given_usage_and_leave_it_to_their_vectors():
-    vq = quantize.VQ(3, 1, decay=0.5, reinit_below=0.2, reinit_usage=0.3, drawn="error")
+    vq = quantize.VQ(3, 1, decay=0.5, reinit_below=0.2, reinit_usage=0.3, sampling="error")
     z = jnp.array([1.0, 1.1, 5.0, 0.9]).reshape(4, 1, 1)
     variables = {"codebook": {"codes": jnp.array([[1.0], [2.0], [-9.0]]), "use": jnp.array([1.0, 1.0, 0.1])}}
     _, updates, _ = applied(vq, z, variables)
@@ -421,7 +421,7 @@ def test_options_without_effect_and_out_of_range_raise():
         quantize.LFQ(31, joint=False)
     with pytest.raises(ValueError, match="bits=25 are too many for an exact entropy"):
         quantize.LFQ(25)
-    with pytest.raises(ValueError, match=r"quantizers of \[4, 8\] codes"):
+    with pytest.raises(ValueError, match=r"layers have \[4, 8\] codes"):
         quantize.Residual((quantize.LFQ(2), quantize.LFQ(3)))
 
 

@@ -336,7 +336,7 @@ def test_training_loss_of_iwae_is_the_bound_with_the_kl_weight_of_the_step():
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"capacity": 1.0, "free_bits": 2.0}, "capacity=1.0, free_bits=2.0; choose one of the two"),
+        ({"capacity": 1.0, "free_bits": 2.0}, "capacity=1.0 excludes free_bits=2.0; choose one of the two"),
         ({"capacity_of": "batch"}, "capacity_of=batch needs a target of the KL term; set capacity=NATS"),
         ({"kl_cycles": 3}, "kl_cycles=3 needs a KL warm-up; set kl_warmup=EPOCHS"),
     ],

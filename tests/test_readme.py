@@ -64,7 +64,7 @@ def options(source):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_flags_named_in_the_readme_exist(page):
-    """Each is a flag of an experiment, of a script, or of SLURM and gcloud."""
+    """Each is a flag of an experiment, of a script, or of SLURM, gcloud, pip and hf."""
     text = page.read_text()
     modules = experiments.names()
     experiment_configs = [importlib.import_module(f"jaxae.experiments.{name}").Config for name in modules]
@@ -75,6 +75,7 @@ def test_flags_named_in_the_readme_exist(page):
     known |= {configs.flag(field.name) for kind in kinds.values() for field in dataclasses.fields(kind)}
     known |= {
         "--help",
+        "--version",
         "--tyro-print-completion",
         "--array",
         "--wrap",
@@ -82,6 +83,9 @@ def test_flags_named_in_the_readme_exist(page):
         "--worker",
         "--command",
         "--no-deps",
+        "--local-dir",
+        "--wheel-dir",
+        "--constraint",
     }
     known |= {configs.flag(name) for name in re.findall(r"^    (\w+): ", README, re.M)}  # a flag of the new variant
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))

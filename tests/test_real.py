@@ -75,7 +75,7 @@ def test_scaling_of_sequences_excludes_their_padding(tmp_path):
 
 
 @pytest.mark.parametrize("how", ["none", "unit", "standard"])
-def test_scale_is_a_choice(how):
+def test_scale_selects_the_scaling(how):
     found = data.from_arrays(TABLE, test=0, scale=how)
     low, high = TABLE.min(0), TABLE.max(0)
     expected = {
@@ -136,7 +136,7 @@ def test_other_labels_raise(y, says):
 
 
 def test_test_split_is_shuffled_and_stratified():
-    """Discs and squares in turn: every tenth example would be of one kind."""
+    """Discs and squares alternate, so that every tenth example would be of one kind."""
     y = np.arange(240) % 2
     found = data.from_arrays(rng.normal(size=(240, 3)), y)
     assert np.bincount(found.test.y).tolist() == [12, 12]
@@ -147,7 +147,7 @@ def test_test_split_is_shuffled_and_stratified():
     "names",
     [("x_train", "y_train", "x_test", "y_test"), ("trainImages", "train_labels", "test_images", "testLabels")],
 )
-def test_archives_with_training_and_test_arrays(tmp_path, names):
+def test_archives_with_training_and_test_arrays_are_read(tmp_path, names):
     x, y = rng.integers(0, 256, (30, 4, 5)).astype(np.uint8), np.arange(30) % 3
     np.savez(tmp_path / "a.npz", **dict(zip(names, (x[:20], y[:20], x[20:], y[20:]), strict=True)))
     found = data.load(str(tmp_path / "a.npz"))
@@ -157,7 +157,7 @@ def test_archives_with_training_and_test_arrays(tmp_path, names):
 
 
 @pytest.mark.parametrize("names", [("X", "Y"), ("data", "target"), ("arr_0", "labels")])
-def test_archives_with_other_usual_names(tmp_path, names):
+def test_archives_with_other_usual_names_are_read(tmp_path, names):
     x, y = rng.normal(size=(30, 4)), np.arange(30) % 3
     np.savez(tmp_path / "a.npz", **dict(zip(names, (x, y), strict=True)))
     found = data.load(str(tmp_path / "a.npz"))
@@ -225,7 +225,7 @@ def test_variational_experiments_train_on_tables_with_missing_entries(name):
 
 
 @pytest.mark.slow
-def test_user_units_survive_saving_and_loading(tmp_path):
+def test_user_units_are_kept_by_saving_and_loading(tmp_path):
     model = jaxae.fit("vae", TABLE, test=0, **SMALL)
     model.save(tmp_path / "run")
     again = jaxae.load(tmp_path / "run")
@@ -318,7 +318,7 @@ def test_figures_and_commands_take_real_numbers(tmp_path):
     assert not (run / "figures" / "training").exists()
 
 
-def test_moments_of_a_constant_column():
+def test_constant_column_has_a_deviation_of_zero():
     found = scaling.moments(data.Split(np.full((5, 2), 3.0), np.zeros(5, int)))
     assert found.std.tolist() == [0, 0]
     assert isinstance(Scale(found.mean, found.std), Scale)
@@ -329,7 +329,7 @@ def test_splits_of_different_ranges_raise():
     with pytest.raises(InputError, match="has splits of types uint8 and float64; pass all of them as bytes"):
         data.from_arrays(x, test=x / 255)
     with pytest.raises(
-        InputError, match=r"training pixels are in .*, those of another split reach 25\d; scale all alike"
+        InputError, match=r"training pixels are in .*, but those of another split reach 25\d; scale all alike"
     ):
         data.from_arrays(x / 255, test=x.astype(float))
 
@@ -342,7 +342,7 @@ def test_masked_entries_are_missing():
     assert equal(model.encode(masked), model.encode(np.where(masked.mask, np.nan, TABLE)))
 
 
-def test_series_of_different_lengths_from_python():
+def test_series_of_different_lengths_are_accepted_from_python():
     parts = [rng.normal(size=n) for n in (5, 3, 7, 4)]
     for x in (parts, np.array(parts, dtype=object)):
         found = data.from_arrays(x, ["a", "b", "a", "b"], test=0, scale="none")
@@ -384,7 +384,7 @@ def test_reading_options_are_rejected_for_a_dataset(fields, says):
         jaxae.fit("dense", data.from_arrays(TABLE), **fields, **SMALL)
 
 
-def test_values_beyond_the_range_of_the_training_split_are_noted():
+def test_values_beyond_the_range_of_the_training_split_are_reported():
     found = data.from_arrays(TABLE[:50], test=np.full((1, 4), 1e9), scale="unit")
     assert "4 values outside the range of the training split" in found.notes
     with pytest.raises(InputError, match="has values too large to be scaled"):
@@ -401,7 +401,7 @@ def test_options_are_checked():
 
 
 @pytest.mark.slow
-def test_model_takes_a_split_as_a_whole():
+def test_model_takes_a_complete_split():
     """A split is in model units, unlike an array."""
     x = np.where(rng.random(TABLE.shape) < 0.2, np.nan, TABLE)
     dataset = data.from_arrays(x, test=0)
@@ -441,7 +441,7 @@ def test_model_takes_a_list_of_series():
     ],
 )
 def test_integers_of_every_type_are_in_the_units_of_the_user(kind, scale):
-    """Bytes of a table are numbers; bytes of series are pixels, and scaled from there on request."""
+    """Bytes of a table are numbers; bytes of series are pixels, which are scaled on request."""
     x = rng.integers(0, 256, (40, 6), np.uint8)
     dataset = data.from_arrays(x, test=0.25, kind=kind, scale=scale)
     model = jaxae.fit(

@@ -100,7 +100,7 @@ def test_last_windows_of_a_single_series_are_the_test_split(tmp_path):
     assert len(found.train.x) == 90
 
 
-def test_windows_of_arrays_and_of_series_shorter_than_a_window(tmp_path):
+def test_arrays_and_series_shorter_than_a_window_are_divided_into_windows(tmp_path):
     x = rng.normal(size=(8, 25, 2))
     found = data.from_arrays(x, np.arange(8) % 2, kind="series", window=10, test=x[:1], scale="none")
     np.testing.assert_allclose(found.test.x, np.stack([x[0, s : s + 10] for s in (0, 10, 15)]), rtol=1e-6)
@@ -109,7 +109,7 @@ def test_windows_of_arrays_and_of_series_shorter_than_a_window(tmp_path):
     assert data.load(str(tmp_path / "x.npz"), window=10, test="0").train.lengths.tolist() == [7, 10, 10, 10]
 
 
-def test_classes_and_test_split_from_file_names(tmp_path):
+def test_classes_and_test_split_follow_from_file_names(tmp_path):
     path = write(tmp_path / "w")
     found = data.load(path, target_pattern="^(.)_", test_pattern=r"_1\d")
     assert (found.classes, found.test.y.tolist()) == (("a", "b"), [0])
@@ -208,7 +208,7 @@ def test_new_recordings_are_resampled_to_the_rate_of_the_model(tmp_path):
     assert np.load(tmp_path / "z.npy").shape == (5, 2)  # a second at 100 samples per second
 
 
-def test_tar_with_hidden_files_and_a_readme_beside_its_folder(tmp_path):
+def test_tar_with_hidden_files_and_a_readme_beside_its_folder_is_read(tmp_path):
     save(tmp_path / "p" / "set" / "a", PIXELS)
     for name in ("._set", "README.md"):
         (tmp_path / "p" / name).write_text("x")
@@ -240,7 +240,7 @@ SPOKEN = MNIST.parent / "spoken-digits" / "recordings.tar"
 
 @pytest.mark.slow
 @pytest.mark.skipif(not SPOKEN.exists(), reason="no recordings in JAXAE_DATA")
-def test_spoken_digits():
+def test_spoken_digits_have_their_sizes_rate_and_classes():
     how = {"target_pattern": r"^(\d)_", "test_pattern": r"_[0-4]\.wav$", "scale": "none"}
     found = data.load(str(SPOKEN), **how)
     assert (len(found.train.x), len(found.test.x)) == (2700, 300)

@@ -246,7 +246,7 @@ def test_finished_runs_become_entries_and_tables(reproduce, workdir, tmp_path):
         ({"samples", "traversal"}, {}, {}, "samples"),
     ],
 )
-def test_special_selects_the_characteristic_figure(reproduce, tmp_path, have, fields, result, shows):
+def test_special_selects_the_most_characteristic_figure(reproduce, tmp_path, have, fields, result, shows):
     (tmp_path / "figures").mkdir()
     for name in have:
         (tmp_path / "figures" / f"{name}.png").touch()

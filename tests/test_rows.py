@@ -106,7 +106,7 @@ def test_large_arrays_and_files_give_the_same_bits_as_small_ones(tmp_path, monke
 
 
 def test_bfloat16_file_equals_its_float32_values(tmp_path):
-    """NumPy reads such a file as bytes without a meaning."""
+    """NumPy reads such a file as raw bytes."""
     x = X.astype(jnp.bfloat16)
     np.save(tmp_path / "x.npy", x)
     assert np.load(tmp_path / "x.npy").dtype == "V2"

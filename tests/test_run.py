@@ -442,7 +442,7 @@ def test_checkpoint_of_changed_code_raises_and_is_kept(finished, tmp_path):
         experiment = vae.build(config, info)
         return dataclasses.replace(experiment, train=descend(experiment.evaluate, optax.adam(1e-3)))
 
-    with pytest.raises(InputError, match="was written by other code"):
+    with pytest.raises(InputError, match="was written by different code"):
         go(workdir, build)
     assert equal(final(workdir), final(finished))
 
@@ -450,7 +450,7 @@ def test_checkpoint_of_changed_code_raises_and_is_kept(finished, tmp_path):
 def test_truncated_metrics_file_raises(finished, tmp_path):
     workdir = unfinished(finished, tmp_path / "copy")
     (workdir / "metrics.jsonl").write_text("")
-    with pytest.raises(InputError, match="is shorter than at its checkpoint"):
+    with pytest.raises(InputError, match="is shorter than at the last checkpoint"):
         go(workdir)
 
 

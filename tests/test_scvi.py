@@ -142,7 +142,7 @@ def test_codes_depend_on_the_batch_only_with_encode_context():
         assert np.allclose(one, other) != encode
 
 
-def test_loss_is_the_negative_elbo_and_classes_are_no_condition():
+def test_loss_is_the_negative_elbo_and_classes_are_not_a_condition():
     found, variables = built(kl_weight=0.5)
     many = batch(X).replace(y=jnp.asarray(DATA.train.y), context=jnp.asarray(C, jnp.float32))
     terms, _ = evaluated(found.evaluate, variables, many)

@@ -246,7 +246,7 @@ def test_bad_sequences_raise_one_line_errors(tmp_path, case):
 
 def test_padding_that_exceeds_memory_raises(tmp_path):
     parts = [np.zeros((1, 1), np.uint8)] * 600 + [np.zeros((1_000_000, 1), np.uint8)]
-    with pytest.raises(InputError, match="601 sequences padded to 1,000,000 steps exceed 2 GiB: cut them"):
+    with pytest.raises(InputError, match="601 sequences padded to 1,000,000 steps exceed 2 GiB; cut them"):
         data.load(str(save(tmp_path, *parts)))
 
 

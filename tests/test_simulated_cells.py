@@ -44,7 +44,7 @@ def test_types_have_their_frequencies_in_every_batch():
     assert stats.binomtest(int((found.kind == 0).sum()), COUNT, 0.8).pvalue > 1e-3
 
 
-def test_shares_change_with_type_and_batch_as_their_scales_say():
+def test_shares_differ_between_types_and_batches_according_to_their_scales():
     """Ratios of shares of two types within a batch differ in a fraction of the genes; those of two batches in all."""
     cells = Cells(genes=COUNT, types=2, batches=2, type_fraction=0.3, type_scale=0.7, batch_scale=0.2, shape=2.0)
     of = genes(cells, np.random.default_rng(0))

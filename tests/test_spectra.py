@@ -42,7 +42,7 @@ def test_white_noise_has_a_power_of_one_and_a_sine_that_of_its_amplitude():
     assert np.abs(found[:, 12:]).max() < 1e-6
 
 
-def test_window_has_to_be_a_multiple_of_four():
+def test_window_must_be_a_multiple_of_four():
     with pytest.raises(ValueError, match="window=6 must be a multiple of 4"):
         spectra.power(jnp.zeros(9), 6)
 

@@ -22,7 +22,7 @@ def test_pictures_show_the_level_of_a_sine_at_its_frequency():
     assert np.all(found[1] == 0)
 
 
-def test_bytes_of_packets_in_an_ogg_file():
+def test_packet_bytes_of_an_ogg_file_exclude_headers():
     """Pages of 19, 30, 15 + 15 and 255 + 7 bytes; the first two are headers."""
     pages = [[19], [30], [15, 15], [255, 7]]
     ogg = b"".join(b"OggS" + bytes(22) + bytes([len(p), *p]) + b"x" * sum(p) for p in pages)

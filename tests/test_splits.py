@@ -45,7 +45,7 @@ def test_training_examples_are_the_test_split_with_test_0():
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "Validation", "dev"])
-def test_folders_of_three_splits(tmp_path, name):
+def test_folders_of_three_splits_are_read(tmp_path, name):
     for folder, part in zip(("train", name, "test"), (PIXELS[:6], PIXELS[6:9], PIXELS[9:]), strict=True):
         save(tmp_path / "p" / folder / "cat", part)
     found = data.load(str(tmp_path / "p"))
@@ -83,7 +83,7 @@ def test_splits_from_other_paths_share_classes_columns_and_scale(tmp_path):
     np.testing.assert_allclose(found.valid.x[:, 0], [(1 - mean) / std], rtol=1e-5)
 
 
-def test_sequences_of_other_lengths_as_test_split(tmp_path):
+def test_test_split_may_have_sequences_of_other_lengths(tmp_path):
     np.savez(tmp_path / "train.npz", *[rng.normal(size=n) for n in (3, 4, 5)])
     np.savez(tmp_path / "test.npz", *[rng.normal(size=n) for n in (7, 2)])
     found = data.load(str(tmp_path / "train.npz"), test=str(tmp_path / "test.npz"))
@@ -134,7 +134,7 @@ def test_split_that_exists_is_not_replaced():
         data.load("digits", test="0.1")
 
 
-def test_split_of_one_class_is_noted():
+def test_split_of_one_class_is_reported():
     order = np.argsort(Y)
     found = data.from_arrays(X[order][:45], Y[order][:45], test=X[order][45:], test_y=Y[order][45:])
     assert found.notes[-1] == "all test examples are of class c: were the data sorted when they were split?"

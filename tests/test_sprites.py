@@ -72,7 +72,7 @@ def test_same_bits_every_time_and_factors_are_part_of_the_fingerprint(drawn):
 
 @pytest.mark.parametrize("name", ["sprites/32", "sprites/", "sprites/64/", "sprites/my.npy"])
 def test_unknown_size_raises_a_one_line_error(name):
-    with pytest.raises(InputError, match=rf"data={name}; give sprites .* or sprites/64 .*, or \./{name}") as caught:
+    with pytest.raises(InputError, match=rf"data={name} is unknown; use .* or sprites/64 .*, or \./{name}") as caught:
         data.load(name)
     assert "\n" not in str(caught.value)
 

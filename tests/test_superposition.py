@@ -46,14 +46,14 @@ def correlated():
 
 
 def within(found, expected, sigma=5.0, count=COUNT):
-    """Whether frequencies agree with probabilities, within so many standard errors of a binomial distribution."""
+    """Whether frequencies agree with probabilities, within this many standard errors of a binomial distribution."""
     expected = np.asarray(expected)
     error = np.abs(found - expected) / np.sqrt(np.maximum(expected * (1 - expected), 1e-9) / count)
     assert np.max(error) < sigma, np.argmax(error)
 
 
 def wins(q, rest):
-    """The probability that a child fires, which would fire with probability q: a fair choice among those that would."""
+    """The probability that a child that would fire with probability q is chosen, uniformly among all that would."""
     ways = product(*([(1 - r, 0), (r, 1)] for r in rest))
     return q * sum(np.prod([p for p, _ in way]) / (1 + sum(n for _, n in way)) for way in ways)
 
@@ -68,7 +68,7 @@ def test_features_without_parent_fire_with_their_frequencies(independent, correl
     assert (correlated[1][:, TOP] > 0).sum(1).max() > features.SLOTS  # more than are sampled at a time
 
 
-def test_pairs_fire_together_as_the_gaussian_copula_says(correlated):
+def test_pairs_fire_together_with_the_probability_of_the_gaussian_copula(correlated):
     constants, f = correlated
     own = 1 / np.sqrt(1 + np.sum(constants.slope.astype(float) ** 2, 1, keepdims=True))
     factor, p = constants.slope * own, frequencies(CORRELATED)
@@ -96,7 +96,7 @@ def test_children_fire_only_with_their_parent_and_never_together(independent, co
             assert children.any(0).all()
 
 
-def test_a_child_is_chosen_fairly_among_those_that_would_fire(independent):
+def test_child_is_chosen_uniformly_among_those_that_would_fire(independent):
     constants, f = independent
     q = compensated(frequencies(INDEPENDENT), trees(INDEPENDENT)) * positive(INDEPENDENT, constants)
     parent = trees(INDEPENDENT).parent(36)
@@ -107,7 +107,7 @@ def test_a_child_is_chosen_fairly_among_those_that_would_fire(independent):
 
 
 def test_magnitudes_are_the_positive_part_of_normal_numbers(independent, correlated):
-    """Of a child in units of its parent's, if scaled: multiplied by the parent's magnitude over the parent's mean."""
+    """If scaled, that of a child is multiplied by the magnitude of its parent over the mean of its parent."""
     for world, (constants, f) in ((INDEPENDENT, independent), (CORRELATED, correlated)):
         parent = trees(world).parent(36)
         for i in (0, 3, 12, 30):
@@ -155,7 +155,7 @@ def test_examples_are_combinations_of_the_features_that_fire():
 
 
 @pytest.mark.slow
-def test_a_single_feature_and_no_hierarchy_are_worlds():
+def test_a_single_feature_and_no_hierarchy_are_valid():
     for constants in ({"features": 1, "dim": 2}, {"roots": 0, "depth": 0}, {"roots": 100, "children": 1}):
         found = data.superposition(**{**SMALL, "steps": 0, **constants}, train=8, test=50)
         fires = found.test.firing[:]

@@ -34,7 +34,7 @@ def read(path, **fields):
     return tables.read(path, data.Options(str(path), **fields))
 
 
-def test_columns_of_numbers_words_and_booleans(tmp_path):
+def test_columns_of_numbers_words_and_booleans_are_read(tmp_path):
     (tmp_path / "t.csv").write_text(ROWS)
     found = read(tmp_path / "t.csv", drop=("name",), target="class")
     assert found.features == ("width", "colour=blue", "colour=red", "ok")
@@ -45,7 +45,7 @@ def test_columns_of_numbers_words_and_booleans(tmp_path):
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t", "|"])
-def test_other_delimiters_and_a_byte_order_mark(tmp_path, delimiter):
+def test_other_delimiters_and_a_byte_order_mark_are_read(tmp_path, delimiter):
     (tmp_path / "t.csv").write_bytes(b"\xef\xbb\xbf" + ROWS.replace(",", delimiter).encode())
     assert read(tmp_path / "t.csv", drop=("name",)).features[:2] == ("width", "colour=blue")
 
@@ -117,7 +117,7 @@ def test_damaged_parquet_raises(tmp_path):
 
 
 @pytest.mark.slow
-def test_model_of_a_table_takes_and_gives_named_columns(tmp_path):
+def test_model_of_a_table_takes_and_returns_named_columns(tmp_path):
     rng = np.random.default_rng(0)
     lines = [f"{a:.4f},{100 * a + b:.3f},{'xy'[int(a > 0)]}" for a, b in rng.normal(size=(60, 2))]
     path = write(tmp_path / "t.csv", "\n".join(["a,b,c", *lines]))
@@ -212,7 +212,7 @@ def test_new_table_is_encoded_as_the_training_table(tmp_path):
     [
         (
             "a,b\n1,2\n3,4\nunknown,5\n6,7\n",
-            "column a has numbers and strings such as 'unknown'; empty them",
+            "column a has numbers and strings such as 'unknown'; clear these",
         ),
         ("a;b\n1,5;2\n2,5;3\n3,5;2\n", "column a has decimal commas, such as 1,5; use points"),
     ],

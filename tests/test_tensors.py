@@ -83,7 +83,7 @@ def test_tensors_keep_shape_dtype_and_values_in_any_memory_order(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_every_experiment_is_the_same_model_again(tmp_path, name):
+def test_every_experiment_is_the_same_model_after_its_export(tmp_path, name):
     fields = {"data": str(few(tmp_path)), "epochs": 1, "batch_size": 16, **FIELDS.get(name, {})}
     found = fields.pop("data")
     model = jaxae.fit(name, found, progress=False, workdir=tmp_path / "run", figures=False, **fields)

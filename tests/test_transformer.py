@@ -1,4 +1,4 @@
-"""Vision transformers and the masked autoencoder of them against NumPy."""
+"""Vision transformers and their masked autoencoder against NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -117,7 +117,7 @@ def test_hidden_pixels_of_a_transformer_reach_neither_codes_nor_gradient(model):
     assert np.all(np.abs(of_token) > 0)
 
 
-def test_whole_images_have_a_token_per_patch_that_depends_on_all_patches(model):
+def test_complete_images_have_a_token_per_patch_that_depends_on_all_patches(model):
     built, variables = model
 
     def tokens(x):

@@ -228,7 +228,7 @@ def test_encode_is_the_posterior_mean_and_decode_is_in_the_unit_interval():
 
 
 def test_noisy_samples_have_the_covariance_of_the_marginal_likelihood():
-    """Of 20,000 samples of the linear-Gaussian model; without noise W W^T. Both seeds have the same noise."""
+    """That of 20,000 samples; without noise it is W W^T. Both seeds have the same noise."""
     model, params, *_ = linear_gaussian()
     experiment = Experiment(model, Transition(dict, dict), vae.loss(model), vae.prior(2))
     one = replace(trained(experiment, params, {}, (4,)), real=True)

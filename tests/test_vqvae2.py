@@ -88,7 +88,7 @@ def test_codes_are_those_of_the_top_level_then_those_of_the_bottom_level(model, 
 
 
 def test_gradient_reaches_the_encoder_through_both_levels(model):
-    """Straight through: of the loss without the commitment of either level, whose encoders have no other one."""
+    """The straight-through gradient of the loss without commitment, which would reach each encoder directly."""
     net, variables = model
 
     def total(params):

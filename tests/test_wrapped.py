@@ -37,7 +37,7 @@ class NNX(nnx.Module):
 @jax.tree_util.register_pytree_with_keys_class
 @dataclass
 class Module:
-    """As modules of Equinox: a pytree whose leaves are arrays and functions, called with a single example."""
+    """Like an Equinox module: a pytree whose leaves are arrays and functions, called with a single example."""
 
     weights: list
     activation: object
@@ -200,9 +200,9 @@ def test_functions_with_noise_receive_keys_in_training_only():
 def test_conflicting_arguments_raise():
     with pytest.raises(ValueError, match="noise=True has no effect without apply"):
         nets.wrap(lambda key: {}, noise=True)
-    with pytest.raises(ValueError, match="two arrays of the net have the same name, among"):
+    with pytest.raises(ValueError, match="two arrays of the net have the same name; rename one of"):
         nets.wrap(lambda key: {"a.b": jnp.ones(1), "a": {"b": jnp.ones(1)}}, len).init(new_key(), jnp.ones((1, 2)))
-    with pytest.raises(ValueError, match="apply has no effect on a module of NNX"):
+    with pytest.raises(ValueError, match="apply has no effect on an NNX module"):
         nets.wrap(lambda key: nnx.Linear(2, 2, rngs=nnx.Rngs(key)), lambda net, x: x).init(new_key(), jnp.ones((1, 2)))
 
 
@@ -218,7 +218,7 @@ def last(seed, seeds=1, resume=None, epochs=2):
 
 @pytest.mark.slow
 def test_resume_from_a_checkpoint_is_bit_exact_and_seeds_equal_single_runs(tmp_path):
-    """Of an encoder of NNX with batch norm and dropout, and a decoder of pure functions."""
+    """The encoder is an NNX module with batch norm and dropout, the decoder a pair of pure functions."""
     whole, half = last(3), last(3, epochs=1)
     items = {"state": half.state, "totals": half.totals}
     with Checkpoints(tmp_path) as checkpoints:

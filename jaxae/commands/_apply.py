@@ -73,7 +73,7 @@ def opened(options: ToFile) -> Trained:
     if options.out.suffix == ".png" and len(model.shape) == 1:
         raise InputError(f"--out {options.out}: rows of a table are not images; use .csv or .npy")
     if options.out.suffix == ".png" and len(chosen) > 1:
-        raise InputError(f"--out {options.out}: a picture shows one seed, and {_seeds(model)}")
+        raise InputError(f"--out {options.out}: a picture shows one seed, but {_seeds(model)}")
     require_effect(options, model)
     return chosen
 
@@ -115,8 +115,8 @@ def read_examples(options: WithData, model: Trained) -> NewData:
         x = np.pad(x, ((0, 0), (0, model.shape[0] - x.shape[1]), (0, 0)))
     if x.shape[1:] != model.shape:
         raise InputError(
-            f"{options.data}: its examples have shape {[*x.shape[1:]]}, and the model of {options.run} takes "
-            f"{[*model.shape]}: convert them"
+            f"{options.data}: its examples have shape {[*x.shape[1:]]}, but the model of {options.run} takes "
+            f"{[*model.shape]}; convert them"
         )
     count = f"{len(x):,} example{'s' * (len(x) > 1)}"
     named = data.path_of(options.data) is None

@@ -29,7 +29,7 @@ def script(argv: Sequence[str], commands: Sequence[str], experiments: Sequence[s
     written = io.StringIO()
     with contextlib.redirect_stdout(written), contextlib.suppress(SystemExit):
         tyro.cli(every, prog="jaxae", args=argv, config=(tyro.conf.FlagCreatePairsOff,))
-    # An argument of a program, as in the script for fish, has at most 128 KiB; the specification is larger.
+    # The specification exceeds 128 KiB, the limit of a program's argument, as which the script for fish passes it.
     text = written.getvalue().replace('$python_cmd -c "$pycode"', 'printf "%s" "$pycode" | $python_cmd -')
     # Each line that the specification prints is one completion, so descriptions must not have line breaks.
     return re.sub(r"(?m)^COMPLETION_SPEC = .*$", lambda line: re.sub(r"\\+n", " ", line[0]), text)

@@ -95,7 +95,7 @@ def of_samples(options: Conditions, model: Trained, n: int) -> Rows:
         values[name] = [given] if given is not None else [means[name]] if words is None else words or []
     count = prod(map(len, values.values()))
     if count > MAX_ROWS:
-        raise InputError(f"{count:,} combinations of classes and categories; give some of them, by --y and --context")
+        raise InputError(f"{count:,} combinations of classes and categories; select some with --y and --context")
     each = ceil(n / count)
     columns = [np.repeat(np.array(column), each) for column in zip(*product(*values.values()), strict=True)]
     y, *covariates = columns

@@ -61,7 +61,7 @@ class Reference:
                 return found
         examples: Split = getattr(self.data, split)
         if examples is None:
-            raise InputError(f"{self.run}: its data have no {split} split")
+            raise InputError(f"{self.run}: its data have no {split} split; use train or test")
         found = self.of(examples)
         with contextlib.suppress(OSError):  # a directory that cannot be written
             file.parent.mkdir(exist_ok=True)

@@ -34,7 +34,7 @@ from jaxae.run import command_line
 
 WEIGHTS = "model.safetensors"
 SORTED = 64  # batches whose sequences are sorted by length
-MULTIPLE = 16  # of tokens, to which sequences are padded: each length is compiled once
+MULTIPLE = 16  # sequences are padded to a multiple of this many tokens, since every length is compiled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class Options:
     model: Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]]
     """Folder of a language model, or an installed package with one."""
     text: Positional[Annotated[Path, tyro.conf.arg(metavar="TEXT")]]
-    """Text file, or the same compressed (.gz), in UTF-8. Each line is a sequence of its own."""
+    """Text file in UTF-8, which may be compressed (.gz). Each line is a sequence of its own."""
     layer: int
     """Number of layers after which the residual stream is read (0: the embeddings)."""
     out: Path
@@ -77,8 +77,8 @@ def main(argv: Sequence[str]) -> NoReturn:
 def write(options: Options) -> str:
     """Write the folder, and return the lines to print.
 
-    InputError for a model or a text that cannot be read, a layer that does not exist, activations beyond the type, and
-    a folder that exists.
+    InputError for a model or a text that cannot be read, a layer that does not exist, activations that the type cannot
+    hold, and a folder that exists.
     """
     began = time.monotonic()
     with command_line.flags_of(options), writing_folder(options.out, options.overwrite, folders.ABOUT) as partial:
@@ -179,7 +179,7 @@ def _load(folder: Path, layer: int) -> tuple[bert.Bert, Any]:
 def _fill(
     x: np.ndarray, net: bert.Bert, params: Any, found: text.Sequences, kept: Bool[np.ndarray, " N"], size: int
 ) -> None:
-    """Write the activations of all kept tokens. InputError for one beyond the type."""
+    """Write the activations of all kept tokens. InputError for one that the type cannot hold."""
 
     @jax.jit
     def last(params: Any, ids: jax.Array, mask: jax.Array) -> jax.Array:

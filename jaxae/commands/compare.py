@@ -130,7 +130,7 @@ def _cells(dictionaries: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str,
 
 
 def _front(dictionaries: Mapping[str, Mapping[str, Any]], experiments: Sequence[str]) -> str:
-    """Explained variance over L0 of all sparse autoencoders, a curve for each experiment; empty without any."""
+    """Explained variance against L0 of all sparse autoencoders, a curve for each experiment; empty without any."""
     curves: dict[str, list[Mapping[str, Any]]] = {}
     for name, found in zip(experiments, dictionaries.values(), strict=True):
         if found:

@@ -49,7 +49,7 @@ def encode(options: Options) -> str:
 
 
 def _annotated(options: Options, model: Trained, found: NewData) -> str:
-    """Copy DATA with the codes, and return the line to print. InputError for DATA that is another file."""
+    """Copy DATA with the codes, and return the line to print. InputError for DATA of another format."""
     if Path(options.data).suffix != ".h5ad":
         raise InputError(f"--out {options.out}: {options.data} is not an .h5ad file; use .npy or .csv")
     codes = np.concatenate([*chunks(found, model.encode)], axis=int(len(model) > 1))

@@ -1,11 +1,13 @@
 """Write the model of a finished or saved run in a portable format.
 
 safetensors: its parameters and other variables as model.safetensors, with the config.json of the run; `jaxae.load`
-reads the folder. That of a prior over codes (`--tokenizer RUN`) needs this run too. Needs the extra `lm`
+reads the folder. That of a prior over codes also needs the run of its `--tokenizer`. Needs the extra `lm`
 (`pip install 'jaxae[lm]'`).
 stablehlo: its functions as programs in the format of jax.export, which need only JAX and flatbuffers: encode, decode,
 reconstruct, score and, with a prior, sample. programs.json describes their inputs, which have the units of the data.
 Needs the extra `export` (`pip install 'jaxae[export]'`).
+onnx: the same functions as ONNX models, for onnxruntime and others, with results equal up to rounding. Needs the extra
+`onnx` (`pip install 'jaxae[onnx]'`).
 saelens: a sparse autoencoder as SAELens' folder of cfg.json and sae_weights.safetensors, which `jaxae.load` reads too.
 Its inputs are in the units of the data, pixels in [0, 1]; the scaling of the data is folded into the weights. Needs the
 extra `lm` (`pip install 'jaxae[lm]'`).
@@ -21,12 +23,12 @@ from jaxae import run
 from jaxae.commands._apply import of_member, trained
 from jaxae.commands._arguments import OneRun, parsed
 from jaxae.commands._output import writing_folder
-from jaxae.run import command_line, programs, saelens, tensors
+from jaxae.run import command_line, onnx, programs, saelens, tensors
 from jaxae.training.trained import Trained
 
 
 class Format(NamedTuple):
-    """A format: what writes a model into a folder and describes it, and a file by which such a folder is known."""
+    """A format: a function that writes a model into a folder and describes it, and a file that marks the folder."""
 
     write: Callable[[Path, Trained], str]
     mark: str
@@ -35,6 +37,7 @@ class Format(NamedTuple):
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
         "stablehlo": Format(programs.write, programs.MARK),
+        "onnx": Format(onnx.write, onnx.MARK),
         "safetensors": Format(tensors.write, tensors.WEIGHTS),
         "saelens": Format(saelens.write, saelens.WEIGHTS),
     }
@@ -45,7 +48,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
 class Options(OneRun):
     """Arguments of `jaxae export`."""
 
-    format: Literal["safetensors", "stablehlo", "saelens"]
+    format: Literal["safetensors", "stablehlo", "onnx", "saelens"]
     """Format to write."""
     out: Path
     """Folder to write."""

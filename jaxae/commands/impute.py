@@ -1,4 +1,4 @@
-"""Fill in the missing entries of new data with the model of a finished or saved run, of a variational experiment.
+"""Fill in the missing entries of new data with the model of a finished or saved variational run.
 
 For a table (.csv, .tsv, .parquet) the output is the same table with its empty cells filled in; the order of columns,
 units and all other cells are unchanged. A number is imputed by its expectation given the observed cells of its row, a
@@ -43,7 +43,7 @@ class Options(WithData):
     """.csv, .tsv, .parquet: the table, in the format of DATA, and NAME-cells.csv with row (from 0), column, value,
     standard_error (Monte Carlo error of the expectation) and deviation (standard deviation given the observed
     cells). .npy: the completed array. .npz: arrays x, standard_error, deviation, ess, draws. .png: up to 100 images or
-    series over the completed ones, missing entries in pink."""
+    series above the completed ones, missing entries in pink."""
     samples: int = 10_000
     """Importance samples per example."""
     draws: int = 0
@@ -63,7 +63,7 @@ def impute(options: Options) -> str:
     """Write the completed data, and return the line to print. InputError as in `jaxae encode`."""
     path, is_table = data.path_of(options.data), options.out.suffix in SUFFIXES
     if is_table and (path is None or path.suffix.lower() != options.out.suffix):
-        raise InputError(f"--out {options.out} has another format than {options.data}; use the same suffix, or .npz")
+        raise InputError(f"--out {options.out} differs in format from {options.data}; use the same suffix, or .npz")
     if is_table and path is not None and options.out.resolve() == path.resolve():
         raise InputError(f"--out {options.out} is DATA itself, which stays as it is; use another name")
     model = opened(options)
@@ -128,7 +128,7 @@ def _tables(options: Options, path: Path, found: NewData, filled: Imputed) -> No
 
 
 def _picture(path: Path, model: Trained, x: np.ndarray, filled: Imputed) -> None:
-    """Write images or series over the completed ones."""
+    """Write images or series above the completed ones."""
     originals, completed = (drawn(part) for part in shown(model, x, filled.x))
     if x.ndim == 4:
         originals = marked(originals, np.isnan(x))

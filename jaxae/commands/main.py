@@ -13,8 +13,8 @@ from jaxae.errors import InputError, discard_output
 COMMANDS, EXPERIMENTS = "jaxae.commands", "jaxae.experiments"
 HELP = """usage: jaxae NAME ...
 
-`jaxae NAME --help` shows the flags of a command or an experiment. `jaxae --version` prints the version;
-`jaxae --tyro-print-completion bash` (or zsh, fish) a script that completes names and flags."""
+`jaxae NAME --help` shows the flags of a command or an experiment. `jaxae --version` prints the version.
+`jaxae --tyro-print-completion bash` (or zsh, fish) prints a script that completes names and flags."""
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:

@@ -5,7 +5,7 @@ of a classifier of these data, which is trained on first use, for: samples from 
 from a Gaussian mixture fitted to the codes of training images; reconstructions of the test images (of corrupted ones
 for denoising and masked models), with PSNR and structural similarity (SSIM); and, for comparison, training images and
 noise. Uses the first seed. For runs on binary images, the pixels of decoded images are sampled. Images without classes,
-such as photographs, need the classifier of others, by --classifier.
+such as photographs, need a classifier of other images (--classifier).
 """
 
 import math
@@ -45,8 +45,8 @@ class Options(Runs):
     components: int = 20
     """Number of components of the Gaussian mixture (0: no mixture)."""
     classifier: str = ""
-    """File of classifier weights, written by `jaxae classifier`; also of images of another size or with other classes.
-    (default: that in the cache)"""
+    """File of classifier weights, written by `jaxae classifier`, possibly for images of another size or with other
+    classes. (default: that in the cache)"""
 
     def __post_init__(self) -> None:
         """Raise ValueError for a number out of range."""
@@ -110,7 +110,7 @@ def measure(options: Options) -> str:
     rows = [row("data", "training images", (part.x for part in train())), row("data", "noise", noise)]
     for path, model in zip(options.runs, models, strict=True):
         rows += [row(str(path), kind, sets) for kind, sets in made(model, data, train, test, count, options)]
-    known = "images or classes are others"
+    known = "images or classes differ"
     if classifier.suits(weights, data):
         known = f"test accuracy is {classifier.accuracy(weights, data.test):.2%}"
     return "\n".join(
@@ -123,11 +123,13 @@ def measure(options: Options) -> str:
 
 
 def _weights(path: Path, data: Dataset) -> Params:
-    """Weights of a classifier of images with as many channels. InputError for others."""
+    """Weights of a classifier of images with as many channels as the data. InputError for others."""
     weights = classifier.read(path)
     channels = classifier.channels(weights)
     if len(data.shape) != 3 or data.shape[2] != channels:
-        raise InputError(f"classifier={path} is of images with {channels} channels, not of examples {data.shape}")
+        raise InputError(
+            f"classifier={path} is for images with {channels} channels, not examples {data.shape}; use another"
+        )
     return weights
 
 

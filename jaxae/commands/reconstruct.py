@@ -32,8 +32,8 @@ class Options(WithData):
 
     out: Path
     """.npy: reconstructions, float32 [N, *D], in the units of the data, pixels in [0, 1]; .csv: a row for each example,
-    with the columns of a table; .png: images or curves of series over their reconstructions, of up to 100 examples,
-    entries that were not measured in pink."""
+    with the columns of a table; .png: images or curves of series above their reconstructions, of up to 100 examples,
+    missing entries in pink."""
 
 
 def main(argv: Sequence[str]) -> NoReturn:

@@ -1,9 +1,8 @@
-"""Write samples of a finished or saved run's model: the means of p(x|z), or with --noise samples, for codes z from its
-prior.
+"""Write samples from the model of a finished or saved run.
 
-A conditional model is sampled under every class and category, or under those of --y and --context, with a row of the
-picture for each.
-With several seeds the array has a leading axis of seeds.
+They are the means of p(x|z), or with --noise draws from it, for codes z from the prior. A conditional model is sampled
+under every class and category, or under those of --y and --context, with a row of the picture for each. With several
+seeds the array has a leading axis of seeds.
 """
 
 import math
@@ -41,7 +40,7 @@ class Options(ToFile):
     seed: int = 0
     """Seed of the samples."""
     noise: bool = False
-    """Sample from p(x|z), in place of its mean."""
+    """Sample from p(x|z) instead of taking its mean."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for a number out of range, and as `ToFile`."""
@@ -61,7 +60,7 @@ def sample(options: Options) -> str:
     model = opened(options)
     if model.experiment.prior is None:
         raise InputError(
-            f"{options.run}: its model has no prior to sample from: fit one to its codes in Python, with "
+            f"{options.run}: its model has no prior to sample from; fit one to its codes in Python, with "
             "jaxae.measure.mixture.fit"
         )
     conditions = of_samples(options, model, options.n)

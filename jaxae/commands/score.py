@@ -38,7 +38,7 @@ class Options(WithData):
     """.csv: a row for each example, with its name: the path of a file in a folder, otherwise its number, from 0; .npy:
     scores, float32 [N]; -: the rows of .csv, on standard output."""
     by: str = "loss"
-    """Score: a term of the loss, as metrics.jsonl names it; reconstruction_error; of variational models negative_elbo,
+    """Score: a term of the loss, as metrics.jsonl names it; reconstruction_error; for variational models negative_elbo,
     and negative_log_likelihood by importance sampling; latent_distance, the squared Mahalanobis distance of the code to
     those of the training split."""
     p_value: Literal["none", "train", "valid", "test"] = "none"
@@ -114,7 +114,7 @@ def _require_columns(options: Options, model: Trained) -> None:
     shape = [*model.shape]
     if options.columns and len(shape) > 1:
         raise InputError(
-            f"--columns {options.columns} names columns of a table, and an example of {options.run} has "
+            f"--columns {options.columns} names columns of a table, but an example of {options.run} has "
             f"shape {shape}; omit it"
         )
     if options.columns > shape[0]:

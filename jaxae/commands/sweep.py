@@ -7,7 +7,7 @@ the experiment. Quote the values of a field of several numbers: --grid "hidden=2
 numbers that enter the step as arrays (learning rates, weights of a term, noise) share one compiled program. Repeating
 the command resumes the sweep. --shard 2/4 trains the second of four shards; a task of a SLURM job array trains its own
 shard (to repeat one task alone, pass its --shard). A point that diverges is recorded in POINT.diverged, and the sweep
-continues. Exit codes: 0 done, also if points diverged; 2 bad input; 128 + signal.
+continues. Exit codes: 0 done, even if points diverged; 2 bad input; 128 + signal.
 """
 
 import dataclasses
@@ -219,9 +219,9 @@ def note_of(config: Config) -> Path:
 
 
 def picture(rows: list[tuple[Point, Config]], path: Path, title: str) -> None:
-    """The test loss over the first field, a line for each value of the others, with bars of one standard deviation.
+    """The test loss against the first field, a line for each value of the others, with bars of one standard deviation.
 
-    For sparse autoencoders, explained variance over the number of active latents.
+    For sparse autoencoders, explained variance against the number of active latents.
     """
     (first, *others), done = rows[0][0], [(point, line) for point, config in rows if (line := final_metrics(config))]
     if done and all("explained_variance" in line for _, line in done):

@@ -26,7 +26,7 @@ class Layout(NamedTuple):
 
     axis: str | None = None  # mapped device axis; None on one device, and under jit with shardings
     microbatches: int = 1  # per device, processed sequentially
-    ordered: bool = False  # microbatches are summed in a fixed order: the same bits on any number of devices
+    ordered: bool = False  # sum microbatches in a fixed order, for the same bits on any number of devices
     partial: bool = False  # this batch is a microbatch
 
     @property
@@ -64,11 +64,11 @@ class Batch:
         return None if self.layout.partial else self.layout.axis
 
     def keys(self, key: Key[Array, ""]) -> Key[Array, " B"]:
-        """A key per example, a function of (key, `index`) alone: the same on any number of devices."""
+        """A key per example, a function of (key, `index`) alone, and thus the same on any number of devices."""
         return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, self.index)
 
     def noise(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "B *shape"]:
-        """Standard normal noise from the examples' own keys."""
+        """Standard normal noise, from a key per example."""
         return jax.vmap(lambda k: jax.random.normal(k, shape))(self.keys(key))
 
     def scheduled(self, weight: "Weight") -> float | Float[Array, ""]:

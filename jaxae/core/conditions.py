@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Int
 
 
 def condition(y: Int[Array, " B"] | None, context: Float[Array, "B C"] | None, classes: int) -> Float[Array, "B K"]:
-    """One-hot classes, zeros for -1 (no class), beside the covariates: K = classes + C.
+    """One-hot classes, zeros for -1 (no class), concatenated with the covariates: K = classes + C.
 
     y, context: as in `Batch`. classes: their number; 0 leaves `y` out.
     """

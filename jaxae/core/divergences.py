@@ -46,7 +46,7 @@ class DiagonalNormal(NamedTuple):
 def clipped(
     values: Float[Array, "*D"], low: float = -LOG_SCALE_LIMIT, high: float = LOG_SCALE_LIMIT
 ) -> Float[Array, "*D"]:
-    """The values within the limits, by default those of log scales, with derivative 1 also outside.
+    """Clip values to [low, high], by default the limits of log scales, with derivative 1 even outside of them.
 
     A straight-through estimator (Bengio, Leonard & Courville 2013, section 4).
     """
@@ -69,7 +69,7 @@ def per_example(values: Float[Array, "B *D"]) -> Float[Array, " B"]:
 
 
 def size(x: Float[Array, "B *D"], observed: Float[Array, "B *O"] | None = None) -> int | Float[Array, " B"]:
-    """Number of dimensions of an example; with `observed` (see `Batch`), of observed dimensions of each example."""
+    """Number of dimensions of an example; with `observed` (see `Batch`), number of observed ones in each example."""
     if observed is None:
         return prod(x.shape[1:])
     return per_example(observed) * prod(x.shape[observed.ndim :])
@@ -102,7 +102,7 @@ def log_normal_terms(p: DiagonalNormal, x: Float[Array, "... D"]) -> Float[Array
 
 
 def standard_normal(like: Float[Array, "B *D"]) -> DiagonalNormal:
-    """N(0, I) of this shape."""
+    """N(0, I) of the shape of `like`."""
     return DiagonalNormal(jnp.zeros_like(like), jnp.zeros_like(like))
 
 

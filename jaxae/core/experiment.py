@@ -12,7 +12,7 @@ from jaxae.core.batch import Batch, Loss
 from jaxae.core.step import Transition
 from jaxae.core.types import Conditions, Variables
 
-# (variables, key, N) -> codes; of a conditional model (variables, key, N, condition)
+# (variables, key, N) -> codes; for a conditional model, (variables, key, N, condition)
 Prior: TypeAlias = Callable[..., Float[Array, "N *code"]]
 Corrupt: TypeAlias = Callable[[Key[Array, ""], Batch], Float[Array, "B *D"]]  # (key, batch) -> encoder input
 ExpectedMetrics: TypeAlias = Mapping[str, float | tuple[float, float]]  # test metric -> upper bound, or range
@@ -42,14 +42,14 @@ class Experiment:
     model: nn.Module
     train: Transition
     evaluate: Loss  # the means of its terms over the test split are reported
-    prior: Prior | None = None  # codes to generate from
+    prior: Prior | None = None  # samples the codes from which examples are generated
     corrupt: Corrupt | None = None
     sequences: bool = False  # whether the model's methods take a mask [B, T], for sequences of different lengths
     missing: bool = False  # whether the losses use observed entries only (`batch.observed`)
     counts: bool = False  # whether the examples are counts: non-negative integers
     # Whether the methods of the model, and the prior, take a condition [B, K] as last argument: see `conditions`.
     conditional: bool = False
-    # Whether classes are part of the condition, are inferred where they are missing, or are not part of it.
+    # Classes are part of the condition; or part of it, and inferred where they are missing; or not part of it.
     classes: Literal["given", "inferred", "unused"] = "given"
     expected: Mapping[str, ExpectedMetrics] = field(default_factory=dict)  # by data set
     unit: str = "nats per {example}"  # of the loss; reports write "image" and "pixel", ... for {example} and {value}
@@ -60,10 +60,10 @@ class Experiment:
         """Check the types."""
         for name, value, kind in (("model", self.model, nn.Module), ("train", self.train, Transition)):
             if not isinstance(value, kind):
-                raise TypeError(f"{name} is a {type(value).__name__}, not a {kind.__name__}: see jaxae.Experiment")
+                raise TypeError(f"{name} is a {type(value).__name__}, not a {kind.__name__}; see jaxae.Experiment")
         if not callable(self.model):
             raise TypeError(
-                f"model: {type(self.model).__name__} has no __call__(x): return self.decode(self.encode(x))"
+                f"model: {type(self.model).__name__} has no __call__(x); let it return self.decode(self.encode(x))"
             )
         if not callable(self.evaluate):
             raise TypeError("evaluate must be a loss: a function (variables, batch, key) -> (terms, updates)")

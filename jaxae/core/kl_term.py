@@ -1,6 +1,6 @@
 """The KL term KL(q(z|x) || p(z)), or rate, in the loss of a variational model.
 
-A weight may be a function of the training step: a schedule of Optax, or `cyclical`.
+A weight may be a function of the training step: an Optax schedule, or `cyclical`.
 """
 
 from collections.abc import Callable
@@ -61,13 +61,13 @@ def free_bits(weight: Weight, nats: float) -> Rate:
 def rate(
     weight: Weight, warmup: Weight = 1.0, *, target: float = 0.0, of: CapacityOf = "example", free: float = 0.0
 ) -> Rate:
-    """The KL term with this weight: `weighted`, or with a target in nats `capacity`, or with free nats `free_bits`.
+    """The KL term: `capacity` if there is a target in nats, `free_bits` if there are free nats, otherwise `weighted`.
 
     warmup: multiplies the target if there is one, else the weight. of: see `capacity`. ValueError for both a target and
     free nats, and for of="batch" without a target.
     """
     if target and free:
-        raise ValueError(f"capacity={target}, free_bits={free}; choose one of the two")
+        raise ValueError(f"capacity={target} excludes free_bits={free}; choose one of the two")
     if of == "batch" and not target:
         raise ValueError("capacity_of=batch needs a target of the KL term; set capacity=NATS")
     if target:
@@ -94,7 +94,7 @@ def cyclical(steps: float | Fraction, cycles: int, rising: float = 0.5) -> optax
     rising: fraction of a cycle, at most 1, in which the weight rises linearly; it is 1 in the rest.
     """
     period = _exact(steps) / cycles
-    # First step of each cycle, exact: in some cycles a rounded quotient would leave the weight at 1 there.
+    # The first step of each cycle is exact, since a rounded quotient would leave the weight of some of them at 1.
     starts = np.array([ceil(cycle * period) for cycle in range(cycles + 1)])
 
     def weight(step: Int[Array, ""]) -> Float[Array, ""]:

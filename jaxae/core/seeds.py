@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool
 
 @custom_vmap
 def in_any_seed(flag: Bool[Array, ""]) -> Bool[Array, ""]:
-    """Whether the flag is true for any seed. Under vmap it has no axis of seeds, so that `cond` computes one branch."""
+    """Whether the flag is true for any seed; under vmap without an axis of seeds, so that `cond` runs one branch."""
     return flag
 
 

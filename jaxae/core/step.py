@@ -99,7 +99,7 @@ def averaged(transition: Transition, decay: float) -> Transition:
     """The transition with an exponential moving average of the parameters, for evaluation and `load`.
 
     average <- decay * average + (1 - decay) * params after every step, from the initial parameters: exponential weights
-    in place of the equal ones of Polyak & Juditsky 1992. ValueError for a decay that is not in (0, 1).
+    instead of the equal ones of Polyak & Juditsky 1992. ValueError for a decay that is not in (0, 1).
     """
     if not 0 < decay < 1:
         raise ValueError(f"ema={decay} must be above 0 and below 1")
@@ -115,8 +115,8 @@ def averaged(transition: Transition, decay: float) -> Transition:
 def phases(*parts: tuple[int, Transition]) -> Transition:
     """Transitions in sequence: each for its number of steps, the last one until training ends.
 
-    Each starts from the parameters after the previous one. Its optimizer counts its own steps: a learning rate schedule
-    is that of the phase. Reports the metrics that all transitions report.
+    Each starts from the parameters after the previous one. Its optimizer counts its own steps, so that a learning rate
+    schedule spans its phase. Reports the metrics that all transitions report.
     """
     starts = list(accumulate(steps for steps, _ in parts[:-1]))
 

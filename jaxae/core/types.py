@@ -53,7 +53,7 @@ class Examples(NamedTuple):
 
 @struct.dataclass
 class Generator:
-    """Endless examples: number n is draw(fold_in(key, n), arrays)."""
+    """Endless examples: example n is draw(fold_in(key, n), arrays)."""
 
     arrays: Any
     draw: Callable[..., jax.Array] = struct.field(pytree_node=False)
@@ -90,7 +90,7 @@ class Info(NamedTuple):
     shape: tuple[int, ...]  # of one example
     train: int  # number of training examples
     mean: Callable[[], Float[np.ndarray, "*D"]] | None = None  # of the training examples, if available
-    examples: Callable[[int], Float[np.ndarray, "N *D"]] | None = None  # N of them, evenly spaced, if available
+    examples: Callable[[int], Float[np.ndarray, "N *D"]] | None = None  # N training examples, evenly spaced
     real: bool = False  # real numbers or counts, not pixels in [0, 1]
     missing: bool = False  # whether entries are missing
     total: float | None = None  # mean total count of a training example; None unless the data are counts

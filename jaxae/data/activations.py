@@ -36,12 +36,14 @@ def read(folder: Path) -> Activations:
     try:
         x = np.load(folder / ROWS, mmap_mode="r", allow_pickle=False)
         x = x.view(BFLOAT16) if x.dtype == "V2" else x
-        of = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("tokens", "positions", "lines")}
+        arrays = {
+            name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("tokens", "positions", "lines")
+        }
         vocabulary = json.loads((folder / VOCABULARY).read_text(encoding="utf-8"))
-        if x.ndim != 2 or any(array.shape != x.shape[:1] or array.dtype.kind != "i" for array in of.values()):
-            raise ValueError(f"its arrays are not of {len(x):,} tokens")
-        if not (of["tokens"].min() >= 0 and of["tokens"].max() < len(vocabulary)):
+        if x.ndim != 2 or any(array.shape != x.shape[:1] or array.dtype.kind != "i" for array in arrays.values()):
+            raise ValueError(f"its arrays do not all have {len(x):,} tokens")
+        if not (arrays["tokens"].min() >= 0 and arrays["tokens"].max() < len(vocabulary)):
             raise ValueError(f"its tokens are not those of {VOCABULARY}")
-        return Activations(x, **of, vocabulary=tuple(map(str, vocabulary)))
+        return Activations(x, **arrays, vocabulary=tuple(map(str, vocabulary)))
     except DAMAGED as error:
         raise InputError(f"{folder} cannot be read ({first_line(error)}); {BROKEN_FILE}") from None

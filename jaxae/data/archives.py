@@ -18,7 +18,7 @@ NAME = re.compile(r"[A-Za-z]\w{0,30}")
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """The arrays of an archive whose names are known, by name; a note of the others.
+    """The arrays of an archive whose names are known, by name; a note on the others.
 
     InputError for another file, and for an archive without such arrays.
     """
@@ -49,8 +49,7 @@ Parts = dict[str, np.ndarray | None]  # by split
 def splits(arrays: dict[str, np.ndarray], path: Path) -> tuple[dict[str, np.ndarray], Parts, Parts]:
     """Examples, classes and covariates by split.
 
-    Of all examples (`x`, `y`, `context`), or of each split (`x_train`, `test_images`, ...).
-
+    The arrays are those of all examples (`x`, `y`, `context`) or of each split (`x_train`, `test_images`, ...).
     InputError for two arrays with the same role, and for splits without a training split.
     """
     roles: dict[tuple[str, str], str] = {}

@@ -84,9 +84,9 @@ def _ragged(given: dict[str, Any], ys: dict[str, Any], contexts: dict[str, Any],
         ]
         for name, parts in given.items()
     }
-    of = _columns(contexts, dict(zip(given, counts, strict=True)), WHERE)
+    by_split = _columns(contexts, dict(zip(given, counts, strict=True)), WHERE)
     of_bytes = all(np.asarray(part).dtype == np.uint8 for parts in given.values() for part in parts)
-    return _series(series, found, classes, of, options, WHERE)._replace(from_bytes=of_bytes)
+    return _series(series, found, classes, by_split, options, WHERE)._replace(from_bytes=of_bytes)
 
 
 def _series(
@@ -125,7 +125,7 @@ def _argument(split: str) -> str:
 
 
 def _no_source(name: str) -> RawDataset:
-    raise InputError(f"{name} is neither an array nor a number")
+    raise InputError(f"{name} is neither an array nor a number; pass one of them, or load a path with jaxae.data.load")
 
 
 def require_effect(raw: RawDataset, options: Options) -> None:
@@ -138,9 +138,7 @@ def require_effect(raw: RawDataset, options: Options) -> None:
 
 
 def prepared(dataset: Dataset, options: Options) -> Dataset:
-    """Convert a data set from the user's units to model units. InputError for `binarize` with data other than
-    pixels.
-    """
+    """Convert a data set from the user's units to model units. InputError for `binarize` if the data are not pixels."""
     found = covariates.encoded(scaling.scaled(dataset, options.scale))
     if found.real and options.binarize != "none":
         other = "counts" if found.kind == "counts" else "real numbers"
@@ -158,7 +156,7 @@ def assembled(
 ) -> RawDataset:
     """Examples, classes and covariates by split, in the shape of their kind. training: see `kinds.examples`.
 
-    The frames of videos [N, T, H, W, C] are images, those of a video in one split. Series are cut into windows.
+    Frames of videos [N, T, H, W, C] become images, those of a video in one split. Series are cut into windows.
     """
     frames = {name: x.shape[1] if x.ndim == 5 else 1 for name, x in xs.items()}
     images = [x.reshape(-1, *x.shape[2:]) if x.ndim == 5 else x for x in xs.values()]
@@ -166,12 +164,12 @@ def assembled(
     of_bytes = kind == "series" and images[0].dtype == np.uint8
     counts = [len(x) // number for x, number in zip(examples, frames.values(), strict=True)]
     found, classes = labels([ys[name] for name in xs], counts, where)
-    of = _columns(contexts, dict(zip(xs, counts, strict=True)), where) if contexts else {}
+    by_split = _columns(contexts, dict(zip(xs, counts, strict=True)), where) if contexts else {}
     if kind == "series" and options.window:
         series = {name: [*x] for name, x in zip(xs, examples, strict=True)}
-        return _series(series, found, classes, of, options, where)._replace(from_bytes=of_bytes)
+        return _series(series, found, classes, by_split, options, where)._replace(from_bytes=of_bytes)
     splits = {name: Split(x, np.repeat(y, frames[name])) for name, x, y in zip(xs, examples, found, strict=True)}
-    for name, columns in of.items():
+    for name, columns in by_split.items():
         context = np.repeat(covariates.stacked(columns), frames[name], axis=0)
         splits[name] = splits[name]._replace(context=context)
     groups = None
@@ -186,7 +184,7 @@ def assembled(
         from_bytes=of_bytes,
         groups=groups,
         applicable=OF_SERIES if kind == "series" else (),
-        covariates=tuple(of.get("train", ())),
+        covariates=tuple(by_split.get("train", ())),
     )
 
 
@@ -205,7 +203,7 @@ def array(x: Any, name: str) -> np.ndarray:
 
 
 def require_values(x: np.ndarray, counts: bool) -> None:
-    """Raise ValueError for infinite examples, and for others than counts if `counts`. NaN marks a missing entry."""
+    """Raise ValueError for infinite values, and if `counts` for values that are not counts. NaN: a missing entry."""
     if np.isinf(x).any():
         raise ValueError("examples have infinite values, or values beyond float32")
     if counts and ((x < 0) | (x % 1 > 0) | (x > scaling.LARGEST)).any():

@@ -1,4 +1,4 @@
-"""Random changes of training images, a function of the key of each example."""
+"""Data augmentation: random changes of training images, a function of the key of each example."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, TypeAlias
@@ -37,9 +37,9 @@ def crop(key: Key[Array, ""], x: Float[Array, "H W C"]) -> Float[Array, "H W C"]
 
 
 def colour(key: Key[Array, ""], x: Float[Array, "H W C"]) -> Float[Array, "H W C"]:
-    """Pixels in [0, 1] with another brightness, contrast and saturation, by factors from U(0.8, 1.2), then clipped.
+    """Change brightness, contrast and saturation of pixels in [0, 1] by factors from U(0.8, 1.2), then clip.
 
-    Contrast is about 0.5; saturation about the mean of red, green and blue, of images with three channels.
+    Contrast is scaled about 0.5, saturation about the mean of red, green and blue, if there are three channels.
     """
     brightness, contrast, saturation = jax.random.uniform(key, (3,), minval=1 - STRENGTH, maxval=1 + STRENGTH)
     x = 0.5 + contrast * (brightness * x - 0.5)

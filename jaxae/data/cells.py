@@ -13,7 +13,7 @@ from jaxae.data.tables import MISSING, header_of, words_of
 
 @runtime_checkable
 class Frame(Protocol):
-    """A data frame, as of pandas."""
+    """A data frame, such as `pandas.DataFrame`."""
 
     @property
     def columns(self) -> Any:
@@ -38,7 +38,7 @@ def fills(
     """The missing cells of these columns.
 
     features: names of the columns of x; `colour=red` is one of the indicators of a column of strings, which is filled
-    in by the category with the largest one. missing: the entries of x to fill in.
+    in by the category with the largest indicator. missing: the entries of x to fill in.
     """
     for column in columns:
         places = _places_of(column, features, columns)

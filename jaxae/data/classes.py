@@ -16,14 +16,14 @@ Labels = tuple[list[Int[np.ndarray, " N"]], tuple[str, ...]]
 def labels(parts: Sequence[Any], counts: Sequence[int], where: str) -> Labels:
     """The class of each example, counted from 0, and the names of the classes, for the labels of every split.
 
-    parts: strings, booleans, integers, also stored as floats, or one-hot rows, [N] or [N, 1] or [N, K]; empty strings
-    and NaN are examples without a class, -1; or None for a split without classes. counts: number of examples.
-    InputError for other labels, and for a training split, the first one, without classes beside one that has them.
+    parts: strings, booleans, integers (possibly stored as floats) or one-hot rows, [N] or [N, 1] or [N, K]; empty
+    strings and NaN mean no class, -1; None for a split without classes. counts: number of examples. InputError for
+    other labels, and for a training split (the first one) without classes if another split has them.
     """
     if all(part is None for part in parts):
         return [np.full(count, -1, np.int32) for count in counts], ()
     if parts[0] is None:
-        raise InputError(f"{where}: one split has classes and the training split has none; pass the classes of both")
+        raise InputError(f"{where}: a split has classes, but the training split has none; pass the classes of both")
     if any(part is None for part in parts):
         some = [place for place, part in enumerate(parts) if part is not None]
         known_parts, classes = labels([parts[place] for place in some], [counts[place] for place in some], where)
@@ -39,7 +39,10 @@ def labels(parts: Sequence[Any], counts: Sequence[int], where: str) -> Labels:
         known = ~np.isnan(joined)
         whole = joined[known]
         if not np.array_equal(whole, np.round(whole)) or np.isinf(whole).any():
-            raise InputError(f"{where}: y holds real numbers from {whole.min():g} to {whole.max():g}, not classes")
+            raise InputError(
+                f"{where}: y holds real numbers from {whole.min():g} to {whole.max():g}, not classes; omit it, or pass "
+                "integers or strings"
+            )
         joined = np.where(known, joined, 0).astype(np.int64)
     names, places = np.unique(joined[known], return_inverse=True)
     if len(names) > CLASSES:
@@ -63,16 +66,16 @@ def labels_of(y: Int[np.ndarray, " N"], classes: Sequence[str]) -> np.ndarray:
 def indices(y: Any, classes: Sequence[str], count: int) -> Int[np.ndarray, " N"]:
     """The indices in `classes` of labels as in `labels`; one label is that of all `count` examples.
 
-    An integer is an index itself if no name of a class is an integer. InputError for other labels.
+    An integer is an index if no class has an integer as its name. InputError for other labels.
     """
     y = np.asarray(y)
     (found,), names = labels([np.full(count, y) if y.ndim == 0 else y], [count], "condition")
-    of = {name: index for index, name in enumerate(classes)}
+    index_of = {name: index for index, name in enumerate(classes)}
     strings = not any(name.lstrip("-").isdecimal() for name in classes)
-    of |= {str(index): index for index in range(len(classes)) if strings and y.dtype.kind in "iu"}
-    if unknown := [name for name in names if name not in of]:
+    index_of |= {str(index): index for index in range(len(classes)) if strings and y.dtype.kind in "iu"}
+    if unknown := [name for name in names if name not in index_of]:
         raise InputError(f"y={unknown[0]} is not a class; use one of {', '.join(classes[:20])}")
-    return np.array([*(of[name] for name in names), -1], np.int32)[found]
+    return np.array([*(index_of[name] for name in names), -1], np.int32)[found]
 
 
 def _column(y: np.ndarray, count: int, where: str) -> np.ndarray:

@@ -47,7 +47,7 @@ def columns(context: Any, count: int, where: str, names: Sequence[str] = ()) -> 
 
 
 def repeated(context: Any, count: int, names: Sequence[str]) -> Any:
-    """Covariates of all `count` examples: values of a mapping, or a row, for all of them are repeated."""
+    """Covariates of `count` examples, in which a row, or a single value of a mapping, is repeated."""
     if hasattr(context, "columns"):
         return context
     if isinstance(context, Mapping):
@@ -67,9 +67,9 @@ def stacked(found: Columns) -> Shaped[np.ndarray, "N C"]:
 
 
 def encoded(dataset: Dataset) -> Dataset:
-    """A data set whose covariates, from `stacked`, are in model units, as the training split determines them.
+    """The data set with its covariates, from `stacked`, in model units, by statistics of the training split.
 
-    A column of numbers is standardized; a constant one becomes 0. A string column becomes one of 0 and 1 for each
+    A column of numbers is standardized; a constant one becomes 0. A string column becomes a column of 0 and 1 for each
     category of the training split. InputError for a missing covariate, for a category that the training split lacks,
     and for more than `CATEGORIES`.
     """
@@ -85,7 +85,9 @@ def encoded(dataset: Dataset) -> Dataset:
             if not words:
                 raise _missing(name, len(values))
             if len(words) > CATEGORIES:
-                raise InputError(f"covariate {name} has {len(words):,} different strings, more than {CATEGORIES}")
+                raise InputError(
+                    f"covariate {name} has {len(words):,} different strings, more than {CATEGORIES}; leave it out"
+                )
             names += [f"{name}={word}" for word in words]
             scales += [(0.0, 1.0)] * len(words)
         else:
@@ -117,7 +119,7 @@ def in_model_units(found: Mapping[str, np.ndarray], known: Conditions) -> Float[
         if (given == "").any():
             raise _missing(name, int((given == "").sum()))
         if new := sorted({*given.tolist()} - {*words}):
-            raise InputError(f"{name}={new[0]} is not a category of the training data: {', '.join(words)}")
+            raise InputError(f"{name}={new[0]} is not a category of the training data; use {', '.join(words)}")
         parts.append((given[:, None] == np.array(words)).astype(np.float64))
     offset, factor = known.scale or IDENTITY
     return ((np.concatenate(parts, axis=1) - offset) / factor).astype(np.float32)
@@ -152,7 +154,7 @@ def categories(names: Sequence[str]) -> dict[str, list[str] | None]:
 
 
 def _plain(values: Any, where: str) -> np.ndarray:
-    """Numbers, also those written as strings, as float64; other strings. InputError for both in one column."""
+    """Numbers, even if written as strings, as float64; other values as strings. InputError for both in one column."""
     values = np.ma.filled(values, np.nan) if isinstance(values, np.ma.MaskedArray) else np.asarray(values)
     if values.dtype.kind == "O" and any(isinstance(value, str) for value in values.ravel().tolist()):
         missing = [value is None or value != value for value in values.ravel().tolist()]  # NaN differs from itself
@@ -165,13 +167,13 @@ def _plain(values: Any, where: str) -> np.ndarray:
         return np.where(values == "", "nan", values).astype(np.float64) if words else values.astype(np.float64)
     except (TypeError, ValueError):
         if not words:
-            raise InputError(f"{where} holds neither numbers nor strings only; convert it") from None
+            raise InputError(f"{where} is neither all numbers nor all strings; convert it") from None
     values = np.char.decode(values, errors="replace") if values.dtype.kind == "S" else values
     return np.array([*map(_word, values.ravel().tolist())], np.str_).reshape(values.shape)
 
 
 def _word(value: str | float) -> str:
-    """A category: without surplus spaces, an integer without its point."""
+    """A category: without surplus spaces, an integer without its decimal point."""
     return " ".join(value.split()) if isinstance(value, str) else f"{value:g}"
 
 

@@ -1,7 +1,7 @@
 """Random crops of pictures of any size: an endless source.
 
 Each training example is a square of a picture at its full resolution: the picture is sampled uniformly, then the place.
-The test split is all of the held-out pictures, cut into tiles.
+The test split consists of the held-out pictures, cut into tiles.
 """
 
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def load(options: Options, path_of: Callable[[str], Path | None]) -> Dataset:
     An epoch has as many crops as the training pictures have tiles. `options.test` and `options.valid` hold out
     pictures, as they hold out examples of other data; without either, and without folders of splits, a tenth. Pictures
     that are smaller than a crop are enlarged. The examples have no classes. path_of: the path that a name denotes.
-    InputError as in `folders.load`, and for data that are no pictures.
+    InputError as in `folders.load`, and for data that are not pictures.
     """
     if not options.size:
         raise InputError("fit=random needs the width of the crops in pixels; set size=64")
@@ -94,22 +94,22 @@ def tiles(picture: Picture, size: int) -> UInt8[np.ndarray, "N size size C"]:
     return cut.reshape(rows * columns, size, size, -1)
 
 
-def crop(key: Key[Array, ""], of: Pictures, size: int) -> UInt8[Array, "size size C"]:
+def crop(key: Key[Array, ""], source: Pictures, size: int) -> UInt8[Array, "size size C"]:
     """A square of this size at a random place of a random picture."""
     which, *where = jax.random.split(key, 3)
-    number = jax.random.randint(which, (), 0, len(of.first))
-    height, width = of.sizes[number]
+    number = jax.random.randint(which, (), 0, len(source.first))
+    height, width = source.sizes[number]
     row, column = (
         jax.random.randint(k, (), 0, side - size + 1) for k, side in zip(where, (height, width), strict=True)
     )
     places = jnp.arange(size)
     rows, columns = (row + places) * width, column + places
-    return of.pixels[of.first[number] + rows[:, None] + columns[None]]
+    return source.pixels[source.first[number] + rows[:, None] + columns[None]]
 
 
 def _drawing(size: int) -> Callable[[Key[Array, ""], Pictures], UInt8[Array, "size size C"]]:
-    def draw(key: Key[Array, ""], of: Pictures) -> UInt8[Array, "size size C"]:
-        return crop(key, of, size)
+    def draw(key: Key[Array, ""], source: Pictures) -> UInt8[Array, "size size C"]:
+        return crop(key, source, size)
 
     return draw
 

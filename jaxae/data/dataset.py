@@ -12,7 +12,7 @@ from jaxae.data.draws import Draws
 from jaxae.data.rows import chunks, select
 
 Kind = Literal["image", "table", "series", "counts"]
-DRAWN = 2**16  # generated examples of which the mean is taken
+DRAWN = 2**16  # generated examples over which the mean is taken
 VALUES = 2**24  # numbers of examples that evaluation and figures hold at once: 64 MiB in float32
 
 
@@ -55,7 +55,7 @@ class Dataset(NamedTuple):
     real: bool = False  # real numbers or counts, not pixels in [0, 1]
     from_bytes: bool = False  # whether the data were uint8, divided by 255
     features: tuple[str, ...] = ()  # names of the columns of a table or of counts
-    notes: tuple[str, ...] = ()  # of what was changed or left out while reading
+    notes: tuple[str, ...] = ()  # what was changed or left out while reading
     sample_rate: int = 0  # of recordings, in Hz
     valid: Split | None = None  # for model selection and early stopping
     total: float | None = None  # mean total count of a training example; None unless the data are counts
@@ -154,7 +154,7 @@ def spread(count: int, limit: int) -> np.ndarray:
 def slices(count: int, size: int, limit: int = VALUES) -> Iterator[slice]:
     """Slices of `count` examples of `size` numbers each: at most `limit` numbers, and at least one example, in each.
 
-    Multiples of 1,000 examples, the number per call of a model, if they are that many.
+    Slices of more than 1,000 examples, the number per call of a model, are multiples of it.
     """
     step = max(1, limit // max(size, 1))
     step -= step % 1000 if step > 1000 else 0

@@ -43,7 +43,7 @@ class Draws:
         return len(self.shape)
 
     def __getitem__(self, places: Any) -> np.ndarray:
-        """Generate the examples selected by an index array, a slice or a mask, a part of them at a time."""
+        """Generate the examples selected by an index array, a slice or a mask, some of them at a time."""
         numbers = indices(places, len(self)).astype(np.uint32)
         key = jax.random.fold_in(jax.random.key(0), self.purpose)
         size = max(1, VALUES // max(1, prod(self.shape[1:])))

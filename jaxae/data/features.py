@@ -2,12 +2,12 @@
 
 An example is x = f D + b. Feature i of F would fire, if it had no parent, where the Gaussian copula
 L_i . z + sqrt(1 - |L_i|^2) e_i exceeds Phi^-1(1 - p_i), with z [R] shared by all features and e_i its own. Given z the
-features are independent: i fires with probability Phi((L_i . z - Phi^-1(1 - p_i)) / sqrt(1 - |L_i|^2)). So normal
-numbers are sampled for z and for the magnitudes of features that fire, and for no others.
+features are independent: i fires with probability Phi((L_i . z - Phi^-1(1 - p_i)) / sqrt(1 - |L_i|^2)). Normal numbers
+are therefore sampled only for z and for the magnitudes of features that fire.
 
 Features 0 .. roots - 1 are roots of trees, numbered level by level: the children of node k are the next `children`
 features from roots + k children on. A child fires only where its parent fires; of siblings that would fire, one is
-chosen at random. So the features of a tree that fire are a chain from its root. Features after the last node of the
+chosen at random. The features of a tree that fire are thus a chain from its root. Features after the last node of the
 trees have neither parent nor children.
 
 The magnitude is the positive part of a normal number, mean_i + std_i n; a feature of magnitude 0 does not fire. That of
@@ -23,7 +23,7 @@ import numpy as np
 from jax.scipy.special import ndtr, ndtri
 from jaxtyping import Array, Bool, Float, Int, Key
 
-LEAST = 2.0**-24  # in place of a uniform number of 0, one in 2^23, whose magnitude would be infinite
+LEAST = 2.0**-24  # replaces a uniform number of 0 (one in 2^23), whose magnitude would be infinite
 SLOTS = 8  # trees, and features outside of them, that are sampled at a time
 
 
@@ -73,7 +73,7 @@ def example(key: Key[Array, ""], features: Features, *, trees: Trees) -> Float[A
 
 
 def magnitudes(key: Key[Array, ""], features: Features, *, trees: Trees) -> Float[Array, " F"]:
-    """The magnitudes f of all features in the example of the same key; 0 where one does not fire."""
+    """The magnitudes f of all features in the example with the same key; 0 where one does not fire."""
 
     def put(f: Float[Array, " F"], active: Active) -> Float[Array, " F"]:
         return f.at[active.feature.ravel()].add(active.magnitude.ravel())
@@ -82,7 +82,7 @@ def magnitudes(key: Key[Array, ""], features: Features, *, trees: Trees) -> Floa
 
 
 def firing(key: Key[Array, ""], features: Features, *, trees: Trees) -> Bool[Array, " F"]:
-    """Which features fire in the example of the same key."""
+    """Which features fire in the example with the same key."""
     return magnitudes(key, features, trees=trees) > 0
 
 

@@ -32,7 +32,7 @@ def load(path: Path, options: Options, features: Sequence[str] = (), training: b
 
     `.npy`: the examples. `.npz`: see `archives`. CSV and Parquet: see `tables`. IDX: a file of images, with the file of
     labels beside it, if any, or a folder with the four files of MNIST. A folder or tar of pictures or recordings: see
-    `folders`. `.h5ad`: see `h5ad`. A folder of `jaxae activations`: those of a line of text stay in one split. An
+    `folders`. `.h5ad`: see `h5ad`. A folder of `jaxae activations`: tokens of a line of text stay in one split. An
     `.npy` above one GiB is memory-mapped, and read by `Rows`.
     features: the columns of a table (default: all). training: see `kinds.examples`. InputError for other content.
     """
@@ -81,7 +81,7 @@ def load(path: Path, options: Options, features: Sequence[str] = (), training: b
 
 def _check(path: Path) -> None:
     if not path.exists():
-        raise InputError(f"{path}: there is no such file or folder: check the path")
+        raise InputError(f"{path}: there is no such file or folder; check the path")
     if not (path.is_dir() or path.is_file()):
         raise InputError(f"{path} is neither a file nor a folder; copy its content into a file")
 

@@ -1,4 +1,4 @@
-"""Folders of pictures or recordings: of one kind, one folder per class, or one folder per split."""
+"""Folders of pictures or recordings, which may have a folder per class or per split."""
 
 import os
 import re
@@ -85,9 +85,11 @@ def listed(path: Path, options: Options, where: str) -> tuple[list[Listed], tupl
             suffixes = recordings.SUFFIXES
             found = _listed(path, suffixes, others)
     if found and all(file.split for file in found):
-        raise InputError(f"{where}: its folder of training examples is empty: fill it, or remove it")
+        raise InputError(f"{where}: its folder of training examples is empty; fill it, or remove it")
     if not found:
-        raise InputError(f"{where} has no pictures ({', '.join(pictures.SUFFIXES)}) and no recordings (.wav)")
+        raise InputError(
+            f"{where} has no pictures ({', '.join(pictures.SUFFIXES)}) and no recordings (.wav); check the path"
+        )
     found, notes = _by_patterns(found, path, options, where)
     if others:
         notes += ("files left out: " + ", ".join(f"{count:,} {kind}" for kind, count in others.items()),)

@@ -20,7 +20,7 @@ class Frames(NamedTuple):
     context: dict[str, Any]
     features: tuple[str, ...]
     notes: tuple[str, ...]
-    encoded: bool  # as a table of a file is, not numbers as they are
+    encoded: bool  # whether the columns are encoded like those of a file, instead of being numbers already
 
 
 def read(given: Mapping[str, Any], ys: Mapping[str, Any], contexts: Mapping[str, Any], options: Options) -> Frames:
@@ -54,7 +54,7 @@ def read(given: Mapping[str, Any], ys: Mapping[str, Any], contexts: Mapping[str,
 
 
 def _names(context: Any, columns: tuple[str, ...]) -> tuple[str, ...]:
-    """Covariates that are given as names of columns; empty for others."""
+    """Covariates that are passed as names of columns; empty for others."""
     names = (context,) if isinstance(context, str) else context
     strings = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
     return tuple(names) if strings and (isinstance(context, str) or {*names} <= {*columns}) else ()

@@ -26,9 +26,9 @@ def generated(
 ) -> Dataset:
     """Endless training examples, each the result of `draw(key, arrays)`, and a test split generated once.
 
-    draw: a pure JAX function. The training step calls it with a separate key for every example, a function of the
-    seed and of the number of the example, step * batch_size + index in the batch. No example
-    repeats within 2**32. The examples are the same on any number of devices, and in a run that is resumed.
+    draw: a pure JAX function. The training step calls it with a separate key for every example, a function of the seed
+    and of the number of the example, step * batch_size + index in the batch. Numbers repeat only after 2**32. The
+    examples are the same on any number of devices, and in a run that is resumed.
     shape: of one example: (D,) a row of a table, (T, D) a series, (H, W, C) an image. train: number of examples in an
     epoch. test: number of test examples, the same for all seeds. arrays: any arrays that `draw` needs, as a pytree;
     large ones belong here, not into the closure of `draw`, where they become constants of the compiled program.
@@ -65,7 +65,7 @@ def generated(
     x = Draws(generator, (test, *shape), found.dtype, TEST)[:]
     pixels = kind != "table" and bool(x.min() >= 0 and (x.dtype == np.uint8 or x.max() <= 1))
     if not np.isfinite(x).all():
-        raise InputError("draw returns numbers that are not finite")
+        raise InputError("draw returns numbers that are not finite; it must return finite ones")
     return Dataset(
         _without_classes(Draws(generator, (train, *shape), found.dtype, seed=seed)),
         _without_classes(x),

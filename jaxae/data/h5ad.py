@@ -1,7 +1,7 @@
 """Files of AnnData (`.h5ad`): counts of genes in cells, with annotations of the cells; read and extended by h5py.
 
-The format is that of anndata 0.8 and later, and older ones; https://anndata.readthedocs.io/en/latest/fileformat-prose.html.
-Links to other files are not followed.
+The format is that of anndata 0.8 and later (https://anndata.readthedocs.io/en/latest/fileformat-prose.html), and older
+ones are read too. Links to other files are not followed.
 """
 
 import shutil
@@ -24,7 +24,7 @@ OPTIONS = ("target", "context", "layer", "genes")  # that apply to such a file
 
 
 class Cells(NamedTuple):
-    """The content of a file that is used."""
+    """The parts of a file that are used."""
 
     x: Float[np.ndarray, "N G"]
     genes: tuple[str, ...]
@@ -68,7 +68,7 @@ def read(path: Path, options: Options, features: Sequence[str] = (), training: b
 
 
 def write(path: Path, source: Path, obsm: Mapping[str, np.ndarray], obs: Mapping[str, np.ndarray]) -> None:
-    """Copy a file, with arrays [N, ...] added to `obsm` and numbers [N] to `obs`, in place of those of the same name.
+    """Copy a file, adding arrays [N, ...] to `obsm` and numbers [N] to `obs`; they replace those of the same name.
 
     OSError, and InputError for a source that is not such a file.
     """
@@ -138,7 +138,7 @@ def _matrix(found: Any, path: Path) -> Float[np.ndarray, "N G"]:
 
 
 def _names(frame: Any) -> list[str]:
-    """Columns of `obs` or `var`; of old files a compound dataset."""
+    """Columns of `obs` or `var`, which is a compound dataset in old files."""
     return [*frame] if hasattr(frame, "keys") else [*(frame.dtype.names or ())]
 
 

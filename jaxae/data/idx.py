@@ -31,16 +31,16 @@ def parse(file: Any, axes: int, name: str) -> np.ndarray:
     """Like `read`, from an open binary file."""
     magic = file.read(4)
     if magic != bytes([0, 0, UBYTE, axes]):
-        raise InputError(f"{name}: magic number {magic.hex()}, not 000008{axes:02x}: not an IDX file of {axes} axes")
+        raise InputError(f"{name} is not an IDX file of {axes} axes: magic number {magic.hex()}, not 000008{axes:02x}")
     header = file.read(4 * axes)
     if len(header) < 4 * axes:
-        raise InputError(f"{name}: ends within its header: download it again")
+        raise InputError(f"{name} ends within its header; download it again")
     shape = tuple(int(n) for n in np.frombuffer(header, ">u4"))
     size = prod(shape)
     body = _read(file, size + 1)  # one byte more than the header declares, to detect a longer file
     if len(body) != size:
         found = "more" if len(body) > size else f"{len(body)}"
-        raise InputError(f"{name}: {found} bytes where the header says {size}: download it again")
+        raise InputError(f"{name} has {found} bytes where the header says {size}; download it again")
     if not size:
         raise InputError(f"{name} has no examples: its header says {shape}")
     return np.frombuffer(body, np.uint8).reshape(shape)

@@ -23,8 +23,8 @@ def examples(parts: Sequence[np.ndarray], wanted: Wanted, series: bool, where: s
     Images [N, H, W, C] are bytes, if they are uint8 or numbers in [0, 1] (rounded to 256 levels), else real numbers;
     tables [N, D] and series [N, T, D] are real numbers, in which NaN marks a missing entry, as it does in counts
     [N, D], which `scaling.scaled` checks. Arrays above a GiB are `Rows`. wanted: the kind, or auto: arrays of rank 2
-    are tables, of rank 3 and 4 images. series: whether auto makes series of rank 2 and 3, unless they are bytes of
-    rank 3. training: reject images of a range that is almost certainly a mistake, unless wanted is image. InputError
+    are tables, of rank 3 and 4 images. series: whether auto reads rank 2 and 3 as series, except for bytes of rank 3.
+    training: reject images of a range that is almost certainly a mistake, unless wanted is image. InputError
     for other arrays.
     """
     parts = [x.view(BFLOAT16) if x.dtype == "V2" else x for x in parts]  # as NumPy reads a file of bfloat16
@@ -101,7 +101,7 @@ def _images(
         raise InputError(f"{where}: all pixels are NaN")
     if first.dtype.kind == "f" and extremes[0][0] >= 0 and extremes[0][1] <= 1 < DARK * high:
         raise InputError(
-            f"{where}: training pixels are in [0, 1], those of another split reach {high:g}; scale all alike"
+            f"{where}: training pixels are in [0, 1], but those of another split reach {high:g}; scale all alike"
         )
     if training and low == high:
         raise InputError(f"{where}: all pixels of all images are {low:g}: there is nothing to learn")

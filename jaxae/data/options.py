@@ -13,7 +13,7 @@ from jaxae.errors import InputError
 class Options:
     """Fields of the data."""
 
-    series: ClassVar[bool] = False  # whether --kind auto makes series of arrays of rank 2 and 3
+    series: ClassVar[bool] = False  # whether --kind auto reads arrays of rank 2 and 3 as series
 
     data: str = "digits"
     """Data set: digits (embedded), sprites (known factors), superposition (known dictionary), simulated_cells, mnist or
@@ -21,7 +21,7 @@ class Options:
     or WAV recordings, or of a folder of `jaxae activations`."""
     kind: Wanted = "auto"
     """Kind of data. auto: arrays [N, H, W] and [N, H, W, C] are images, [N, D] tables; an experiment for sequences
-    makes series of [N, T] and [N, T, D]. counts: non-negative integers [N, D], for variational experiments."""
+    reads [N, T] and [N, T, D] as series. counts: non-negative integers [N, D], for variational experiments."""
     scale: Scaling = "auto"
     """Scaling by the training split. standard: mean 0 and variance 1 for each feature or channel. unit: range [0, 1].
     auto: standard for real numbers, none for images and series in [0, 1] and for counts."""
@@ -40,7 +40,7 @@ class Options:
     """Training examples that keep their class, the same number of each class; the others train without one, for a
     semi-supervised experiment (0: all)."""
     labels_seed: int = 0
-    """Seed of the choice of --labels."""
+    """Seed of the random choice of the examples of --labels."""
     drop: tuple[str, ...] = ()
     """Columns of a table to leave out."""
     layer: str = ""
@@ -53,10 +53,11 @@ class Options:
     test_pattern: str = ""
     """Regular expression; files of a folder or tar whose paths contain a match are the test split. (default: none)"""
     size: int = 0
-    """Width and height in pixels to which pictures are resized (0: as they are, all of one size)."""
+    """Width and height in pixels to which pictures are resized (0: not resized; all must have the same size)."""
     fit: pictures.Fit = "crop"
     """How --size makes pictures square: crop the centre, pad with --background, or stretch. random: endless crops at
-    full resolution, from a random place of a random picture in every step; the test split is tiles of others."""
+    full resolution, each from a random place of a random picture; the test split consists of tiles of held-out
+    pictures."""
     background: str = "white"
     """Colour behind transparent pixels."""
     sample_rate: int = 0

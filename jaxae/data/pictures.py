@@ -98,7 +98,7 @@ def _each(paths: Sequence[Path], layout: Layout, resized: Callable[["Image"], "I
             (h, w), (first_h, first_w) = image.shape[:2], arrays[0].shape[:2]
             first = paths[places[0]].name
             raise InputError(
-                f"{path}: {w}x{h} pixels, but {first} has {first_w}x{first_h}: resize them, for example by size=64"
+                f"{path} has {w}x{h} pixels, but {first} has {first_w}x{first_h}; resize them, for example by size=64"
             )
     notes = [f"{_pictures(count)} {change}" for change, count in changes.items()]
     if broken:

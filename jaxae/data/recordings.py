@@ -13,7 +13,7 @@ from jaxtyping import Float
 from jaxae.errors import BROKEN_FILE, InputError, first_line
 
 SUFFIXES = (".wav",)
-MAX_SAMPLE_RATE = 1_000_000  # Hz; a larger one is damage
+MAX_SAMPLE_RATE = 1_000_000  # Hz; a file with a larger one is damaged
 DAMAGED = 0.1  # largest fraction of recordings that may be unreadable
 
 

@@ -83,7 +83,7 @@ def indices(selection: Any, count: int) -> np.ndarray:
 
 
 def rows(x: np.ndarray) -> Any:
-    """An array above `LARGE` as `Rows`; another one as it is."""
+    """An array above `LARGE` as `Rows`; a smaller one unchanged."""
     return Rows(x, x.dtype) if x.nbytes > LARGE else x
 
 

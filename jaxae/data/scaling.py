@@ -26,7 +26,7 @@ class Moments(NamedTuple):
 
 
 def scaled(dataset: Dataset, how: Scaling) -> Dataset:
-    """A data set in the user's units, NaN where an entry is missing, in model units: 0 where an entry is missing.
+    """Convert a data set from the user's units to model units; a missing entry, NaN before, becomes 0.
 
     how: none; unit, from the range of the training split to [0, 1]; standard, to mean 0 and variance 1 over the
     training split; for each feature of a table, each channel of images and each dimension of series. auto: standard for
@@ -133,6 +133,6 @@ def _steps(split: Split) -> np.ndarray:
 def _within_unit(x: Any) -> bool:
     if x.dtype == np.uint8:
         return True
-    return all(  # NaN aside
+    return all(  # ignores NaN
         np.fmin.reduce(part, None, initial=0) >= 0 and np.fmax.reduce(part, None, initial=0) <= 1 for part in chunks(x)
     )

@@ -47,7 +47,7 @@ def checked(part: np.ndarray, where: str) -> np.ndarray:
     """One sequence, [T, D]. where: its name, for messages. InputError for other arrays."""
     part = part[:, None] if part.ndim == 1 else part
     if part.ndim != 2:
-        raise InputError(f"{where} has shape {part.shape}: all must be [T, D] with one D and one dtype")
+        raise InputError(f"{where} has shape {part.shape}; all must be [T, D] with one D and one dtype")
     if not part.size:
         raise InputError(f"{where} is empty; omit it")
     if part.dtype.kind not in "biuf":
@@ -90,7 +90,7 @@ def assembled(
     longest, width = int(lengths.max()), parts[0].shape[1]
     if len(parts) * longest * width * 4 > SIZE:
         raise InputError(
-            f"{where}: {len(parts):,} sequences padded to {longest:,} steps exceed 2 GiB: cut them, for example by "
+            f"{where}: {len(parts):,} sequences padded to {longest:,} steps exceed 2 GiB; cut them, for example by "
             "window=1000"
         )
     x = padded(parts, longest)

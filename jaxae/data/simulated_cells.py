@@ -57,7 +57,7 @@ class Genes(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """Cells."""
+    """Sampled cells."""
 
     counts: Int[np.ndarray, "N genes"]
     kind: Int[np.ndarray, " N"]  # type
@@ -73,8 +73,8 @@ def simulated_cells(**constants: Any) -> Dataset:
     cells = worlds.changed(Cells(), constants, NAME)
     _require_valid(cells)
     rng = np.random.default_rng(cells.seed)
-    of = genes(cells, rng)
-    train, test = (sample(cells, of, count, rng) for count in (cells.train, cells.test))
+    of_genes = genes(cells, rng)
+    train, test = (sample(cells, of_genes, count, rng) for count in (cells.train, cells.test))
     names = np.array([f"type {number}" for number in range(cells.types)])
     batches = np.array([f"batch {number}" for number in range(cells.batches)])
     return from_arrays(
@@ -113,12 +113,12 @@ def genes(cells: Cells, rng: np.random.Generator) -> Genes:
     )
 
 
-def sample(cells: Cells, of: Genes, count: int, rng: np.random.Generator) -> Sample:
+def sample(cells: Cells, of_genes: Genes, count: int, rng: np.random.Generator) -> Sample:
     """Sample cells; type and batch are independent, and all batches are of the same size on average."""
-    kind, batch = rng.choice(cells.types, count, p=of.frequency), rng.integers(0, cells.batches, count)
-    total = np.exp(of.log_total[batch] + cells.total_scale * rng.normal(size=count))
-    mean = total[:, None] * of.share[kind, batch]
-    counts = rng.poisson(rng.gamma(of.dispersion, mean / of.dispersion))
+    kind, batch = rng.choice(cells.types, count, p=of_genes.frequency), rng.integers(0, cells.batches, count)
+    total = np.exp(of_genes.log_total[batch] + cells.total_scale * rng.normal(size=count))
+    mean = total[:, None] * of_genes.share[kind, batch]
+    counts = rng.poisson(rng.gamma(of_genes.dispersion, mean / of_genes.dispersion))
     if cells.dropout:
         counts = counts * (rng.random(counts.shape) >= 1 / (1 + (mean / cells.dropout) ** 2))
     return Sample(counts, kind, batch)

@@ -36,7 +36,7 @@ def is_world(name: str) -> bool:
 def load(name: str, data_dir: str = "", manual_dir: str = "", **fields: Any) -> Dataset:
     """A data set with a training and a test split, in model units.
 
-    name: `digits`, `sprites`, `superposition`, `simulated_cells` (see there), a TFDS data set (`mnist`,
+    name: `digits`, `sprites`, `superposition`, `simulated_cells` (see these modules), a TFDS data set (`mnist`,
     `emnist/letters`, ...), or the path of a file of arrays or a table, or of a folder or tar of pictures or recordings
     (see `files.load`).
     data_dir: folder of prepared TFDS data sets. manual_dir: folder of archives already downloaded.
@@ -127,8 +127,8 @@ class Found(NamedTuple):
 
     def arguments(self, name: str, y: bool, context: bool) -> dict[str, Any]:
         """Arguments of `from_arrays` for the split `name`. y, context: whether to pass the classes, the covariates."""
-        of = {f"{name}_y": self.labels} if y else {}
-        return {name: self.split.x, **of, **({f"{name}_context": self.columns or None} if context else {})}
+        classes = {f"{name}_y": self.labels} if y else {}
+        return {name: self.split.x, **classes, **({f"{name}_context": self.columns or None} if context else {})}
 
 
 def examples(
@@ -140,9 +140,9 @@ def examples(
 ) -> Found:
     """All examples at a path, in their order, or the test split of a named data set.
 
-    The training examples of a path come first. The names are the paths of the pictures of a
-    folder, relative to it, or numbers from 0. `options.binarize` is for a named data set. features: columns of a table
-    (default: all). classes: whether `options.target_pattern` applies. InputError as in `read`.
+    The training examples of a path come first. The names are the paths of the pictures of a folder, relative to it, or
+    numbers from 0. `options.binarize` applies to a named data set only. features: columns of a table (default: all).
+    classes: whether `options.target_pattern` applies. InputError as in `read`.
     """
     if path_of(options.data) is None:
         found = binary.binarize(named(options, data_dir, manual_dir), options.binarize)

@@ -69,7 +69,7 @@ def with_splits(raw: RawDataset, test: str, valid: str, read: Callable[[str], Ra
             _require_alike(raw, other.kind, every.x, f"{name}={wanted}")
             if raw.covariates != other.covariates:
                 mine, theirs = (", ".join(names) or "no covariates" for names in (raw.covariates, other.covariates))
-                raise InputError(f"{name}={wanted} has {theirs}, but the training split has {mine}; give both alike")
+                raise InputError(f"{name}={wanted} has {theirs}, but the training split has {mine}; use the same ones")
             new = tuple(label for label in other.classes if label not in classes)
             classes += new if classes else ()
             places = np.array([classes.index(label) if classes else -1 for label in other.classes] + [-1], np.int32)
@@ -107,7 +107,7 @@ def renamed(splits: dict[str, Any], test: str) -> tuple[str, ...]:
 
 
 def requested(splits: Mapping[str, Any], test: str, valid: str) -> dict[str, str]:
-    """What is to be held out or read, by split; without a test split a tenth. InputError for a split that exists."""
+    """Amount or source of each requested split, a tenth for a missing test split. InputError for one that exists."""
     wanted = {"test": test or ("" if "test" in splits else HELD_OUT), "valid": valid}
     for name, value in wanted.items():
         if value and name in splits:
@@ -138,7 +138,7 @@ def hold_out(x: np.ndarray, y: np.ndarray, classes: tuple[str, ...]) -> Dataset:
 
 
 def _no_source(name: str) -> RawDataset:
-    raise InputError(f"{name} is neither a fraction nor a number of examples")
+    raise InputError(f"{name} is neither a fraction nor a number of examples; pass one of them")
 
 
 def _divided(raw: RawDataset, held_out: dict[str, float]) -> dict[str, Split]:
@@ -162,7 +162,7 @@ def _divided(raw: RawDataset, held_out: dict[str, float]) -> dict[str, Split]:
 
 
 def _held_out_groups(y: np.ndarray, amount: float, groups: np.ndarray | None) -> np.ndarray:
-    """`held_out_mask`, of whole groups; of a single group the last examples."""
+    """`held_out_mask` of complete groups; for a single group, that of its last examples."""
     if groups is None:
         return held_out_mask(y, amount)
     _, first, group = np.unique(groups, return_index=True, return_inverse=True)

@@ -3,7 +3,7 @@
 White shapes on black. The factors are independent and uniform, and counted from 0:
 
     0 shape      3   square, ellipse, heart, of equal area
-    1 scale      6   0.5, 0.6, ..., 1: of lengths
+    1 scale      6   0.5, 0.6, ..., 1, a factor of lengths
     2 rotation  40   anticlockwise, in steps of 9 degrees
     3 x         32   from left to right
     4 y         32   from top to bottom
@@ -42,7 +42,7 @@ def load(name: str = "sprites") -> RawDataset:
     """
     if name not in SIZES:
         names = " or ".join(f"{known} ({size}x{size} pixels)" for known, size in SIZES.items())
-        raise InputError(f"data={name}; give {names}, or ./{name} if it is a path")
+        raise InputError(f"data={name} is unknown; use {names}, or ./{name} if it is a path")
     for_train, for_test = jax.random.split(jax.random.key(SEED))
     size = SIZES[name]
     return RawDataset({"train": _split(for_train, 60_000, size), "test": _split(for_test, 10_000, size)}, CLASSES)

@@ -68,7 +68,7 @@ def summary(data: Dataset) -> str:
 
 
 def missing_cells(missing: Bool[np.ndarray, "N *D"], features: Sequence[str]) -> int:
-    """Number of missing entries, those of the indicators of a string, `colour=red` and so on, being one.
+    """Number of missing entries; the indicators of a column of strings, such as `colour=red`, count as one.
 
     features: names of the columns of a table; empty for other data.
     """

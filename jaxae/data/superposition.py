@@ -96,9 +96,9 @@ def _dataset(world: World) -> Dataset:
 
 
 @cache
-def _functions(of: Trees) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def _functions(hierarchy: Trees) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Functions (key, constants) of an example, and of the features that fire in it, compiled once per hierarchy."""
-    return partial(example, trees=of), partial(firing, trees=of)
+    return partial(example, trees=hierarchy), partial(firing, trees=hierarchy)
 
 
 def _require_valid(world: World) -> None:
@@ -139,9 +139,9 @@ def frequencies(world: World) -> Float[np.ndarray, " F"]:
     return world.least_frequency + (world.frequency - world.least_frequency) * (r - r[-1]) / (r[0] - r[-1])
 
 
-def compensated(p: Float[np.ndarray, " F"], of: Trees) -> Float[np.ndarray, " F"]:
+def compensated(p: Float[np.ndarray, " F"], hierarchy: Trees) -> Float[np.ndarray, " F"]:
     """Firing probabilities given that the parent fires, before siblings compete, for frequencies of about p."""
-    parent = of.parent(len(p))
+    parent = hierarchy.parent(len(p))
     child = np.flatnonzero(parent >= 0)
     siblings = np.bincount(parent[child], p[child], len(p))[parent[child]] - p[child]
     found = p.copy()
@@ -154,16 +154,16 @@ def arrays(world: World) -> Features:
     from scipy.special import ndtr, ndtri
 
     rng = np.random.default_rng(world.seed)
-    shape, of, p = (world.features, world.dim), trees(world), frequencies(world)
-    start = rng.normal(size=shape).astype(np.float32)  # single: a large world takes long
+    shape, hierarchy, p = (world.features, world.dim), trees(world), frequencies(world)
+    start = rng.normal(size=shape).astype(np.float32)  # single precision, since a large world takes long
     of_dictionary = f"orthogonalized {shape}, {world.steps} steps at {world.lr!r}, seed {world.seed}"
     dictionary = cached_array(of_dictionary, lambda: orthogonalized(start, world.steps, world.lr))
     bias = rng.normal(size=world.dim)
     factor = world.correlation * rng.normal(size=(world.features, world.rank))
     size = np.linalg.norm(factor, axis=1, keepdims=True)
-    factor *= np.minimum(1, np.sqrt(0.99) / np.maximum(size, 1e-12))  # an own variance of at least 0.01
+    factor *= np.minimum(1, np.sqrt(0.99) / np.maximum(size, 1e-12))  # at least 0.01 of the variance is not shared
     own = np.sqrt(1 - np.sum(factor**2, axis=1))
-    threshold = -ndtri(compensated(p, of) if world.compensate else p)
+    threshold = -ndtri(compensated(p, hierarchy) if world.compensate else p)
     mean = np.linspace(world.mean, world.last_mean, world.features)
     std = np.abs(world.std + world.std_spread * rng.normal(size=world.features))
     positive = ndtr(mean / np.maximum(std, 1e-12))

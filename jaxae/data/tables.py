@@ -31,9 +31,9 @@ class Table(NamedTuple):
 
 
 def read(path: Path, options: Options, features: Sequence[str] = ()) -> Table:
-    """The columns of a file: numbers, and a column per category of strings; apart from target, context and drop.
+    """The columns of a file, except target, context and drop: numbers, and a column per category of strings.
 
-    features: the columns to return, of a table that was read before (default: all). The first line of a CSV file holds
+    features: the columns to return, as returned for another table (default: all). The first line of a CSV file holds
     the names, unless it has numbers only. InputError for dates, for IDs, for an unknown column, and for other content.
     """
     with _arrow_errors(path):
@@ -97,7 +97,7 @@ def _numbers(name: str, values: np.ndarray, path: Path | str) -> dict[str, np.nd
     if strange := [word for word in words if not _is_number(word.replace(",", "."))]:
         if len(strange) < len(words) / 2:
             odd = strange[0][:20]
-            raise InputError(f"{path}: column {name} has numbers and strings such as {odd!r}; empty them, or {drop}")
+            raise InputError(f"{path}: column {name} has numbers and strings such as {odd!r}; clear these, or {drop}")
     elif words:
         raise InputError(f"{path}: column {name} has decimal commas, such as {words[0]}; use points, or {drop}")
     if len(words) > min(CATEGORIES, max(len(values) // 2, 2)):
@@ -117,7 +117,7 @@ def _as_in_training(
         return {}
     if (values.dtype.kind == "f") != (name in features):
         held, had = ("strings", "numbers") if name in features else ("numbers", "strings")
-        raise InputError(f"{path}: column {name} holds {held}, but {had} in the training table")
+        raise InputError(f"{path}: column {name} holds {held}, but {had} in the training table; convert it")
     if name in features:
         return {name: values}
     new = sorted(set(values.tolist()) - {"", *words})
@@ -129,7 +129,7 @@ def _as_in_training(
 
 
 def words_of(column: str, features: Sequence[str], columns: Sequence[str]) -> list[str]:
-    """The categories of a column of strings that are features. columns: all of the table, which are no categories."""
+    """The categories of a column of strings that are features. columns: those of the table, which are no categories."""
     own = [feature for feature in features if feature.startswith(f"{column}=") and feature not in columns]
     return [feature.removeprefix(f"{column}=") for feature in own]
 

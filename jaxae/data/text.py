@@ -1,4 +1,4 @@
-"""Lines of a text as sequences of token ids, by the tokenizer in the folder of a language model."""
+"""Lines of a text as sequences of token ids, from the tokenizer in the folder of a language model."""
 
 import gzip
 import json

@@ -48,7 +48,7 @@ def load(name: str, data_dir: str = "", manual_dir: str = "") -> RawDataset:
         builder = _prepare(tfds, name, where, manual_dir)
     if builder.info.file_format.value != "array_record":
         raise InputError(
-            f"{name} in {builder.data_dir} is prepared as {builder.info.file_format.value}: jaxae reads array_record; "
+            f"{name} in {builder.data_dir} is prepared as {builder.info.file_format.value}, not array_record; "
             "use another data_dir to prepare it there"
         )
     files = sorted((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in Path(builder.data_dir).iterdir())
@@ -66,7 +66,7 @@ def _prepare(tfds: Any, name: str, where: dict[str, str], manual_dir: str) -> An
                 f"{name} is not prepared in {place}, and preparing it needs TensorFlow: pip install 'jaxae[tf]'"
             )
     if manual_dir and not Path(manual_dir).is_dir():
-        raise InputError(f"manual_dir={manual_dir}: there is no such folder")
+        raise InputError(f"manual_dir={manual_dir}: there is no such folder; check the path")
     options = {"manual_dir": manual_dir} if manual_dir else {}
     try:
         if prepares(name):
@@ -81,8 +81,8 @@ def _prepare(tfds: Any, name: str, where: dict[str, str], manual_dir: str) -> An
         raise
     except Exception as error:  # network, disk, checksum and archive errors from many libraries
         raise InputError(
-            f"{name} could not be prepared ({first_line(error)}): "
-            "download its archives by hand and give their folder as manual_dir"
+            f"{name} could not be prepared ({first_line(error)}); "
+            "download its archives by hand and pass their folder as manual_dir"
         ) from None
     return builder
 
@@ -94,14 +94,14 @@ def _check_archives(builder: Any, manual_dir: str) -> None:
     names = [builder.URL.rsplit("/", 1)[1]] if config else list(parts)
     missing = [name for name in names if not (manual_dir and (Path(manual_dir) / name).exists())]
     if manual_dir and missing:
-        raise InputError(f"manual_dir={manual_dir}: lacks {', '.join(missing)}; download from {builder.URL}")
+        raise InputError(f"manual_dir={manual_dir} lacks {', '.join(missing)}; download from {builder.URL}")
     host = urllib.parse.urlsplit(builder.URL).hostname
     try:
         if missing and not urllib.request.getproxies():
             socket.getaddrinfo(host, 80)
     except OSError:
         raise InputError(
-            f"{builder.name} cannot be downloaded: host {host} not found; "
+            f"{builder.name} cannot be downloaded: host {host} is not found; "
             f"download {', '.join(missing)} elsewhere and set manual_dir=FOLDER"
         ) from None
 
@@ -179,5 +179,6 @@ def _decode(tfds: Any, builder: Any, name: str) -> RawDataset:
 def _unknown(name: str, known: list[str]) -> InputError:
     near = difflib.get_close_matches(name, known, 3, 0.4)
     return InputError(
-        f"data={name}: there is no such file or data set" + (f"; did you mean {', '.join(near)}?" if near else "")
+        f"data={name}: there is no such file or data set"
+        + (f"; did you mean {', '.join(near)}?" if near else "; check the name")
     )

@@ -19,18 +19,18 @@ def params(path: Path, net: nn.Module, tensors: Mapping[str, str], *inputs: Any,
 
     tensors: name of the tensor of each parameter, by the parameter's path in the tree (`layer_{i}/query/kernel`);
     {i} stands for the first number in the path. A parameter called `kernel` is [in, out], its tensor [out, in]. inputs:
-    arguments of the net, arrays or their shapes. prefix: what the names of all tensors may start with (`bert.`).
+    arguments of the net, arrays or their shapes. prefix: optional in the names of all tensors (`bert.`).
     Other tensors are not read. ValueError for a parameter that `tensors` lacks; InputError for a missing tensor, one of
     another shape, and as in `read`.
     """
     wanted = jax.eval_shape(net.init, jax.random.key(0), *inputs)["params"]
     leaves, structure = jax.tree.flatten_with_path(wanted)
     names = {"/".join(part.key for part in keys): leaf.shape for keys, leaf in leaves}
-    of = {parameter: _tensor(parameter, tensors) for parameter in names}
-    held = read(path, {prefix + name for name in of.values()} | {*of.values()})
+    tensor_of = {parameter: _tensor(parameter, tensors) for parameter in names}
+    held = read(path, {prefix + name for name in tensor_of.values()} | {*tensor_of.values()})
     found = []
     for parameter, shape in names.items():
-        name = of[parameter]
+        name = tensor_of[parameter]
         if name not in held and prefix + name not in held:
             raise InputError(f"{path} has no tensor {name}; use weights of that model")
         x = held[name if name in held else prefix + name]

@@ -1,4 +1,4 @@
-"""Data sets that are made from constants, such as `superposition,features=64,seed=1`: the constants in their names."""
+"""Worlds: data sets made from constants, which their names may change, as in `superposition,features=64,seed=1`."""
 
 from collections.abc import Mapping
 from dataclasses import fields, replace

@@ -58,7 +58,7 @@ def plan(
     devices = jax.devices() if devices is None else devices
     n = len(devices)
     mesh = Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
-    if reduction == "reproducible":  # one form of program for any number of devices
+    if reduction == "reproducible":  # always by pmap, for the same program on any number of devices
         if parallel in ("jit", "fsdp") or accumulate > 1:
             other = f"accumulate={accumulate}" if parallel in ("auto", "pmap") else f"parallel={parallel}"
             raise ValueError(f"reduction=reproducible sets pmap and microbatches; omit {other}")
@@ -99,7 +99,7 @@ def platform_error() -> str:
 def compile(make: Make, plan: Plan, seeded: Sequence[bool], example: tuple[Any, ...] = ()) -> Callable[..., Any]:
     """Compile `make(per_device, layout)` for the plan: at the first call, or ahead of time for the shapes of `example`.
 
-    seeded: for each argument, whether it has a leading axis of seeds with several seeds (every result has one).
+    seeded: whether each argument has a leading axis of seeds, if there are several seeds (every result has one then).
     """
 
     def over_seeds(per_device: PerDevice) -> Callable[..., Any]:
@@ -170,9 +170,9 @@ def place_state(tree: Any, plan: Plan, seeded: bool) -> Any:
 def state_shardings(tree: Any, plan: Plan, seeded: bool) -> Any:
     """The sharding of every array of a state, or of its shapes.
 
-    fsdp shards an array of at least `SMALL` elements along the longest axis that the number of devices divides, the
-    last of equal ones: a sharded output axis of a square matrix needs communication of activations only. Other
-    arrays, and those of other modes, are placed as by `place`.
+    fsdp shards an array of at least `SMALL` elements along its longest axis whose length is divisible by the number of
+    devices; of equally long ones the last, since a square matrix with a sharded output axis needs communication of
+    activations only. Other arrays, and those of other modes, are placed as by `place`.
     """
 
     def sharding(leaf: Any) -> NamedSharding:

@@ -54,9 +54,7 @@ class Processes:
                 self._wait(DAY)
 
     def leave(self, code: int) -> NoReturn:
-        """End the process after an error; process 0, the coordinator, ends last, so that the others can report
-        theirs.
-        """
+        """End the process after an error, process 0, the coordinator, last, so that the others can report theirs."""
         with suppress(jax.errors.JaxRuntimeError):
             self._wait(3)
             time.sleep(0.5 if self.is_main_process else 0)
@@ -128,7 +126,7 @@ class Processes:
             return jax.tree.map(one, tree) if self.is_multiprocess else tree
 
     def _wait(self, seconds: float) -> None:
-        """Barrier of the coordination service on process 0, with a timeout, which collectives do not take."""
+        """Barrier of the coordination service on process 0, with a timeout, which collectives do not support."""
         client: Any = distributed.global_state.client
         client.wait_at_barrier(f"jaxae-{next(self.barriers)}", int(1000 * seconds))
 
@@ -173,7 +171,7 @@ def join(coordinator: str, num_processes: int, process_id: int, heartbeat: int, 
         )
     except (RuntimeError, ValueError) as error:
         reason = "no cluster is found" if "should be defined" in str(error) else first_line(error)
-        raise ValueError(f"coordinator={coordinator}: {reason}; give HOST:PORT of a free port") from None
+        raise ValueError(f"coordinator={coordinator}: {reason}; use HOST:PORT with a free port") from None
     finally:
         late.cancel()
     return Processes(patience)

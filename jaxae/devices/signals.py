@@ -19,7 +19,7 @@ from typing import NoReturn
 from jaxae.errors import Interrupted
 
 GRACE = 1.0  # seconds for the main thread to stop by itself
-TWICE = 0.3  # seconds in which a repeated signal is the same one, forwarded twice
+TWICE = 0.3  # seconds within which a repeated signal counts as the same one, forwarded twice
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 Save = Callable[[], None]
 
@@ -34,7 +34,7 @@ class Stop:
         self.patient = False  # whether to wait for the main thread, which must agree with other processes
 
     def __call__(self, save: Save | None) -> bool:
-        """Whether the caller must save and stop now. For a call after every finished step.
+        """Whether the caller must save and stop now. To be called after every finished step.
 
         save: saves that step, in case the next call is late; None if everything is saved.
         """
@@ -110,7 +110,7 @@ def cannot_write(error: OSError) -> NoReturn:
 
 
 def _failed(args: threading.ExceptHookArgs) -> None:
-    """Exception hook of threads: if a full disk ends TensorBoard's thread, the main thread would wait for it."""
+    """Exception hook of threads: end the process if the disk is full, since the main thread waits for TensorBoard's."""
     if isinstance(args.exc_value, OSError):
         cannot_write(args.exc_value)
     threading.__excepthook__(args)

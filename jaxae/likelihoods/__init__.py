@@ -47,7 +47,7 @@ COUNTS = {
     "zero-inflated-negative-binomial": ZeroInflatedNegativeBinomial,
 }
 SCALED = ("normal", "laplace", "student-t")  # likelihoods with a fixed scale
-NEEDS = {  # by data of a likelihood: its data, and the field that gives them
+NEEDS = {  # by the data of a likelihood: their name, and the field that selects them
     "binary": ("data in [0, 1]", "scale=unit"),
     "unit": ("data in [0, 1]", "scale=unit"),
     "levels": ("data in [0, 1]", "scale=unit"),
@@ -61,8 +61,8 @@ def named(name: Name, scale: float = 1.0, info: Info = PIXELS) -> Likelihood:
     """The likelihood of this name for data of these properties.
 
     scale: that of `normal`, `laplace` and `student-t`, in units of x. `auto` is `bernoulli` for pixels in [0, 1],
-    `normal-learned` for real numbers, `negative-binomial` for counts. ValueError for another name, for a scale of
-    another likelihood, and for a likelihood of other data.
+    `normal-learned` for real numbers, `negative-binomial` for counts. ValueError for an unknown name, for a scale with
+    any other likelihood, and for a likelihood of other data.
     """
     if name not in get_args(Name):
         raise ValueError(f"likelihood={name} is unknown; use one of {', '.join(get_args(Name))}")

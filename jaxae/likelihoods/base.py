@@ -53,7 +53,7 @@ def log_likelihood(
 ) -> Float[Array, " B"]:
     """log p(x|z) of every example, in nats: the sum over its dimensions, or over the observed ones.
 
-    observed: 1 where x was measured, 0 where it is missing, of the shape of x or of its leading axes.
+    observed: 1 where x was measured, 0 where it is missing, with the shape of x or of its leading axes.
     """
     if observed is None:
         return per_example(likelihood.log_prob(outputs, x))

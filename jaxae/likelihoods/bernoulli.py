@@ -67,8 +67,8 @@ class Bernoulli:
 class ContinuousBernoulli:
     """p(x) proportional to e^(l x) for x in [0, 1], l the decoder output (Loaiza-Ganem & Cunningham 2019, equation 5).
 
-    The cross-entropy of the Bernoulli likelihood with the normaliser that makes it a density of grey values. Density
-    and gradient are finite in float32 for l of up to 1e9.
+    Unlike the Bernoulli likelihood it has a normaliser, which makes it a density of grey values. Density and gradient
+    are finite in float32 for l of up to 1e9.
     """
 
     data: ClassVar[Data] = "unit"
@@ -126,8 +126,8 @@ def _mean(logits: Float[Array, "*D"]) -> Float[Array, "*D"]:
 def cross_entropy(logits: Float[Array, "B *D"], x: Float[Array, "B *D"]) -> Float[Array, "B *D"]:
     """-(x log s(l) + (1 - x) log(1 - s(l))), s the logistic function, in nats.
 
-    The terms are not negative for x in [0, 1], so that none cancels. Computes one exponential for value and gradient;
-    Optax evaluates the log-sigmoid twice. This makes a VAE step 16 % shorter.
+    The terms are not negative for x in [0, 1], so that none cancel. Value and gradient share one exponential, whereas
+    Optax evaluates the log-sigmoid twice; this makes a VAE step 16 % shorter.
     """
     positive = logits > 0
     size = jnp.where(positive, logits, -logits)  # |l|, with derivative -1 at 0, to match the branch below

@@ -1,4 +1,4 @@
-"""Likelihoods of counts: Poisson and negative binomial, also zero-inflated, with a size factor of every example."""
+"""Likelihoods of counts: Poisson and negative binomial, also zero-inflated, with a size factor for every example."""
 
 from dataclasses import dataclass
 from math import log, log1p, pi
@@ -24,7 +24,7 @@ LOG_2 = (709 / 1024, log(2) - 709 / 1024)
 
 @dataclass(frozen=True)
 class Poisson:
-    """Poisson distributions, whose log means the decoder outputs.
+    """Poisson distributions, with log means from the decoder.
 
     total: mean total count of a training example. The means of p(x|z) are then multiplied by the size factor of the
     example, its own total (at least 1) divided by `total`, and p is the likelihood given the total; `mean` and `sample`
@@ -52,8 +52,8 @@ class Poisson:
     def log_prob(self, outputs: Float[Array, "B *P"], x: Float[Array, "B *D"]) -> Float[Array, "B *D"]:
         """Log mass of the count of every dimension, in nats.
 
-        As the error of Stirling's formula and half the deviance, since neither cancels for large counts (Loader 2000,
-        "Fast and accurate computation of binomial probabilities").
+        Computed as the error of Stirling's formula and half the deviance, which do not cancel for large counts (Loader
+        2000, "Fast and accurate computation of binomial probabilities").
         """
         log_mean = self.log_means(outputs, x)
         half_deviance = _positive(x) * exp_remainder(_log_ratio(log_mean, x))
@@ -92,8 +92,9 @@ class NegativeBinomial(Poisson):
 
     The decoder outputs log m for every dimension; the logarithm of the inverse dispersion r is a learned parameter of
     each place on the last axis, such as a gene, initially 0 (Lopez et al. 2018, scVI). For large r it is the Poisson
-    likelihood. Size factor and limits as for `Poisson`; r is clipped like a mean.
-    shared: whether the outputs hold the same r for all examples, that of the first one: it takes a third of the time.
+    likelihood. Size factor and limits are those of `Poisson`; r is clipped like a mean.
+    shared: whether the outputs hold the same r for all examples; only that of the first one is then evaluated, in a
+    third of the time.
     """
 
     shared: bool = False

@@ -113,7 +113,7 @@ def _clipped_mean(location: Float[Array, "*D"], log_scale: Float[Array, "*D"]) -
 class Categorical:
     """A probability for each of `levels` levels of every dimension, evenly spaced in [0, 1].
 
-    With 2 levels the Bernoulli likelihood, of two logits. Finite in float32 for outputs of up to 1e9.
+    With 2 levels it is the Bernoulli likelihood with two logits. It is finite in float32 for outputs of up to 1e9.
     """
 
     levels: int = LEVELS

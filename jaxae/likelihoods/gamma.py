@@ -1,4 +1,4 @@
-"""The gamma function without the cancellation between its logarithms at large arguments."""
+"""Differences of log gamma functions, without cancellation at large arguments."""
 
 from functools import reduce
 from math import prod
@@ -13,8 +13,8 @@ SERIES = (1 / 1188, -1 / 1680, 1 / 1260, -1 / 360, 1 / 12)
 def binet(a: Float[Array, "*D"]) -> Float[Array, "*D"]:
     """log gamma(a) - (a - 1/2) log a + a - log(2 pi) / 2 for a > 0: Binet's function, the error of Stirling's formula.
 
-    Differences of log gamma at large arguments cancel, those of this function, between 0 and 1 / (12 a), do not. By
-    Stirling's series (Abramowitz & Stegun 1964, 6.1.41), from a + 4 for a < 4. Its error is below 1e-6.
+    Differences of log gamma at large arguments cancel; those of this function, which is between 0 and 1 / (12 a), do
+    not. Computed by Stirling's series (Abramowitz & Stegun 1964, 6.1.41), at a + 4 for a < 4, with an error below 1e-6.
     """
     small = a < SHIFT
     low = jnp.where(small, a, 1.0)
@@ -34,7 +34,7 @@ def _series(a: Float[Array, "*D"]) -> Float[Array, "*D"]:
 def binet_slope(a: Float[Array, "*D"]) -> Float[Array, "*D"]:
     """The derivative of `binet`, digamma(a) - log a + 1 / (2 a), with an error below 1e-6 of its larger terms.
 
-    By the derivative of the series of `binet`, from a + 4 for a < 4.
+    Computed by the derivative of the series of `binet`, at a + 4 for a < 4.
     """
     small = a < SHIFT
     low, high = jnp.where(small, a, 1.0), jnp.where(small, a + SHIFT, a)
@@ -53,7 +53,7 @@ def _series_slope(a: Float[Array, "*D"]) -> Float[Array, "*D"]:
 
 
 def binet_of_counts(x: Float[Array, "B *D"], a: Float[Array, "R *D"], slope: bool = False) -> Float[Array, "B *D"]:
-    """`binet`, or `binet_slope`, of x + a for whole numbers x >= 1.
+    """`binet`, or `binet_slope`, of x + a for integers x >= 1.
 
     If a has the shape [1, *D], the values for counts x < SHIFT, which need logarithms, are evaluated once per count and
     not once per example.

@@ -21,7 +21,7 @@ class LocationScale:
 
     scale: a number, the same for all; "learned", one parameter for all (Rybkin, Daniilidis & Levine 2021, section 3);
     "predicted", output by the decoder for every dimension. Scales are clipped to 2.1e-9 to 4.8e8 (see
-    `DiagonalNormal`): ValueError for another number. Density and gradient are finite in float32 for locations and
+    `DiagonalNormal`); a number outside raises ValueError. Density and gradient are finite in float32 for locations and
     values of up to 1e9.
     """
 

@@ -1,4 +1,4 @@
-"""The normal likelihood, for real values."""
+"""The normal likelihood, for real numbers."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Likelihoods of real numbers with heavy tails, which outliers move less than a normal one."""
+"""Likelihoods of real numbers with heavy tails, which outliers influence less than a normal one."""
 
 from dataclasses import dataclass
 from math import log, pi
@@ -42,7 +42,7 @@ class StudentT(LocationScale):
 
     scale: see `LocationScale`. df: degrees of freedom, a number from 1 to 10,000, the same for all; or "predicted",
     3 + softplus of a decoder output for every dimension, at most 10,000 (Mattei & Frellsen 2019, MIWAE, in the authors'
-    code). The location is the mean for df > 1. ValueError for another number.
+    code). The location is the mean for df > 1. ValueError for any other df.
     """
 
     df: float | Literal["predicted"] = 5.0

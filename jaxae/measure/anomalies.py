@@ -21,7 +21,7 @@ def p_values(scores: Scores, reference: Float[np.ndarray, "*S M"]) -> Float[np.n
     """
     count = reference.shape[-1]
     if not count:
-        raise ValueError("reference has no scores")
+        raise ValueError("reference has no scores; pass those of at least one held-out example per seed")
     rows, known = scores.reshape(-1, scores.shape[-1]), np.sort(reference.reshape(-1, count), axis=-1)
     above = [count - np.searchsorted(there, row, side="left") for row, there in zip(rows, known, strict=True)]
     return (1 + np.stack(above).reshape(scores.shape)) / (count + 1)
@@ -33,8 +33,8 @@ def ensemble(
     """One score for all seeds: the mean or median of standardized scores, float64.
 
     The scores of each seed are standardized by mean and standard deviation of its reference scores (default: the scores
-    themselves); the median is that of Chen, Sathe, Aggarwal & Turaga 2017, section 3.3. A seed whose reference scores
-    are all equal is not divided.
+    themselves); the median is that of Chen, Sathe, Aggarwal & Turaga 2017, section 3.3. If the reference scores of a
+    seed are all equal, its scores are only centred.
     """
     known = (scores if reference is None else reference).astype(np.float64)
     scale = known.std(axis=1, keepdims=True)
@@ -62,7 +62,7 @@ def window_starts(steps: int, length: int, hop: int = 1) -> Int[np.ndarray, " W"
     ValueError for a stream shorter than a window.
     """
     if steps < length:
-        raise ValueError(f"a stream of {steps} points has no window of {length}")
+        raise ValueError(f"a stream of {steps} points has no window of {length}; use windows of at most {steps}")
     last = steps - length
     return np.unique(np.append(np.arange(0, last + 1, hop), last))
 

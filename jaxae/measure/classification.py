@@ -6,12 +6,12 @@ from jaxae.core.experiment import Classifier, MeasuredData, TrainedModel
 
 
 def measure(trained: TrainedModel, data: MeasuredData) -> dict[str, float]:
-    """`error`: percentage of test examples whose most probable class is not their own; those without one are left out.
+    """`error`: percentage of the test examples with a class whose most probable class is another one.
 
     Empty for a test split without classes. TypeError for a model without `classify`.
     """
     if not isinstance(trained, Classifier):
-        raise TypeError(f"{type(trained).__name__} has no classify(x)")
+        raise TypeError(f"{type(trained).__name__} has no classify(x); pass a model that infers classes, such as m2")
     known = np.flatnonzero(data.test.y >= 0)
     if not len(known):
         return {}

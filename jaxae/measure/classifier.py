@@ -92,8 +92,8 @@ def shifted(x: Float[Array, "B H W C"], keys: nets.Keys, reach: int) -> Float[Ar
 def train(data: Dataset, epochs: int = 0, seed: int = 0) -> Params:
     """Weights for these images and classes; the same for the same seed. Adam (Kingma & Ba 2015).
 
-    epochs: 0, the default, is 4, for colour images 12. Grey images are shifted by up to a pixel; colour images, for
-    which the network is twice as wide, are flipped and cropped. InputError for data that are not images, or have no
+    epochs: 0 (the default) means 4, or 12 for colour images. Grey images are shifted by up to a pixel; colour images,
+    for which the network is twice as wide, are flipped and cropped. InputError for data that are not images, or have no
     classes.
     """
     model, count = _model(data), len(data.train.x)
@@ -119,13 +119,13 @@ def network(params: Params) -> Classifier:
 
 
 def channels(params: Params) -> int:
-    """Channels of the images of a classifier with these weights."""
+    """Number of channels of the images that a classifier with these weights takes."""
     count: int = params["maps"]["Convolution_0"]["kernel"].shape[2]
     return count
 
 
 def activations(params: Params, x: Float[Array, "B H W C"]) -> list[Float[Array, "B h w F"]]:
-    """Activations of all convolutions of images in [0, 1], before pooling."""
+    """Activations of all convolutions, before pooling, for images in [0, 1]."""
 
     def captured(module: nn.Module, _: str) -> bool:
         return isinstance(module, nets.Convolution)
@@ -156,12 +156,12 @@ def save(path: Path, params: Params) -> None:
 def load(path: Path, data: Dataset) -> Params:
     """Read weights written by `save`, for images and classes of the same shapes.
 
-    InputError for a file that holds anything else, and as `train`.
+    InputError for a file that holds anything else, and for data that `train` refuses.
     """
     _model(data)
     found = read(path)
     if not suits(found, data):
-        raise InputError(f"{path} holds a classifier of other images or classes; create it with jaxae classifier")
+        raise InputError(f"{path} holds a classifier for other images or classes; create one with jaxae classifier")
     return found
 
 

@@ -1,7 +1,8 @@
 """Metrics of dictionary learning: reconstruction and sparsity, and recovery of a known dictionary.
 
-codes [N, n], decoder [n, D], with truth: dictionary [F, D] and firing [N, F]. A latent fires where its code is not 0.
-All sums run over the complete split, in double precision, so that no metric depends on the evaluation batch size.
+Shapes: codes [N, n] and decoder [n, D]; where the truth is known, dictionary [F, D] and firing [N, F]. A latent fires
+where its code is not 0. All sums run over the complete split, in double precision, so that no metric depends on the
+evaluation batch size.
 """
 
 from functools import partial
@@ -31,8 +32,8 @@ class Totals(NamedTuple):
     ratio: float  # |x^| / |x| of the examples other than 0
     nonzero: int  # examples other than 0
     fired: Int[np.ndarray, " n"]  # examples in which each latent fires
-    features: int = 0  # true features that fire; 0 if unknown, as the following
-    matched: Int[np.ndarray, " n"] | None = None  # examples in which the feature of each latent fires
+    features: int = 0  # true features that fire; 0 if they are unknown
+    matched: Int[np.ndarray, " n"] | None = None  # examples in which the true feature of each latent fires
     hits: Int[np.ndarray, " n"] | None = None  # examples in which both fire
 
 
@@ -49,7 +50,7 @@ def measure(trained: TrainedModel, data: MeasuredData, size: int = SIZE) -> dict
     With a known dictionary: `mcc`, `uniqueness`, `precision`, `recall`, `f1` (see the functions of these
     names), and `true_l0` the mean number of true features that fire.
 
-    ValueError for other parameters or codes.
+    ValueError for a model without a parameter `decoder`, or without one code per example.
     """
     decoder = trained.variables["params"].get("decoder")
     if getattr(decoder, "ndim", 0) != 2:
@@ -133,7 +134,7 @@ def _flat(x: Any) -> Float[np.ndarray, "B D"]:
 
 
 def reconstruction(sums: Totals) -> dict[str, float]:
-    """Metrics that need no truth: see `measure`."""
+    """Metrics that need no known dictionary: see `measure`."""
     fvu = float(np.float64(sums.squared_error) / np.float64(sums.squares)) if sums.squares else float("nan")
     rate = frequencies(sums)
     return {
@@ -156,10 +157,10 @@ def classification(sums: Totals) -> dict[str, float]:
     """`precision`, `recall` and `f1` of each latent as a detector of its feature: means over latents.
 
     With t examples in which both fire: t / fired, t / feature fired, and their harmonic mean; 0 where undefined.
-    ValueError without a truth.
+    ValueError for sums without the true feature of each latent.
     """
     if sums.matched is None or sums.hits is None:
-        raise ValueError("precision and recall need the true feature of each latent")
+        raise ValueError("precision and recall need the true feature of each latent; pass `of` to totals")
     wanted = {
         "precision": _ratio(sums.hits, sums.fired),
         "recall": _ratio(sums.hits, sums.matched),
@@ -183,17 +184,17 @@ def _sizes(rows: Any) -> Float[np.ndarray, "n 1"]:
 
 
 def best(decoder: Float[Any, "n D"], dictionary: Float[Any, "F D"]) -> Int[np.ndarray, " n"]:
-    """The true feature of each latent: that of the largest |cos|, the first of equal ones."""
+    """The true feature of each latent: that with the largest |cos|; ties go to the first."""
     return cosines(decoder, dictionary).argmax(1)
 
 
 def uniqueness(decoder: Float[Any, "n D"], dictionary: Float[Any, "F D"]) -> float:
-    """Number of different true features of latents (see `best`), divided by the number of latents."""
+    """Number of distinct true features of the latents (see `best`), divided by the number of latents."""
     return len(np.unique(best(decoder, dictionary))) / len(decoder)
 
 
 def mcc(decoder: Float[Any, "n D"], dictionary: Float[Any, "F D"]) -> float:
-    """Mean |cos| of the one-to-one matching of latents and true features that maximizes it (Kuhn 1955).
+    """Mean |cos| of the one-to-one matching between latents and true features that maximizes it (Kuhn 1955).
 
     The mean is over the matched pairs, min(n, F) of them (Hyvarinen & Morioka 2016, for correlations of codes).
     """

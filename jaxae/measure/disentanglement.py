@@ -49,8 +49,8 @@ def mig(codes: Float[np.ndarray, "N Z"], factors: Int[np.ndarray, "N F"]) -> flo
 
         (I(z_1; v) - I(z_2; v)) / H(v),
 
-    z_1 and z_2 the latent dimensions of largest mutual information with v. Codes are discretized into `BINS` bins, so
-    I(z; v) <= log(BINS) nats, and the maximum is below 1 for a factor with more values (sprites: about 0.9).
+    z_1 and z_2 the latent dimensions with the largest mutual information with v. Codes are discretized into `BINS`
+    bins, so I(z; v) <= log(BINS) nats, and the maximum is below 1 for a factor with more values (sprites: about 0.9).
     """
     from sklearn.metrics import mutual_info_score
 
@@ -136,10 +136,10 @@ def factor_score(
     """The FactorVAE score (Kim & Mnih 2018, section 4; numbers of votes of Locatello et al. 2019).
 
     Each vote samples `batch` examples, with replacement, that have the same value of one factor, and selects the latent
-    dimension of smallest variance, relative to its variance over all examples. A majority-vote classifier from selected
-    dimension to factor is fitted on `train_votes`; the score is its accuracy on `test_votes` others. Every
-    factor has the same number of votes: the expectation is that of votes for random factors, with less variance.
-    Dimensions that have collapsed to the prior are excluded (see `active`); if all have, the score is 1 / F.
+    dimension with the smallest variance, relative to its variance over all examples. A majority-vote classifier from
+    selected dimension to factor is fitted on `train_votes`; the score is its accuracy on `test_votes` others. Every
+    factor has the same number of votes; the expected score is that of random factors, with less variance.
+    Dimensions that have collapsed to the prior are excluded (see `active`); if all have collapsed, the score is 1 / F.
     """
     codes, factors = _checked(codes, factors)
     used, count = active(codes), factors.shape[1]

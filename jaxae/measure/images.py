@@ -51,7 +51,7 @@ def shift_mse(x: Float[Array, "N H W C"], y: Float[Array, "N H W C"], reach: int
 
 @jax.jit
 def ssim(x: Float[Array, "N H W C"], y: Float[Array, "N H W C"]) -> Float[Array, " N"]:
-    """Structural similarity of images in [0, 1]: 1 for identical ones, below for all others.
+    """Structural similarity of images in [0, 1]: 1 for identical images, below 1 for all others.
 
     Wang, Bovik, Sheikh & Simoncelli 2004, equations 13 to 17: with m, v and c the means, variances and covariance in
     a Gaussian window of 11 x 11 pixels, sigma 1.5, the mean over channels and all places where the window fits of
@@ -72,8 +72,8 @@ def ssim(x: Float[Array, "N H W C"], y: Float[Array, "N H W C"]) -> Float[Array,
 def _local(x: Float[Array, "N H W C"], y: Float[Array, "N H W C"]) -> Moments:
     """The moments in every window, each [N, H - 10, W - 10, C].
 
-    One axis after the other by the law of total covariance, cov(x, y) = E cov(x, y | row) + cov(E x | row, E y | row):
-    a sum of products of deviations, where E xy - E x E y would cancel to noise on smooth images.
+    They are computed along one axis after the other by the law of total covariance, cov(x, y) = E cov(x, y | row) +
+    cov(E x | row, E y | row), as sums of products of deviations: E xy - E x E y would cancel to noise on smooth images.
     """
     zero = jnp.zeros_like(x)
     return _along(2, *_along(1, x, y, zero, zero, zero))
@@ -100,7 +100,7 @@ def _along(axis: int, x: Array, y: Array, vx: Array, vy: Array, cov: Array) -> M
 def reconstruction_quality(
     decode: Decode, z: Num[Any, "N *Z"], x: UInt8[Any, "N H W C"] | Float[Any, "N H W C"]
 ) -> dict[str, float]:
-    """Means over the images x, and those decoded from their codes z, of `mse`, `shift_mse`, `psnr` and `ssim`.
+    """Means of `mse`, `shift_mse`, `psnr` and `ssim` between the images x and those decoded from their codes z.
 
     x: bytes, or pixels in [0, 1]. Decodes and compares at most `VALUES` pixels times channels at once.
     """

@@ -1,4 +1,4 @@
-"""Integration of batches: whether codes tell the types of cells apart, and not their batches."""
+"""Integration of batches: whether codes separate the types of cells but not their batches."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ LIMIT = 5_000  # examples, since the silhouette compares all pairs
 
 
 def measure(trained: TrainedModel, data: MeasuredData, latent: int) -> dict[str, float]:
-    """`scores` of the first `latent` dimensions of the codes of the test split, for its classes and its batches."""
+    """`scores` of the codes of the test split, in their first `latent` dimensions, for its classes and its batches."""
     places = spread(len(data.test.x), LIMIT)
     codes = np.asarray(trained.encode(data.test))[places][:, :latent]
     batch = batches(data.test.context, data.covariates if isinstance(data, ConditionedData) else ())
@@ -40,9 +40,9 @@ def scores(codes: Float[np.ndarray, "N Z"], labels: Int[np.ndarray, " N"], name:
     """`silhouette_NAME` and `knn_NAME` of codes; labels: -1 for an example without one, which is left out.
 
     The silhouette (Rousseeuw 1987) is the mean over examples of (b - a) / max(a, b), a being the mean distance to the
-    others of the same label, and b to those of the nearest other label: 1 if labels are apart, about 0 if they are
-    mixed. knn: the fraction of examples whose label is the most frequent one among their 15 nearest others; if labels
-    are mixed, about the fraction of the most frequent label. Empty for fewer than two labels.
+    others of the same label, and b to those of the nearest other label: 1 if labels are separated, about 0 if they are
+    mixed. knn: the fraction of examples whose label is the most frequent one among their 15 nearest neighbours; if
+    labels are mixed, about the fraction of the most frequent label. Empty for fewer than two labels.
     """
     from sklearn.metrics import silhouette_score
     from sklearn.neighbors import NearestNeighbors

@@ -14,7 +14,7 @@ from jaxae.data.dataset import VALUES
 from jaxae.training.trained import Trained
 
 LIMIT = 100_000  # examples
-WORK = 2e11  # multiplications of the encoder for all of them, unless that is fewer than `FEWEST` examples
+WORK = 2e11  # multiplications of the encoder for all these examples, unless that is fewer than `FEWEST` examples
 FEWEST = 2_000
 
 Part = tuple[Num[np.ndarray, "m *D"], Int[np.ndarray, " g"], Int[np.ndarray, " g"]]
@@ -45,9 +45,9 @@ class Survey(NamedTuple):
 
 
 def of_test(model: Trained, data: Dataset, limit: int = LIMIT, top: int = 1, *, values: int = VALUES) -> Survey:
-    """Statistics over at most `limit` test examples, evenly spaced, each a group.
+    """Statistics over at most `limit` test examples, evenly spaced, each of which is a group.
 
-    model, data: in model units. values: numbers of codes held at once.
+    model, data: in model units. values: how many numbers of codes are held at once.
     """
     (latents,) = model.code
     places = spread(len(data.test.x), _affordable(model, limit))
@@ -62,10 +62,10 @@ def of_test(model: Trained, data: Dataset, limit: int = LIMIT, top: int = 1, *, 
 def of_text(
     model: Trained, data: Dataset, text: Activations, limit: int = LIMIT, top: int = 1, *, values: int = VALUES
 ) -> Survey:
-    """Statistics over about `limit` tokens of complete sequences, evenly spaced; a group is the number of a sequence.
+    """Statistics over about `limit` tokens of complete sequences, evenly spaced; each sequence is a group.
 
-    model, data: in model units. text: in the units of the data. values: numbers of codes held at once, unless a
-    sequence has more.
+    model, data: in model units. text: in the units of the data. values: how many numbers of codes are held at once,
+    unless a single sequence has more.
     """
     (latents,), starts = model.code, sequences(text)
     count = len(starts) - 1
@@ -82,7 +82,7 @@ def of_text(
 
 
 def sequences(text: Activations) -> Int[np.ndarray, " S1"]:
-    """The first token of each sequence, and the number of tokens."""
+    """The index of the first token of each sequence, followed by the number of tokens."""
     new = np.flatnonzero(text.positions[1:] <= text.positions[:-1]) + 1
     return np.concatenate([[0], new, [len(text.positions)]])
 
@@ -93,7 +93,7 @@ def rows(text: Activations, places: Int[np.ndarray, " m"]) -> Float[np.ndarray, 
 
 
 def _affordable(model: Trained, limit: int) -> int:
-    """Number of examples whose codes take at most `WORK` multiplications."""
+    """Number of examples that can be encoded with at most `WORK` multiplications."""
     return min(limit, max(FEWEST, int(WORK / (prod(model.code) * prod(model.shape)))))
 
 

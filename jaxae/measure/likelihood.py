@@ -68,8 +68,8 @@ def estimate(
 ) -> dict[str, float]:
     """`log_likelihood`: mean over the examples of log (1 / K) sum_k w_k over K = `samples` posterior samples, in nats.
 
-    Burda et al. 2016, section 5: a lower bound in expectation, tighter for larger K; of a conditional model, whose
-    examples have the conditions c, a bound on log p(x|c). Also `standard_error` of that mean over examples;
+    Burda et al. 2016, section 5: a lower bound in expectation, tighter for larger K; for a conditional model, whose
+    examples have the conditions c, it bounds log p(x|c). Also `standard_error` of that mean over examples;
     `monte_carlo_error`, its standard deviation over posterior samples for the same examples (delta method: variance
     1 / ess - 1 / K per example; an underestimate for ess near 1); `ess`, mean effective sample size (sum w)^2 / sum w^2
     (Kong 1992); `bits_per_dim` = -log_likelihood / (D log 2), for D observed dimensions; `rate` and `distortion`, means

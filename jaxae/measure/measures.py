@@ -18,17 +18,17 @@ from jaxae.training.trained import Trained
 
 MAX_IMAGES = 10_000  # test images for reconstruction quality and defects
 MAX_DIMENSIONS = 64  # latent dimensions for disentanglement metrics: more take minutes
-PRIOR_SAMPLES = 10_000  # for its standard deviation
+PRIOR_SAMPLES = 10_000  # for the standard deviation of the prior
 
 
 def measures(model: Trained, dataset: Dataset, others: Sequence[Trained] = ()) -> dict[str, Any]:
     """Reconstruction quality, defects of a 2-D latent space, disentanglement, and the measures of the experiment.
 
     Reconstruction quality and defects are measured for `model`, the first seed, on at most 10,000 test examples.
-    Quality is omitted for sequences, real numbers, missing entries, and images smaller than the SSIM window; defects
-    are omitted for conditional models, and if one is not finite, as for a class with collinear codes. The other
-    measures cover all seeds, as records of `seeds`, `mean` and `std` if `others`, the models of the other seeds, are
-    passed. Disentanglement needs known factors and at most 64 latent dimensions.
+    Quality is omitted for sequences, real-valued data, missing entries, and images smaller than the SSIM window;
+    defects are omitted for conditional models, and if one of them is not finite, as for a class with collinear codes.
+    The other measures cover all seeds: if `others`, the models of the other seeds, are passed, they are records of
+    `seeds`, `mean` and `std`. Disentanglement needs known factors and at most 64 latent dimensions.
     """
     found: dict[str, Any] = {}
     test = dataset.test

@@ -26,7 +26,8 @@ def fit(codes: Num[np.ndarray | Array, "N *code"], components: int = 10, seed: i
     flat = codes.reshape(len(codes), -1)
     if not 1 <= components <= len(flat):
         raise InputError(
-            f"components={components} must be from 1 to the number of codes, {len(flat)} (of one seed: codes[0])"
+            f"components={components} must be from 1 to the number of codes, {len(flat)}; "
+            "with several seeds pass the codes of one, codes[0]"
         )
     floor = 1e-6 * max(float(flat.var(0).mean()), 1e-12)  # added to the variances: latent dimensions may be constant
     kind = "full" if flat.shape[1] <= WIDEST else "diag"

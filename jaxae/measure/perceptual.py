@@ -1,4 +1,4 @@
-"""The perceptual distance of images, in the activations of a classifier of this repository."""
+"""The perceptual distance between images, in the activations of a classifier trained by `jaxae classifier`."""
 
 from collections.abc import Callable
 from functools import cache
@@ -21,7 +21,7 @@ def distance(params: Params) -> Distance:
         sum over layers l of mean over places p of |f_l,p(x) / |f_l,p(x)| - f_l,p(y) / |f_l,p(y)||^2
 
     Zhang, Isola, Efros, Shechtman & Wang 2018, equation 1 with w = 1; 1e-10 is added to squared norms. params: weights
-    of a classifier of images with as many channels, of any size (see `classifier`).
+    of a classifier for images of any size with as many channels (see `classifier`).
     """
 
     def normalized(f: Float[Array, "B h w F"]) -> Float[Array, "B h w F"]:
@@ -31,7 +31,7 @@ def distance(params: Params) -> Distance:
         channels = classifier.channels(params)
         if x.shape[3] != channels:
             raise ValueError(
-                f"the classifier is of images with {channels} channels, not {x.shape[3]}; train another one"
+                f"the classifier is for images with {channels} channels, not {x.shape[3]}; train another one"
             )
         pairs = zip(classifier.activations(params, x), classifier.activations(params, y), strict=True)
         layers = [jnp.sum((normalized(f) - normalized(g)) ** 2, axis=-1).mean((1, 2)) for f, g in pairs]
@@ -41,9 +41,9 @@ def distance(params: Params) -> Distance:
 
 
 def read(path: Path) -> Distance:
-    """`distance` with the weights of a file of `jaxae classifier`, which is read when the distance is first computed.
+    """`distance` with the weights that `jaxae classifier` wrote to a file.
 
-    InputError, then, for a file without such weights.
+    The file is read when the distance is first computed, which raises InputError for a file without such weights.
     """
     weights = cache(lambda: classifier.read(path))
 

@@ -17,9 +17,8 @@ STEP = 0.01  # of central differences, in standard deviations; their error is O(
 def defects(decode: Decode, z: Num[Any, "N Z"], y: Int[Any, " N"]) -> dict[str, float]:
     """Four defects of a 2-D latent space, from codes z and classes y; dimensionless and invariant to the scale of z.
 
-    From D. Foster, "Generative Deep Learning", 2nd edition, chapter 3: classes of unequal area, asymmetry
-    about the origin, holes where sampled codes decode to no sensible image, and neighbours that decode to different
-    images.
+    From D. Foster, "Generative Deep Learning", 2nd edition, chapter 3: classes of unequal area, asymmetry about the
+    origin, holes where sampled codes decode to no sensible image, and neighbours that decode to different images.
     """
     return {
         "unequal_areas": unequal_areas(z, y),
@@ -48,8 +47,8 @@ def asymmetry(z: Num[Any, "N Z"]) -> float:
     That E|z - z'| <= E|z + z'| is due to Buja, Logan, Reeds & Shepp 1994; twice the difference is the energy distance
     of z from -z, so it is 0 only for symmetry (Szekely & Rizzo 2013), and this is that distance over its upper bound.
     The means include pairs of a code with itself (a V-statistic), so that the minimum is 0, up to rounding, for a set
-    equal to its negation; for n standard normal codes the expected value is about 1.4 / n. From at most 2,000 codes,
-    evenly spaced through the array.
+    equal to its negation; for n standard normal codes the expected value is about 1.4 / n. At most 2,000 codes, evenly
+    spaced through the array, are used.
     """
     from scipy.spatial.distance import cdist
 
@@ -59,10 +58,10 @@ def asymmetry(z: Num[Any, "N Z"]) -> float:
 
 
 def holes(z: Num[Any, "N Z"], seed: int = 0) -> float:
-    """Fraction of samples with no code nearby, from a normal distribution fitted to the codes: 0.01 for normal codes.
+    """Fraction of samples of a normal distribution fitted to the codes with no code nearby: 0.01 for normal codes.
 
-    The codes are whitened, and 10,000 points sampled from N(0, I). "Nearby" is the 0.99 quantile of the distances from
-    these points to the nearest of N samples of N(0, I).
+    The codes are whitened, and 10,000 points are sampled from N(0, I). "Nearby" is the 0.99 quantile of the distances
+    from these points to the nearest of N samples of N(0, I).
     """
     from scipy.spatial import cKDTree
 
@@ -80,8 +79,8 @@ def roughness(decode: Decode, z: Num[Any, "N Z"], seed: int = 0) -> float:
     and 1 only for a linear decoder (Gaussian Poincare inequality: Nash 1958; Chernoff 1981); large if neighbours
     decode to different images. Computed from 2,000 samples, whitened to mean 0 and covariance 1 exactly, so that a
     linear decoder gives 1 up to rounding; slopes are central differences over 0.02, since decoders may lack
-    forward-mode derivatives; in 8 chunks, or more of large images, to fit them into memory. A constant decoder gives
-    nan.
+    forward-mode derivatives; the samples are decoded in 8 chunks, or more for large images, to fit into memory. A
+    constant decoder gives nan.
     """
     _, mean, factor = _whiten(np.asarray(z, np.float64))
     draws = _whiten(np.random.default_rng(seed).standard_normal((2000, len(mean))))[0]
@@ -107,6 +106,6 @@ def _whiten(z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(w, mean, L): w [N, Z] of mean 0 and covariance 1 with z = mean + L w, L the covariance's Cholesky factor."""
     mean, covariance = z.mean(0), np.atleast_2d(np.cov(z, rowvar=False, bias=True))
     if np.linalg.matrix_rank(covariance, hermitian=True) < len(mean):
-        raise ValueError(f"{len(z)} codes of {len(mean)} dimensions lie in fewer: they have no normal density")
+        raise ValueError(f"{len(z)} codes of {len(mean)} dimensions lie in a subspace: they have no normal density")
     factor = np.linalg.cholesky(covariance)
     return np.linalg.solve(factor, (z - mean).T).T, mean, factor

@@ -11,7 +11,7 @@ ITERATIONS = 100
 
 
 def measure(model: Trained, dataset: Dataset, iterations: int = ITERATIONS) -> dict[str, float]:
-    """`error` of the model's codes."""
+    """`error` of a linear probe on the model's codes."""
     train, test = (np.asarray(model.encode(split)) for split in (dataset.train, dataset.test))
     return {"error": error(dataset, train, test, iterations)}
 

@@ -1,4 +1,4 @@
-"""Sample quality: the feature distribution of generated images against that of real ones.
+"""Sample quality: the feature distribution of generated images compared with that of real ones.
 
 Features are activations of a network (see `classifier.features`); unlike pixels, they do not depend on the alignment of
 images. All metrics depend on the number of images; compare only values for the same number.
@@ -54,7 +54,7 @@ def _moments(features: Any) -> tuple[np.ndarray, np.ndarray]:
     """Mean [F] and a factor R [min(N, F), F] of the unbiased covariance R' R."""
     features = np.asarray(features, np.float64)
     if len(features) < 2:
-        raise InputError(f"{len(features)} example has no covariance: at least 2 are needed")
+        raise InputError(f"{len(features)} example has no covariance; use at least 2")
     mean = features.mean(0)
     factor: Any = np.linalg.qr((features - mean[None]) / np.sqrt(len(features) - 1), mode="r")
     return mean, factor
@@ -65,6 +65,6 @@ def _radii(features: np.ndarray, k: int) -> np.ndarray:
     from scipy.spatial.distance import cdist
 
     if len(features) <= k:
-        raise InputError(f"{len(features)} examples have no {k} neighbours each: at least {k + 1} are needed")
+        raise InputError(f"{len(features)} examples have no {k} neighbours each; use at least {k + 1}")
     chunks = (features[i : i + CHUNK] for i in range(0, len(features), CHUNK))
     return np.concatenate([np.partition(cdist(chunk, features), k)[:, k] for chunk in chunks])  # 0: the example itself

@@ -1,4 +1,4 @@
-"""Encoders and decoders: arrays to arrays, no losses.
+"""Encoders and decoders: modules that map arrays to arrays, without losses.
 
 Every net takes `keys`, one per example, in training, and None otherwise: no dropout, and running averages in batch
 norm. `axis` is the mapped axis of batch statistics (see `Batch.axis`).

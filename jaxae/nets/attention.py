@@ -18,7 +18,7 @@ def attention(
     """softmax(Q K^T / sqrt(D)) V of each of H heads (Vaswani et al. 2017, equation 1); softmax in float32.
 
     precision: float32, or mixed: bfloat16 operands. mask: positions to attend to (default: all), the same for all
-    queries or own ones.
+    queries, or [B, T, S] for each query.
     """
     operand = {"float32": jnp.float32, "mixed": jnp.bfloat16}[precision]
 
@@ -32,7 +32,7 @@ def attention(
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention over T positions: [B, T, C] -> [B, T, C]. ValueError if C is no multiple of heads.
+    """Multi-head self-attention over T positions: [B, T, C] -> [B, T, C]. ValueError unless heads divides C.
 
     mask: positions to attend to (default: all).
     """

@@ -1,4 +1,4 @@
-"""The encoder of BERT: token ids to the residual stream after every layer."""
+"""The encoder of BERT, from token ids to the residual stream after every layer."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -72,7 +72,7 @@ class Layer(nn.Module):
 class Bert(nn.Module):
     """The encoder without dropout and pooling (Devlin, Chang, Lee & Toutanova 2019), up to a layer.
 
-    Token ids [B, T] and a mask [B, T], True for tokens and False for padding, to the residual stream after the
+    It maps token ids [B, T] and a mask [B, T], True for tokens and False for padding, to the residual stream after the
     embeddings and after each layer: `layers` + 1 arrays [B, T, width], in which padding has arbitrary finite values.
     """
 
@@ -113,6 +113,6 @@ def of_config(config: Mapping[str, Any], layers: int | None = None) -> Bert:
     if layers is not None and not 0 <= layers <= sizes["layers"]:
         raise ValueError(f"layer={layers} does not exist; use 0 (the embeddings) to {sizes['layers']}")
     if sizes["width"] % sizes["heads"]:
-        raise ValueError(f"hidden_size {sizes['width']} is no multiple of num_attention_heads {sizes['heads']}")
+        raise ValueError(f"hidden_size={sizes['width']} must be a multiple of num_attention_heads={sizes['heads']}")
     sizes["layers"] = sizes["layers"] if layers is None else layers
     return Bert(**sizes, types=config.get("type_vocab_size", 2), epsilon=config.get("layer_norm_eps", 1e-12))

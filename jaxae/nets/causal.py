@@ -1,4 +1,4 @@
-"""Transformers over tokens: causal, with a cache of keys and values for one token at a time; and of masked tokens."""
+"""Transformers over tokens: a causal one, with a cache of keys and values for sampling, and one over masked tokens."""
 
 from typing import ClassVar, NamedTuple
 
@@ -61,7 +61,7 @@ class Block(nn.Module):
 
 
 class _Tokens(nn.Module):
-    """The parts that both transformers share. ValueError if the width is no multiple of the heads."""
+    """The parts that both transformers share. ValueError unless the number of heads divides the width."""
 
     tokens: int  # K
     length: int  # T
@@ -93,7 +93,7 @@ class MaskedTransformer(_Tokens):
     """Logits of each of T tokens from all inputs, of which some are K, the mask token, and from a condition.
 
     A linear map of the condition is added to all inputs. The logits start at 0, those of a uniform distribution.
-    ValueError if the width is no multiple of the heads.
+    ValueError unless the number of heads divides the width.
     """
 
     causal: ClassVar[bool] = False
@@ -111,7 +111,7 @@ class CausalTransformer(_Tokens):
     """Logits of each of T tokens from the tokens before it, and from a condition.
 
     The first input is a learned vector plus a linear map of the condition, if there is one. The logits start at 0,
-    those of a uniform distribution. ValueError if the width is no multiple of the heads.
+    those of a uniform distribution. ValueError unless the number of heads divides the width.
     """
 
     def setup(self) -> None:

@@ -181,7 +181,7 @@ def _layers(filters: tuple[int, ...], **others: tuple[Any, ...]) -> list[Any]:
     for name, values in others.items():
         if len(values) not in (1, layers):
             raise ValueError(
-                f"{name}={list(values)}: {len(values)} values for {layers} filters; give {layers}, or one for all"
+                f"{name}={list(values)}: {len(values)} values for {layers} filters; use {layers}, or one for all"
             )
     same = [values * (layers if len(values) == 1 else 1) for values in others.values()]
     return list(zip(filters, *same, strict=True))

@@ -50,7 +50,7 @@ def conv(
     padding: str = "SAME",
     precision: str = "float32",
 ) -> Float[Array, "B h w O"]:
-    """Cross-correlation of images with a kernel, as `jax.lax.conv_general_dilated`; padding is SAME or VALID."""
+    """Cross-correlation of images with a kernel, like `jax.lax.conv_general_dilated`; padding is SAME or VALID."""
     geometry = _geometry((x.shape[1], x.shape[2]), w, stride, padding, precision)
     return (_conv if _own(precision) else _image_to_result)(x, w, geometry)
 
@@ -88,7 +88,7 @@ def _convolve(lhs: jax.Array, rhs: jax.Array, stride: int, padding: Any, precisi
 
 
 def _own(precision: str) -> bool:
-    """Whether to use the derivatives here: autodiff is slow on CPU, and uses float32 in mixed precision."""
+    """Whether to use the derivatives of this module, since autodiff is slow on CPU and float32 in mixed precision."""
     return _on_cpu() or precision == "mixed"
 
 

@@ -9,7 +9,7 @@ from jaxae.nets.residual import norm
 
 
 class PatchDiscriminator(nn.Module):
-    """Logits of "real" of overlapping patches: [B, H, W, C] -> [B, h, w].
+    """Logits of "real" for overlapping patches: [B, H, W, C] -> [B, h, w].
 
     Isola, Zhu, Zhou & Efros 2017, section 3.2.2. Convolutions of width 4, all but the last two of stride 2, leaky ReLU;
     group norm, which is per example, in place of batch norm.

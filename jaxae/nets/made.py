@@ -56,8 +56,8 @@ def masks(dimensions: int, hidden: tuple[int, ...], lowest: int = 1) -> list[Flo
     """The mask of each kernel; the last has one column per dimension (Germain et al. 2015, equations 12 and 13).
 
     Dimension d, counted from 1, has the degree d; degrees of hidden units cycle through `lowest`, ..., D - 1. A unit
-    depends on units of the layer before it of at most its degree, an output on units of a lower degree. With lowest=0
-    some units depend on no dimension, but on the context.
+    depends on those units of the previous layer whose degree is at most its own, an output on units of lower degree.
+    With lowest=0 some units depend on the context alone.
     """
     degrees = [np.arange(1, dimensions + 1)]
     degrees += [lowest + np.arange(width) % max(dimensions - lowest, 1) for width in hidden]

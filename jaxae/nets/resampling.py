@@ -28,7 +28,7 @@ def conv_upsampled(
 
 
 def max_pool(x: Float[Array, "B H W C"], size: int) -> Float[Array, "B h w C"]:
-    """Max-pooling of window and stride `size`, padding SAME; by reshape and max, whose gradient is cheaper."""
+    """Max-pooling with window and stride `size` and padding SAME, by reshape and max, whose gradient is cheaper."""
     n, height, width, channels = x.shape
     (top, bottom), (left, right) = lax.padtype_to_pads((height, width), (size, size), (size, size), "SAME")
     x = jnp.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=-jnp.inf)

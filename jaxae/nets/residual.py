@@ -38,10 +38,10 @@ def sizes(shape: tuple[int, ...], levels: int) -> list[tuple[int, int]]:
 
 
 class Block(nn.Module):
-    """x + f(x), f twice norm, SiLU and a 3 x 3 convolution: [B, H, W, C] -> [B, H, W, C].
+    """x + f(x), where f is norm, SiLU and a 3 x 3 convolution, twice: [B, H, W, C] -> [B, H, W, C].
 
     squeeze: multiply the channels of f by a gate computed from their means (squeeze-and-excitation, Hu et al. 2018).
-    drop_path: probability of leaving f out of an example in training; otherwise f is divided by 1 - drop_path
+    drop_path: probability of omitting f for an example in training; otherwise f is divided by 1 - drop_path
     (stochastic depth, Huang et al. 2016).
     """
 
@@ -96,8 +96,8 @@ class Level(nn.Module):
     """A scan over `blocks` blocks of equal size: [B, H, W, C] -> [B, H, W, C]. Its parameters have an axis of blocks.
 
     heads: of the self-attention after each block (0: none).
-    remat: recompute activations in the backward pass, which saves their memory (Chen et al. 2016). It works because of
-    the scan: XLA on CPU removes the barriers of other recomputation.
+    remat: recompute activations in the backward pass, which saves their memory (Chen et al. 2016). It relies on the
+    scan, since XLA on CPU removes the barriers of recomputation outside a scan.
     """
 
     blocks: int
@@ -124,10 +124,10 @@ class Level(nn.Module):
 
 
 class ResNet(nn.Module):
-    """An encoder: a convolution, levels of residual blocks, each but the first after halving height and width.
+    """An encoder: a convolution, then levels of residual blocks; height and width are halved between levels.
 
     [B, H, W, C] -> [B, *outputs], by a dense layer of the last level's pixels; or without outputs [B, h, w, channels],
-    by a 1 x 1 convolution. Sizes that are odd are rounded up. attention: levels, counted from 0, with self-attention.
+    by a 1 x 1 convolution. Halves are rounded up. attention: levels, counted from 0, with self-attention.
     """
 
     filters: tuple[int, ...]  # of each level
@@ -160,10 +160,10 @@ class ResNet(nn.Module):
 
 
 class UpResNet(nn.Module):
-    """The decoder of a `ResNet` with the same arguments: levels in reverse order, each but the first after doubling.
+    """The decoder for a `ResNet` with the same arguments: levels in reverse order, with sizes doubled between them.
 
-    [*lead, Z] or [*lead, h, w, channels] -> [*lead, *shape]. Doubling repeats pixels, before a 3 x 3 convolution
-    (Odena, Dumoulin & Olah 2016), and crops what exceeds the size.
+    [*lead, Z] or [*lead, h, w, channels] -> [*lead, *shape]. Doubling repeats pixels before a 3 x 3 convolution
+    (Odena, Dumoulin & Olah 2016), and crops the result to the size of the level.
     """
 
     shape: tuple[int, ...]  # of the result, [H, W, C]

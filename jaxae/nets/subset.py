@@ -11,7 +11,7 @@ from jaxae.nets.layers import Keys
 
 
 class Subset(nn.Module):
-    """A net that sees a random subset of the dimensions of its input, fixed at initialisation; the others are 0.
+    """A net that receives a random subset of the dimensions of its input, fixed at initialisation; the others are 0.
 
     The mask is the variable `kept` of the collection `columns`. With an axis of seeds each seed has its own subset, as
     in feature bagging (Lazarevic & Kumar 2005).

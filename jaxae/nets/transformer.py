@@ -27,7 +27,7 @@ def image(p: Float[Array, "B R S D"], patch: int, shape: tuple[int, ...]) -> Flo
 
 
 def positions(rows: int, columns: int, width: int) -> Float[np.ndarray, "T W"]:
-    """Fixed embeddings of the places in a grid: sines and cosines of the row, then of the column.
+    """Fixed embeddings of the positions in a grid: sines and cosines of the row, then of the column.
 
     Vaswani et al. 2017, section 3.5, along each axis (He et al. 2022, appendix A.1). ValueError unless 4 divides width.
     """
@@ -39,7 +39,7 @@ def positions(rows: int, columns: int, width: int) -> Float[np.ndarray, "T W"]:
 
 
 class Layer(nn.Module):
-    """Self-attention and a dense net, each of the normalized x and added to x: [B, T, W] -> [B, T, W].
+    """Self-attention and a dense net, each applied to the normalized x and added to x: [B, T, W] -> [B, T, W].
 
     gated: a gated dense net with as many parameters (Shazeer 2020), in place of one of width 4 W with GELU.
     """
@@ -145,7 +145,7 @@ class PatchDecoder(nn.Module):
 
 
 def _tokens(grid: Float[Array, "B R S D"], width: int, precision: str, name: str) -> Float[Array, "B T W"]:
-    """A linear map of each place of the grid, plus its position."""
+    """A linear map of each vector of the grid, plus the embedding of its position."""
     _, rows, columns, size = grid.shape
     tokens = _dense(width, precision, name)(grid.reshape(len(grid), -1, size))
     return tokens + jnp.asarray(positions(rows, columns, width))[None]

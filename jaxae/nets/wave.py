@@ -85,7 +85,7 @@ class WaveEncoder(nn.Module):
 class WaveDecoder(nn.Module):
     """The mirror image of a `WaveEncoder` with the same arguments: [B, t, latent] -> [B, T, *D].
 
-    T is that of `shape`, or hop t if this is less. ValueError as `WaveEncoder`.
+    T is that of `shape`, or hop t if this is smaller. ValueError as for `WaveEncoder`.
     """
 
     shape: tuple[int, ...]  # of a signal, [T, *D]

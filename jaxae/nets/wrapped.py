@@ -21,8 +21,8 @@ class Net(NamedTuple):
     """A net without its arrays."""
 
     arrays: Arrays  # their shapes
-    join: Callable[..., Any]  # (arrays) -> net; of NNX (arrays, key of its noise) -> module
-    noisy: bool  # whether a module of NNX has streams of random numbers
+    join: Callable[..., Any]  # (arrays) -> net; for NNX (arrays, key of its noise) -> module
+    noisy: bool  # whether an NNX module has streams of random numbers
     nnx: bool
 
 
@@ -35,11 +35,11 @@ def wrap(make: Callable[[Any], Any], apply: Callable[..., Any] | None = None, *,
     apply: (net, x [B, *D]) -> [B, *Z]; default: net(x) for NNX, and for a pytree net(x) of one example, as in Equinox.
     noise: whether a third argument of `apply` is a key per example [B] in training, and None otherwise.
 
-    Floating-point arrays become parameters, named by their paths; other arrays the collection `constants`. Modules of
-    NNX are in training mode in training, with a key per example; `nnx.BatchNorm` takes statistics of the global batch.
-    Their other variables become collections, as in `nnx.bridge.ToLinen`.
-    ValueError for `noise` without `apply`; when the module is called, for `apply` with a module of NNX, and for two
-    arrays of the same name.
+    Floating-point arrays become parameters, named by their paths; other arrays become the collection `constants`. NNX
+    modules are in training mode in training, with a key per example; `nnx.BatchNorm` uses statistics of the global
+    batch. Their other variables become collections, as in `nnx.bridge.ToLinen`.
+    ValueError for `noise` without `apply`; when the module is called, for `apply` with an NNX module, and for two
+    arrays with the same name.
     """
     if noise and apply is None:
         raise ValueError("noise=True has no effect without apply; pass a function (net, x, keys)")
@@ -62,7 +62,7 @@ class Wrapped(nn.Module):
             new = arrays_of(self.make(self.make_rng("params")))
         net = shapes(self.make)
         if net.nnx and self.function is not None:
-            raise ValueError("apply has no effect on a module of NNX; omit it, or give the module a __call__")
+            raise ValueError("apply has no effect on an NNX module; omit it, and define __call__ in the module")
         found = {place: self.variable(*place, lambda place=place: new[place]) for place in net.arrays}
         arrays = {place: variable.value for place, variable in found.items()}
         own = None if keys is None else layer_keys(keys, self.path)
@@ -83,7 +83,7 @@ class Wrapped(nn.Module):
 def apply_nnx(
     net: Net, arrays: Arrays, x: Float[Array, "B *D"], keys: Keys | None, axis: str | None
 ) -> tuple[Float[Array, "B *Z"], Arrays]:
-    """The result of a module of NNX, and its arrays afterwards. keys: in training, otherwise None."""
+    """The result of an NNX module, and its arrays afterwards. keys: one per example in training, otherwise None."""
     from flax import nnx
 
     def run(x: jax.Array, key: Key[Array, ""] | None, axes: Any) -> tuple[jax.Array, Arrays]:
@@ -119,11 +119,13 @@ def shapes(make: Callable[[Any], Any]) -> Net:
 
 
 def arrays_of(net: Any) -> Arrays:
-    """The arrays of a net, without its random number streams. ValueError for two of the same name."""
+    """The arrays of a net, without its random number streams. ValueError for two with the same name."""
     arrays = _variables(net)[0] if _is_nnx(net) else _leaves(net)[0]
     found = dict(arrays)
     if len(found) < len(arrays):
-        raise ValueError(f"two arrays of the net have the same name, among {sorted(name for _, name in found)}")
+        raise ValueError(
+            f"two arrays of the net have the same name; rename one of {', '.join(sorted(name for _, name in found))}"
+        )
     return found
 
 

@@ -19,11 +19,11 @@ from jaxae.report.figures.base import bitmap, data_url, displayed, in_units, ori
 from jaxae.training.trained import Trained
 from jaxae.variants.dictionary import SparseAutoencoder
 
-MOST_ACTIVE = 16  # latents that are shown
-OTHERS = 16  # further ones, of all frequencies
-TOP = 8  # examples of each of them, of different sequences
+MOST_ACTIVE = 16  # latents shown
+OTHERS = 16  # further latents shown, of all frequencies
+TOP = 8  # examples of each latent, from different sequences
 NEIGHBOURS = 4
-WINDOW = 16  # tokens shown before and after the one of the largest activation
+WINDOW = 16  # tokens shown before and after the one with the largest activation
 SHADES = 9  # above 0: classes of `style.css`
 CAUSES = 4  # columns shown of a row
 
@@ -58,7 +58,7 @@ def features(model: Trained, data: Dataset, text: Activations | None = None) -> 
 
 
 def selected(found: Survey) -> Int[np.ndarray, " k"]:
-    """The latents of the largest sums of values, and others evenly spaced in the order of these sums."""
+    """The latents with the largest sums of values, and others evenly spaced in the order of these sums."""
     order = np.argsort(-found.total, kind="stable")
     order = order[found.fired[order] > 0]
     rest = order[MOST_ACTIVE:]
@@ -66,7 +66,7 @@ def selected(found: Survey) -> Int[np.ndarray, " k"]:
 
 
 def _about(found: Survey, data: Dataset, text: Activations | None) -> str:
-    """What the statistics are over, and how many latents never fire, or in more than a tenth of the examples."""
+    """Text on the examples surveyed, and how many latents never fire, or fire in more than a tenth of them."""
     count = f"{len(found.active):,}"
     if text is None:
         over = f"{count} test {words(data.kind).examples}"
@@ -174,7 +174,7 @@ def spaced(pieces: list[str]) -> list[tuple[str, str]]:
 
 
 def _examples(model: Trained, data: Dataset, found: Survey, chosen: Int[np.ndarray, " k"]) -> list[dict[str, Any]]:
-    """For each latent the test examples in which it is largest: images, or rows with what stands out in them."""
+    """For each latent the test examples in which it is largest: images, or rows described by `_described`."""
     pictured = displayed(model, data)[1]
     shown: list[dict[str, Any]] = []
     for latent in chosen.tolist():

@@ -24,11 +24,11 @@ ALT = {
     "reconstructions": "Test examples and their reconstructions",
     "pairs": "Pair plot of columns: test rows and their reconstructions",
     "columns": "Reconstruction error of each column of the table",
-    "worst": "Test rows of largest reconstruction error, and the columns that cause it",
-    "imputed": "Missing entries of test examples, imputed, and observed ones",
-    "scores": "Test rows of the highest anomaly score, with p-values, and the columns with the largest errors",
+    "worst": "Test rows with the largest reconstruction errors, and the columns that cause them",
+    "imputed": "Observed and imputed entries of test examples",
+    "scores": "Test rows with the highest anomaly scores, with p-values, and the columns with the largest errors",
     "spectrograms": "Spectrograms of test recordings and their reconstructions",
-    "extremes": "Test examples of smallest and largest reconstruction error",
+    "extremes": "Test examples with the smallest and the largest reconstruction errors",
     "codes": "Latent codes as images",
     "manifold": "Decoded grid of the 2-D latent space",
     "samples": "Samples from the prior",
@@ -96,7 +96,7 @@ def write(
         layers=layers(model.experiment.model, model.shape, model.condition),
         data={
             "charts": charts({"": (lines, model.experiment.unit)}, data.kind),
-            "wall": None if latents else wall(model, data),  # a plane of sparse codes shows nothing
+            "wall": None if latents else wall(model, data),  # two dimensions of sparse codes show nothing
             "colours": COLOURS,
         },
     )
@@ -137,9 +137,9 @@ def render(template: str, **values: Any) -> str:
 
 
 def charts(runs: dict[str, tuple[list[records.Record], str]], kind: str) -> list[dict[str, Any]]:
-    """Curves of every metric, as JSON values. runs: label -> lines and the unit of the loss. kind: that of the data.
+    """Curves of every metric, as JSON values. runs: label -> lines and the unit of the loss. kind: kind of the data.
 
-    One run has a colour for each split; several runs have one each, with dashed training curves.
+    A single run has a colour for each split; several runs have a colour each, with dashed training curves.
     """
     found = []
     for name in metric_names([line for lines, _ in runs.values() for line in lines]):

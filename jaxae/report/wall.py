@@ -46,8 +46,9 @@ COMPONENTS = 32  # principal components at most
 
 
 def wall(model: Trained, data: Dataset) -> dict[str, Any] | None:
-    """Data of the interactive latent space, as JSON values; None for rows of a table, which are not images, and for
-    one-dimensional or constant codes.
+    """Data of the interactive latent space, as JSON values.
+
+    None for rows of a table, which are not images, and for one-dimensional or constant codes.
 
     Pictures are data URLs of PNG files: sheets of images, row by row. On the grid the first axis of the plane runs
     fastest; in a slider's sheet it is followed by the second, then by its offset. A grey level of 128 is no change in a
@@ -105,9 +106,9 @@ def wall(model: Trained, data: Dataset) -> dict[str, Any] | None:
 
 
 def decoded(model: Trained, codes: np.ndarray, given: Mapping[str, Any] = MappingProxyType({})) -> np.ndarray:
-    """Decoded codes [N, ...] as images for a sheet; `VALUES` numbers of them at full size at a time.
+    """Decoded codes [N, ...] as images for a sheet, decoded in parts of at most `VALUES` numbers.
 
-    given: their conditions.
+    given: the conditions of the codes.
     """
     parts = slices(len(codes), prod(model.shape))
     images = (model.decode(codes[part].reshape(-1, *model.code), **part_of(given, part)) for part in parts)

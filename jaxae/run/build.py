@@ -42,9 +42,9 @@ def optimizer(
 ) -> optax.GradientTransformation:
     """The optimizer of the configuration.
 
-    schedule: learning rate schedule, in place of the configured one. steps: of this optimizer, over which the
-    configured schedule decays (default: all steps of the run; the steps of its phase in `phases`).
-    ValueError for a configured decay or warm-up beside `schedule`.
+    schedule: learning rate schedule, instead of the configured one. steps: number of steps over which the configured
+    schedule decays (default: all steps of the run; in `phases`, pass the steps of the phase).
+    ValueError for a configured decay or warm-up in addition to `schedule`.
     """
     if not isinstance(config.optimizer, str):
         return config.optimizer

@@ -56,7 +56,7 @@ def parse(kind: type[C], description: str, argv: Sequence[str] | None = None, pr
         if line := _refusal(event, kind):
             raise InputError(f"{_with_flags(kind, line)} (see {program} --help)")
 
-    # The hook is not part of tyro's public interface: pyproject.toml pins the version, a test has every kind of event.
+    # The hook is not part of tyro's public interface: pyproject.toml pins the version, a test covers every event.
     with _errors.on_parse_error(refuse):
         return tyro.cli(kind, prog=program, args=argv, config=(tyro.conf.FlagCreatePairsOff,), add_help=False)
 

@@ -40,8 +40,8 @@ class Training:
     precision: Literal["float32", "mixed"] = "float32"
     """Floating-point precision. mixed: bfloat16 operands, float32 accumulation."""
     augment: tuple[augmentation.Name, ...] = ()
-    """Random changes of training images, sampled again in every step: flip (left and right), crop (of the image padded
-    by an eighth), colour (brightness, contrast, saturation), in this order."""
+    """Data augmentation: random changes of training images, sampled again in every step: flip (left and right), crop
+    (of the image padded by an eighth), colour (brightness, contrast, saturation), in this order."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +63,8 @@ class Optimization:
     clip: float = 0.0
     """Maximum global norm of the gradient (0: no clipping)."""
     skip: float = 0.0
-    """Global norm of the gradient above which a step leaves the parameters as they are; the metric skipped is the
-    fraction of such steps (0: none)."""
+    """Global norm of the gradient above which a step is skipped and the parameters stay unchanged; the metric skipped
+    is the fraction of such steps (0: no step is skipped)."""
     ema: float = 0.0
     """Decay per step of the moving average of the parameters, which is evaluated and saved (0: none)."""
 
@@ -91,11 +91,15 @@ class Output:
     """Unit of --checkpoint-every."""
     picture_every: int = 0
     """Steps between pictures of ten reconstructions, besides those after epochs 1, 2, 5, 10, 20, ... and the last (0:
-    these alone)."""
+    only these)."""
     figures: Literal["all", "none"] = "all"
     """Pictures and report.html to write. none: neither."""
     overwrite: bool = False
     """Delete the run in --workdir, and start again."""
+    track: Literal["none", "trackio", "wandb", "mlflow"] = "none"
+    """Tracker of metrics, pictures and parameters, besides TensorBoard."""
+    track_project: str = "jaxae"
+    """Project (MLflow: experiment) of --track."""
     summary: bool = False
     """Print the layers of each net (name, output shape, parameters), and exit."""
 
@@ -135,7 +139,7 @@ class Config(Devices, Output, Folders, Optimization, Training, Options):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if value == () and field.default != () and field.name not in ("hidden", "attention"):
-                raise ValueError(f"{field.name}=() is empty: at least one value is needed")
+                raise ValueError(f"{field.name}=() is empty; give at least one value")
             least = 0 if field.name == "picture_every" or field.default == 0 or isinstance(field.default, float) else 1
             for number in value if isinstance(value, tuple) else (value,):
                 if type(number) is int and number >= 2**31:
@@ -159,9 +163,9 @@ PLACE = tuple(field.name for part in (Folders, Output, Devices) for field in dat
 C = TypeVar("C", bound=Config)
 
 
-def differences(old: dict[str, Any], new: dict[str, Any], apart: Sequence[str] = PLACE) -> str:
-    """Differing fields, without those in `apart`, as text: `epochs=50 there, 10 here`."""
-    names = [name for name in {**old, **new} if name not in apart and old.get(name) != new.get(name)]
+def differences(old: dict[str, Any], new: dict[str, Any], ignored: Sequence[str] = PLACE) -> str:
+    """Differing fields, except those in `ignored`, as text: `epochs=50 there, 10 here`."""
+    names = [name for name in {**old, **new} if name not in ignored and old.get(name) != new.get(name)]
     return "; ".join(f"{name}={old.get(name)} there, {new.get(name)} here" for name in names)
 
 
@@ -207,12 +211,12 @@ def from_json(kind: type[C], fields: dict[str, Any]) -> C:
     """
     hints = hints_of(kind)
     if odd := set(hints) ^ set(fields):
-        raise InputError(f"config.json: unknown or missing fields {sorted(odd)}; it was written by another version")
+        raise InputError(f"config.json: unknown or missing fields {sorted(odd)}; use the version that wrote it")
     values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
     hashed = {"optimizer": optax.identity()} if optimizers.is_fingerprint(values["optimizer"]) else {}
     for name, value in values.items():
         if name not in hashed and not fits(value, hints[name]):
-            raise InputError(f"config.json: {name} is {value!r}; it was written by another version")
+            raise InputError(f"config.json: {name} is {value!r}; use the version that wrote it")
     with input_errors():
         return kind(**{**values, **hashed})
 

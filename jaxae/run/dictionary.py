@@ -47,7 +47,7 @@ class Fields:
     dead_after: int = 1000
     """Training steps without activity after which a latent is dead."""
     resample_every: int = 0
-    """Steps between resamplings of the latents that were not active since the last one (0: none)."""
+    """Steps between resamplings of the latents that have not been active since the last one (0: none)."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Penalized:
     coefficient: float = 1.0
     """Weight of the penalty on the codes."""
     coefficient_warmup: float = 0.0
-    """Fraction of the training steps in which --coefficient rises from 0."""
+    """Fraction of the training steps over which --coefficient rises from 0."""
     target_active: float = 0.0
     """Target number of active latents (L0), for which a controller adjusts the coefficient (0: no controller)."""
 

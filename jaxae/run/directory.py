@@ -33,6 +33,7 @@ RUN_FILES = (
     "checkpoints",
     "diverged",
     "tensorboard",
+    "tracking.json",
     "figures",
     "scores",
     "config.json",
@@ -74,9 +75,11 @@ def prepare(workdir: Path, config: Config, description: dict[str, Any], outdated
         if links := [
             name for name in (*RUN_FILES, "checkpoints/*") for path in workdir.glob(name) if path.is_symlink()
         ]:
-            raise InputError(f"workdir={workdir}: {links[0]} is a link: a run writes into its own directory only")
+            raise InputError(
+                f"workdir={workdir}: {links[0]} is a link, but a run writes only into its own directory; remove it"
+            )
         for name in RUN_FILES:
-            (workdir / f"{name}.tmp").unlink(missing_ok=True)  # of a run that was killed as it wrote
+            (workdir / f"{name}.tmp").unlink(missing_ok=True)  # left by a run that was killed while writing
         if file.exists():
             old = read(file)
             if outdated:
@@ -98,7 +101,7 @@ def prepare(workdir: Path, config: Config, description: dict[str, Any], outdated
 def read(file: Path) -> dict[str, Any]:
     """Read the config.json of `describe`. InputError for other content."""
     if not file.is_file():
-        raise InputError(f"{file.parent} holds no run: there is no config.json")
+        raise InputError(f"{file.parent} holds no run: there is no config.json; check the path")
     try:
         saved = json.loads(file.read_text())
         name, fields, about, parts = saved["experiment"], saved["config"], saved["data"], ("versions", "device")
@@ -167,7 +170,7 @@ def describe(config: Config, name: str, dataset: Dataset, program: str = "") -> 
 
 
 def _units(dataset: Dataset) -> dict[str, Any]:
-    """Kind and scale of data other than images of bytes, from which `info_of` and `scale_of` are read."""
+    """Kind and scale of data other than images of bytes, which `info_of` and `scale_of` read."""
     if dataset.kind == "image" and not dataset.real and dataset.scale is None and dataset.train.observed is None:
         return {}
     return {
@@ -183,7 +186,7 @@ def _units(dataset: Dataset) -> dict[str, Any]:
 
 
 def _covariates(dataset: Dataset) -> dict[str, Any]:
-    """Names and scale of the covariates, from which `conditions_of` is read."""
+    """Names and scale of the covariates, which `conditions_of` reads."""
     if not dataset.covariates:
         return {}
     return {"covariates": list(dataset.covariates), "context_scale": _as_json(dataset.context_scale)}
@@ -198,16 +201,16 @@ def info_of(saved: dict[str, Any]) -> Info:
     about = saved["data"]
     real, missing = (bool(about.get(name, False)) for name in ("real", "missing"))
     total = None if about.get("total") is None else float(about["total"])
-    of = conditions_of(saved)
+    conditions = conditions_of(saved)
     return Info(
         tuple(about["shape"]),
         about["train"],
         real=real,
         missing=missing,
         total=total,
-        classes=len(of.classes),
-        context=len(of.covariates),
-        labelled=about.get("labelled", about["train"] if of.classes else 0),
+        classes=len(conditions.classes),
+        context=len(conditions.covariates),
+        labelled=about.get("labelled", about["train"] if conditions.classes else 0),
     )
 
 
@@ -228,7 +231,7 @@ def _scale(saved: dict[str, Any], name: str) -> Scale | None:
 
 
 def _source(config: Config) -> dict[str, str]:
-    """A hash of the checkpoint that training starts from; empty if that run no longer exists, as on resuming."""
+    """A hash of the checkpoint that training starts from; empty if that run no longer exists, as may be on resuming."""
     if config.init_from:
         with suppress(InputError):
             leaves = newest_digests(Path(config.init_from) / "checkpoints")

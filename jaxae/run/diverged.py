@@ -13,7 +13,7 @@ ROWS = "batch.npz"
 
 
 def save(workdir: Path, error: Diverged) -> None:
-    """Write `diverged/` into a run directory, in place of an existing one, and record the directory in the error.
+    """Write `diverged/` into a run directory, replacing an existing one, and record the directory in the error.
 
     Does nothing for a diverged evaluation.
     """

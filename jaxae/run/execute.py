@@ -2,8 +2,8 @@
 
 import ctypes
 import dataclasses
-from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext, suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -18,14 +18,14 @@ from jaxae.devices.processes import SINGLE_PROCESS, Processes
 from jaxae.errors import InputError, input_errors
 from jaxae.measure import measures
 from jaxae.report import figures
-from jaxae.run import command_line, directory, loop, results
+from jaxae.run import command_line, directory, loop, results, tracking
 from jaxae.run import config as configs
 from jaxae.run.build import Build, built, title
 from jaxae.run.config import Config
 from jaxae.run.find import find, names
 from jaxae.run.fingerprint import traced
 from jaxae.run.progress import say
-from jaxae.run.tensorboard import TensorBoard
+from jaxae.run.tracking import Trackers
 from jaxae.run.warm_start import initial
 from jaxae.training import epoch, records, selection
 from jaxae.training.iterate import Compiler, require_suitable
@@ -63,6 +63,7 @@ def train(
         if processes.is_main_process and progress:
             say(f"--batch-size {config.batch_size} {text}; using {count}")
         config = dataclasses.replace(config, batch_size=count)
+    tracking.require(config.track)
     experiment, plan = planned(config, build, dataset, processes)
     writes, description = processes.is_main_process, directory.describe(config, name, dataset, program)
     if other := directory.difference(processes.broadcast_json(description), description, configs.OWN):
@@ -85,8 +86,8 @@ def _outdated(
 ) -> tuple[Path, ...]:
     """Files to delete from the directory of this run with fewer epochs; empty if it holds no such run.
 
-    Its results, its figures, and the picture that was due as the last one only. InputError if its steps depend on the
-    number of epochs: then another number gives another run.
+    They are its results, its figures, and the picture of its last step, unless that is due in a longer run too.
+    InputError if its steps depend on the number of epochs: then another number gives another run.
     """
     file = workdir / "config.json"
     if config.overwrite or not file.exists():
@@ -129,31 +130,52 @@ def _fill(
     progress: bool,
     first: Callable[[], Initial | None],
 ) -> None:
-    def draw(state: State, step: int, board: TensorBoard) -> None:
+    def draw(state: State, step: int, trackers: Trackers) -> None:
         now = _trained(experiment, state, config, dataset)[0]
         if len(dataset.shape) > 1:  # rows of a table are not images
-            board.picture(figures.strip(workdir / STRIPS, step, now, dataset), step, "while_training")
-        board.histogram("codes", figures.codes_of(now, dataset, 1000)[0], step)
+            trackers.picture(figures.strip(workdir / STRIPS, step, now, dataset), step, "while_training")
+        trackers.histogram("codes", figures.codes_of(now, dataset, 1000)[0], step)
 
     draws = config.figures == "all"
-    outcome = loop.train(
-        experiment,
-        config,
-        dataset,
-        plan,
-        workdir,
-        stop,
-        draw if draws else None,
-        compiler,
-        progress,
-        first,
-    )
-    if not plan.processes.is_main_process:
-        return
-    _release_memory()
-    if progress:
-        say("training done: evaluating and drawing figures" if draws else "training done: evaluating")
-    lines = records.read(workdir / "metrics.jsonl")
+    with ExitStack() as stack:
+        opened: list[Trackers] = []
+
+        def track(step: int, lines: Sequence[records.Record]) -> Trackers:
+            opened.append(stack.enter_context(tracking.opened(workdir, config, step, lines)))
+            return opened[0]
+
+        outcome = loop.train(
+            experiment,
+            config,
+            dataset,
+            plan,
+            workdir,
+            stop,
+            draw if draws else None,
+            compiler,
+            progress,
+            first,
+            track,
+        )
+        if not plan.processes.is_main_process:
+            return
+        _release_memory()
+        if progress:
+            say("training done: evaluating and drawing figures" if draws else "training done: evaluating")
+        _finish(experiment, config, dataset, workdir, name, outcome, opened[0])
+
+
+def _finish(
+    experiment: Experiment,
+    config: Config,
+    dataset: Dataset,
+    workdir: Path,
+    name: str,
+    outcome: loop.Outcome,
+    trackers: Trackers,
+) -> None:
+    """Evaluate the trained model, and write result.json, figures and report."""
+    lines, draws = records.read(workdir / "metrics.jsonl"), config.figures == "all"
     every = _trained(experiment, outcome.state, config, dataset)
     trained, *others = (every[i] for i in range(config.seeds))
     expected = experiment.expected.get(config.data, {}) if configs.documented(config) else {}
@@ -163,10 +185,9 @@ def _fill(
     result = results.collect(tested, expected, outcome) | measures.measures(trained, dataset, others)
     records.write_json(workdir / "result.json", result)
     paths = figures.draw(workdir / "figures", trained, dataset, lines, title(name, config)) if draws else []
-    with TensorBoard(workdir / "tensorboard", lines[-1]["step"]) as board:
-        for path in paths:
-            board.picture(path, lines[-1]["step"])
-        board.parameters(configs.to_json(config), tested)
+    for path in paths:
+        trackers.picture(path, lines[-1]["step"])
+    trackers.parameters(config, tested)
     if draws:
         results.write_report(workdir, title(name, config), trained, dataset, result)
 

@@ -20,8 +20,8 @@ def find(name: str) -> ModuleType:
     """The experiment of this name. InputError if there is none."""
     if name not in names():
         near = difflib.get_close_matches(name, names(), 1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names())}"
-        raise InputError(f"experiment={name} is unknown: {hint}")
+        hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(names())}"
+        raise InputError(f"experiment={name} is unknown; {hint}")
     return importlib.import_module(f"{PACKAGE}.{name}")
 
 

@@ -35,7 +35,7 @@ from jaxae.training.trained import Trained
 OPTIMIZER_FIELDS = ("lr", "schedule", "warmup_steps", "eps", "weight_decay", "clip")
 PROCESS_FIELDS = ("coordinator", "num_processes", "process_id", "heartbeat", "patience")
 # Fields of the run directory.
-RUN_FIELDS = ("checkpoint_every", "checkpoint_unit", "picture_every", "overwrite", "log_likelihood_samples", "figures")
+RUN_FIELDS = ("log_likelihood_samples", *(field.name for field in dataclasses.fields(configs.Output)))
 # Options for reading arrays.
 OF_ARRAYS = (
     "y",
@@ -79,9 +79,9 @@ def fit(
     of bytes, floats in [0, 1], or any numbers; a table is [N, D]; for an experiment for sequences, series are [N, T] or
     [N, T, D]. NaN marks a missing entry. Fields: kind, scale.
     test: a path with the test examples; a fraction or a number of examples to hold out; or 0 for the training examples.
-    With an array also an array, or the name of a data set with a test split. Default: that of the source, or a tenth.
-    valid: the validation examples, in the same ways, for the fields keep ("best": return the model of the epoch with
-    the smallest validation loss) and stop_after.
+    For an array it may be an array, or the name of a data set with a test split. Default: that of the source, or a
+    tenth. valid: the validation examples, likewise, for the fields keep ("best": return the model of the epoch with the
+    smallest validation loss) and stop_after.
     y, context: classes and covariates of an array, as in `jaxae.data.from_arrays`; context may name columns of a table.
     workdir: a run directory, with everything that the command line writes there; a run in it is resumed. Without one
     nothing is written.
@@ -100,7 +100,7 @@ def fit(
         raise InputError(trouble)
     if context is not None and isinstance(data, str | Path):
         if not isinstance(context, str | list | tuple):
-            raise TypeError("context of a path names columns; put arrays beside x into an .npz, as context=")
+            raise TypeError("context must name columns if data is a path; put arrays into the .npz, as context=...")
         fields["context"], context = context, None
     seeds = configs.plain(seeds)
     if type(seeds) is not int:
@@ -266,9 +266,9 @@ def _dataset(
 
 @contextmanager
 def _interruptible() -> Iterator[loop.Stop]:
-    """Whether Ctrl-C was pressed, once; a second time raises KeyboardInterrupt. Works in the main thread only.
+    """Yield a function that returns whether Ctrl-C was pressed. Works in the main thread only.
 
-    After training, when it is called with None, the handler is the previous one again.
+    A second Ctrl-C raises KeyboardInterrupt. A call with None, after training, restores the previous handler.
     """
     pressed = False
 

@@ -1,8 +1,8 @@
 """The command line's loop around `iterate`: metrics, checkpoints, progress, pictures, signals."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -19,11 +19,12 @@ from jaxae.errors import Diverged, Interrupted
 from jaxae.run import diverged
 from jaxae.run.config import Config
 from jaxae.run.progress import NoProgress, Progress
-from jaxae.run.tensorboard import TensorBoard
+from jaxae.run.tracking import Trackers
 from jaxae.training import epoch, records, selection
 from jaxae.training.checkpoint import Checkpoints, NoCheckpoints
 from jaxae.training.epoch import Totals
 from jaxae.training.iterate import Compiler, Snapshot, iterate
+from jaxae.training.records import Record
 from jaxae.training.selection import SelectionState
 from jaxae.training.start import Initial, shapes, start
 
@@ -54,20 +55,21 @@ def train(
     plan: Plan,
     workdir: Path,
     stop: Stop = never,
-    draw: Callable[[State, int, TensorBoard], None] | None = None,
+    draw: Callable[[State, int, Trackers], None] | None = None,
     compiler: Compiler | None = None,
     progress: bool = True,
     initial: Callable[[], Initial | None] = lambda: None,
+    track: Callable[[int, Sequence[Record]], Trackers] | None = None,
 ) -> Outcome:
     """Train from the newest checkpoint in `workdir`, or from the start, to the last epoch.
 
-    Adds to metrics.jsonl, tensorboard/ and checkpoints/. Raises Diverged for a non-finite number, Interrupted if `stop`
+    Adds to metrics.jsonl and checkpoints/. Raises Diverged for a non-finite number, Interrupted if `stop`
     returns True (the same call then resumes bit for bit), and OSError if the disk is full or the directory lost. With
     several processes, only the main one reads and writes.
     stop: called after every dispatch with a function that saves a checkpoint, and with None after the last save.
     draw: draws a state, every `config.picture_every` steps, after epochs 1, 2, 5, 10, 20, 50, ..., and the last.
     compiler: see `iterate`. progress: show a bar, or a line per epoch. initial: parameters to start from; called if
-    there is no checkpoint.
+    there is no checkpoint. track: opens the trackers of a run that starts at a step, with its lines of metrics.jsonl.
     """
     began, processes = time.monotonic(), plan.processes
     writes, seeds = processes.is_main_process, seeds_of(config)
@@ -75,7 +77,9 @@ def train(
     metrics_file = workdir / "metrics.jsonl"
     with Checkpoints(workdir / "checkpoints") if writes else NoCheckpoints() as checkpoints:
         shapes_of = cache(partial(abstract, experiment, config, data.info))
-        restored = None if checkpoints.empty else checkpoints.restore(shapes_of())
+        restored = None
+        if isinstance(checkpoints, Checkpoints) and not checkpoints.empty:
+            restored = checkpoints.restore(shapes_of())
         if processes.broadcast_json(restored is not None):  # by the main process; the others receive its arrays
             items, meta = restored or (jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes_of()), NEW)
         else:
@@ -115,17 +119,16 @@ def train(
 
         def write(epoch: int, split: str, metrics: dict[str, Any]) -> None:
             lines.append(records.record(epoch, step, split, metrics))
-            if board:
+            if writes:
                 records.append(metrics_file, lines[-1])
-                board.scalars(lines[-1])
 
         save_every = config.checkpoint_every if config.checkpoint_unit == "steps" else 0
         resume, every = (state, totals), (config.picture_every, save_every)
         options: dict[str, Any] = {"resume": resume, "every": every, "compiler": compiler}
         stopped = kept is not None and kept.stopped.all()
         snapshots = iter(()) if stopped else configured(experiment, data, config, plan, **options)
+        trackers = track(step, lines) if track and writes else None
         with (
-            TensorBoard(workdir / "tensorboard", step) if writes else nullcontext() as board,
             Progress(config.epochs, last, step, words(data.kind).examples)
             if writes and progress
             else NoProgress() as shown,
@@ -140,8 +143,8 @@ def train(
                     shown.update(now.epoch, step, float(np.mean(now.train["loss"])), rate())
                     if draw and (step == last or picture_due(config, now.epoch, step, now.done)):
                         complete = processes.gather(state)
-                        if board:
-                            draw(jax.device_get(complete), step, board)
+                        if trackers:
+                            draw(jax.device_get(complete), step, trackers)
                     if now.done:
                         write(now.epoch, "train", now.train)
                     pause(not now.done and save_every > 0 and step % save_every == 0)
@@ -149,7 +152,10 @@ def train(
                     write(now.epoch, "test", now.test)
                     if now.valid is not None:
                         write(now.epoch, "valid", now.valid)
-                    shown.epoch([line for line in lines[-3:] if line["epoch"] == now.epoch], rate())
+                    measured = [line for line in lines[-3:] if line["epoch"] == now.epoch]
+                    shown.epoch(measured, rate())
+                    if trackers:
+                        trackers.metrics(measured)
                     if kept is not None and now.valid is not None:
                         kept = selection.update(
                             kept, processes.gather(state), now.epoch, now.valid["loss"], config.selection

@@ -33,7 +33,7 @@ class Input(NamedTuple):
 
 
 class Program(NamedTuple):
-    """A function of one row of each of its inputs, which are named."""
+    """A function of one row of each of its named inputs."""
 
     function: Callable[..., Array]
     inputs: dict[str, Input]
@@ -51,8 +51,7 @@ def write(folder: Path, model: Trained) -> str:
         import flatbuffers  # noqa: F401
     except ImportError:
         raise InputError(f"{folder}: needs the package flatbuffers: pip install 'jaxae[export]'") from None
-    if len(model) > 1:
-        raise InputError(f"the model has {len(model)} seeds, and a program is of one; use member=0 to {len(model) - 1}")
+    one_seed(model)
     (rows,) = jax.export.symbolic_shape("rows")
     about: dict[str, Any] = {"platforms": PLATFORMS, "programs": {}}
     for name, program in programs(model).items():
@@ -60,14 +59,25 @@ def write(folder: Path, model: Trained) -> str:
         exported = jax.export.export(jax.jit(jax.vmap(program.function)), platforms=PLATFORMS)(*specs)
         (folder / f"{name}.stablehlo").write_bytes(exported.serialize())
         (out,) = exported.out_avals
-        described = {
-            key: {"shape": ["rows", *each.row.shape], "dtype": each.row.dtype.name, "meaning": each.meaning}
-            for key, each in program.inputs.items()
-        }
-        output = {"shape": ["rows", *out.shape[1:]], "dtype": out.dtype.name, "meaning": program.output}
-        about["programs"][name] = {"inputs": described, "output": output}
+        about["programs"][name] = described(program, out)
     (folder / MARK).write_text(json.dumps(about, indent=2) + "\n")
     return type(model.experiment.model).__name__
+
+
+def one_seed(model: Trained) -> None:
+    """Raise InputError for a model of several seeds."""
+    if len(model) > 1:
+        raise InputError(f"the model has {len(model)} seeds, but a program has one; use member=0 to {len(model) - 1}")
+
+
+def described(program: Program, out: Any) -> dict[str, Any]:
+    """Inputs and output of a program in programs.json. out: shape and dtype of the output, with an axis of rows."""
+    inputs = {
+        key: {"shape": ["rows", *each.row.shape], "dtype": each.row.dtype.name, "meaning": each.meaning}
+        for key, each in program.inputs.items()
+    }
+    output = {"shape": ["rows", *out.shape[1:]], "dtype": out.dtype.name, "meaning": program.output}
+    return {"inputs": inputs, "output": output}
 
 
 def programs(model: Trained) -> dict[str, Program]:
@@ -166,9 +176,9 @@ def _in_model_units(
 
 
 def _scaled(x: Float[Array, "*D"], scale: Scale) -> Float[Array, "*D"]:
-    """Model units, accurate to float32 also where the offset is large: its rounding error is subtracted separately."""
+    """Model units, accurate to float32 even for a large offset, since its rounding error is subtracted separately."""
     row = (*[1] * (x.ndim - 1), -1)
     offset, factor = (np.asarray(part, np.float64).reshape(row) for part in scale)
     high = offset.astype(np.float32)
-    near = jax.lax.optimization_barrier(x - high)  # otherwise the compiler adds both constants
+    near = jax.lax.optimization_barrier(x - high)  # otherwise the compiler would merge both constants
     return (near - (offset - high).astype(np.float32)) / factor.astype(np.float32)

@@ -19,7 +19,7 @@ class Progress:
     """A bar with epoch, loss, examples per second and time left; without a terminal, a line per epoch."""
 
     def __init__(self, epochs: int, steps: int, step: int, examples: str = "images") -> None:
-        """examples: their noun (see `data.words`)."""
+        """examples: the noun for them (see `data.words`)."""
         from tqdm.auto import tqdm
 
         self._epochs, self._steps, self._examples = epochs, steps, examples

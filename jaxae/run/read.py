@@ -31,20 +31,19 @@ from jaxae.training.trained import Trained
 def load(path: str | Path, experiment: ModuleType | Experiment | None = None, **fields: Any) -> Trained:
     """The trained model of a run directory, from its config.json and newest intact checkpoint; of all its seeds.
 
-    path: a run directory, or a folder that `jaxae export` wrote in the format safetensors or saelens; also a folder of
-    SAELens itself (see `saelens.read`). The model of a folder has no optimizer state; that of
-    safetensors can be neither trained nor saved.
+    path: a run directory, or a folder in the format safetensors or saelens, written by `jaxae export` or by SAELens
+    (see `saelens.read`). The model of such a folder has no optimizer state; one from safetensors can be neither trained
+    nor saved.
 
     experiment: its module, or the `Experiment` itself; needed only for one outside the package `jaxae.experiments`.
-    fields: configuration fields that were passed as objects and are not in config.json; only `optimizer`, an Optax
-    transformation.
-    Without it the model is loaded without its optimizer state, and can be neither trained nor saved again.
+    fields: configuration fields that were passed as objects and are not in config.json: only `optimizer`, an Optax
+    transformation, without which the model is loaded without its optimizer state and can be neither trained nor saved.
     InputError for a directory that holds no run, or no intact checkpoint.
     """
     path = Path(path)
     if saelens.is_folder(path):
         if experiment is not None or set(fields) > {"optimizer"}:
-            raise InputError(f"{path} is a folder of SAELens; pass nothing else, or an optimizer")
+            raise InputError(f"{path} is a folder of SAELens; pass no other argument than optimizer")
         return saelens.read(path, **fields)
     if tensors.is_folder(path) and fields:
         raise InputError(f"{path} is a folder of safetensors without optimizer state; omit {', '.join(fields)}")
@@ -196,12 +195,12 @@ def dataset(path: Path, saved: dict[str, Any]) -> Dataset:
     _require_data(path, saved)
     found = data.loaded(options_of(saved), *(saved["config"][name] for name in ("data_dir", "manual_dir")))
     if found.fingerprint() != saved["data"]["fingerprint"]:
-        raise InputError(f"{path}: its data, {saved['config']['data']}, has changed since")
+        raise InputError(f"{path}: its data, {saved['config']['data']}, has changed since; restore it")
     return found
 
 
 def options_of(saved: dict[str, Any]) -> Options:
-    """How the data of a config.json were read, with the kind and the sample rate that they have."""
+    """How the data of a config.json were read, including their kind and sample rate."""
     fields = {field.name: configs.plain(saved["config"][field.name]) for field in dataclasses.fields(Options)}
     found = {name: saved["data"][name] for name in ("kind", "sample_rate") if name in saved["data"]}
     return Options(**{**fields, **found})

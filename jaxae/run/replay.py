@@ -29,8 +29,8 @@ class Replay(NamedTuple):
     state: State  # before it, of that seed
     batch: Batch
     key: Any  # of the step
-    # Non-finite terms, gradients, inputs and outputs of layers, in order of computation; without any, leaves of the
-    # state after the step.
+    # Non-finite terms, gradients, inputs and outputs of layers, in order of computation; if all of them are finite,
+    # leaves of the state after the step.
     nonfinite: list[str]
 
     def __str__(self) -> str:
@@ -48,7 +48,7 @@ def replay(path: str | Path, experiment: ModuleType | Experiment | None = None, 
     path = Path(path)
     saved = directory.read(path / "config.json")
     if not (path / FOLDER).is_dir():
-        raise InputError(f"{path}: did not diverge in training: there is no folder {FOLDER}")
+        raise InputError(f"{path} did not diverge in training: there is no folder {FOLDER}; use a run that did")
     if optimizers.is_fingerprint(saved["config"].get("optimizer")) and "optimizer" not in fields:
         raise InputError(
             f"{path} was trained with an Optax transformation; pass the same one to jaxae.replay(path, optimizer=...)"

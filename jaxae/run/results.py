@@ -23,7 +23,7 @@ from jaxae.training.trained import Trained
 def collect(
     test: records.Record, expected: Mapping[str, float | tuple[float, float]], outcome: Outcome
 ) -> dict[str, Any]:
-    """Contents of `result.json`. expected: the expected results of the documented configuration; else empty.
+    """Contents of `result.json`. expected: the expected results; empty for a configuration without any.
 
     `images_per_second` is the number of examples per second, for every kind of data.
     """
@@ -42,7 +42,7 @@ def collect(
 
 
 def read(workdir: Path) -> dict[str, Any]:
-    """Read `result.json`. InputError for other content than that of `collect`."""
+    """Read `result.json`. InputError for content that `collect` does not return."""
     file = workdir / "result.json"
     try:
         found: dict[str, Any] = json.loads(file.read_text())

@@ -28,7 +28,7 @@ from jaxae.variants.matching_pursuit import MatchingPursuit
 from jaxae.variants.top_k import BatchTopK, TopK
 
 WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
-# Fields of matching pursuit that never stops before its last iteration.
+# Fields of a matching pursuit that never stops before its last iteration.
 ALL_ITERATIONS = MappingProxyType({"residual_threshold": 0, "stop_on_duplicate_support": False})
 FORMAT = "6.0.0"  # the version that introduced this form of cfg.json
 # Tensor of each parameter, by architecture. SAELens trains batchtopk models, and saves them as jumprelu.
@@ -63,13 +63,13 @@ def write(folder: Path, model: Trained) -> str:
     units, pixels in [0, 1], and codes those of `model.encode`. BatchTopK and Matryoshka models become `jumprelu`, with
     their threshold of inference for every latent.
     InputError for a model that is not a sparse autoencoder, several seeds, an activation rule that SAELens lacks,
-    matching pursuit with folded rows of another norm than 1, and without the package `safetensors`.
+    matching pursuit whose folded decoder rows do not have norm 1, and without the package `safetensors`.
     """
     sparse, seeds = model.experiment.model, len(model)
     if not isinstance(sparse, SparseAutoencoder):
         raise InputError(f"{type(sparse).__name__} is not a sparse autoencoder; use another format")
     if seeds > 1:
-        raise InputError(f"the model has {seeds} seeds, and the format holds one; use member=0 to {seeds - 1}")
+        raise InputError(f"the model has {seeds} seeds, but the format holds one; use member=0 to {seeds - 1}")
     architecture, own = _architecture(sparse.rule)
     with input_errors():
         folded, variables = fold(sparse, model.variables, model.scale)
@@ -105,7 +105,7 @@ def read(folder: Path, optimizer: optax.GradientTransformation | None = None) ->
     optimizer: for further training; without one the model cannot be trained. The loss is the squared error, plus the
     L1 norm, the number of active latents or the terms of the gate with coefficient 0.
     InputError for an architecture that is not in `TENSORS`, for inputs that are normalized by numbers that the folder
-    does not hold, for matching pursuit with rows of another norm than 1 or with a rule that stops it before its last
+    does not hold, for matching pursuit whose decoder rows do not have norm 1 or whose rule stops it before its last
     iteration, and for a folder that is not intact.
     """
     config = _config(folder)
@@ -166,7 +166,7 @@ def _is_unit(rows: Float[Any, "n d"]) -> bool:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    """The fields of cfg.json, with the architecture that versions before 6 left out. InputError if not supported."""
+    """The fields of cfg.json; adds the architecture, which old versions left out. InputError if not supported."""
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         config.setdefault("architecture", "standard")
@@ -197,7 +197,7 @@ def _params(architecture: str, config: dict[str, Any], arrays: Arrays) -> Arrays
         arrays["threshold"] = np.exp(arrays.pop("log_threshold"))
     if "topk_threshold" in arrays:
         arrays["threshold"] = np.full(arrays["b_enc"].shape, arrays.pop("topk_threshold"))
-    if np.all(arrays.get("scaling_factor", 0) == 1):  # of old versions
+    if np.all(arrays.get("scaling_factor", 0) == 1):  # written by old versions
         del arrays["scaling_factor"]
     names = TENSORS[architecture]
     if different := set(names.values()) ^ set(arrays):
@@ -210,7 +210,7 @@ def _params(architecture: str, config: dict[str, Any], arrays: Arrays) -> Arrays
         expected = {"encoder": (d, n), "decoder": (n, d), "decoder_bias": (d,)}.get(name, (n,))
         if value.shape != expected:
             raise ValueError(f"tensor {names[name]} has shape {[*value.shape]}, not {[*expected]}")
-    if "threshold" in params:  # there ReLU is applied too
+    if "threshold" in params:  # SAELens also applies ReLU
         params["threshold"] = np.maximum(params["threshold"], 0)
     if architecture == "matching_pursuit":
         if not _is_unit(params["decoder"]):

@@ -32,9 +32,9 @@ def saver(
 
     With checkpoint=False it writes config.json and metrics.jsonl only, into an existing folder.
 
-    description: the run's description, as in config.json. totals: sums over the steps of an epoch that is not finished,
-    without which a model within an epoch cannot be saved. last, kept: the last state, and the kept one, of a run that
-    selects its state by the validation split (`config.selection`).
+    description: the run's description, as in config.json. totals: sums over the steps of an unfinished epoch, required
+    to save a model within an epoch. last, kept: the last state, and the kept one, of a run that selects its state by
+    the validation split (`config.selection`).
     """
     info = directory.info_of(description)
 
@@ -88,5 +88,5 @@ def without_optimizer(*_: Any) -> NoReturn:
 
 
 def without_state(*_: Any, **__: Any) -> NoReturn:
-    """Raise ValueError for a model of a folder of safetensors. It is training step and saver of such a model."""
+    """Raise ValueError for a model of a folder of safetensors, as its training step and its saver."""
     raise ValueError("a folder of safetensors has no optimizer state; train or save the model of its run")

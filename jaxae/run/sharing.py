@@ -25,7 +25,7 @@ from jaxae.training.start import INIT, initialise, keys
 
 
 def other_fields(config: Config, fields: Sequence[str]) -> tuple[Any, ...]:
-    """The values of all other fields, without seed and workdir."""
+    """The values of all other fields except seed and workdir."""
     fields = (*fields, "seed", "workdir")
     return tuple(getattr(config, field.name) for field in dataclasses.fields(config) if field.name not in fields)
 

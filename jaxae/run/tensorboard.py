@@ -1,52 +1,46 @@
 """TensorBoard event files of a run."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from jaxae.training.records import Record, mean, names, std
-
 
 class TensorBoard:
-    """Event files: a scalar per metric and split at every epoch, pictures, histograms, and hyperparameters.
+    """Tracker of event files: scalars, pictures, histograms, and hyperparameters with final metrics.
 
-    With several seeds: the mean, and the standard deviation as `NAME/SPLIT/std`.
+    step: that of the checkpoint from which the run resumes, after which events are discarded. last_step: see `Tracker`.
     """
 
-    def __init__(self, directory: Path, step: int) -> None:
+    def __init__(self, directory: Path, step: int, last_step: int = -1) -> None:
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(str(directory), purge_step=step + 1 if step else None)
+        self._writer, self.last_step = SummaryWriter(str(directory), purge_step=step + 1 if step else None), last_step
 
-    def __enter__(self) -> "TensorBoard":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._writer.close()
-
-    def scalars(self, line: Record) -> None:
-        """Write the metrics of a record."""
-        for name in names(line):
-            self._writer.add_scalar(f"{name}/{line['split']}", mean(line[name]), line["step"])
-            if (deviation := std(line[name])) is not None:
-                self._writer.add_scalar(f"{name}/{line['split']}/std", deviation, line["step"])
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Write scalars."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
-    def picture(self, path: Path, step: int, name: str = "") -> None:
-        """Write a PNG file as an image of this name (default: that of the file)."""
+    def picture(self, path: Path, step: int, name: str) -> None:
+        """Write a PNG file as an image of this name."""
         from PIL import Image
 
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("RGB"))
-        self._writer.add_image(name or path.stem, pixels, step, dataformats="HWC")
+        self._writer.add_image(name, pixels, step, dataformats="HWC")
 
     def histogram(self, name: str, values: np.ndarray, step: int) -> None:
         """Write a histogram of these values."""
         self._writer.add_histogram(name, values.ravel(), step)
 
-    def parameters(self, config: dict[str, Any], test: Record) -> None:
+    def parameters(self, config: Mapping[str, Any], final: Mapping[str, float], step: int) -> None:
         """Write the configuration and the final test metrics, for the table of hyperparameters."""
-        fields = {k: v if isinstance(v, int | float | str) else " ".join(map(str, v)) for k, v in config.items()}
-        self._writer.add_hparams(fields, {f"final/{n}": mean(test[n]) for n in names(test)}, "final", test["step"])
+        if final:
+            self._writer.add_hparams(dict(config), dict(final), "final", step)
+
+    def finish(self, complete: bool) -> None:  # noqa: ARG002
+        """Close the files."""
+        self._writer.close()

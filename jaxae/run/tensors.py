@@ -25,8 +25,8 @@ def write(folder: Path, model: Trained) -> str:
     """Write the model into an existing folder, and return the class name of its module.
 
     Each array of `model.variables` is a tensor, named by its path, such as params/encoder/Dense_0/kernel; with several
-    seeds it has a leading axis of seeds; `step` is the number of training steps. The optimizer state is
-    left out. InputError for a model without a configuration, one of such a folder, and without the package
+    seeds it has a leading axis of seeds. `step` is the number of training steps. The optimizer state is left out.
+    InputError for a model without a configuration, one loaded from such a folder, and without the package
     `safetensors`.
     """
     if model.saver is None:

@@ -44,7 +44,7 @@ class Common:
 
 @dataclass(frozen=True)
 class Fields(Common):
-    """The same, with dense networks."""
+    """`Common`, with the widths of dense networks."""
 
     hidden: tuple[int, ...] = (256,)
     """Widths of the encoder's hidden layers; the decoder mirrors them."""
@@ -52,7 +52,7 @@ class Fields(Common):
 
 @dataclass(frozen=True)
 class FreeBits(Common):
-    """The same, for `layered`."""
+    """`Common`, with free bits, for `layered`."""
 
     free_bits: float = 0.0
     """Free bits: nats of KL per latent layer that are not penalised (0: none)."""
@@ -60,10 +60,10 @@ class FreeBits(Common):
 
 @dataclass(frozen=True)
 class Layered(FreeBits, Fields):
-    """The same, with dense networks."""
+    """`FreeBits`, with dense networks and several latent layers."""
 
     latent: tuple[int, ...] = (2, 2)  # type: ignore[assignment]
-    """Number of latent dimensions of each layer, from the one nearest to the data."""
+    """Number of latent dimensions of each layer, starting with the one nearest to the data."""
 
 
 def dense(config: Fields, info: Info, **options: Any) -> tuple[nn.Module, nn.Module, Likelihood]:

@@ -21,7 +21,7 @@ from jaxae.training.start import keys as start_keys
 def method(
     model: nn.Module, name: str, several: bool, own: bool, variables: Variables, first: jax.Array, *others: jax.Array
 ) -> jax.Array:
-    """Apply a method of the model. own: the first argument has an axis of seeds."""
+    """Apply a method of the model. several: the variables have an axis of seeds. own: so has the first argument."""
 
     def apply(variables: Variables, *args: jax.Array) -> Any:
         return model.apply(variables, *args, method=name)
@@ -34,8 +34,8 @@ def method(
 def of_all(trained: Model, name: str, x: Examples, given: Given) -> jax.Array:
     """A method (x, condition) of a conditional model, for all examples; with several seeds a leading axis of seeds."""
     several = len(trained.seeds) > 1
-    of = partial(method, trained.experiment.model, name, several, False, trained.variables)
-    found = [of(part.x, *condition_of(trained, part.y, part.context)) for part in parts(trained, x, given=given)]
+    call = partial(method, trained.experiment.model, name, several, False, trained.variables)
+    found = [call(part.x, *condition_of(trained, part.y, part.context)) for part in parts(trained, x, given=given)]
     return jnp.concatenate(found, axis=int(several))
 
 
@@ -48,7 +48,7 @@ def classified(trained: Model, x: Examples, context: Any) -> jax.Array:
 
 @partial(jax.jit, static_argnums=(0, 1))
 def terms(loss: Loss, several: bool, state: State, batch: Batch, key: Any) -> dict[str, Any]:
-    """The terms of a loss for every example; state and key have an axis of several seeds."""
+    """The terms of a loss for every example. several: state and key have an axis of seeds."""
 
     def one(state: State, key: Key[Array, ""]) -> Terms:
         return loss(state.variables, batch.replace(step=state.step), key)[0]
@@ -65,7 +65,7 @@ def likelihood_of(model: Model) -> Likelihood:
 
 
 def noise_keys(key: Key[Array, ""], n: int) -> Key[Array, "{n}"]:
-    """Keys of the noise of n samples whose codes have this key."""
+    """Noise keys of n samples whose codes are sampled with this key."""
     return jax.random.split(jax.random.fold_in(key, 1), n)
 
 
@@ -84,7 +84,7 @@ def sampled(
 
 
 def terms_of(model: Model, part: Part, draw: int | None = None) -> dict[str, Float[np.ndarray, "*S n"]]:
-    """The terms of the loss of a part. draw: index of a noise sample for all examples; None: one for each."""
+    """The terms of the loss of a part. draw: index of the noise sample that all examples share; None: each its own."""
     keys, count, several = start_keys(model.seeds, TEST), len(part.x), len(model.seeds) > 1
     if draw is not None:
         keys = folded(keys, draw)

@@ -1,4 +1,4 @@
-"""Checkpoints: the only file that names Orbax.
+"""Checkpoints. No other file uses Orbax.
 
 Orbax writes atomically but stores no checksum of array data, so a SHA-256 of every leaf is stored with it and verified
 on reading: a damaged checkpoint is reported, and the newest intact one is used.
@@ -27,11 +27,11 @@ Items = dict[str, Any]  # name -> tree of arrays
 
 
 class OtherArrays(InputError):
-    """An intact checkpoint of other arrays than expected. differences: a line for each array."""
+    """An intact checkpoint whose arrays differ from the expected ones. differences: a line for each array."""
 
     def __init__(self, step: int, differences: list[str]) -> None:
         super().__init__(
-            f"checkpoint {step} was written by other code: {differences[0]}; go back to that code, or overwrite=True "
+            f"checkpoint {step} was written by different code: {differences[0]}; use that code, or overwrite=True "
             "to start again"
         )
         self.differences = differences
@@ -96,7 +96,7 @@ class Checkpoints:
             raise OSError(None, reason, str(self._directory)) from None
 
     def _trouble(self) -> int:
-        """The error number of a directory that is lost (Orbax may have recreated it) or read-only; 0 otherwise."""
+        """The errno of a directory that is lost (Orbax may have recreated it) or read-only; 0 otherwise."""
         try:
             if os.statvfs(self._directory).f_flag & os.ST_RDONLY:
                 return errno.EROFS
@@ -115,8 +115,8 @@ class Checkpoints:
 
         abstract: the items as trees of jax.ShapeDtypeStruct. skip: prefixes of the paths of arrays that `abstract` may
         lack and that are not restored, for reading only. Damaged checkpoints are reported, and deleted unless this is
-        read-only, since Orbax saves no step before the latest. OtherArrays, an InputError, if the newest intact one has
-        other arrays, as after a change of the code.
+        read-only, since Orbax saves no step before the latest. OtherArrays, an InputError, if the arrays of the newest
+        intact one differ, as after a change of the code.
         """
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
@@ -154,7 +154,7 @@ class Checkpoints:
                 step,
                 [f"{path} is {there.get(path, 'missing')} there, {ours.get(path, 'missing')} here" for path in other],
             )
-        # NumPy arrays, since the state may exceed one device; these hold one number each.
+        # NumPy arrays, since the state may exceed one device; broadcasting stores a single number for each.
         hosts = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), abstract)
         arrays = {name: _some(tree) if skip else ocp.args.StandardRestore(tree) for name, tree in hosts.items()}
         restored = self._manager.restore(step, args=ocp.args.Composite(**arrays))
@@ -166,8 +166,6 @@ class Checkpoints:
 
 class NoCheckpoints:
     """Null object of `Checkpoints`, for processes that do not write."""
-
-    empty = True
 
     def __enter__(self) -> "NoCheckpoints":
         return self

@@ -25,7 +25,7 @@ Totals: TypeAlias = dict[str, Any]
 
 
 def first_step(epoch: int, examples: int, batch_size: int) -> int:
-    """Number of steps before the epoch (counted from 0): the first batch that starts in it."""
+    """Number of steps before the epoch (counted from 0), which is the index of the first batch that starts in it."""
     return -(-epoch * examples // batch_size)
 
 
@@ -51,7 +51,7 @@ def train(
 ) -> Callable[..., Any]:
     """`steps(state, totals, data, order, key, start, count)` -> (state, totals, whether both are finite).
 
-    Takes `count` steps, from the batch that starts at `order[start]`; other values of both need no recompilation.
+    Takes `count` steps, from the batch that starts at `order[start]`; changing either needs no recompilation.
     """
     one = step(transition, shape, batch_size, per_device, layout)
 
@@ -80,8 +80,8 @@ def step(
 ) -> Callable[..., tuple[State, Metrics]]:
     """`one(state, data, order, key, start)` -> (state, metrics): a step on the batch that starts at `order[start]`.
 
-    With a generator, `order` is the key of its examples, and `start` the number of the first one, as `signed` has it.
-    It is no part of the state, so that seeds with the same key generate each example only once.
+    With a generator, `order` is the key of its examples, and `start` the number of the first one, converted by
+    `signed`. The key is not part of the state, so that seeds with the same key generate each example only once.
     """
 
     def one(
@@ -184,7 +184,7 @@ def drawn(generator: Generator, key: jax.Array, first: Any, index: Any, layout: 
 def compensated(total: Metrics, error: Metrics, values: Metrics) -> tuple[Metrics, Metrics]:
     """total + values + error, and the rounding error of that sum, which is `error` of the next one (Kahan 1965).
 
-    Keeps a sum accurate to float32 over any number of calls. The rounding error is exact, also where a value exceeds
+    Keeps a sum accurate to float32 over any number of calls. The rounding error is exact, even where a value exceeds
     the total (Knuth's TwoSum; Ogita, Rump & Oishi 2005, algorithm 3.1).
     """
     values = jax.tree.map(jnp.add, values, error)

@@ -48,7 +48,7 @@ class Part(NamedTuple):
 
 
 class Given(NamedTuple):
-    """Classes and covariates for a conditional model, as the user gives them; otherwise those of a split."""
+    """Classes and covariates for a conditional model, as the user passes them, or those of a split."""
 
     y: Any = None
     context: Any = None
@@ -73,7 +73,7 @@ class Units(Protocol):
 
     @property
     def real(self) -> bool:
-        """Real numbers, not pixels in [0, 1]."""
+        """Whether the data are real numbers, not pixels in [0, 1]."""
 
     @property
     def from_bytes(self) -> bool:
@@ -85,7 +85,7 @@ class Units(Protocol):
 
     @property
     def fixed(self) -> Given:
-        """Condition of examples without one."""
+        """Condition of examples that are passed without one."""
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -114,7 +114,7 @@ def parts(
 ) -> Iterator[Part]:
     """Yield the examples in model units, in chunks of `chunk_of` their shape; one chunk is converted at a time.
 
-    A `Split` is in model units already. Series of different lengths are padded to those of training. given: see
+    A `Split` is in model units already. Series of different lengths are padded to the longest of training. given: see
     `conditioned`; None if the condition is not needed. ValueError for examples of another shape or type, or out of
     range.
     """
@@ -156,15 +156,15 @@ def conditioned(units: Units, count: int, given: Given, inferred: bool = False) 
     """Classes [N] and covariates [N, C] in model units of `count` examples; None for what the model does not depend on.
 
     given: one for all examples, or one for each. Covariates are a mapping of names to values, a data frame, or arrays
-    [C] or [N, C] in the order of training. ValueError for a missing or unknown class or covariate, and for any with an
-    unconditional model. inferred: whether the model infers classes that are not given; they are -1.
+    [C] or [N, C] in the order of training. ValueError for a missing or unknown class or covariate, and for either with
+    an unconditional model. inferred: whether the model infers classes that are not given; they are -1.
     """
     known, model = units.experiment.condition(units.conditions), type(units.experiment.model).__name__
     if given.split is None:
         fixed = (mine if own is None else own for own, mine in zip(given[:2], units.fixed[:2], strict=True))
         given = Given(*fixed)
-    of = categories(known.covariates)
-    wanted = {"y": (given.y, known.classes), "context": (given.context, of)}
+    named = categories(known.covariates)
+    wanted = {"y": (given.y, known.classes), "context": (given.context, named)}
     for name, (value, names) in wanted.items():
         if value is not None and not (units.experiment.conditional and names):
             lacking = f"it depends on no {'classes' if name == 'y' else 'covariates'}"
@@ -172,7 +172,7 @@ def conditioned(units: Units, count: int, given: Given, inferred: bool = False) 
             raise ValueError(f"{name} has no effect on {model}: {why}; omit it")
         lacks = value is None and given.split is None and not (inferred and name == "y")
         if units.experiment.conditional and names and lacks:
-            what = f"a class of {', '.join(known.classes[:20])}" if name == "y" else f"covariates {', '.join(of)}"
+            what = f"a class of {', '.join(known.classes[:20])}" if name == "y" else f"covariates {', '.join(named)}"
             raise ValueError(f"{model} is conditional; pass {name}, {what}: one for all examples, or one for each")
     if not units.experiment.conditional:
         return None, None
@@ -182,7 +182,7 @@ def conditioned(units: Units, count: int, given: Given, inferred: bool = False) 
     if given.y is not None:
         y = indices(given.y, known.classes, count)
     if given.context is not None:
-        columns = covariates.columns(covariates.repeated(given.context, count, [*of]), count, "context", [*of])
+        columns = covariates.columns(covariates.repeated(given.context, count, [*named]), count, "context", [*named])
         context = covariates.in_model_units(columns, known)
     return y if known.classes else None, context
 
@@ -277,11 +277,11 @@ def _conversion(units: Units, x: Any) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _checked(units: Units, x: Float[np.ndarray, "n *D"]) -> tuple[np.ndarray, np.ndarray | None]:
-    """The examples, 0 where an entry is missing, and which entries are observed, if any is missing."""
+    """The examples, 0 where an entry is missing; and which entries are observed, None if all are."""
     require_values(x, units.experiment.counts and units.scale is None)  # figures have a scale of their own
     known = ~np.isnan(x)
     if not (known.all() or units.experiment.missing):
-        raise ValueError("examples have NaN: this experiment takes no missing entries")
+        raise ValueError("examples have NaN, but this experiment does not support missing entries; fill them in")
     if not (units.real or units.scale is not None):
         hidden = getattr(units.experiment.model, "hidden", None)
         shown = x[known if hidden is None else known & (x != hidden)]

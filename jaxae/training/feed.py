@@ -27,8 +27,8 @@ class Portion(NamedTuple):
     """Data of the next steps."""
 
     data: Examples | Generator  # on the device; with an axis of seeds if streamed
-    order: jax.Array  # of the rows of data; of a generator, the key of its examples
-    start: int  # in the order; of a generator, the number of the first example
+    order: jax.Array  # of the rows of data; for a generator, the key of its examples
+    start: int  # in the order; for a generator, the number of the first example
     steps: int  # number of steps that it covers
 
 
@@ -82,7 +82,7 @@ def _steps(split: Split, size: int, block_bytes: int) -> int:
 
 
 def orders(seeds: range, now: int, count: int, batch_size: int) -> Int[np.ndarray, "*S N_plus_B"]:
-    """`epoch.order` of each seed, side by side if there are several."""
+    """`epoch.order` of each seed, stacked if there are several."""
     each = [epoch.order(seed, now, count, batch_size) for seed in seeds]
     return each[0] if len(seeds) == 1 else np.stack(each)
 
@@ -97,20 +97,20 @@ def flat_examples(split: Split) -> Examples:
 def _resident(split: Split, plan: Plan, seeds: range, size: int) -> Feed:
     count = len(split.x)
     data = place(flat_examples(split), plan, False)
-    of: dict[int, jax.Array] = {}  # the order of the epoch
+    order: dict[int, jax.Array] = {}  # of the current epoch
 
     def portion(now: int, step: int) -> Portion:
-        if now not in of:
-            of.clear()
-            of[now] = place(orders(seeds, now, count, size), plan, len(seeds) > 1)
-        return Portion(data, of[now], step * size - now * count, epoch.first_step(now + 1, count, size) - step)
+        if now not in order:
+            order.clear()
+            order[now] = place(orders(seeds, now, count, size), plan, len(seeds) > 1)
+        return Portion(data, order[now], step * size - now * count, epoch.first_step(now + 1, count, size) - step)
 
     return portion
 
 
 def _generated(draws: Draws, plan: Plan, seeds: range, size: int) -> Feed:
-    of = range(draws.seed, draws.seed + 1) if draws.seed is not None else seeds
-    data, key = place(draws.generator, plan, False), place(keys(of, DATA), plan, len(of) > 1)
+    own = range(draws.seed, draws.seed + 1) if draws.seed is not None else seeds
+    data, key = place(draws.generator, plan, False), place(keys(own, DATA), plan, len(own) > 1)
 
     def portion(now: int, step: int) -> Portion:
         return Portion(data, key, epoch.signed(step * size), epoch.first_step(now + 1, len(draws), size) - step)

@@ -27,7 +27,7 @@ from jaxae.training.start import IMPUTE, folded
 from jaxae.training.start import keys as start_keys
 from jaxae.variants import iwae, miwae, not_miwae, vae
 
-EXAMPLES = 20  # imputed at once, fewer being padded; of each one `chunk_of` / 20 codes are decoded at once
+EXAMPLES = 20  # imputed at once (fewer are padded); for each of them, `chunk_of` / 20 codes are decoded at once
 
 
 class Imputed(NamedTuple):
@@ -37,7 +37,7 @@ class Imputed(NamedTuple):
     for bit. A data frame gives a data frame, whose missing strings are the most probable category.
     standard_error: that of the expectation, from the importance weights (an underestimate for an effective sample size
     near 1). deviation: the standard deviation of the entry given the observed ones. Both are 0 where an entry is
-    observed; of a column of strings they are those of the probability of the category.
+    observed; in a column of strings they refer to the probability of the category.
     ess: effective sample size (sum w)^2 / sum w^2 of each example (Kong 1992); infinite for a complete one.
     draws: the examples with missing entries sampled from their joint distribution, for multiple imputation.
     """
@@ -66,7 +66,7 @@ def impute(model: Model, x: Any, samples: int, draws: int, seed: int, mixture: b
             raise ValueError("a data frame has no axis of seeds; pass mixture=True, or impute with model[i]")
         before = cells.of_frame(x, model.features)
         found = impute(model, before, samples, draws, seed, mixture, given)
-        frames = [cells.filled_frame(x, model.features, before, of) for of in (found.x, *found.draws)]
+        frames = [cells.filled_frame(x, model.features, before, filled) for filled in (found.x, *found.draws)]
         return found._replace(x=frames[0], draws=frames[1:])
     _require(model, samples, draws)
     values, shape = _values(model, x)
@@ -76,12 +76,12 @@ def impute(model: Model, x: Any, samples: int, draws: int, seed: int, mixture: b
     chosen: Any = x.take(rows) if isinstance(x, Split) else values[rows]
     for part in parts(model, chosen) if len(rows) else ():
         at = rows[part.first : part.first + len(part.x)]
-        y, context = (None if of is None else of[at] for of in conditions)
+        y, context = (None if column is None else column[at] for column in conditions)
         each += _of_part(model, part._replace(y=y, context=context), at, samples, draws, seed)
     lead = (len(model.seeds),) if len(model.seeds) > 1 else ()
     one = model.shape
     none = Moments(*(np.zeros((*lead, 0, *tail), np.float32) for tail in (one, one, one, (), (draws, *one))))
-    joined = Moments(*(np.concatenate(of, axis=len(lead)) for of in zip(none, *each, strict=True)))
+    joined = Moments(*(np.concatenate(field, axis=len(lead)) for field in zip(none, *each, strict=True)))
     if lead and mixture:
         joined, lead = _mixed(joined), ()
     return _in_place(model, values, rows, joined, (*lead, *shape))
@@ -128,12 +128,12 @@ def _of_part(model: Model, part: Part, at: np.ndarray, samples: int, draws: int,
     found = []
     for first in range(0, len(at), size):
         places = np.minimum(np.arange(first, first + size), len(at) - 1)
-        data = (part.x[places], observed[places], *(of[places] for of in c))
-        of = _moments(
+        data = (part.x[places], observed[places], *(array[places] for array in c))
+        moments = _moments(
             model.experiment.model, several, per, draws, model.variables, data, jnp.asarray(at[places]), keys, samples
         )
         used = min(size, len(at) - first)
-        found.append(Moments(*(np.asarray(value)[(*[slice(None)] * several, slice(used))] for value in of)))
+        found.append(Moments(*(np.asarray(value)[(*[slice(None)] * several, slice(used))] for value in moments)))
     return found
 
 
@@ -149,7 +149,7 @@ def _moments(
     key: Any,
     samples: jax.Array,
 ) -> Moments:
-    """Moments by this many samples, `per` at a time."""
+    """Moments estimated from this many samples, `per` at a time."""
 
     def one(variables: Variables, key: Key[Array, ""]) -> Moments:
         return _by_importance(model, per, draws, variables, data, index, key, samples)
@@ -172,13 +172,13 @@ def _by_importance(
     Sums over the samples so far have weights relative to the largest one. A draw is the sample with the largest log
     weight plus Gumbel noise: resampling in proportion to the weights (Gumbel-max).
     """
-    of: Any = not_miwae.draws if isinstance(model, not_miwae.NotMIWAE) else miwae.draws
+    draw_samples: Any = not_miwae.draws if isinstance(model, not_miwae.NotMIWAE) else miwae.draws
     x, _, *c = data
     b = len(x)
     q: Any = model.apply(variables, x, *c, method="posterior")
     code: Any = model.apply(variables, x, *c, method="encode")
     outputs: Any = model.apply(variables, code, *c, method="outputs")
-    centre = model.likelihood.mean(outputs)  # sums of squares are about it, since they cancel far from it
+    centre = model.likelihood.mean(outputs)  # sums of squares are taken about it, to avoid cancellation
     batch, axes = Batch(x, index, jnp.ones(b), jnp.int32(0)), x.ndim - 1
 
     def wide(values: jax.Array, axes: int) -> jax.Array:
@@ -191,7 +191,7 @@ def _by_importance(
         top, first, second, best, drawn = state
         of_codes, of_entries, of_draws = jax.random.split(jax.random.fold_in(key, i), 3)
         z = q.samples(batch.noise(of_codes, (per, q.size)))
-        found = of(model, variables, data, q, z, batch.keys(of_entries))
+        found = draw_samples(model, variables, data, q, z, batch.keys(of_entries))
         log_w = jnp.where((i * per + jnp.arange(per) < samples)[None], found.log_weights, -jnp.inf)
         new = jnp.maximum(top, log_w.max(1))
         w, old = jnp.exp(log_w - new[:, None]), jnp.exp(top - new)
@@ -230,7 +230,7 @@ def _sum(w: Float[Array, "B K"], values: Float[Array, "B K *D"]) -> Float[Array,
 
 
 def _mixed(found: Moments) -> Moments:
-    """Moments of the mixture of all seeds in equal parts; each draw is from the next seed."""
+    """Moments of the mixture of all seeds with equal weights; successive draws are from successive seeds."""
     seeds = len(found.mean)
     mean = found.mean.mean(0)
     error = np.sqrt((found.standard_error**2).sum(0)) / seeds
@@ -242,20 +242,20 @@ def _mixed(found: Moments) -> Moments:
 
 
 def _in_place(model: Model, values: np.ndarray, rows: np.ndarray, found: Moments, shape: tuple[int, ...]) -> Imputed:
-    """Fill the missing entries of the rows in. shape: that of the result, with an axis of seeds if it has one."""
+    """Fill in the missing entries of the rows. shape: that of the result, with an axis of seeds if it has one."""
     axis = found.ess.ndim - 1
     lead, missing = found.ess.shape[:axis], np.isnan(values[rows])
     at: Any = (*[slice(None)] * axis, rows)
     factor = np.float32(1) if model.scale is None else model.scale.factor.astype(np.float32)
 
     def spread(part: np.ndarray) -> np.ndarray:
-        """The numbers of missing entries among 0 for all others."""
+        """These numbers at the missing entries, in the user's scale, and 0 at all others."""
         result = np.zeros((*lead, *values.shape), np.float32)
         result[at] = np.where(missing, factor * part, 0)
         return result.reshape(shape)
 
     def filled(part: np.ndarray) -> np.ndarray:
-        """The examples with their missing entries from these, which are in model units."""
+        """The examples with these values, which are in model units, at their missing entries."""
         result = np.broadcast_to(values, (*lead, *values.shape)).copy()
         result[at] = np.where(missing, np.asarray(in_users_units(model, jnp.asarray(part))), values[rows])
         return result.reshape(shape)

@@ -26,11 +26,11 @@ class Snapshot(NamedTuple):
     """State and metrics after a dispatch of steps, or after the evaluation of an epoch.
 
     step: steps done. epoch: that of the last step, counted from 1. done: whether all steps of that epoch are done.
-    state: on the devices, valid also as training continues; with several seeds every leaf has a leading axis of seeds.
-    totals: with `state`, to resume from. train: means of all terms over the epoch's steps so far, by name, `loss` among
-    them; with several seeds, one per seed. test, valid: the same over the test split, and over the validation split if
-    there is one, after the evaluation that ends an epoch, otherwise None. seconds: of the steps, including data
-    loading; 0 after an evaluation and for the first, slower dispatch.
+    state: on the devices, and valid after training continues; with several seeds every leaf has a leading axis of
+    seeds. totals: needed with `state` to resume. train: means of all terms over the epoch's steps so far, by name,
+    including `loss`; with several seeds, one per seed. test, valid: the same over the test split, and over the
+    validation split if there is one, after the evaluation that ends an epoch, otherwise None. seconds: duration of the
+    steps, including data loading; 0 after an evaluation and for the first, slower dispatch.
     """
 
     step: int
@@ -92,20 +92,21 @@ def iterate(
     `every` is read before each dispatch. Results do not depend on dispatches, on the consumer, or on where training was
     resumed.
 
-    seeds: train this many (seed, seed + 1, ...) in one program. plan: on which devices (default: all).
+    seeds: train this many (seed, seed + 1, ...) in one program. plan: the devices to use (default: all).
     initial: initial parameters and other collections (default: random ones).
     resume: state and totals of a snapshot, from which training continues bit for bit.
-    data_limit: bytes of data on a device, of all splits; larger data is streamed (0: a quarter of its memory).
+    data_limit: bytes of all splits up to which a device holds them; larger data is streamed (0: a quarter of its
+    memory).
     compiler: default `compiled`.
     ValueError, at the call, for invalid arguments; errors.Diverged for a non-finite number.
     """
     if not isinstance(experiment, Experiment):
         raise TypeError(
-            f"experiment has type {type(experiment).__name__}, not jaxae.Experiment, as a module's build returns"
+            f"experiment has type {type(experiment).__name__}, not jaxae.Experiment; pass the result of a build"
         )
     if not isinstance(data, Dataset):
         raise TypeError(
-            f"data has type {type(data).__name__}, not Dataset: see jaxae.data.from_arrays and jaxae.data.load"
+            f"data has type {type(data).__name__}, not Dataset; use jaxae.data.from_arrays or jaxae.data.load"
         )
     stops = [every] if isinstance(every, int | np.integer) else every
     least = {"epochs": (epochs, 1), "batch_size": (batch_size, 1), "seed": (seed, 0), "seeds": (seeds, 1)}
@@ -123,7 +124,7 @@ def iterate(
         )
     plan = plans.plan("auto", batch_size, seeds) if plan is None else plan
     if plan.seeds != seeds:
-        raise ValueError(f"seeds={seeds} differs from the plan's {plan.seeds}")
+        raise ValueError(f"seeds={seeds} differs from the plan's {plan.seeds}; use the same number")
     numbers = range(seed, seed + seeds)
 
     def first() -> tuple[State, Totals]:
@@ -135,12 +136,12 @@ def iterate(
 
 
 def require_suitable(experiment: Experiment, data: Dataset) -> None:
-    """Raise ValueError for data that the experiment does not take."""
+    """Raise ValueError for data that the experiment does not support."""
     if any(split.lengths is not None for split in data.splits) and not experiment.sequences:
         raise ValueError("data holds sequences of different lengths; use an experiment for sequences")
     if data.train.observed is not None and not experiment.missing:
         raise ValueError(
-            "the data have missing entries, but the loss of this experiment is not masked; impute them, or use another"
+            "the data have missing entries, but the loss of this experiment is not masked; fill them in, or use another"
         )
     if experiment.counts and data.total is None:
         raise ValueError("the experiment is for counts, but the data are not counts; read them with kind=counts")
@@ -164,7 +165,7 @@ def _require_conditions(experiment: Experiment, data: Dataset) -> None:
             what, fix = f"examples of class {data.classes[new[-1]]}", "leave them out"
             if new[-1] < 0:
                 what, fix = "examples without a class", f"{fix}, or pass test_y (valid_y) to jaxae.data.from_arrays"
-            raise ValueError(f"the {name} split has {what}, and the training split has none; {fix}")
+            raise ValueError(f"the {name} split has {what}, but the training split has none; {fix}")
 
 
 def _iterate(
@@ -270,7 +271,7 @@ def seeded(plan: Plan, training: Arguments) -> tuple[tuple[bool, ...], tuple[boo
 
 
 def _gathered(train: Callable[..., Any], plan: Plan, *args: Any) -> Any:
-    """Results with the arrays that are split over processes on the host."""
+    """Results, with the arrays that are split over processes gathered on the host."""
     return plan.processes.gather(train(*args))
 
 

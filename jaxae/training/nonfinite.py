@@ -65,8 +65,8 @@ def named_values(f: Callable[..., Any], *args: Any) -> list[tuple[str, Any]]:
     """Named intermediate values of f(*args), in order: terms, gradients, inputs and outputs of layers.
 
     Terms and gradients are named by `jax.ad_checkpoint.checkpoint_name`, layers by Flax's scopes: an output of a layer
-    is a value that the forward pass uses outside of it, an input one from outside of all layers. Evaluates the traced
-    function equation by equation, within the selected branch of a `switch`.
+    is a value that the forward pass uses outside of it, an input a value that was computed outside of all layers.
+    Evaluates the traced function equation by equation, within the selected branch of a `switch`.
     """
     found: list[tuple[str, Any]] = []
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Int, Key
 from jaxae.core.batch import Batch
 from jaxae.core.step import Transition
 from jaxae.core.types import Metrics, Params, State
+from jaxae.variants.constraints import kernels
 
 Name: TypeAlias = Literal["adam", "adamw", "adadelta", "adagrad", "lion", "momentum", "nadam", "rmsprop", "sgd"]
 Decay: TypeAlias = Literal["constant", "cosine", "exponential", "linear"]
@@ -73,7 +74,7 @@ class Skipping(NamedTuple):
 
 
 def skipping(optimizer: optax.GradientTransformation, norm: float) -> optax.GradientTransformation:
-    """The optimizer without the updates of gradients whose global norm exceeds `norm`, which change nothing.
+    """The optimizer, skipping steps whose gradient has a global norm above `norm`; a skipped step changes nothing.
 
     Child 2021, section 4.2 and its code: such gradients of deep variational models are rare and harmful.
     """
@@ -110,11 +111,6 @@ def counted(transition: Transition, norm: float) -> Transition:
         return new, metrics
 
     return Transition(init, step)
-
-
-def kernels(params: Params) -> Any:
-    """Mask of the kernels: parameters with several axes longer than 1, unlike biases and norm scales."""
-    return jax.tree.map(lambda leaf: sum(size > 1 for size in leaf.shape) > 1, params)
 
 
 def normalized() -> optax.GradientTransformation:

@@ -88,7 +88,7 @@ def truncate(path: Path, size: int) -> None:
     """Truncate `metrics.jsonl` to its size at a checkpoint. InputError if it is shorter."""
     path.touch()
     if path.stat().st_size < size:
-        raise InputError(f"{path} is shorter than at its checkpoint; restore it, or overwrite=True to start again")
+        raise InputError(f"{path} is shorter than at the last checkpoint; restore it, or overwrite=True to start again")
     os.truncate(path, size)
 
 

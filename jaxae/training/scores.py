@@ -62,7 +62,7 @@ def reconstruction_error(
     x: Float[Array, "B *D"],
     observed: Float[Array, "B *O"] | None,
 ) -> Float[Array, "*S B"]:
-    """Mean squared error of the observed entries, in squared model units. several: of several seeds."""
+    """Mean squared error of the observed entries, in squared model units. several: decoded has an axis of seeds."""
 
     def error(decoded: Float[Array, "B *D"]) -> Float[Array, " B"]:
         return mean_over_observed((decoded - x) ** 2, observed)
@@ -78,10 +78,10 @@ def bounds(
 
     K = `samples` posterior samples, with the same noise for every example; w_k = p(x, z_k) / q(z_k|x). In expectation
     they are upper bounds on -log p(x), and the second is tighter for larger K (Burda et al. 2016, equation 8 and
-    theorem 1). x are the observed entries, without the mask: a model of missingness (`not_miwae`) has no part in it.
+    theorem 1). x are the observed entries, without the mask: a model of missingness (`not_miwae`) does not enter.
     model: a `vae.VAE`. data: examples, their mask or None, and their condition, if there is one.
     """
-    of = iwae.densities(model)
+    densities = iwae.densities(model)
 
     def one(variables: Variables, key: Key[Array, ""]) -> dict[str, Float[Array, " B"]]:
         x, _, *c = data
@@ -90,7 +90,7 @@ def bounds(
         def log_weight(key: Key[Array, ""]) -> Float[Array, " B"]:
             eps = jax.random.normal(key, (1, 1, q.size))
             z = q.samples(jnp.broadcast_to(eps, (len(x), 1, q.size)))
-            return of(variables, data, q, z).log_weights()[:, 0]
+            return densities(variables, data, q, z).log_weights()[:, 0]
 
         log_w = jax.lax.map(log_weight, jax.random.split(key, samples))
         return {ELBO: -log_w.mean(0), LIKELIHOOD: log(samples) - jax.nn.logsumexp(log_w, axis=0)}
@@ -115,7 +115,7 @@ def mahalanobis(codes: Float[np.ndarray, "N Z"], reference: Float[np.ndarray, "M
 def latent_distance(
     several: bool, codes: Float[np.ndarray, "*S_N_code"], reference: Float[np.ndarray, "*S_M_code"]
 ) -> Float[np.ndarray, "*S N"]:
-    """`mahalanobis` of the flat codes of every seed. several: of several seeds."""
+    """`mahalanobis` of the flat codes of every seed. several: both arguments have an axis of seeds."""
     sets = (codes, reference) if several else (codes[None], reference[None])
     flat = (part.reshape(*part.shape[:2], -1) for part in sets)
     found = np.stack([mahalanobis(*pair) for pair in zip(*flat, strict=True)]).astype(np.float32)

@@ -44,7 +44,7 @@ class Trained:
     has a leading axis of seeds, and `model[i]` is the model of one. A conditional model needs the condition of every
     example: y, its class as the data named it (or its index, if the names are no integers), and context, its covariates
     in the user's units, as a row or as {name: value}; either one for all examples or one for each. A split has its own.
-    With another class for decoding the results are counterfactuals: `model.decode(model.encode(data.test), y="8")`.
+    Decoding with another class gives counterfactuals: `model.decode(model.encode(data.test), y="8")`.
     """
 
     experiment: Experiment
@@ -58,7 +58,7 @@ class Trained:
     from_bytes: bool = True  # whether the data were uint8, divided by 255
     conditions: Conditions = field(default=Conditions())  # classes and covariates of the data
     features: tuple[str, ...] = ()  # names of the columns of a table
-    fixed: Given = field(default=Given())  # condition where none is passed: see `under`
+    fixed: Given = field(default=Given())  # condition of calls that pass none; see `under`
 
     def __repr__(self) -> str:
         """Model, shapes of an example and of its code, seeds, and epochs if known."""
@@ -100,8 +100,8 @@ class Trained:
     ) -> Float[Array, "*S_N_D"]:
         """Examples from codes, float32, pixels in [0, 1]; with several seeds, codes may have a leading axis of seeds.
 
-        noise: a key for each code, to sample from p(x|z) in place of its mean. ValueError for codes of another shape,
-        and for noise with a model without a likelihood.
+        noise: a key for each code, to sample from p(x|z) instead of taking its mean. ValueError for codes of another
+        shape, and for noise with a model without a likelihood.
         """
         return self._decode(z, Given(y, context), noise)
 
@@ -134,7 +134,7 @@ class Trained:
         return self._decode(z, Given(y, context, x if isinstance(x, Split) else None))
 
     def classify(self, x: Examples, *, context: Any = None) -> Float[Array, "*S N K"]:
-        """Probabilities of `conditions.classes`. ValueError for a model that does not infer classes, as m2 does."""
+        """Probabilities of `conditions.classes`. ValueError for a model that, unlike m2, does not infer classes."""
         return apply.classified(self, x, context)
 
     def corrupted(self, x: Examples, first: int = 0) -> Float[Array, "N *shape"]:
@@ -153,9 +153,9 @@ class Trained:
     ) -> Float[Array, "*S_n_D"]:
         """n samples, the means of p(x|z) for codes z from the prior: float32, in the units of the data.
 
-        prior: another prior than the model's, such as `mixture.fit`. noise: sample from p(x|z), as synthetic data need,
-        in place of its mean. y, context: condition of all of them, or of each. ValueError for a model without a prior,
-        for noise with a model without a likelihood, and for a key of another type than `jax.random.key(0)`.
+        prior: replaces the model's prior, as by `mixture.fit`. noise: sample from p(x|z) instead of taking its mean, as
+        for synthetic data. y, context: condition of all samples, or of each. ValueError for a model without a prior,
+        for noise with a model without a likelihood, and for a key that is not like `jax.random.key(0)`.
         """
         keys = noise_keys(key, n) if noise else None
         return self._decode(self.sample_codes(key, n, prior, y=y, context=context), Given(y, context), keys)
@@ -170,8 +170,8 @@ class Trained:
             return prior(key, n)
         if self.experiment.prior is None:
             raise ValueError(
-                f"{type(self.experiment.model).__name__} has no prior to sample from; pass one that is fitted to its "
-                "codes, by jaxae.measure.mixture.fit"
+                f"{type(self.experiment.model).__name__} has no prior to sample from; fit one to its codes with "
+                "jaxae.measure.mixture.fit, and pass it"
             )
         own = self.experiment.prior
         condition = condition_of(self, *conditioned(self, n, Given(y, context)))
@@ -209,7 +209,7 @@ class Trained:
         `reconstruct` over the observed entries, in squared model units; for a variational model negative_elbo, and
         negative_log_likelihood by importance sampling, with `samples` posterior samples, in nats (see `scores.bounds`),
         both of the observed entries, without a model of missingness;
-        latent_distance, the squared Mahalanobis distance of the code to those of `reference`, in general the training
+        latent_distance, the squared Mahalanobis distance of the code to those of `reference`, usually the training
         split. All examples share the noise, so that equal examples have equal scores, in any order.
         ValueError for a score that the model does not have, and for latent_distance without a reference.
         """
@@ -240,12 +240,12 @@ class Trained:
         y: Any = None,
         context: Any = None,
     ) -> Imputed:
-        """Fill in the missing entries (NaN) of examples, of a variational model whose losses mask them.
+        """Fill in the missing entries (NaN) of examples, with a variational model whose losses mask them.
 
         Each becomes its expectation given the observed entries, by self-normalized importance sampling (Mattei &
         Frellsen 2019, section 3.3), with a standard error and a standard deviation; see `Imputed`. draws: number of
-        multiple imputations. mixture: of several seeds, the mixture of their distributions in place of an axis of
-        seeds. seed: of the samples, which depend on it and on the index of the example. A data frame gives a data
+        multiple imputations. mixture: with several seeds, use the mixture of their distributions; the result then has
+        no axis of seeds. seed: determines the samples, with the index of each example. A data frame gives a data
         frame: columns are found by name, and those that are not in the training table stay as they are.
         ValueError for a model without a likelihood, and for counts.
         """

@@ -1,1 +1,1 @@
-"""One short file per idea: its model and its pure loss."""
+"""Models and their losses, one idea per file."""

@@ -14,7 +14,7 @@ from jaxae.variants.autoencoder import Autoencoder
 
 
 class Adversarial(Autoencoder, kw_only=True):
-    """An autoencoder with a discriminator of codes. Parameter groups: encoder, decoder, discriminator."""
+    """An autoencoder with a discriminator on its codes. Parameter groups: encoder, decoder, discriminator."""
 
     discriminator: nn.Module  # [B, Z] -> [B, 1]: logit of "from the prior"
 
@@ -35,7 +35,7 @@ class Adversarial(Autoencoder, kw_only=True):
 def discriminator_loss(model: Adversarial, prior_scale: float = 1.0) -> Loss:
     """Cross-entropy of the discriminator on samples of N(0, prior_scale^2 I) and on codes, in nats per example.
 
-    The first half of the regularization phase (Makhzani et al. 2015, section 2.1): for
+    The first half of the regularization phase (Makhzani et al. 2015, section 2.1). Use with
     descend(..., wrt=("discriminator",), name="discriminator").
     """
 

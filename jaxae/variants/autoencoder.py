@@ -20,9 +20,9 @@ from jaxae.nets import Activation, Keys
 class Autoencoder(nn.Module):
     """z = encoder(x), reconstruction = output(decoder(z))."""
 
-    encoder: nn.Module  # [B, *D] -> [B, *Z], as `MLP` and `Conv`
-    decoder: nn.Module  # [B, *Z] -> [B, *D], as `MLP`, `UpConv` and `Deconv`
-    output: Activation = nn.sigmoid  # to pixels; with the logistic function the decoder outputs logits
+    encoder: nn.Module  # [B, *D] -> [B, *Z], such as `MLP` or `Conv`
+    decoder: nn.Module  # [B, *Z] -> [B, *D], such as `MLP`, `UpConv` or `Deconv`
+    output: Activation = nn.sigmoid  # from decoder outputs to pixels; with the logistic function they are logits
 
     def __call__(
         self, x: Float[Array, "B *D"], keys: Keys | None = None, axis: str | None = None
@@ -41,12 +41,12 @@ class Autoencoder(nn.Module):
 
 
 def output(info: Info) -> Activation:
-    """Output activation for this data: logistic for pixels, linear for real numbers."""
+    """Output activation for this data: logistic for pixels, linear for real-valued data."""
     return nets.linear if info.real else nn.sigmoid
 
 
 def unit(objective: Literal["bce", "mse"], info: Info) -> str:
-    """Unit of the loss (see `Experiment.unit`): bce is in nats, but mse of real numbers."""
+    """Unit of the loss (see `Experiment.unit`): nats for bce, except on real-valued data, where the loss is mse."""
     return "nats per {value}" if objective == "bce" and not info.real else "per {value}"
 
 
@@ -60,7 +60,8 @@ def dense(
 ) -> tuple[nets.MLP, nets.MLP]:
     """Encoder and decoder of dense layers for examples of this shape.
 
-    hidden: widths of the encoder; the decoder mirrors them. final: activation of the code. options: arguments of both.
+    hidden: widths of the encoder; the decoder mirrors them. final: activation of the code. options: further arguments
+    of both nets.
     """
     encoder = nets.MLP(hidden, (latent,), axes=len(shape), final=final, **options)
     return encoder, nets.MLP(hidden[::-1], shape, **options)
@@ -85,7 +86,7 @@ def pooled(
     """
     layers = len(filters)
     pools = layers if pools is None else pools
-    lost = (kernels[::-1][:pools] or kernels)[-1] - 1  # pixels, in that layer without padding
+    lost = (kernels[::-1][:pools] or kernels)[-1] - 1  # pixels that this layer loses without padding
     if any(2 * (-(-size // 2**pools) * 2 ** (pools - 1) - lost) < size for size in shape[:2]):
         padding = "SAME"
     encoder = nets.Conv(filters, kernels, pools=(2,) * pools + (1,) * (layers - pools), precision=precision)
@@ -124,8 +125,8 @@ def loss(
     """Reconstruction error, times `weight`, plus a penalty on the code.
 
     model: an `Autoencoder`, or another module whose __call__ returns (codes, decoder output before `output`).
-    objective: mse, or bce, which needs a logistic output; with another output it is mse.
-    corrupt: input of the encoder in place of x (denoising). penalty: penalty on the codes, per example (sparse).
+    objective: mse or bce; without a logistic output the loss is mse in either case.
+    corrupt: corruption of the encoder's input (denoising). penalty: penalty on the codes, per example (sparse).
     Padding of sequences and missing entries are excluded; each example has the same weight.
 
     Terms: `loss`; `mse`, squared error, pixels in [0, 1], mean over pixels; `rmse`, its root per image; with a

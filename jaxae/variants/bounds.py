@@ -17,11 +17,11 @@ class Bound(NamedTuple):
     Groups of one sample, b = 1 or a = 1 give the evidence lower bound; one group with a = b = 0 gives the importance
     weighted bound (Burda, Grosse & Salakhutdinov 2016, equation 8). Several groups give the multiply importance
     weighted bound, and b > 0 its combination with the evidence lower bound (Rainforth et al. 2018, section 5). a is the
-    order of the variational Renyi bound (Li & Turner 2016, section 3), which for a < 0 is no lower bound in the limit
-    of many samples.
+    order of the variational Renyi bound (Li & Turner 2016, section 3). With many samples that is not a lower bound for
+    a < 0.
     """
 
-    groups: int = 1  # they divide the number of samples
+    groups: int = 1  # a divisor of the number of samples
     elbo_weight: float = 0.0  # b
     alpha: float = 0.0  # a
 
@@ -56,7 +56,7 @@ class Bound(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """The bound whose gradient the decoder follows, and that of the encoder."""
+    """The bounds that train the decoder and the encoder."""
 
     decoder: Bound = Bound()
     encoder: Bound = Bound()
@@ -75,8 +75,8 @@ def of_samples(
 ) -> Bounds:
     """The bounds of decoder and encoder for this number of samples: see `Bound`.
 
-    groups_of: encoder, only its bound has groups: the partially importance weighted bound (Rainforth et al. 2018,
-    section 5). ValueError for groups that do not divide the samples, and for a weight outside of [0, 1].
+    groups_of: with "encoder", only the encoder's bound has groups: the partially importance weighted bound (Rainforth
+    et al. 2018, section 5). ValueError for groups that do not divide the samples, and for a weight outside [0, 1].
     """
     if groups < 1 or samples % groups:
         raise ValueError(f"groups={groups} must divide samples={samples}")

@@ -25,8 +25,8 @@ class Options:
     """Fields of a prior over codes. For `class Config(code_prior.Options, vqvae.Config)`."""
 
     tokenizer: str = ""
-    """Run directory of vqvae or vqvae2 whose codes are modelled, also when the prior is loaded. (default: a tokenizer
-    that is trained at the same time)"""
+    """Run directory of the vqvae or vqvae2 whose codes are modelled; it is read again when the prior is loaded.
+    (default: a tokenizer that is trained at the same time)"""
     width: int = 64
     """Width of the transformer."""
     layers: int = 2
@@ -34,14 +34,14 @@ class Options:
     heads: int = 4
     """Number of attention heads in each layer."""
     class_conditional: bool = False
-    """Whether the prior depends on class and covariates."""
+    """Whether the prior depends on the class and the covariates."""
 
 
 class CodePrior(nn.Module):
     """p(indices) as a product over positions of p(index | indices before it), by a causal transformer.
 
     Codes, reconstructions and examples are those of the tokenizer. The indices of an example, [*P] or [*P, Q], are read
-    row by row. trained: variables of the tokenizer that replace its initial ones.
+    row by row. trained: function that returns the variables of a trained tokenizer, which replace its initial ones.
     """
 
     tokenizer: vqvae.VQVAE
@@ -50,7 +50,7 @@ class CodePrior(nn.Module):
     trained: Callable[[], Variables] | None = None
 
     def init(self, *args: Any, **options: Any) -> Any:
-        """Initial variables, with those of a trained tokenizer."""
+        """Initial variables of the prior, and those of the trained tokenizer if there is one."""
         variables = super().init(*args, **options)
         if self.trained is None:
             return variables
@@ -65,7 +65,7 @@ class CodePrior(nn.Module):
         return self.logits(found.indices, c)
 
     def logits(self, indices: Int[Array, "B *I"], c: Float[Array, "B c"] | None = None) -> Float[Array, "B T K"]:
-        """Logits of each index, as `prior` gives them."""
+        """Logits of each index."""
         found: jax.Array = self.prior(indices.reshape(len(indices), -1), c)
         return found
 
@@ -87,7 +87,7 @@ class CodePrior(nn.Module):
         return self.tokenizer.codes
 
     def sample(self, key: Key[Array, ""], n: int, c: Float[Array, "{n} c"] | None = None) -> Float[Array, "{n} *P Z"]:
-        """n samples of the codes: one index after the other, with a cache of keys and values."""
+        """Sample the codes of n examples, one index after the other, with a cache of keys and values."""
         net: Any = self.prior
 
         def one(carry: Any, place: tuple[Any, Any]) -> tuple[Any, Any]:
@@ -115,9 +115,9 @@ def index_shape(tokenizer: vqvae.VQVAE, shape: tuple[int, ...]) -> tuple[int, ..
 
 
 def loss(model: CodePrior, info: Info | None = None) -> Loss:
-    """-log p(indices) in nats per example, exact. info: classes and covariates, for a conditional model.
+    """Exact -log p(indices), in nats per example. info: classes and covariates, for a conditional model.
 
-    Only the prior has a gradient. Terms: `loss`; `bits_per_index`, the same in bits, log2 K for uniform indices.
+    Only the prior receives a gradient. Terms: `loss`; `bits_per_index`, the same in bits, log2 K for uniform indices.
     """
 
     def objective(variables: Variables, batch: Batch, key: Key[Array, ""]) -> tuple[Terms, Extra]:  # noqa: ARG001
@@ -144,7 +144,7 @@ def tokenizer_loss(model: CodePrior) -> Loss:
 
 
 def prior(model: CodePrior) -> Prior:
-    """A sampler of codes from the prior: (variables, key, N), for a conditional model also the conditions."""
+    """A function that samples codes from the prior, given (variables, key, N) and, if conditional, the conditions."""
 
     @partial(jax.jit, static_argnums=2)
     def sample(variables: Variables, key: Key[Array, ""], n: int, *c: Float[Array, "n c"]) -> Float[Array, "n *code"]:

@@ -17,7 +17,7 @@ from jaxae.variants.vqvae import VQVAE
 class Codec(VQVAE):
     """Codes [B, t, Z] of the frames of signals [B, T, *D] of any length T.
 
-    Padding is 0, so that masks have no effect.
+    Signals are padded with 0, so masks have no effect.
     """
 
     def encode(self, x: Float[Array, "B T *D"], mask: Float[Array, "B T"] | None = None) -> Float[Array, "B t Z"]:  # noqa: ARG002
@@ -45,8 +45,8 @@ def loss(
 
     The first term is the mean over samples, the second the sum of both `spectral_distances` for these windows, and the
     third the loss of the quantizer divided by the number of frames and of latent dimensions. Both signals are 0 after
-    their end. segment: number of samples of a random segment of each signal, on which it trains (0, or at least T: the
-    whole signal).
+    their end. segment: length, in samples, of the random segment of each signal that is used for training (0, or at
+    least T: the whole signal).
 
     Terms: `loss`; `mae`, |x - y|, and `mse`, in model units; `convergence`, `log_spectrum`, see `spectral_distances`;
     `lsd`, log-spectral distance in dB, of the middle window; `si_sdr`, in dB; those of the quantizer.
@@ -83,9 +83,9 @@ def loss(
 def segments(
     batch: Batch, key: Key[Array, ""], length: int
 ) -> tuple[Float[Array, "B {length} *D"], Float[Array, "B {length}"] | None]:
-    """A segment of each signal, with uniformly random start, and its mask.
+    """A segment of each signal, with a uniformly random start, and its mask.
 
-    Shorter signals start with the segment and are padded.
+    A segment of a shorter signal is the signal itself, padded.
     """
     x, mask = batch.x, batch.observed
     ends = jnp.full(len(x), x.shape[1]) if mask is None else per_example(mask).astype(jnp.int32)

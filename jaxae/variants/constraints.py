@@ -1,6 +1,10 @@
-"""Constraints on parameters, as Optax transformations: unit norm of a decoder's rows, non-negative thresholds."""
+"""Constraints on parameters, as Optax transformations.
+
+Unit norm of a decoder's rows, non-negative thresholds, kernels of bounded spectral norm.
+"""
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +30,8 @@ def projected(
 def unit_norm(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
     """Keep rows of `decoder` at norm 1: remove the gradient along each row, and normalize the updated rows.
 
-    Bricken et al. 2023; Gao et al. 2024, appendix A. Otherwise Adam's moments would hold the gradient that the
-    projection undoes.
+    Bricken et al. 2023; Gao et al. 2024, appendix A. Otherwise Adam's moments would accumulate the component of the
+    gradient that the projection undoes.
     """
 
     def remove(grads: Params, params: Params) -> Params:
@@ -46,5 +50,60 @@ def tangent(grad: Float[Array, "n d"], rows: Float[Array, "n d"]) -> Float[Array
 
 
 def non_negative(optimizer: optax.GradientTransformation, name: str) -> optax.GradientTransformation:
-    """The optimizer, with this parameter at least 0."""
+    """The optimizer, followed by a projection that keeps this parameter non-negative."""
     return projected(optimizer, lambda params: {**params, name: jnp.maximum(params[name], 0)})
+
+
+def kernels(params: Params) -> Any:
+    """Mask of the kernels: parameters with several axes longer than 1, unlike biases and norm scales."""
+    return jax.tree.map(lambda leaf: sum(size > 1 for size in leaf.shape) > 1, params)
+
+
+class Spectral(NamedTuple):
+    """State of `spectral`: that of the optimizer, and a right singular vector of every kernel."""
+
+    inner: optax.OptState
+    vectors: Any
+
+
+def spectral(optimizer: optax.GradientTransformation, group: str = "decoder") -> optax.GradientTransformation:
+    """The optimizer, followed by a division of every kernel of this group with a spectral norm above 1 by that norm.
+
+    A kernel [.., out] is a matrix of `out` columns (Miyato, Kataoka, Koyama & Yoshida 2018, section 2.1, who divide
+    smaller kernels too), and the norm is that of one power iteration per step.
+    """
+
+    def init(params: Params) -> Spectral:
+        vectors = jax.tree.map(
+            lambda kernel, is_kernel: jnp.full(kernel.shape[-1:] if is_kernel else (), kernel.shape[-1] ** -0.5),
+            params[group],
+            kernels(params[group]),
+        )
+        return Spectral(optimizer.init(params), vectors)
+
+    def update(updates: Params, state: Spectral, params: Params) -> tuple[Params, Spectral]:
+        updates, inner = optimizer.update(updates, state.inner, params)
+        new = optax.apply_updates(params[group], updates[group])
+        found = jax.tree.map(_bounded, new, state.vectors, kernels(new))
+        outer, pair = jax.tree.structure(new), jax.tree.structure((0, 0))
+        bounded, vectors = jax.tree.transpose(outer, pair, found)
+        deltas = jax.tree.map(jnp.subtract, bounded, params[group])
+        return {**updates, group: deltas}, Spectral(inner, vectors)
+
+    return optax.GradientTransformation(init, update)  # type: ignore[arg-type]
+
+
+def _bounded(
+    kernel: Float[Array, "*shape"], vector: Float[Array, "*n"], is_kernel: bool
+) -> tuple[Float[Array, "*shape"], Float[Array, "*n"]]:
+    """The kernel with a spectral norm of at most 1, and its right singular vector after a power iteration."""
+    if not is_kernel:
+        return kernel, vector
+    matrix = kernel.reshape(-1, kernel.shape[-1])
+    left = _direction(matrix @ vector)
+    right = _direction(left @ matrix)
+    return kernel / jnp.maximum(jnp.sum(left * (matrix @ right)), 1.0), right
+
+
+def _direction(vector: Float[Array, " n"]) -> Float[Array, " n"]:
+    return vector / jnp.sqrt(jnp.maximum(jnp.sum(vector**2), 1e-12))

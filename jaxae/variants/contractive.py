@@ -22,8 +22,8 @@ def frobenius(
 ) -> Float[Array, " B"]:
     """||d encode(x) / dx||_F^2 of each example, for encoders that process examples independently.
 
-    One vector-Jacobian product per latent dimension, sequentially: the derivatives of `cpu_convolution` have no forward
-    mode.
+    Computed with one vector-Jacobian product per latent dimension, sequentially, because `cpu_convolution` does not
+    support forward-mode differentiation.
     """
     z, pull = jax.vjp(encode, x)
     directions = jnp.eye(z[0].size).reshape(-1, 1, *z.shape[1:])
@@ -34,7 +34,7 @@ def frobenius(
 def frobenius_of_sigmoids(h: Float[Array, "B Z"], kernel: Float[Array, "D Z"]) -> Float[Array, " B"]:
     """`frobenius` of h = s(x W + b), s the logistic function: sum_j (h_j (1 - h_j))^2 sum_i W_ij^2.
 
-    Rifai et al. 2011, section 5.3: as cheap as the codes themselves.
+    It costs no more than the codes themselves (Rifai et al. 2011, section 5.3).
     """
     return per_example((h * (1 - h)) ** 2 * jnp.sum(kernel**2, axis=0, keepdims=True))
 

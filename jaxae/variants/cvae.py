@@ -26,7 +26,7 @@ class CVAE(vae.VAE, kw_only=True):
         return q, outputs
 
     def prior_of(self, c: vae.Condition, z: Float[Array, "B Z"]) -> DiagonalNormal:
-        """p(z|c), in the shape of the codes z."""
+        """p(z|c), with the shape of the codes z."""
         return divergences.standard_normal(z) if self.prior is None else vae.normal(self.prior(c))
 
     def log_prior(self, z: Float[Array, "N Z"], c: vae.Condition = None) -> Float[Array, " N"]:

@@ -32,9 +32,9 @@ def auxiliary(
 ) -> Float[Array, " B"]:
     """AuxK: squared error of the residual's reconstruction by the k dead latents with the largest pre-activations u.
 
-    k = d / 2; times min(number of dead latents / k, 1). The residual of the reconstruction has no gradient (Gao et al.
-    2024, A.2). Pre-activations are not rectified, so that negative ones have a gradient, as in sparsify and SAELens. 0
-    without dead latents.
+    k = d / 2, and the error is multiplied by min(number of dead latents / k, 1). The residual of the reconstruction has
+    no gradient (Gao et al. 2024, A.2). Pre-activations are not rectified, so that negative ones have a gradient, as in
+    sparsify and SAELens. The loss is 0 without dead latents.
     """
     k = max(residual.shape[1] // 2, 1)
     target = jax.lax.stop_gradient(residual)
@@ -57,7 +57,8 @@ def resampled(transition: Transition, model: SparseAutoencoder, every: int) -> T
     A latent that was not active for `every` steps gets a decoder row and an encoder column in the direction of an
     example of the batch, sampled with a probability proportional to its squared loss; the column has 0.2 times the
     mean norm of the columns of latents that are not dead, and the bias is 0. Its optimizer state is reset. The source
-    samples from 819,200 examples, and this function from the batch, without replacement unless more latents are dead.
+    samples from 819,200 examples, this function from the batch, without replacement unless there are more dead latents
+    than examples.
     """
 
     def step(state: State, batch: Batch, key: Key[Array, ""]) -> tuple[State, Metrics]:
@@ -84,11 +85,11 @@ def reinitialised(
     x = method("scaled", batch.x)
     v = batch.gather(method("centred", x))
     error = batch.gather(per_example((x - method("scaled", method("__call__", batch.x))) ** 2))
-    # Gumbel's method: the order of a sample without replacement.
+    # Gumbel top-k trick: the order of sampling without replacement.
     order = jnp.argsort(-(2 * jnp.log(error) + jax.random.gumbel(key, error.shape)))
     rows = v[order[(jnp.cumsum(dead) - 1) % len(order)]]
     rows = rows / norms(rows)[:, None]
-    alive = jnp.where(dead & ~dead.all(), 0.0, 1.0)  # if all are dead, the norms are those of all
+    alive = jnp.where(dead & ~dead.all(), 0.0, 1.0)  # if all are dead, the mean is over all
 
     def mean_norm(vectors: Float[Array, "n d"]) -> Float[Array, ""]:
         return jnp.dot(alive, norms(vectors)) / alive.sum()

@@ -87,7 +87,7 @@ class Rule:
         return per_example(z)
 
     def error(self, v: Float[Array, "B d"], weights: Weights) -> Float[Array, " B"] | None:  # noqa: ARG002
-        """A squared error besides that of the reconstruction; None without one."""
+        """A squared error in addition to that of the reconstruction; None without one."""
         return None
 
 
@@ -106,7 +106,7 @@ class Start(NamedTuple):
 
     rows: nn.initializers.Initializer = unit_rows()  # of the decoder; the encoder starts as its transpose
     bias: nn.initializers.Initializer = nn.initializers.zeros  # of the decoder, in scaled units
-    scale: Any = 1.0  # factor of the inputs; it does not change
+    scale: Any = 1.0  # factor of the inputs, which is not trained
 
 
 class SparseAutoencoder(nn.Module):
@@ -114,9 +114,9 @@ class SparseAutoencoder(nn.Module):
 
     W [d, n] is the encoder, b [n] its bias, D [n, d] the decoder, c [d] its bias, s the input scale.
 
-    rescaled: the decoder's rows are divided by their norms, encoder, encoder bias and the rule's parameters in units of
-    the codes multiplied by them, so that the decoder's norm is one whatever its parameters (Anthropic's April update
-    2024: activations times decoder norm).
+    rescaled: the decoder's rows are divided by their norms, and the encoder, its bias and those parameters of the rule
+    that are in units of the codes are multiplied by them, so that the decoder has rows of norm 1 whatever its
+    parameters (Anthropic's April update 2024: activations times decoder norm).
     """
 
     shape: tuple[int, ...]  # of an example
@@ -173,7 +173,7 @@ class SparseAutoencoder(nn.Module):
 
 
 def rescale(weights: Weights, rule: Rule) -> Weights:
-    """The weights of a decoder of norm 1 with the same reconstructions: codes are multiplied by the decoder's norms."""
+    """Weights with decoder rows of norm 1 and the same reconstructions; codes are multiplied by the former norms."""
     norm = norms(weights.decoder)
     return weights._replace(
         encoder=weights.encoder * norm[None],
@@ -190,5 +190,5 @@ def norms(rows: Float[Array, "n d"]) -> Float[Array, " n"]:
 
 
 def product(a: Float[Array, "B I"], b: Float[Array, "I O"], precision: str = "float32") -> Float[Array, "B O"]:
-    """Matrix product of this precision."""
+    """Matrix product in this precision."""
     return dot_general(precision)(a, b, (((1,), (0,)), ((), ())))

@@ -13,13 +13,13 @@ from jaxae.core.types import Extra, Variables
 from jaxae.variants.dead_latents import auxiliary, unused_steps
 from jaxae.variants.dictionary import STATISTICS, SparseAutoencoder, product
 
-GAIN = 0.01  # of the controller, per step
+GAIN = 0.01  # of the controller of the coefficient, per step
 DAMPING = 3.0  # weight of the difference between the current number of active latents and its moving average
-RATE = 0.01  # of that average
+RATE = 0.01  # of this moving average, per step
 
 
 class Target(NamedTuple):
-    """The number of active latents that the controller of the coefficient aims at, from a training step on."""
+    """The number of active latents that the controller of the coefficient aims at, and the step at which it starts."""
 
     active: float
     start: float = 0
@@ -64,9 +64,10 @@ def loss(
     """Squared error of scaled inputs, summed over their values, plus coefficient times the rule's penalty, plus AuxK.
 
     target: of a controller that multiplies the coefficient. levels: widths of Matryoshka's prefixes of the dictionary,
-    increasing, besides the complete one; the squared errors of all prefixes are added, each with the codes of one
-    selection (Bussmann et al. 2025), and each prefix has the auxiliary loss of the latents that it adds. dead_after:
-    steps without activity on the global batch after which a latent is dead.
+    increasing, without the complete one, which is always a prefix; the squared errors of all prefixes are added, each
+    with the codes of one selection (Bussmann et al. 2025), and each prefix has the auxiliary loss of its own latents,
+    those that are not in a smaller one. dead_after: steps without activity on the global batch after which a latent is
+    dead.
 
     Terms: `loss`, the sum of `error`, the squared errors of all levels, and if any of `gate` (see `gated.py`),
     `penalty` and `auxiliary`, with their weights; `mse`, squared error in model units, mean over values; `active`,
@@ -122,5 +123,5 @@ def loss(
 
 
 def is_zero(weight: float | Float[Array, ""]) -> bool:
-    """Whether a weight is 0; a traced one is not."""
+    """Whether a weight is the number 0; False for a traced weight."""
     return isinstance(weight, int | float) and weight == 0

@@ -15,7 +15,7 @@ from jaxae.variants import vae
 
 
 class FactorVAE(vae.VAE, kw_only=True):
-    """A variational autoencoder with a discriminator of codes. Parameter groups: encoder, decoder, discriminator."""
+    """A variational autoencoder and a discriminator on its codes. Parameter groups: encoder, decoder, discriminator."""
 
     discriminator: nn.Module  # [B, Z] -> [B, 1]: logit of "from q(z)", not from the product of its marginals
 
@@ -31,8 +31,9 @@ class FactorVAE(vae.VAE, kw_only=True):
 
 
 def loss(model: FactorVAE, gamma: Weight, rate: Rate = BOUND) -> Loss:
-    """The negative evidence lower bound plus gamma times the total correlation (equation 2): for encoder and decoder.
+    """The negative evidence lower bound plus gamma times the total correlation (equation 2).
 
+    Use with descend(..., wrt=("encoder", "decoder")).
     Terms: those of `vae.loss`, and `total_correlation`, the discriminator's estimate, in nats.
     """
     bound = vae.loss(model, rate)
@@ -64,7 +65,7 @@ def discriminator_loss(model: FactorVAE) -> Loss:
 
 
 def permute(z: Float[Array, "N Z"], key: Key[Array, ""]) -> Float[Array, "N Z"]:
-    """Each latent dimension permuted over the examples on its own: a sample from the product of the marginals.
+    """Permute each latent dimension independently over the examples: samples from the product of the marginals.
 
     Kim & Mnih 2018, algorithm 1.
     """

@@ -15,10 +15,10 @@ from jaxae.variants.flows import Flow
 
 
 class FlowVAE(vae.VAE, kw_only=True):
-    """A variational autoencoder whose codes z = f(z0, h) are a flow of samples z0 of `posterior`.
+    """A variational autoencoder whose codes are z = f(z0, h), for a flow f and samples z0 of `posterior`.
 
-    The encoder's outputs beyond the 2 Z of mean and log scale are the context h. p(z) is the density of a flow of
-    N(0, I). Parameter groups: encoder, decoder, posterior_flow, prior_flow.
+    The encoder's outputs beyond the 2 Z of mean and log scale are the context h. p(z) is the density of N(0, I) under
+    the prior flow. Parameter groups: encoder, decoder, posterior_flow, prior_flow.
     """
 
     latent: int  # Z
@@ -36,7 +36,7 @@ class FlowVAE(vae.VAE, kw_only=True):
         return self._normal_and_context(x, c)[0]
 
     def encode(self, x: Float[Array, "B *D"], c: vae.Condition = None) -> Float[Array, "B Z"]:
-        """The flow of the mean of q(z0|x): deterministic."""
+        """f(z0, h) at the mean of q(z0|x)."""
         q, context = self._normal_and_context(x, c)
         return self._flow(q.mean, context)[0]
 
@@ -54,7 +54,7 @@ class FlowVAE(vae.VAE, kw_only=True):
         return super().log_prior(u, c) + log_det
 
     def kl(self, q: DiagonalNormal, c: vae.Condition = None) -> Float[Array, "B Z"]:
-        """NotImplementedError: the density of a flow is known at its samples alone."""
+        """Raise NotImplementedError, since the density of a flow is known only at its samples."""
         raise NotImplementedError("KL(q || p) of a flow has no closed form; use flow_vae.loss or iwae.loss")
 
     def from_noise(self, u: Float[Array, "N Z"]) -> Float[Array, "N Z"]:

@@ -1,4 +1,4 @@
-"""Folding of the input scale, and of the units of the data, into the weights of a sparse autoencoder, and back."""
+"""Folding of the input scale and the units of the data into the weights of a sparse autoencoder, and its inverse."""
 
 from math import prod
 
@@ -19,7 +19,7 @@ def fold(
     """A model with input scale 1 and no rescaling, whose inputs are in the user's units, with the same codes.
 
     With inputs s (x - offset) / factor, the weights become W / f, D f and offset + f c for f = factor / s. scale: units
-    of the data (default: model units). Its reconstructions are those of the model in the user's units.
+    of the data (default: model units). The reconstructions are in the user's units too.
     ValueError for tied weights and factors that differ between features.
     """
     variables = jax.tree.map(jnp.asarray, variables)  # those of a loaded model are NumPy arrays

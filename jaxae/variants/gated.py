@@ -16,13 +16,13 @@ from jaxae.variants.dictionary import Rule, Weights, product
 class Gated(Rule):
     """Codes are H(v W + b) relu(exp(r) v W + m): the gate decides which latents are active (equations 6 and 7).
 
-    The penalty is the L1 norm of the rectified gate. A second squared error is that of the reconstruction from the
-    rectified gate by the decoder with stopped gradients (equation 8). `magnitude` is r, `magnitude_bias` m.
+    The penalty is the L1 norm of the rectified gate. The auxiliary error is that of the reconstruction from the
+    rectified gate, in which the decoder has no gradient (equation 8). `magnitude` is r, `magnitude_bias` m.
     """
 
     @property
     def parameters(self) -> Mapping[str, float]:
-        """Magnitudes start as the gate."""
+        """Initial values, with which the magnitudes equal the gate."""
         return {"magnitude": 0.0, "magnitude_bias": 0.0}
 
     @property
@@ -46,7 +46,7 @@ class Gated(Rule):
         return per_example(nn.relu(weights.preactivations(v)))
 
     def error(self, v: Float[Array, "B d"], weights: Weights) -> Float[Array, " B"]:
-        """Squared error of the reconstruction from the rectified gate; decoder and its bias have no gradient."""
+        """Squared error of the reconstruction from the rectified gate; the decoder and its bias get no gradient."""
         frozen = jax.lax.stop_gradient((v, weights.decoder))
         gate = nn.relu(weights.preactivations(v))
         return per_example((frozen[0] - product(gate, frozen[1], weights.precision)) ** 2)

@@ -24,7 +24,7 @@ from jaxae.variants.vae import normal, reparameterize
 @no_type_check  # JAX rebuilds it with sentinels in place of arrays
 @struct.dataclass
 class Posterior:
-    """q(z|x) of a hierarchy: an `iwae.Posterior`. Its samples and densities are functions of its own variables."""
+    """q(z|x) of a hierarchy: an `iwae.Posterior`. It carries the model and its variables."""
 
     variables: Any
     features: Any  # of B examples
@@ -59,7 +59,7 @@ class Hierarchy(vae.VAE, kw_only=True):
         raise NotImplementedError
 
     def features(self, x: Float[Array, "B *D"]) -> Any:
-        """What the posterior of all layers takes from x: arrays [B, ...]."""
+        """The features of x that the posteriors of the layers depend on: arrays [B, ...]."""
         raise NotImplementedError
 
     def infer(self, features: Any, eps: Float[Array, "N Z"]) -> Float[Array, "N Z"]:
@@ -67,7 +67,7 @@ class Hierarchy(vae.VAE, kw_only=True):
         raise NotImplementedError
 
     def log_posteriors(self, features: Any, z: Float[Array, "N Z"]) -> Float[Array, "N L"]:
-        """log q of each layer, given those before it in inference."""
+        """log q of each layer, given the layers inferred before it."""
         raise NotImplementedError
 
     def log_priors(self, z: Float[Array, "N Z"]) -> Float[Array, "N L"]:
@@ -99,7 +99,7 @@ class Hierarchy(vae.VAE, kw_only=True):
         return Posterior(variables, self.features(x), model)
 
     def encode(self, x: Float[Array, "B *D"], c: vae.Condition = None) -> Float[Array, "B Z"]:  # noqa: ARG002
-        """The mean of q of each layer, given the means of those before it in inference: deterministic."""
+        """The mean of q of each layer, given the means of the layers inferred before it."""
         return self.infer(self.features(x), jnp.zeros((len(x), self.size)))
 
     def log_prior(self, z: Float[Array, "N Z"], c: vae.Condition = None) -> Float[Array, " N"]:  # noqa: ARG002
@@ -107,7 +107,7 @@ class Hierarchy(vae.VAE, kw_only=True):
         return self.log_priors(z).sum(1)
 
     def kl(self, q: Any, c: vae.Condition = None) -> Float[Array, "B Z"]:
-        """NotImplementedError: the KL of a layer depends on the samples of the others."""
+        """Raise NotImplementedError, since the KL of a layer depends on the samples of the others."""
         raise NotImplementedError("KL(q || p) of a hierarchy has no closed form; use top_down.loss or iwae.loss")
 
 
@@ -179,7 +179,7 @@ def prior(model: Hierarchy) -> Prior:
 
 
 def by_layer(kl: Float[Array, "B L"]) -> Terms:
-    """The KL term of each layer and of all, as terms of a loss: `kl_1`, ..., `kl_L`, and `kl`."""
+    """The KL term of each layer, `kl_1`, ..., `kl_L`, and their sum, `kl`, as terms of a loss."""
     return {**{f"kl_{place + 1}": kl[:, place] for place in range(kl.shape[1])}, "kl": per_example(kl)}
 
 

@@ -14,7 +14,7 @@ from jaxae.variants.vae import normal
 
 
 class Layer(top_down.Layer):
-    """q(z_l|x, all z above) of the features and these z, which are the state; p(z_L) = N(0, I)."""
+    """q(z_l|x, all z above) depends on the features and on these z, which are the state; p(z_L) = N(0, I)."""
 
     latent: int  # number of latent dimensions Z
     of_q: nn.Module  # [N, F + S] -> [N, 2 Z]
@@ -36,7 +36,7 @@ class Layer(top_down.Layer):
         return normal(self.of_q(jnp.concatenate([features, state], axis=1)))
 
     def merge(self, state: Float[Array, "N S"], z: Float[Array, "N Z_l"]) -> Float[Array, "N T"]:
-        """z_l beside all z above."""
+        """z_l concatenated with all z above."""
         return jnp.concatenate([z, state], axis=1)
 
 
@@ -48,10 +48,10 @@ def dense(
     bias: tuple[float, ...] = (),
     **options: Any,
 ) -> top_down.TopDown:
-    """A model of examples of this shape. bias: initial one of the decoder's last layer. options: of all nets.
+    """A model for examples of this shape. bias: initial bias of the decoder's last layer. options: arguments of nets.
 
-    hidden: widths of the features of x, of p(z_l|...) and, in reverse order, of p(x|z); the last one is also that of
-    the layer which takes features and z above. latent: number of dimensions of z_1, ..., z_L.
+    hidden: widths of the nets of the features of x, of p(z_l|...) and, in reverse order, of p(x|z); the last one is
+    also the width of the layer whose input is the features and the z above. latent: dimensions of z_1, ..., z_L.
     """
 
     def net(widths: tuple[int, ...], outputs: int) -> nets.MLP:

@@ -14,7 +14,7 @@ def loss(model: vae.VAE, kl_weight: Weight, mmd_weight: Weight) -> Loss:
     """InfoVAE: -log p(x|z) + kl_weight * KL + mmd_weight * MMD^2 of q(z) and N(0, I).
 
     Zhao et al. 2019, equation 6, with kl_weight = 1 - alpha and mmd_weight = alpha + lambda - 1; weights 1 and 0 give
-    the negative evidence lower bound. The kernel is the mean of those in `mmd`, with k(x, x) = 1 as for a Gaussian one.
+    the negative evidence lower bound. The kernel is the mean of those in `mmd`, so that k(x, x) = 1, as for a Gaussian.
     Training only, since it needs the global batch (see `Batch.gather`).
     Terms: `loss`, `reconstruction`, `kl`, in nats per example, and `mmd`.
     """

@@ -81,8 +81,8 @@ def loss(
     the same expectation and a signal-to-noise ratio that does not fall with K; stl, sticking the landing (Roeder, Wu &
     Duvenaud 2017), which omits the derivative of log q(z|x) at a fixed z: with the same expectation for the evidence
     lower bound, biased for other bounds. kl_weight: weight of the KL term within log w, for KL warm-up. bounds: other
-    bounds of decoder and encoder; `loss` is that of the decoder. Of a model with a posterior flow, dreg, stl and the
-    encoder's bound apply to q(z0|x) alone: the flow and its context follow the plain gradient of the decoder's bound.
+    bounds of decoder and encoder; `loss` is that of the decoder. In a model with a posterior flow, dreg, stl and the
+    encoder's bound apply to q(z0|x) alone; the flow and its context follow the plain gradient of the decoder's bound.
     Terms: `loss`; `elbo`, the mean over the samples of log w with `kl_weight` = 1, an estimate of the bound for K = 1.
     """
     bound = _bound(densities(model), gradient, bounds)

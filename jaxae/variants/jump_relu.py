@@ -31,7 +31,7 @@ def _step_jvp(
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def jump_relu(u: Float[Array, "B n"], threshold: Float[Array, "1 n"], bandwidth: float) -> Float[Array, "B n"]:
-    """u H(u - t), with the pseudo-derivative -t K((u - t) / e) / e with respect to t (equation 11), and H to u."""
+    """u H(u - t), with pseudo-derivatives -t K((u - t) / e) / e with respect to t (equation 11) and H(u - t) to u."""
     del bandwidth
     return jnp.where(u > threshold, u, 0)
 
@@ -54,8 +54,8 @@ def within(u: Float[Array, "B n"], threshold: Float[Array, "1 n"], bandwidth: fl
 class JumpReLU(Rule):
     """u = v W + b where it exceeds a learned threshold, else 0; the penalty is the number of active latents.
 
-    The threshold is trained as itself, not as a logarithm: Adam changes a parameter by about a learning rate per step,
-    which hardly changes a small threshold that is stored as a logarithm. It has to be kept non-negative (see
+    The parameter is the threshold itself, not its logarithm, since Adam changes a parameter by about the learning rate
+    per step, which hardly changes a small threshold through its logarithm. The threshold must be kept non-negative (see
     `constraints.py`).
     """
 

@@ -22,11 +22,11 @@ from jaxae.variants.vae import normal, reparameterize
 
 Pixels: TypeAlias = Literal["l1", "l2"]
 Distance: TypeAlias = Callable[[Float[Array, "B H W C"], Float[Array, "B H W C"]], Float[Array, " B"]]
-LARGEST = 1e4  # adaptive weight
+LARGEST = 1e4  # limit of the adaptive weight
 
 
 class KLAutoencoder(nn.Module):
-    """Posteriors with spatial codes, a decoder and a discriminator.
+    """An autoencoder with normal posteriors of spatial codes, and a discriminator on its images.
 
     Parameter groups: encoder, decoder, discriminator.
     """
@@ -34,7 +34,7 @@ class KLAutoencoder(nn.Module):
     encoder: nn.Module  # [B, H, W, C] -> [B, h, w, 2 Z], means and log scales
     decoder: nn.Module  # [*lead, h, w, Z] -> [*lead, H, W, C], an `UpResNet`
     discriminator: nn.Module  # [B, H, W, C] -> [B, *patches]: logits of "real"
-    pixels: bool = True  # in [0, 1], to which decoded images are clipped
+    pixels: bool = True  # clip decoded images to [0, 1]
 
     def __call__(self, x: Float[Array, "B H W C"]) -> tuple[DiagonalNormal, Float[Array, "B H W C"]]:
         """Posterior, and the decoder output at its mean."""
@@ -49,7 +49,7 @@ class KLAutoencoder(nn.Module):
         return normal(self.encoder(x))
 
     def encode(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w Z"]:
-        """The mean of q(z|x): deterministic."""
+        """The mean of q(z|x)."""
         return self.posterior(x).mean
 
     def outputs(self, z: Float[Array, "*lead h w Z"]) -> Float[Array, "*lead H W C"]:
@@ -62,7 +62,7 @@ class KLAutoencoder(nn.Module):
         return jnp.clip(y, 0, 1) if self.pixels else y
 
     def discriminate(self, x: Float[Array, "B H W C"]) -> Float[Array, "B *patches"]:
-        """Logits of "real", of patches."""
+        """Logits of "real", one per patch."""
         return self.discriminator(x)
 
 
@@ -75,10 +75,10 @@ def loss(
     perceptual_weight: float = 1.0,
     adversarial: optax.Schedule | None = None,
 ) -> Loss:
-    """Distance of images plus kl_weight * KL(q(z|x) || N(0, I)), per pixel, and in training an adversarial loss.
+    """Distance between images plus kl_weight * KL(q(z|x) || N(0, I)) per pixel, and in training an adversarial loss.
 
     The distance is `l1`, |x - y|, or `l2`, (x - y)^2, mean over pixels and channels, plus perceptual_weight *
-    perceptual(x, y). perceptual: a distance of images, such as `measure.perceptual.distance`. adversarial: factor of
+    perceptual(x, y). perceptual: distance between images, such as `measure.perceptual.distance`. adversarial: factor of
     the adversarial loss at each step (default: no adversarial loss); it is multiplied by the `adaptive_weight`.
 
     Terms: `loss`; `mae`, `mse`; `kl`, nats per image; `perceptual`. In training with a discriminator also `generator`,
@@ -127,11 +127,11 @@ def adaptive_weight(
     of_distance: Float[Array, "B H W C"],
     of_generator: Float[Array, "B H W C"],
 ) -> Float[Array, ""]:
-    """|gradient of the distance| / (|gradient of the generator loss| + 1e-4), in the kernel of the last layer.
+    """|gradient of the distance| / (|gradient of the generator loss| + 1e-4), with respect to the last layer's kernel.
 
     Esser, Rombach & Ommer 2021, equation 7; at most 10,000, as in their code. features: input of the last layer.
-    of_distance, of_generator: gradients of both losses, of each example, in the decoded image. The weight has no
-    gradient. ValueError for microbatches.
+    of_distance, of_generator: gradients of the two losses of each example with respect to its decoded image. The weight
+    has no gradient. ValueError for microbatches.
     """
 
     def of_kernel(features: Float[Array, "H W F"], slope: Float[Array, "H W C"]) -> Float[Array, "3 3 F C"]:
@@ -148,7 +148,7 @@ def adaptive_weight(
 def discriminator_loss(model: KLAutoencoder, factor: optax.Schedule) -> Loss:
     """factor times the hinge loss (max(0, 1 - D(x)) + max(0, 1 + D(y))) / 2, mean over patches (Lim & Ye 2017).
 
-    factor: at each step, 0 before the discriminator starts. Use with descend(..., wrt=("discriminator",),
+    factor: schedule that is 0 before the discriminator starts. Use with descend(..., wrt=("discriminator",),
     name="discriminator"); no gradient reaches the decoder. Terms: `loss`; `real`, `fake`: mean logits.
     """
 
@@ -168,10 +168,10 @@ def discriminator_loss(model: KLAutoencoder, factor: optax.Schedule) -> Loss:
 
 
 def started(start: float) -> optax.Schedule:
-    """0 before this step, 1 from it on."""
+    """A schedule that is 0 before this step and 1 from it on."""
     return lambda step: (step >= start).astype(jnp.float32)
 
 
 def _slope(f: Callable[[Float[Array, "B H W C"]], Float[Array, " B"]], y: Any) -> Any:
-    """Gradient of each example's value in its own image."""
+    """Gradient of each example's value with respect to its own image."""
     return jax.grad(lambda y: jnp.sum(f(y)))(jax.lax.stop_gradient(y))

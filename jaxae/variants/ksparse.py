@@ -13,7 +13,7 @@ from jaxae.variants.top_k import largest
 
 
 def falling(start: int, end: int, steps: int) -> Weight:
-    """k at each training step: from `start` to `end` in the first half of the steps (Makhzani & Frey 2013, 4.2.1)."""
+    """Schedule of k, linear from `start` to `end` in the first half of the steps (Makhzani & Frey 2013, 4.2.1)."""
     return lambda step: jnp.round(start + (end - start) * jnp.minimum(2 * step / steps, 1)).astype(jnp.int32)
 
 
@@ -35,12 +35,12 @@ class KSparse(Tied):
         keys: Keys | None = None,
         axis: str | None = None,  # noqa: ARG002
     ) -> tuple[jax.Array, Float[Array, "B *D"]]:
-        """Codes and reconstructions. keys: in training."""
+        """Codes and reconstructions. keys: passed in training only."""
         z = self.encode(x) if keys is None else largest(super().encode(x), self.active, self.limit)
         return z, self.logits(z)
 
     def encode(self, x: Float[Array, "B *D"]) -> Float[Array, "B Z"]:
-        """Codes with the number of nonzero dimensions after training."""
+        """Codes with `evaluated` nonzero dimensions."""
         return largest(super().encode(x), self.evaluated)
 
     @property
@@ -50,9 +50,9 @@ class KSparse(Tied):
 
 
 def loss(model: KSparse, active: Weight) -> Loss:
-    """`autoencoder.loss` of squared errors for training, with a number k of nonzero dimensions that may be a schedule.
+    """The squared error of `autoencoder.loss`, with a number k of nonzero dimensions that may be a schedule.
 
-    k is at most `model.limit`.
+    For training; k must not exceed `model.limit`.
     """
 
     def objective(variables: Variables, batch: Batch, key: Key[Array, ""]) -> tuple[Terms, Extra]:

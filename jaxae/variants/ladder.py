@@ -15,7 +15,7 @@ from jaxae.variants.vae import normal
 
 
 class Layer(hvae.Layer):
-    """q(z_l|x, z_(l + 1)) is proportional to p(z_l|z_(l + 1)) times a normal density whose parameters are of x alone.
+    """q(z_l|x, z_(l + 1)) is proportional to p(z_l|z_(l + 1)) times a normal density that depends on x alone.
 
     The state is z_(l + 1).
     """
@@ -26,7 +26,7 @@ class Layer(hvae.Layer):
         return q if self.of_p is None else combined(q, p)
 
     def merge(self, state: Float[Array, "N S"], z: Float[Array, "N Z_l"]) -> Float[Array, "N Z_l"]:  # noqa: ARG002
-        """z_l."""
+        """z_l, which is the state of the layer below."""
         return z
 
 
@@ -45,11 +45,11 @@ def dense(
     bias: tuple[float, ...] = (),
     **options: Any,
 ) -> top_down.TopDown:
-    """A model of examples of this shape. bias: initial one of the decoder's last layer. options: of all nets.
+    """A model for examples of this shape. bias: initial bias of the decoder's last layer. options: arguments of nets.
 
     hidden: width H_l of the two dense layers from the features of layer l - 1, or x, to those of layer l, and of the
-    two from z_l to p(z_(l - 1)|z_l) or p(x|z_1). latent: number of dimensions of z_1, ..., z_L. ValueError for another
-    number of widths.
+    two from z_l to p(z_(l - 1)|z_l) or p(x|z_1). latent: number of dimensions of z_1, ..., z_L. ValueError unless there
+    is one width per layer.
     """
     if len(hidden) != len(latent):
         raise ValueError(f"hidden={hidden} must have one width for each of {len(latent)} layers")

@@ -53,8 +53,8 @@ class Masked(autoencoder.Autoencoder, kw_only=True):
 class MaskedTransformer(autoencoder.Autoencoder, kw_only=True):
     """A transformer that encodes the visible patches only; the decoder has a mask token in place of the others.
 
-    He et al. 2022, section 3. The code has a token per patch; those of hidden patches are the mask token, of the
-    encoder's width: the decoder starts with a linear map. Parameter groups: encoder, decoder, mask_token.
+    He et al. 2022, section 3. The code has one token per patch; the token of a hidden patch is the mask token, which
+    has the encoder's width, since the decoder starts with a linear map. Parameter groups: encoder, decoder, mask_token.
     """
 
     patch: int  # width of a patch in pixels
@@ -138,7 +138,9 @@ def grey(v: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
 
 
 def loss(model: Masked | MaskedTransformer, objective: Literal["bce", "mse", "normalized"], mask: Mask) -> Loss:
-    """Reconstruction error of the hidden pixels, the same weight for each image. Uses the key as `visible` does.
+    """Reconstruction error of the hidden pixels, with the same weight for each image.
+
+    The same key hides the same pixels here and in `visible`.
 
     objective: bce or mse, for a model with a logistic output; normalized, the squared error of the decoder output
     against `normalized` patches. Terms, means over the hidden pixels: `loss`, the objective; `bce`, nats per pixel, and

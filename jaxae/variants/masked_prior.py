@@ -29,7 +29,7 @@ class MaskedPrior(CodePrior):
     temperature: float = 4.5
 
     def sample(self, key: Key[Array, ""], n: int, c: Float[Array, "{n} c"] | None = None) -> Float[Array, "{n} *P Z"]:
-        """n samples of the codes."""
+        """Sample the codes of n examples."""
         length = prod(self.shape)
         heat = self.temperature * (1 - jnp.arange(1, self.steps + 1) / self.steps)
 
@@ -69,7 +69,7 @@ def loss(model: MaskedPrior, info: Info | None = None) -> Loss:
     info: classes and covariates, for a conditional model.
 
     A fraction cos(pi u / 2), rounded up, of the indices of an example is masked, with u uniform in [0, 1) and uniformly
-    random positions (the paper's sections 3.1 and 3.3). Only the prior has a gradient.
+    random positions (the paper's sections 3.1 and 3.3). Only the prior receives a gradient.
 
     Terms: `loss`; `accuracy` of the most probable index at masked positions. In evaluation `bits_per_index`, a bound
     for sampling the indices one by one in random order: with n of T indices masked, n uniform from 1 to T, the
@@ -83,7 +83,7 @@ def loss(model: MaskedPrior, info: Info | None = None) -> Loss:
         indices = found.reshape(len(found), -1)
 
         def nats(is_masked: Bool[Array, "B T"]) -> tuple[Float[Array, "B T"], Bool[Array, "B T"]]:
-            """-log p of masked indices, 0 for the others; and which masked indices are the most probable ones."""
+            """-log p of masked indices, 0 for the others; and whether each masked index is the most probable one."""
             logits: Any = model.apply(variables, jnp.where(is_masked, model.codes, indices), *c, method="logits")
             log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), indices[..., None], axis=-1)[..., 0]
             return jnp.where(is_masked, -log_p, 0), is_masked & (jnp.argmax(logits, -1) == indices)

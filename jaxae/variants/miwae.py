@@ -1,7 +1,7 @@
 """MIWAE (Mattei & Frellsen 2019): the distribution of the missing entries of an example given the observed ones.
 
 The objective (equation 4), the importance weighted bound on the observed entries, is `iwae.loss` of a batch with
-missing entries: they are 0 in the encoder's input, and no part of log p(x|z).
+missing entries, which are 0 in the encoder's input and are excluded from log p(x|z).
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ class Draws(NamedTuple):
     """
 
     log_weights: Float[Array, "B K"]
-    mean: Float[Array, "B K *D"]  # E[x|z], whose weighted mean varies less than that of x; x if the weights depend on x
+    mean: Float[Array, "B K *D"]  # E[x|z], a better estimator than x; x itself if the weights depend on x
     x: Float[Array, "B K *D"]
 
 
@@ -50,5 +50,5 @@ def draws(
 
 
 def sampled(likelihood: Likelihood, keys: Key[Array, " B"], outputs: Float[Array, "BK *P"]) -> Float[Array, "B K *D"]:
-    """A sample from p(x|z) for each of K codes of each example. outputs: as of `iwae.decoded`."""
+    """A sample from p(x|z) for each of K codes of each example. outputs: see `iwae.decoded`."""
     return jax.vmap(likelihood.sample)(keys, outputs.reshape(len(keys), -1, *outputs.shape[1:]))

@@ -1,4 +1,4 @@
-"""not-MIWAE (Ipsen, Mattei & Frellsen 2021): entries whose missingness depends on their values."""
+"""not-MIWAE (Ipsen, Mattei & Frellsen 2021): entries that are missing because of their values."""
 
 from typing import Any, Literal, get_args
 
@@ -23,9 +23,8 @@ SIGNS = {"self-masking": 0, "self-masking-high": 1, "self-masking-low": -1}
 class SelfMasking(nn.Module):
     """The logit of p(entry d is observed|x) is -slope_d (x_d - threshold_d) (Ipsen et al. 2021, section 3).
 
-    sign: the sign of all slopes, if it is known: 1 if large entries are missing, -1 if small ones are; 0 if it is not.
-    With a known sign, slopes start at `STEEP`: from flat ones, training can settle at a threshold below the missing
-    entries.
+    sign: the sign of all slopes: 1 if large entries are missing, -1 if small ones are, 0 if it is unknown. With a known
+    sign, slopes start at `STEEP`, since from flat slopes training can settle at a threshold below the missing entries.
     """
 
     sign: int = 0
@@ -42,9 +41,9 @@ class SelfMasking(nn.Module):
 def missingness(kind: Kind, shape: tuple[int, ...], hidden: int = 128) -> nn.Module:
     """A model of p(observed|x): [N, *D] -> logits [N, *D], for examples of this shape.
 
-    self-masking: each entry by its own value, large ones missing (-high), small ones (-low), or learned; linear: all
-    entries by a linear function of all; agnostic: by a network with a hidden layer of `hidden` units, tanh. ValueError
-    for another kind.
+    self-masking: missingness depends on the entry's own value; large entries are missing (-high), small ones are
+    (-low), or the direction is learned. linear: it depends on a linear function of all entries. agnostic: it depends on
+    a network of all entries with a hidden layer of `hidden` tanh units. ValueError for another kind.
     """
     if kind not in get_args(Kind):
         raise ValueError(f"missingness={kind} is unknown; use one of {', '.join(get_args(Kind))}")
@@ -88,7 +87,7 @@ def draws(
     z: Float[Array, "B K Z"],
     keys: Key[Array, " B"],
 ) -> miwae.Draws:
-    """Weights p(x_observed, z) p(observed|x) / q(z|x_observed), the missing entries of x sampled from p(x|z)."""
+    """Weights p(x_observed, z) p(observed|x) / q(z|x_observed), with missing entries of x sampled from p(x|z)."""
     found, log_missing, x = _weighed(model, variables, data, q, z, keys)
     return miwae.Draws(found.log_weights() + log_missing, x, x)
 
@@ -113,7 +112,7 @@ def _weighed(
 
 
 def _complete(data: iwae.Data) -> Float[Array, "B *D"]:
-    """The mask of observed entries, in the shape of the examples."""
+    """The mask of observed entries, with the shape of the examples."""
     x, observed, *_ = data
     return jnp.ones_like(x) if observed is None else only_observed(jnp.ones_like(x), observed)
 
@@ -122,7 +121,7 @@ def loss(model: NotMIWAE, samples: int, kl_weight: Weight = 1.0) -> Loss:
     """The negative bound on log p(x_observed, observed) with K = `samples` (Ipsen et al. 2021, equation 7).
 
     In nats per example. kl_weight: weight of the KL term within log w, for KL warm-up.
-    Terms: `loss`; `elbo`, the mean over the samples of log w with `kl_weight` = 1; `missingness`, that of
+    Terms: `loss`; `elbo`, the mean over the samples of log w with `kl_weight` = 1; `missingness`, their mean
     -log p(observed|x).
     """
 

@@ -1,8 +1,8 @@
-"""scVI (Lopez, Regier, Cole, Jordan & Yosef 2018): counts of genes in single cells, with batches as covariates.
+"""scVI (Lopez, Regier, Cole, Jordan & Yosef 2018): gene counts of single cells, with batches as covariates.
 
-The mean count of gene g in cell n is l_n rho_ng: l the library size, the total count of the cell, and rho the share of
-each gene, a softmax of the decoder, which depends on the code and the covariates. A latent library size has its
-logarithm as the last dimension of the code.
+The mean count of gene g in cell n is l_n rho_ng. l is the library size, the total count of the cell; rho is the share
+of each gene, a softmax of the decoder, which depends on the code and the covariates. The logarithm of a latent library
+size is the last dimension of the code.
 """
 
 from typing import Literal, TypeAlias
@@ -31,7 +31,7 @@ class SCVI(cvae.CVAE, kw_only=True):
     library: Library = "observed"
 
     def prior_of(self, c: vae.Condition, z: Float[Array, "B Z"]) -> DiagonalNormal:
-        """p(z), and p(log l|c) of a latent library size, in the shape of the codes z."""
+        """p(z), and p(log l|c) of a latent library size, with the shape of the codes z."""
         return super().prior_of(jnp.zeros((len(z), 0)) if c is None else c, z)
 
 
@@ -67,8 +67,8 @@ def library_moments(log_totals: Float[np.ndarray, " N"], c: Float[np.ndarray, "N
 class Encoder(nn.Module):
     """q(z|x), and of a latent library size q(log l|x): [B, G + K] -> [B, 2 Z].
 
-    The input is log(1 + x) beside the condition, which is used only with `covariates`. The mean of log l is the
-    logarithm of the observed total plus the output of a network of its own.
+    The input is log(1 + x), followed by the condition, which is used only with `covariates`. The mean of log l is the
+    logarithm of the observed total plus the output of a separate network.
     """
 
     genes: int
@@ -96,15 +96,15 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Log means, inverse dispersions and, with `inflated`, logits of additional zeros: [N, Z + K] -> [N, P].
 
-    The outputs of a `NegativeBinomial` or `ZeroInflatedNegativeBinomial`. dispersion: gene, one parameter for each;
-    gene-batch, a linear function of the condition, which is one for each gene in each batch.
+    They are the parameters of a `NegativeBinomial` or `ZeroInflatedNegativeBinomial`. dispersion: gene, one parameter
+    per gene; gene-batch, a linear function of the condition, that is one parameter per gene and batch.
     """
 
     log_share: tuple[float, ...]  # initial logarithm of the share of each gene
     hidden: tuple[int, ...]
     latent: int  # without the library size
     library: Library = "observed"
-    total: float = 1.0  # of an observed library size, that of the means: see `Poisson.total`
+    total: float = 1.0  # sum of the means with an observed library size: see `Poisson.total`
     dispersion: Dispersion = "gene"
     inflated: bool = False
     precision: str = "float32"

@@ -8,7 +8,7 @@ from jaxae.nets import LSTM, MLP, Activation, Keys
 
 
 class SequenceAutoencoder(nn.Module):
-    """An LSTM encodes the rows of x, its last output is the code; a second LSTM decodes the code, repeated T times.
+    """An LSTM encodes the rows of x into its last output, the code; a second LSTM decodes the code, repeated T times.
 
     mask: 1 on the steps of a sequence, 0 on padding, which affects neither code nor loss.
     """

@@ -41,8 +41,8 @@ def spectral_distances(
     """The two terms of the multi-resolution STFT loss (Yamamoto, Song & Kim 2020, equations 4 to 6).
 
     With magnitudes X and Y, the root of `power` plus `FLOOR`: spectral convergence |X - Y| / |X| in the Frobenius norm,
-    and the mean |log X - log Y|; each the mean over windows. mask: 1 within a signal; frames centred after its end are
-    left out. Both signals have to be 0 there.
+    and the mean |log X - log Y|, both averaged over windows. mask: 1 within a signal; frames centred after its end are
+    left out. Both signals must be 0 there.
     """
     convergence, logarithm = [], []
     for window in windows:
@@ -85,7 +85,7 @@ def signal_to_distortion(x: Float[Array, "B T C"], y: Float[Array, "B T C"]) -> 
 def _powers(
     x: Float[Array, "B T C"], y: Float[Array, "B T C"], window: int, mask: Float[Array, "B T"] | None
 ) -> tuple[Float[Array, "B C F K"], Float[Array, "B C F K"], Float[Array, "B 1 F 1"]]:
-    """Powers plus `FLOOR` of both, and whether a frame is centred within the signal."""
+    """The power of both signals, plus `FLOOR`, and whether a frame is centred within the signal."""
     p, q = (power(jnp.swapaxes(signal, 1, 2), window) + FLOOR for signal in (x, y))
     inside = jnp.ones((len(x), p.shape[2])) if mask is None else mask[:, :: window // 4]
     return p, q, inside[:, None, :, None]

@@ -72,8 +72,8 @@ class Stacked(nn.Module):
 def greedy(model: Stacked, number: int) -> Loss:
     """Reconstruction error of one layer's autoencoder. Use with descend(..., wrt=groups(number)).
 
-    The first layer: cross-entropy, nats per pixel, or squared error of real numbers. The others: squared error, mean
-    over the dimensions of the previous layer's codes.
+    The error of the first layer is the cross-entropy in nats per pixel, or the squared error of real-valued data; that
+    of the others is the squared error, mean over the dimensions of the previous layer's codes.
     """
 
     def objective(variables: Variables, batch: Batch, key: Key[Array, ""]) -> tuple[Terms, Extra]:  # noqa: ARG001

@@ -13,7 +13,7 @@ from jaxae.variants import vae
 
 
 def kl_decomposition(
-    q: DiagonalNormal, z: Float[Array, "B Z"], everyone: DiagonalNormal, examples: int
+    q: DiagonalNormal, z: Float[Array, "B Z"], global_q: DiagonalNormal, examples: int
 ) -> tuple[Float[Array, " B"], Float[Array, " B"], Float[Array, " B"]]:
     """log q(z|x) - log q(z), log q(z) - sum_j log q(z_j) and sum_j log q(z_j) - log p(z_j), in nats.
 
@@ -21,10 +21,11 @@ def kl_decomposition(
     (Chen et al. 2018, equation 2); for every example they sum to log q(z|x) - log p(z).
     The estimates have large constant biases, which cancel in the sum: for equal posteriors they are log M,
     (Z - 1) log M and -Z log M, not 0. Only their changes and gradients are meaningful.
-    q: posteriors of these examples; everyone: those of the global batch [N, Z], from which minibatch weighted sampling
-    estimates q(z) and q(z_j): log q(z) = log sum_n q(z|x_n) - log(N M), M = `examples` in all (their equation 3).
+    q: posteriors of these examples. global_q: posteriors of the global batch [N, Z], from which minibatch weighted
+    sampling estimates q(z) and q(z_j): log q(z) = log sum_n q(z|x_n) - log(N M) (their equation 3). examples: M, number
+    of training examples.
     """
-    there = DiagonalNormal(*(part[None] for part in everyone))
+    there = DiagonalNormal(*(part[None] for part in global_q))
     density = log_normal_terms(there, z[:, None])  # log q(z_j of B | x of N), [B, N, Z]
     known = log(examples) + log(density.shape[1])
     joint = jax.nn.logsumexp(density.sum(2), axis=1) - known
@@ -50,8 +51,8 @@ def loss(
     def objective(variables: Variables, batch: Batch, key: Key[Array, ""]) -> tuple[Terms, Extra]:
         q, z = vae.sample_posterior(model, variables, batch, key)
         error, _ = vae.reconstruction(model, variables, batch, z)
-        everyone = DiagonalNormal(*(batch.gather(part) for part in q))
-        information, correlation, divergence = kl_decomposition(q, z, everyone, examples)
+        global_q = DiagonalNormal(*(batch.gather(part) for part in q))
+        information, correlation, divergence = kl_decomposition(q, z, global_q, examples)
         weighted = (
             batch.scheduled(mutual) * information
             + batch.scheduled(beta) * correlation

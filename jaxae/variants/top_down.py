@@ -1,4 +1,4 @@
-"""Hierarchies whose inference goes from z_L down to z_1, as their generation does."""
+"""Hierarchies with top-down inference, from z_L to z_1, in the order of generation."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -43,7 +43,7 @@ class VAE(nn.Module):
 
         Its input is log(1 + x) for counts (Lopez et al. 2018), x for other data.
         """
-        return self.encoder(beside(jnp.log1p(x) if self.likelihood.data == "counts" else x, c))
+        return self.encoder(with_condition(jnp.log1p(x) if self.likelihood.data == "counts" else x, c))
 
     def flow(
         self,
@@ -51,11 +51,11 @@ class VAE(nn.Module):
         x: Float[Array, "B *D"],  # noqa: ARG002
         c: Condition = None,  # noqa: ARG002
     ) -> tuple[Float[Array, "B S Z"], Float[Array, "B S"]]:
-        """Samples of `posterior` to latent codes, with log |det| of the Jacobian: the identity (see `flow_vae`)."""
+        """Map samples of `posterior` to codes, with log |det| of the Jacobian: here the identity (see `flow_vae`)."""
         return z, jnp.zeros(z.shape[:2])
 
     def encode(self, x: Float[Array, "B *D"], c: Condition = None) -> Float[Array, "B Z"]:
-        """The mean of q(z|x, c): deterministic."""
+        """The mean of q(z|x, c)."""
         return self.posterior(x, c).mean
 
     def log_prior(self, z: Float[Array, "N Z"], c: Condition = None) -> Float[Array, " N"]:  # noqa: ARG002
@@ -68,7 +68,7 @@ class VAE(nn.Module):
 
     def outputs(self, z: Float[Array, "B Z"], c: Condition = None) -> Float[Array, "B *P"]:
         """The parameters of p(x|z, c)."""
-        return self.decoder(beside(z, c))
+        return self.decoder(with_condition(z, c))
 
     def decode(self, z: Float[Array, "B Z"], c: Condition = None) -> Float[Array, "B *D"]:
         """The mean of p(x|z, c)."""
@@ -80,13 +80,13 @@ def normal(output: Float[Array, "B *Z2"]) -> DiagonalNormal:
     return DiagonalNormal(*jnp.split(output, 2, axis=-1))
 
 
-def beside(x: Float[Array, "B *D"], c: Condition) -> Float[Array, "B *E"]:
+def with_condition(x: Float[Array, "B *D"], c: Condition) -> Float[Array, "B *E"]:
     """The input of a net: x, or flattened x concatenated with the condition, [B, D + K]."""
     return x if c is None else jnp.concatenate([x.reshape(len(x), -1), c], axis=1)
 
 
 def condition_of(model: VAE, batch: Batch) -> tuple[Float[Array, "B K"], ...]:
-    """The last argument of the methods of a conditional model; no argument of another one."""
+    """The condition of a batch, the last argument of a conditional model's methods; () for an unconditional model."""
     return () if model.classes is None else (condition(batch.y, batch.context, model.classes),)
 
 
@@ -103,7 +103,7 @@ def dense(
     """Encoder, decoder and likelihood of a `VAE` of dense layers for examples of this shape.
 
     hidden: widths of the encoder; the decoder mirrors them. mean: initial mean of p(x|z), by the decoder's output
-    bias (default: a bias of 0). conditional: for a model with a condition. options: arguments of both nets.
+    bias (default: a bias of 0). conditional: whether the model has a condition. options: arguments of both nets.
     """
     bias = () if mean is None else tuple(likelihood.initial(mean).ravel().tolist())
     encoder = nets.MLP(hidden, (2 * latent,), axes=1 if conditional else len(shape), **options)
@@ -134,7 +134,7 @@ def reconstruction(
 
 
 def prior(latent: int, scale: float = 1.0) -> Prior:
-    """Codes from p(z) = N(0, scale^2 I), under every condition."""
+    """Samples from p(z) = N(0, scale^2 I), the same under every condition."""
     return lambda variables, key, n, *condition: scale * jax.random.normal(key, (n, latent))  # noqa: ARG005
 
 

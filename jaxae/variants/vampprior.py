@@ -19,7 +19,7 @@ NOISE = 0.01  # standard deviation of the initial pseudo-inputs, pixels in [0, 1
 
 
 def around(pixels: float | Float[np.ndarray, "K *D"]) -> nn.initializers.Initializer:
-    """Initial pseudo-inputs: these pixels, one value or training images, plus normal noise of `NOISE`."""
+    """Initial pseudo-inputs: these pixels (one value, or training images) plus normal noise of scale `NOISE`."""
     return lambda key, shape: pixels + NOISE * jax.random.normal(key, shape)
 
 
@@ -29,7 +29,7 @@ PIXELS = around(0.05)
 class VampVAE(vae.VAE, kw_only=True):
     """A variational autoencoder with p(z) = (1 / K) sum_k q(z|u_k). Parameter groups: encoder, decoder, pseudo_inputs.
 
-    Pseudo-inputs u of pixels are clipped to [0, 1], of counts at 0, and posteriors have a log scale in `LOG_SCALE`, as
+    Pseudo-inputs u are clipped to the range of the data (`limits`), and the log scale of posteriors to `LOG_SCALE`, as
     in the authors' code.
     """
 

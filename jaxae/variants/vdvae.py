@@ -1,7 +1,7 @@
 """A top-down residual network as in the very deep variational autoencoder (Child 2021).
 
-Each layer of latent variables is an image of few channels; their resolution increases from z_L to z_1 (as in Kingma et
-al. 2016).
+Each layer of latent variables is an image with few channels; their resolution increases from z_L to z_1 (as in Kingma
+et al. 2016).
 """
 
 from itertools import pairwise
@@ -19,14 +19,14 @@ from jaxae.variants import top_down
 
 
 def enlarged(x: Float[Array, "B h w C"], size: tuple[int, ...]) -> Float[Array, "B H W C"]:
-    """The image doubled, by repeating pixels, until it reaches the size; what exceeds it is cropped."""
+    """The image, doubled by repeating pixels until it reaches the size, then cropped to it."""
     while x.shape[1] < size[0] or x.shape[2] < size[1]:
         x = upsample(x, 2)
     return x[:, : size[0], : size[1]]
 
 
 class Head(nn.Module):
-    """A residual block and a convolution that starts at 0: [N, h, w, X] -> [N, h, w, channels]."""
+    """A residual block and a convolution initialised to 0: [N, h, w, X] -> [N, h, w, channels]."""
 
     channels: int
     precision: str = "float32"
@@ -46,7 +46,7 @@ class Layer(top_down.Layer):
 
     shape: tuple[int, int, int]  # of the state: height, width, channels
     latent: int  # channels of z
-    first: bool = False  # of its resolution: adds a learned image
+    first: bool = False  # whether it is the first layer of its resolution, which adds a learned image
     precision: str = "float32"
 
     @property
@@ -64,7 +64,7 @@ class Layer(top_down.Layer):
             self.image = self.param("image", nn.initializers.zeros, (1, *self.shape))
 
     def prior(self, state: Float[Array, "N h w C"]) -> tuple[DiagonalNormal, Float[Array, "N H W C"]]:
-        """p(z|h), and h with the change by f."""
+        """p(z|h), and h as changed by f."""
         h = enlarged(state, self.shape[:2])
         h = h + self.image if self.first else h
         mean, log_scale, change = jnp.split(self.of_p(h), (self.latent, 2 * self.latent), axis=3)
@@ -81,7 +81,7 @@ class Layer(top_down.Layer):
         return DiagonalNormal(*map(_flat, jnp.split(found, 2, axis=3)))
 
     def merge(self, state: Float[Array, "N H W C"], z: Float[Array, "N Z"]) -> Float[Array, "N H W C"]:
-        """h with z."""
+        """h after z has been added."""
         return self.block(state + self.of_z(z.reshape(len(z), *self.shape[:2], self.latent)))
 
 
@@ -90,9 +90,9 @@ def _flat(x: Float[Array, "N H W C"]) -> Float[Array, "N Z"]:
 
 
 class Encoder(nn.Module):
-    """The bottom-up network: features of each latent layer, those of the last residual block of its level.
+    """The bottom-up network: the features of a latent layer are the output of the last residual block of its level.
 
-    [B, H, W, C] -> ([B, h, w, channels], ...), for the layers from the first level on.
+    [B, H, W, C] -> ([B, h, w, channels], ...), for the latent layers in order, those of the first level first.
     """
 
     channels: int
@@ -127,9 +127,9 @@ class Decoder(nn.Module):
 def layers(
     shape: tuple[int, ...], channels: int, latent: int, counts: tuple[int, ...], precision: str = "float32"
 ) -> tuple[Layer, ...]:
-    """The latent layers of images of this shape, from z_1 on. counts: number at each level, full resolution first.
+    """The latent layers z_1, ..., z_L of images of this shape. counts: number of layers at each level, finest first.
 
-    ValueError without any latent layer.
+    ValueError if there is no latent layer.
     """
     levels = [number for number, count in enumerate(counts) for _ in range(count)]
     if not levels:

@@ -14,7 +14,7 @@ from jaxae.variants.quantize import Quantized, Quantizer
 
 
 class VQVAE(nn.Module):
-    """An autoencoder that replaces each encoder vector by a code of a finite set, the only input of the decoder.
+    """An autoencoder that replaces each encoder vector by a code from a finite set, the only input of the decoder.
 
     Parameters and collections of the quantizer are those of the model: a codebook is the collection, or the parameter
     group, `codebook`.
@@ -48,7 +48,7 @@ class VQVAE(nn.Module):
         return self.quantizer.embed(indices)
 
     def decode(self, z: Float[Array, "B *P Z"]) -> Float[Array, "B *D"]:
-        """The mean of p(x|z), from the codes nearest to these vectors, if the quantizer finds them (`nearest`)."""
+        """The mean of p(x|z), decoded from the codes nearest to these vectors (see `Quantizer.nearest`)."""
         return self.likelihood.mean(self.decoder(self.quantizer.nearest(z)))
 
     @property
@@ -62,10 +62,10 @@ def strided(
 ) -> tuple[nn.Module, nn.Module]:
     """Encoder and decoder of convolutions of stride 2 for images of this shape, with `latent` channels per position.
 
-    filters: filters of the encoder; the decoder mirrors them. bias: initial bias of the last layer, that of the mean.
+    filters: filters of the encoder; the decoder mirrors them. bias: initial bias of the last layer (see `bias`).
     """
-    # Leaky, since a plain ReLU has no gradient while all codes are 0, as after rounding at initialisation. With an
-    # initial output other than the data mean, all codes first move towards darker images, and some stay there.
+    # Leaky, since a plain ReLU has no gradient while all codes are 0, as they are after rounding at initialisation. If
+    # the initial output is not the data mean, all codes first move towards darker images, and some stay there.
     common: dict[str, Any] = {"activation": partial(nn.leaky_relu, negative_slope=0.2), "precision": precision}
     encoder = nets.Conv(filters, strides=(2,), **common)
     decoder = nets.Deconv(shape, filters, strides=(2,), bias=bias, **common)

@@ -78,7 +78,7 @@ class VQVAE2(VQVAE, kw_only=True):
         return jnp.concatenate([self.top_quantizer.embed(top), self.quantizer.embed(bottom)], axis=1)
 
     def decode(self, z: Float[Array, "B P Z"]) -> Float[Array, "B H W C"]:
-        """The mean of p(x|z), from the codes nearest to these vectors, if the quantizers find them (`nearest`)."""
+        """The mean of p(x|z), decoded from the codes nearest to these vectors (see `Quantizer.nearest`)."""
         top, bottom = jnp.split(z, [self.top_positions], axis=1)
         top, bottom = self.top_quantizer.nearest(top), self.quantizer.nearest(bottom)
         above = top.reshape(len(z), *self._top_size, -1)

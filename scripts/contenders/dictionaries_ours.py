@@ -1,7 +1,7 @@
 """jaxae: its sparse autoencoders on one of its worlds or on activations, several seeds as one program.
 
 The argument is a JSON object: see `dictionaries.py`. Prints the metrics of every seed, or, if `speed` is not 0, the
-examples per second of one seed, timed for so many seconds.
+examples per second of one seed, timed for `speed` seconds.
 """
 
 import dataclasses

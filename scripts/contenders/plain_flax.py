@@ -83,8 +83,8 @@ def build(work: dict[str, Any], images: np.ndarray) -> turns.Steps:
             kl = 0.5 * (mean**2 + jnp.exp(2 * log_scale) - 1) - log_scale
             return (optax.sigmoid_binary_cross_entropy(logits, x).sum() + kl.sum()) / len(x)
         noisy = work["net"] == "denoising"
-        seen = jnp.clip(x + 0.5 * jax.random.normal(key, x.shape), 0, 1) if noisy else x
-        logits = decoder.apply(params[1], encoder.apply(params[0], seen))
+        inputs = jnp.clip(x + 0.5 * jax.random.normal(key, x.shape), 0, 1) if noisy else x
+        logits = decoder.apply(params[1], encoder.apply(params[0], inputs))
         if work["net"] == "sequence":
             return optax.sigmoid_binary_cross_entropy(logits, x).mean()
         return ((nn.sigmoid(logits) - x) ** 2).mean()

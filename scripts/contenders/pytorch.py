@@ -88,8 +88,8 @@ def objective(work: dict[str, Any], encoder: nn.Module, decoder: nn.Module, x: t
         bce = F.binary_cross_entropy_with_logits(logits.float(), x, reduction="sum")
         mean, log_scale = mean.float(), log_scale.float()
         return (bce + (0.5 * (mean**2 + (2 * log_scale).exp() - 1) - log_scale).sum()) / len(x)
-    seen = (x + 0.5 * torch.randn_like(x)).clamp(0, 1) if work["net"] == "denoising" else x
-    logits = decoder(encoder(seen)).float()
+    inputs = (x + 0.5 * torch.randn_like(x)).clamp(0, 1) if work["net"] == "denoising" else x
+    logits = decoder(encoder(inputs)).float()
     if work["net"] == "sequence":
         return F.binary_cross_entropy_with_logits(logits, x)
     return F.mse_loss(logits.sigmoid(), x)

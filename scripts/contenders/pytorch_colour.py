@@ -1,6 +1,6 @@
 """Hand-written PyTorch of `resnet_vae` and `kl_autoencoder`, eager or with `torch.compile`.
 
-The same networks, losses and number of passes as in jaxae: the discriminator's step decodes anew, without a gradient.
+The same networks, losses and number of passes as in jaxae: the discriminator's step decodes again, without a gradient.
 Data on the device, fused Adam, channels-last convolutions, denormals flushed to zero, autocast for bfloat16.
 """
 
@@ -96,7 +96,7 @@ def same() -> list[nn.Module]:
 
 
 def nets(work: dict[str, Any]) -> tuple[nn.Module, ...]:
-    """Encoder, decoder and, of `kl_autoencoder`, discriminator."""
+    """Encoder, decoder and, for `kl_autoencoder`, discriminator."""
     if work["net"] == "resnet_vae":
         side, latent = 32 // 2 ** (len(FILTERS) - 1), work["latent"]
         size = side * side * FILTERS[-1]

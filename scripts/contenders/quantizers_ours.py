@@ -1,4 +1,4 @@
-"""jaxae: one of its quantizers on batches of vectors. The argument and the output: see `quantizers.py`."""
+"""jaxae: one of its quantizers on batches of vectors. Argument and output: see `quantizers.py`."""
 
 import json
 import sys

@@ -17,21 +17,21 @@ def serve(build: Callable[[dict[str, Any], np.ndarray], Steps]) -> None:
 
     build: (workload, training images as uint8 [N, D]) -> steps.
     """
-    talk = sys.stdout
+    replies = sys.stdout
     sys.stdout = sys.stderr  # libraries print too
     work = json.loads(sys.argv[1])
     steps = build(work, np.load(work["images"], mmap_mode="r", allow_pickle=False))
 
-    def say(**values: Any) -> None:
-        print(json.dumps(values), file=talk, flush=True)
+    def reply(**values: Any) -> None:
+        print(json.dumps(values), file=replies, flush=True)
 
     steps(1)
-    say(first=True)
+    reply(first=True)
     for line in sys.stdin:
         count = int(line)
         began = time.perf_counter()
         loss = steps(count)
-        say(seconds=time.perf_counter() - began, loss=loss, memory=memory())
+        reply(seconds=time.perf_counter() - began, loss=loss, memory=memory())
 
 
 def memory() -> int:

@@ -63,7 +63,7 @@ def world(path: str, trees: dict[str, Any]) -> tuple[FeatureDictionary, Activati
 
 
 def configuration(job: dict[str, Any], dim: int) -> Any:
-    """Its defaults, except for the fields of its published experiments, and the input scale of jaxae on activations.
+    """SAELens' defaults, but the fields of its published experiments, and on activations the input scale of jaxae.
 
     Those experiments are github.com/decoderesearch/synth-sae-bench-experiments, sweeps/common.py.
     """
@@ -106,7 +106,7 @@ def configuration(job: dict[str, Any], dim: int) -> Any:
 
 
 def control(trainer: SAETrainer, active: float) -> None:
-    """Multiply the coefficient after its warm-up, towards this number of active latents, as jaxae's controller."""
+    """Adjust the coefficient after its warm-up towards this number of active latents, like jaxae's controller."""
     forward = trainer.sae.training_forward_pass
     (coefficient,) = trainer.coefficient_schedulers.values()
     average: float | None = None  # of log(active)
@@ -136,7 +136,7 @@ def batches(x: np.ndarray, rows: np.ndarray, size: int, seed: int) -> Iterator[t
 
 @torch.no_grad()
 def evaluated(sae: Any, x: np.ndarray, rows: np.ndarray, size: int) -> dict[str, float]:
-    """Metrics without a known dictionary, of `jaxae.measure.dictionary`."""
+    """Those metrics of `jaxae.measure.dictionary` that need no known dictionary."""
     sae.eval()
     error = square = active = 0.0
     total, fired = np.zeros(x.shape[1]), torch.zeros(sae.cfg.d_sae, dtype=torch.bool)

@@ -76,10 +76,10 @@ def adata(anndata: Any, x: np.ndarray, batch: np.ndarray) -> Any:
 def log_weights(module: Any, x: np.ndarray, batch: list[list[int]]) -> np.ndarray:
     """log p(x|z) p(z) / q(z|x) of cells at samples of their codes."""
     inputs = {"x": torch.from_numpy(x), "batch_index": torch.tensor(batch)}
-    seen = module.inference(**inputs, n_samples=cells.SAMPLES)
-    z, q = seen["z"], seen["qz"]
+    inferred = module.inference(**inputs, n_samples=cells.SAMPLES)
+    z, q = inferred["z"], inferred["qz"]
     many = inputs["batch_index"].unsqueeze(0).expand(len(z), -1, -1)
-    rows = [part.reshape(-1, part.shape[-1]) for part in (z, seen["library"], many)]
+    rows = [part.reshape(-1, part.shape[-1]) for part in (z, inferred["library"], many)]
     p = module.generative(z=rows[0], library=rows[1], batch_index=rows[2])["px"]
     shape = (*z.shape[:2], -1)
     logit = getattr(p, "zi_logits", None)

@@ -22,8 +22,8 @@ class Workload(NamedTuple):
     def operations(self) -> float:
         """Floating-point operations of a step: the forward pass and two gradients, without that of the images.
 
-        With a discriminator: its forward pass and the gradient of the decoded images in the step of the decoder, in its
-        own step another decoded batch, and two batches with the gradient of its parameters.
+        A discriminator adds its forward pass and the gradient of the decoded images to the step of the decoder; its own
+        step decodes another batch, and has two batches with the gradient of its parameters.
         """
         each = [places * inputs * outputs for places, inputs, outputs in self.layers]
         total = 3 * sum(each) - each[0]
@@ -54,7 +54,7 @@ def denoising(batch: int) -> Workload:
 def residual(filters: tuple[int, ...], side: int, into: int, out: int) -> tuple[tuple[int, int, int], ...]:
     """The residual networks of an encoder and its decoder, a block per level and attention in the last.
 
-    Without the layers of the code, and without the products of attention that have no kernel. into, out: channels.
+    Without the layers of the code, and without the products of attention, which have no kernel. into, out: channels.
     """
     sides = [side // 2**number for number in range(len(filters))]
     blocks = [(s * s, 9 * f, f) for s, f in zip(sides, filters, strict=True) for _ in range(4)]  # of both networks

@@ -128,9 +128,8 @@ print("its codes", stopped.encode(data.test.x).shape)
 # ## Checking the formula
 #
 # The loss is checked against its definition in NumPy, in double precision: `numpy.cov` divides by N - 1 unless
-# `bias=True`. `terms` gives the terms of every example, and takes all 359 test images as one
-# batch. The evaluation after an epoch takes 100 at a time; covariances of so few examples are noisier, and their
-# squares larger on average.
+# `bias=True`. `terms` returns the terms of every example, and takes all 359 test images as one batch. The evaluation
+# after an epoch takes 100 at a time; covariances of so few examples are noisier, and their squares larger on average.
 
 # %%
 x = data.test.x / 255

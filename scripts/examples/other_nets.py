@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Nets of Flax NNX, of Equinox, or of plain functions
 #
-# The models of jaxae are modules of Flax Linen. `jaxae.nets.wrap` makes such a module of a net of another library, for
-# use as encoder or decoder: runs, checkpoints, seeds and devices then work as for any other. Run this file with Python,
-# or cell by cell in an editor that supports `# %%`; it takes half a minute on two CPU cores and writes into the current
-# folder.
+# The models of jaxae are modules of Flax Linen. `jaxae.nets.wrap` turns a net of another library into such a module,
+# for use as encoder or decoder; runs, checkpoints, seeds and devices then work as for any other module. Run this file
+# with Python, or cell by cell in an editor that supports `# %%`; it takes half a minute on two CPU cores and writes
+# into the current folder.
 
 # %%
 import jax
@@ -17,7 +17,7 @@ from jaxae import nets
 from jaxae.variants import autoencoder
 
 # %% [markdown]
-# ## An encoder of Flax NNX
+# ## An encoder in Flax NNX
 #
 # `wrap` takes a function of a key, so that every seed has its own initial parameters. In training the module is in
 # training mode: each example has a key of its own for dropout, and batch norm takes means over all devices.
@@ -43,9 +43,9 @@ encoder = nets.wrap(lambda key: Encoder(nnx.Rngs(key)))
 # %% [markdown]
 # ## A decoder of plain functions
 #
-# A pair of pure functions: one returns the parameters, as any pytree, the other applies them to a batch. A module of
-# Equinox is such a pytree, with a method for a single example: `nets.wrap(lambda key: eqx.nn.MLP(8, 784, 128, 1,
-# key=key), lambda net, z: jax.vmap(net)(z).reshape(-1, 28, 28, 1))`.
+# A decoder can be a pair of pure functions: one returns the parameters, as any pytree, and the other applies them to a
+# batch. An Equinox module is such a pytree, with a method for a single example: `nets.wrap(lambda key: eqx.nn.MLP(8,
+# 784, 128, 1, key=key), lambda net, z: jax.vmap(net)(z).reshape(-1, 28, 28, 1))`.
 
 
 # %%
@@ -65,7 +65,7 @@ decoder = nets.wrap(parameters, decode)
 # %% [markdown]
 # ## Training
 #
-# The model is an autoencoder as any other. Arrays of floats are its parameters, under their names in the net.
+# The model is an autoencoder like any other. Arrays of floats are its parameters, under their names in the net.
 
 # %%
 model = autoencoder.Autoencoder(encoder, decoder)  # with a logistic output
@@ -82,8 +82,8 @@ print("test loss of two seeds after the first and the last epoch:", *history[0],
 # %% [markdown]
 # ## The run
 #
-# The same call returns the finished run at once, and `jaxae.load` reads it. Seed 1 of the two equals a run of its own,
-# up to rounding.
+# The same call returns the finished run at once, and `jaxae.load` reads it. Seed 1 of the two equals a run with this
+# seed alone, up to rounding.
 
 # %%
 again = jaxae.load("runs/other_nets", experiment)

@@ -31,7 +31,8 @@ x = (active * rng.uniform(2, 4, active.shape)) @ directions + 5
 #
 # `topk` keeps the `active` largest codes of every row; `batch_topk`, `jump_relu`, `gated`, `l1`, `matryoshka` and
 # `matching_pursuit` are the other architectures. Columns keep their own variances (`scale="none"`, the default of these
-# experiments); `scale="standard"` standardizes them. `encode` takes and `reconstruct` gives your units in any case.
+# experiments); `scale="standard"` standardizes them. In either case `encode` takes, and `reconstruct` returns, values
+# in your own units.
 
 # %%
 model = jaxae.fit("topk", x, latent=64, active=3, scale="none", epochs=15, lr=2e-3, batch_size=256)
@@ -43,7 +44,7 @@ model.save("runs/sparse")
 # %% [markdown]
 # ## The dictionary
 #
-# The decoder is a parameter of the model. `fold` takes decoder norms, input scale and standardization into the weights:
+# The decoder is a parameter of the model. `fold` folds decoder norms, input scale and standardization into the weights:
 # row k of the decoder is then what latent k adds to an activation, per unit of its code.
 
 # %%

@@ -1,4 +1,4 @@
-"""Figures of a run, as PNG files: those of images, series and tables differ."""
+"""The figures of a run as PNG files, by kind of data: images, series or tables."""
 
 from dataclasses import replace
 from math import prod
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Figures: TypeAlias = dict[str, "Figure"]
 
-COMPONENTS = 20  # components of the Gaussian mixture that serves as prior for models without one
+COMPONENTS = 20  # of the Gaussian mixture that serves as prior for models without one
 
 
 def draw(folder: Path, model: Trained, data: Dataset, lines: list[records.Record], title: str) -> list[Path]:

@@ -30,12 +30,12 @@ def ten(data: Dataset) -> np.ndarray:
 
 
 def at_most(data: Dataset, count: int) -> int:
-    """`count` examples, or as many as have `VALUES` numbers."""
+    """`count`, or the number of examples that have `VALUES` numbers if that is smaller."""
     return min(count, max(1, VALUES // prod(data.shape)))
 
 
 def tile(images: np.ndarray, columns: int, gap: int = GAP) -> np.ndarray:
-    """[N, H, W, C] as one image [N / columns rows of images, columns of images, C]."""
+    """Tile images [N, H, W, C] into one image, with `columns` of them, which divides N, in every row."""
     images = np.pad(images, ((0, 0), (gap, gap), (gap, gap), (0, 0)))
     count, height, width, channels = images.shape
     grid = images.reshape(count // columns, columns, height, width, channels).swapaxes(1, 2)
@@ -89,10 +89,10 @@ def in_units(data: Dataset, x: np.ndarray) -> np.ndarray:
 
 
 def displayed(model: Trained, data: Dataset) -> tuple[Trained, Dataset]:
-    """Model and data with a scale in whose units black is 0 and white 1; None for pixels.
+    """Model and data with a scale in whose units black is 0 and white 1; without a scale for pixels.
 
-    Real numbers: black and white are the 0.1 % and 99.9 % quantiles of the training split, in model units; counts, most
-    of which are small: the 0.1 % and 95 % quantiles.
+    For real numbers, black and white are the 0.1 % and 99.9 % quantiles of the training split in model units; for
+    counts, most of which are small, the 0.1 % and 95 % quantiles.
     """
     if not data.real:
         return replace(model, scale=None), data._replace(scale=None)

@@ -45,7 +45,8 @@ class Grid(NamedTuple):
 def grid(model: Trained, data: Dataset) -> Grid:
     """Up to `LIMIT` conditions: every class, with the covariates of the first test example of the class.
 
-    Without classes the categories or three quantiles of each covariate, with the others those of the first example.
+    Without classes: the categories, or three quantiles, of each covariate, with the other covariates of the first
+    example.
     """
     every = own(model, data, np.arange(len(data.test.x)))
     if "y" in every and (every["y"] is not None):
@@ -84,7 +85,7 @@ def counterfactuals(model: Trained, data: Dataset, rows: int) -> Counterfactuals
 
 
 def repeated(found: Grid, times: int) -> dict[str, Any]:
-    """Each condition this many times, one after the other."""
+    """Each condition repeated this many times."""
     return part_of(found.given, np.repeat(np.arange(len(found.labels)), times))
 
 

@@ -16,7 +16,7 @@ LIMIT = 10_000  # test examples
 
 
 class Extremes(NamedTuple):
-    """Test examples of the smallest and the largest errors, each in ascending order."""
+    """Test examples with the smallest and with the largest errors, each in ascending order."""
 
     places: Int[np.ndarray, " K"]
     errors: Float[np.ndarray, " K"]  # mean squared error over the observed entries, in squared model units
@@ -25,7 +25,7 @@ class Extremes(NamedTuple):
 
 
 def extremes(model: Trained, data: Dataset, best: int, worst: int) -> Extremes:
-    """The test examples of the `best` smallest and the `worst` largest errors, among the first `LIMIT`."""
+    """The test examples with the `best` smallest and the `worst` largest errors, among the first `LIMIT`."""
     model, data = replace(model, scale=None), data._replace(scale=None)
     count = min(len(data.test.x), LIMIT)
     places = np.arange(count)
@@ -52,8 +52,9 @@ def note(data: Dataset) -> str:
 
 
 def squared_errors(data: Dataset, places: np.ndarray, y: Float[np.ndarray, "N *D"]) -> Float[np.ndarray, " N"]:
-    """Squared error of each of these test examples, decoded as y: the mean over its observed entries, without padding;
-    0 for an example without any.
+    """Squared error of each of these test examples, decoded as y.
+
+    The mean over its observed entries, without padding; 0 for an example without observed entries.
     """
     test = data.test.take(places)
     errors = (in_units(data, test.x) - y) ** 2

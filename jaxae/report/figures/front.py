@@ -1,4 +1,4 @@
-"""The front of sparse autoencoders: explained variance over the number of active latents."""
+"""The front of sparse autoencoders: explained variance against the number of active latents."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,19 +10,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MEASURE = "dictionary"  # in result.json
-COLUMNS = ("l0", "explained_variance", "fvu", "dead", "mcc", "uniqueness", "f1")  # the last ones need a known truth
+COLUMNS = ("l0", "explained_variance", "fvu", "dead", "mcc", "uniqueness", "f1")  # the last three: known dictionary
 
 
 def measured(results: Sequence[Mapping[str, Any] | None]) -> list[dict[str, Any]]:
-    """Those of `COLUMNS` that these results have; empty for a run without such metrics."""
+    """The metrics of `COLUMNS` that each of these results has; empty for a run without them."""
     found = [(result or {}).get(MEASURE, {}) for result in results]
     return [{name: part[name] for name in COLUMNS if name in part} for part in found]
 
 
 def front(curves: Mapping[str, Sequence[Mapping[str, Any]]], title: str) -> "Figure":
-    """A curve of the runs of each architecture, in the order of L0, with bars of one standard deviation over seeds.
+    """A curve through the runs of each architecture in order of L0, with bars of one standard deviation over seeds.
 
-    curves: by label, the metrics of runs (see `measured`).
+    curves: label -> metrics of runs (see `measured`).
     """
     figure = canvas(title, 6.4, 4.4)
     axis = figure.subplots()

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def reconstructions(model: Trained, data: Dataset, title: str) -> "Figure":
-    """Ten test images above their reconstructions; in between, the noisy or masked ones, if there are any."""
+    """Ten test images above their reconstructions, with the noisy or masked inputs, if any, in between."""
     chosen = ten(data)
     rows = {"original": originals(data, chosen)}
     hidden, decoded = getattr(model.experiment.model, "hidden", None), "decoded"
@@ -61,7 +61,7 @@ def reconstructions(model: Trained, data: Dataset, title: str) -> "Figure":
 
 
 def extremes(model: Trained, data: Dataset, title: str) -> "Figure":
-    """The test images of the five smallest and the five largest squared errors, above their reconstructions."""
+    """The test images with the five smallest and the five largest squared errors, above their reconstructions."""
     found = errors.extremes(model, data, 5, 5)
     decoded = np.asarray(model.decode(found.codes, **own(model, data, found.places)))
     rows = {"original": originals(data, found.places), "decoded": pictures(decoded)}

@@ -18,9 +18,9 @@ SAMPLES = 1000  # of importance sampling
 
 
 def columns(model: Trained, data: Dataset, title: str) -> "Figure | None":
-    """Histograms of observed and of imputed values of columns of test rows, one imputation of each missing entry.
+    """Histograms of the observed and the imputed values of columns, with one imputation of each missing entry.
 
-    In the user's units. None if the model cannot impute, and if no entry is missing.
+    In the user's units. None if the model cannot impute, or if no entry of the test rows is missing.
     """
     places = spread(len(data.test.x), at_most(data, ROWS))
     absent = missing(data, places)
@@ -32,9 +32,7 @@ def columns(model: Trained, data: Dataset, title: str) -> "Figure | None":
     chosen = np.sort(order[counts[order] > 0][:PANELS])
     across = min(4, len(chosen))
     down = -(-len(chosen) // across)
-    figure = canvas(
-        f"{title}: missing entries of test rows, imputed, and observed ones", 2.6 * across + 1, 2.2 * down + 1
-    )
+    figure = canvas(f"{title}: observed and imputed entries of test rows", 2.6 * across + 1, 2.2 * down + 1)
     axes = figure.subplots(down, across, squeeze=False).ravel()
     for axis in axes[len(chosen) :]:
         axis.set_axis_off()
@@ -56,7 +54,7 @@ def columns(model: Trained, data: Dataset, title: str) -> "Figure | None":
 def images(model: Trained, data: Dataset, title: str) -> "Figure | None":
     """Ten test images with missing pixels, their imputation, and two samples of the missing pixels.
 
-    None if the model cannot impute, and if no pixel is missing.
+    None if the model cannot impute, or if no pixel is missing.
     """
     chosen = ten(data)
     if obstacle(model) or missing(data, chosen) is None:
@@ -64,7 +62,7 @@ def images(model: Trained, data: Dataset, title: str) -> "Figure | None":
     found = model.impute(data.test.take(chosen), SAMPLES, draws=2)
     rows = {"observed": originals(data, chosen), "imputed": pictures(np.asarray(found.x))}
     rows |= {f"sample {i + 1}": pictures(np.asarray(part)) for i, part in enumerate(found.draws)}
-    about = f"{title}: test images, and their missing pixels (pink) imputed"
+    about = f"{title}: test images with missing pixels (pink), and imputations"
     figure = canvas(about, 1.1 * len(chosen), 0.5 + 1.2 * len(rows))
     axes = figure.subplots(len(rows), len(chosen), squeeze=False)
     for line, (name, row) in zip(axes, rows.items(), strict=True):

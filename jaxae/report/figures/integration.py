@@ -1,4 +1,4 @@
-"""The figure of data in batches: whether codes tell types apart, and not batches."""
+"""The figure of data in batches: whether codes separate types but not batches."""
 
 from typing import TYPE_CHECKING
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def integration(model: Trained, data: Dataset, title: str, shown: Projected | None = None) -> "Figure | None":
     """Codes of test examples in two dimensions, by class and by batch, with their scores; None without batches.
 
-    The batch is the first covariate with categories (see `measure.integration.batches`). shown: `projected` of the
-    model, if it is known.
+    The batch is the first covariate with categories (see `measure.integration.batches`). shown: the result of
+    `projected`, if it has been computed already.
     """
     places = spread(len(data.test.x), LIMIT)
     batch = batches(data.test.context, data.covariates)

@@ -22,7 +22,7 @@ UNITS = {
 
 
 def unit_of(name: str, loss: str, kind: str) -> str:
-    """Unit of a metric of data of this kind; empty if unknown. loss: unit of the loss and its penalty."""
+    """Unit of a metric for this kind of data; empty if unknown. loss: unit of the loss and its penalty."""
     return worded({**UNITS, "loss": loss, "penalty": loss}.get(name, ""), kind)
 
 
@@ -32,7 +32,7 @@ def metric_names(lines: list[records.Record]) -> list[str]:
 
 
 def series(lines: list[records.Record], name: str, split: str) -> tuple[list[int], list[float], list[float] | None]:
-    """Epochs, a metric of this split (its mean over seeds), and its standard deviation over several seeds."""
+    """Epochs, values of a metric of this split (means over seeds), and standard deviations for several seeds."""
     part = [line for line in lines if line["split"] == split and name in line]
     deviations = [std for line in part if (std := records.std(line[name])) is not None]
     return [line["epoch"] for line in part], [records.mean(line[name]) for line in part], deviations or None
@@ -46,7 +46,7 @@ def spans_decades(values: list[float]) -> bool:
 def loss(lines: list[records.Record], unit: str, title: str, kind: str) -> "Figure":
     """Every metric over epochs, for every split; with several seeds the mean and a band of one standard deviation.
 
-    unit: unit of the loss and its penalty. kind: that of the data.
+    unit: unit of the loss and its penalty. kind: kind of the data.
     """
     names = metric_names(lines)
     columns, rows = min(len(names), 3), -(-len(names) // 3)

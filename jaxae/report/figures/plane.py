@@ -46,14 +46,14 @@ def latent(z: np.ndarray, y: np.ndarray, classes: tuple[str, ...], title: str) -
 
 
 def principal(z: np.ndarray, count: int) -> "PCA":
-    """Up to `most` principal components of codes [N, K], N > 1."""
+    """Up to `count` principal components of codes [N, K], N > 1."""
     from sklearn.decomposition import PCA
 
     return PCA(min(count, *z.shape), random_state=0).fit(z.astype(np.float64))
 
 
 class Projected(NamedTuple):
-    """Codes [N, K] of test examples, and in two dimensions."""
+    """Codes [N, K] of test examples, and their positions in two dimensions."""
 
     z: np.ndarray
     plane: np.ndarray  # [N, 2]

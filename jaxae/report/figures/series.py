@@ -37,7 +37,7 @@ def curves(model: Trained, data: Dataset, title: str) -> "Figure":
 
 
 def extremes(model: Trained, data: Dataset, title: str) -> "Figure":
-    """The test series of the five smallest and the five largest squared errors, with their reconstructions."""
+    """The test series with the five smallest and the five largest squared errors, and their reconstructions."""
     found = errors.extremes(model, data, 5, 5)
     kinds = 5 * ["best"] + 5 * ["worst"]
     names = [f"{kind}: {error:.2g}" for kind, error in zip(kinds, found.errors, strict=True)]
@@ -47,7 +47,7 @@ def extremes(model: Trained, data: Dataset, title: str) -> "Figure":
 
 
 def interpolation(model: Trained, data: Dataset, title: str) -> "Figure":
-    """Linear interpolation between the codes of three pairs of test series, decoded."""
+    """Decoded linear interpolations between the codes of three pairs of test series."""
     found = walks.interpolated(model, data, 3, 5)
     ends = _shown(data, found.pairs.ravel()).reshape(*found.pairs.shape, *model.shape)
     panels = np.concatenate([ends[:, :1], found.decoded, ends[:, 1:]], 1)
@@ -60,7 +60,7 @@ def interpolation(model: Trained, data: Dataset, title: str) -> "Figure":
 
 
 def traversal(model: Trained, data: Dataset, title: str) -> "Figure":
-    """Latent traversal of a test series: one dimension varied and decoded per row, the largest variance first."""
+    """Latent traversal of a test series, one dimension per row, in order of decreasing variance."""
     found = walks.traversed(model, data, 6, 5)
     rows, columns = [f"z{k + 1}" for k in found.dimensions], [f"{offset:+.0f} std. dev." for offset in found.offsets]
     about = f"{title}: latent traversal, one dimension per row"
@@ -68,7 +68,7 @@ def traversal(model: Trained, data: Dataset, title: str) -> "Figure":
 
 
 def samples(model: Trained, data: Dataset, title: str, prior: Sampler | None = None) -> "Figure":
-    """Samples from the model's prior, or from one that is fitted to its codes; a row for each condition, if any."""
+    """Samples from the model's prior, or from one that is fitted to its codes; one row for each condition, if any."""
     if model.experiment.conditional:
         found = grid(model, data)
         rows, x = found.labels, model.sample(jax.random.key(0), 5 * len(found.labels), prior, **repeated(found, 5))
@@ -87,7 +87,7 @@ def counterfactuals(model: Trained, data: Dataset, title: str) -> "Figure":
 
 
 def manifold(model: Trained, data: Dataset, title: str, n: int = 7) -> "Figure":
-    """Series decoded on an n x n grid of the 2-D latent space: normal quantiles, at equal prior mass."""
+    """Series decoded on an n x n grid of the 2-D latent space, at evenly spaced quantiles of N(0, 1) on each axis."""
     from scipy.stats import norm
 
     quantiles = norm.ppf((np.arange(n) + 0.5) / n)
@@ -128,9 +128,8 @@ def posterior_band(
 ) -> Float[np.ndarray, "2 N T D"] | None:
     """The quantiles `BAND` of series decoded from `DRAWS` samples of their posterior; None for a deterministic model.
 
+    The band is the spread of the decoded mean, without the noise of the likelihood, in the units of the model's scale.
     given: `y` and `context` of the series, for a conditional model.
-
-    The spread of the decoded mean, without the noise of the likelihood; in the units of the model's scale.
     """
     net: Any = model.experiment.model
     if not hasattr(net, "posterior"):
@@ -171,7 +170,7 @@ def _pairs(
     names: list[str],
     about: str,
 ) -> "Figure":
-    """Up to ten test series with their reconstructions, a panel each."""
+    """Up to ten test series and their reconstructions, one panel per series."""
     from matplotlib.lines import Line2D
 
     x, inside, absent = _shown(data, places), _within(data, places), missing(data, places)
@@ -227,12 +226,12 @@ def _sheet(
 
 
 def _colours(data: Dataset) -> tuple[str, ...]:
-    """A colour for each dimension, of up to ten."""
+    """A colour for each of up to ten dimensions."""
     return COLOURS[: data.shape[1]]
 
 
 def _time(data: Dataset) -> Float[np.ndarray, " T"]:
-    """The time of every step: seconds of recordings, otherwise the number of the step."""
+    """The time of every step: in seconds for recordings, otherwise the number of the step."""
     return np.arange(data.shape[0]) / (data.sample_rate or 1)
 
 

@@ -76,8 +76,8 @@ def spectrograms(pairs: Pairs, data: Dataset, title: str) -> "Figure":
 def write(folder: Path, pairs: Pairs, sample_rate: int) -> None:
     """Write recordings and their reconstructions as WAV files of 16 bits.
 
-    Their first `LONGEST` samples, divided by the largest magnitude of the original if it exceeds 1, and clipped to
-    [-1, 1].
+    The files hold the first `LONGEST` samples, divided by the largest magnitude of the original if it exceeds 1, and
+    clipped to [-1, 1].
     """
     from scipy.io import wavfile
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def firing(survey: Survey, title: str) -> "Figure":
-    """Histogram of the logarithm of the firing frequency of the latents; dead ones are counted in its label."""
+    """Histogram of the logarithm of the firing frequency of the latents; its label has the number of dead ones."""
     count, dead = len(survey.fired), int((survey.fired == 0).sum())
     figure = canvas(f"{title}: firing frequency of {count:,} latents", 7.0, 3.6)
     axis = figure.subplots()

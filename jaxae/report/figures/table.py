@@ -25,8 +25,8 @@ MAX_COLUMNS = 40  # of the bar chart of errors
 PAIRED = 5  # columns of a pair plot
 POINTS = 1000  # rows of a pair plot
 WORST = 6  # rows
-CAUSES = 4  # columns of each of them: those with the largest errors
-UNMEASURED = 3  # columns of each of them that were not measured
+CAUSES = 4  # columns of each worst row: those with the largest errors
+UNMEASURED = 3  # unmeasured columns of each worst row
 
 
 def column_rmse(model: Trained, data: Dataset) -> Float[np.ndarray, " D"]:
@@ -69,7 +69,7 @@ def pairs(model: Trained, data: Dataset, columns: Int[np.ndarray, " K"], title: 
 def samples(
     model: Trained, data: Dataset, columns: Int[np.ndarray, " K"], title: str, prior: Sampler | None = None
 ) -> "Figure":
-    """Pair plot of these columns of test rows and of as many samples from the prior, or from one that is fitted."""
+    """Pair plot of these columns of test rows and of as many samples from the prior, or from a fitted one."""
     places = spread(len(data.test.x), at_most(data, POINTS))
     x = _rows(data, places)[:, columns]
     given = own(model, data, places)
@@ -87,9 +87,7 @@ def paired(model: Trained, data: Dataset) -> Int[np.ndarray, " K"]:
 
 
 def worst_rows(model: Trained, data: Dataset, title: str) -> "Figure":
-    """The test rows of the largest squared errors: their columns with the largest errors, original and reconstruction,
-    and columns that were not measured.
-    """
+    """The test rows with the largest squared errors, and their columns with the largest errors (see `causes`)."""
     found = errors.extremes(model, data, 0, min(WORST, len(data.test.x)))
     order = np.argsort(-found.errors, kind="stable")
     given = {"mean squared error": [f"{found.errors[i]:.3g}" for i in order]}
@@ -98,8 +96,9 @@ def worst_rows(model: Trained, data: Dataset, title: str) -> "Figure":
 
 
 def highest_scores(model: Trained, data: Dataset, title: str) -> "Figure":
-    """The test rows of the highest anomaly scores, the loss, with their p-values against the training rows, and their
-    columns as in `worst_rows`.
+    """The test rows with the highest anomaly scores and their p-values, with the columns of `worst_rows`.
+
+    The score is the loss, and the reference of the p-values are the training rows.
     """
     test, train = (split.take(spread(len(split.x), errors.LIMIT)) for split in (data.test, data.train))
     scores, known = model.score(test), model.score(train)
@@ -121,9 +120,9 @@ def causes(
     given: Mapping[str, Sequence[str]],
     about: str,
 ) -> "Figure":
-    """Test rows, with their columns of the largest errors, original and reconstruction, and columns not measured.
+    """Originals and reconstructions of test rows, in the columns with the largest errors and in unmeasured columns.
 
-    given: further cells of each row, by head.
+    given: further cells of each row, by column heading.
     """
     from matplotlib.colors import to_rgba
 
@@ -168,7 +167,7 @@ def causes(
 
 
 def traversal(model: Trained, data: Dataset, title: str) -> "Figure":
-    """Latent traversal of a test row: a panel for each latent dimension, a line for each column that it moves most."""
+    """Latent traversal of a test row: one panel per latent dimension, with lines for the columns that change most."""
     found = walks.traversed(replace(model, scale=None), data, 6, 21)
     names = [f"z{dimension + 1}" for dimension in found.dimensions]
     about = f"{title}: latent traversal of a test row, one latent dimension per panel"
@@ -178,7 +177,7 @@ def traversal(model: Trained, data: Dataset, title: str) -> "Figure":
 
 
 def counterfactuals(model: Trained, data: Dataset, title: str) -> "Figure":
-    """Codes of test rows decoded under every condition: a panel each, a line for each column that changes most."""
+    """Codes of test rows decoded under every condition: one panel per row, lines for the columns that change most."""
     found = decoded_under_all(replace(model, scale=None), data, 6)
     names = [f"test row {place}" for place in found.places]
     about = f"{title}: codes of test rows decoded under other conditions"
@@ -196,7 +195,7 @@ def _lines(
     about: str,
     **style: Any,
 ) -> "Figure":
-    """Rows of a table over offsets: up to six panels, with a line for each of the columns that change most."""
+    """Columns of decoded rows against offsets: up to six panels, with a line for each column that changes most."""
     names = np.array(_names(data, np.arange(data.shape[0])))
     span = np.ptp(decoded, axis=1)
     places = np.sort(np.argsort(-span.max(0), kind="stable")[: len(COLOURS)])
@@ -224,9 +223,9 @@ def _pair_plot(
     about: str,
     filled: Bool[np.ndarray, "N K"] | None = None,
 ) -> "Figure":
-    """Scatter plots of every pair of columns of test rows x and of others y below the diagonal, histograms on it.
+    """Scatter plots of every pair of columns of the test rows x and of other rows y, with histograms on the diagonal.
 
-    name: that of the others. x: NaN where an entry was not measured. filled: entries of y that x lacks; points with
+    name: name of the rows y. x: NaN where an entry was not measured. filled: entries of y that x lacks; points with
     such a coordinate have the colour `MISSING`.
     """
     count = len(columns)
@@ -283,6 +282,6 @@ def _names(data: Dataset, places: np.ndarray) -> list[str]:
 
 
 def _distinct(names: list[str]) -> list[str]:
-    """Names whose first 40 characters differ."""
+    """The names, with numbers before those whose first 40 characters are not unique."""
     short = [name[:40] for name in names]
     return [name if short.count(name) == 1 else f"{place} {name}"[:40] for place, name in enumerate(short)]

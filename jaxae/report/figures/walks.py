@@ -38,8 +38,9 @@ def manifold(model: Trained, title: str, n: int = 15) -> "Figure":
 
 
 def samples(model: Trained, data: Dataset, title: str, prior: Sampler | None = None, n: int = 10) -> "Figure":
-    """n x n samples from the model's prior, or from one that is fitted to its codes; of a conditional model, n samples
-    under each condition.
+    """n x n samples from the model's prior, or from one that is fitted to its codes.
+
+    For a conditional model, n samples under each condition.
     """
     found = grid(model, data) if model.experiment.conditional else None
     rows, given = (n, {}) if found is None else (len(found.labels), repeated(found, n))
@@ -85,7 +86,7 @@ class Interpolation(NamedTuple):
 
 
 def interpolated(model: Trained, data: Dataset, pairs: int, steps: int) -> Interpolation:
-    """Linear interpolation between the codes of up to this many pairs of test examples."""
+    """Decoded linear interpolations between the codes of up to this many pairs of test examples."""
     chosen = ten(data)
     half = min(max(len(chosen) // 2, 1), pairs)
     places = np.stack([chosen[:half], chosen[-half:]], 1)
@@ -98,7 +99,7 @@ def interpolated(model: Trained, data: Dataset, pairs: int, steps: int) -> Inter
 
 
 def interpolation(model: Trained, data: Dataset, title: str) -> "Figure":
-    """Linear interpolation between the codes of five pairs of test images, decoded."""
+    """Decoded linear interpolations between the codes of five pairs of test images."""
     found = interpolated(model, data, 5, 10)
     half, steps = found.decoded.shape[:2]
     ends = originals(data, found.pairs.ravel())
@@ -119,7 +120,7 @@ def interpolation(model: Trained, data: Dataset, title: str) -> "Figure":
 class Traversal(NamedTuple):
     """The code of a test example with one latent dimension moved, decoded."""
 
-    dimensions: Int[np.ndarray, " R"]  # those of the largest standard deviation
+    dimensions: Int[np.ndarray, " R"]  # those with the largest standard deviations
     offsets: Float[np.ndarray, " C"]  # from the mean of the dimension, in standard deviations
     decoded: Float[np.ndarray, "R C *D"]
 
@@ -139,7 +140,7 @@ def traversed(model: Trained, data: Dataset, rows: int, steps: int) -> Traversal
 
 
 def traversal(model: Trained, data: Dataset, title: str) -> "Figure":
-    """Latent traversal of a test image: one dimension varied and decoded per row, the largest variance first."""
+    """Latent traversal of a test image, one dimension per row, in order of decreasing variance."""
     found = traversed(model, data, 10, 9)
     images = pictures(found.decoded.reshape(-1, *model.shape))
     sheet = tile(images, len(found.offsets))

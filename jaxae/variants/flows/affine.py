@@ -13,7 +13,7 @@ LIMIT = 5.0  # bound of log scales
 
 @dataclass(frozen=True)
 class Affine:
-    """y = e^s x + t. Log scales are s = 5 tanh(s' / 5), within 5: the tanh of Dinh et al. 2017, section 4.1."""
+    """y = e^s x + t. Log scales s = 5 tanh(s' / 5) are bounded by 5, with the tanh of Dinh et al. 2017, section 4.1."""
 
     parameters: int = 2
 

@@ -1,4 +1,4 @@
-"""Autoregressive flows: the function of a dimension depends on the dimensions before it."""
+"""Autoregressive flows: the transformation of each dimension depends on the dimensions before it."""
 
 import jax
 import jax.numpy as jnp
@@ -26,11 +26,11 @@ class Autoregressive(Flow):
         return z, log_slopes.sum(-1)
 
     def inverse(self, z: Float[Array, "*lead Z"], context: Context = None) -> Flowed:
-        """Pass i gives dimension i, from the dimensions before it."""
+        """Invert one dimension per pass: pass i computes dimension i from the dimensions before it."""
 
         def improved(found: jax.Array) -> tuple[jax.Array, jax.Array]:
             return self.elementwise.inverse(self.net(found, context), z)
 
-        first = improved(jnp.zeros_like(z))  # creates the parameters outside of the loop
+        first = improved(jnp.zeros_like(z))  # creates the parameters outside the loop
         found, log_slopes = jax.lax.fori_loop(1, z.shape[-1], lambda _, last: improved(last[0]), first)
         return found, log_slopes.sum(-1)

@@ -1,4 +1,4 @@
-"""The protocol of normalizing flows, and flows from other flows."""
+"""The protocol of normalizing flows, and flows made of other flows."""
 
 from typing import TypeAlias
 
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-Context: TypeAlias = Float[Array, "*outer H"] | None  # of each example, whose leading axes broadcast; None: no context
+Context: TypeAlias = Float[Array, "*outer H"] | None  # of each example; leading axes broadcast; None: no context
 Flowed: TypeAlias = tuple[Float[Array, "*lead Z"], Float[Array, "*lead"]]  # vectors, log |det| of the Jacobian
 
 
@@ -23,17 +23,17 @@ class Flow(nn.Module):
         raise NotImplementedError
 
     def inverse(self, z: Float[Array, "*lead Z"], context: Context = None) -> Flowed:
-        """f^-1(z), and log |det df^-1 / dz|. NotImplementedError for a flow without a closed form of it."""
-        raise NotImplementedError(f"{type(self).__name__} has no inverse in closed form")
+        """f^-1(z), and log |det df^-1 / dz|. NotImplementedError for a flow without a closed-form inverse."""
+        raise NotImplementedError(f"{type(self).__name__} has no closed-form inverse")
 
 
 class Chain(Flow):
-    """Flows, one after the other."""
+    """A composition of flows, applied in order."""
 
     flows: tuple[Flow, ...]
 
     def forward(self, z: Float[Array, "*lead Z"], context: Context = None) -> Flowed:
-        """All flows in order, and the sum of their log determinants."""
+        """Apply all flows in order, and sum their log determinants."""
         total = jnp.zeros(z.shape[:-1])
         for flow in self.flows:
             z, log_det = flow.forward(z, context)
@@ -41,7 +41,7 @@ class Chain(Flow):
         return z, total
 
     def inverse(self, z: Float[Array, "*lead Z"], context: Context = None) -> Flowed:
-        """The inverses in reverse order."""
+        """Apply the inverses in reverse order."""
         total = jnp.zeros(z.shape[:-1])
         for flow in self.flows[::-1]:
             z, log_det = flow.inverse(z, context)
@@ -76,7 +76,7 @@ class Reverse(Flow):
 
 
 class Parameters(nn.Module):
-    """A parameter vector, plus a linear map of the context, which is 0 initially, for each of the vectors z."""
+    """A parameter vector plus a linear map of the context, initially 0, for each vector z."""
 
     size: int  # P
     start: nn.initializers.Initializer = nn.initializers.zeros  # of the vector

@@ -1,4 +1,4 @@
-"""Coupling flows: the function of one half of the dimensions depends on the other half (Dinh et al. 2017)."""
+"""Coupling flows: the transformation of one half of the dimensions depends on the other half (Dinh et al. 2017)."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ class Coupling(Flow):
         return jnp.concatenate([kept, z], axis=-1), log_slopes.sum(-1)
 
     def inverse(self, z: Float[Array, "*lead Z"], context: Context = None) -> Flowed:
-        """As costly as `forward`."""
+        """The inverse, which costs as much as `forward`."""
         kept, z, parameters = self._halves(z, context)
         z, log_slopes = self.elementwise.inverse(parameters, z)
         return jnp.concatenate([kept, z], axis=-1), log_slopes.sum(-1)

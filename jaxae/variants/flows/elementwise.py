@@ -1,4 +1,4 @@
-"""The protocol of increasing functions of one number, whose parameters a net computes."""
+"""The protocol of increasing functions of one number whose parameters are computed by a net."""
 
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -13,7 +13,7 @@ class Elementwise(Protocol):
 
     @property
     def parameters(self) -> int:
-        """P, the number of parameters of a dimension."""
+        """P, the number of parameters per dimension."""
 
     def forward(self, parameters: Float[Array, "*lead D P"], x: Float[Array, "*lead D"]) -> Mapped:
         """The function at x, and log df / dx."""

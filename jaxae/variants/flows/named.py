@@ -20,8 +20,9 @@ def named(
     """A flow of `steps` steps on vectors of this many dimensions.
 
     Except for planar and radial, the order of the dimensions is reversed from step to step, and restored at the end.
-    hidden: widths of the nets, which planar and radial do not have. context: its length (0: none). bins: of spline.
-    iaf needs one pass of its nets for `forward` and one per dimension for `inverse`; maf the reverse.
+    hidden: widths of the nets, which planar and radial do not have. context: length of the context vector (0: none).
+    bins: number of bins of a spline. iaf needs one pass of its nets for `forward` and one per dimension for `inverse`;
+    for maf it is the other way round.
     ValueError for no steps, for bins below 1 or above 999, and for coupling flows (realnvp, spline) of one dimension.
     """
     if steps < 1:

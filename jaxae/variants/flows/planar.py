@@ -19,8 +19,8 @@ class Planar(Flow):
     def forward(self, z: Float[Array, "*lead Z"], context: Context = None) -> Flowed:
         """log |det df / dz| = log (1 + (1 - tanh^2) w^T u) (equation 12).
 
-        The flow is invertible if w^T u > -1; u is moved along w, so that w^T u is softplus - 1 of its value (appendix
-        A.1, with the softplus shifted so that u = 0 remains 0).
+        The flow is invertible if w^T u > -1, so u is shifted along w until w^T u equals softplus(w^T u) - 1 of the
+        parameters (appendix A.1, with the softplus shifted so that u = 0 remains 0).
         """
         w, u, b = jnp.split(self.parameters(z, context), [self.dimensions, 2 * self.dimensions], axis=-1)
         product = _dot(w, u)

@@ -1,4 +1,4 @@
-"""Quantizers: vectors to codes from a finite set. `named` returns one by its name."""
+"""Quantizers map vectors to codes from a finite set. `named` returns one by its name."""
 
 from jaxae.variants.quantize.base import Quantized as Quantized
 from jaxae.variants.quantize.base import Quantizer as Quantizer

@@ -22,12 +22,12 @@ class Quantized(NamedTuple):
 
 
 class Quantizer(nn.Module):
-    """Vectors [B, *P, Z] to codes from a finite set.
+    """A map of vectors [B, *P, Z] to codes from a finite set.
 
     A subclass defines `size`, `assign` and `embed`. State without a gradient, such as a codebook of moving averages, is
     a Flax collection, which `assign` writes in training: apply the model with `mutable`, and return the new collections
-    as the updates of the loss. Sums over positions and dimensions, as in all terms: the loss of an example does not
-    depend on the size of the batch.
+    as the updates of the loss. Losses are sums over positions and dimensions, so the loss of an example does not depend
+    on the size of the batch.
     """
 
     @property
@@ -37,7 +37,7 @@ class Quantizer(nn.Module):
 
     @property
     def shrink(self) -> float | tuple[float, ...]:
-        """Factor by which residuals are smaller than vectors, for each dimension: the scale of a further stage."""
+        """Ratio of residuals to vectors, for each dimension: the scale of the next stage of a residual quantizer."""
         return 1.0
 
     def __call__(
@@ -59,7 +59,7 @@ class Quantizer(nn.Module):
         raise NotImplementedError
 
     def nearest(self, z: Float[Array, "B *P Z"]) -> Float[Array, "B *P Z"]:
-        """The codes nearest to any vectors, such as samples of a density; the vectors, if there is no search for it."""
+        """The codes nearest to any vectors, such as samples of a density (default: the vectors themselves)."""
         return z
 
 

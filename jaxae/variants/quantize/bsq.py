@@ -9,8 +9,8 @@ from jaxae.variants.quantize.rotation import unit
 class BSQ(LFQ):
     """Codes in {-1, 1}^Z / sqrt(Z) on the unit sphere, the signs of z / |z|.
 
-    The loss of LFQ for z / |z|. The entropy of the mean is the sum of those of its bits, an upper bound (Zhao, Xiong &
-    Kraehenbuehl 2024, section 4.2), unless `joint`.
+    The loss is that of LFQ for z / |z|. Unless `joint`, the entropy of the mean is replaced by its upper bound, the sum
+    of the entropies of its bits (Zhao, Xiong & Kraehenbuehl 2024, section 4.2).
     """
 
     temperature: float = 0.01
@@ -22,5 +22,5 @@ class BSQ(LFQ):
         return float(self.bits**-0.5)
 
     def prepare(self, z: Float[Array, "B *P Z"]) -> Float[Array, "B *P Z"]:
-        """The directions."""
+        """z / |z|."""
         return unit(z)

@@ -11,7 +11,7 @@ from jaxae.core.divergences import per_example
 from jaxae.variants.quantize.base import Quantizer
 
 DUPLICATE = 1e-6  # squared distance of vectors that are equal up to rounding, relative to their mean squared norm
-Drawn: TypeAlias = Literal["uniform", "error"]
+Sampling: TypeAlias = Literal["uniform", "error"]
 
 
 class WithCodebook(Quantizer):
@@ -22,7 +22,7 @@ class WithCodebook(Quantizer):
 
     @property
     def size(self) -> int:
-        """K."""
+        """The number of codes, K."""
         return self.codes
 
     @property
@@ -48,10 +48,10 @@ def nearest(z: Float[Array, "*P Z"], codes: Float[Array, "K Z"]) -> Int[Array, "
 def _best(
     z: Float[Array, "N Z"], codes: Float[Array, "K Z"], allowed: Bool[Array, "K N"] | None = None
 ) -> tuple[Int[Array, " N"], Float[Array, " N"]]:
-    """Index of the nearest code, and its z . e - |e|^2 / 2; the |z|^2 of the squared distance is that of all codes.
+    """Index of the nearest code, and its z . e - |e|^2 / 2, which omits the |z|^2 that all codes share.
 
-    The codes are the rows, and the maximum and its first place two reductions: XLA on CPU vectorizes neither argmin nor
-    a reduction of the last axis. For 512 codes this is 11 times as fast.
+    Codes are rows, and the maximum and its first place are two reductions, since XLA on CPU vectorizes neither argmin
+    nor a reduction over the last axis. For 512 codes this is 11 times as fast.
     """
     scores = jnp.matmul(codes, z.T, precision="highest") - 0.5 * per_example(codes**2)[:, None]
     if allowed is not None:
@@ -89,7 +89,7 @@ def kmeans(
 ) -> tuple[Float[Array, "{k} Z"], Float[Array, "{k}"]]:
     """Centres of k-means (Lloyd 1982) from random vectors, and the fraction of the vectors nearest to each.
 
-    A centre without vectors stays where it is.
+    A centre without vectors does not move.
     """
     start = z[jax.random.choice(key, len(z), (k,), replace=len(z) < k)]
 
@@ -109,19 +109,20 @@ def replacements(
     z: Float[Array, "B *P Z"],
     codes: Float[Array, "K Z"],
     unused: Bool[Array, " K"],
-    drawn: Drawn,
+    sampling: Sampling,
     batch: Batch,
     key: Key[Array, ""],
 ) -> tuple[Float[Array, "K Z"], Bool[Array, " K"]]:
     """A vector of the global batch for each code, the same on every device, and which unused codes to replace by it.
 
-    It has to differ from all codes, and from the vectors before it (drawn by error: those that may replace a code).
+    A code is replaced only if its vector differs from all codes and from the vectors before it (with sampling="error":
+    from those of unused codes before it).
 
-    drawn: uniform, or with a probability proportional to the squared distance from its nearest code, so that few of
-    them are near to a code (Arthur & Vassilvitskii 2007, k-means++).
+    sampling: uniform, or error, with a probability proportional to the squared distance from the nearest code, so that
+    few of the vectors are near a code (Arthur & Vassilvitskii 2007, k-means++).
     """
     vectors = batch.gather(z.reshape(len(z), -1, z.shape[-1])).reshape(-1, z.shape[-1])
-    if drawn == "uniform":
+    if sampling == "uniform":
         fresh, others = sampled(vectors, len(codes), key), jnp.ones_like(unused)  # as in the recorded runs
     else:
         error = jnp.maximum(per_example(vectors**2) - 2 * _best(vectors, codes)[1], 0)

@@ -16,9 +16,9 @@ def binary_entropy(logits: Float[Array, "*P Z"]) -> Float[Array, "*P Z"]:
 def joint_entropy(logits: Float[Array, "N Z"], weight: Float[Array, " N"], batch: Batch) -> Float[Array, ""]:
     """Entropy of the mean over vectors of the distribution of the 2^Z codes, in nats.
 
-    The code of a vector has independent bits with these log odds. The mean of the joint distribution is the product of
-    two matrices, of the distributions of the first and of the second half of the bits: exact, without a row of 2^Z
-    numbers for each vector. weight: of each vector; their sum over the global batch is 1.
+    The code of a vector has independent bits with these log odds. The mean of the joint distribution is, exactly, the
+    product of two matrices, the distributions of the first and of the second half of the bits, which needs no row of
+    2^Z numbers per vector. weight: of each vector; their sum over the global batch is 1.
     """
     half = logits.shape[1] // 2
     first, second = (_product(part) for part in (logits[:, :half], logits[:, half:]))
@@ -27,7 +27,7 @@ def joint_entropy(logits: Float[Array, "N Z"], weight: Float[Array, " N"], batch
 
 
 def marginal_entropy(logits: Float[Array, "N Z"], weight: Float[Array, " N"], batch: Batch) -> Float[Array, ""]:
-    """The sum over bits of the entropy of the mean over vectors, in nats: an upper bound of `joint_entropy`."""
+    """The sum over bits of the entropy of the mean over vectors, in nats: an upper bound on `joint_entropy`."""
     white, black = (
         batch.total(jnp.matmul(weight, jax.nn.sigmoid(sign * logits), precision="highest")) for sign in (1, -1)
     )

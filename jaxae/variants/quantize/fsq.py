@@ -13,7 +13,7 @@ from jaxae.variants.quantize.base import Quantized, Quantizer, straight_through
 
 
 class FSQ(Quantizer):
-    """Points of a grid: no codebook, and no term in the loss.
+    """Codes are the points of a grid; there is no codebook and no loss.
 
     ValueError for fewer than 3 levels, and for 2^31 codes or more.
     """
@@ -27,11 +27,11 @@ class FSQ(Quantizer):
 
     @property
     def shrink(self) -> tuple[float, ...]:
-        """1 / (L - 1): residuals, up to half of the distance between levels, then fill the range of the levels."""
+        """1 / (L - 1), so that residuals, at most half the distance between levels, fill the range of the levels."""
         return tuple(1 / (count - 1) for count in self.levels)
 
     def prepare(self, z: Float[Array, "B *P Z"]) -> Float[Array, "B *P Z"]:
-        """The vectors within the grid (see `bound`)."""
+        """The vectors, mapped into the range of the grid (see `bound`)."""
         return bound(z, self.levels) / _row(np.array(self.levels) // 2, z.ndim)
 
     def assign(self, z: Float[Array, "B *P Z"], batch: Batch | None, key: Key[Array, ""] | None) -> Quantized:  # noqa: ARG002
@@ -52,9 +52,9 @@ class FSQ(Quantizer):
 def bound(z: Float[Array, "*P Z"], levels: tuple[int, ...]) -> Float[Array, "*P Z"]:
     """Map z into the interval whose integers are the levels, and 0 to 0: for L levels,
 
-        (-(L - 1) / 2, (L - 1) / 2), or (-L / 2, L / 2 - 1), as L is odd or even.
+        (-(L - 1) / 2, (L - 1) / 2) for odd L, (-L / 2, L / 2 - 1) for even L.
 
-    A hyperbolic tangent (section 3.1 of the paper), shifted by a half for even L (its appendix A.1).
+    The map is a hyperbolic tangent (section 3.1 of the paper), shifted by a half for even L (its appendix A.1).
     ValueError for L < 3, where 0 is at the end of the interval, and for 2^31 codes or more.
     """
     if min(levels) < 3 or prod(levels) >= 2**31:
@@ -66,7 +66,7 @@ def bound(z: Float[Array, "*P Z"], levels: tuple[int, ...]) -> Float[Array, "*P 
 
 
 def quantize(z: Float[Array, "*P Z"], levels: tuple[int, ...]) -> Float[Array, "*P Z"]:
-    """Round each channel to its nearest level, straight through, and scale it to [-1, 1]: k / floor(L / 2)."""
+    """Round each channel to its nearest level k, with a straight-through gradient, and scale it to k / floor(L / 2)."""
     bounded = bound(z, levels)
     return straight_through(bounded, jnp.round(bounded)) / _row(np.array(levels) // 2, z.ndim)
 

@@ -12,7 +12,7 @@ from jaxae.variants.quantize.codebook import WithCodebook
 
 
 class Gumbel(WithCodebook):
-    """One of K learned codes, sampled from q(k|z) = softmax(z W + b); the most probable one without noise.
+    """One of K learned codes: a sample of q(k|z) = softmax(z W + b) in training, otherwise the most probable one.
 
     In training the code is sum_k y_k e_k with y = softmax((log q + g) / temperature) for Gumbel noise g (Jang, Gu &
     Poole 2017, equation 2); if `hard`, y is rounded to one-hot, with the gradient of y (their section 2.2).

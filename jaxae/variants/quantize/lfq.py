@@ -16,10 +16,10 @@ class LFQ(Quantizer):
 
     Loss: commitment |z - sg(c)|^2 + entropy (E[H(p(c|z))] - diversity H(E[p(c|z)])) with p(c|z) proportional to
     exp(z . c / temperature) (Yu, Lezama, Gundavarapu, Versari, Sohn, Minnen et al. 2023, equation 5), in nats, summed
-    over positions as the other terms. The first entropy is of each vector, the second of the mean over the global
-    batch, which is left out in evaluation, and with a weight of 0. Terms: `code_entropy`, the first one, mean over
-    positions; in training `usage_entropy`, the second, from 0 to Z log 2.
-    ValueError for less than 1 and more than 30 bits, and for an exact entropy of more than 24 bits.
+    over positions like the other losses. The first entropy is that of each vector, the second that of the mean over the
+    global batch, which is omitted in evaluation; with entropy = 0 both are. Terms: `code_entropy`, the first one, mean
+    over positions; in training `usage_entropy`, the second, from 0 to Z log 2.
+    ValueError for fewer than 1 or more than 30 bits, and for an exact entropy of more than 24 bits.
     """
 
     bits: int  # Z
@@ -52,7 +52,7 @@ class LFQ(Quantizer):
         return 1.0
 
     def assign(self, z: Float[Array, "B *P Z"], batch: Batch | None, key: Key[Array, ""] | None) -> Quantized:  # noqa: ARG002
-        """The signs, straight through."""
+        """The signs, with a straight-through gradient."""
         q = self.nearest(z)
         terms = {"quantization": per_example((z - q) ** 2)}
         terms["loss"] = self.commitment * per_example((z - jax.lax.stop_gradient(q)) ** 2)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from jaxae.variants.quantize.base import Estimator, Quantizer, straight_through
 from jaxae.variants.quantize.bsq import BSQ
-from jaxae.variants.quantize.codebook import Drawn
+from jaxae.variants.quantize.codebook import Sampling
 from jaxae.variants.quantize.fsq import FSQ
 from jaxae.variants.quantize.gumbel import Gumbel
 from jaxae.variants.quantize.lfq import LFQ
@@ -25,8 +25,9 @@ class Options:
     """The fields of a quantizer. For `class Config(quantize.Options, run.Config)`."""
 
     quantizer: Name = "vq"
-    """Quantizer. vq: the nearest code of a learned codebook; simvq: of a linear map of fixed codes. fsq: channels
-    rounded to --levels. lfq: signs of channels; bsq: of a unit vector. gumbel: Gumbel-softmax samples."""
+    """Quantizer. vq: nearest code of a learned codebook. simvq: nearest code of a learned linear map of fixed vectors.
+    fsq: channels rounded to --levels. lfq: signs of the channels. bsq: signs of the channels of a unit vector. gumbel:
+    Gumbel-softmax samples."""
     codes: int = 128
     """Number of codes; a power of two for lfq and bsq, the product of --levels for fsq."""
     latent: int = 16
@@ -34,9 +35,9 @@ class Options:
     code_dim: int = 0
     """Dimension of the codes of vq and simvq, if the vectors are mapped to fewer channels (0: --latent)."""
     residual: int = 1
-    """Number of quantizers in a row, each of the residual of those before it."""
+    """Number of residual quantizers, each of which quantizes the residual of those before it."""
     groups: int = 1
-    """Number of equal parts of the channels, each with its own quantizers."""
+    """Number of equal groups of channels, each with its own quantizers."""
     quantizer_dropout: float = 0.0
     """Probability that a training example uses a random number of the --residual quantizers only."""
     commitment: float = 0.25
@@ -49,14 +50,15 @@ class Options:
     """Codes whose EMA usage is below this fraction of uniform are re-initialised from the batch (0: none)."""
     reinit_usage: float = 1.0
     """EMA usage of a re-initialised code, as a fraction of uniform."""
-    reinit_from: Drawn = "uniform"
-    """Vectors that re-initialise codes: uniform, or with a probability proportional to their squared error."""
+    reinit_from: Sampling = "uniform"
+    """Sampling of the vectors that re-initialise codes: uniform, or error, with a probability proportional to their
+    squared error."""
     kmeans: int = 0
     """Iterations of k-means on the first batch, to initialise the codebook (0: random codes)."""
     distance: Literal["euclidean", "cosine"] = "euclidean"
-    """Distance of vq. cosine: of vectors and codes of norm 1."""
+    """Distance of vq. cosine: vectors and codes have norm 1."""
     gradient: Literal["straight-through", "rotation"] = "straight-through"
-    """Gradient of the nearest code: passed unchanged, or rotated (the rotation trick)."""
+    """Gradient estimator of the nearest code: straight-through, or the rotation trick."""
     levels: tuple[int, ...] = (8, 5, 5, 5)
     """Number of levels of each channel of fsq."""
     entropy: float = 0.1
@@ -64,12 +66,12 @@ class Options:
     diversity: float = 1.0
     """Weight of the entropy of the mean within the entropy terms."""
     temperature: float = 0.0
-    """Temperature of the softmax of lfq, bsq and gumbel (0: 0.1, 0.01 and 1)."""
+    """Temperature of the softmax of lfq, bsq and gumbel (0: 0.1, 0.01 and 1, respectively)."""
     code_kl: float = 1.0
-    """Weight of the KL divergence of gumbel from uniform codes."""
+    """Weight of gumbel's KL divergence from a uniform distribution over the codes."""
 
 
-# Fields of each quantizer, besides those of all.
+# Fields of all quantizers, and those of each.
 COMMON = {"quantizer", "latent", "residual", "groups", "quantizer_dropout"}
 FIELDS: dict[str, set[str]] = {
     "vq": {"codes", "code_dim", "commitment", "codebook", "decay", "reinit_below", "reinit_usage", "reinit_from"}
@@ -83,10 +85,11 @@ FIELDS: dict[str, set[str]] = {
 
 
 def named(options: Options) -> Quantizer:
-    """The quantizer of these options: a map to fewer channels, groups, residual quantizers, as far as requested.
+    """The quantizer of these options, with groups, residual quantizers and a map to fewer channels if requested.
 
-    ValueError for an option that has no effect with this quantizer, a number of codes of lfq or bsq that is no power of
-    two, channels that the groups cannot share equally, residuals of directions, and values out of range.
+    ValueError for an option that has no effect with this quantizer, a number of codes of lfq or bsq that is not a power
+    of two, a number of groups that does not divide the channels, residual quantizers with cosine distance, and values
+    out of range.
     """
     name, groups = options.quantizer, options.groups
     for field in dataclasses.fields(Options):
@@ -129,7 +132,7 @@ def _single(options: Options, width: int, estimator: Estimator) -> Quantizer:
                 decay=options.decay,
                 reinit_below=options.reinit_below,
                 reinit_usage=options.reinit_usage,
-                drawn=options.reinit_from,
+                sampling=options.reinit_from,
                 kmeans=options.kmeans,
                 cosine=options.distance == "cosine",
                 estimator=estimator,

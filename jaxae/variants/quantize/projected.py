@@ -10,7 +10,7 @@ from jaxae.variants.quantize.base import Quantized, Quantizer
 class Projected(Quantizer):
     """Map the vectors to `width` channels, quantize these, and map the codes back to Z channels.
 
-    Low-dimensional codes of a codebook (factorized codes), or the number of channels that levels and bits need. The
+    Used for codebooks of low dimension (factorized codes), and where levels or bits fix the number of channels. The
     terms are those of the inner quantizer.
     """
 
@@ -23,11 +23,11 @@ class Projected(Quantizer):
 
     @property
     def size(self) -> int:
-        """That of the inner quantizer."""
+        """The size of the inner quantizer."""
         return self.inner.size
 
     def prepare(self, z: Float[Array, "B *P Z"]) -> Float[Array, "B *P w"]:
-        """The mapped vectors, as the inner quantizer prepares them."""
+        """The mapped vectors, prepared by the inner quantizer."""
         return self.inner.prepare(self.into(z))
 
     def assign(self, z: Float[Array, "B *P w"], batch: Batch | None, key: Key[Array, ""] | None) -> Quantized:

@@ -32,6 +32,6 @@ def _norm(a: Float[Array, "*P Z"]) -> Float[Array, "*P 1"]:
 
 
 def unit(a: Float[Array, "*P Z"]) -> Float[Array, "*P Z"]:
-    """The directions of these vectors; 0 of 0, with gradient 0."""
+    """These vectors scaled to norm 1; a vector 0 stays 0, with gradient 0."""
     zero = ~jnp.any(a, axis=-1, keepdims=True)
     return jnp.where(zero, 0.0, a / jnp.maximum(_norm(jnp.where(zero, 1.0, a)), TINY))

@@ -1,4 +1,4 @@
-"""Several quantizers for one vector: of its residuals, or of its parts."""
+"""Several quantizers for one vector: residual and grouped quantizers."""
 
 from collections.abc import Sequence
 
@@ -14,13 +14,13 @@ from jaxae.variants.quantize.base import Estimator, Quantized, Quantizer, straig
 class Residual(Quantizer):
     """Each quantizer gets the residual of those before it (Zeghidour, Luebs, Omran, Skoglund & Tagliasacchi 2021).
 
-    The code is the sum of theirs, with the gradient of `estimator`; None: the sum of their gradients, as Gumbel-softmax
-    needs. `prepare` is that of the first one; residuals are divided by its `shrink`. Indices have a last axis Q, and
-    `embed` also takes the first ones only: a smaller bit rate from the same model.
-    dropout: probability that an example uses a random number of the first quantizers only, uniform from 1 to Q, in
-    training (their section 3.4, quantizer dropout). Losses of the others are 0; their codebooks see all residuals.
-    Loss: the sum of theirs, of the divided residuals; `quantization` is the squared error of the sum of all codes;
-    other terms are means.
+    The code is the sum of their codes, with the gradient of `estimator`; None: the sum of their gradients, as needed by
+    Gumbel-softmax. `prepare` is that of the first quantizer; residuals are divided by its `shrink`. Indices have a last
+    axis Q, and `embed` also accepts the first few of them, for a lower bit rate from the same model.
+    dropout: probability that an example in training uses a random number of the first quantizers only, uniform from 1
+    to Q (their section 3.4, quantizer dropout). Losses of the others are 0; their codebooks still learn from all
+    residuals. Loss: the sum of the losses on the divided residuals; `quantization` is the squared error of the sum of
+    all codes; other terms are means.
     ValueError for quantizers of different sizes, and for a dropout outside [0, 1].
     """
 
@@ -36,11 +36,11 @@ class Residual(Quantizer):
 
     @property
     def size(self) -> int:
-        """That of each quantizer."""
+        """The size of each quantizer."""
         return self.layers[0].size
 
     def prepare(self, z: Float[Array, "B *P Z"]) -> Float[Array, "B *P Z"]:
-        """That of the first quantizer."""
+        """The vectors, prepared by the first quantizer."""
         return self.layers[0].prepare(z)
 
     def assign(self, z: Float[Array, "B *P Z"], batch: Batch | None, key: Key[Array, ""] | None) -> Quantized:
@@ -86,9 +86,9 @@ class Residual(Quantizer):
 class Grouped(Quantizer):
     """Each quantizer gets an equal part of the channels (product quantization, Jegou, Douze & Schmid 2011).
 
-    Indices have a last axis Q, those of the first part first. Loss and `quantization`: the sums of theirs; other terms
-    are means.
-    ValueError for quantizers of different sizes, and for channels that they cannot share equally.
+    Indices have a last axis Q, those of the first part first. Loss and `quantization` are sums over the quantizers,
+    other terms are means.
+    ValueError for quantizers of different sizes, and if their number does not divide the number of channels.
     """
 
     layers: tuple[Quantizer, ...]
@@ -99,11 +99,11 @@ class Grouped(Quantizer):
 
     @property
     def size(self) -> int:
-        """That of each quantizer."""
+        """The size of each quantizer."""
         return self.layers[0].size
 
     def prepare(self, z: Float[Array, "B *P Z"]) -> Float[Array, "B *P Z"]:
-        """Each part as its quantizer prepares it."""
+        """The parts, each prepared by its quantizer."""
         parts = zip(self.layers, self._parts(z), strict=True)
         return jnp.concatenate([layer.prepare(part) for layer, part in parts], axis=-1)
 
@@ -150,4 +150,4 @@ def _added(values: Sequence[Float[Array, " B"]]) -> Float[Array, " B"]:
 
 def _require_equal(layers: tuple[Quantizer, ...]) -> None:
     if len({layer.size for layer in layers}) != 1:
-        raise ValueError(f"quantizers of {[layer.size for layer in layers]} codes; use one or more of equal size")
+        raise ValueError(f"layers have {[layer.size for layer in layers]} codes; use one or more of equal size")

@@ -10,7 +10,7 @@ from jaxae.core.divergences import per_example
 from jaxae.core.seeds import in_any_seed
 from jaxae.variants.quantize.base import Estimator, Quantized, straight_through
 from jaxae.variants.quantize.codebook import (
-    Drawn,
+    Sampling,
     WithCodebook,
     kmeans,
     moments,
@@ -35,15 +35,15 @@ class VQ(WithCodebook):
     Loss: commitment |z - sg(e)|^2, and |sg(z) - e|^2 for learned codes (van den Oord et al. 2017, equation 3). Terms in
     training, of the global batch, if the usage is tracked: `perplexity`, `usage` (see `usage_terms`).
     The codebook is the collection `codebook`; if `learned`, the parameter group `codebook`; if also tracked, the sum of
-    both. ValueError for a decay that is not below 1, and for reinit_below of reinit_usage or above.
+    both. ValueError for a decay that is not below 1, and for a reinit_below that is not below reinit_usage.
     """
 
     learned: bool = False  # by gradient, not by moving averages
     commitment: float = 0.25
     decay: float = 0.99
     reinit_below: float = 0.0  # codes with N_k below this are re-initialised from vectors of the batch (0: never)
-    reinit_usage: float = 1.0  # their N_k
-    drawn: Drawn = "uniform"  # these vectors, see `replacements`
+    reinit_usage: float = 1.0  # N_k of re-initialised codes
+    sampling: Sampling = "uniform"  # of the vectors that replace them, see `replacements`
     kmeans: int = 0  # iterations of k-means on the first batch (0: random codes)
     cosine: bool = False  # unit vectors and codes (Yu et al. 2021, section 3.2)
     estimator: Estimator = straight_through
@@ -85,7 +85,7 @@ class VQ(WithCodebook):
         return self._book(self.state.value)
 
     def prepare(self, z: Float[Array, "B *P Z"]) -> Float[Array, "B *P Z"]:
-        """The vectors, or with `cosine` their directions."""
+        """The vectors, with `cosine` scaled to norm 1."""
         return unit(z) if self.cosine else z
 
     def assign(self, z: Float[Array, "B *P Z"], batch: Batch | None, key: Key[Array, ""] | None) -> Quantized:
@@ -111,7 +111,7 @@ class VQ(WithCodebook):
         return unit(book) if self.cosine else book
 
     def _offset(self, codes: Float[Array, "K Z"]) -> Float[Array, "K Z"]:
-        """The value of the collection with which these are the codes."""
+        """The value of the collection for which these are the codes."""
         return codes - jax.lax.stop_gradient(self.weights) if self.learned else codes
 
     def _start(self, z: Float[Array, "B *P Z"], batch: Batch, key: Key[Array, ""]) -> None:
@@ -157,7 +157,7 @@ class VQ(WithCodebook):
         unused = use < self.reinit_below
 
         def change() -> tuple[Float[Array, "K Z"], Float[Array, " K"]]:
-            fresh, reinit = replacements(z, self._book(codes), unused, self.drawn, batch, key)
+            fresh, reinit = replacements(z, self._book(codes), unused, self.sampling, batch, key)
             return jnp.where(reinit[:, None], self._offset(fresh), codes), jnp.where(reinit, self.reinit_usage, use)
 
         return jax.lax.cond(in_any_seed(unused.any()), change, lambda: (codes, use))
