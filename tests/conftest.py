@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -143,14 +144,13 @@ def copy_repository(folder):
 def batch(x, weight=None, mask=None, training=True, layout=Layout()):  # noqa: B008
     """A global batch of these examples, with indices from 0, at step 0."""
     n = len(x)
-    weight = jnp.ones(n) if weight is None else jnp.asarray(weight, jnp.float32)
     return Batch(
         jnp.asarray(x),
-        jnp.arange(n),
-        weight,
+        jnp.asarray(np.arange(n, dtype=np.int32)),
+        jnp.asarray(np.ones(n) if weight is None else weight, jnp.float32),
         jnp.int32(0),
         observed=mask,
-        y=jnp.full(n, -1),
+        y=jnp.asarray(np.full(n, -1, np.int32)),
         training=training,
         layout=layout,
     )
@@ -164,6 +164,33 @@ def trained(experiment, params, extra, shape):
 def new_key():
     """A fresh copy of one fixed key, which the key-reuse checker counts as unused."""
     return jax.random.key(0)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def compiled(record, method, *arguments):
+    """Result of a method of a hashable record, such as a likelihood, as one program in place of one per operation."""
+    return getattr(record, method)(*arguments)
+
+
+@partial(jax.jit, static_argnums=0, static_argnames="method")
+def apply(net, variables, *inputs, method=None):
+    """Outputs of a method of a network, as one program."""
+    return net.apply(variables, *inputs, method=method)
+
+
+def initial(net, *inputs):
+    """Initial variables of a network, as one program."""
+    return compiled(net, "init", new_key(), *inputs)
+
+
+def evaluated(loss, variables, examples, key=None):
+    """Terms and updates of a loss, computed as one program, as NumPy arrays."""
+    return jax.tree.map(np.asarray, _call(loss, variables, examples, new_key() if key is None else key))
+
+
+@partial(jax.jit, static_argnums=0)
+def _call(function, *arguments):
+    return function(*arguments)
 
 
 def equal(a, b):

@@ -1,5 +1,6 @@
 """Losses of the global batch: total correlation, MMD, discriminators and learned priors."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import flax.linen as nn
@@ -11,7 +12,8 @@ import pytest
 from jax.test_util import check_grads
 from scipy import special, stats
 
-from conftest import batch, equal, new_key
+from conftest import apply, batch, equal, evaluated, new_key
+from conftest import initial as initial_variables
 from jaxae import data, nets
 from jaxae.core import divergences, mmd, reduction
 from jaxae.core.batch import AXIS, Layout
@@ -39,7 +41,7 @@ def critic():
 
 
 def images(count=8):
-    return jax.random.uniform(new_key(), (count, *SHAPE))
+    return np.random.default_rng(0).uniform(size=(count, *SHAPE)).astype(np.float32)
 
 
 def systems():
@@ -59,7 +61,19 @@ def systems():
 
 
 def initial(model):
-    return jax.jit(model.init)(new_key(), images())["params"]
+    return initial_variables(model, images())["params"]
+
+
+@partial(jax.jit, static_argnums=0)
+def decoded_samples(model, variables, examples, key):
+    """Posterior, a sample of it, and its image."""
+    q, z = vae.sample_posterior(model, variables, examples, key)
+    return q, z, model.apply(variables, z, method="decode")
+
+
+def sampled(model, variables, examples, key=None):
+    """The same as NumPy arrays."""
+    return jax.tree.map(np.asarray, decoded_samples(model, variables, examples, new_key() if key is None else key))
 
 
 @pytest.mark.slow
@@ -88,18 +102,16 @@ def test_losses_on_two_devices_equal_those_of_the_global_batch(name):
 @pytest.mark.parametrize("name", ["tcvae", "factor_vae discriminator", "wasserstein", "information"])
 def test_losses_of_the_global_batch_reject_microbatches(name):
     model, loss = systems()[name]
-    variables = {"params": initial(model)}
     with pytest.raises(ValueError, match="needs the global batch"):
-        loss(variables, batch(images(), layout=Layout(partial=True)), new_key())
+        jax.eval_shape(loss, {"params": initial(model)}, batch(images(), layout=Layout(partial=True)), new_key())
 
 
 @pytest.mark.parametrize("name", ["tcvae", "factor_vae discriminator", "wasserstein", "information"])
 def test_losses_of_the_global_batch_are_for_training_only(name):
     """Evaluation batches contain padding."""
     model, loss = systems()[name]
-    variables = {"params": initial(model)}
     with pytest.raises(ValueError, match="gather is for training"):
-        loss(variables, batch(images(), training=False), new_key())
+        jax.eval_shape(loss, {"params": initial(model)}, batch(images(), training=False), new_key())
 
 
 @pytest.mark.parametrize("name", systems())
@@ -134,9 +146,7 @@ def kl_parts(q, z, examples):
 
 def test_kl_decomposition_against_scipy():
     q, z = posteriors()
-    found = tcvae.kl_decomposition(
-        DiagonalNormal(*map(jnp.asarray, q)), jnp.asarray(z), DiagonalNormal(*map(jnp.asarray, q)), 40
-    )
+    found = tuple(map(np.asarray, jax.jit(lambda q, z: tcvae.kl_decomposition(q, z, q, 40))(q, z)))
     for ours, theirs in zip(found, kl_parts(q, z, 40), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4)
     own = stats.norm.logpdf(z, q.mean, np.exp(q.log_scale)).sum(1)
@@ -152,9 +162,9 @@ def test_each_term_of_the_kl_decomposition_has_its_own_weight(scheduled):
     model = vae.VAE(**coders())
     variables, examples = {"params": initial(model)}, batch(images()).replace(step=jnp.int32(10))
     weights = [(lambda step, w=w: 0.1 * w * step) if scheduled else w for w in (6.0, 2.0, 3.0)]
-    terms, _ = tcvae.loss(model, 1000, *weights)(variables, examples, new_key())
-    q, z = vae.sample_posterior(model, variables, examples, new_key())
-    pixels = np.asarray(model.apply(variables, z, method="decode"), np.float64)
+    terms, _ = evaluated(tcvae.loss(model, 1000, *weights), variables, examples)
+    q, z, pixels = sampled(model, variables, examples)
+    pixels = pixels.astype(np.float64)
     error = -(images() * np.log(pixels) + (1 - images()) * np.log(1 - pixels)).sum((1, 2, 3))
     parts = kl_parts(q, z, 1000)
     for name, values in zip(TCVAE_TERMS, parts, strict=True):
@@ -168,8 +178,8 @@ def test_tcvae_with_weights_of_one_is_the_negative_elbo():
     """The three terms of every example telescope to log q(z|x) - log p(z)."""
     model = vae.VAE(**coders())
     variables, examples = {"params": initial(model)}, batch(images())
-    terms, _ = tcvae.loss(model, 1000, 1.0)(variables, examples, new_key())
-    q, z = vae.sample_posterior(model, variables, examples, new_key())
+    terms, _ = evaluated(tcvae.loss(model, 1000, 1.0), variables, examples)
+    q, z, _ = sampled(model, variables, examples)
     kl = stats.norm.logpdf(z, q.mean, np.exp(q.log_scale)).sum(1) - stats.norm.logpdf(z).sum(1)
     np.testing.assert_allclose(terms["loss"] - terms["reconstruction"], kl, rtol=1e-3, atol=1e-5)
 
@@ -178,11 +188,16 @@ def test_total_correlation_grows_with_dependence():
     """Minibatch weighted sampling has a constant bias; the increase is that of the closed form, -log(1 - r^2) / 2."""
     rng = np.random.default_rng(0)
     found = []
+
+    @jax.jit
+    def total_correlation(mean, noise):
+        q = DiagonalNormal(mean, jnp.full(mean.shape, np.log(0.2)))
+        return tcvae.kl_decomposition(q, vae.reparameterize(q, noise), q, 2000)[1].mean()
+
     for r in (0.0, 0.9):
-        mean = rng.multivariate_normal([0, 0], [[1, r], [r, 1]], 2000).astype(np.float32)
-        q = DiagonalNormal(jnp.asarray(mean), jnp.full(mean.shape, np.log(0.2)))
-        z = vae.reparameterize(q, jnp.asarray(rng.normal(size=mean.shape), jnp.float32))
-        found.append(float(tcvae.kl_decomposition(q, z, q, 2000)[1].mean()))
+        mean = rng.multivariate_normal([0, 0], [[1, r], [r, 1]], 2000)
+        noise = rng.normal(size=mean.shape)
+        found.append(float(total_correlation(mean.astype(np.float32), noise.astype(np.float32))))
     covariance = 0.9 / 1.04  # correlation of z, whose variance is 1 + 0.2^2
     np.testing.assert_allclose(found[1] - found[0], -0.5 * np.log(1 - covariance**2), atol=0.08)
 
@@ -193,20 +208,20 @@ def test_discriminator_loss_has_no_gradient_in_the_encoder(kind):
     model = (factor_vae.FactorVAE if kind is factor_vae else aae.Adversarial)(**coders(outputs), discriminator=critic())
     params = initial(model)
     loss = kind.discriminator_loss(model)
-    slope = jax.grad(lambda p: means(loss, p, batch(images()))["loss"])(params)
-    size = {group: max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(slope[group])) for group in slope}
+    slope = jax.jit(jax.grad(lambda p: means(loss, p, batch(images()))["loss"]))(params)
+    size = {group: max(np.abs(leaf).max() for leaf in jax.tree.leaves(slope[group])) for group in slope}
     assert size["encoder"] == size["decoder"] == 0 < size["discriminator"]
     transition = descend(loss, optax.sgd(1.0), wrt=("discriminator",), name="discriminator")
     state = State(jnp.int32(0), params, transition.init(params), {})
-    after, metrics = transition.step(state, batch(images()), new_key())
+    after, metrics = jax.jit(transition.step)(state, batch(images()), new_key())
     assert metrics.keys() == {"discriminator"}
     assert all(equal(after.params[group], params[group]) for group in ("encoder", "decoder"))
     assert not equal(after.params["discriminator"], params["discriminator"])
 
 
 def test_permute_keeps_marginals_and_removes_dependence():
-    z = jax.random.normal(new_key(), (4000, 1)) @ jnp.ones((1, 3))  # equal latent dimensions
-    permuted = np.asarray(factor_vae.permute(z, jax.random.fold_in(new_key(), 1)))
+    z = np.tile(jax.random.normal(new_key(), (4000, 1)), 3)  # equal latent dimensions
+    permuted = np.asarray(jax.jit(factor_vae.permute)(z, jax.random.fold_in(new_key(), 1)))
     np.testing.assert_array_equal(np.sort(permuted, axis=0), np.sort(z, axis=0))
     assert np.abs(np.corrcoef(permuted.T) - np.eye(3)).max() < 4 / np.sqrt(4000)
 
@@ -242,9 +257,9 @@ R = 0.8
 def correlated(count):
     """Codes of correlation R, and a model whose discriminator is optimal for them."""
     rng = np.random.default_rng(0)
-    z = jnp.asarray(rng.multivariate_normal([0, 0], [[1, R], [R, 1]], count), jnp.float32)
+    z = rng.multivariate_normal([0, 0], [[1, R], [R, 1]], count).astype(np.float32)
     model = factor_vae.FactorVAE(encoder=Given(), decoder=nets.MLP((), (2,)), discriminator=Known(R))
-    return z, model, model.init(new_key(), z)["params"]
+    return z, model, initial_variables(model, z)["params"]
 
 
 @pytest.mark.parametrize("gamma", [3.0, lambda step: 0.5 * step], ids=["number", "schedule"])
@@ -253,7 +268,7 @@ def test_optimal_discriminator_estimates_the_total_correlation(gamma):
     count = 40_000
     z, model, params = correlated(count)
     examples = batch(z).replace(step=jnp.int32(6))
-    terms, _ = factor_vae.loss(model, gamma)({"params": params}, examples, new_key())
+    terms, _ = evaluated(factor_vae.loss(model, gamma), {"params": params}, examples)
     exact = -0.5 * np.log(1 - R**2)
     assert abs(terms["total_correlation"].mean() - exact) < 4 / np.sqrt(count)
     np.testing.assert_allclose(terms["total_correlation"], ratio(z, R), rtol=1e-4, atol=1e-5)
@@ -265,9 +280,9 @@ def test_discriminator_loss_is_the_cross_entropy_of_codes_and_permuted_codes():
     """Codes are the positive class of the optimal discriminator, independent pairs the negative one."""
     count = 40_000
     z, model, params = correlated(count)
-    terms, _ = factor_vae.discriminator_loss(model)({"params": params}, batch(z), new_key())
+    terms, _ = evaluated(factor_vae.discriminator_loss(model), {"params": params}, batch(z))
     independent = np.random.default_rng(1).normal(size=(count, 2))
-    real, fake = np.logaddexp(0, -ratio(np.asarray(z), R)), np.logaddexp(0, ratio(independent, R))
+    real, fake = np.logaddexp(0, -ratio(z, R)), np.logaddexp(0, ratio(independent, R))
     found = np.asarray(terms["loss"], np.float64)
     error = np.sqrt((found.var() + real.var() + fake.var()) / count)
     assert abs(found.mean() - real.mean() - fake.mean()) < 4 * error < 0.03
@@ -276,18 +291,19 @@ def test_discriminator_loss_is_the_cross_entropy_of_codes_and_permuted_codes():
 
 def test_scaling_the_optimal_logits_increases_the_cross_entropy():
     z, _, _ = correlated(40_000)
-    real, fake = ratio(z, R), ratio(factor_vae.permute(z, new_key()), R)
-    scaled = {a: float(divergences.discrimination(a * real, a * fake).mean()) for a in (0.0, 0.7, 1.0, 1.4)}
+    real, fake = ratio(z, R), ratio(np.asarray(jax.jit(factor_vae.permute)(z, new_key())), R)
+    loss = jax.jit(lambda real, fake: divergences.discrimination(real, fake).mean())
+    scaled = {a: float(loss(*(np.float32(a * logits) for logits in (real, fake)))) for a in (0.0, 0.7, 1.0, 1.4)}
     assert min(scaled, key=scaled.get) == 1.0
     np.testing.assert_allclose(scaled[0.0], 2 * np.log(2), rtol=1e-6)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def adversarial():
     """An autoencoder with the discriminator z_1 - 2 z_2 + 0.5, on inputs that equal their codes."""
     model = aae.Adversarial(encoder=Direct(), decoder=nets.MLP((), (2,)), discriminator=nets.MLP((), (1,)))
-    z = jnp.asarray(np.random.default_rng(0).normal([1.5, -0.5], size=(50, 2)), jnp.float32)
-    params = model.init(new_key(), z)["params"]
+    z = np.random.default_rng(0).normal([1.5, -0.5], size=(50, 2)).astype(np.float32)
+    params = initial_variables(model, z)["params"]
     kernel = {"kernel": jnp.array([[1.0], [-2.0]]), "bias": jnp.array([0.5])}
     return model, {**params, "discriminator": {"Dense_0": kernel}}, z
 
@@ -310,7 +326,7 @@ def logits(z):
 def test_discriminator_loss_is_the_cross_entropy_of_prior_samples_and_codes(adversarial):
     """-log D(prior) - log(1 - D(code)), by NumPy, for a prior of standard deviation 5."""
     model, params, z = adversarial
-    terms, _ = aae.discriminator_loss(model, 5.0)({"params": params}, batch(z), new_key())
+    terms, _ = evaluated(aae.discriminator_loss(model, 5.0), {"params": params}, batch(z))
     prior = 5 * np.asarray(batch(z).noise(new_key(), (2,)))
     expected = np.logaddexp(0, -logits(prior)) + np.logaddexp(0, logits(z))
     np.testing.assert_allclose(terms["loss"], expected, rtol=1e-5)
@@ -319,12 +335,12 @@ def test_discriminator_loss_is_the_cross_entropy_of_prior_samples_and_codes(adve
 def test_generator_loss_moves_codes_towards_the_prior(adversarial):
     """-log D(code), by NumPy; gradient descent moves codes along the gradient of the discriminator's logit."""
     model, params, z = adversarial
-    terms, _ = aae.generator_loss(model)({"params": params}, batch(z), new_key())
+    terms, _ = evaluated(aae.generator_loss(model), {"params": params}, batch(z))
     np.testing.assert_allclose(terms["loss"], np.logaddexp(0, -logits(z)), rtol=1e-5)
     transition = descend(aae.generator_loss(model), optax.sgd(0.3), wrt=("encoder",), name="generator")
     state = State(jnp.int32(0), params, transition.init(params), {})
-    after, metrics = transition.step(state, batch(z), new_key())
-    moved = after.params["encoder"]["moved"][0]
+    after, metrics = jax.jit(transition.step)(state, batch(z), new_key())
+    moved = np.asarray(after.params["encoder"]["moved"])[0]
     np.testing.assert_allclose(moved / moved[0], [1, -2], rtol=1e-5)
     assert moved[0] > 0
     np.testing.assert_allclose(metrics["generator"], np.logaddexp(0, -logits(z)).mean(), rtol=1e-5)
@@ -350,7 +366,7 @@ def test_transitions_of_an_adversarial_autoencoder_update_their_own_groups(rates
     )
     built = aae_experiment.build(config, Info(SHAPE, 100))
     params = initial(built.model)
-    state = State(jnp.int32(0), params, built.train.init(params), {})
+    state = State(jnp.int32(0), params, jax.jit(built.train.init)(params), {})
     state, metrics = jax.jit(built.train.step)(state, batch(images()), new_key())
     after = state.params
     assert {group for group in params if not equal(params[group], after[group])} == changed
@@ -417,7 +433,7 @@ def test_discrepancy_against_numpy():
     xx = np.mean([kernel(x[i], x[j]) for i in range(5) for j in range(5) if i != j])
     yy = np.mean([kernel(y[i], y[j]) for i in range(7) for j in range(7) if i != j])
     xy = np.mean([kernel(a, b) for a in x for b in y])
-    np.testing.assert_allclose(mmd.discrepancy(jnp.asarray(x), jnp.asarray(y)), xx + yy - 2 * xy, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(mmd.discrepancy)(x, y), xx + yy - 2 * xy, rtol=1e-4, atol=1e-6)
 
 
 def test_mmd_of_a_single_code_raises():
@@ -428,11 +444,12 @@ def test_mmd_of_a_single_code_raises():
 def test_discrepancy_is_zero_on_average_for_equal_distributions_and_positive_for_others():
     keys = jax.random.split(new_key(), 6000).reshape(2, 3000)
     x, y = jax.jit(jax.vmap(jax.vmap(lambda key: jax.random.normal(key, (20, 2)))))(keys)
-    found = np.asarray(jax.vmap(mmd.discrepancy)(x, y), np.float64)
+    discrepancies = jax.jit(jax.vmap(mmd.discrepancy))
+    found = np.asarray(discrepancies(x, y), np.float64)
     error = found.std() / np.sqrt(3000)
     assert abs(found.mean()) < 4 * error < 0.004 * len(mmd.SCALES)
     assert found.min() < 0  # an unbiased estimate of zero is negative for some samples
-    moved = np.asarray(jax.vmap(mmd.discrepancy)(x, y + 0.5), np.float64)
+    moved = np.asarray(discrepancies(x, y + 0.5), np.float64)
     assert moved.mean() > 20 * error
 
 
@@ -440,15 +457,15 @@ def test_discrepancy_is_zero_on_average_for_equal_distributions_and_positive_for
 def test_infovae_weights_the_kl_term_and_the_mmd(scheduled):
     model = vae.VAE(**coders())
     variables, examples = {"params": initial(model)}, batch(images()).replace(step=jnp.int32(10))
-    plain, _ = infovae.loss(model, 1.0, 0.0)(variables, examples, new_key())
+    plain, _ = evaluated(infovae.loss(model, 1.0, 0.0), variables, examples)
     np.testing.assert_allclose(plain["loss"], plain["reconstruction"] + plain["kl"], rtol=1e-6)
     weights = [(lambda step, w=w: 0.1 * w * step) if scheduled else w for w in (0.7, 9.3)]
-    terms, _ = infovae.loss(model, *weights)(variables, examples, new_key())
+    terms, _ = evaluated(infovae.loss(model, *weights), variables, examples)
     np.testing.assert_array_equal(terms["mmd"], np.full(8, terms["mmd"][0]))
     expected = plain["reconstruction"] + 0.7 * plain["kl"] + 9.3 * plain["mmd"]
     np.testing.assert_allclose(terms["loss"], expected, rtol=1e-5)
-    q = model.apply(variables, images(), method="posterior")
-    kl = 0.5 * (np.asarray(q.mean) ** 2 + np.exp(2 * q.log_scale) - 1 - 2 * q.log_scale).sum(1)
+    q = sampled(model, variables, examples)[0]
+    kl = 0.5 * (q.mean**2 + np.exp(2 * q.log_scale) - 1 - 2 * q.log_scale).sum(1)
     np.testing.assert_allclose(terms["kl"], kl, rtol=1e-5)
 
 
@@ -456,24 +473,24 @@ def test_kernel_of_infovae_is_1_for_equal_codes():
     """A seventh of the sum of seven kernels, each 1 for equal codes."""
     model = vae.VAE(**coders())
     variables, examples = {"params": initial(model)}, batch(images())
-    terms, _ = infovae.loss(model, 0.7, 9.3)(variables, examples, new_key())
+    terms, _ = evaluated(infovae.loss(model, 0.7, 9.3), variables, examples)
     posterior, prior = jax.random.split(new_key())
-    _, z = vae.sample_posterior(model, variables, examples, posterior)
-    expected = mmd.discrepancy(z, examples.noise(prior, z.shape[1:]))
+    _, z, _ = sampled(model, variables, examples, posterior)
+    expected = np.asarray(jax.jit(mmd.discrepancy)(z, examples.noise(prior, z.shape[1:])))
     np.testing.assert_allclose(terms["mmd"][0], expected / 7, rtol=1e-5)
 
 
 def test_infovae_compares_samples_of_the_posterior_with_the_prior():
     """For posteriors N(0, I) the MMD of samples is 0 on average, and that of posterior means is not."""
     model = vae.VAE(encoder=Given(0.0), decoder=nets.MLP((), (2,)))
-    x = jnp.zeros((20, 2))
-    params = model.init(new_key(), x)["params"]
+    x = np.zeros((20, 2), np.float32)
+    params = initial_variables(model, x)["params"]
     loss = infovae.loss(model, 0.5, 3.0)
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(new_key(), jnp.arange(2000))
     found = np.asarray(jax.jit(jax.vmap(lambda key: means(loss, params, batch(x), key)["mmd"]))(keys), np.float64)
     error = found.std() / np.sqrt(2000)
     assert abs(found.mean()) < 4 * error < 0.01
-    away = jax.vmap(lambda key: mmd.discrepancy(x, batch(x).noise(key, (2,))))(keys)
+    away = jax.jit(jax.vmap(lambda key: mmd.discrepancy(jnp.asarray(x), batch(x).noise(key, (2,)))))(keys)
     assert away.mean() > 0.1
 
 
@@ -483,11 +500,11 @@ def test_infovae_compares_samples_of_the_posterior_with_the_prior():
 def test_wasserstein_loss_weights_squared_error_and_discrepancy(weights):
     model = autoencoder.Autoencoder(**coders(2))
     variables, examples = {"params": initial(model)}, batch(images()).replace(step=jnp.int32(10))
-    terms, _ = wae.loss(model, *weights)(variables, examples, new_key())
-    z = model.apply(variables, images(), method="encode")
-    again = model.apply(variables, z, method="decode")
-    error = np.sum((np.asarray(again) - np.asarray(images())) ** 2, axis=(1, 2, 3))
-    discrepancy = mmd.discrepancy(z, examples.noise(new_key(), (2,)))
+    terms, _ = evaluated(wae.loss(model, *weights), variables, examples)
+    z = apply(model, variables, images(), method="encode")
+    again = apply(model, variables, z, method="decode")
+    error = np.sum((np.asarray(again) - images()) ** 2, axis=(1, 2, 3))
+    discrepancy = np.asarray(jax.jit(mmd.discrepancy)(z, examples.noise(new_key(), (2,))))
     np.testing.assert_allclose(terms["reconstruction"], error, rtol=1e-5)
     np.testing.assert_allclose(terms["mmd"], np.full(8, discrepancy), rtol=1e-4, atol=1e-7)
     np.testing.assert_allclose(terms["loss"], 0.3 * error + 7 * discrepancy, rtol=1e-5)
@@ -497,13 +514,13 @@ def test_wasserstein_experiment_has_the_weights_of_its_fields():
     config = wae_experiment.Config(hidden=(5,), latent=2, mmd_weight=7.0, error_weight=0.3, batch_size=8)
     built = wae_experiment.build(config, Info(SHAPE, 100))
     params = initial(built.model)
-    state = State(jnp.int32(0), params, built.train.init(params), {})
+    state = State(jnp.int32(0), params, jax.jit(built.train.init)(params), {})
     _, metrics = jax.jit(built.train.step)(state, batch(images()), new_key())
     assert abs(metrics["mmd"]) > 0.01
     np.testing.assert_allclose(metrics["loss"], 0.3 * metrics["reconstruction"] + 7 * metrics["mmd"], rtol=1e-5)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def vamp():
     """Five pseudo-inputs, half of whose pixels are beyond black and white."""
     model = vampprior.VampVAE(**coders(), shape=SHAPE, components=5)
@@ -513,20 +530,19 @@ def vamp():
 
 
 def test_learned_prior_against_scipy(vamp):
-    q = vamp.model.apply(vamp.variables, method="mixture")
-    learned = jnp.clip(vamp.variables["params"]["pseudo_inputs"], 0, 1)
-    assert equal(q, vamp.model.apply(vamp.variables, learned, method="posterior"))
+    q = apply(vamp.model, vamp.variables, method="mixture")
+    learned = np.asarray(vamp.variables["params"]["pseudo_inputs"]).clip(0, 1)
+    assert equal(q, apply(vamp.model, vamp.variables, learned, method="posterior"))
     z = np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32)
     each = stats.norm.logpdf(z[:, None], np.asarray(q.mean)[None], np.exp(q.log_scale)[None]).sum(2)
     expected = special.logsumexp(each, axis=1) - np.log(5)
-    np.testing.assert_allclose(
-        vamp.model.apply(vamp.variables, jnp.asarray(z), method="log_prior"), expected, rtol=1e-4
-    )
+    np.testing.assert_allclose(apply(vamp.model, vamp.variables, z, method="log_prior"), expected, rtol=1e-4)
 
 
 def test_samples_of_the_learned_prior_have_the_moments_of_the_mixture(vamp):
-    q = vamp.model.apply(vamp.variables, method="mixture")
-    z = np.asarray(vampprior.prior(vamp.model)(vamp.variables, new_key(), 100_000), np.float64)
+    q = apply(vamp.model, vamp.variables, method="mixture")
+    sample = jax.jit(vampprior.prior(vamp.model), static_argnums=2)
+    z = np.asarray(sample(vamp.variables, new_key(), 100_000), np.float64)
     mean, within = np.asarray(q.mean, np.float64), np.diag(np.exp(2 * np.asarray(q.log_scale, np.float64)).mean(0))
     covariance = within + np.cov(mean.T, bias=True)
     np.testing.assert_allclose(z.mean(0), mean.mean(0), atol=4 * np.sqrt(covariance.max() / len(z)))
@@ -535,7 +551,7 @@ def test_samples_of_the_learned_prior_have_the_moments_of_the_mixture(vamp):
 
 def mixture(vamp, z):
     """log p(z) of the learned prior, by SciPy."""
-    q = vamp.model.apply(vamp.variables, method="mixture")
+    q = apply(vamp.model, vamp.variables, method="mixture")
     each = stats.norm.logpdf(np.asarray(z)[:, None], np.asarray(q.mean)[None], np.exp(q.log_scale)[None]).sum(2)
     return special.logsumexp(each, axis=1) - np.log(len(q.mean))
 
@@ -544,36 +560,36 @@ def mixture(vamp, z):
 def test_elbo_with_a_learned_prior_and_a_kl_weight_against_scipy(vamp, kl_weight):
     """-log p(x|z) + 0.3 (log q(z|x) - log p(z)); with weight 1, the negative ELBO."""
     examples = batch(images()).replace(step=jnp.int32(10))
-    terms, _ = vampprior.loss(vamp.model, kl_weight)(vamp.variables, examples, new_key())
-    q, z = vae.sample_posterior(vamp.model, vamp.variables, examples, new_key())
-    pixels = np.asarray(vamp.model.apply(vamp.variables, z, method="decode"), np.float64)
+    terms, _ = evaluated(vampprior.loss(vamp.model, kl_weight), vamp.variables, examples)
+    q, z, pixels = sampled(vamp.model, vamp.variables, examples)
+    pixels = pixels.astype(np.float64)
     error = -(images() * np.log(pixels) + (1 - images()) * np.log(1 - pixels)).sum((1, 2, 3))
     kl = stats.norm.logpdf(z, q.mean, np.exp(q.log_scale)).sum(1) - mixture(vamp, z)
     np.testing.assert_allclose(terms["reconstruction"], error, rtol=1e-5)
     np.testing.assert_allclose(terms["kl"], kl, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(terms["loss"], error + 0.3 * kl, rtol=1e-4)
-    plain, _ = vampprior.loss(vamp.model)(vamp.variables, examples, new_key())
+    plain, _ = evaluated(vampprior.loss(vamp.model), vamp.variables, examples)
     np.testing.assert_allclose(plain["loss"], error + kl, rtol=1e-4)
 
 
 def test_pseudo_inputs_have_a_gradient(vamp):
-    slope = jax.grad(lambda p: means(vampprior.loss(vamp.model, 0.3), p, batch(images()))["loss"])(
-        vamp.variables["params"]
-    )
+    loss = vampprior.loss(vamp.model, 0.3)
+    slope = jax.jit(jax.grad(lambda p: means(loss, p, batch(images()))["loss"]))(vamp.variables["params"])
     inside = np.abs(np.asarray(vamp.variables["params"]["pseudo_inputs"]) - 0.5) < 0.5
-    assert np.abs(slope["pseudo_inputs"][inside]).max() > 1e-4
-    assert not np.any(slope["pseudo_inputs"][~inside])
+    slope = np.asarray(slope["pseudo_inputs"])
+    assert np.abs(slope[inside]).max() > 1e-4
+    assert not np.any(slope[~inside])
 
 
 def test_log_variances_of_the_posterior_are_clipped_to_the_range_of_the_source():
     """[-6, 2], for pseudo-inputs as well."""
     model = vampprior.VampVAE(encoder=Direct(4), decoder=nets.MLP((), (2,)), shape=(4,), components=1)
-    x = jnp.array([[1.0, -7.0, -3.5, 1.5], [9.0, 2.0, -2.9, 0.9]])
-    params = {**model.init(new_key(), x)["params"], "pseudo_inputs": x[:1]}
-    q = model.apply({"params": params}, x, method="posterior")
+    x = np.float32([[1.0, -7.0, -3.5, 1.5], [9.0, 2.0, -2.9, 0.9]])
+    params = {**initial_variables(model, x)["params"], "pseudo_inputs": x[:1]}
+    q = apply(model, {"params": params}, x, method="posterior")
     np.testing.assert_array_equal(q.mean, x[:, :2])
-    np.testing.assert_allclose(2 * q.log_scale, [[-6, 2], [-5.8, 1.8]], rtol=1e-6)
-    np.testing.assert_array_equal(model.apply({"params": params}, method="mixture").log_scale, [[0, 1]])
+    np.testing.assert_allclose(2 * np.asarray(q.log_scale), [[-6, 2], [-5.8, 1.8]], rtol=1e-6)
+    np.testing.assert_array_equal(apply(model, {"params": params}, method="mixture").log_scale, [[0, 1]])
 
 
 def vampprior_of(info, **fields):
@@ -587,7 +603,7 @@ def test_pseudo_inputs_start_from_a_constant_or_from_training_images():
     info = data.Dataset(data.Split(x, np.zeros(9, int)), data.Split(x, np.zeros(9, int)), ()).info
     for start, expected in (("constant", 0.05), ("images", x[[0, 2, 5, 8]] / 255)):
         model = vampprior_of(info, pseudo_inputs=start).model
-        found = model.init(new_key(), jnp.zeros((1, 20, 20, 1)))["params"]["pseudo_inputs"]
+        found = jax.jit(model.init)(new_key(), jnp.zeros((1, 20, 20, 1)))["params"]["pseudo_inputs"]
         noise = np.asarray(found, np.float64) - expected
         assert abs(noise.mean()) < 4 * 0.01 / np.sqrt(noise.size)
         assert abs(noise.std() - 0.01) < 4 * 0.01 / np.sqrt(2 * noise.size)
@@ -599,19 +615,18 @@ def test_vampprior_has_gated_layers_and_normalized_gradients():
     """h(x) * sigmoid(g(x)), from He's normal initial values; every array moves as if its gradient had norm 1."""
     info = data.Info((20, 20, 1), 100)
     experiment = vampprior_of(info, optimizer="sgd", lr=0.3, kl_warmup=0.0)
-    params = experiment.model.init(new_key(), jnp.zeros((1, 20, 20, 1)))["params"]
+    x = np.random.default_rng(0).uniform(size=(5, 20, 20, 1)).astype(np.float32)
+    params = jax.tree.map(np.asarray, jax.jit(experiment.model.init)(new_key(), x)["params"])
     first, last = (params["encoder"][f"Dense_{i}"] for i in (0, 1))
     assert first["kernel"].shape == (400, 12)
     np.testing.assert_allclose(np.std(first["kernel"]), np.sqrt(2 / 400), rtol=4 / np.sqrt(2 * 400 * 12))
-    x = jnp.asarray(np.random.default_rng(0).uniform(size=(5, 20, 20, 1)), jnp.float32)
     h, g = np.split(np.reshape(x, (5, -1)) @ np.asarray(first["kernel"], np.float64), 2, axis=1)
     expected = (h * special.expit(g)) @ np.asarray(last["kernel"], np.float64)
-    np.testing.assert_allclose(
-        experiment.model.apply({"params": params}, x, method="encode"), expected[:, :2], rtol=1e-4, atol=1e-6
-    )
+    encoded = jax.jit(lambda p, x: experiment.model.apply({"params": p}, x, method="encode"))(params, x)
+    np.testing.assert_allclose(encoded, expected[:, :2], rtol=1e-4, atol=1e-6)
     state = State(jnp.int32(0), params, experiment.train.init(params), {})
-    moved = experiment.train.step(state, batch(x), new_key())[0].params
-    slope = jax.grad(lambda p: means(experiment.evaluate, p, batch(x))["loss"])(params)
+    moved = jax.jit(experiment.train.step)(state, batch(x), new_key())[0].params
+    slope = jax.jit(jax.grad(lambda p: means(experiment.evaluate, p, batch(x))["loss"]))(params)
     for after, before, grad in zip(*map(jax.tree.leaves, (moved, params, slope)), strict=True):
         unit = np.asarray(grad, np.float64) / np.linalg.norm(grad)
         np.testing.assert_allclose(np.asarray(before, np.float64) - after, 0.3 * unit, rtol=1e-2, atol=1e-5)

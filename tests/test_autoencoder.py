@@ -1,3 +1,5 @@
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -6,7 +8,7 @@ import optax
 import pytest
 from scipy.special import expit
 
-from conftest import batch, equal, new_key
+from conftest import batch, equal, evaluated, new_key
 from jaxae import data, nets
 from jaxae.core.batch import AXIS, Batch, Layout
 from jaxae.core.reduction import gradient
@@ -60,7 +62,7 @@ def cross_entropy(logits, x):
 
 def slope(loss, params, given):
     """Gradient of the mean loss, and the means of its terms."""
-    grads, metrics, _ = gradient(lambda p, b: loss({"params": p}, b, new_key()), params, given)
+    grads, metrics, _ = jax.jit(partial(gradient, lambda p, b: loss({"params": p}, b, new_key())))(params, given)
     return grads, metrics
 
 
@@ -68,7 +70,7 @@ def slope(loss, params, given):
 def test_loss_against_numpy(objective):
     model, params = single()
     z, logits = forward(params)
-    terms, updates = autoencoder.loss(model, objective, weight=3.0)({"params": params}, batch(X), new_key())
+    terms, updates = evaluated(autoencoder.loss(model, objective, weight=3.0), {"params": params}, batch(X))
     squared = (expit(logits) - X) ** 2
     expected = {
         "mse": squared.mean((1, 2)),
@@ -98,7 +100,7 @@ def test_output_other_than_logistic_has_no_cross_entropy():
     model, params = single(output=jnp.tanh)
     z, before = forward(params)
     for objective in ("mse", "bce"):
-        terms, _ = autoencoder.loss(model, objective, weight=3.0)({"params": params}, batch(X), new_key())
+        terms, _ = evaluated(autoencoder.loss(model, objective, weight=3.0), {"params": params}, batch(X))
         np.testing.assert_allclose(terms["loss"], 3 * ((np.tanh(before) - X) ** 2).mean((1, 2)), rtol=1e-5)
         assert set(terms) == {"loss", "mse", "rmse", "code"}
     decoded = model.apply({"params": params}, jnp.asarray(z, jnp.float32), method="decode")
@@ -126,7 +128,7 @@ def test_dropout_acts_in_training_only():
     loss = autoencoder.loss(model, "mse")
 
     def error(key, **changes):
-        return loss({}, batch(X).replace(**changes), key)[0]["loss"]
+        return evaluated(loss, {}, batch(X).replace(**changes), key)[0]["loss"]
 
     assert not error(new_key(), training=False).any()
     one, same, other = error(new_key()), error(new_key()), error(jax.random.key(1))

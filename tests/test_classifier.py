@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from conftest import batch, call, equal, new_key
+from conftest import apply, batch, call, equal, evaluated, new_key
 from jaxae import data, nets
 from jaxae.data import Dataset, Split, binary
 from jaxae.errors import InputError
@@ -46,10 +46,8 @@ def test_loss_against_numpy(small, params):
     model = classifier.network(params)
     x, y = jnp.asarray(small.train.x / np.float32(255)), small.train.y
     seen = batch(x, training=False).replace(y=jnp.asarray(y))
-    terms, updates = classifier.loss(model, reach=2)(
-        {"params": params}, seen, new_key()
-    )  # evaluation: images are not shifted
-    logits = np.asarray(model.apply({"params": params}, x), np.float64)
+    terms, updates = evaluated(classifier.loss(model, reach=2), {"params": params}, seen)  # in evaluation, not shifted
+    logits = np.asarray(apply(model, {"params": params}, x), np.float64)
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     np.testing.assert_allclose(terms["loss"], -np.log(probabilities[np.arange(15), y]), rtol=1e-5)
     np.testing.assert_array_equal(terms["accuracy"], logits.argmax(1) == y)
@@ -60,9 +58,9 @@ def test_loss_against_numpy(small, params):
 def test_training_images_are_shifted_by_the_keys_of_their_examples(small, params):
     model, x = classifier.network(params), jnp.asarray(small.train.x / np.float32(255))
     seen = batch(x).replace(y=jnp.asarray(small.train.y), index=jnp.arange(7, 22))
-    terms = classifier.loss(model, reach=2)({"params": params}, seen, new_key())[0]
+    terms = evaluated(classifier.loss(model, reach=2), {"params": params}, seen)[0]
     moved = classifier.shifted(x, seen.keys(new_key()), 2)
-    expected = classifier.loss(model)({"params": params}, seen.replace(x=moved), jax.random.key(1))[0]
+    expected = evaluated(classifier.loss(model), {"params": params}, seen.replace(x=moved), jax.random.key(1))[0]
     np.testing.assert_allclose(terms["loss"], expected["loss"], rtol=1e-6)
     assert not np.allclose(moved, x)
 
@@ -96,14 +94,15 @@ def test_same_seed_is_bit_exact(small, params):
 def test_features_and_logits_against_numpy(small, params):
     x = small.train.x
     scaled = jnp.asarray(x / np.float32(255))
-    maps = np.asarray(nets.Conv((32, 64, 128), pools=(2,)).apply({"params": params["maps"]}, scaled), np.float64)
+    convolutions = nets.Conv((32, 64, 128), pools=(2,))
+    maps = np.asarray(apply(convolutions, {"params": params["maps"]}, scaled), np.float64)
     features = classifier.features(params, x)
     np.testing.assert_allclose(features, maps.mean((1, 2)), rtol=1e-5, atol=1e-7)
     hidden, last = (params["head"][f"Dense_{i}"] for i in (0, 1))
     units = maps.reshape(15, -1) @ np.asarray(hidden["kernel"]) + np.asarray(hidden["bias"])[None]
     units = np.where(units > 0, units, np.expm1(units))
     logits = units @ np.asarray(last["kernel"]) + np.asarray(last["bias"])[None]
-    found = classifier.network(params).apply({"params": params}, scaled)
+    found = apply(classifier.network(params), {"params": params}, scaled)
     np.testing.assert_allclose(found, logits, rtol=1e-4, atol=1e-5)
     assert classifier.accuracy(params, small.train) == np.mean(logits.argmax(1) == small.train.y)
     for images in (x / np.float32(255), scaled):

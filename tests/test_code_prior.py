@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 import jaxae
-from conftest import batch, equal, new_key
+from conftest import apply, batch, equal, evaluated, new_key
 from jaxae import nets
 from jaxae.core.types import Info
 from jaxae.experiments import code_prior as code_prior_run
@@ -80,9 +80,9 @@ def test_loss_is_the_exact_log_likelihood_of_the_codes_and_samples_follow_it():
     terms, updates = jax.jit(code_prior.loss(model))(variables, batch(x), new_key())
     assert updates == {}
     every = np.array(list(itertools.product(range(2), repeat=3)))
-    logits = np.asarray(model.apply(variables, jnp.asarray(every), method="logits"), np.float64)
+    logits = np.asarray(apply(model, variables, every, method="logits"), np.float64)
     p = np.prod(np.take_along_axis(np.exp(logits), every[..., None], -1)[..., 0] / np.exp(logits).sum(-1), axis=1)
-    rows = np.asarray(model.apply(variables, x, method="indices")) @ [4, 2, 1]
+    rows = np.asarray(apply(model, variables, x, method="indices")) @ [4, 2, 1]
     assert len(set(rows)) > 2
     np.testing.assert_allclose(terms["loss"], -np.log(p[rows]), rtol=1e-5)
     np.testing.assert_allclose(terms["bits_per_index"], -np.log2(p[rows]) / 3, rtol=1e-5)
@@ -98,7 +98,7 @@ def test_logits_start_uniform_and_heads_must_divide_the_width():
         code_prior_run.Config(filters=(2,), codes=8, width=8, heads=2, layers=1), Info((4, 4, 1), 10)
     )
     x = jax.random.uniform(new_key(), (2, 4, 4, 1))
-    terms, _ = built.evaluate(jax.jit(built.model.init)(new_key(), x), batch(x), new_key())
+    terms, _ = evaluated(built.evaluate, jax.jit(built.model.init)(new_key(), x), batch(x))
     np.testing.assert_allclose(terms["loss"], 4 * np.log(8), rtol=1e-6)
     np.testing.assert_allclose(terms["bits_per_index"], 3, rtol=1e-6)
     with pytest.raises(ValueError, match="heads=3 does not divide width=8; use a divisor"):

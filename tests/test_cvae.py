@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from conftest import batch, new_key
+from conftest import apply, batch, evaluated, new_key
 from jaxae import data, nets
 from jaxae.core import divergences
 from jaxae.core.batch import Layout
@@ -74,11 +74,16 @@ def test_condition_is_the_one_hot_class_followed_by_the_covariates():
 
 def test_weights_at_the_exact_posterior_are_the_conditional_likelihood():
     """log p(x, z|c) - log q(z|x, c) = log p(x|c) for every z."""
-    (c,) = vae.condition_of(MODEL, examples())
-    q = MODEL.apply(variables(), jnp.asarray(X), c, method="posterior")
-    z = q.samples(jax.random.normal(new_key(), (6, 7, 2)))
-    found = iwae.densities(MODEL)(variables(), (jnp.asarray(X), None, c), q, z)
-    np.testing.assert_allclose(found.log_weights(), np.tile(LOG_P[:, None], 7), rtol=1e-4)
+
+    @jax.jit
+    def log_weights(variables, given, key):
+        (c,) = vae.condition_of(MODEL, given)
+        q = MODEL.apply(variables, given.x, c, method="posterior")
+        z = q.samples(jax.random.normal(key, (6, 7, 2)))
+        return iwae.densities(MODEL)(variables, (given.x, None, c), q, z).log_weights()
+
+    found = log_weights(variables(), examples(), new_key())
+    np.testing.assert_allclose(found, np.tile(LOG_P[:, None], 7), rtol=1e-4)
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.3])
@@ -122,12 +127,13 @@ def test_samples_have_the_moments_of_the_conditional_prior():
 def test_kl_of_two_normals_against_the_formula_in_float64():
     mean_q, mean_p, s, t = rng.normal(size=(4, 7, 3)).astype(np.float32)
     s[0], t[0] = s[0] * 1e-4, t[0] * 1e-4  # nearly equal scales, whose difference would cancel
-    q, p = (DiagonalNormal(*map(jnp.asarray, pair)) for pair in ((mean_q, s), (mean_p, t)))
+    q, p = DiagonalNormal(mean_q, s), DiagonalNormal(mean_p, t)
     mean_q, mean_p, s, t = (part.astype(np.float64) for part in (mean_q, mean_p, s, t))
     expected = t - s + (np.exp(2 * s) + (mean_q - mean_p) ** 2) / (2 * np.exp(2 * t)) - 0.5
-    np.testing.assert_allclose(divergences.kl_normals_terms(q, p), expected, rtol=1e-5)
-    standard = divergences.standard_normal(q.mean)
-    np.testing.assert_allclose(divergences.kl_normals_terms(q, standard), divergences.kl_normal_terms(q), rtol=1e-6)
+    kl = jax.jit(divergences.kl_normals_terms)
+    np.testing.assert_allclose(kl(q, p), expected, rtol=1e-5)
+    standard = jax.jit(divergences.standard_normal)(q.mean)
+    np.testing.assert_allclose(kl(q, standard), jax.jit(divergences.kl_normal_terms)(q), rtol=1e-6)
 
 
 def test_kl_of_two_normals_is_finite_at_the_limits_with_its_gradient():
@@ -135,8 +141,9 @@ def test_kl_of_two_normals_is_finite_at_the_limits_with_its_gradient():
         q = DiagonalNormal(jnp.full((1, 1), 1e9), s[None, :1])
         return jnp.sum(divergences.kl_normals_terms(q, DiagonalNormal(jnp.zeros((1, 1)), s[None, 1:])))
 
+    descent = jax.jit(jax.value_and_grad(total))
     for scales in ([-30.0, 30.0], [30.0, -8.0], [0.0, 0.0]):
-        value, slope = jax.value_and_grad(total)(jnp.array(scales))
+        value, slope = descent(np.float32(scales))
         assert np.isfinite(value)
         assert np.isfinite(slope).all()
 
@@ -191,18 +198,16 @@ def test_fields_set_the_prior_and_the_kl_term_of_the_training_loss(prior):
         hidden=(5,), latent=2, batch_size=10, prior=prior, prior_hidden=4, kl_weight=3.0, kl_warmup=2.0
     )
     built = conditional_experiment.build(config, info)
-    params = built.model.init(new_key(), jnp.zeros((1, 3)), jnp.zeros((1, 3)))["params"]
+    params = jax.jit(built.model.init)(new_key(), jnp.zeros((1, 3)), jnp.zeros((1, 3)))["params"]
     assert ("prior" in params) == (prior == "learned")
     found = Examples(x, y, context=jnp.asarray(context, jnp.float32))
     one = jax.jit(epoch.step(built.train, (3,), 10, lambda a: a, Layout()))
-    state = State(jnp.int32(10), params, built.train.init(params), {})
-    metrics = one(state, found, jnp.arange(10), new_key(), jnp.int32(0))[1]
+    state = State(jnp.int32(10), params, jax.jit(built.train.init)(params), {})
+    metrics = jax.tree.map(np.asarray, one(state, found, jnp.arange(10), new_key(), jnp.int32(0))[1])
     np.testing.assert_allclose(metrics["loss"], metrics["reconstruction"] + 1.5 * metrics["kl"], rtol=1e-5)
     many = batch(x).replace(y=jnp.asarray(y), context=found.context, training=False)
-    terms, _ = built.evaluate({"params": params}, many, new_key())
+    terms, _ = evaluated(built.evaluate, {"params": params}, many)
     np.testing.assert_allclose(terms["loss"], terms["reconstruction"] + terms["kl"], rtol=1e-5)
-    q = built.model.apply(
-        {"params": params}, jnp.asarray(x), vae.condition_of(built.model, many)[0], method="posterior"
-    )
-    standard = np.asarray(divergences.kl_normal(q))
+    q = apply(built.model, {"params": params}, x, vae.condition_of(built.model, many)[0], method="posterior")
+    standard = np.asarray(jax.jit(divergences.kl_normal)(q))
     assert np.allclose(terms["kl"], standard, rtol=1e-4) == (prior == "standard")

@@ -198,7 +198,7 @@ def test_arguments_of_wrong_types_raise_with_the_expected_type(x, call, said, un
 def test_unknown_experiment_raises_and_suggests_the_nearest(x):
     with pytest.raises(ValueError, match=r"experiment=vaee is unknown; did you mean vae\?"):
         jaxae.fit("vaee", x)
-    with pytest.raises(ValueError, match="experiment=zzz is unknown: there are aae, .*, wae"):
+    with pytest.raises(ValueError, match="experiment=zzz is unknown; use one of aae, .*, wae"):
         jaxae.fit("zzz", x)
 
 

@@ -11,7 +11,7 @@ from jax.test_util import check_grads
 from scipy import special, stats
 
 import jaxae
-from conftest import MNIST, batch, equal, new_key, script, trained
+from conftest import MNIST, apply, batch, equal, evaluated, initial, new_key, script, trained
 from jaxae import data, nets
 from jaxae.core.step import descend
 from jaxae.core.types import Conditions, Scale, State
@@ -182,17 +182,17 @@ def test_unobserved_values_and_columns_of_noise_change_nothing():
     noise = np.random.default_rng(5).normal(size=x.shape).astype(np.float32)
 
     def bound(values, params, net=model, seen=observed):
-        return means(iwae.loss(net, 3), params, batch(jnp.where(seen > 0, values, 0), mask=jnp.asarray(seen)))["loss"]
+        return means(iwae.loss(net, 3), params, batch(np.where(seen > 0, values, 0), mask=jnp.asarray(seen)))["loss"]
 
     assert equal(bound(x, params), bound(np.where(observed, x, noise), params))
     wide = vae.VAE(encoder=nets.MLP((), (4,)), decoder=nets.MLP((), (6,)), likelihood=Normal(SIGMA))
-    padded = jax.tree.map(jnp.asarray, params)
+    padded = jax.tree.map(np.asarray, params)
     kernel = padded["encoder"]["Dense_0"]["kernel"]
-    padded["encoder"]["Dense_0"]["kernel"] = jnp.concatenate([kernel, jnp.zeros((2, 4))])
+    padded["encoder"]["Dense_0"]["kernel"] = np.pad(kernel, ((0, 2), (0, 0)))
     dense = padded["decoder"]["Dense_0"]
     padded["decoder"]["Dense_0"] = {
-        "kernel": jnp.concatenate([dense["kernel"], jnp.zeros((2, 2))], axis=1),
-        "bias": jnp.concatenate([dense["bias"], jnp.zeros(2)]),
+        "kernel": np.pad(dense["kernel"], ((0, 0), (0, 2))),
+        "bias": np.pad(dense["bias"], (0, 2)),
     }
     columns = np.concatenate([x, noise[:, :2]], axis=1)
     seen = np.concatenate([observed, np.ones((len(x), 2), np.float32)], axis=1)
@@ -242,7 +242,7 @@ def missing_model(kind, likelihood=None):
     plain, params, x, _ = wrong_encoder()
     net = not_miwae.missingness(kind, (4,), 6)
     model = not_miwae.NotMIWAE(plain.encoder, plain.decoder, likelihood or plain.likelihood, missingness=net)
-    own = net.init(new_key(), jnp.zeros((1, 4)))["params"]
+    own = initial(net, np.zeros((1, 4)))["params"]
     if KINDS[kind]:
         own = {name: jnp.asarray(value) for name, value in KINDS[kind].items()}
     return model, {**params, "missingness": own}, x
@@ -265,9 +265,7 @@ def logits_of(kind, params, x):
 def test_missingness_has_the_probabilities_of_its_closed_form(kind):
     model, params, x = missing_model(kind)
     observed = mask(x)
-    found = model.apply(
-        {"params": params}, jnp.asarray(x), jnp.asarray(observed, jnp.float32), method="log_missingness"
-    )
+    found = apply(model, {"params": params}, x, observed.astype(np.float32), method="log_missingness")
     p = special.expit(logits_of(kind, params, x.astype(np.float64)))
     np.testing.assert_allclose(found, np.log(np.where(observed, p, 1 - p)).sum(1), rtol=1e-4)
 
@@ -287,11 +285,15 @@ def test_weights_of_not_miwae_against_numpy(kind):
     observed = mask(x)
     filled = np.where(observed, x, 0).astype(np.float32)
     examples = batch(filled, mask=jnp.asarray(observed, jnp.float32))
-    q = model.apply({"params": params}, examples.x, method="posterior")
-    z = q.samples(examples.noise(jax.random.split(new_key())[0], (5, 2)))
-    data = (examples.x, examples.observed)
-    keys = examples.keys(jax.random.split(new_key())[1])
-    found = not_miwae.draws(model, {"params": params}, data, q, z, keys)
+
+    @jax.jit
+    def sampled(params):
+        q = model.apply({"params": params}, examples.x, method="posterior")
+        of_codes, of_entries = jax.random.split(new_key())
+        z, keys = q.samples(examples.noise(of_codes, (5, 2))), examples.keys(of_entries)
+        return q, q.scale, z, not_miwae.draws(model, {"params": params}, (examples.x, examples.observed), q, z, keys)
+
+    q, scale, z, found = sampled(params)
     complete = np.asarray(found.x, np.float64)
     known = np.broadcast_to(observed[:, None], complete.shape)
     assert np.array_equal(np.asarray(found.x)[known], np.broadcast_to(filled[:, None], complete.shape)[known])
@@ -302,11 +304,11 @@ def test_weights_of_not_miwae_against_numpy(kind):
     assert residual.std() == pytest.approx(1, abs=4.5 / np.sqrt(2 * residual.size))
     p = special.expit(logits_of(kind, params, complete))
     missing = np.log(np.where(known, p, 1 - p)).sum(2)
-    mean, scale = (np.asarray(part, np.float64)[:, None] for part in (q.mean, q.scale))
+    mean, scale = (np.asarray(part, np.float64)[:, None] for part in (q.mean, scale))
     likelihood = (stats.norm.logpdf(filled[:, None], center, SIGMA) * known).sum(2)
     ratio = stats.norm.logpdf(codes).sum(2) - stats.norm.logpdf(codes, mean, scale).sum(2)
     np.testing.assert_allclose(found.log_weights, likelihood + missing + ratio, rtol=1e-4, atol=1e-3)
-    terms, _ = not_miwae.loss(model, 5, 0.3)({"params": params}, examples, new_key())
+    terms, _ = evaluated(not_miwae.loss(model, 5, 0.3), {"params": params}, examples)
     bound = special.logsumexp(likelihood + missing + 0.3 * ratio, axis=1) - np.log(5)
     np.testing.assert_allclose(terms["loss"], -bound, rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(terms["elbo"], (likelihood + missing + ratio).mean(1), rtol=1e-4, atol=1e-3)
@@ -316,10 +318,15 @@ def test_weights_of_not_miwae_against_numpy(kind):
 def test_not_miwae_without_missing_entries_is_iwae_and_the_probability_of_the_mask():
     model, params, x = missing_model("linear")
     examples, variables = batch(x), {"params": params}
-    terms, _ = not_miwae.loss(model, 5)(variables, examples, new_key())
-    q = model.apply(variables, examples.x, method="posterior")
-    z = q.samples(examples.noise(jax.random.split(new_key())[0], (5, 2)))
-    log_w = iwae.densities(model)(variables, (examples.x, None), q, z).log_weights()
+    terms, _ = evaluated(not_miwae.loss(model, 5), variables, examples)
+
+    @jax.jit
+    def log_weights(variables):
+        q = model.apply(variables, examples.x, method="posterior")
+        z = q.samples(examples.noise(jax.random.split(new_key())[0], (5, 2)))
+        return iwae.densities(model)(variables, (examples.x, None), q, z).log_weights()
+
+    log_w = log_weights(variables)
     log_p = np.log(special.expit(logits_of("linear", params, x.astype(float)))).sum(1)
     expected = special.logsumexp(np.asarray(log_w, float), axis=1) - np.log(5) + log_p
     np.testing.assert_allclose(terms["loss"], -expected, rtol=1e-5)

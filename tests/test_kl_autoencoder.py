@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 import jaxae
-from conftest import batch, equal, new_key
+from conftest import apply, batch, equal, evaluated, new_key
 from jaxae import nets
 from jaxae.core.batch import Layout
 from jaxae.core.divergences import kl_normal
@@ -44,10 +44,15 @@ def model():
 def parts(model):
     """Posterior, decoded sample and logits of a batch with the key of the tests."""
     net, variables = model
-    q = net.apply(variables, jnp.asarray(X), method="posterior")
-    z = q.mean + q.scale * batch(X).noise(new_key(), (4, 4, 2))
-    y = net.apply(variables, z, method="outputs")
-    return q, z, y, net.apply(variables, y, method="discriminate")
+
+    @jax.jit
+    def compute(variables, x, key):
+        q = net.apply(variables, x, method="posterior")
+        z = q.mean + q.scale * batch(x).noise(key, (4, 4, 2))
+        y = net.apply(variables, z, method="outputs")
+        return q, z, y, net.apply(variables, y, method="discriminate")
+
+    return jax.tree.map(np.asarray, compute(variables, X, new_key()))
 
 
 def losses(net, **options):
@@ -58,13 +63,13 @@ def losses(net, **options):
 def test_distance_and_kl_term_against_numpy(model, parts, pixels):
     net, variables = model
     q, _, y, _ = parts
-    terms, updates = losses(net, pixels=pixels)(variables, batch(X), new_key())
+    terms, updates = evaluated(losses(net, pixels=pixels), variables, batch(X))
     error = np.asarray(y, np.float64) - X
     expected = {
         "mae": np.abs(error).mean((1, 2, 3)),
         "mse": (error**2).mean((1, 2, 3)),
         "perceptual": (np.abs(error) ** 3).mean((1, 2, 3)),
-        "kl": np.asarray(kl_normal(q)),
+        "kl": np.asarray(jax.jit(kl_normal)(q)),
     }
     first = expected["mae" if pixels == "l1" else "mse"]
     expected["loss"] = first + 0.4 * expected["perceptual"] + 0.7 * expected["kl"] / 192
@@ -87,7 +92,7 @@ def adversarial(model):
 def test_adaptive_weight_is_the_ratio_of_gradients_in_the_last_kernel(model, parts, adversarial):
     """By differentiation of the mean losses through the decoder, with the 1e-4 of the denominator."""
     net, variables = model
-    z = parts[1]
+    z = jnp.asarray(parts[1])
 
     def mean(kernel, which):
         decoder = variables["params"]["decoder"]
@@ -98,10 +103,9 @@ def test_adaptive_weight_is_the_ratio_of_gradients_in_the_last_kernel(model, par
         return jnp.mean(jnp.abs(X - y)) + 0.4 * jnp.mean(jnp.abs(X - y) ** 3)
 
     kernel = variables["params"]["decoder"]["output"]["kernel"]
-    of_distance, of_generator = (
-        float(jnp.linalg.norm(jax.grad(mean)(kernel, which))) for which in ("distance", "generator")
-    )
-    metrics = adversarial[1]
+    slope = jax.jit(jax.grad(mean), static_argnums=1)
+    of_distance, of_generator = (float(np.linalg.norm(slope(kernel, which))) for which in ("distance", "generator"))
+    metrics = jax.tree.map(np.asarray, adversarial[1])
     assert metrics["adaptive"] == pytest.approx(of_distance / (of_generator + 1e-4), rel=1e-3)
     assert metrics["generator"] == pytest.approx(-float(parts[3].mean()), rel=1e-4)
     distance = metrics["mae"] + 0.4 * metrics["perceptual"] + 0.7 * metrics["kl"] / 192
@@ -130,21 +134,21 @@ def test_adaptive_weight_is_a_constant_of_the_gradient(model, adversarial):
 
 def test_adaptive_weight_is_bounded_and_needs_the_global_batch(model):
     net, variables = model
-    h, kernel = jnp.ones((4, 8, 8, 8)), jnp.ones((3, 3, 8, 3))
-    slope = jnp.ones((4, 8, 8, 3))
-    weight = partial(kl_autoencoder.adaptive_weight, batch(X), h, kernel)
+    h, kernel = np.ones((4, 8, 8, 8), np.float32), np.ones((3, 3, 8, 3), np.float32)
+    slope = np.ones((4, 8, 8, 3), np.float32)
+    weight = partial(jax.jit(kl_autoencoder.adaptive_weight), batch(X), h, kernel)
     assert weight(slope, 0 * slope) == 1e4
     assert weight(2 * slope, slope) == pytest.approx(2, rel=1e-4)
     microbatch = batch(X).replace(layout=Layout(partial=True))
     with pytest.raises(ValueError, match=r"Batch.mean needs the global batch"):
-        losses(net, adversarial=kl_autoencoder.started(0.0))(variables, microbatch, new_key())
+        jax.eval_shape(losses(net, adversarial=kl_autoencoder.started(0.0)), variables, microbatch, new_key())
 
 
 def test_evaluation_has_no_adversarial_loss(model):
     net, variables = model
-    evaluated = batch(X, training=False)
+    examples = batch(X, training=False)
     with_it, without = (
-        losses(net, adversarial=of)(variables, evaluated, new_key())[0] for of in (kl_autoencoder.started(0.0), None)
+        evaluated(losses(net, adversarial=of), variables, examples)[0] for of in (kl_autoencoder.started(0.0), None)
     )
     assert with_it.keys() == without.keys()
     assert equal(with_it["loss"], without["loss"])
@@ -153,39 +157,41 @@ def test_evaluation_has_no_adversarial_loss(model):
 def test_hinge_loss_against_numpy(model, parts):
     """It has no gradient in the decoder; its factor is 0 before the start."""
     net, variables = model
-    real = np.asarray(net.apply(variables, jnp.asarray(X), method="discriminate"))
+    real = np.asarray(apply(net, variables, X, method="discriminate"))
     fake = np.asarray(parts[3])
     hinge = (np.maximum(0, 1 - real) + np.maximum(0, 1 + fake)).mean((1, 2)) / 2
     loss = kl_autoencoder.discriminator_loss(net, lambda step: 0.5 * kl_autoencoder.started(7.0)(step))
 
+    @jax.jit
     def at(params, step):
-        return loss({"params": params}, batch(X).replace(step=jnp.int32(step)), new_key())[0]
+        return loss({"params": params}, batch(X).replace(step=step), new_key())[0]
 
     terms = at(variables["params"], 7)
     np.testing.assert_allclose(terms["loss"], 0.5 * hinge, rtol=1e-4)
     np.testing.assert_allclose(terms["real"], real.mean((1, 2)), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(terms["fake"], fake.mean((1, 2)), rtol=1e-4, atol=1e-6)
     assert np.all(np.asarray(at(variables["params"], 6)["loss"]) == 0)
-    slopes = jax.grad(lambda params: jnp.sum(at(params, 9)["loss"]))(variables["params"])
+    slopes = jax.jit(jax.grad(lambda params: jnp.sum(at(params, 9)["loss"])))(variables["params"])
     largest = {group: max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(of)) for group, of in slopes.items()}
     assert largest["encoder"] == largest["decoder"] == 0 < largest["discriminator"]
+
+
+@partial(jax.jit, static_argnums=2)
+def convolve(x, kernel, stride=1):
+    return lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 def test_discriminator_against_convolutions():
     """Stride 2, 2 and 1, norm from the second layer on, slope 0.2; the last layer has one channel."""
     net = nets.PatchDiscriminator((4, 8, 8))
-    x = jnp.asarray(rng.normal(size=(2, 16, 12, 3)), jnp.float32)
-    p = randomized(jax.eval_shape(net.init, new_key(), x)["params"])
-    y = np.asarray(x)
+    y = x = rng.normal(size=(2, 16, 12, 3)).astype(np.float32)
+    p = jax.tree.map(np.asarray, randomized(jax.eval_shape(net.init, new_key(), x)["params"]))
     for name, stride in (("layer0", 2), ("layer1", 2), ("layer2", 1), ("output", 1)):
-        y = lax.conv_general_dilated(
-            jnp.asarray(y), p[name]["kernel"], (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-        y = np.asarray(y + p[name]["bias"], np.float64)
+        y = np.asarray(convolve(y, p[name]["kernel"], stride) + p[name]["bias"], np.float64)
         if name in ("layer1", "layer2"):
             y = group_norm(y, p[name.replace("layer", "norm")], 1)
         y = (y if name == "output" else np.where(y > 0, y, 0.2 * y)).astype(np.float32)
-    found = net.apply({"params": p}, x)
+    found = apply(net, {"params": p}, x)
     assert found.shape == (2, 4, 3)
     np.testing.assert_allclose(found, y[..., 0], rtol=1e-3, atol=1e-3 * np.abs(y).max())
 
@@ -198,29 +204,22 @@ def weights():
 
 def test_perceptual_distance_against_numpy(weights):
     """Two layers, the second after pooling; the distance of equal images is 0, and their size may be another."""
-    y = jnp.asarray(rng.random((4, 8, 8, 3)), jnp.float32)
+    y = rng.random((4, 8, 8, 3)).astype(np.float32)
     expected = np.zeros(4)
-    both = [jnp.asarray(X), y]
+    both = [X, y]
     for name in ("Convolution_0", "Convolution_1"):
-        p = weights["maps"][name]
-        maps = [
-            np.maximum(
-                lax.conv_general_dilated(x, p["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-                + p["bias"],
-                0,
-            ).astype(np.float64)
-            for x in both
-        ]
+        p = jax.tree.map(np.asarray, weights["maps"][name])
+        maps = [np.maximum(np.asarray(convolve(x, p["kernel"])) + p["bias"], 0).astype(np.float64) for x in both]
         f, g = (m / np.sqrt((m**2).sum(-1, keepdims=True) + 1e-10) for m in maps)
         expected += ((f - g) ** 2).sum(-1).mean((1, 2))
         pooled = [m.reshape(4, m.shape[1] // 2, 2, m.shape[2] // 2, 2, -1).max((2, 4)) for m in maps]
-        both = [jnp.asarray(m, jnp.float32) for m in pooled]
-    distance = perceptual.distance(weights)
-    np.testing.assert_allclose(distance(jnp.asarray(X), y), expected, rtol=1e-3)
+        both = [m.astype(np.float32) for m in pooled]
+    distance = jax.jit(perceptual.distance(weights))
+    np.testing.assert_allclose(distance(X, y), expected, rtol=1e-3)
     assert np.all(np.asarray(distance(y, y)) == 0)
-    large = jnp.tile(y, (1, 2, 1, 1))
-    assert distance(large, large + 0.1).shape == (4,)
-    slope = jax.grad(lambda y: jnp.sum(distance(y, y)))(jnp.zeros((1, 8, 8, 3)))
+    large = jax.ShapeDtypeStruct((4, 16, 8, 3), np.float32)
+    assert jax.eval_shape(distance, large, large).shape == (4,)
+    slope = jax.jit(jax.grad(lambda y: jnp.sum(distance(y, y))))(np.zeros((1, 8, 8, 3), np.float32))
     assert np.all(np.isfinite(slope))
 
 
@@ -229,10 +228,12 @@ def test_weights_of_the_perceptual_distance_are_read_at_its_first_use(weights, t
     file = tmp_path / "weights.npz"
     found = perceptual.read(file)
     with pytest.raises(InputError, match="holds no classifier"):
-        found(jnp.asarray(X), jnp.asarray(X))
+        jax.eval_shape(found, X, X)
     classifier.save(file, weights)
-    x, y = jnp.asarray(X), jnp.asarray(X[::-1].copy())
-    np.testing.assert_allclose(jax.jit(perceptual.read(file))(x, y), perceptual.distance(weights)(x, y), rtol=1e-5)
+    of_file, expected = (
+        jax.jit(distance)(X, X[::-1]) for distance in (perceptual.read(file), perceptual.distance(weights))
+    )
+    np.testing.assert_allclose(of_file, expected, rtol=1e-5)
     np.savez(tmp_path / "other.npz", a=np.ones(3))
     fields = {"classifier": str(tmp_path / "other.npz"), "epochs": 1, "batch_size": 4, "progress": False}
     with pytest.raises(InputError, match=r"other.npz holds no classifier; create it with jaxae classifier"):

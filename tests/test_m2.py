@@ -10,7 +10,7 @@ import pytest
 from scipy import special, stats
 
 import jaxae
-from conftest import batch, new_key
+from conftest import apply, batch, evaluated, new_key
 from jaxae import data
 from jaxae.core.types import Info, State
 from jaxae.data.labels import keep
@@ -32,7 +32,7 @@ def built(info=INFO, **fields):
     config = experiment.Config(**{"hidden": (5,), "latent": Z, "batch_size": 3, "likelihood": "normal", **fields})
     found = experiment.build(config, info)
     x, c = jnp.zeros((1, *info.shape)), jnp.zeros((1, info.classes + info.context))
-    leaves, tree = jax.tree.flatten(found.model.init(new_key(), x, c)["params"])
+    leaves, tree = jax.tree.flatten(jax.jit(found.model.init)(new_key(), x, c)["params"])
     noise = np.random.default_rng(1)
     moved = [leaf + 0.15 * noise.normal(size=leaf.shape).astype(np.float32) for leaf in leaves]
     return found, {"params": jax.tree.unflatten(tree, moved)}
@@ -76,7 +76,7 @@ def noise():
 def test_loss_against_enumeration_over_the_classes():
     """U(x) where the class is missing, L(x, y) + weight * cross-entropy where it is known; two weights other than 1."""
     found, variables = built()
-    terms, _ = m2.loss(found.model, 2.5, 0.4)(variables, examples(), jax.random.key(KEY))
+    terms, _ = evaluated(m2.loss(found.model, 2.5, 0.4), variables, examples(), jax.random.key(KEY))
     bound, log_q = enumerated(variables, 0.4, noise())
     q = np.exp(log_q)
     for i in range(N):
@@ -92,7 +92,8 @@ def test_bound_without_a_class_is_the_logarithm_of_the_sum_over_classes_at_the_o
     """min over q(y|x) of U is -log sum_y e^-L(x, y): the classes are integrated out exactly."""
     found, variables = built()
     bound, log_q = enumerated(variables, 1.0, noise())
-    terms, _ = m2.loss(found.model, 0.0)(variables, examples(np.full(N, -1, np.int32)), jax.random.key(KEY))
+    unknown = examples(np.full(N, -1, np.int32))
+    terms, _ = evaluated(m2.loss(found.model, 0.0), variables, unknown, jax.random.key(KEY))
     optimum = -special.logsumexp(-bound, axis=1)
     log_posterior = -bound - special.logsumexp(-bound, axis=1)[:, None]
     gap = np.sum(np.exp(log_q) * (log_q - log_posterior), axis=1)  # KL(q(y|x) || its optimum)
@@ -122,11 +123,11 @@ def test_alpha_is_relative_to_the_number_of_examples_with_a_class():
     """The mean training loss is the mean bound plus alpha times the mean cross-entropy of the examples with a class."""
     info = INFO._replace(train=90)
     found, variables = built(info, alpha=0.3)
-    state_terms, _ = m2.loss(found.model, 0.3 * 90 / 6)(variables, examples(), new_key())
-    plain, _ = found.evaluate(variables, examples(), new_key())
+    state_terms, _ = evaluated(m2.loss(found.model, 0.3 * 90 / 6), variables, examples())
+    plain, _ = evaluated(found.evaluate, variables, examples())
     many = examples()
     state = State(jnp.int32(0), variables["params"], found.train.init(variables["params"]), {})
-    metrics = found.train.step(state, many, new_key())[1]
+    metrics = jax.jit(found.train.step)(state, many, new_key())[1]
     np.testing.assert_allclose(metrics["loss"], state_terms["loss"].mean(), rtol=1e-5)
     difference = state_terms["loss"] - plain["loss"]
     np.testing.assert_allclose(difference, 0.3 * 90 / 6 * plain["cross_entropy"], rtol=1e-3, atol=1e-4)
@@ -134,15 +135,14 @@ def test_alpha_is_relative_to_the_number_of_examples_with_a_class():
 
 def test_codes_of_examples_without_a_class_are_those_of_the_most_probable_one():
     found, variables = built()
-    x = jnp.asarray(8 * X)
     c = np.concatenate([np.zeros((N, K)), CONTEXT], axis=1).astype(np.float32)
-    apply = partial(found.model.apply, variables)
-    likely = np.eye(K)[np.asarray(apply(x, jnp.asarray(c), method="classify")).argmax(1)]
+    of = partial(apply, found.model, variables, 8 * X)
+    likely = np.eye(K)[np.asarray(of(c, method="classify")).argmax(1)]
     assert len(np.unique(likely.argmax(1))) > 1
     full = np.concatenate([likely, CONTEXT], axis=1).astype(np.float32)
     fixed = np.concatenate([np.roll(likely, 1, axis=1), CONTEXT], axis=1).astype(np.float32)
     for name in ("encode", "reconstruct"):
-        one, other, third = (apply(x, jnp.asarray(part), method=name) for part in (c, full, fixed))
+        one, other, third = (of(part, method=name) for part in (c, full, fixed))
         np.testing.assert_allclose(one, other, rtol=1e-6)
         assert not np.allclose(one, third, rtol=1e-3)
 

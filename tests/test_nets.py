@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 from scipy.special import expit
 
-from conftest import equal, new_key
+from conftest import apply, compiled, equal, initial, new_key
 from jaxae import data, nets
 from jaxae.core.batch import AXIS
 from jaxae.nets import layers
@@ -19,47 +19,48 @@ INFO = data.Info((28, 28, 1), 60_000)
 
 def test_mlp_against_numpy():
     net = nets.MLP((7, 5), (2, 3), axes=2)
-    x = jax.random.normal(jax.random.key(1), (4, 3, 2))
-    params = net.init(jax.random.key(0), x)
+    x = np.asarray(jax.random.normal(jax.random.key(1), (4, 3, 2)))
+    params = initial(net, x)
     h = x.reshape(4, 6)
-    layers = [params["params"][f"Dense_{i}"] for i in range(3)]
+    layers = [jax.tree.map(np.asarray, params["params"][f"Dense_{i}"]) for i in range(3)]
     for i, layer in enumerate(layers):
         h = h @ layer["kernel"] + layer["bias"][None]
         h = np.maximum(h, 0) if i < 2 else h
-    np.testing.assert_allclose(net.apply(params, x), h.reshape(4, 2, 3), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(apply(net, params, x), h.reshape(4, 2, 3), rtol=1e-5, atol=1e-6)
 
 
 def test_mlp_accepts_leading_axes():
     net = nets.MLP((7,), (5,))
-    x = jax.random.normal(jax.random.key(1), (4, 3, 2))
-    params = net.init(jax.random.key(0), x[0])
-    each = jnp.stack([net.apply(params, row) for row in x])
-    np.testing.assert_allclose(net.apply(params, x), each, rtol=1e-6, atol=1e-7)
+    x = np.asarray(jax.random.normal(jax.random.key(1), (4, 3, 2)))
+    params = initial(net, x[0])
+    each = np.stack([apply(net, params, row) for row in x])
+    np.testing.assert_allclose(apply(net, params, x), each, rtol=1e-6, atol=1e-7)
 
 
 def test_mlp_starts_from_glorot_uniform():
-    kernel = nets.MLP((), (200,)).init(jax.random.key(0), jnp.zeros((1, 300)))["params"]["Dense_0"]["kernel"]
+    kernel = np.asarray(initial(nets.MLP((), (200,)), np.zeros((1, 300)))["params"]["Dense_0"]["kernel"])
     bound = np.sqrt(6 / 500)
     assert 0.99 * bound < np.abs(kernel).max() <= bound
     np.testing.assert_allclose(kernel.std(), bound / np.sqrt(3), rtol=0.02)
 
 
 def test_mlp_last_layer_starts_from_last_bias():
-    params = nets.MLP((3,), (2,), last_bias=(0.5, -1.0)).init(new_key(), jnp.zeros((1, 4)))["params"]
+    params = initial(nets.MLP((3,), (2,), last_bias=(0.5, -1.0)), np.zeros((1, 4)))["params"]
     np.testing.assert_array_equal(params["Dense_0"]["bias"], np.zeros(3))
     np.testing.assert_array_equal(params["Dense_1"]["bias"], [0.5, -1])
 
 
 def test_mlp_activation_is_not_applied_last():
     net = nets.MLP((), (1,), activation=nn.sigmoid)
-    params = net.init(jax.random.key(0), jnp.ones((1, 1)))
-    np.testing.assert_allclose(net.apply(params, jnp.full((1, 1), 9.0)), 9 * params["params"]["Dense_0"]["kernel"])
+    params = initial(net, np.ones((1, 1)))
+    kernel = np.asarray(params["params"]["Dense_0"]["kernel"])
+    np.testing.assert_allclose(apply(net, params, np.full((1, 1), 9.0)), 9 * kernel)
 
 
 def test_mixed_dot_multiplies_in_bfloat16_and_adds_in_float32():
     a, b = jax.random.normal(jax.random.key(0), (5, 6, 300)), jax.random.normal(jax.random.key(1), (300, 4))
     exact_a, exact_b = (np.asarray(v.astype(jnp.bfloat16), np.float64) for v in (a, b))
-    out = layers.mixed_dot(a, b)
+    out = jax.jit(layers.mixed_dot)(a, b)
     assert out.dtype == jnp.float32
     np.testing.assert_allclose(out, exact_a @ exact_b, rtol=1e-4, atol=1e-4)
     assert np.abs(out - np.asarray(a) @ np.asarray(b)).max() > 1e-3  # operands are rounded
@@ -69,11 +70,15 @@ def test_gradient_of_mixed_dot_equals_that_of_exact_products():
     a, b = jax.random.normal(jax.random.key(0), (5, 6, 30)), jax.random.normal(jax.random.key(1), (30, 4))
     g = jax.random.normal(jax.random.key(2), (5, 6, 4))
     a, b, g = (
-        v.astype(jnp.bfloat16).astype(jnp.float32) for v in (a, b, g)
+        np.asarray(v).astype(jnp.bfloat16).astype(np.float32) for v in (a, b, g)
     )  # exactly representable, so that nothing is rounded
-    _, ours = jax.vjp(layers.mixed_dot, a, b)
-    _, theirs = jax.vjp(lambda a, b: jnp.dot(a, b, precision="highest"), a, b)
-    for mine, exact in zip(ours(g), theirs(g), strict=True):
+
+    @partial(jax.jit, static_argnums=0)
+    def pulled(dot, a, b, g):
+        return jax.vjp(dot, a, b)[1](g)
+
+    ours, theirs = (pulled(dot, a, b, g) for dot in (layers.mixed_dot, partial(jnp.dot, precision="highest")))
+    for mine, exact in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(mine, exact, rtol=1e-5, atol=1e-5)
 
 
@@ -85,9 +90,10 @@ def test_mixed_dot_rejects_other_contractions():
 def test_mlp_in_mixed_precision_is_close_to_float32():
     x = jax.random.normal(jax.random.key(0), (8, 20))
     full, mixed = nets.MLP((30,), (3,)), nets.MLP((30,), (3,), precision="mixed")
-    params = full.init(jax.random.key(1), x)
-    assert jax.tree.all(jax.tree.map(lambda p: p.dtype == jnp.float32, mixed.init(jax.random.key(1), x)))
-    difference = jnp.abs(full.apply(params, x) - mixed.apply(params, x)).max()
+    params = compiled(full, "init", jax.random.key(1), x)
+    shapes = jax.eval_shape(mixed.init, jax.random.key(1), x)
+    assert jax.tree.all(jax.tree.map(lambda p: p.dtype == jnp.float32, shapes))
+    difference = np.abs(np.asarray(apply(full, params, x)) - apply(mixed, params, x)).max()
     assert 0 < difference < 0.05
 
 
@@ -98,10 +104,6 @@ def started(net, *args):
     return jax.tree.map(lambda leaf: jnp.asarray(rng.uniform(-0.5, 0.5, leaf.shape), jnp.float32), shapes)
 
 
-def apply(net, *args):
-    return jax.jit(net.apply)(*args)
-
-
 def captured(net, *args):
     """The output, and the outputs of the layers by name."""
     call = partial(net.apply, mutable=["batch_stats", "intermediates"], capture_intermediates=True)
@@ -109,10 +111,14 @@ def captured(net, *args):
     return y, {name: kept["__call__"][0] for name, kept in changed["intermediates"].items() if name != "__call__"}
 
 
-def correlation(x, layer, stride=1, padding="SAME"):
+@partial(jax.jit, static_argnames=("stride", "padding"))
+def convolved(x, kernel, stride=1, padding="SAME"):
     dimensions = ("NHWC", "HWIO", "NHWC")
-    y = lax.conv_general_dilated(x, layer["kernel"], (stride, stride), padding, dimension_numbers=dimensions)
-    return y + layer["bias"]
+    return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=dimensions)
+
+
+def correlation(x, layer, stride=1, padding="SAME"):
+    return np.asarray(convolved(x, layer["kernel"], stride=stride, padding=padding)) + np.asarray(layer["bias"])
 
 
 def pooled(x, size):
@@ -124,10 +130,10 @@ def test_conv_against_lax(size):
     net = nets.Conv((3, 4), (3, 2), (2, 1), (1, 2), outputs=(2, 3), activation=jnp.tanh)
     x = jax.random.normal(new_key(), (2, *size, 2))
     params = started(net, x)["params"]
-    h = jnp.tanh(correlation(x, params["Convolution_0"], 2))
-    h = pooled(jnp.tanh(correlation(h, params["Convolution_1"])), 2)
+    h = np.tanh(correlation(x, params["Convolution_0"], 2))
+    h = np.asarray(pooled(np.tanh(correlation(h, params["Convolution_1"])), 2))
     assert h.shape == (2, -(-size[0] // 4), -(-size[1] // 4), 4)
-    dense = params["MLP_0"]["Dense_0"]
+    dense = jax.tree.map(np.asarray, params["MLP_0"]["Dense_0"])
     expected = (h.reshape(2, -1) @ dense["kernel"] + dense["bias"][None]).reshape(2, 2, 3)
     np.testing.assert_allclose(apply(net, {"params": params}, x), expected, rtol=1e-5, atol=1e-5)
 
@@ -142,8 +148,8 @@ def test_upconv_against_lax(shape, code):
     params = started(net, z)["params"]
     h = z
     for i in range(len(filters)):
-        h = jnp.tanh(correlation(h, params[f"Convolution_{i}"], padding=(paddings * 3)[i]))
-        h = jnp.asarray(np.asarray(h).repeat(2, 1).repeat(2, 2))
+        h = np.tanh(correlation(h, params[f"Convolution_{i}"], padding=(paddings * 3)[i]))
+        h = h.repeat(2, 1).repeat(2, 2)
     h = correlation(h, params[f"Convolution_{len(filters)}"])[:, : shape[0], : shape[1]]
     np.testing.assert_allclose(apply(net, {"params": params}, z), h, rtol=1e-5, atol=1e-5)
 
@@ -174,27 +180,28 @@ def test_deconv_is_the_transpose_of_conv(size, strides, sizes):
     back, seen = captured(up, {"params": start}, g)
     steps = [seen[f"TransposedConvolution_{i}"] for i in range(layers)]
     assert [h.shape[1:3] for h in steps] == [*sizes[-2::-1], size]
-    np.testing.assert_allclose(jnp.vdot(y, g), jnp.vdot(x, back), rtol=1e-4)
+    np.testing.assert_allclose(np.vdot(y, g), np.vdot(x, back), rtol=1e-4)
 
 
 @pytest.mark.parametrize("build", [nets.UpConv, nets.Deconv])
 def test_image_decoder_starts_from_its_bias(build):
     """With all other biases 0, a code of 0 is decoded to the last bias."""
     net = build((6, 6, 2), (3, 4), bias=-1.5)
-    code = jnp.zeros((2, 6, 6, 4) if build is nets.Deconv else (2, 3, 3, 4))
-    assert equal(net.apply(net.init(new_key(), code), code), jnp.full((2, 6, 6, 2), -1.5))
+    code = np.zeros((2, 6, 6, 4) if build is nets.Deconv else (2, 3, 3, 4), np.float32)
+    assert equal(apply(net, initial(net, code), code), np.full((2, 6, 6, 2), -1.5, np.float32))
 
 
 def test_deconv_has_a_linear_last_layer_and_a_dense_layer_for_flat_codes():
     net = nets.Deconv((5, 6, 1), (2, 3), (3,), (1, 2), activation=jnp.tanh)
     z = jax.random.normal(new_key(), (4, 2))
     params = started(net, z)["params"]
-    dense, first, last = (params[n] for n in ("MLP_0", "TransposedConvolution_0", "TransposedConvolution_1"))
-    h = (z @ dense["Dense_0"]["kernel"] + dense["Dense_0"]["bias"][None]).reshape(4, 3, 3, 3)
-    for size, stride, activation, layer in (((5, 6), 2, jnp.tanh, first), ((5, 6), 1, nets.linear, last)):
+    names = ("MLP_0", "TransposedConvolution_0", "TransposedConvolution_1")
+    dense, first, last = (jax.tree.map(np.asarray, params[name]) for name in names)
+    h = (np.asarray(z) @ dense["Dense_0"]["kernel"] + dense["Dense_0"]["bias"][None]).reshape(4, 3, 3, 3)
+    for size, stride, activation, layer in (((5, 6), 2, np.tanh, first), ((5, 6), 1, np.asarray, last)):
         image = jax.ShapeDtypeStruct((4, *size, layer["kernel"].shape[2]), jnp.float32)
-        conv = partial(correlation, layer={**layer, "bias": jnp.zeros((1, 1, 1, 1))}, stride=stride)
-        h = activation(jax.linear_transpose(conv, image)(h)[0] + layer["bias"])
+        conv = partial(convolved, kernel=layer["kernel"], stride=stride)
+        h = activation(np.asarray(jax.linear_transpose(conv, image)(h)[0]) + layer["bias"])
     np.testing.assert_allclose(apply(net, {"params": params}, z), h, rtol=1e-5, atol=1e-5)
 
 
@@ -207,7 +214,7 @@ def test_deconv_has_a_linear_last_layer_and_a_dense_layer_for_flat_codes():
     ],
 )
 def test_image_nets_accept_leading_axes(net):
-    x = jax.random.normal(new_key(), (2, 3, 3, 3, 3))
+    x = np.asarray(jax.random.normal(new_key(), (2, 3, 3, 3, 3)))
     params = started(net, x[0])
     each = np.stack([apply(net, params, row) for row in x])
     np.testing.assert_allclose(apply(net, params, x), each, rtol=1e-5, atol=1e-6)
@@ -270,7 +277,7 @@ def test_networks_have_the_expected_number_of_parameters(name):
 def test_dropout_zeroes_its_fraction_and_keeps_the_mean():
     n, rate = 40_000, 0.3
     x = jnp.ones((200, 10, 20))
-    y = np.asarray(nets.Regularization(False, rate).apply({}, x, jax.random.split(new_key(), 200), None))
+    y = np.asarray(apply(nets.Regularization(False, rate), {}, x, jax.random.split(new_key(), 200), None))
     kept = np.count_nonzero(y)
     np.testing.assert_array_equal(y[y != 0], np.float32(1 / np.float32(0.7)))
     assert abs(kept - (1 - rate) * n) < 4 * np.sqrt(n * rate * (1 - rate))
@@ -290,34 +297,38 @@ class Twice(nn.Module):
 
 
 def test_dropout_is_a_function_of_the_example_and_of_the_layer():
-    x = jnp.ones((4, 50))
+    x = np.ones((4, 50), np.float32)
 
     def keys():
         return jax.random.split(new_key(), 4)
 
-    first, second = Twice().apply({}, x, keys())
+    def twice(x, keys):
+        return jax.tree.map(np.asarray, apply(Twice(), {}, x, keys))
+
+    first, second = twice(x, keys())
     assert np.any(first != second)
     assert np.any(first[0] != first[1])
-    assert equal(Twice().apply({}, x[::-1], keys()[::-1]), [first[::-1], second[::-1]])
-    assert equal(Twice().apply({}, x[2:3], keys()[2:3]), [first[2:3], second[2:3]])
-    assert equal(Twice().apply({}, x, None), [x, x])
+    assert equal(twice(x[::-1], keys()[::-1]), [first[::-1], second[::-1]])
+    assert equal(twice(x[2:3], keys()[2:3]), [first[2:3], second[2:3]])
+    assert equal(twice(x, None), [x, x])
 
 
 def test_batch_norm_against_numpy():
     net = nets.Regularization(True, 0.0)
-    x = 2 + 3 * jax.random.normal(new_key(), (6, 4, 5, 3))
+    x = 2 + 3 * np.asarray(jax.random.normal(new_key(), (6, 4, 5, 3)))
     start = started(net, x, None, None)
     start["batch_stats"] = jax.tree.map(lambda v: v + 2, start["batch_stats"])
     before = start["batch_stats"]["BatchNorm_0"]
     scale, bias = (np.asarray(start["params"]["BatchNorm_0"][name]) for name in ("scale", "bias"))
     exact = np.asarray(x, np.float64)
     mean, var = exact.mean((0, 1, 2)), exact.var((0, 1, 2))
-    y, changed = net.apply(start, x, jax.random.split(new_key(), 6), None, mutable=["batch_stats"])
+    train = jax.jit(partial(net.apply, mutable=["batch_stats"]))
+    y, changed = train(start, x, jax.random.split(new_key(), 6), None)
     np.testing.assert_allclose(y, (exact - mean) / np.sqrt(var + 1e-3) * scale + bias, rtol=1e-4, atol=1e-5)
     moved = changed["batch_stats"]["BatchNorm_0"]
     np.testing.assert_allclose(moved["mean"], 0.99 * np.asarray(before["mean"]) + 0.01 * mean, rtol=1e-6)
     np.testing.assert_allclose(moved["var"], 0.99 * np.asarray(before["var"]) + 0.01 * var, rtol=1e-6)
-    y, changed = net.apply(start, x, None, None, mutable=["batch_stats"])
+    y, changed = train(start, x, None, None)
     old, spread = (np.asarray(before[name]) for name in ("mean", "var"))
     np.testing.assert_allclose(y, (exact - old) / np.sqrt(spread + 1e-3) * scale + bias, rtol=1e-5, atol=1e-5)
     assert equal(changed["batch_stats"], start["batch_stats"])
@@ -327,7 +338,7 @@ def test_batch_norm_against_numpy():
 def test_batch_norm_of_means_far_above_the_deviation_has_no_cancellation_error(axis):
     """On one device, and on two: each has half of the batch."""
     net = nets.Regularization(True, 0.0)
-    x = 1000 + 0.1 * jax.random.normal(new_key(), (64, 4, 4, 2))
+    x = 1000 + np.float32(0.1) * np.asarray(jax.random.normal(new_key(), (64, 4, 4, 2)))
     start = started(net, x, None, None)
 
     def train(x):
@@ -363,7 +374,7 @@ def test_batch_norm_over_an_axis_of_devices_is_that_of_the_global_batch(net):
     halves = x.reshape(2, 3, 4, 4, 2), jax.random.split(new_key(), (2, 3))
     found, moved = jax.jit(jax.vmap(partial(train, axis=AXIS), axis_name=AXIS))(*halves)
     np.testing.assert_allclose(found.reshape(y.shape), y, rtol=1e-4, atol=1e-5)
-    both = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), changed)
+    both = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), changed)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), moved, both)
     alone, _ = jax.jit(jax.vmap(partial(train, axis=None)))(*halves)
     assert np.abs(alone.reshape(y.shape) - y).max() > 1e-3
@@ -412,7 +423,7 @@ def test_inconsistent_lists_and_shapes_raise_one_line_errors():
         (nets.UpConv((16, 17, 1), (2,)), "the output of 16x16 is smaller than images of 16x17"),
     ):
         with pytest.raises(ValueError, match=says) as error:
-            net.init(new_key(), x)
+            jax.eval_shape(net.init, new_key(), x)
         assert "\n" not in str(error.value)
 
 
@@ -442,12 +453,12 @@ def test_lstm_against_numpy():
     params = started(net, x)
     cell = jax.tree.map(lambda p: np.asarray(p, np.float64), params["params"])
     exact = [lstm(cell, row) for row in np.asarray(x, np.float64)]
-    outputs, last = net.apply(params, x)
+    outputs, last = apply(net, params, x)
     np.testing.assert_allclose(outputs, exact, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(last, [out[-1] for out in exact], rtol=1e-5, atol=1e-6)
     lengths = [6, 1, 3, 5, 2]
     mask = (np.arange(6)[None] < np.array(lengths)[:, None]).astype(np.float32)
-    outputs, last = net.apply(params, x, jnp.asarray(mask))
+    outputs, last = map(np.asarray, apply(net, params, x, mask))
     np.testing.assert_allclose(last, [out[n - 1] for out, n in zip(exact, lengths, strict=True)], rtol=1e-5, atol=1e-6)
     for out, row, n in zip(outputs, exact, lengths, strict=True):
         np.testing.assert_allclose(out[:n], row[:n], rtol=1e-5, atol=1e-6)
@@ -455,7 +466,7 @@ def test_lstm_against_numpy():
 
 def test_lstm_starts_from_the_initial_values_of_keras():
     """One Glorot-uniform and one orthogonal matrix for all four gates; the forget gate has bias 1, the others 0."""
-    cell = nets.LSTM(40).init(new_key(), jnp.zeros((1, 2, 60)))["params"]
+    cell = initial(nets.LSTM(40), np.zeros((1, 2, 60)))["params"]
     bound = np.sqrt(6 / (60 + 4 * 40))
     assert 0.99 * bound < np.abs(cell["kernel"]).max() <= bound
     kernel = np.asarray(cell["recurrent"], np.float64)
@@ -464,7 +475,7 @@ def test_lstm_starts_from_the_initial_values_of_keras():
 
 
 def test_only_the_last_layer_of_upconv_starts_from_the_bias():
-    params = nets.UpConv((4, 4, 2), (3,), bias=-1.9).init(new_key(), jnp.zeros((1, 2, 2, 1)))["params"]
+    params = initial(nets.UpConv((4, 4, 2), (3,), bias=-1.9), np.zeros((1, 2, 2, 1)))["params"]
     np.testing.assert_array_equal(params["Convolution_0"]["bias"], np.zeros((1, 1, 1, 3)))
     np.testing.assert_array_equal(params["Convolution_1"]["bias"], np.full((1, 1, 1, 2), -1.9, np.float32))
 

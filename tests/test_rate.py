@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from conftest import batch, equal, new_key
+from conftest import apply, batch, equal, evaluated, new_key
 from jaxae import data
 from jaxae.core import divergences, kl_term, reduction
 from jaxae.core.batch import AXIS, Layout
@@ -122,6 +122,7 @@ def test_kl_terms_of_the_batch_are_those_of_the_global_batch_without_padding(nam
     """Values and gradients on two devices equal those on one."""
     rate, expected = OF_BATCH[name]
 
+    @jax.jit
     def descent(part):
         def loss(params, b):
             return {"loss": rate(params["scale"] * b.x, b)}, {}
@@ -132,9 +133,8 @@ def test_kl_terms_of_the_batch_are_those_of_the_global_batch_without_padding(nam
     whole = batch(KL)
     shares = jax.tree.map(lambda a: a.reshape(2, 3, *a.shape[1:]), whole.replace(step=None))
     slope, value = descent(whole)
-    slopes, values = jax.vmap(
-        lambda share: descent(share.replace(step=jnp.int32(0), layout=Layout(AXIS))), axis_name=AXIS
-    )(shares)
+    on_device = jax.vmap(lambda share: descent(share.replace(step=jnp.int32(0), layout=Layout(AXIS))), axis_name=AXIS)
+    slopes, values = jax.jit(on_device)(shares)
     np.testing.assert_allclose(value, expected(KL), rtol=1e-6)
     np.testing.assert_allclose(values, [value, value], rtol=1e-6)
     np.testing.assert_allclose(slopes, np.stack([slope, slope]), rtol=1e-5)
@@ -162,13 +162,17 @@ def test_one_cycle_that_rises_throughout_is_a_linear_warm_up():
         np.testing.assert_allclose(ours(jnp.int32(step)), theirs(step), atol=1e-6)
 
 
+def posterior_kl(model, params, x):
+    return np.asarray(jax.jit(divergences.kl_normal)(apply(model, {"params": params}, x, method="posterior")))
+
+
 def test_kl_weighting_changes_only_the_loss():
     model, params, x = small()
-    plain, _ = vae.loss(model)({"params": params}, batch(x), new_key())
-    found, _ = vae.loss(model, rate=kl_term.capacity(5.0, 3.0))({"params": params}, batch(x), new_key())
+    plain, _ = evaluated(vae.loss(model), {"params": params}, batch(x))
+    found, _ = evaluated(vae.loss(model, rate=kl_term.capacity(5.0, 3.0)), {"params": params}, batch(x))
     for name in ("reconstruction", "kl", "bce", "mse"):
         assert equal(found[name], plain[name])
-    kl = divergences.kl_normal(model.apply({"params": params}, x, method="posterior"))
+    kl = posterior_kl(model, params, x)
     np.testing.assert_allclose(found["loss"] - found["reconstruction"], 5 * np.abs(kl - 3), rtol=1e-4)
 
 
@@ -219,7 +223,7 @@ def trained(module, fields, steps):
         state = State(step, params, built.train.init(params), {})
         return one(state, data, jnp.arange(10), new_key(), jnp.int32(0))[1]
 
-    return built, params, [metrics(jnp.int32(step)) for step in steps]
+    return built, params, [jax.tree.map(np.asarray, metrics(jnp.int32(step))) for step in steps]
 
 
 @pytest.mark.parametrize(
@@ -240,7 +244,7 @@ def trained(module, fields, steps):
 )
 def test_fields_set_the_kl_term_of_the_training_loss(fields, step, expected):
     built, params, (metrics,) = trained(experiment, fields, [step])
-    kl = divergences.kl_normal(built.model.apply({"params": params}, jnp.asarray(X), method="posterior"))
+    kl = posterior_kl(built.model, params, X)
     np.testing.assert_allclose(metrics["loss"] - metrics["reconstruction"], expected(kl).mean(), rtol=1e-4, atol=1e-5)
     tested = means(built.evaluate, params, batch(X))
     np.testing.assert_allclose(tested["loss"], tested["reconstruction"] + tested["kl"], rtol=1e-6)

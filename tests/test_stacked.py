@@ -7,7 +7,7 @@ import optax
 import pytest
 from scipy.special import expit
 
-from conftest import batch, equal, new_key
+from conftest import apply, batch, equal, evaluated, initial, new_key
 from jaxae import data
 from jaxae.core.step import descend, phases
 from jaxae.core.types import State
@@ -69,11 +69,11 @@ def test_phases_run_their_transitions_in_sequence():
     first, second, last = parts()
     transition = phases((2, first), (3, second), (0, last))
     states, seen = run(transition, start(transition), new_key())
-    opt_states = list(states[0].opt_state)
+    opt_states, steps = list(states[0].opt_state), [jax.jit(part.step) for part in parts()]
     for i, part in enumerate(PLAN):
         before, after = states[i], states[i + 1]
         alone = before._replace(opt_state=opt_states[part])
-        expected, metrics = jax.jit(parts()[part].step)(alone, B, jax.random.fold_in(new_key(), i))
+        expected, metrics = steps[part](alone, B, jax.random.fold_in(new_key(), i))
         opt_states[part] = expected.opt_state
         for name in "abc":
             np.testing.assert_allclose(after.params[name], expected.params[name], rtol=1e-6)
@@ -158,15 +158,15 @@ def test_groups_and_composition_against_numpy():
     model, params = network()
     assert set(params) == {*stacked.groups(0), *stacked.groups(1), *stacked.groups(2)}
     h = codes(params, 3)
-    z, logits = model.apply({"params": params}, jnp.asarray(X))
+    z, logits = apply(model, {"params": params}, X)
     np.testing.assert_allclose(z, h, rtol=1e-5, atol=1e-6)
     h = np.tanh(affine(params, "decoder_2", h))
     h = np.tanh(affine(params, "decoder_1", h))
     exact = affine(params, "decoder_0", h).reshape(5, 2, 3)
     np.testing.assert_allclose(logits, exact, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(model.apply({"params": params}, z, method="logits"), exact, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(model.apply({"params": params}, z, method="decode"), expit(exact), rtol=1e-5)
-    terms, _ = autoencoder.loss(model, "mse")({"params": params}, B, new_key())
+    np.testing.assert_allclose(apply(model, {"params": params}, z, method="logits"), exact, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(apply(model, {"params": params}, z, method="decode"), expit(exact), rtol=1e-5)
+    terms, _ = evaluated(autoencoder.loss(model, "mse"), {"params": params}, B)
     np.testing.assert_allclose(terms["loss"], ((expit(exact) - X) ** 2).mean((1, 2)), rtol=1e-5)
 
 
@@ -174,7 +174,7 @@ def test_groups_and_composition_against_numpy():
 def test_greedy_loss_against_numpy(number):
     """Cross-entropy of the pixels for the first layer, squared error of the previous layer's codes for the others."""
     model, params = network()
-    terms, updates = stacked.greedy(model, number)({"params": params}, B, new_key())
+    terms, updates = evaluated(stacked.greedy(model, number), {"params": params}, B)
     below = codes(params, number)
     above = affine(params, f"decoder_{number}", codes(params, number + 1))
     if number == 0:
@@ -230,7 +230,7 @@ def small_experiment(greedy, examples):
     """The experiment with widths 5-4-3 on [2, 3], and its initial state."""
     config = experiment.Config(hidden=(5, 4), latent=3, greedy=greedy)
     built = experiment.build(config, data.Info((2, 3), examples))
-    params = built.model.init(new_key(), jnp.asarray(X))["params"]
+    params = initial(built.model, X)["params"]
     return built, State(jnp.int32(0), params, built.train.init(params), {})
 
 
@@ -243,18 +243,18 @@ def test_schedule_of_each_phase_decays_over_its_own_steps():
         hidden=(4,), latent=3, greedy=1, epochs=5, batch_size=10, optimizer="sgd", eps=0.0, lr=0.5, schedule="linear"
     )
     built = experiment.build(config, data.Info((2, 3), 100))
-    params = built.model.init(new_key(), jnp.asarray(X))["params"]
+    params = initial(built.model, X)["params"]
     opt_state = built.train.init(params)
     losses = [stacked.greedy(built.model, 0), stacked.greedy(built.model, 1), built.evaluate]
     for phase, (loss, first, steps) in enumerate(zip(losses, (0, 10, 20), (10, 10, 30), strict=True)):
         name = f"encoder_{min(phase, 1)}"
-        slope = jax.grad(lambda p, loss=loss: loss({"params": p}, B, new_key())[0]["loss"].mean())(params)
+        slope = jax.jit(jax.grad(lambda p, loss=loss: loss({"params": p}, B, new_key())[0]["loss"].mean()))(params)
         for n in (0, 1, steps - 1, steps):
-            counted = jax.tree.map(lambda leaf, n=n: jnp.full_like(leaf, n), opt_state)  # steps of the phase so far
+            counted = jax.tree.map(lambda leaf, n=n: np.full_like(leaf, n), opt_state)  # steps of the phase so far
             state = State(jnp.int32(first), params, counted, {})
             new, _ = jax.jit(built.train.step)(state, B, new_key())
-            moved = jax.tree.map(jnp.subtract, params[name], new.params[name])
-            expected = jax.tree.map(lambda g, n=n, steps=steps: 0.5 * (1 - n / steps) * g, slope[name])
+            moved = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), params[name], new.params[name])
+            expected = jax.tree.map(lambda g, n=n, steps=steps: 0.5 * (1 - n / steps) * np.asarray(g), slope[name])
             jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), moved, expected)
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from conftest import batch, equal, new_key
+from conftest import apply, batch, equal, initial, new_key
 from jaxae import data, nets
 from jaxae.experiments import mae as experiment
 from jaxae.nets import transformer
@@ -38,7 +38,7 @@ def test_layer_against_numpy(gated):
     net = transformer.Layer(2, gated)
     x, mask = rng.normal(size=(2, 5, 12)), rng.random((2, 5)) < 0.6
     mask[:, 0] = True
-    p = randomized(net.init(new_key(), jnp.asarray(x, jnp.float32), jnp.asarray(mask))["params"])
+    p = randomized(jax.eval_shape(net.init, new_key(), x.astype(np.float32), mask)["params"])
     y = x + attention(layer_norm(x, p["first_norm"]), p["attention"], 2, mask)
     normed = layer_norm(y, p["last_norm"])
     if gated:
@@ -50,7 +50,7 @@ def test_layer_against_numpy(gated):
         hidden = hidden * (1 + np.tanh(np.sqrt(2 / np.pi) * (hidden + 0.044715 * hidden**3))) / 2
         expected = y + dense(hidden, p["dense"]["Dense_1"])
         assert hidden.shape[-1] == 48
-    found, _ = net.apply({"params": p}, jnp.asarray(x, jnp.float32), jnp.asarray(mask))
+    found, _ = apply(net, {"params": p}, x.astype(np.float32), mask)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -81,7 +81,7 @@ def model():
         patch=4, mask_ratio=0.67, width=8, depth=2, decoder_width=12, decoder_depth=1, heads=2, predict="pixels"
     )
     built = experiment.build(config, data.Info((7, 10, 2), 9))
-    params = randomized(jax.jit(built.model.init)(new_key(), jnp.asarray(X))["params"])
+    params = randomized(jax.eval_shape(built.model.init, new_key(), X)["params"])
     return built, {"params": jax.tree.map(lambda leaf: 0.5 * leaf, params)}
 
 
@@ -89,8 +89,8 @@ def test_tokens_of_the_visible_patches_alone_are_those_of_masked_attention(model
     """Training leaves hidden patches out, `encode` masks them: the codes are equal."""
     built, variables = model
     x = built.corrupt(new_key(), batch(X))
-    in_training, _ = built.model.apply(variables, x)
-    np.testing.assert_allclose(in_training, built.model.apply(variables, x, method="encode"), rtol=1e-4, atol=1e-5)
+    in_training, _ = apply(built.model, variables, x)
+    np.testing.assert_allclose(in_training, apply(built.model, variables, x, method="encode"), rtol=1e-4, atol=1e-5)
     hidden = np.asarray(x)[:, ::4, ::4, 0] == masked.HIDDEN
     assert hidden.sum() == 3 * 4
     token = np.asarray(variables["params"]["mask_token"])
@@ -121,20 +121,22 @@ def test_complete_images_have_a_token_per_patch_that_depends_on_all_patches(mode
     built, variables = model
 
     def tokens(x):
-        return built.model.apply(variables, x, method="encode")
+        return np.asarray(apply(built.model, variables, x, method="encode"))
 
-    z = tokens(jnp.asarray(X))
+    z = tokens(X)
     assert z.shape == (3, 2, 3, 8)
-    changed = np.abs(tokens(jnp.asarray(X).at[0, 0, 0, 0].add(0.5)) - z).max(-1)
+    moved = X.copy()
+    moved[0, 0, 0, 0] += 0.5
+    changed = np.abs(tokens(moved) - z).max(-1)
     assert np.all(changed[0] > 1e-5)
     np.testing.assert_allclose(changed[1:], 0, atol=1e-6)
 
 
 def test_codes_of_tokens_may_have_leading_axes(model):
     built, variables = model
-    z = jnp.asarray(rng.normal(size=(2, 3, 2, 3, 8)), jnp.float32)
-    each = [built.model.apply(variables, codes, method="decode") for codes in z]
-    np.testing.assert_allclose(built.model.apply(variables, z, method="decode"), each, rtol=1e-4, atol=1e-5)
+    z = rng.normal(size=(2, 3, 2, 3, 8)).astype(np.float32)
+    each = [apply(built.model, variables, codes, method="decode") for codes in z]
+    np.testing.assert_allclose(apply(built.model, variables, z, method="decode"), each, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -151,10 +153,9 @@ def test_remat_of_a_transformer_changes_no_gradient():
 
 
 def test_mixed_precision_of_a_transformer_is_close_to_float32():
-    x = jnp.asarray(X)
     exact, mixed = (nets.PatchEncoder(4, 8, 2, 2, precision=kind) for kind in ("float32", "mixed"))
-    params = exact.init(new_key(), x)
-    found, expected = mixed.apply(params, x), exact.apply(params, x)
+    params = initial(exact, X)
+    found, expected = (np.asarray(apply(net, params, X)) for net in (mixed, exact))
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, expected, atol=0.1)
     assert np.abs(found - expected).max() > 1e-4

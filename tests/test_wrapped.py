@@ -1,4 +1,5 @@
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import jax
@@ -103,15 +104,16 @@ def renamed(params, names):
 def test_loss_and_gradient_equal_those_of_flax_linen_with_the_same_parameters(kind):
     linen = autoencoder.Autoencoder(*autoencoder.dense(SHAPE, (5,), 4))
     wrapped = autoencoder.Autoencoder(kind((6, 5, 4), (4,)), kind((4, 5, 6), SHAPE))
-    params = linen.init(new_key(), X)["params"]
-    own = wrapped.init(new_key(), X)
+    params = jax.jit(linen.init)(new_key(), X)["params"]
+    own = jax.jit(wrapped.init)(new_key(), X)
     values = renamed(params, NAMES[kind])
     assert jax.tree.map(jnp.shape, own["params"]) == jax.tree.map(jnp.shape, values)
     rest = {name: part for name, part in own.items() if name != "params"}
 
     def terms(model, params, more):
         loss = autoencoder.loss(model, "bce")
-        return gradient(lambda params, b: loss({"params": params, **more}, b, new_key()), params, batch(X))
+        descent = jax.jit(lambda p, m, part: gradient(lambda p, b: loss({"params": p, **m}, b, new_key()), p, part))
+        return descent(params, more, batch(X))
 
     grads, metrics, _ = terms(linen, params, {})
     found, measured, _ = terms(wrapped, values, rest)
@@ -146,37 +148,39 @@ class Noisy(nnx.Module):
 
 def test_dropout_of_nnx_is_a_function_of_the_key_of_the_example():
     net = nets.wrap(lambda key: Noisy(nnx.Rngs(key), 0.25))
-    x = jnp.asarray(RNG.normal(size=(4000, 6)) + 3, jnp.float32)
-    variables = net.init(new_key(), x[:1])
+    x = (RNG.normal(size=(4000, 6)) + 3).astype(np.float32)
+    variables = jax.jit(net.init)(new_key(), x[:1])
     keys = jax.random.split(new_key(), len(x))
-    y, updates = net.apply(variables, x, jax.random.clone(keys), mutable=["batch_stats"])
-    normal = (x - x.mean(0)[None]) / jnp.sqrt(x.var(0) + 1e-5)[None]
-    kept = np.asarray(y) != 0
+    train = jax.jit(partial(net.apply, mutable=["batch_stats"]))
+    y, updates = jax.tree.map(np.asarray, train(variables, x, jax.random.clone(keys)))
+    normal = (x - x.mean(0)[None]) / np.sqrt(x.var(0) + 1e-5)[None]
+    kept = y != 0
     assert kept.mean() == pytest.approx(0.75, abs=0.01)
     np.testing.assert_allclose(y[kept], (normal / 0.75)[kept], rtol=1e-3, atol=1e-4)
     assert np.abs(np.corrcoef(kept.T)[0, 1:]).max() < 0.05
     np.testing.assert_allclose(updates["batch_stats"]["norm.mean"], 0.25 * x.mean(0), rtol=1e-5)
     np.testing.assert_allclose(updates["batch_stats"]["norm.var"], 0.75 + 0.25 * x.var(0), rtol=1e-4)
-    again, _ = net.apply(variables, x[::-1], jax.random.clone(keys)[::-1], mutable=["batch_stats"])
+    again, _ = train(variables, x[::-1], jax.random.clone(keys)[::-1])
     np.testing.assert_array_equal(np.asarray(again != 0)[::-1], kept)
-    still = net.apply({**variables, **updates}, x)
+    still = jax.jit(net.apply)({**variables, **updates}, x)
     mean, var = 0.25 * x.mean(0), 0.75 + 0.25 * x.var(0)
-    np.testing.assert_allclose(still, (x - mean[None]) / jnp.sqrt(var + 1e-5)[None], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(still, (x - mean[None]) / np.sqrt(var + 1e-5)[None], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("rate", [0, 0.5])
 def test_batch_norm_of_nnx_takes_the_mean_over_all_devices(rate):
     net = nets.wrap(lambda key: Noisy(nnx.Rngs(key), rate))
-    x = jnp.asarray(RNG.normal(size=(8, 6)), jnp.float32)
-    variables = net.init(new_key(), x)
+    x = RNG.normal(size=(8, 6)).astype(np.float32)
+    variables = jax.jit(net.init)(new_key(), x)
     keys = jax.random.split(new_key(), 8)
-    whole = net.apply(variables, x, jax.random.clone(keys), mutable=["batch_stats"])
+    whole = jax.jit(partial(net.apply, mutable=["batch_stats"]))(variables, x, jax.random.clone(keys))
 
     def on_device(x, keys):
         return net.apply(variables, x, keys, "devices", mutable=["batch_stats"])
 
-    parts = jax.vmap(on_device, axis_name="devices")(x.reshape(2, 4, 6), jax.random.clone(keys).reshape(2, 4))
-    np.testing.assert_allclose(parts[0].reshape(8, 6), whole[0], rtol=1e-5, atol=1e-6)
+    split = jax.jit(jax.vmap(on_device, axis_name="devices"))
+    parts = split(x.reshape(2, 4, 6), jax.random.clone(keys).reshape(2, 4))
+    np.testing.assert_allclose(np.asarray(parts[0]).reshape(8, 6), whole[0], rtol=1e-5, atol=1e-6)
     for name, value in whole[1]["batch_stats"].items():
         np.testing.assert_allclose(parts[1]["batch_stats"][name], np.stack([value] * 2), rtol=1e-5)
 
