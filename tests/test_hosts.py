@@ -61,16 +61,16 @@ def two(workdir, *more, ids=(0, 1)):
     return started(2, *(command(workdir, *where, "--process-id", str(i), *more) for i in ids))
 
 
-def done(processes):
+def done(processes, timeout=120):
     """Wait for exit code 0; return standard output and standard error of each process."""
-    said = [process.communicate(timeout=120) for process in processes]
+    said = [process.communicate(timeout=timeout) for process in processes]
     assert [process.returncode for process in processes] == [0] * len(processes), said
     return said
 
 
-def wait_for(processes, workdir, lines):
+def wait_for(processes, workdir, lines, timeout=60):
     """Wait until metrics.jsonl has this many lines."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + timeout
     metrics = workdir / "metrics.jsonl"
     while not metrics.exists() or metrics.read_bytes().count(b"\n") < lines:
         assert time.monotonic() < end

@@ -10,6 +10,8 @@ from jaxae.data.dataset import spread as spread
 from jaxae.data.dataset import within as within
 from jaxae.data.generated import generated as generated
 from jaxae.data.options import Options as Options
+from jaxae.data.shard_folders import title as title
+from jaxae.data.shard_folders import write_shards as write_shards
 from jaxae.data.simulated_cells import simulated_cells as simulated_cells
 from jaxae.data.sources import Found as Found
 from jaxae.data.sources import examples as examples

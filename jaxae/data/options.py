@@ -18,7 +18,8 @@ class Options:
     data: str = "digits"
     """Data set: digits (embedded), sprites (known factors), superposition (known dictionary), simulated_cells, mnist or
     another TFDS image set; or the path of a .npy, .npz, CSV, Parquet, .h5ad or IDX file, of a folder or tar of pictures
-    or WAV recordings, or of a folder of `jaxae activations`."""
+    or WAV recordings, of a folder of `jaxae activations`, or of a folder or pattern of ArrayRecord or Parquet shards,
+    such as 'FOLDER/*.parquet', which are read as needed."""
     kind: Wanted = "auto"
     """Kind of data. auto: arrays [N, H, W] and [N, H, W, C] are images, [N, D] tables; an experiment for sequences
     reads [N, T] and [N, T, D] as series. counts: non-negative integers [N, D], for variational experiments."""
@@ -67,6 +68,8 @@ class Options:
     hop: int = 0
     """Hop length: time steps between the starts of successive windows (0: the window length). The last window ends with
     the series."""
+    shuffle_mib: int = 256
+    """MiB of examples that are shuffled together, where the data are Parquet shards."""
     binarize: Literal["none", "static", "dynamic"] = "none"
     """Binary images. static: sample each pixel as black or white, once for all seeds. dynamic: resample the training
     images every step."""
@@ -87,8 +90,10 @@ SOURCE_OPTIONS = (
     "sample_rate",
     "window",
     "hop",
+    "shuffle_mib",
 )
 OF_TABLES = ("target", "context", "drop")
+OF_SHARDS = ("drop", "shuffle_mib")
 OF_SERIES = ("window", "hop")
 OF_PICTURES = ("target_pattern", "test_pattern", "size", "fit", "background")
 OF_RECORDINGS = ("target_pattern", "test_pattern", "sample_rate", "window", "hop")

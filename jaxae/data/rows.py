@@ -43,6 +43,16 @@ class Rows:
         """Bytes of all rows after conversion."""
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
+    @property
+    def sample(self) -> np.ndarray | None:
+        """The sample of the base, converted, if it has one: then the rows are too many to be read as a whole."""
+        sample = getattr(self.base, "sample", None)
+        return None if sample is None else self.converted(sample.reshape(-1, *self.shape[1:]))
+
+    def converted(self, x: np.ndarray) -> np.ndarray:
+        """Rows of the base that were read already, after conversion."""
+        return replace(self, base=x, places=None)[:]
+
     def __getitem__(self, rows: Any) -> np.ndarray:
         """Read the rows selected by an index array, a slice or a mask.
 

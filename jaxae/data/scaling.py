@@ -45,7 +45,7 @@ def scaled(dataset: Dataset, how: Scaling) -> Dataset:
     if how == "none" and of_bytes:
         return dataset
     missing = any(has_missing(split.x) for split in dataset.splits)
-    converted = partial(_in_model_units, missing=missing, divide=of_bytes)
+    converted = partial(in_model_units, missing=missing, divide=of_bytes)
     if how == "none":
         return dataset.each(partial(converted, scale=None))._replace(real=not pixels)
     known = moments(dataset.train, of_bytes)
@@ -83,7 +83,7 @@ def _counts(dataset: Dataset, how: Scaling) -> Dataset:
     if not total:
         raise InputError("all counts of the training split are 0: there is nothing to learn")
     missing = any(has_missing(split.x) for split in dataset.splits)
-    kept = dataset.each(partial(_in_model_units, scale=None, missing=missing))
+    kept = dataset.each(partial(in_model_units, scale=None, missing=missing))
     return kept._replace(real=True, total=total)
 
 
@@ -106,7 +106,7 @@ def moments(split: Split, divide: bool = False) -> Moments:
         return Moments(mean, np.sqrt(square / count), np.asarray(low), np.asarray(high))
 
 
-def _in_model_units(split: Split, scale: Scale | None, missing: bool, divide: bool = False) -> Split:
+def in_model_units(split: Split, scale: Scale | None, missing: bool, divide: bool = False) -> Split:
     """Missing entries and padding as 0, in float32, with the mask of the observed ones if any is missing."""
 
     def convert(part: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxae.data import binary, crops, digits, files, sprites, tfds
+from jaxae.data import binary, crops, digits, files, shard_folders, sprites, tfds
 from jaxae.data.arrays import ARRAY, prepared, require_effect
 from jaxae.data.classes import labels_of
 from jaxae.data.dataset import Dataset, Split
@@ -37,8 +37,8 @@ def load(name: str, data_dir: str = "", manual_dir: str = "", **fields: Any) -> 
     """A data set with a training and a test split, in model units.
 
     name: `digits`, `sprites`, `superposition`, `simulated_cells` (see these modules), a TFDS data set (`mnist`,
-    `emnist/letters`, ...), or the path of a file of arrays or a table, or of a folder or tar of pictures or recordings
-    (see `files.load`).
+    `emnist/letters`, ...), or the path of a file of arrays or a table, of a folder or tar of pictures or recordings
+    (see `files.load`), or of shards (see `shard_folders.load`).
     data_dir: folder of prepared TFDS data sets. manual_dir: folder of archives already downloaded.
     fields: those of `Options`, such as kind, scale and binarize. InputError for anything that cannot be read, with a
     one-line message.
@@ -48,6 +48,9 @@ def load(name: str, data_dir: str = "", manual_dir: str = "", **fields: Any) -> 
 
 def loaded(options: Options, data_dir: str = "", manual_dir: str = "") -> Dataset:
     """`load` with all options. InputError for `binarize` with data other than pixels."""
+    if shard_folders.is_sharded(options.data):
+        require_valid(options)
+        return shard_folders.load(options, data_dir, manual_dir)
     found = named(options, data_dir, manual_dir)
     return keep(found, options.labels, options.labels_seed) if is_world(options.data) else prepared(found, options)
 
@@ -87,6 +90,8 @@ def read(
     features, training: see `files.load`. InputError for anything that cannot be read, with a one-line message.
     """
     name = options.data
+    if shard_folders.is_sharded(name):
+        raise InputError(f"{name} holds shards, which are for training; give a file of arrays")
     path = path_of(name)
     if path is not None:
         raw = files.load(path, options, features, training)

@@ -54,7 +54,7 @@ def summary(data: Dataset) -> str:
         names = categories(data.covariates)
         parts.append(f"{len(names)} covariate{'s' * (len(names) > 1)}")
     if data.train.x.dtype == np.uint8 and not isinstance(data.train.x, Draws):
-        extremes = [(part.min(), part.max()) for part in chunks(data.train.x)]
+        extremes = [(part.min(), part.max()) for part in chunks(data.shown.train.x)]
         parts.append(f"bytes from {min(low for low, _ in extremes)} to {max(high for _, high in extremes)}")
     elif data.scale is not None:
         parts.append("standardized" if data.real else "scaled to [0, 1]")

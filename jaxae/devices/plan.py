@@ -96,10 +96,17 @@ def platform_error() -> str:
     return ""
 
 
-def compile(make: Make, plan: Plan, seeded: Sequence[bool], example: tuple[Any, ...] = ()) -> Callable[..., Any]:
+def compile(
+    make: Make,
+    plan: Plan,
+    seeded: Sequence[bool],
+    example: tuple[Any, ...] = (),
+    split: Sequence[bool] = (),
+) -> Callable[..., Any]:
     """Compile `make(per_device, layout)` for the plan: at the first call, or ahead of time for the shapes of `example`.
 
     seeded: whether each argument has a leading axis of seeds, if there are several seeds (every result has one then).
+    split: for each argument, whether it was placed by `place_parts` (default: none).
     """
 
     def over_seeds(per_device: PerDevice) -> Callable[..., Any]:
@@ -115,16 +122,15 @@ def compile(make: Make, plan: Plan, seeded: Sequence[bool], example: tuple[Any, 
 
             return over_seeds(per_device)(*args)
 
-        axes = (0, *[None] * len(seeded))
+        axes = (0, *[0 if of else None for of in split or [False] * len(seeded)])
         devices = list(plan.mesh.devices)
         mapped = jax.pmap(on_device, axis_name=AXIS, in_axes=axes, out_axes=None, devices=devices)  # type: ignore[arg-type]
-        here = [i for i, device in enumerate(devices) if device.process_index == jax.process_index()]
-        now = _ahead(mapped, (np.array(here), *example), plan) if example else mapped
+        now = _ahead(mapped, (np.array(_local(plan)), *example), plan) if example else mapped
         numbers = _put(np.arange(plan.devices), NamedSharding(plan.mesh, PartitionSpec(AXIS)), plan)
         return lambda *args: now(numbers, *args)
     if plan.mode in ("jit", "fsdp"):
-        split = NamedSharding(plan.mesh, PartitionSpec(AXIS))
-        program = over_seeds(lambda x: jax.lax.with_sharding_constraint(x, split))
+        rows = NamedSharding(plan.mesh, PartitionSpec(AXIS))
+        program = over_seeds(lambda x: jax.lax.with_sharding_constraint(x, rows))
 
         def sharded(*args: Any) -> Any:
             results = program(*args)
@@ -160,6 +166,37 @@ def place(tree: Any, plan: Plan, seeded: bool) -> Any:
     """Place arrays for the plan's compiled functions: replicated on every device, or split over seeds."""
     sharding = _whole(plan, seeded)
     return _put(tree, jax.tree.map(lambda _: sharding, tree), plan)
+
+
+def parts(plan: Plan, batch_size: int) -> list[range]:
+    """The places in a batch of each device of this process; the complete batch if it is not split."""
+    if plan.mode in ("one", "seeds"):
+        return [range(batch_size)]
+    part = batch_size // plan.devices
+    return [range(number * part, (number + 1) * part) for number in _local(plan)]
+
+
+def place_parts(x: np.ndarray, plan: Plan, seeded: bool) -> jax.Array:
+    """Place an array [n, ...], or [S, n, ...] with an axis of seeds, of the `parts` of this process on its devices.
+
+    The result has those of all processes, as [N, ...] or [S, N, ...]; by pmap as [N, S, ...].
+    """
+    if plan.mode in ("one", "seeds"):
+        return jax.device_put(x, _whole(plan, seeded))
+    axis = int(seeded and plan.mode != "pmap")
+    x = np.moveaxis(x, 1, 0) if seeded and not axis else x
+    sharding = NamedSharding(plan.mesh, PartitionSpec(*[None] * axis, AXIS))
+    places = {number: at for at, number in enumerate(_local(plan))}
+
+    def of(index: Any) -> np.ndarray:
+        return x.take([places[index[axis].start or 0]], axis)
+
+    return jax.make_array_from_callback((*x.shape[:axis], plan.devices, *x.shape[axis + 1 :]), sharding, of)
+
+
+def _local(plan: Plan) -> list[int]:
+    """Numbers of the devices of this process."""
+    return [i for i, device in enumerate(plan.mesh.devices) if device.process_index == jax.process_index()]
 
 
 def place_state(tree: Any, plan: Plan, seeded: bool) -> Any:

@@ -53,7 +53,7 @@ def train(
     A default batch size that exceeds the number of training examples becomes that number.
     Raises InputError, errors.Diverged, errors.Interrupted, and OSError when the disk is full or the directory lost.
     """
-    workdir = Path(config.workdir or f"runs/{name.removesuffix('.py')}-{Path(config.data).stem}")
+    workdir = Path(config.workdir or f"runs/{name.removesuffix('.py')}-{data.title(config.data)}")
     with processes.main_process_first():  # which prepares the data
         dataset = loaded(config) if known is None else known
     if (count := len(dataset.train.x)) < config.batch_size:
@@ -162,7 +162,7 @@ def _fill(
         _release_memory()
         if progress:
             say("training done: evaluating and drawing figures" if draws else "training done: evaluating")
-        _finish(experiment, config, dataset, workdir, name, outcome, opened[0])
+        _finish(experiment, config, dataset.shown, workdir, name, outcome, opened[0])
 
 
 def _finish(

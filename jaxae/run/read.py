@@ -191,12 +191,12 @@ def same_data(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], Dataset]:
 
 
 def dataset(path: Path, saved: dict[str, Any]) -> Dataset:
-    """Load the data of a run. InputError for data that is missing or has changed."""
+    """Load the data of a run, of shards a sample. InputError for data that is missing or has changed."""
     _require_data(path, saved)
     found = data.loaded(options_of(saved), *(saved["config"][name] for name in ("data_dir", "manual_dir")))
     if found.fingerprint() != saved["data"]["fingerprint"]:
         raise InputError(f"{path}: its data, {saved['config']['data']}, has changed since; restore it")
-    return found
+    return found.shown
 
 
 def options_of(saved: dict[str, Any]) -> Options:

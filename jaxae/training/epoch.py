@@ -7,7 +7,7 @@ full, and every example occurs once in an epoch.
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,18 @@ from jaxae.core.types import Examples, Generator, Metrics, State
 # Totals of an epoch so far: "steps", their number; "sum" of each metric; "sum_error", the rounding error of that sum,
 # to be added to the next value; "bad", the first non-finite step, or -1.
 Totals: TypeAlias = dict[str, Any]
+
+
+class Dealt(NamedTuple):
+    """Batches of several steps without classes, of which every device has only its part."""
+
+    x: jax.Array  # [n, T, B / n, D] for n parts, of which pmap has one on a device, without this axis
+
+    def batch(self, number: Any) -> Examples:
+        """The examples of a step, counted from the first one, or a device's part of them."""
+        x = jax.lax.dynamic_index_in_dim(self.x, number, self.x.ndim - 3, keepdims=False)
+        x = x.reshape(-1, x.shape[-1])
+        return Examples(x, jnp.full(len(x), -1))
 
 
 def first_step(epoch: int, examples: int, batch_size: int) -> int:
@@ -58,7 +70,7 @@ def train(
     def steps(
         state: State,
         totals: Totals,
-        data: Examples | Generator,
+        data: Examples | Generator | Dealt,
         order: jax.Array,
         key: Key[jax.Array, ""],
         start: jax.Array,
@@ -81,16 +93,19 @@ def step(
     """`one(state, data, order, key, start)` -> (state, metrics): a step on the batch that starts at `order[start]`.
 
     With a generator, `order` is the key of its examples, and `start` the number of the first one, converted by
-    `signed`. The key is not part of the state, so that seeds with the same key generate each example only once.
+    `signed`. The key is not part of the state, so that seeds with the same key generate each example only once. `Dealt`
+    has no order.
     """
 
     def one(
-        state: State, data: Examples | Generator, order: jax.Array, key: Key[jax.Array, ""], start: jax.Array
+        state: State, data: Examples | Generator | Dealt, order: jax.Array, key: Key[jax.Array, ""], start: jax.Array
     ) -> tuple[State, Metrics]:
         index = per_device(jnp.arange(batch_size))
         rows: Any = slice(None)
         if isinstance(data, Generator):
             data = drawn(data, order, start, index, layout)
+        elif isinstance(data, Dealt):
+            data = data.batch(start // batch_size)
         else:
             rows = per_device(jax.lax.dynamic_slice_in_dim(order, start, batch_size))
         batch = gather(data, rows, index, jnp.ones(index.shape), state.step, shape, layout, training=True)
@@ -156,8 +171,10 @@ def gather(
     return Batch(x, index, weight, step, observed, y, context, training=training, layout=layout)
 
 
-def have_seeds(data: Examples | Generator, order: jax.Array) -> tuple[bool, bool]:
+def have_seeds(data: Examples | Generator | Dealt, order: jax.Array) -> tuple[bool, bool]:
     """Whether the examples, and the order or the key of a generator, have an axis of seeds."""
+    if isinstance(data, Dealt):
+        return data.x.ndim == 5, False
     if isinstance(data, Generator):
         return False, order.ndim == 1
     return data.x.ndim == 3, order.ndim == 2

@@ -3,6 +3,7 @@
 Both give the same batches in the same order, which is a function of (seed, epoch, step): see `epoch`.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,8 +16,12 @@ from jaxtyping import Int
 from jaxae.core.types import Examples, Generator
 from jaxae.data import Split
 from jaxae.data.draws import Draws
-from jaxae.devices.plan import Plan, memory, place
+from jaxae.data.lanes import Lanes
+from jaxae.data.rows import Rows
+from jaxae.data.shards import Shards
+from jaxae.devices.plan import Plan, memory, parts, place, place_parts
 from jaxae.training import epoch
+from jaxae.training.epoch import Dealt
 from jaxae.training.start import DATA, keys
 
 BLOCK = 1 << 26  # approximate bytes of a block
@@ -26,8 +31,8 @@ AHEAD = 2  # blocks to prefetch
 class Portion(NamedTuple):
     """Data of the next steps."""
 
-    data: Examples | Generator  # on the device; with an axis of seeds if streamed
-    order: jax.Array  # of the rows of data; for a generator, the key of its examples
+    data: Examples | Generator | Dealt  # on the device; with an axis of seeds if streamed
+    order: jax.Array  # of the rows of data; for a generator, the key of its examples; for dealt batches, unused
     start: int  # in the order; for a generator, the number of the first example
     steps: int  # number of steps that it covers
 
@@ -39,9 +44,9 @@ Blocks: TypeAlias = Callable[[], Iterator[tuple[Examples, int]]]  # (block of a 
 def exceed(splits: Iterable[Split], plan: Plan, limit: float = 0.0) -> bool:
     """Whether the splits together are larger than the limit in bytes (0: a quarter of the memory of a device).
 
-    Generated splits have no size. The result is the same for all processes.
+    Generated and sharded splits have no size. The result is the same for all processes.
     """
-    sizes = {id(split.x): split.x.nbytes for split in splits if not isinstance(split.x, Draws)}
+    sizes = {id(split.x): split.x.nbytes for split in splits if not (isinstance(split.x, Draws) or is_sharded(split))}
     return bool(sum(sizes.values()) > plan.processes.broadcast_json(limit or memory() / 4))
 
 
@@ -51,13 +56,20 @@ def feed(
     """A function that returns the portion of the split for a step: the complete split on the device, or a block.
 
     streams: whether blocks are streamed, of about `block_bytes` each. The examples of a generated split are generated
-    in the step.
+    in the step, those of a sharded one are streamed, to each device its part.
     """
+    if is_sharded(split):
+        return _dealt(split.x, plan, seeds, batch_size, block_bytes)
     if isinstance(split.x, Draws):
         return _generated(split.x, plan, seeds, batch_size)
     if streams:
         return _streamed(split, plan, seeds, batch_size, block_bytes)
     return _resident(split, plan, seeds, batch_size)
+
+
+def is_sharded(split: Split) -> bool:
+    """Whether the examples are read from shards."""
+    return isinstance(split.x, Rows) and isinstance(split.x.base, Shards)
 
 
 def blocks(split: Split, plan: Plan, batch_size: int, streams: bool = False, block_bytes: int = BLOCK) -> Blocks:
@@ -139,6 +151,51 @@ def _streamed(split: Split, plan: Plan, seeds: range, size: int, block_bytes: in
         return Portion(block, order, begin * size, min(steps - begin, end - step))
 
     return portion
+
+
+def _dealt(x: Any, plan: Plan, seeds: range, size: int, block_bytes: int) -> Feed:
+    """Blocks of steps, read by a thread in their order; block k begins with step k times their number of steps."""
+    mine = parts(plan, size)
+    lanes = [Lanes(x.base, size, seed) for seed in seeds]
+    row = math.prod(x.shape[1:]) * x.dtype.itemsize
+    steps = max(1, min(block_bytes // (len(seeds) * size * row), -(-len(x) // size)))
+    order = place(np.zeros(1, np.int32), plan, False)
+    thread, pending = ThreadPoolExecutor(1), deque[Future[np.ndarray]]()
+    at, block = -1, Dealt(order)
+
+    def read(number: int) -> np.ndarray:
+        each = []
+        for of in lanes:
+            found = of.read(number * steps, steps, mine)
+            flat = x.converted(found.reshape(-1, *x.shape[1:])).reshape(steps, len(mine), -1, math.prod(x.shape[1:]))
+            each.append(np.moveaxis(flat, 1, 0))
+        return np.stack(each) if len(each) > 1 else each[0]
+
+    def portion(now: int, step: int) -> Portion:
+        nonlocal at, block
+        number, begin = divmod(step, steps)
+        if number != at:
+            if number != at + 1 or at < 0:
+                while pending:
+                    pending.popleft().cancel()
+                pending.extend(thread.submit(read, number + later) for later in range(AHEAD))
+            pending.append(thread.submit(read, number + AHEAD))
+            at, block = number, Dealt(place_parts(pending.popleft().result(), plan, len(seeds) > 1))
+        end = epoch.first_step(now + 1, len(x), size)
+        return Portion(block, order, begin * size, min(steps - begin, end - step))
+
+    return portion
+
+
+def complete(portion: Portion, plan: Plan) -> tuple[Examples | Generator, Any]:
+    """Data and order of a portion for one device: of dealt batches, those of all processes."""
+    if not isinstance(portion.data, Dealt):
+        return portion.data, portion.order
+    x = np.asarray(plan.processes.gather(portion.data.x))
+    x = np.moveaxis(x, 1, 0) if x.ndim == 5 and plan.mode == "pmap" else x
+    x = x.swapaxes(-4, -3)  # [T, n, B / n, D]
+    x = x.reshape(*x.shape[:-4], -1, x.shape[-1])
+    return Examples(x, np.full(x.shape[:-1], -1, np.int32)), np.arange(x.shape[-2])
 
 
 def _blocks(split: Split, order: np.ndarray, length: int, numbers: range) -> Iterator[Examples]:

@@ -18,7 +18,7 @@ from jaxae.devices import plan as plans
 from jaxae.devices.plan import Plan, place, place_state
 from jaxae.training import epoch, nonfinite
 from jaxae.training.epoch import Totals
-from jaxae.training.feed import blocks, exceed, feed
+from jaxae.training.feed import blocks, complete, exceed, feed
 from jaxae.training.start import TEST, TRAIN, Initial, keys, start
 
 
@@ -221,7 +221,8 @@ def _iterate(
             ended = time.monotonic()
             if not nonfinite.finite(host, all_finite):
                 one = epoch.step(experiment.train, data.shape, batch_size, lambda x: x, Layout())
-                raise nonfinite.explain(partial(_gathered, train, plan), one, args, batch_size, steps, numbers)
+                dispatch, rows = partial(_gathered, train, plan), complete(portion, plan)
+                raise nonfinite.explain(dispatch, one, args, batch_size, steps, numbers, rows)
             step += steps
             seconds = ended - waited if at_once else 0.0  # the first one is slower
             # All processes must dispatch the same number of steps.
@@ -251,9 +252,10 @@ def compiled(
 ) -> Programs:
     """`epoch.train` and `epoch.evaluate` of an experiment, compiled for arguments of these shapes and types."""
     train, evaluate = seeded(plan, training)
+    over_steps = partial(epoch.train, experiment.train, info.shape, batch_size)
     of_split = partial(epoch.evaluate, experiment.evaluate, info.shape, batch_size)
     return Programs(
-        plans.compile(partial(epoch.train, experiment.train, info.shape, batch_size), plan, train, training),
+        plans.compile(over_steps, plan, train, training, [isinstance(argument, epoch.Dealt) for argument in training]),
         [plans.compile(of_split, plan, evaluate, evaluation) for evaluation in evaluations],
     )
 

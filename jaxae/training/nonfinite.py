@@ -18,12 +18,18 @@ from jaxae.training import epoch
 
 
 def explain(
-    train: Callable[..., Any], one: Callable[..., Any], args: tuple[Any, ...], size: int, steps: int, seeds: range
+    train: Callable[..., Any],
+    one: Callable[..., Any],
+    args: tuple[Any, ...],
+    size: int,
+    steps: int,
+    seeds: range,
+    complete: tuple[Any, Any],
 ) -> Diverged:
     """Find the first non-finite step of a dispatch, and its term: a metric, a gradient, or a leaf of the state.
 
     train: the compiled function; its `steps` steps from `args` give a non-finite number. one: from `epoch.step`, for
-    one seed on one device. size: batch size.
+    one seed on one device. size: batch size. complete: data and order of `args`, as one device takes them.
     """
     low, high = 0, steps  # finite after low steps, not after high
     while high - low > 1:
@@ -38,7 +44,7 @@ def explain(
     def pick(tree: Any, has_seeds: bool = len(seeds) > 1) -> Any:
         return jax.tree.map(lambda leaf: leaf[i], tree) if has_seeds else tree
 
-    (before, *_), (_, _, data, order, key, begin) = jax.device_get(train(*args, low)), args
+    (before, *_), (data, order), (key, begin) = jax.device_get(train(*args, low)), complete, args[4:]
     first = epoch.signed(int(begin) + low * size)
     of_data, of_order = epoch.have_seeds(data, order)
     data, order, key = pick(data, of_data), pick(order, of_order), pick(key)
