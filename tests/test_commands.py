@@ -22,7 +22,7 @@ from jaxae.commands import list as lists
 from jaxae.commands.main import HELP, main
 from jaxae.errors import Diverged
 from jaxae.experiments import dense, sequence, vae
-from jaxae.measure import anomalies
+from jaxae.measure import anomalies, mixture
 from jaxae.run import command_line, directory
 from jaxae.training.examples import CHUNK
 
@@ -111,6 +111,9 @@ def test_commands_write_the_arrays_of_the_python_calls(one, file, tmp_path, caps
         assert said.count("\n") == 1
     assert call("sample", one, "--n", 2345, "--seed", 7, "--out", tmp_path / "out.npy") == 0
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), model.sample(jax.random.key(7), 2345))
+    assert call("sample", one, "--n", 45, "--seed", 7, "--mixture", 2, "--out", tmp_path / "out.npy") == 0
+    fitted = mixture.fit(model.encode(data.load("digits").train), 2)
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), model.sample(jax.random.key(7), 45, fitted))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.npy", "x.npy"]
 
 
@@ -130,6 +133,10 @@ def test_several_seeds_give_a_leading_axis_and_member_selects_one(two, file, tmp
     np.testing.assert_array_equal(np.load(out), model.sample(jax.random.key(0), 1234))
     assert call("sample", two, "--n", 1234, "--noise", "--out", out) == 0
     np.testing.assert_array_equal(np.load(out), model.sample(jax.random.key(0), 1234, noise=True))
+    assert call("sample", two, "--n", 5, "--mixture", 3, "--out", out) == 0
+    train = data.load("digits").train
+    each = [m.sample(jax.random.key(0), 5, mixture.fit(m.encode(train), 3)) for m in (model[0], model[1])]
+    np.testing.assert_array_equal(np.load(out), np.stack(each))
 
 
 @pytest.mark.slow
@@ -347,7 +354,7 @@ def test_experiment_outside_the_package_is_loaded_by_its_module(tmp_path, monkey
         assert call(name, *arguments, "--module", "mine") == 0
     capsys.readouterr()
     assert call("sample", workdir, *given[2:], "--module", "mine") == 2
-    assert "its model has no prior to sample from" in capsys.readouterr().err
+    assert "its model has no prior to sample from; add --mixture 20" in capsys.readouterr().err
     for module, said in (
         ("no.such", "--module no.such cannot be imported"),
         ("json", "--module json is not an experiment"),

@@ -1,8 +1,9 @@
 """Write samples from the model of a finished or saved run.
 
-They are the means of p(x|z), or with --noise draws from it, for codes z from the prior. A conditional model is sampled
-under every class and category, or under those of --y and --context, with a row of the picture for each. With several
-seeds the array has a leading axis of seeds.
+They are the means of p(x|z), or with --noise draws from it, for codes z from the prior, or with --mixture from a
+Gaussian mixture fitted to the codes of training examples, as models without a prior need. A conditional model is
+sampled under every class and category, or under those of --y and --context, with a row of the picture for each. With
+several seeds the array has a leading axis of seeds.
 """
 
 import math
@@ -13,17 +14,21 @@ from typing import NoReturn
 
 import jax
 import numpy as np
+from jaxtyping import Array, Float, Key
 
 from jaxae import run
 from jaxae.commands._apply import ToFile, opened
 from jaxae.commands._arguments import parsed
 from jaxae.commands._conditions import of_samples
 from jaxae.commands._output import drawn, write_array, write_grid, write_table
+from jaxae.data import spread
 from jaxae.errors import InputError
-from jaxae.report.figures.base import shown
+from jaxae.measure import mixture
+from jaxae.report.figures.base import encoded, shown
 from jaxae.run import directory
 from jaxae.training.apply import noise_keys
 from jaxae.training.examples import chunk_of, part_of
+from jaxae.training.trained import Trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +46,14 @@ class Options(ToFile):
     """Seed of the samples."""
     noise: bool = False
     """Sample from p(x|z) instead of taking its mean."""
+    mixture: int = 0
+    """Components of a Gaussian mixture fitted to the codes of at most 10,000 training examples, which replaces the
+    prior (0: the prior)."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for a number out of range, and as `ToFile`."""
         super().__post_init__()
-        for name, least in (("n", 1), ("seed", 0)):
+        for name, least in (("n", 1), ("seed", 0), ("mixture", 0)):
             if not least <= getattr(self, name) < 2**31:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {least}, and below {2**31}")
 
@@ -58,16 +66,13 @@ def main(argv: Sequence[str]) -> NoReturn:
 def sample(options: Options) -> str:
     """Write the samples, and return the line to print. InputError as in `opened`, and for a model without a prior."""
     model = opened(options)
-    if model.experiment.prior is None:
-        raise InputError(
-            f"{options.run}: its model has no prior to sample from; fit one to its codes in Python, with "
-            "jaxae.measure.mixture.fit"
-        )
+    if model.experiment.prior is None and not options.mixture:
+        raise InputError(f"{options.run}: its model has no prior to sample from; add --mixture 20")
     conditions = of_samples(options, model, options.n)
     n = conditions.each * conditions.rows
     key = jax.random.key(options.seed)
     noise = noise_keys(key, n) if options.noise else None
-    z = np.asarray(model.sample_codes(key, n, **conditions.given))
+    z = mixed(options, model, key, n) if options.mixture else np.asarray(model.sample_codes(key, n, **conditions.given))
     size, axis = chunk_of(model.shape), int(len(model) > 1)
     parts = (slice(i, min(i + size, n)) for i in range(0, n, size))
 
@@ -91,3 +96,12 @@ def sample(options: Options) -> str:
     else:
         shape = write_array(options.out, samples, n, len(model) > 1)
     return f"{what}, {[*shape]} float32: {options.out}"
+
+
+def mixed(options: Options, model: Trained, key: Key[Array, ""], n: int) -> Float[np.ndarray, "*S_n_code"]:
+    """Codes from a mixture fitted to those of training examples, for each seed. InputError for missing data."""
+    train = run.same_data([options.run])[1].train
+    members = [model[i] for i in range(len(model))] if len(model) > 1 else [model]
+    samplers = [mixture.fit(encoded(one, train, spread(len(train.x), 10_000)), options.mixture) for one in members]
+    z = np.stack([np.asarray(sampler(jax.random.clone(key), n)) for sampler in samplers])
+    return z if len(model) > 1 else z[0]
