@@ -11,7 +11,9 @@ from scipy import stats
 import jaxae
 from conftest import apply, batch, equal, evaluated, new_key
 from jaxae import nets
+from jaxae.commands import share
 from jaxae.core.types import Info
+from jaxae.errors import InputError
 from jaxae.experiments import code_prior as code_prior_run
 from jaxae.experiments import masked_prior as masked_prior_run
 from jaxae.experiments import vqvae as vqvae_run
@@ -125,5 +127,8 @@ def test_prior_of_a_finished_run_keeps_its_tokenizer_and_samples_by_class(tokeni
     assert equal(samples, model.sample(new_key(), 5, y="1"))
     assert samples.shape == (5, 8, 8, 1)
     assert 0 <= samples.min() < samples.max() <= 1
+    with pytest.raises(InputError, match="also needs the run of its tokenizer"):
+        share.share(share.Options(run=tmp_path / "prior", out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
     with pytest.raises(ValueError, match="must be a run of vqvae or vqvae2 with one seed"):
         experiment.build(experiment.Config(tokenizer=str(tmp_path / "prior")), Info((8, 8, 1), 40))

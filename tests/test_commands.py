@@ -112,6 +112,8 @@ def test_commands_write_the_arrays_of_the_python_calls(one, file, tmp_path, caps
     assert call("sample", one, "--n", 2345, "--seed", 7, "--out", tmp_path / "out.npy") == 0
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), model.sample(jax.random.key(7), 2345))
     assert call("sample", one, "--n", 45, "--seed", 7, "--mixture", 2, "--out", tmp_path / "out.npy") == 0
+    assert call("sample", one, "--mixture", 1439, "--out", tmp_path / "more.npy") == 2
+    assert "--mixture 1439 exceeds the 1,438 training examples used" in capsys.readouterr().err
     fitted = mixture.fit(model.encode(data.load("digits").train), 2)
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), model.sample(jax.random.key(7), 45, fitted))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.npy", "x.npy"]

@@ -75,7 +75,7 @@ def inputs_of(model, rng):
     return found
 
 
-def agree(folder, model):
+def agree(folder, model, tolerance=1e-5):
     """Run every program in a process without JAX, on 1,000 random inputs; the largest difference, of values up to 1."""
     folder.mkdir(exist_ok=True)
     onnx.write(folder, model)
@@ -93,7 +93,7 @@ def agree(folder, model):
             )
         found = np.load(folder / f"{name}.npy")
         scale = max(1.0, np.nanmax(np.abs(here)))
-        np.testing.assert_allclose(found / scale, here / scale, rtol=0, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(found / scale, here / scale, rtol=0, atol=tolerance, err_msg=name)
 
 
 @pytest.mark.slow
@@ -119,9 +119,50 @@ def test_random_bits_and_normal_numbers_are_those_of_jax():
         np.testing.assert_allclose(ported(normal, keys), jax.vmap(normal)(keys), rtol=1e-5, atol=1e-5)
 
 
-def test_primitive_without_translation_raises():
-    with pytest.raises(onnx_graph.Unsupported, match="the primitive lgamma has no translation"):
-        ported(jax.lax.lgamma, TABLE)
+WHOLE = np.arange(-4, 4, dtype=np.int32)[:, None] * np.ones(4, np.int32)
+
+
+@pytest.mark.parametrize(
+    ("function", "x"),
+    [
+        (lambda x: jax.lax.reduce_sum(x, ()), TABLE),
+        (lambda x: jax.lax.reduce_max(x, ()), TABLE),
+        (lambda x: jax.lax.reduce_or(x > 5, ()), TABLE),
+        (lambda x: jax.lax.integer_pow(x, 0), TABLE),
+        (lambda x: jax.lax.reduce_precision(x, 8, 7), TABLE),
+        (lambda x: jnp.dot(x.astype(jnp.bfloat16), jnp.ones((4, 2), jnp.bfloat16)).astype(float), TABLE),
+        (lambda x: (~x.astype(jnp.uint32) >> 3).astype(jnp.int32), WHOLE),
+        (lambda x: (-x.astype(jnp.uint32) >> 3).astype(jnp.int32), WHOLE),
+        (lambda x: (jnp.sum(x.astype(jnp.uint32)) >> 3).astype(jnp.int32), WHOLE),
+        (lambda x: jnp.arange(3, dtype=jnp.uint32)[jnp.array([0, 2])] + x[:2].astype(jnp.uint32) >> 3, WHOLE),
+    ],
+)
+def test_primitives_agree_at_their_limits(function, x):
+    found, expected = ported(function, x), np.asarray(jax.vmap(function)(x))
+    np.testing.assert_array_equal(found.astype(expected.dtype), expected)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (jax.lax.lgamma, "the primitive lgamma has no translation"),
+        (jax.lax.round, "halves away from zero"),
+        (lambda x: jax.lax.reduce_precision(x, 5, 10), "than that of bfloat16"),
+        (lambda x: jax.lax.reduce(x, np.float32(1), lambda a, b: a * b + a, (0,)), "the primitive reduce has no"),
+        (lambda x: jnp.ones(3, bool).at[x[0].astype(int)].get(mode="fill"), "an index out of bounds of bool"),
+    ],
+)
+def test_primitive_without_translation_raises(function, message):
+    with pytest.raises(onnx_graph.Unsupported, match=message):
+        ported(function, TABLE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vae", "convolutional"])
+def test_models_of_mixed_precision_agree_to_the_rounding_of_bfloat16(tmp_path, name):
+    fields = {"data": str(few(tmp_path)), "epochs": 1, "batch_size": 16, **FIELDS.get(name, {})}
+    model = jaxae.fit(name, data.load(fields.pop("data")), progress=False, precision="mixed", **fields)
+    agree(tmp_path / "out", model, 2e-2)
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import pytest
 
 import jaxae
 from conftest import call
+from jaxae.commands import share
 
 pytest.importorskip("safetensors", reason="the extra lm is not installed")
 
@@ -38,10 +39,25 @@ def test_folder_loads_elsewhere_and_its_card_states_data_command_metrics_and_fig
     shown = re.search(r"\| loss \| (\S+) ± (\S+) \|", card)
     assert float(shown[1]) == pytest.approx(np.mean(losses), rel=1e-3)
     assert float(shown[2]) == pytest.approx(np.std(losses, ddof=1), rel=0.05)
+    commit = json.loads((tmp_path / "run/config.json").read_text())["git"]
+    assert (f"- Commit: {commit}\n" in card) == bool(commit)
     assert str(tmp_path) not in card + (tmp_path / "out/config.json").read_text()
     (tmp_path / "out").rename(tmp_path / "elsewhere")
     (tmp_path / "run").rename(tmp_path / "gone")
     np.testing.assert_array_equal(jaxae.load(tmp_path / "elsewhere").encode(TABLE), model.encode(TABLE))
+
+
+def test_only_complete_values_that_are_absolute_paths_become_names(tmp_path):
+    config = {"data": "sets/data/x.npy", "data_dir": "/data", "target": "~kind", "context": ["~/a b", "/"], "epochs": 3}
+    given = {"config": config, "command": "jaxae vae --data sets/data/x.npy --data-dir /data --context '~/a b' /"}
+    given |= {"experiment": "vae", "versions": {}, "device": {}}
+    given |= {"data": {"fingerprint": "", "shape": [4], "train": 9}}
+    (tmp_path / "config.json").write_text(json.dumps(given))
+    found = share._without_folders(tmp_path / "config.json")
+    expected = {"data": "sets/data/x.npy", "data_dir": "data", "target": "~kind", "context": ["a b", "/"], "epochs": 3}
+    assert found["config"] == expected
+    assert found["command"] == "jaxae vae --data sets/data/x.npy --data-dir data --context 'a b' /"
+    assert json.loads((tmp_path / "config.json").read_text()) == found
 
 
 @pytest.mark.slow

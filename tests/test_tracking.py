@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import pytest
 import test_hosts
 from jaxae.errors import InputError
 from jaxae.experiments import vae
-from jaxae.run import tracking
+from jaxae.run import tracking, wandb
 from jaxae.run.tensorboard import TensorBoard
 from jaxae.training import records
 
@@ -71,7 +72,61 @@ def test_failing_tracker_is_dropped_with_a_warning(tmp_path, caplog):
         all_trackers.metrics([line(5, "train", loss=np.float32(3))])
     assert "mlflow: no route to the server; no longer tracked" in caplog.text
     all_trackers.finish(True)
-    assert recorder.seen == []
+    assert recorder.seen == [False]
+
+
+def test_tracker_that_cannot_be_opened_is_an_input_error(tmp_path, monkeypatch):
+    def parameters(*_):
+        raise ConnectionError("no route to the server")
+
+    opened = SimpleNamespace(opened=lambda _: SimpleNamespace(parameters=parameters))
+    monkeypatch.setitem(sys.modules, "jaxae.run.trackio", opened)
+    with (
+        pytest.raises(InputError, match="track=trackio: no route to the server; use another, or track=none"),
+        tracking.opened(tmp_path, vae.Config(track="trackio"), 0, []),
+    ):
+        pytest.fail("it was opened")
+    assert not (tmp_path / "tensorboard").exists()
+
+
+def test_weights_and_biases_has_every_metric_of_a_resumed_run_and_all_pictures(tmp_path, monkeypatch):
+    """The server keeps the rows, and drops those whose step is not newer than that of the last one."""
+    rows = {}
+
+    class Run:
+        def __init__(self, **options):
+            assert (options["resume"], options["reinit"]) == ("allow", "create_new")
+            self.summary, self.starting_step = {}, max(rows, default=-1) + 1
+            self.step = self.starting_step
+
+        def log(self, values, step=None):
+            self.step = max(self.step, self.step if step is None else step)
+            if step is None or step == self.step:
+                rows[self.step] = {**rows.get(self.step, {}), **values}
+
+        def finish(self, exit_code):
+            self.exit_code = exit_code
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=Run, Image=lambda path, caption: (path, caption)))
+    every = [line(step, split, loss=np.float32(step)) for step in (5, 10, 15) for split in ("train", "test")]
+
+    def session(upto, *pictures):
+        tracker = wandb.opened(tracking.Identity("jaxae", "run", tmp_path, -1))
+        tracker.parameters({}, {}, 0)
+        for step in (5, 10, 15)[:upto]:
+            for at in (at for at in pictures if step - 5 < at <= step):
+                tracker.picture(tmp_path / f"{at}.png", at, "strip")
+            if step > tracker.last_step:
+                tracker.metrics({f"loss/{row['split']}": row["loss"] for row in every if row["step"] == step}, step)
+        for at in (at for at in pictures if at > 5 * upto):
+            tracker.picture(tmp_path / f"{at}.png", at, "strip")
+        tracker.finish(upto == 3)
+
+    session(1, 2, 4, 9)  # stopped in the second epoch, after the picture of step 9
+    session(3, 12, 20)
+    assert [step for step, row in rows.items() if "loss/test" in row] == [5, 10, 15]
+    shown = [caption for step in sorted(rows) for _, caption in rows[step].get("strip", ())]
+    assert shown == ["step 2", "step 4", "step 9", "step 12", "step 20"]
 
 
 def test_id_of_a_tracked_run_is_kept_in_the_run_directory(tmp_path):

@@ -62,7 +62,7 @@ def repeat(options: Options, workdir: Path, stop: loop.Stop) -> tuple[list[str],
         raise InputError(f"{path} has no checkpoint to compare with")
     dataset = run.loaded(config)
     facts = differences(saved, directory.describe(config, saved["experiment"], dataset))
-    config = dataclasses.replace(config, workdir=str(workdir), overwrite=False)
+    config = dataclasses.replace(config, workdir=str(workdir), overwrite=False, track="none")
     again = run.train(config, module.build, saved["experiment"], stop, known=dataset)
     different = []
     if (path / "metrics.jsonl").read_bytes() != (again / "metrics.jsonl").read_bytes():

@@ -99,8 +99,14 @@ def sample(options: Options) -> str:
 
 
 def mixed(options: Options, model: Trained, key: Key[Array, ""], n: int) -> Float[np.ndarray, "*S_n_code"]:
-    """Codes from a mixture fitted to those of training examples, for each seed. InputError for missing data."""
+    """Codes from a mixture fitted to those of training examples, for each seed.
+
+    InputError for missing data, and for more components than these examples.
+    """
     train = run.same_data([options.run])[1].train
+    if options.mixture > (count := min(len(train.x), 10_000)):
+        text = f"exceeds the {count:,} training examples used; use at most as many"
+        raise InputError(f"--mixture {options.mixture} {text}")
     members = [model[i] for i in range(len(model))] if len(model) > 1 else [model]
     samplers = [mixture.fit(encoded(one, train, spread(len(train.x), 10_000)), options.mixture) for one in members]
     z = np.stack([np.asarray(sampler(jax.random.clone(key), n)) for sampler in samplers])

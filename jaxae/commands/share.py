@@ -2,10 +2,11 @@
 
 DIR holds model.safetensors, config.json and metrics.jsonl, which `jaxae.load` reads, the figures of the run, and a
 model card, README.md. Absolute paths in config.json become names. `hf upload USER/NAME DIR` of huggingface_hub uploads
-it. Needs the extra `lm` (`pip install 'jaxae[lm]'`).
+it. A prior over the codes of another run (--tokenizer) cannot be shared. Needs the extra `lm`
+(`pip install 'jaxae[lm]'`).
 """
 
-import json
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from jaxae.commands._arguments import OneRun, module_of, parsed
 from jaxae.commands._docstrings import fields
 from jaxae.commands._output import writing_folder
 from jaxae.data import words
+from jaxae.errors import InputError
 from jaxae.report.html import figure
 from jaxae.run import command_line, directory, results, tensors
 from jaxae.run.find import find, names
@@ -48,8 +50,16 @@ def main(argv: Sequence[str]) -> NoReturn:
 
 
 def share(options: Options) -> str:
-    """Write the folder, and return the line to print. InputError as for `jaxae export --format safetensors`."""
+    """Write the folder, and return the line to print.
+
+    InputError as for `jaxae export --format safetensors`, and for a prior over the codes of another run.
+    """
     model = trained(options)
+    if tokenizer := directory.read(options.run / "config.json")["config"].get("tokenizer"):
+        raise InputError(
+            f"{options.run}: its model also needs the run of its tokenizer, {tokenizer}, which the folder would lack; "
+            "share a run without --tokenizer"
+        )
     with command_line.flags_of(options), writing_folder(options.out, options.overwrite, tensors.WEIGHTS) as folder:
         tensors.write(folder, model)
         saved = _without_folders(folder / "config.json")
@@ -86,6 +96,8 @@ def card(
     facts += [f"- {key}: {about[key]}" for key in ("Source",) if key in about]
     versions = ", ".join(f"{package} {saved['versions'][package]}" for package in ("jaxae", "jax", "flax"))
     facts += [f"- Device: {saved['device']['count']} x {saved['device']['kind']}", f"- Versions: {versions}"]
+    if saved.get("git"):
+        facts.append(f"- Commit: {saved['git']}")
     rows = [f"| {metric} | {figure(metrics[metric])} |" for metric in records.names(metrics)]
     seeds = f", mean and standard deviation over {of['seeds']} seeds" if of["seeds"] > 1 else ""
     parts = [
@@ -112,11 +124,15 @@ def _documentation(options: Options, saved: dict[str, Any]) -> dict[str, str]:
 def _without_folders(file: Path) -> dict[str, Any]:
     """The contents of config.json, in which names replace absolute paths, also in the file."""
     saved = directory.read(file)
-    values = [value for field in saved["config"].values() for value in (field if isinstance(field, list) else [field])]
-    paths = {value for value in values if isinstance(value, str) and Path(value).expanduser().is_absolute()}
-    text = json.dumps(saved)
-    for path in sorted(paths, key=len, reverse=True):
-        text = text.replace(json.dumps(path)[1:-1], json.dumps(Path(path).name)[1:-1])
-    found: dict[str, Any] = json.loads(text)
-    records.write_json(file, found)
-    return found
+    saved["config"] = {name: _short(value) for name, value in saved["config"].items()}
+    saved["command"] = shlex.join(map(_short, shlex.split(saved["command"])))
+    records.write_json(file, saved)
+    return saved
+
+
+def _short(value: Any) -> Any:
+    """The name of an absolute path; any other value as it is."""
+    if isinstance(value, list):
+        return [_short(part) for part in value]
+    absolute = isinstance(value, str) and (value.startswith("~/") or Path(value).is_absolute())
+    return Path(value).name or value if absolute else value

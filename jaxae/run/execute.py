@@ -63,7 +63,8 @@ def train(
         if processes.is_main_process and progress:
             say(f"--batch-size {config.batch_size} {text}; using {count}")
         config = dataclasses.replace(config, batch_size=count)
-    tracking.require(config.track)
+    if processes.is_main_process:
+        tracking.require(config.track)
     experiment, plan = planned(config, build, dataset, processes)
     writes, description = processes.is_main_process, directory.describe(config, name, dataset, program)
     if other := directory.difference(processes.broadcast_json(description), description, configs.OWN):

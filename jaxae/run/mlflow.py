@@ -64,7 +64,9 @@ def opened(identity: Identity) -> MLflow:
     if existed:
         try:
             client.update_run(run, status="RUNNING")
-        except MlflowException:
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
             raise InputError(
                 f"track=mlflow: the store has no run {run}; set MLFLOW_TRACKING_URI, or delete {identity.workdir / IDS}"
             ) from None

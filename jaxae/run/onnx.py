@@ -23,8 +23,9 @@ OUTPUT = "output"
 def write(folder: Path, trained: Trained) -> str:
     """Write the programs of `programs.write` as ONNX models, and return the class name of the module.
 
-    Results agree to rounding, and samples come from the same random bits as those of JAX. InputError for several seeds,
-    for a model with a primitive that has no translation, and without the package `onnx`.
+    Results agree to rounding, and samples come from the same random bits as those of JAX; with `precision=mixed`, to
+    the rounding of bfloat16. An update at an index out of bounds, which JAX drops, changes the nearest entry instead.
+    InputError for several seeds, for a model with a primitive that has no translation, and without the package `onnx`.
     """
     try:
         import onnx  # noqa: F401

@@ -19,12 +19,16 @@ MASK = 2**32 - 1
 SAME = {
     "abs": "Abs", "add": "Add", "ceil": "Ceil", "cos": "Cos", "div": "Div", "eq": "Equal", "erf": "Erf", "exp": "Exp",
     "floor": "Floor", "ge": "GreaterOrEqual", "gt": "Greater", "le": "LessOrEqual", "log": "Log", "logistic": "Sigmoid",
-    "lt": "Less", "max": "Max", "min": "Min", "mul": "Mul", "neg": "Neg", "pow": "Pow", "round": "Round",
-    "sign": "Sign", "sin": "Sin", "sqrt": "Sqrt", "sub": "Sub", "tanh": "Tanh",
-    "copy": "Identity", "copy_p": "Identity", "stop_gradient": "Identity", "reduce_precision": "Identity",
-    "random_wrap": "Identity", "random_unwrap": "Identity",
+    "lt": "Less", "max": "Max", "min": "Min", "mul": "Mul", "neg": "Neg", "pow": "Pow", "sign": "Sign",
+    "sin": "Sin", "sqrt": "Sqrt", "sub": "Sub", "tanh": "Tanh",
+    "copy": "Identity", "copy_p": "Identity", "stop_gradient": "Identity", "random_wrap": "Identity",
+    "random_unwrap": "Identity",
 }  # fmt: skip
 REDUCE = {"reduce_sum": "ReduceSum", "reduce_max": "ReduceMax", "reduce_min": "ReduceMin", "reduce_prod": "ReduceProd"}
+# Primitives whose parameter `jaxpr` is not called once on the inputs.
+NO_CALLS = {"scan", "reduce", "reduce_window", "pallas_call"}
+# Primitives whose operators may leave the range of uint32.
+OVERFLOWS = {"add", "sub", "mul", "neg", "not", "integer_pow", "reduce_sum", "reduce_prod", "convert_element_type"}
 
 
 class Unsupported(ValueError):
@@ -102,6 +106,10 @@ class Graph:
         empty = any(isinstance(n, int) and n == 0 for n in shape)
         return self.op("Reshape", x, self.ints(shape), allowzero=int(empty))
 
+    def reduce(self, kind: str, x: Any, axes: Sequence[Any]) -> Any:
+        """Reduce these axes; x itself if there are none, where ONNX would reduce all."""
+        return self.op(kind, x, np.array(axes, np.int64), keepdims=0) if axes else x
+
     def inner(self, jaxpr: ClosedJaxpr, values: Sequence[Any]) -> list[Any]:
         """The outputs of a jaxpr for these inputs."""
         known: dict[Any, Any] = dict(zip(jaxpr.jaxpr.constvars, jaxpr.consts, strict=True))
@@ -123,7 +131,7 @@ class Graph:
         """The outputs of an equation. Unsupported for a primitive without translation."""
         kind = eqn.primitive.name
         body = next((eqn.params[key] for key in ("jaxpr", "call_jaxpr", "call") if key in eqn.params), None)
-        if kind != "scan" and body is not None:
+        if kind not in NO_CALLS and body is not None:
             return self.inner(body if isinstance(body, ClosedJaxpr) else ClosedJaxpr(body, ()), given)
         symbolic = any(not isinstance(n, int) for v in eqn.outvars for n in v.aval.shape)
         if not symbolic and not any(isinstance(x, Name) for x in given):
@@ -134,15 +142,15 @@ class Graph:
         if kind in SAME:
             return [self._wrapped(eqn, self.op(SAME[kind], *given))]
         if kind in REDUCE:
-            return [self.op(REDUCE[kind], given[0], np.array(eqn.params["axes"], np.int64), keepdims=0)]
+            return [self._wrapped(eqn, self.reduce(REDUCE[kind], given[0], eqn.params["axes"]))]
         if kind not in self._primitives:
             raise Unsupported(f"the primitive {kind} has no translation")
         out = self._primitives[kind](self, eqn, *given)
-        return out if isinstance(out, list) else [out]
+        return out if isinstance(out, list) else [self._wrapped(eqn, out)]
 
     def _wrapped(self, eqn: Any, out: Any) -> Any:
         """Reduced modulo 2^32, if it may overflow."""
-        overflows = eqn.outvars[0].aval.dtype == np.uint32 and eqn.primitive.name in ("add", "sub", "mul")
+        overflows = eqn.outvars[0].aval.dtype == np.uint32 and eqn.primitive.name in OVERFLOWS
         return self.op("BitwiseAnd", out, np.int64(MASK)) if overflows else out
 
 

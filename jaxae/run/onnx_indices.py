@@ -6,15 +6,16 @@ from typing import Any
 import numpy as np
 from jax.lax import GatherScatterMode
 
-from jaxae.run.onnx_graph import INT, Graph, element, shape
+from jaxae.run.onnx_graph import INT, Graph, Name, Unsupported, element, shape
 
 
 def starts_of(g: Graph, at: Any, of: Sequence[Any], sizes: Sequence[int], mode: Any) -> tuple[Any, Any]:
-    """Start indices, int64, clamped; and whether they were within bounds, if out of bounds is filled."""
-    at = g.op("Cast", at, to=element(np.dtype(INT)))
+    """Start indices, int64, clamped; and whether they were within bounds, if some may be filled instead."""
     last = np.array([n - size for n, size in zip(of, sizes, strict=True)], INT)
+    known = not isinstance(at, Name) and bool(np.all((np.asarray(at) >= 0) & (np.asarray(at) <= last)))
+    at = g.op("Cast", at, to=element(np.dtype(INT)))
     held = g.op("Min", g.op("Max", at, np.int64(0)), last)
-    if mode == GatherScatterMode.FILL_OR_DROP:
+    if mode == GatherScatterMode.FILL_OR_DROP and not known:
         same = g.cast(g.op("Equal", at, held), np.int32)
         return held, g.cast(g.op("ReduceMin", same, np.array([-1], INT), keepdims=0), bool)
     return held, None
@@ -66,6 +67,8 @@ def gather(g: Graph, eqn: Any, x: Any, at: Any) -> Any:
     where = [i for i in range(len(out)) if i not in dims.offset_dims]
     mask = g.reshape(within, [batch[where.index(i)] if i in where else 1 for i in range(len(out))])
     dtype = eqn.outvars[0].aval.dtype
+    if dtype not in (np.float32, np.int32):
+        raise Unsupported(f"an index out of bounds of {dtype} has no translation")
     missing = np.nan if dtype == np.float32 else np.iinfo(dtype).min
     fill = np.array(missing if p["fill_value"] is None else p["fill_value"], dtype)
     return g.op("Where", mask, found, fill)

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+from jax.lax import RoundingMethod
 
 from jaxae.run.onnx_graph import INT, Graph, Unsupported, element, is_key, shape
 from jaxae.run.onnx_indices import gather, scatter
@@ -67,7 +69,8 @@ def padded(g: Graph, x: Any, of: Sequence[Any], value: Any, config: Sequence[tup
 
 def pad(g: Graph, eqn: Any, x: Any, value: Any) -> Any:
     """See `padded`."""
-    return padded(g, x, shape(eqn.invars[0]), value, eqn.params["padding_config"])
+    config = [(int(low), int(high), int(interior)) for low, high, interior in eqn.params["padding_config"]]
+    return padded(g, x, shape(eqn.invars[0]), value, config)
 
 
 def transpose(g: Graph, eqn: Any, x: Any) -> Any:
@@ -78,8 +81,7 @@ def transpose(g: Graph, eqn: Any, x: Any) -> Any:
 
 def reduce_or(g: Graph, eqn: Any, x: Any) -> Any:
     """`ReduceMax` of booleans."""
-    axes = np.array(eqn.params["axes"], INT)
-    return g.cast(g.op("ReduceMax", g.cast(x, np.int32), axes, keepdims=0), bool)
+    return g.cast(g.reduce("ReduceMax", g.cast(x, np.int32), eqn.params["axes"]), bool)
 
 
 def split(g: Graph, eqn: Any, x: Any) -> Any:
@@ -95,8 +97,14 @@ def stack(g: Graph, eqn: Any, *x: Any) -> Any:
     return g.op("Concat", *(g.op("Unsqueeze", part, np.array([axis], INT)) for part in x), axis=axis)
 
 
+def in_float32(g: Graph, v: Any, x: Any) -> Any:
+    """x as float32 if it is bfloat16, for which runtimes lack operators; their products are exact in float32."""
+    return g.cast(x, np.float32) if v.aval.dtype == jnp.bfloat16 else x
+
+
 def dot_general(g: Graph, eqn: Any, x: Any, y: Any) -> Any:
     """`Einsum`."""
+    x, y = (in_float32(g, v, part) for v, part in zip(eqn.invars, (x, y), strict=True))
     (cx, cy), (bx, by) = eqn.params["dimension_numbers"]
     letters = iter("abcdefghijklmnopqrstuvwxyz")
     left = [next(letters) for _ in shape(eqn.invars[0])]
@@ -106,7 +114,8 @@ def dot_general(g: Graph, eqn: Any, x: Any, y: Any) -> Any:
     free = [left[i] for i in range(len(left)) if i not in (*cx, *bx)]
     free += [right[j] for j in range(len(right)) if j not in (*cy, *by)]
     out = "".join([*(left[i] for i in bx), *free])
-    return g.op("Einsum", x, y, equation=f"{''.join(left)},{''.join(right)}->{out}")
+    found = g.op("Einsum", x, y, equation=f"{''.join(left)},{''.join(right)}->{out}")
+    return g.cast(found, eqn.outvars[0].aval.dtype)
 
 
 def conv(g: Graph, eqn: Any, x: Any, kernel: Any) -> Any:
@@ -114,11 +123,12 @@ def conv(g: Graph, eqn: Any, x: Any, kernel: Any) -> Any:
     p = eqn.params
     if p["batch_group_count"] != 1:
         raise Unsupported("a convolution with groups of the batch has no translation")
+    x, kernel = (in_float32(g, v, part) for v, part in zip(eqn.invars, (x, kernel), strict=True))
     lhs, rhs, out = p["dimension_numbers"]
     spatial = [shape(eqn.invars[0])[i] for i in lhs]
     x = g.op("Transpose", x, perm=lhs)
     interior = [(0, 0, 0)] * 2 + [
-        (low, high, n - 1) for (low, high), n in zip(p["padding"], p["lhs_dilation"], strict=True)
+        (int(low), int(high), n - 1) for (low, high), n in zip(p["padding"], p["lhs_dilation"], strict=True)
     ]
     x = padded(g, x, spatial, np.float32(0), interior)
     kernel = g.op("Transpose", kernel, perm=rhs)
@@ -130,7 +140,7 @@ def conv(g: Graph, eqn: Any, x: Any, kernel: Any) -> Any:
         dilations=p["rhs_dilation"],
         group=p["feature_group_count"],
     )
-    return g.op("Transpose", made, perm=np.argsort(out).tolist())
+    return g.cast(g.op("Transpose", made, perm=np.argsort(out).tolist()), eqn.outvars[0].aval.dtype)
 
 
 def select_n(g: Graph, eqn: Any, which: Any, *cases: Any) -> Any:
@@ -219,10 +229,26 @@ def not_(g: Graph, eqn: Any, x: Any) -> Any:
 def integer_pow(g: Graph, eqn: Any, x: Any) -> Any:
     """Products."""
     y = eqn.params["y"]
+    if y == 0:
+        return g.op("Pow", x, np.zeros((), eqn.outvars[0].aval.dtype))
     found = x
     for _ in range(abs(y) - 1):
         found = g.op("Mul", found, x)
     return found if y > 0 else g.op("Reciprocal", found)
+
+
+def reduce_precision(g: Graph, eqn: Any, x: Any) -> Any:
+    """`Cast` to bfloat16 and back."""
+    if (eqn.params["exponent_bits"], eqn.params["mantissa_bits"]) != (8, 7):
+        raise Unsupported("a precision other than that of bfloat16 has no translation")
+    return g.cast(g.cast(x, jnp.bfloat16), eqn.outvars[0].aval.dtype)
+
+
+def round_(g: Graph, eqn: Any, x: Any) -> Any:
+    """`Round`, half to even."""
+    if eqn.params["rounding_method"] != RoundingMethod.TO_NEAREST_EVEN:
+        raise Unsupported("rounding of halves away from zero has no translation")
+    return g.op("Round", x)
 
 
 def clamp(g: Graph, eqn: Any, low: Any, x: Any, high: Any) -> Any:  # noqa: ARG001
@@ -255,9 +281,11 @@ PRIMITIVES: dict[str, Callable[..., Any]] = {
     "random_bits": random_bits,
     "random_split": random_split,
     "reduce_or": reduce_or,
+    "reduce_precision": reduce_precision,
     "rem": lambda g, eqn, x, y: g.op("Mod", x, y, fmod=1),  # noqa: ARG005
     "reshape": lambda g, eqn, x: g.reshape(x, shape(eqn.outvars[0])),
     "rev": rev,
+    "round": round_,
     "rsqrt": lambda g, eqn, x: g.op("Reciprocal", g.op("Sqrt", x)),  # noqa: ARG005
     "scan": scan,
     "scatter": scatter,

@@ -6,7 +6,7 @@ import json
 import logging
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
@@ -85,15 +85,11 @@ class Trackers:
         """Show a histogram of these values in TensorBoard."""
         self._board.histogram(name, values, step)
 
-    def parameters(self, config: Config, test: Record | None = None) -> None:
+    def parameters(self, config: Config, test: Record) -> None:
         """Track the configuration, and the final test metrics."""
-        fields = {
-            k: v if isinstance(v, int | float | str) else " ".join(map(str, v))
-            for k, v in configs.to_json(config).items()
-        }
-        final = {} if test is None else {f"final/{name}": mean(test[name]) for name in names(test)}
-        step = 0 if test is None else test["step"]
-        self._each(lambda tracker: tracker.parameters(fields, final, step))
+        fields = as_parameters(config)
+        final = {f"final/{name}": mean(test[name]) for name in names(test)}
+        self._each(lambda tracker: tracker.parameters(fields, final, test["step"]))
 
     def finish(self, complete: bool) -> None:
         """Finish every tracker."""
@@ -106,9 +102,17 @@ class Trackers:
             try:
                 act(self._other)
             except Exception as error:
-                self._other = None
-                warning = "%s: %s; no longer tracked; metrics.jsonl has all metrics, and resuming tracks them"
+                failed, self._other = self._other, None
+                warning = "%s: %s; no longer tracked; metrics.jsonl has all metrics"
                 logging.getLogger("jaxae").warning(warning, self._name, first_line(error))
+                with suppress(Exception):
+                    failed.finish(False)
+
+
+def as_parameters(config: Config) -> dict[str, int | float | str]:
+    """The fields of a configuration; lists as words."""
+    found = configs.to_json(config).items()
+    return {k: v if isinstance(v, int | float | str) else " ".join(map(str, v)) for k, v in found}
 
 
 def require(name: str) -> None:
@@ -126,18 +130,19 @@ def opened(workdir: Path, config: Config, step: int, lines: Sequence[Record]) ->
     """
     tested = [line["step"] for line in lines if line["split"] == "test"]  # of complete epochs
     last = max(tested, default=-1)
-    board, other = TensorBoard(workdir / "tensorboard", step, last), None
+    other = None
     if config.track != "none":
         identity = Identity(config.track_project, workdir.resolve().name, workdir, last)
         try:
             other = importlib.import_module(f"jaxae.run.{config.track}").opened(identity)
+            other.parameters(as_parameters(config), {}, 0)  # where some open
         except InputError:
             raise
         except Exception as error:
             raise InputError(f"track={config.track}: {first_line(error)}; use another, or track=none") from error
-    trackers, complete = Trackers(board, config.track, other), False
+    trackers = Trackers(TensorBoard(workdir / "tensorboard", step, last), config.track, other)
+    complete = False
     try:
-        trackers.parameters(config)
         for now in tested:
             trackers.metrics([line for line in lines if line["step"] == now])
         yield trackers
