@@ -10,6 +10,7 @@ from jaxae.data.pieces import File, Layout, Piece
 from jaxae.errors import InputError, first_line
 
 SUFFIX = ".parquet"
+EMPTY = "has empty cells, which shards may not have; fill them, or leave these rows out"
 
 
 def layout(path: Path, drop: Sequence[str] = ()) -> Layout:
@@ -42,6 +43,19 @@ def layout(path: Path, drop: Sequence[str] = ()) -> Layout:
     return Layout((len(fields),), np.dtype(np.float32).str, tuple(field.name for field in fields))
 
 
+def require_alike(paths: Sequence[Path], columns: Sequence[str]) -> None:
+    """Raise InputError for a file that lacks a column, or has it with another type than the first file."""
+    first, *others = paths
+    types = {name: _opened(first).schema_arrow.field(name).type for name in columns}
+    for path in others:
+        schema = _opened(path).schema_arrow
+        for name, kind in types.items():
+            if schema.get_field_index(name) < 0:
+                raise InputError(f"{path} has no column {name}, unlike {first}; write all files alike")
+            if (other := schema.field(name).type) != kind:
+                raise InputError(f"{path}: column {name} holds {other}, but {kind} in {first}; write all files alike")
+
+
 def index(path: Path) -> File:
     """The number of rows of every row group of a file."""
     found = _opened(path).metadata
@@ -69,13 +83,14 @@ class RowGroups:
             self._now = (path, file)
         try:
             table = file.read_row_group(group, columns=[*self.layout.columns], use_threads=False)
+            table = table.select([*self.layout.columns])  # in this order, not in that of the file
         except Exception as error:  # pyarrow raises many types of exceptions
             raise InputError(f"{path} cannot be read ({first_line(error)}); copy it again") from None
         return self._numpy(table, path)[start - first : stop - first]
 
     def _numpy(self, table: Any, path: str) -> np.ndarray:
         if any(column.null_count for column in table.columns):
-            raise InputError(f"{path} has empty cells, which shards may not have; fill them, or leave these rows out")
+            raise InputError(f"{path} {EMPTY}")
         shape, dtype = self.layout.shape, self.layout.dtype
         if _values(table.schema.field(0).type) is None:
             return np.stack([column.to_numpy() for column in table.columns], axis=1).astype(dtype).reshape(-1, *shape)
@@ -122,6 +137,8 @@ def _length(path: Path, column: str) -> int:
     first = next(_opened(path).iter_batches(1, columns=[column]), None)
     if first is None:
         raise InputError(f"{path} has no rows")
+    if not first.column(0)[0].is_valid:
+        raise InputError(f"{path} {EMPTY}")
     return len(first.column(0)[0])
 
 
