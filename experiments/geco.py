@@ -34,8 +34,9 @@ def build(config: Config, info: run.Info) -> run.Experiment:
     """The experiment for data of this shape. ValueError for a tolerance that is not positive, and for a KL warm-up."""
     if config.tolerance <= 0:
         raise ValueError(f"tolerance={config.tolerance:g} must be positive")
-    if config.kl_warmup:
-        raise ValueError(f"kl_warmup={config.kl_warmup:g} has no effect: the multiplier weights the error; omit it")
+    for name, plain in (("kl_warmup", 0), ("kl_cycles", 1)):
+        if (value := getattr(config, name)) != plain:
+            raise ValueError(f"{name}={value:g} has no effect: the multiplier weights the error; omit it")
     model = geco.GECO(*variational.dense(config, info, precision=config.precision))
     loss = geco.loss(model, config.tolerance, config.multiplier_rate)
     return variational.experiment(config, info, model, descend(loss, run.optimizer(config, info)), vae.loss(model))

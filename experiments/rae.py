@@ -29,13 +29,17 @@ class Config(run.Config):
     """Weight beta of |z|^2 / 2, relative to the squared error summed over the values of an example."""
     penalty: Literal["l2", "gradient", "spectral", "none"] = "l2"
     """Regularizer of the decoder. l2: sum of squares of its parameters. gradient: half the squared Frobenius norm of
-    its Jacobian. spectral: no term in the loss, but kernels with a spectral norm of at most 1."""
+    its Jacobian. spectral: no term in the loss, but kernels are divided by a spectral norm above 1 after every step."""
     penalty_weight: float = 1e-3
     """Weight lambda of the regularizer l2 or gradient."""
 
 
 def build(config: Config, info: run.Info) -> run.Experiment:
-    """The experiment for data of this shape."""
+    """The experiment for data of this shape. ValueError for a weight without a regularizer in the loss."""
+    if config.penalty in ("spectral", "none") and config.penalty_weight != Config.penalty_weight:
+        raise ValueError(
+            f"penalty_weight={config.penalty_weight:g} has no effect with penalty={config.penalty}; omit it"
+        )
     model = autoencoder.Autoencoder(
         *autoencoder.dense(info.shape, config.hidden, config.latent, precision=config.precision),
         output=autoencoder.output(info),

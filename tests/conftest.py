@@ -45,7 +45,8 @@ gc.set_threshold(100_000, 50, 50)
 def pytest_configure(config):
     """Halve the compile time of the default suite: no LLVM optimization, no MLIR fusion emitters.
 
-    Every other suite checks in every test that no key is used twice, the default suite only in those of `key_reuse`.
+    Any other selection also checks in each of its tests that no key is used twice; the default suite checks it in those
+    of `key_reuse` only.
     """
     jax.config.update("jax_debug_key_reuse", config.option.markexpr != "not slow")
     if config.option.markexpr == "not slow":

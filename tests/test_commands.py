@@ -433,7 +433,7 @@ def test_bad_arguments_exit_with_2_and_one_line_and_write_nothing(one, two, tmp_
     out, x = tmp_path / "out.npy", tmp_path / "x.npy"
     before = sorted(tmp_path.rglob("*"))
     for name, arguments, said in (
-        ("encode", (one, tmp_path / "large.npy", "--out", out), "shape [32, 32, 1], and the model of"),
+        ("encode", (one, tmp_path / "large.npy", "--out", out), "shape [32, 32, 1], but the model of"),
         ("encode", (one, x, "--out", tmp_path / "out.txt"), "out.txt must end in one of .npy, .csv, .h5ad"),
         ("reconstruct", (one, x, "--out", tmp_path / "out.txt"), "out.txt must end in one of .npy, .csv, .png"),
         ("encode", (one, x, "--out", tmp_path / "none" / "out.npy"), "cannot be written (No such file"),

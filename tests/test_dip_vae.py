@@ -37,8 +37,12 @@ def test_loss_is_the_bound_plus_the_weighted_sums_of_squares(of):
     def both(params):
         variables = {"params": params}
         q = model.apply(variables, jnp.asarray(x), method="posterior")
-        loss = dip_vae.loss(model, of, lambda step: 3.0 + step, 5.0, 0.7)
-        return loss(variables, batch(x), new_key())[0], vae.loss(model)(variables, batch(x), new_key())[0], q
+        loss = dip_vae.loss(model, of, lambda step: 1.0 + step, 5.0, 0.7)
+        return (
+            loss(variables, batch(x).replace(step=jnp.int32(2)), new_key())[0],
+            vae.loss(model)(variables, batch(x), new_key())[0],
+            q,
+        )
 
     terms, plain, q = both(params)
     c = np.cov(np.asarray(q.mean, np.float64).T, bias=True)

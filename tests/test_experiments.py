@@ -291,7 +291,7 @@ def test_bad_configuration_raises_before_anything_is_written(few, tmp_path):
         ("log_likelihood_samples=10: grey pixels have no density", "beta_vae", {"log_likelihood_samples": 10}),
         ("log_likelihood_samples=1: one sample gives the ELBO", "binary", {"log_likelihood_samples": 1}),
         ("kl_cycles=3 needs a KL warm-up; set kl_warmup=", "iwae", {"kl_cycles": 3}),
-        ("capacity=1.0, free_bits=0.5; choose one", "vae", {"capacity": 1.0, "free_bits": 0.5}),
+        ("capacity=1.0 excludes free_bits=0.5; choose one", "vae", {"capacity": 1.0, "free_bits": 0.5}),
         ("reinit_below=1.0 must be below 1", "vqvae", {"reinit_below": 1.0}),
         (r"levels=\[2, 8\]: each must be at least 3", "fsq", {"levels": (2, 8)}),
         ("their product below", "fsq", {"levels": (2000, 2000, 2000)}),

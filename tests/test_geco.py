@@ -64,3 +64,5 @@ def test_configurations_without_effect_raise():
         experiment.build(experiment.Config(tolerance=0.0), info)
     with pytest.raises(ValueError, match="kl_warmup=3 has no effect"):
         experiment.build(experiment.Config(kl_warmup=3.0), info)
+    with pytest.raises(ValueError, match="kl_cycles=2 has no effect"):
+        experiment.build(experiment.Config(kl_cycles=2), info)

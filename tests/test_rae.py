@@ -6,8 +6,11 @@ import numpy as np
 import optax
 import pytest
 
+import jaxae
 from conftest import batch, new_key
 from jaxae import nets
+from jaxae.core.types import Info
+from jaxae.experiments import rae as experiment
 from jaxae.variants import autoencoder, constraints, rae
 
 rng = np.random.default_rng(0)
@@ -71,12 +74,14 @@ def test_gradient_penalty_is_half_the_squared_norm_of_the_jacobian_on_average(mo
 
 def test_kernels_keep_a_spectral_norm_of_at_most_1():
     """Power iteration finds the largest singular value; smaller kernels, biases and other groups only descend."""
+    row = np.full((1, 9), 2.0)
     large, small = rng.normal(size=(3, 3, 2, 5)), 0.05 * rng.normal(size=(4, 3))
-    decoder = {"large": large, "small": small, "bias": 7 * np.ones(3)}
+    decoder = {"large": {"kernel": large}, "small": {"kernel": small, "bias": 7 * np.ones(3)}, "row": {"kernel": row}}
     params = jax.tree.map(jnp.float32, {"encoder": {"kernel": large}, "decoder": decoder})
     optimizer = constraints.spectral(optax.sgd(0.1))
     grads = jax.tree.map(lambda leaf: 0.01 * jnp.ones_like(leaf), params)
-    grads["decoder"]["large"] *= 0
+    grads["decoder"]["large"]["kernel"] *= 0
+    grads["decoder"]["row"]["kernel"] *= 0
 
     def step(carry, _):
         updates, state = optimizer.update(grads, carry[1], carry[0])
@@ -84,8 +89,26 @@ def test_kernels_keep_a_spectral_norm_of_at_most_1():
 
     new, _ = jax.jit(lambda p: jax.lax.scan(step, (p, optimizer.init(p)), length=50)[0])(params)
     expected = large / np.linalg.norm(large.reshape(18, 5), 2)
-    np.testing.assert_allclose(new["decoder"]["large"], expected, rtol=1e-3, atol=1e-4)
-    moved = params["decoder"]["small"] - 50 * 0.1 * 0.01
-    np.testing.assert_allclose(new["decoder"]["small"], moved, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(new["decoder"]["bias"], 7 - 0.05, rtol=1e-6)
+    np.testing.assert_allclose(new["decoder"]["large"]["kernel"], expected, rtol=1e-3, atol=1e-4)
+    moved = params["decoder"]["small"]["kernel"] - 50 * 0.1 * 0.01
+    np.testing.assert_allclose(new["decoder"]["small"]["kernel"], moved, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(new["decoder"]["row"]["kernel"], row / 6, rtol=1e-5)
+    np.testing.assert_allclose(new["decoder"]["small"]["bias"], 7 - 0.05, rtol=1e-6)
     np.testing.assert_allclose(new["encoder"]["kernel"], params["encoder"]["kernel"] - 0.05, rtol=1e-5, atol=1e-6)
+
+
+def test_spectral_experiment_bounds_the_kernels_of_its_decoder():
+    x = rng.random((40, 6)).astype(np.float32)
+    fields = {"hidden": (9,), "latent": 1, "epochs": 40, "batch_size": 20, "lr": 0.1, "progress": False}
+    norms = {}
+    for penalty in ("spectral", "none"):
+        flat = jax.tree_util.tree_leaves_with_path(jaxae.fit("rae", x, penalty=penalty, **fields).params["decoder"])
+        norms[penalty] = [float(np.linalg.norm(leaf, 2)) for path, leaf in flat if path[-1].key == "kernel"]
+    assert len(norms["spectral"]) == 2
+    assert max(norms["spectral"]) < 1.1 < max(norms["none"])
+
+
+def test_weight_without_a_regularizer_raises():
+    config = experiment.Config(penalty="none", penalty_weight=0.5)
+    with pytest.raises(ValueError, match="penalty_weight=0.5 has no effect with penalty=none"):
+        experiment.build(config, Info((6,), 40))

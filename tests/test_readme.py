@@ -116,10 +116,10 @@ def test_python_examples_run(tmp_path, monkeypatch):
     Path("photos").mkdir()
     Image.fromarray(x[0, ..., 0]).save("photos/one.png")
     lines = re.findall(r"^jaxae (.* runs/mine .*)", (ROOT / "jaxae/commands/README.md").read_text(), re.M)
-    assert [line.split()[0] for line in lines] == ["encode", "score", "reconstruct", "sample"]
+    assert [line.split()[0] for line in lines] == ["encode", "score", "reconstruct", "sample", "share"]
     for name, *arguments in (shlex.split(line, comments=True) for line in lines):
         assert call(name, *arguments) == 0
-        assert Path(arguments[arguments.index("--out") + 1]).exists()
+        assert Path(arguments[arguments.index("--out") + 1 if "--out" in arguments else 1]).exists()
 
 
 @pytest.mark.slow

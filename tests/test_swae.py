@@ -45,9 +45,9 @@ def test_loss_weights_the_distance_of_the_codes_to_samples_of_the_prior():
     @jax.jit
     def terms(scale, shift):
         kernels = {"kernel": scale * jnp.eye(2), "bias": jnp.full_like(params["encoder"]["Dense_0"]["bias"], shift)}
-        loss = swae.loss(model, lambda step: 7.0 + step, 64)
+        loss = swae.loss(model, lambda step: 5.0 + step, 64)
         variables = {"params": {**params, "encoder": {"Dense_0": kernels}}}
-        return loss(variables, batch(z), new_key())[0]
+        return loss(variables, batch(z).replace(step=jnp.int32(2)), new_key())[0]
 
     near, far = terms(1.0, 0.0), terms(3.0, 2.0)
     assert float(near["distance"][0]) < 0.01

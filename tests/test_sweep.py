@@ -170,7 +170,7 @@ def test_points_of_another_sweep_raise(tmp_path):
         (["vae", "--grid", "lr=1", "lr=2"], "a field is given twice"),
         (["vae", "--grid", "lr=x"], "--lr"),
         (["vae", "--grid", "gamma=1"], "--gamma"),
-        (["none", "--grid", "lr=1"], "experiment=none is unknown: "),
+        (["none", "--grid", "lr=1"], "experiment=none is unknown; use one of aae, "),
         (["vae", "--grid", "lr=1", "--shard", "3/2"], "--shard 3/2 must be I/N"),
         (["vae"], "--grid"),
         (["vae", "--grid", "lr=1,1"], "two points have the same name"),

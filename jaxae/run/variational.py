@@ -34,8 +34,8 @@ class Common:
     """Scale of --likelihood normal (the standard deviation), laplace and student-t, for pixels in [0, 1] or
     standardized numbers."""
     kl_warmup: float = 0.0
-    """Epochs of KL warm-up, in which the KL weight (or --capacity; all weights of tcvae) rises linearly from 0 (0:
-    none)."""
+    """Epochs of KL warm-up, in which the KL weight (or --capacity; all weights of tcvae and dip_vae) rises linearly
+    from 0 (0: none)."""
     kl_cycles: int = 1
     """Cycles of KL warm-up within --kl-warmup; with more than 1, the weight rises in the first half of each cycle."""
     log_likelihood_samples: int = 0

@@ -67,24 +67,28 @@ class Spectral(NamedTuple):
 
 
 def spectral(optimizer: optax.GradientTransformation, group: str = "decoder") -> optax.GradientTransformation:
-    """The optimizer, followed by a division of every kernel of this group with a spectral norm above 1 by that norm.
+    """The optimizer, followed by a division of every `kernel` of this group with a spectral norm above 1 by that norm.
 
     A kernel [.., out] is a matrix of `out` columns (Miyato, Kataoka, Koyama & Yoshida 2018, section 2.1, who divide
-    smaller kernels too), and the norm is that of one power iteration per step.
+    smaller kernels too). The norm is estimated by one power iteration per step, so that it is 1 at most in the limit of
+    small steps.
     """
+
+    def selected(params: Params) -> Any:
+        return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
     def init(params: Params) -> Spectral:
         vectors = jax.tree.map(
             lambda kernel, is_kernel: jnp.full(kernel.shape[-1:] if is_kernel else (), kernel.shape[-1] ** -0.5),
             params[group],
-            kernels(params[group]),
+            selected(params[group]),
         )
         return Spectral(optimizer.init(params), vectors)
 
     def update(updates: Params, state: Spectral, params: Params) -> tuple[Params, Spectral]:
         updates, inner = optimizer.update(updates, state.inner, params)
         new = optax.apply_updates(params[group], updates[group])
-        found = jax.tree.map(_bounded, new, state.vectors, kernels(new))
+        found = jax.tree.map(_bounded, new, state.vectors, selected(new))
         outer, pair = jax.tree.structure(new), jax.tree.structure((0, 0))
         bounded, vectors = jax.tree.transpose(outer, pair, found)
         deltas = jax.tree.map(jnp.subtract, bounded, params[group])
@@ -96,7 +100,7 @@ def spectral(optimizer: optax.GradientTransformation, group: str = "decoder") ->
 def _bounded(
     kernel: Float[Array, "*shape"], vector: Float[Array, "*n"], is_kernel: bool
 ) -> tuple[Float[Array, "*shape"], Float[Array, "*n"]]:
-    """The kernel with a spectral norm of at most 1, and its right singular vector after a power iteration."""
+    """The kernel divided by its spectral norm if that exceeds 1, and its right singular vector after an iteration."""
     if not is_kernel:
         return kernel, vector
     matrix = kernel.reshape(-1, kernel.shape[-1])

@@ -24,8 +24,9 @@ class GECO(vae.VAE):
 def loss(model: GECO, tolerance: float, rate: float = 1e-2, decay: float = 0.99, limit: float = 1e6) -> Loss:
     """KL + multiplier * (-log p(x|z) - tolerance), with a multiplier that grows while the error exceeds the tolerance.
 
-    Rezende & Viola 2018, algorithm 1: after each step the multiplier is multiplied by exp(rate * C) and clipped to
-    [1 / limit, limit]. C is the moving average, with this decay, of (-log p(x|z) - tolerance) / tolerance over batches.
+    Rezende & Viola 2018, algorithm 1: after each step the multiplier is multiplied by exp(rate * C), and here also
+    clipped to [1 / limit, limit]. C is the moving average, with this decay, of (-log p(x|z) - tolerance) / tolerance
+    over batches.
     tolerance: nats per example, positive. Training only, since C is a mean over the global batch (see `Batch.mean`).
     Terms: `loss`; `reconstruction`, -log p(x|z), and `kl`, nats per example; `multiplier`, that of this step.
     """
