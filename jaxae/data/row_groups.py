@@ -83,7 +83,6 @@ class RowGroups:
             self._now = (path, file)
         try:
             table = file.read_row_group(group, columns=[*self.layout.columns], use_threads=False)
-            table = table.select([*self.layout.columns])  # in this order, not in that of the file
         except Exception as error:  # pyarrow raises many types of exceptions
             raise InputError(f"{path} cannot be read ({first_line(error)}); copy it again") from None
         return self._numpy(table, path)[start - first : stop - first]
