@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import flax.linen as nn
@@ -15,19 +16,21 @@ import numpy as np
 import optax
 import pyarrow as pa
 import pytest
+from PIL import Image
 from pyarrow import parquet
 
 from conftest import equal
 from jaxae import data, run
 from jaxae.core.step import descend
-from jaxae.data import array_records, lanes, row_groups, shard_folders
+from jaxae.data import array_records, lanes, row_groups, shard_folders, sources
 from jaxae.data.lanes import Deal, Lanes
 from jaxae.data.shards import Shards
 from jaxae.devices.plan import plan
 from jaxae.errors import InputError
+from jaxae.experiments import vae
 from jaxae.training import epoch, feed, records
 from jaxae.training.checkpoint import newest_digests
-from jaxae.training.iterate import iterate
+from jaxae.training.iterate import Programs, compiled, iterate
 from test_hosts import done, free_port, same_metrics, started, wait_for
 
 pytest.importorskip("grain")
@@ -135,10 +138,10 @@ def test_number_of_lanes_is_a_divisor_of_the_batch_size_within_the_window(tmp_pa
     assert lanes.number_of_lanes(shards(tmp_path, "array_record"), 100) == 50
 
 
-def write(folder, how, count=400, shape=(6,), dtype=np.float32, files=5):
+def write(folder, how, count=400, shape=(6,), dtype=np.float32, files=5, rows=20):
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (count, *shape)) if dtype == np.uint8 else rng.normal(5, 3, (count, *shape))
-    data.write_shards(folder, x.astype(dtype), files, how, rows=20)
+    data.write_shards(folder, x.astype(dtype), files, how, rows=rows)
     return x.astype(dtype)
 
 
@@ -212,6 +215,8 @@ def test_columns_of_parquet(tmp_path):
         ({"target": "a"}, "target=a has no effect on the shards"),
         ({"labels": 3}, "labels=3 has no effect"),
         ({"kind": "image"}, r"examples of shape \(6,\)"),
+        ({"shuffle_mib": 8}, "shuffle_mib=8 has no effect on ArrayRecord files"),
+        ({"drop": ("a",)}, "drop=a has no effect on ArrayRecord files"),
         ({"test": "0"}, "give a number"),
         ({"test": "400"}, "holds out all 400"),
         ({"test": "nowhere"}, "test=nowhere matches no ArrayRecord"),
@@ -238,15 +243,142 @@ def test_input_error_for_damaged_and_missing_entries(tmp_path):
         data.load(str(tmp_path / "y"))
 
 
+def tables(folder, *contents):
+    """Parquet files of these columns."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, content in enumerate(contents):
+        parquet.write_table(pa.table(content), folder / f"{number}.parquet")
+    return str(folder)
+
+
+def test_parquet_files_with_other_columns_are_input_errors(tmp_path):
+    """A missing column, another type, and a test split of other columns; another order of columns is none."""
+    rng = np.random.default_rng(0)
+    a, b = rng.random((2, 50)).astype(np.float32)
+    with pytest.raises(InputError, match=r"1\.parquet has no column b, unlike .*0\.parquet; write all files alike"):
+        data.load(tables(tmp_path / "missing", {"a": a, "b": b}, {"a": a, "c": b}))
+    bytes_, wide = ([*rng.integers(0, 256, (50, 3)).astype(kind)] for kind in (np.uint8, np.int64))
+    with pytest.raises(InputError, match=r"1\.parquet: column x holds list<.*int64>, but list<.*uint8> in "):
+        data.load(tables(tmp_path / "types", {"x": bytes_}, {"x": wide}))
+    folder = tables(tmp_path / "order", {"a": a, "b": b}, {"b": b, "a": a})
+    found = data.load(folder, test="60", scale="none")
+    np.testing.assert_array_equal(found.test.x, np.tile([a, b], 2).T[40:])
+    tables(tmp_path / "order" / "test", {"b": b, "a": a})
+    with pytest.raises(InputError, match="the test split have another shape, type or columns"):
+        data.load(folder)
+
+
+def test_empty_files_and_cells_of_parquet(tmp_path):
+    """A file without rows may be the first; an empty cell may not."""
+    x = [*np.arange(150, dtype=np.float32).reshape(50, 3)]
+    empty = {"x": pa.array([], pa.list_(pa.float32()))}
+    found = data.load(tables(tmp_path / "file", empty, {"x": x}), scale="none")
+    np.testing.assert_array_equal(found.train.x[:], x[:45])
+    with pytest.raises(InputError, match=r"0\.parquet has empty cells"):
+        data.load(tables(tmp_path / "cell", {"x": [None, *x]}))
+    with pytest.raises(InputError, match="has no examples"):
+        data.load(tables(tmp_path / "none", empty))
+
+
+@pytest.mark.parametrize("inside", ["cats", "train/cats"])
+def test_folder_of_pictures_with_a_table_is_not_shards(tmp_path, inside):
+    tables(tmp_path, {"a": np.arange(9.0)})
+    (tmp_path / inside).mkdir(parents=True)
+    for number in range(20):
+        Image.new("L", (4, 4), 12 * number).save(tmp_path / inside / f"{number}.png")
+    assert data.load(str(tmp_path)).shape == (4, 4, 1)
+
+
+def test_named_data_set_is_read_where_a_folder_has_its_name(tmp_path, monkeypatch):
+    tables(tmp_path / "digits", {"a": np.arange(20.0)})
+    monkeypatch.chdir(tmp_path)
+    assert sources.path_of("digits") is None
+    assert not sources._is_sharded("digits")
+    assert data.load("./digits").shape == (1,)
+
+
+@pytest.mark.parametrize("name", ["val", "test"])
+def test_folder_named_after_a_split_may_be_trained_on(tmp_path, name):
+    write(tmp_path / name, "parquet")
+    assert len(data.load(str(tmp_path / name)).train.x) == 360
+    assert len(data.load(str(tmp_path / name / "*.parquet")).train.x) == 360
+
+
+def test_sample_reaches_from_the_first_row_to_the_last(tmp_path, monkeypatch):
+    """100 rows in 64 runs."""
+    monkeypatch.setattr(shard_folders, "SAMPLE", 100)
+    x = write(tmp_path / "x", "array_record", 1000)
+    sample = data.load(str(tmp_path / "x"), test="100", scale="none").shown.train.x
+    np.testing.assert_array_equal(sample[[0, -1]], x[[0, 899]])
+    assert len(sample) == 64
+
+
+def test_sample_of_another_data_set_is_not_taken(tmp_path):
+    """Files of the same names, sizes and dates."""
+    for number in (0, 1):
+        folder = tmp_path / str(number) / "x"
+        data.write_shards(folder, np.full((50, 2), number, np.float32), 1)
+        for file in folder.iterdir():
+            os.utime(file, (0, 0))
+        np.testing.assert_array_equal(data.load(str(folder), scale="none").shown.train.x, np.full((45, 2), number))
+
+
+@pytest.mark.slow
+def test_pictures_during_training_are_those_of_the_sample(tmp_path, monkeypatch):
+    """No row of a training split of real numbers is read for them, but by the lanes."""
+    write(tmp_path / "x", "array_record", 60, (8, 8))
+    monkeypatch.chdir(tmp_path)
+    found = data.load("x", test="10")
+    reads, read = [], Shards.__getitem__
+    monkeypatch.setattr(Shards, "__getitem__", lambda self, places: (reads.append(places), read(self, places))[1])
+    run.train(
+        vae.Config(data="x", test="10", epochs=1, batch_size=10, hidden=(8,), workdir="run", figures="all"),
+        vae.build,
+        "vae",
+        known=found,
+        progress=False,
+    )
+    assert [*Path("run/figures/training").glob("*.png")]
+    assert not reads
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        ("my-data_.npy", "my-data_"),
+        ("digits", "digits"),
+        ("a/b/part-*.parquet", "part"),
+        ("a/b/*.parquet", "b"),
+        ("a/*/*.parquet", "a"),
+        ("*/*.parquet", "shards"),
+    ],
+)
+def test_title(name, title):
+    assert data.title(name) == title
+
+
+def test_write_shards_raises_before_anything_is_written(tmp_path):
+    x = np.zeros((6, 2), np.float32)
+    for files in (0, 7):
+        with pytest.raises(InputError, match=f"files={files} must be from 1 to the number of examples, 6"):
+            data.write_shards(tmp_path / "x", x, files)
+    assert not (tmp_path / "x").exists()
+    data.write_shards(tmp_path / "x", x, 3)
+    data.write_shards(tmp_path / "x", x + 1, 3)
+    with pytest.raises(InputError, match="holds another number of shards; use a new folder"):
+        data.write_shards(tmp_path / "x", x, 2)
+    np.testing.assert_array_equal(shard_folders.all_rows(str(tmp_path / "x"))[:], x + 1)
+
+
 class Mean(nn.Module):
     @nn.compact
     def __call__(self, x):
-        return self.param("a", nn.initializers.zeros, (6,))
+        return self.param("a", nn.initializers.zeros, x.shape[-1:])
 
 
 def loss(variables, batch, key):
     off = batch.x - variables["params"]["a"][None]
-    return {"loss": jnp.sum(off**2 * (1 + 0.1 * batch.noise(key, (6,))), axis=1)}, {}
+    return {"loss": jnp.sum(off**2 * (1 + 0.1 * batch.noise(key, off.shape[-1:])), axis=1)}, {}
 
 
 MEAN = run.Experiment(Mean(), descend(loss, optax.sgd(0.1)), loss)
@@ -259,20 +391,50 @@ MODES = [("parquet", "auto", 1), *(pytest.param(*how, marks=SLOW) for how in OTH
 
 @pytest.mark.parametrize(("how", "mode", "seeds"), MODES)
 def test_run_on_shards_resumes_bit_exact(tmp_path, monkeypatch, how, mode, seeds):
-    """In the first, in the middle, and at the end of blocks of two steps, of which some span two epochs."""
-    write(tmp_path / "x", how, 100)
-    found = data.load(str(tmp_path / "x"), test="10")
-    block = seeds * 2 * 12 * 6 * 4
-    monkeypatch.setattr(feed, "_dealt", lambda x, plan, seeds, size, _: DEALT(x, plan, seeds, size, block))
+    """In the middle and at the end of blocks of two steps, of which some span two epochs.
+
+    The rows of Parquet are so large that the window has a row group of each lane, and an epoch has several.
+    """
+    size = 6 if how == "array_record" else 4096
+    write(tmp_path / "x", how, 100, (size,), rows=9)
+    found = data.load(str(tmp_path / "x"), test="10", **({} if how == "array_record" else {"shuffle_mib": 1}))
+    if how == "parquet":
+        dealt = Lanes(found.train.x.base, 12, 5)
+        dealt.read(0, 1, [range(12)])
+        assert dealt.deal.lanes == 6
+        assert all(len(lane._ends) > 1 for _, lane in dealt._now.values())
+    block = partial(feed.feed, block_bytes=seeds * 2 * 12 * size * 4)
+    monkeypatch.setattr("jaxae.training.iterate.feed", block)
+    once: list[Programs] = []
+
+    def compiler(*args):
+        once.extend([] if once else [compiled(*args)])
+        return once[0]
+
     options = {"epochs": 3, "batch_size": 12, "seeds": seeds, "seed": 5, "plan": plan(mode, 12, seeds)}
+    options["compiler"] = compiler
     every = {(now.step, now.test is None): (now.state, now.totals) for now in iterate(MEAN, found, every=1, **options)}
     assert max(every)[0] == epoch.first_step(3, 90, 12) == 23
-    for begin in (1, 8):
+    for begin in (1, 7, 8, 14):
         for now in itertools.islice(iterate(MEAN, found, resume=every[begin, True], **options), 4):
             assert equal((now.state, now.totals), every[now.step, now.test is None])
 
 
-DEALT = feed._dealt
+def test_reads_ahead_end_with_training(tmp_path, monkeypatch):
+    """Also after an error: a block that is not read then is never read."""
+    write(tmp_path / "x", "array_record", 100)
+    found = data.load(str(tmp_path / "x"), test="10")
+    opened = []
+    monkeypatch.setattr(feed, "Lanes", lambda *args: opened.append(Lanes(*args)) or opened[0])
+
+    def fail(*_):
+        assert opened[0].read(0, 1, [range(12)]).shape == (1, 12, 6)
+        raise InputError("stop")
+
+    with pytest.raises(InputError, match="stop"):
+        next(iterate(MEAN, found, epochs=3, batch_size=12, compiler=fail))
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        opened[0].read(0, 1, [range(12)])
 
 
 def test_portions_are_the_batches_of_the_lanes(tmp_path):

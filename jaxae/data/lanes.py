@@ -162,6 +162,10 @@ class Lanes:
         ]
         return np.concatenate(cuts, axis=1)
 
+    def close(self) -> None:
+        """End reads that have not begun; nothing can be read any more."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
     def _lane(self, number: int, count: int, lane: int) -> np.ndarray:
         """Examples `number` to `number + count` of a lane, counted over all epochs."""
         found = []

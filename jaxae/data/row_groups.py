@@ -10,6 +10,7 @@ from jaxae.data.pieces import File, Layout, Piece
 from jaxae.errors import InputError, first_line
 
 SUFFIX = ".parquet"
+EMPTY = "has empty cells, which shards may not have; fill them, or leave these rows out"
 
 
 def layout(path: Path, drop: Sequence[str] = ()) -> Layout:
@@ -40,6 +41,19 @@ def layout(path: Path, drop: Sequence[str] = ()) -> Layout:
         what = f"column {wrong[0].name} holds {wrong[0].type}, not numbers; drop it" if wrong else "no column is left"
         raise InputError(f"{path}: {what}")
     return Layout((len(fields),), np.dtype(np.float32).str, tuple(field.name for field in fields))
+
+
+def require_alike(paths: Sequence[Path], columns: Sequence[str]) -> None:
+    """Raise InputError for a file that lacks a column, or has it with another type than the first file."""
+    first, *others = paths
+    types = {name: _opened(first).schema_arrow.field(name).type for name in columns}
+    for path in others:
+        schema = _opened(path).schema_arrow
+        for name, kind in types.items():
+            if schema.get_field_index(name) < 0:
+                raise InputError(f"{path} has no column {name}, unlike {first}; write all files alike")
+            if (other := schema.field(name).type) != kind:
+                raise InputError(f"{path}: column {name} holds {other}, but {kind} in {first}; write all files alike")
 
 
 def index(path: Path) -> File:
@@ -75,7 +89,7 @@ class RowGroups:
 
     def _numpy(self, table: Any, path: str) -> np.ndarray:
         if any(column.null_count for column in table.columns):
-            raise InputError(f"{path} has empty cells, which shards may not have; fill them, or leave these rows out")
+            raise InputError(f"{path} {EMPTY}")
         shape, dtype = self.layout.shape, self.layout.dtype
         if _values(table.schema.field(0).type) is None:
             return np.stack([column.to_numpy() for column in table.columns], axis=1).astype(dtype).reshape(-1, *shape)
@@ -122,6 +136,8 @@ def _length(path: Path, column: str) -> int:
     first = next(_opened(path).iter_batches(1, columns=[column]), None)
     if first is None:
         raise InputError(f"{path} has no rows")
+    if not first.column(0)[0].is_valid:
+        raise InputError(f"{path} {EMPTY}")
     return len(first.column(0)[0])
 
 

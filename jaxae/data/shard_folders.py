@@ -1,6 +1,7 @@
 """Folders and patterns of ArrayRecord or Parquet files as a data set, of which a run reads a few blocks at a time."""
 
 import glob
+import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ SAMPLE, RUNS = 1 << 16, 64  # rows of the sample, at most; runs of consecutive r
 SAMPLE_BYTES = 1 << 26
 HELD_OUT = 10_000  # rows of the test split, at most, where a fraction is not given
 MIB = 1 << 20
+WILDCARDS = "*?"
 DEFAULT = Options()
 WRITERS: dict[Format, tuple[str, Callable[..., None]]] = {
     "array_record": (".array_record", lambda path, x, rows: array_records.write(path, x)),  # noqa: ARG005
@@ -37,21 +39,31 @@ WRITERS: dict[Format, tuple[str, Callable[..., None]]] = {
 def write_shards(folder: Path | str, x: np.ndarray, files: int, how: Format = "array_record", rows: int = 1000) -> None:
     """Write an array [N, *D] as files of equal numbers of examples, up to one, for `--data FOLDER`.
 
-    Shuffle the examples first if they are sorted. rows: of a row group of Parquet.
+    Shuffle the examples first if they are sorted. rows: of a row group of Parquet. InputError, before anything is
+    written, for a number of files that exceeds that of the examples, and for a folder with another number of them.
     """
     suffix, write = WRITERS[how]
+    if not 1 <= files <= len(x):
+        raise InputError(f"files={files} must be from 1 to the number of examples, {len(x):,}")
+    names = [f"part-{number:05}-of-{files:05}{suffix}" for number in range(files)]
+    if any(path.name not in names for path in Path(folder).glob(f"part-*-of-*{suffix}")):
+        raise InputError(f"{folder} holds another number of shards; use a new folder")
     Path(folder).mkdir(parents=True, exist_ok=True)
-    for number, part in enumerate(np.array_split(x, files)):
-        write(Path(folder) / f"part-{number:05}-of-{files:05}{suffix}", part, rows)
+    for name, part in zip(names, np.array_split(x, files), strict=True):
+        write(Path(folder) / name, part, rows)
 
 
 def is_sharded(name: str) -> bool:
-    """Whether a name is a pattern, an ArrayRecord file, or a folder of ArrayRecord or Parquet files, not pictures."""
+    """Whether a path is a pattern, an ArrayRecord file, or a folder of ArrayRecord or Parquet files.
+
+    A folder with pictures or recordings, also in folders of splits and classes, has Parquet files about them.
+    """
     try:
         path = Path(name).expanduser()
         if path.is_dir():
             other = (*pictures.SUFFIXES, *recordings.SUFFIXES)
-            return bool(_listed(name)) and not any(child.suffix.lower() in other for child in path.iterdir())
+            inside = (child for depth in ("*", "*/*", "*/*/*") for child in path.glob(depth))
+            return bool(_listed(name)) and not any(child.suffix.lower() in other for child in inside)
         return _is_pattern(name) or _format(path) == "array_record"
     except (OSError, RuntimeError, ValueError):
         return False
@@ -63,9 +75,12 @@ def all_rows(name: str, options: Options = DEFAULT) -> Shards:
 
 
 def title(name: str) -> str:
-    """The name of a source without the characters of a pattern."""
+    """The name of a source; of a pattern, the last part of its path that is more than wildcards, without these."""
     path = Path(name)
-    return re.sub(r"[*?\[\]]", "", path.stem).strip("-_.") or path.parent.name
+    if not any(letter in name for letter in WILDCARDS):
+        return path.stem
+    parts = [re.sub(r"[*?\[\]]", "", part).strip("-_.") for part in (path.stem, *(up.name for up in path.parents))]
+    return next(filter(None, parts), "shards")
 
 
 def load(options: Options, data_dir: str = "", manual_dir: str = "") -> Dataset:
@@ -82,7 +97,7 @@ def load(options: Options, data_dir: str = "", manual_dir: str = "") -> Dataset:
         raise InputError(f"{options.data} matches no ArrayRecord and no Parquet files; check the path")
     parts: dict[str, list[Path]] = {}
     for path in files:
-        parts.setdefault(_split_of(path), []).append(path)
+        parts.setdefault(_split_of(path, options.data), []).append(path)
     if "train" not in parts:
         raise InputError(f"{options.data} has files of {' and '.join(parts)}, but none of train; rename them")
     found: dict[str, Shards] = {name: _shards(paths, options) for name, paths in parts.items()}
@@ -98,13 +113,16 @@ def load(options: Options, data_dir: str = "", manual_dir: str = "") -> Dataset:
             found["train"], found[name] = _divided(found["train"], name, amount, bool(getattr(options, name)))
             notes += (f"the last {len(found[name]):,} rows are the {name} split",)
     for name, other in found.items():
-        if other.layout.shape != found["train"].layout.shape or other.dtype != found["train"].dtype:
+        if other.layout[:3] != found["train"].layout[:3]:
             raise InputError(
-                f"{options.data}: examples of the {name} split have another shape or type; write all alike"
+                f"{options.data}: examples of the {name} split have another shape, type or columns; write all alike"
             )
     train = found["train"]
-    train = replace(train, sample=_sample(train), layout=train.layout._replace(shape=shape))
-    arrays = {name: other[:] for name, other in found.items() if name != "train"} | {"train": train.sample}
+    if train.format == "array_record":
+        _require_default(options, OF_SHARDS, "ArrayRecord files")
+    arrays = {name: other[:] for name, other in found.items() if name != "train"}
+    train = replace(train, sample=_sample(train, arrays["test"]), layout=train.layout._replace(shape=shape))
+    arrays["train"] = train.sample
     splits = {name: _without_classes(x.reshape(-1, *shape)) for name, x in arrays.items()}
     for name, split in splits.items():
         if split.x.dtype.kind == "f" and not np.isfinite(split.x).all():
@@ -139,14 +157,17 @@ def _require_applicable(options: Options, data_dir: str, manual_dir: str) -> Non
     if options.kind == "counts":
         raise InputError("kind=counts is for tables in memory, not for shards; use kind=table")
     names = ("labels", "labels_seed", *(name for name in SOURCE_OPTIONS if name not in OF_SHARDS))
-    given = {name: getattr(options, name) for name in names}
-    for name, value in {**given, "data_dir": data_dir, "manual_dir": manual_dir}.items():
+    _require_default(options, names, f"the shards {options.data}", data_dir=data_dir, manual_dir=manual_dir)
+
+
+def _require_default(options: Options, names: Sequence[str], what: str, **more: str) -> None:
+    for name, value in {**{name: getattr(options, name) for name in names}, **more}.items():
         if value != getattr(DEFAULT, name, ""):
-            raise without_effect(name, value, f"the shards {options.data}")
+            raise without_effect(name, value, what)
 
 
 def _is_pattern(name: str) -> bool:
-    return any(letter in name for letter in "*?") and any(_format(path) for path in [Path(name), *_matches(name)])
+    return any(letter in name for letter in WILDCARDS) and any(_format(path) for path in [Path(name), *_matches(name)])
 
 
 def _matches(pattern: str) -> list[Path]:
@@ -170,9 +191,11 @@ def _listed(name: str) -> list[Path]:
     return sorted(child for child in every if child.is_file() and child.name[0] != "." and _format(child))
 
 
-def _split_of(path: Path) -> str:
-    """The split that a folder or a file is named after; `train` without one."""
-    words = [path.parent.name.lower(), *re.split(r"[^a-z]+", path.name.lower())]
+def _split_of(path: Path, source: str) -> str:
+    """The split that a file, or its folder in the source, is named after; `train` without one."""
+    given = Path(source).expanduser()
+    inside = path.parent != (given if given.is_dir() else given.parent)
+    words = [path.parent.name.lower() if inside else "", *re.split(r"[^a-z]+", path.name.lower())]
     return next((NAMES[word] for word in words if word in NAMES), "train")
 
 
@@ -184,12 +207,17 @@ def _shards(paths: Sequence[Path], options: Options, where: str = "") -> Shards:
         raise InputError(f"{where or options.data} {what}; give the files of one, such as 'FOLDER/*.parquet'")
     (format,) = formats
     assert format  # noqa: S101
-    stats = [(path.parent.name, path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    stats = [_stats(path) for path in paths]
 
     def index() -> np.ndarray:
         of: Any = array_records if format == "array_record" else row_groups
-        layout = of.layout(paths[0], *([options.drop] if format == "parquet" else []))
         groups = [of.index(path).groups for path in paths]
+        filled = [path for path, rows in zip(paths, groups, strict=True) if sum(rows)]
+        if not filled:
+            raise InputError(f"{where or options.data} has no examples")
+        layout = of.layout(filled[0], *([options.drop] if format == "parquet" else []))
+        if format == "parquet":
+            row_groups.require_alike(filled, layout.columns)
         return np.frombuffer(json.dumps([layout, groups]).encode(), np.uint8)
 
     layout, groups = json.loads(cached_array(f"shards {stats} {options.drop}", index).tobytes())
@@ -197,10 +225,14 @@ def _shards(paths: Sequence[Path], options: Options, where: str = "") -> Shards:
     layout = Layout(tuple(shape), kind, tuple(columns), header, tuple(left))
     files = tuple(File(str(path), tuple(of)) for path, of in zip(paths, groups, strict=True))
     count = sum(file.rows for file in files)
-    if count < 1:
-        raise InputError(f"{where or options.data} has no examples")
     nothing = np.zeros((0, *layout.shape), layout.dtype)
     return Shards(format, files, layout, 0, count, nothing, max(1, options.shuffle_mib) * MIB)
+
+
+def _stats(path: Path) -> tuple[str, str, int, int]:
+    """What identifies a file on all hosts, wherever their folders are."""
+    found = path.stat()
+    return path.parent.name, path.name, found.st_size, found.st_mtime_ns
 
 
 def _divided(shards: Shards, name: str, amount: float, given: bool) -> tuple[Shards, Shards]:
@@ -212,16 +244,21 @@ def _divided(shards: Shards, name: str, amount: float, given: bool) -> tuple[Sha
     return replace(shards, last=shards.last - count), replace(shards, first=shards.last - count)
 
 
-def _sample(shards: Shards) -> np.ndarray:
-    """Runs of consecutive rows, evenly spaced, cached."""
+def _sample(shards: Shards, test: np.ndarray) -> np.ndarray:
+    """Runs of consecutive rows, evenly spaced, cached.
+
+    The key has the contents of the test split: every host reads it, but training files of its own part only.
+    """
     count = min(len(shards), SAMPLE, max(1, SAMPLE_BYTES // shards.layout.size))
-    length = -(-count // RUNS)
+    runs = min(RUNS, count)
+    length = count // runs
     places = np.arange(count)
     if count < len(shards):
-        starts = np.linspace(0, len(shards) - length, RUNS).astype(int)
-        places = np.unique(starts[:, None] + np.arange(length))[:count]
-    stats = [(Path(file.path).name, Path(file.path).stat().st_mtime_ns, file.groups) for file in shards.files]
-    key = f"sample {stats} {shards.layout} {shards.first} {shards.last}"
+        starts = np.linspace(0, len(shards) - length, runs).astype(int)
+        places = np.unique(starts[:, None] + np.arange(length))
+    stats = [(*_stats(Path(file.path)), file.groups) for file in shards.files]
+    digest = hashlib.sha256(np.ascontiguousarray(test).data).hexdigest()
+    key = f"sample {stats} {shards.layout} {shards.first} {shards.last} {digest}"
     return cached_array(key, lambda: shards[places])
 
 

@@ -88,9 +88,10 @@ class Shards:
         elif len(flat):
             low, high = int(flat[order[0]]), int(flat[order[-1]]) + 1
             source, at = row_groups.RowGroups(*self.groups(low, high), self.layout), 0
+            ordered = flat[order]
             for number, piece in enumerate(source.pieces):
                 end = low + piece.stop - piece.start
-                count = int(np.searchsorted(flat[order[at:]], end))
+                count = int(np.searchsorted(ordered[at:], end))
                 if count:
                     chosen = order[at : at + count]
                     found[chosen] = source[number][flat[chosen] - low]
@@ -98,8 +99,9 @@ class Shards:
         return found.reshape(*wanted.shape, *self.layout.shape)
 
     def identity(self) -> bytes:
-        """A hash of the names and sizes of the files, of the layout and of the sample."""
+        """A hash of the names and row counts of the files, of the layout and of the sample."""
         names = [(file.path.rsplit("/", 1)[-1], file.groups) for file in self.files]
-        digest = hashlib.sha256(f"{names}{self.layout}{self.first}{self.last}{self.window}".encode())
+        window = self.window if self.format == "parquet" else ""
+        digest = hashlib.sha256(f"{names}{self.layout}{self.first}{self.last}{window}".encode())
         digest.update(np.ascontiguousarray(self.sample).data)
         return digest.digest()

@@ -33,6 +33,15 @@ def is_world(name: str) -> bool:
     return world_of(name) in WORLDS
 
 
+def is_named(name: str) -> bool:
+    """Whether a name is that of a data set of jaxae, also where a folder has this name."""
+    return name == "digits" or name.split("/")[0] == "sprites" or is_world(name) or tfds.prepares(name)
+
+
+def _is_sharded(name: str) -> bool:
+    return not is_named(name) and shard_folders.is_sharded(name)
+
+
 def load(name: str, data_dir: str = "", manual_dir: str = "", **fields: Any) -> Dataset:
     """A data set with a training and a test split, in model units.
 
@@ -48,7 +57,7 @@ def load(name: str, data_dir: str = "", manual_dir: str = "", **fields: Any) -> 
 
 def loaded(options: Options, data_dir: str = "", manual_dir: str = "") -> Dataset:
     """`load` with all options. InputError for `binarize` with data other than pixels."""
-    if shard_folders.is_sharded(options.data):
+    if _is_sharded(options.data):
         require_valid(options)
         return shard_folders.load(options, data_dir, manual_dir)
     found = named(options, data_dir, manual_dir)
@@ -90,7 +99,7 @@ def read(
     features, training: see `files.load`. InputError for anything that cannot be read, with a one-line message.
     """
     name = options.data
-    if shard_folders.is_sharded(name):
+    if _is_sharded(name):
         raise InputError(f"{name} holds shards, which are for training; give a file of arrays")
     path = path_of(name)
     if path is not None:
@@ -167,7 +176,7 @@ def path_of(name: str) -> Path | None:
         raise InputError("data=array is an array that was passed to jaxae.fit, and is not saved; give a path")
     if not name:
         raise InputError("data='' is empty; give digits, sprites, a TFDS name or a path")
-    if name == "digits" or name.split("/")[0] == "sprites" or is_world(name) or tfds.prepares(name):
+    if is_named(name):
         return None
     try:
         path = Path(name).expanduser()

@@ -131,11 +131,13 @@ def _fill(
     progress: bool,
     first: Callable[[], Initial | None],
 ) -> None:
+    shown = dataset.shown
+
     def draw(state: State, step: int, trackers: Trackers) -> None:
-        now = _trained(experiment, state, config, dataset)[0]
-        if len(dataset.shape) > 1:  # rows of a table are not images
-            trackers.picture(figures.strip(workdir / STRIPS, step, now, dataset), step, "while_training")
-        trackers.histogram("codes", figures.codes_of(now, dataset, 1000)[0], step)
+        now = _trained(experiment, state, config, shown)[0]
+        if len(shown.shape) > 1:  # rows of a table are not images
+            trackers.picture(figures.strip(workdir / STRIPS, step, now, shown), step, "while_training")
+        trackers.histogram("codes", figures.codes_of(now, shown, 1000)[0], step)
 
     draws = config.figures == "all"
     with ExitStack() as stack:
@@ -163,7 +165,7 @@ def _fill(
         _release_memory()
         if progress:
             say("training done: evaluating and drawing figures" if draws else "training done: evaluating")
-        _finish(experiment, config, dataset.shown, workdir, name, outcome, opened[0])
+        _finish(experiment, config, shown, workdir, name, outcome, opened[0])
 
 
 def _finish(

@@ -7,7 +7,8 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeAlias
+from contextlib import ExitStack
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import numpy as np
@@ -26,6 +27,7 @@ from jaxae.training.start import DATA, keys
 
 BLOCK = 1 << 26  # approximate bytes of a block
 AHEAD = 2  # blocks to prefetch
+T = TypeVar("T")
 
 
 class Portion(NamedTuple):
@@ -51,20 +53,32 @@ def exceed(splits: Iterable[Split], plan: Plan, limit: float = 0.0) -> bool:
 
 
 def feed(
-    split: Split, plan: Plan, seeds: range, batch_size: int, streams: bool = False, block_bytes: int = BLOCK
+    split: Split,
+    plan: Plan,
+    seeds: range,
+    batch_size: int,
+    streams: bool = False,
+    block_bytes: int = BLOCK,
+    stack: ExitStack | None = None,
 ) -> Feed:
     """A function that returns the portion of the split for a step: the complete split on the device, or a block.
 
     streams: whether blocks are streamed, of about `block_bytes` each. The examples of a generated split are generated
-    in the step, those of a sharded one are streamed, to each device its part.
+    in the step, those of a sharded one are streamed, to each device its part. stack: ends reads that began ahead.
     """
     if is_sharded(split):
-        return _dealt(split.x, plan, seeds, batch_size, block_bytes)
+        return _dealt(split.x, plan, seeds, batch_size, block_bytes, stack or ExitStack())
     if isinstance(split.x, Draws):
         return _generated(split.x, plan, seeds, batch_size)
     if streams:
         return _streamed(split, plan, seeds, batch_size, block_bytes)
     return _resident(split, plan, seeds, batch_size)
+
+
+def within(stack: ExitStack, items: Iterator[T]) -> Iterator[T]:
+    """The items; the stack is closed after the last one, when the consumer stops, and after an error."""
+    with stack:
+        yield from items
 
 
 def is_sharded(split: Split) -> bool:
@@ -153,7 +167,7 @@ def _streamed(split: Split, plan: Plan, seeds: range, size: int, block_bytes: in
     return portion
 
 
-def _dealt(x: Any, plan: Plan, seeds: range, size: int, block_bytes: int) -> Feed:
+def _dealt(x: Any, plan: Plan, seeds: range, size: int, block_bytes: int, stack: ExitStack) -> Feed:
     """Blocks of steps, read by a thread in their order; block k begins with step k times their number of steps."""
     mine = parts(plan, size)
     lanes = [Lanes(x.base, size, seed) for seed in seeds]
@@ -162,6 +176,9 @@ def _dealt(x: Any, plan: Plan, seeds: range, size: int, block_bytes: int) -> Fee
     order = place(np.zeros(1, np.int32), plan, False)
     thread, pending = ThreadPoolExecutor(1), deque[Future[np.ndarray]]()
     at, block = -1, Dealt(order)
+    for of in lanes:
+        stack.callback(of.close)
+    stack.callback(thread.shutdown, wait=False, cancel_futures=True)
 
     def read(number: int) -> np.ndarray:
         each = []

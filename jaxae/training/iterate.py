@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -18,7 +19,7 @@ from jaxae.devices import plan as plans
 from jaxae.devices.plan import Plan, place, place_state
 from jaxae.training import epoch, nonfinite
 from jaxae.training.epoch import Totals
-from jaxae.training.feed import blocks, complete, exceed, feed
+from jaxae.training.feed import blocks, complete, exceed, feed, within
 from jaxae.training.start import TEST, TRAIN, Initial, keys, start
 
 
@@ -132,7 +133,9 @@ def iterate(
             return resume
         return start(experiment, data.info, batch_size, numbers, initial=initial, plan=plan)
 
-    return _iterate(experiment, data, epochs, batch_size, numbers, plan, first, stops, data_limit, compiler or compiled)
+    stack, make = ExitStack(), compiler or compiled
+    args = (experiment, data, epochs, batch_size, numbers, plan, first, stops, data_limit, make)
+    return within(stack, _iterate(*args, stack))
 
 
 def require_suitable(experiment: Experiment, data: Dataset) -> None:
@@ -179,29 +182,30 @@ def _iterate(
     stops: Sequence[int],
     data_limit: float,
     compiler: Compiler,
+    stack: ExitStack,
 ) -> Iterator[Snapshot]:
     several, count = len(numbers) > 1, len(data.train.x)
     train_key, test_key = (place(keys(numbers, purpose), plan, several) for purpose in (TRAIN, TEST))
     streams = exceed(data.splits, plan, data_limit)
-    portions = feed(data.train, plan, numbers, batch_size, streams)
+    portions = feed(data.train, plan, numbers, batch_size, streams, stack=stack)
     evaluated_splits = {"test": data.test} if data.valid is None else {"test": data.test, "valid": data.valid}
     evaluated = [blocks(split, plan, batch_size, streams) for split in evaluated_splits.values()]
     sizes = [len(split.x) for split in evaluated_splits.values()]
     state, totals = (place_state(item, plan, several) for item in first())
     step = int(np.ravel(jax.device_get(state.step))[0])
+    current = step * batch_size // count  # the epoch, counted from 0
     # Compile training and evaluation before the first step, while there is nothing to save.
     train, evaluate = compiler(
         experiment,
         data.info,
         batch_size,
         plan,
-        (state, totals, *portions(0, 0)[:2], train_key, 0, 0),
+        (state, totals, *portions(current, step)[:2], train_key, 0, 0),
         [(state, next(of_split())[0], test_key, 0, size) for of_split, size in zip(evaluated, sizes, strict=True)],
     )
     plan.processes.barrier()
 
     at_once = 0  # steps in a dispatch
-    current = step * batch_size // count  # the epoch, counted from 0
     covered = int(np.ravel(jax.device_get(totals["steps"]))[0])
     if covered and step == epoch.first_step(current, count, batch_size):
         current -= 1  # its evaluation is pending
@@ -263,13 +267,7 @@ def compiled(
 def seeded(plan: Plan, training: Arguments) -> tuple[tuple[bool, ...], tuple[bool, ...]]:
     """Which arguments of `epoch.train` (as in `training`) and of `epoch.evaluate` have an axis of seeds."""
     several, (data, order) = plan.seeds > 1, epoch.have_seeds(*training[2:4])
-    return (several, several, data, order, several, False, False), (
-        several,
-        False,
-        several,
-        False,
-        False,
-    )
+    return (several, several, data, order, several, False, False), (several, False, several, False, False)
 
 
 def _gathered(train: Callable[..., Any], plan: Plan, *args: Any) -> Any:
