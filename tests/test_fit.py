@@ -483,6 +483,15 @@ def test_fit_with_a_workdir_runs_in_a_thread(x, tmp_path):
     assert equal(found[0].params, jaxae.fit(dense, x, **fields).params)
 
 
+@pytest.fixture
+def sigint():
+    """Python's own handler of SIGINT, which a shell without job control disables in background processes."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("sigint")
 def test_interrupt_after_training_raises_and_the_same_call_completes_the_run(x, tmp_path):
     """While the metrics are measured, the caller's own SIGINT handler (for example asyncio's) is installed."""
     handlers, before = [], signal.getsignal(signal.SIGINT)
