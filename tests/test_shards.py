@@ -556,7 +556,7 @@ from jaxae.training.iterate import iterate
 config = topk.Config(latent=64, active=4, batch_size=512)
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-found = data.load(sys.argv[1], test="100", shuffle_mib=64)
+found = data.load(sys.argv[1], test="100", **json.loads(sys.argv[2]))
 snapshots = iterate(topk.build(config, found.info), found, epochs=1, batch_size=512)
 next(snapshots)
 before = peak()
@@ -575,7 +575,8 @@ def test_memory_of_a_run_on_shards_is_bounded(tmp_path, how):
         data.write_shards(tmp_path / "x" / f"{number}", x, 1, how)
         (file,) = (tmp_path / "x" / f"{number}").iterdir()
         file.rename(tmp_path / "x" / f"{number}.{how}")
-    with started(1, [sys.executable, "-c", MEMORY, str(tmp_path / "x")]) as processes:
+    window = {} if how == "array_record" else {"shuffle_mib": 64}
+    with started(1, [sys.executable, "-c", MEMORY, str(tmp_path / "x"), json.dumps(window)]) as processes:
         ((printed, _),) = done(processes, 600)
     before, after, steps = json.loads(printed)
     assert steps == -(-(12 * 2**16 - 100) // 512)
