@@ -21,10 +21,8 @@ from jaxae.commands._apply import ToFile, opened
 from jaxae.commands._arguments import parsed
 from jaxae.commands._conditions import of_samples
 from jaxae.commands._output import drawn, write_array, write_grid, write_table
-from jaxae.data import spread
 from jaxae.errors import InputError
-from jaxae.measure import mixture
-from jaxae.report.figures.base import encoded, shown
+from jaxae.report.figures.base import FITTED, fitted_mixture, shown
 from jaxae.run import directory
 from jaxae.training.apply import noise_keys
 from jaxae.training.examples import chunk_of, part_of
@@ -104,10 +102,10 @@ def mixed(options: Options, model: Trained, key: Key[Array, ""], n: int) -> Floa
     InputError for missing data, and for more components than these examples.
     """
     train = run.same_data([options.run])[1].train
-    if options.mixture > (count := min(len(train.x), 10_000)):
+    if options.mixture > (count := min(len(train.x), FITTED)):
         text = f"exceeds the {count:,} training examples used; use at most as many"
         raise InputError(f"--mixture {options.mixture} {text}")
     members = [model[i] for i in range(len(model))] if len(model) > 1 else [model]
-    samplers = [mixture.fit(encoded(one, train, spread(len(train.x), 10_000)), options.mixture) for one in members]
+    samplers = [fitted_mixture(one, train, options.mixture) for one in members]
     z = np.stack([np.asarray(sampler(jax.random.clone(key), n)) for sampler in samplers])
     return z if len(model) > 1 else z[0]

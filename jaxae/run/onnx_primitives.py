@@ -43,10 +43,8 @@ def slice_(g: Graph, eqn: Any, x: Any) -> Any:
 def rev(g: Graph, eqn: Any, x: Any) -> Any:
     """`Slice` with steps of -1."""
     axes = np.array(eqn.params["dimensions"], INT)
-    least = np.iinfo(INT).min
-    return g.op(
-        "Slice", x, np.full(len(axes), -1, INT), np.full(len(axes), least, INT), axes, np.full(len(axes), -1, INT)
-    )
+    back, least = np.full_like(axes, -1), np.full_like(axes, np.iinfo(INT).min)
+    return g.op("Slice", x, back, least, axes, back)
 
 
 def padded(g: Graph, x: Any, of: Sequence[Any], value: Any, config: Sequence[tuple[int, int, int]]) -> Any:
@@ -213,9 +211,8 @@ def scan(g: Graph, eqn: Any, *given: Any) -> Any:
         outputs.append(helper.make_tensor_value_info(out, element(aval.dtype), None))
     made = helper.make_graph(body.nodes, "body", inputs, outputs, body.constants)
     several = len(found) - carried
-    back = int(p["reverse"])
     options: dict[str, Any] = {"num_scan_inputs": len(names) - carried}
-    if back:
+    if p["reverse"]:
         options |= {"scan_input_directions": [1] * (len(names) - carried), "scan_output_directions": [1] * several}
     results = g.op("Scan", *given[consts:], outputs=len(found), body=made, **options)
     return results if len(found) > 1 else [results]

@@ -12,7 +12,6 @@ from jaxtyping import Array, Int, Key
 from jaxae.core.batch import Batch
 from jaxae.core.step import Transition
 from jaxae.core.types import Metrics, Params, State
-from jaxae.variants.constraints import kernels
 
 Name: TypeAlias = Literal["adam", "adamw", "adadelta", "adagrad", "lion", "momentum", "nadam", "rmsprop", "sgd"]
 Decay: TypeAlias = Literal["constant", "cosine", "exponential", "linear"]
@@ -111,6 +110,11 @@ def counted(transition: Transition, norm: float) -> Transition:
         return new, metrics
 
     return Transition(init, step)
+
+
+def kernels(params: Params) -> Any:
+    """Mask of the kernels: parameters with several axes longer than 1, unlike biases and norm scales."""
+    return jax.tree.map(lambda leaf: sum(size > 1 for size in leaf.shape) > 1, params)
 
 
 def normalized() -> optax.GradientTransformation:

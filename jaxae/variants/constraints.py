@@ -54,11 +54,6 @@ def non_negative(optimizer: optax.GradientTransformation, name: str) -> optax.Gr
     return projected(optimizer, lambda params: {**params, name: jnp.maximum(params[name], 0)})
 
 
-def kernels(params: Params) -> Any:
-    """Mask of the kernels: parameters with several axes longer than 1, unlike biases and norm scales."""
-    return jax.tree.map(lambda leaf: sum(size > 1 for size in leaf.shape) > 1, params)
-
-
 class Spectral(NamedTuple):
     """State of `spectral`: that of the optimizer, and a right singular vector of every kernel."""
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from jaxae.core.types import Sampler
-from jaxae.data import Dataset, spread
-from jaxae.measure import latents, mixture
+from jaxae.data import Dataset
+from jaxae.measure import latents
 from jaxae.report.figures import errors as errors
 from jaxae.report.figures import images, imputed, series, sound, sparse, table, walks
 from jaxae.report.figures.base import COLOURS as COLOURS
-from jaxae.report.figures.base import displayed, encoded, save
+from jaxae.report.figures.base import displayed, fitted_mixture, save
 from jaxae.report.figures.conditions import at_first
 from jaxae.report.figures.images import strip as strip
 from jaxae.report.figures.images import strip_path as strip_path
@@ -90,7 +90,7 @@ def fitted_prior(model: Trained, data: Dataset) -> Sampler | None:
     """A Gaussian mixture fitted to the codes of training examples; None for too few of them."""
     if len(data.train.x) <= 10 * COMPONENTS:
         return None
-    return mixture.fit(encoded(model, data.train, spread(len(data.train.x), 10_000)), COMPONENTS)
+    return fitted_mixture(model, data.train, COMPONENTS)
 
 
 def _of_images(folder: Path, model: Trained, data: Dataset, title: str, prior: Sampler | None) -> "Figures":

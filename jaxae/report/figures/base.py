@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxae.core.types import Scale
+from jaxae.core.types import Sampler, Scale
 from jaxae.data import Dataset, Split, slices, spread, within
 from jaxae.data.dataset import VALUES
+from jaxae.measure import mixture
 from jaxae.training.trained import Trained
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 COLOURS = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd")
 MISSING = "#ff2d9b"  # colour of entries that were not measured: pink, which no grey picture has
 GAP = 1  # pixels around each image of a grid
+FITTED = 10_000  # training examples to whose codes a mixture is fitted
 
 
 def ten(data: Dataset) -> np.ndarray:
@@ -168,6 +170,11 @@ def encoded(model: Trained, split: Split, places: np.ndarray, corrupted: bool = 
         return np.asarray(plain.encode(some))
 
     return np.concatenate([codes(part) for part in slices(len(places), prod(model.shape))])
+
+
+def fitted_mixture(model: Trained, train: Split, components: int) -> Sampler:
+    """A Gaussian mixture fitted to the codes of at most `FITTED` training examples, for a model of one seed."""
+    return mixture.fit(encoded(model, train, spread(len(train.x), FITTED)), components)
 
 
 def bitmap(pixels: np.ndarray) -> "Image":
